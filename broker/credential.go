@@ -1,0 +1,100 @@
+package broker
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// A Credential is one stored set of inputs for a provider. Holders treat it as immutable; change a Clone.
+type Credential struct {
+	Name CredentialName
+	// Provider is the name of the definition.
+	Provider string
+	// Inputs are those that are not secret.
+	Inputs map[string]string
+	// Secrets are the secret inputs, but for seeds.
+	Secrets map[string]SecretInput
+	// Seeds remember, by input name, which initial refresh token was given; the token itself is in the grant.
+	Seeds map[string]Seed
+	// DefaultScopes and DefaultAudience are used where a caller names none.
+	DefaultScopes   Scopes
+	DefaultAudience string
+	Labels          map[string]string
+	Disabled        bool
+
+	// Incarnation is drawn when the credential is created: a credential that was deleted and created again under the same
+	// name is another one.
+	Incarnation ID
+	// Version is drawn when something changes that decides how its tokens are issued: provider, inputs, secrets, seed.
+	Version ID
+	// Epoch is drawn when all its tokens are invalidated.
+	Epoch ID
+	// Etag is drawn at every change.
+	Etag ID
+	// Number counts the versions, for people.
+	Number     int64
+	CreateTime time.Time
+	UpdateTime time.Time
+}
+
+// A SecretInput is the value of a secret input, and the one before it while that is kept as a fallback.
+type SecretInput struct {
+	Value   Secret
+	SetTime time.Time
+	// Former is tried only when the upstream answers invalid_client to Value. Zero: none is kept.
+	Former Secret
+	// FormerUntil is when the former is forgotten; zero: when it is retired.
+	FormerUntil time.Time
+	// FormerUsedTime is the last time that the former was the one that worked.
+	FormerUsedTime time.Time
+}
+
+// A Seed remembers an initial refresh token by a keyed hash.
+type Seed struct {
+	Hash    ID
+	SetTime time.Time
+}
+
+// Clone copies deeply.
+func (c Credential) Clone() Credential {
+	c.Inputs, c.Secrets, c.Seeds, c.Labels = maps.Clone(c.Inputs), maps.Clone(c.Secrets), maps.Clone(c.Seeds), maps.Clone(c.Labels)
+	return c
+}
+
+// Seeded reports whether a human gave the credential its refresh token.
+func (c Credential) Seeded() bool { return len(c.Seeds) > 0 }
+
+// FormerKept reports whether a former secret is kept as a fallback at now.
+func (c Credential) FormerKept(now time.Time) bool {
+	for _, s := range c.Secrets {
+		if s.formerAt(now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s SecretInput) formerAt(now time.Time) bool {
+	return !s.Former.IsZero() && (s.FormerUntil.IsZero() || now.Before(s.FormerUntil))
+}
+
+// SecretNames returns the names of the secret inputs that are set, seeds included, sorted.
+func (c Credential) SecretNames() []string {
+	names := slices.Collect(maps.Keys(c.Secrets))
+	names = slices.AppendSeq(names, maps.Keys(c.Seeds))
+	slices.Sort(names)
+	return names
+}
+
+// withFormer returns the credential with each secret that has a former one replaced by it.
+func (c Credential) withFormer(now time.Time) Credential {
+	c = c.Clone()
+	for name, s := range c.Secrets {
+		if s.formerAt(now) {
+			s.Value = s.Former
+			c.Secrets[name] = s
+		}
+	}
+	return c
+}

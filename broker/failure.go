@@ -1,0 +1,189 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A Kind is a failure that a caller can act on. It is itself an error, and a Failure matches its Kind by errors.Is. The
+// text is for people and says what to do; transports have their own table from Kind to status and reason.
+type Kind int
+
+// The kinds. Their order is not significant and they are never stored by number.
+const (
+	// Internal is the zero value: a bug of ours, or a panic that was recovered.
+	Internal Kind = iota
+	RequestInvalid
+	ParameterNotDeclared
+	ParameterRequired
+	ScopeRefused
+	TargetRefused
+	CallerNotAllowed
+	NotFound
+	AlreadyExists
+	EtagMismatch
+	CredentialMisconfigured
+	CredentialIncomplete
+	CredentialDisabled
+	ProviderInvalid
+	ReauthorizationRequired
+	SecretsRequired
+	UpstreamRateLimited
+	TooManyTokens
+	UpstreamUnavailable
+	UpstreamResponseInvalid
+	RefreshUncertain
+	StoreUnavailable
+	ShuttingDown
+	UpstreamSlow
+	RecordUnreadable
+	// Canceled: the caller gave up. Whatever it waited for goes on.
+	Canceled
+	kinds // their number
+)
+
+// kindTexts has each kind's stable name and its text for people.
+var kindTexts = [kinds]struct{ name, text string }{
+	Internal:                {"internal", "internal error of the broker; its log has more"},
+	RequestInvalid:          {"request_invalid", "the request is invalid"},
+	ParameterNotDeclared:    {"parameter_not_declared", "the provider's definition does not use what the request gives"},
+	ParameterRequired:       {"parameter_required", "the provider's definition requires a parameter that the request does not give"},
+	ScopeRefused:            {"scope_refused", "the upstream refuses these scopes for this credential: ask for others"},
+	TargetRefused:           {"target_refused", "the upstream refuses this audience or resource: ask for another"},
+	CallerNotAllowed:        {"caller_not_allowed", "not allowed, or there is no such credential"},
+	NotFound:                {"not_found", "not found"},
+	AlreadyExists:           {"already_exists", "it exists already"},
+	EtagMismatch:            {"etag_mismatch", "it was changed meanwhile: read it again, then repeat the change"},
+	CredentialMisconfigured: {"credential_misconfigured", "the upstream refuses this client: check the credential's inputs and set its secret again"},
+	CredentialIncomplete:    {"credential_incomplete", "the provider's definition wants an input that the credential does not have: update the credential"},
+	CredentialDisabled:      {"credential_disabled", "the credential is disabled"},
+	ProviderInvalid:         {"provider_invalid", "the credential's provider definition is missing or does not load"},
+	ReauthorizationRequired: {"reauthorization_required", "the upstream refuses the refresh token: give the credential a new one"},
+	SecretsRequired:         {"secrets_required", "this change sends secrets to another place: give every secret again in the same call"},
+	UpstreamRateLimited:     {"upstream_rate_limited", "the upstream asks to slow down"},
+	TooManyTokens:           {"too_many_tokens", "the credential has too many different tokens: ask with fewer combinations of scopes, audience and parameters"},
+	UpstreamUnavailable:     {"upstream_unavailable", "the upstream cannot be reached or fails"},
+	UpstreamResponseInvalid: {"upstream_response_invalid", "the upstream answered, but not as the provider's definition says"},
+	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: it is being resolved"},
+	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
+	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
+	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
+	RecordUnreadable:        {"record_unreadable", "a stored record cannot be opened or belongs elsewhere"},
+	Canceled:                {"canceled", "the caller gave up"},
+}
+
+// Kinds returns every kind, for tables that must be complete.
+func Kinds() []Kind {
+	all := make([]Kind, 0, kinds)
+	for k := range kinds {
+		all = append(all, k)
+	}
+	return all
+}
+
+// Name is the kind's stable name in snake case, as in records, logs and metrics.
+func (k Kind) Name() string {
+	if k < 0 || k >= kinds {
+		return "internal"
+	}
+	return kindTexts[k].name
+}
+
+// KindNamed is the inverse of Name; Internal for a name that nobody has.
+func KindNamed(name string) Kind {
+	for k := range kinds {
+		if kindTexts[k].name == name {
+			return k
+		}
+	}
+	return Internal
+}
+
+// Error implements error.
+func (k Kind) Error() string {
+	if k < 0 || k >= kinds {
+		k = Internal
+	}
+	return kindTexts[k].text
+}
+
+// A Violation is one thing wrong with a request or a credential.
+type Violation struct {
+	// Field is the path of what is wrong, such as `inputs.server`.
+	Field string
+	// Description says what to do. It holds no secret value.
+	Description string
+}
+
+// A Failure is what every operation of the Broker fails with. It names what a caller can act on: no upstream text, nothing
+// foreign wrapped. Treat it as immutable: waiters share one.
+type Failure struct {
+	Kind       Kind
+	Credential CredentialName
+	Provider   string
+	// RetryAt is when asking again may help; zero where it does not help before somebody changes something.
+	RetryAt time.Time
+	// UpstreamStatus is the HTTP status that the upstream answered with; 0: none.
+	UpstreamStatus int
+	// UpstreamError is the OAuth error code that the upstream answered with: at most 64 of [A-Za-z0-9._-]; empty: none.
+	UpstreamError string
+	Violations    []Violation
+	// Detail is a sentence of our own that adds to the kind's text; empty: none. It holds nothing from an upstream.
+	Detail string
+}
+
+// Error implements error.
+func (f *Failure) Error() string {
+	var b strings.Builder
+	if f.Credential != "" {
+		fmt.Fprintf(&b, "credential %s: ", f.Credential)
+	}
+	b.WriteString(f.Kind.Error())
+	if f.Detail != "" {
+		b.WriteString(": " + f.Detail)
+	}
+	if f.UpstreamStatus != 0 {
+		fmt.Fprintf(&b, " (upstream status %d", f.UpstreamStatus)
+		if f.UpstreamError != "" {
+			b.WriteString(", " + f.UpstreamError)
+		}
+		b.WriteString(")")
+	}
+	for _, v := range f.Violations {
+		fmt.Fprintf(&b, "; %s: %s", v.Field, v.Description)
+	}
+	return b.String()
+}
+
+// Is matches the failure's Kind.
+func (f *Failure) Is(target error) bool {
+	k, ok := target.(Kind)
+	return ok && k == f.Kind
+}
+
+// KindOf returns the Kind in err's tree; Internal where there is none.
+func KindOf(err error) Kind {
+	var f *Failure
+	if errors.As(err, &f) {
+		return f.Kind
+	}
+	var k Kind
+	if errors.As(err, &k) {
+		return k
+	}
+	return Internal
+}
+
+// Invalid returns a RequestInvalid failure with the violations, or nil for none.
+func Invalid(v ...Violation) error {
+	if len(v) == 0 {
+		return nil
+	}
+	return &Failure{Kind: RequestInvalid, Violations: v}
+}
+
+func invalid(field, description string) error {
+	return Invalid(Violation{Field: field, Description: description})
+}

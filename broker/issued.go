@@ -1,0 +1,57 @@
+package broker
+
+import "time"
+
+// Issued is a token as it is stored: what the upstream brought and what was decided when it came. Presentation is rendered
+// when it is read, so that a definition's new way to present takes effect at once. Immutable once stored.
+type Issued struct {
+	// ID is opaque and safe to log: a keyed hash of the token, so that the same token again has the same id.
+	ID string
+	// Values are the taken ones; "token" is the access token.
+	Values    map[string]Secret
+	Headers   []Field
+	TokenType string
+	// Selection is what was asked for, for people; parameters are left out. SelectionID is its fingerprint.
+	Selection   Selection
+	SelectionID [32]byte
+	// Granted are the scopes that the upstream says it granted; those asked for where it does not say.
+	Granted []string
+	// SentAt is when the request that brought it was sent: lifetimes count from it.
+	SentAt    time.Time
+	ExpireAt  time.Time
+	RefreshAt time.Time
+	Source    ExpirySource
+	// SameCount is how often in a row the upstream gave this same token again, and AskAgainAt until when it is not asked
+	// again for that reason.
+	SameCount  int
+	AskAgainAt time.Time
+
+	// Incarnation, Version and Epoch of the credential that it was issued for; the store compares them.
+	Incarnation, Version, Epoch ID
+}
+
+// ExpirySource says how far a token's expiry can be trusted.
+type ExpirySource int
+
+// The sources.
+const (
+	// ExpiryUnknown: neither answer, token nor definition says; the broker assumes ten minutes.
+	ExpiryUnknown ExpirySource = iota
+	ExpiryUpstream
+	ExpiryToken
+	ExpiryDefinition
+	// ExpiryNone: the definition says until_rejected.
+	ExpiryNone
+)
+
+// A Token is what callers get. Immutable, and shared by all of them.
+type Token struct {
+	ID          string
+	AccessToken Secret
+	TokenType   string
+	ExpireTime  time.Time
+	RefreshTime time.Time
+	Scopes      []string
+	Source      ExpirySource
+	Presentation
+}

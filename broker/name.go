@@ -1,0 +1,159 @@
+package broker
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A CredentialName is a valid name of a credential, such as "officernd-main": 1 to 63 lower-case letters, digits, dots,
+// underscores and hyphens, beginning and ending with a letter or digit. The zero value is no name. Once you hold one that
+// ParseCredentialName gave, it is valid.
+type CredentialName string
+
+var credentialName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+// ParseCredentialName returns s as a name, or a RequestInvalid failure that says what a name looks like.
+func ParseCredentialName(s string) (CredentialName, error) {
+	if !credentialName.MatchString(s) {
+		return "", invalid("credential", fmt.Sprintf("%.80q is not a credential's name: 1 to 63 of a-z 0-9 . _ -, a letter or digit first and last", s))
+	}
+	return CredentialName(s), nil
+}
+
+// A Set is a sorted set of strings, comparable with ==, so that order and repeats do not matter. The zero value is empty.
+type Set struct{ joined string }
+
+// setSeparator cannot occur in an element: ParseSet refuses control characters.
+const setSeparator = "\x1f"
+
+// Scopes are the scopes of a token (RFC 6749 section 3.3).
+type Scopes = Set
+
+// ParseSet sorts and deduplicates. field names what is parsed, for the failure that an element with a control character,
+// or an empty element, gives.
+func ParseSet(field string, elements []string) (Set, error) {
+	switch len(elements) {
+	case 0:
+		return Set{}, nil
+	case 1:
+		if err := checkElement(field, elements[0]); err != nil {
+			return Set{}, err
+		}
+		return Set{elements[0]}, nil
+	}
+	for _, e := range elements {
+		if err := checkElement(field, e); err != nil {
+			return Set{}, err
+		}
+	}
+	s := slices.Clone(elements)
+	slices.Sort(s)
+	return Set{strings.Join(slices.Compact(s), setSeparator)}, nil
+}
+
+func checkElement(field, e string) error {
+	if e == "" {
+		return invalid(field, "an empty element; leave it out")
+	}
+	if strings.ContainsFunc(e, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return invalid(field, "contains a control character")
+	}
+	return nil
+}
+
+// List returns the elements, sorted; nil for the empty set. The caller owns it.
+func (s Set) List() []string {
+	if s.joined == "" {
+		return nil
+	}
+	return strings.Split(s.joined, setSeparator)
+}
+
+// Empty reports whether there is no element.
+func (s Set) Empty() bool { return s.joined == "" }
+
+// Contains reports whether every element of o is in s.
+func (s Set) Contains(o Set) bool {
+	have := s.List()
+	for _, e := range o.List() {
+		if _, ok := slices.BinarySearch(have, e); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// String joins with spaces, for people.
+func (s Set) String() string { return strings.ReplaceAll(s.joined, setSeparator, " ") }
+
+// Pairs are names with values, sorted by name, comparable with ==. The zero value is empty.
+type Pairs struct{ joined string }
+
+// NewPairs builds Pairs from a map. Each part carries its length, so that no value can pose as another pair.
+func NewPairs(m map[string]string) Pairs {
+	if len(m) == 0 {
+		return Pairs{}
+	}
+	var b strings.Builder
+	for _, k := range slices.SortedFunc(maps.Keys(m), cmp.Compare[string]) {
+		fmt.Fprintf(&b, "%d:%s%d:%s", len(k), k, len(m[k]), m[k])
+	}
+	return Pairs{b.String()}
+}
+
+// Empty reports whether there is no pair.
+func (p Pairs) Empty() bool { return p.joined == "" }
+
+// Map returns the pairs; nil for none. The caller owns it.
+func (p Pairs) Map() map[string]string {
+	if p.joined == "" {
+		return nil
+	}
+	m := map[string]string{}
+	rest := p.joined
+	next := func() string {
+		var n int
+		i := strings.IndexByte(rest, ':')
+		for _, d := range rest[:i] {
+			n = n*10 + int(d-'0')
+		}
+		s := rest[i+1 : i+1+n]
+		rest = rest[i+1+n:]
+		return s
+	}
+	for rest != "" {
+		k := next()
+		m[k] = next()
+	}
+	return m
+}
+
+// String never shows a value: parameters may be secret.
+func (p Pairs) String() string {
+	return strings.Join(slices.Sorted(maps.Keys(p.Map())), ",")
+}
+
+// Format implements fmt.Formatter, so that no verb shows a value.
+func (p Pairs) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(p.String())) }
+
+// An ID is a random 128-bit identity, compared for equality only. The zero value identifies nothing.
+type ID [16]byte
+
+// NewID draws an ID.
+func NewID() ID {
+	var id ID
+	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
+	return id
+}
+
+// IsZero reports whether the ID identifies nothing.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// String is hexadecimal; IDs are no secrets.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }

@@ -1,0 +1,210 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// Store keeps credentials, grants, tokens, leases and failures, sealed. All of one credential is read and changed
+// consistently. Every method may fail with StoreUnavailable (nothing may be concluded) or RecordUnreadable; other failures
+// are named at the method. A method whose answer was lost may be called again with the same arguments and the same effect.
+// Safe for concurrent use.
+type Store interface {
+	// CreateCredential stores a new credential, and its seed as the credential's grant where one is given. AlreadyExists.
+	CreateCredential(ctx context.Context, c Credential, seed *Grant) error
+	// Credential reads one. NotFound.
+	Credential(ctx context.Context, name CredentialName) (Credential, error)
+	// SaveCredential replaces the credential whose Etag is etag, and its grant where seed is given; otherwise its grants are
+	// kept. EtagMismatch, NotFound.
+	SaveCredential(ctx context.Context, etag ID, c Credential, seed *Grant) error
+	// DeleteCredential deletes the credential and everything of it, if its Etag is etag or etag is zero. EtagMismatch,
+	// NotFound.
+	DeleteCredential(ctx context.Context, name CredentialName, etag ID) error
+	// Credentials returns up to limit credentials whose names come after the given one, by name.
+	Credentials(ctx context.Context, after CredentialName, limit int) ([]Credential, error)
+
+	// Read returns everything that decides about one token, as of one moment. NotFound.
+	Read(ctx context.Context, key TokenKey) (View, error)
+	// Acquire takes the lease that the view's key needs, for ttl, if nothing of the view has changed meanwhile and nobody
+	// holds it; with spend it marks the view's grant as being presented, in the same step. ErrConflict: look again. The same
+	// owner may repeat it.
+	Acquire(ctx context.Context, v View, owner ID, ttl time.Duration, spend bool) (Lease, error)
+	// Commit stores what an exchange brought, in one step. The grant is stored if credential incarnation and grant
+	// generation are those of the lease; the token if incarnation, version and epoch are. It clears failures and marker and
+	// releases the lease if it is still owned. A lease that ran out is no obstacle.
+	Commit(ctx context.Context, l Lease, o Outcome) (Committed, error)
+	// Fail records why an exchange failed and releases the lease, in one step and under Commit's conditions; what no longer
+	// applies is not recorded. A nil record only releases.
+	Fail(ctx context.Context, l Lease, r *FailureRecord) error
+
+	// Drop deletes tokens as the match says.
+	Drop(ctx context.Context, name CredentialName, m Match) (Dropped, error)
+	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
+	Status(ctx context.Context, name CredentialName) (Status, error)
+
+	// Backoff returns what is known of an upstream; the zero Backoff: it is well.
+	Backoff(ctx context.Context, upstream string) (Backoff, error)
+	// SaveBackoff replaces it; the zero Backoff deletes.
+	SaveBackoff(ctx context.Context, upstream string, b Backoff) error
+
+	// Fingerprint is a keyed hash that only holders of the store's key can compute, the same for ever: for ids of tokens, of
+	// seeds, and of keys that hold parameters. purpose keeps the uses apart.
+	Fingerprint(purpose string, parts ...string) [32]byte
+}
+
+// A conflict is not a failure of anybody: it says that what was read has changed.
+type conflict struct{}
+
+func (conflict) Error() string { return "changed meanwhile: look again" }
+
+// ErrConflict is what a Store's Acquire fails with when the view is no longer what is stored, or somebody holds the lease.
+var ErrConflict error = conflict{}
+
+// A TokenKey names one token of a credential by everything that changes the answer. Credential version and epoch are in
+// the stored token and compared on reading. Comparable.
+type TokenKey struct {
+	Credential CredentialName
+	// Token is the fingerprint of the selection and the definition's digest.
+	Token [32]byte
+	// Grant is the fingerprint of the selection; zero: the credential's own grant, that a human gave.
+	Grant [32]byte
+	// Digest is the definition's, by which failures of the credential are told apart.
+	Digest string
+	// Spends: an exchange for this key may present a refresh token, so that its lease is the grant's.
+	Spends bool
+}
+
+// A View is what is stored about one token, as of one moment. A record of another incarnation, version, epoch or digest,
+// and one that has expired, is absent.
+type View struct {
+	Key        TokenKey
+	Credential Credential
+	// Grant is the zero Grant where there is none.
+	Grant Grant
+	// Token is nil where there is none.
+	Token *Issued
+	// KeyFailure is of this key, CredentialFailure of this credential version and definition; nil: none.
+	KeyFailure, CredentialFailure *Remembered
+	// LeaseLeft is how long somebody holds the lease; 0: nobody does.
+	LeaseLeft time.Duration
+	// FormerWorked: the last exchange that worked used the former secret.
+	FormerWorked bool
+	// Revisions is the store's own, for Acquire.
+	Revisions any
+}
+
+// A Grant is a refresh token and what is known of it. The zero Grant is none.
+type Grant struct {
+	// Generation is drawn by every commit of the grant; Predecessor is the one before.
+	Generation, Predecessor ID
+	RefreshToken            Secret
+	// Held are the values that came with it.
+	Held map[string]Secret
+	// GivenAt is when the first of its line was given, UsedAt when this one was last presented.
+	GivenAt, UsedAt time.Time
+	// Marker is the owner of the exchange that is presenting it, or was when it was last heard of; zero: nobody.
+	Marker ID
+	// Uncertain: it was presented and the answer was lost; it may be spent.
+	Uncertain bool
+	// Presented counts how often it was presented since it became uncertain.
+	Presented int
+	// Refused is set when the upstream refused it; it is not presented again.
+	Refused *Remembered
+}
+
+// None reports whether there is no grant.
+func (g Grant) None() bool { return g.RefreshToken.IsZero() }
+
+// MayBeSpent reports whether the refresh token may have been spent already.
+func (g Grant) MayBeSpent() bool { return g.Uncertain || !g.Marker.IsZero() }
+
+// A Lease is the right to one exchange. It expires by itself and is never renewed.
+type Lease struct {
+	Key                                     TokenKey
+	Owner                                   ID
+	Incarnation, Version, Epoch, Generation ID
+	// Spends: the exchange presents the grant's refresh token.
+	Spends bool
+	// Until is by the broker's own clock, counted from before Acquire was sent.
+	Until time.Time
+}
+
+// An Outcome is what a successful exchange brought.
+type Outcome struct {
+	// Token is nil where only the grant is to be kept.
+	Token *Issued
+	// RefreshToken replaces the grant's; zero: the grant is kept as it is, unless DropGrant.
+	RefreshToken Secret
+	// DropGrant: the token was obtained without the grant, and what is stored must not be presented again.
+	DropGrant bool
+	// Held goes with the grant.
+	Held     map[string]Secret
+	Attempts []Attempt
+	// UsedFormer: the former secret was the one that worked.
+	UsedFormer bool
+	Now        time.Time
+}
+
+// Committed says what of an Outcome was stored.
+type Committed struct{ Token, Grant bool }
+
+// A FailureRecord is what a failed exchange leaves behind.
+type FailureRecord struct {
+	// Level says where Failure belongs: a key's, the credential's, the grant's. LevelUpstream, LevelRateLimited and
+	// LevelResponse leave nothing here but the attempts; their backoff is the upstream's.
+	Level   Level
+	Failure Remembered
+	// Uncertain: the refresh token was presented and the answer was lost.
+	Uncertain bool
+	// Presented: the refresh token was presented; with neither Uncertain nor a refusal it is known not to be spent.
+	Presented bool
+	Attempts  []Attempt
+	Now       time.Time
+}
+
+// Remembered is a failure that is shared with whoever asks next.
+type Remembered struct {
+	Kind           Kind
+	At             time.Time
+	RetryAt        time.Time
+	Count          int
+	UpstreamStatus int
+	UpstreamError  string
+}
+
+// A Match says which tokens to drop. Exactly one of its fields is set.
+type Match struct {
+	// TokenID drops the token that has this id, if it is a current one.
+	TokenID string
+	// Selection drops the tokens of exactly this selection.
+	Selection *[32]byte
+	// Epoch drops all: it becomes the credential's epoch.
+	Epoch ID
+}
+
+// Dropped says what was dropped.
+type Dropped struct {
+	Count int
+	// Selections of the tokens that were dropped or, where a token id matched none, of nothing.
+	Keys [][32]byte
+}
+
+// Status is how a credential is doing.
+type Status struct {
+	Credential  Credential
+	Grants      []Grant
+	Tokens      []Issued
+	Failure     *Remembered
+	LastSuccess time.Time
+	// FormerWorked: the last exchange that worked used the former secret.
+	FormerWorked bool
+	// Attempts are the last 20, the newest first.
+	Attempts []Attempt
+}
+
+// Backoff is what all replicas know of an upstream that fails.
+type Backoff struct {
+	Failures int
+	Until    time.Time
+	Last     Remembered
+}

@@ -1,0 +1,250 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// Upstream gives the definitions by which tokens are issued. Safe for concurrent use.
+type Upstream interface {
+	// Definition returns the named definition as it is now. It fails with ProviderInvalid where there is none, or where it
+	// does not load.
+	Definition(name string) (Definition, error)
+	// Revision changes whenever any definition changes; it is asked on every hit and must cost no more than an atomic load.
+	Revision() uint64
+}
+
+// A Definition says how one upstream issues tokens. It is immutable: a flight that holds one is not disturbed by a reload.
+// Safe for concurrent use.
+type Definition interface {
+	// Facts returns what the broker decides by. The same value at every call.
+	Facts() *Facts
+	// Check returns everything that is wrong with the credential's inputs; nil: nothing. Violations never show a value.
+	Check(Credential) []Violation
+	// Select applies the credential's and the definition's defaults to what the caller asked for and refuses what the
+	// definition does not use (ParameterNotDeclared), misses (ParameterRequired) or forbids (RequestInvalid).
+	Select(Credential, Selection) (Selection, error)
+	// Host names the upstream of this credential for limits and shared backoff: the host and port of the first request whose
+	// host is known before anything is asked. Empty: nothing is asked of anybody.
+	Host(Credential) string
+	// Exchange runs the declared requests of obtain or refresh once each, in order, without any retry, bounded by ctx. It
+	// fails with an *UpstreamError and nothing else. It keeps nothing of what it was given.
+	Exchange(context.Context, Exchange) (Answer, error)
+	// Present renders how the token is shown to the API. It fails only if the definition changed so that a stored token no
+	// longer has what it wants; the broker then fetches another.
+	Present(Credential, Selection, Issued) (Presentation, error)
+}
+
+// Facts are what the broker decides by.
+type Facts struct {
+	Name string
+	// Digest is a hash of what decides issuance: titles, comments, order and presentation do not count.
+	Digest string
+	// Inputs as declared, by name.
+	Inputs map[string]InputFacts
+	// HostInputs are the inputs from which the host of a request is made.
+	HostInputs []string
+	// Obtains: tokens are had without a human. Refreshes: there is a refresh run.
+	Obtains, Refreshes bool
+	// RefreshSendsScopes: the refresh run sends the requested scopes. Where it does not, all scope sets of a seeded
+	// credential share one token.
+	RefreshSendsScopes bool
+	// Reuse says what a second use of a refresh token means.
+	Reuse Reuse
+	// RefreshTokenIdle and RefreshTokenAbsolute bound a refresh token's life since its last use and since it was given; 0:
+	// unknown.
+	RefreshTokenIdle, RefreshTokenAbsolute time.Duration
+	// Lifetime is how long a token lives when the answer does not tell; 0: not declared.
+	Lifetime time.Duration
+	// UntilRejected: nobody knows how long a token lives (`lifetime: until_rejected`).
+	UntilRejected bool
+	// Margin is the declared distance between refresh and expiry; 0: not declared.
+	Margin time.Duration
+	// RateRequests per RatePeriod is the declared limit of token requests; 0: none.
+	RateRequests int
+	RatePeriod   time.Duration
+	// Requests is how many requests one obtain run takes.
+	Requests int
+}
+
+// InputFacts say how the broker has to treat an input.
+type InputFacts struct {
+	Secret, Optional, Seed bool
+}
+
+// Reuse is the meaning of a second use of a refresh token. The zero value is the careful one: spent by use.
+type Reuse struct {
+	// Allowed: never spent.
+	Allowed bool
+	// Within: usable again for so long after its first use; 0: spent by use.
+	Within time.Duration
+}
+
+// A Selection is what of a credential's tokens is meant: everything that a caller can choose and that changes the token.
+// Comparable; the zero value asks for all defaults.
+type Selection struct {
+	Scopes     Scopes
+	Audience   string
+	Parameters Pairs
+	Resources  Set
+}
+
+// Run says which of a definition's runs an exchange is.
+type Run int
+
+// The runs.
+const (
+	Obtain Run = iota
+	Refresh
+)
+
+// String is the run's word in the definition language.
+func (r Run) String() string {
+	if r == Refresh {
+		return "refresh"
+	}
+	return "obtain"
+}
+
+// An Exchange is what to run, with what.
+type Exchange struct {
+	Run        Run
+	Credential Credential
+	Selection  Selection
+	// RefreshToken is what a Refresh presents.
+	RefreshToken Secret
+	// Held are the values that the last answer brought, for a Refresh that names them; may be nil.
+	Held map[string]Secret
+	// BeforeSend is called immediately before each request is written, with its host. When it fails nothing is sent and the
+	// exchange fails with UpstreamError.Refused set. Never nil.
+	BeforeSend func(host string) error
+}
+
+// An Answer is what a run brought.
+type Answer struct {
+	// Values are the taken ones, by name; "token" is always among them, "refresh_token" never.
+	Values map[string]Secret
+	// Headers are the definition's `headers` as they were sent: handed out with the token.
+	Headers []Field
+	// TokenType as the upstream spelled it; empty: it did not say.
+	TokenType string
+	// RefreshToken is zero where the answer brings none.
+	RefreshToken Secret
+	// Scopes are those that the answer says it granted; nil: it does not say.
+	Scopes []string
+	Expiry Expiry
+	// Attempts has one entry for each request.
+	Attempts []Attempt
+}
+
+// Expiry is everything an answer says about a token's end. Lifetime decides what to make of it.
+type Expiry struct {
+	// SentAt is when the request that brought the token was sent, by the broker's clock.
+	SentAt time.Time
+	// At is the absolute expiry in the answer; zero: none. Date is the answer's Date header; zero: none.
+	At, Date time.Time
+	// In is the relative expiry in the answer; nil: none. It may be zero or negative, as the upstream said.
+	In *time.Duration
+	// Claim is the `exp` of a token that is a JWT; zero: none.
+	Claim time.Time
+}
+
+// A Field is a header, cookie or query parameter.
+type Field struct {
+	Name  string
+	Value Secret
+}
+
+// A Presentation is a token as the API wants to see it.
+type Presentation struct {
+	Headers, Cookies, Query []Field
+	BaseURL                 string
+	Attributes              map[string]string
+}
+
+// An Attempt is one request to an upstream, for the credential's status: no body, no path, no query, no value.
+type Attempt struct {
+	Start    time.Time
+	Duration time.Duration
+	Host     string
+	// Status is the HTTP status; 0: no answer.
+	Status int
+	// UpstreamError is an OAuth error code of at most 64 of [A-Za-z0-9._-]; else empty.
+	UpstreamError string
+	// Reason is the Kind's name; empty: it went well.
+	Reason string
+	// Taken names what was taken from the answer.
+	Taken []string
+}
+
+// A Level says whose failure an upstream's answer is.
+type Level int
+
+// The levels; lifecycle rules differ for each.
+const (
+	// LevelUpstream: unreachable, failing, or answering with something that no token service says.
+	LevelUpstream Level = iota
+	// LevelRateLimited: the upstream asks to slow down.
+	LevelRateLimited
+	// LevelResponse: it answered with success, but what the definition takes is not there.
+	LevelResponse
+	// LevelScope and LevelTarget: what the caller chose is refused (RFC 6749 invalid_scope, RFC 8707 invalid_target).
+	LevelScope
+	LevelTarget
+	// LevelRequest: the definition says that what the caller chose is refused.
+	LevelRequest
+	// LevelCredential: the client, or what it logs in with, is refused.
+	LevelCredential
+	// LevelGrant: the refresh token is refused.
+	LevelGrant
+)
+
+// An UpstreamError is how an exchange fails. It never holds or wraps anything that an upstream or a transport wrote, but
+// for an error code in the alphabet of RFC 6749.
+type UpstreamError struct {
+	Level Level
+	// Refused: BeforeSend refused; the last request was not sent.
+	Refused bool
+	// Lost: a request was sent, and nothing that came back says whether it was processed. What it spent may be spent.
+	Lost bool
+	// Status and Code are the HTTP status and the OAuth error code; 0 and empty: none.
+	Status int
+	Code   string
+	// InvalidClient: the error code was invalid_client, so that a former secret may be tried.
+	InvalidClient bool
+	// RetryAfter is what the upstream asked for; 0: nothing. Wait is what the definition's rule says; 0: nothing.
+	RetryAfter, Wait time.Duration
+	// TimedOut: ctx's deadline ended it.
+	TimedOut bool
+	// Detail is a sentence of ours, such as "the answer has no access_token"; it quotes the definition only.
+	Detail   string
+	Attempts []Attempt
+}
+
+// Error implements error.
+func (e *UpstreamError) Error() string {
+	f := Failure{Kind: e.Kind(), UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
+	return f.Error()
+}
+
+// Kind is what a caller learns.
+func (e *UpstreamError) Kind() Kind {
+	switch e.Level {
+	case LevelRateLimited:
+		return UpstreamRateLimited
+	case LevelResponse:
+		return UpstreamResponseInvalid
+	case LevelScope:
+		return ScopeRefused
+	case LevelTarget:
+		return TargetRefused
+	case LevelRequest:
+		return RequestInvalid
+	case LevelCredential:
+		return CredentialMisconfigured
+	case LevelGrant:
+		return ReauthorizationRequired
+	case LevelUpstream:
+	}
+	return UpstreamUnavailable
+}
