@@ -36,6 +36,9 @@ type Credential struct {
 	Number     int64
 	CreateTime time.Time
 	UpdateTime time.Time
+	// Requests remembers the ids of requests that changed it within the last hour, so that a repeated one has the effect of
+	// one (AIP-155): request id to time.
+	Requests map[string]time.Time
 }
 
 // A SecretInput is the value of a secret input, and the one before it while that is kept as a fallback.
@@ -59,6 +62,7 @@ type Seed struct {
 // Clone copies deeply.
 func (c Credential) Clone() Credential {
 	c.Inputs, c.Secrets, c.Seeds, c.Labels = maps.Clone(c.Inputs), maps.Clone(c.Secrets), maps.Clone(c.Seeds), maps.Clone(c.Labels)
+	c.Requests = maps.Clone(c.Requests)
 	return c
 }
 

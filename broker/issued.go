@@ -25,6 +25,9 @@ type Issued struct {
 	// again for that reason.
 	SameCount  int
 	AskAgainAt time.Time
+	// Rejected: somebody said that the API refuses it. It is not served from any store or cache, but for an upstream that
+	// keeps handing it out (AskAgainAt).
+	Rejected bool
 
 	// Incarnation, Version and Epoch of the credential that it was issued for; the store compares them.
 	Incarnation, Version, Epoch ID

@@ -37,7 +37,7 @@ type Store interface {
 	// applies is not recorded. A nil record only releases.
 	Fail(ctx context.Context, l Lease, r *FailureRecord) error
 
-	// Drop deletes tokens as the match says.
+	// Drop deletes tokens as the match says; nothing that matches is no failure.
 	Drop(ctx context.Context, name CredentialName, m Match) (Dropped, error)
 	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
 	Status(ctx context.Context, name CredentialName) (Status, error)
@@ -66,7 +66,9 @@ type TokenKey struct {
 	Credential CredentialName
 	// Token is the fingerprint of the selection and the definition's digest.
 	Token [32]byte
-	// Grant is the fingerprint of the selection; zero: the credential's own grant, that a human gave.
+	// Selection is the fingerprint of the selection alone.
+	Selection [32]byte
+	// Grant is Selection where an obtain brings the refresh token, zero for the credential's own, that a human gave.
 	Grant [32]byte
 	// Digest is the definition's, by which failures of the credential are told apart.
 	Digest string
@@ -174,7 +176,8 @@ type Remembered struct {
 
 // A Match says which tokens to drop. Exactly one of its fields is set.
 type Match struct {
-	// TokenID drops the token that has this id, if it is a current one.
+	// TokenID marks the token that has this id as Rejected, if it is a current one and not marked already. It is kept so that
+	// an upstream that hands out the same token again is recognised.
 	TokenID string
 	// Selection drops the tokens of exactly this selection.
 	Selection *[32]byte
@@ -185,8 +188,9 @@ type Match struct {
 // Dropped says what was dropped.
 type Dropped struct {
 	Count int
-	// Selections of the tokens that were dropped or, where a token id matched none, of nothing.
-	Keys [][32]byte
+	// CurrentID is the id of a token that can be used, of the selections that were dropped or, for a token id that matched
+	// none, of the only one that there is; empty: there is none, or several.
+	CurrentID string
 }
 
 // Status is how a credential is doing.
