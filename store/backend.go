@@ -1,0 +1,106 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// A Group names rows that can be read and changed in one step: those of one credential, or of one upstream's backoff, or the
+// store's own. It is made of a-z, 0-9 and colons; see layout.go.
+type Group string
+
+// A Kind says what a row holds. Kinds are made of a-z.
+type Kind string
+
+// A Key names a row within its group. Comparable. ID is a keyed hash; zero for the one row of a kind that is not keyed.
+type Key struct {
+	Kind Kind
+	ID   [32]byte
+}
+
+// A Revision is drawn at random for every write of a row, and compared for equality only. The zero Revision: no row.
+type Revision [16]byte
+
+// A Row is what a backend keeps.
+type Row struct {
+	Key      Key
+	Revision Revision
+	// Value is sealed; the reader owns it.
+	Value []byte
+	// Left is how long the row lives, as of the moment that it was read; 0: for ever.
+	Left time.Duration
+}
+
+// A Condition holds if the row has exactly this revision or, for the zero Revision, if there is no such row.
+type Condition struct {
+	Key      Key
+	Revision Revision
+}
+
+// A Put writes a row, whatever was there.
+type Put struct {
+	Key      Key
+	Revision Revision
+	Value    []byte
+	// TTL is how long the row lives; 0: for ever. Never negative.
+	TTL time.Duration
+}
+
+// A Listing is an entry of the index by which Scan pages over credentials in order of their names. The incarnation tells
+// apart credentials that had the same name one after the other, where the index cannot be changed along with the rows.
+type Listing struct {
+	Name        string
+	Incarnation [16]byte
+}
+
+// A Batch is a change of one group. If all conditions hold, then what is to be deleted goes, and after that the puts come.
+type Batch struct {
+	Group      Group
+	Conditions []Condition
+	// DeleteGroup deletes every row of the group; Clear every row of these kinds; Deletes these rows, if they are there.
+	DeleteGroup bool
+	Clear       []Kind
+	Deletes     []Key
+	Puts        []Put
+	// List adds an entry for this group to the index; nil: none.
+	List *Listing
+	// Unlist removes exactly this entry; with the zero incarnation, every entry of that name; nil: none.
+	Unlist *Listing
+}
+
+// A Listed is an entry of the index with the row that it was asked with; a zero Row: that is not there.
+type Listed struct {
+	Listing
+	Row Row
+}
+
+// Backend keeps sealed rows. A row whose time is over is absent, for reads and for conditions, from the very moment on.
+//
+// Methods fail with an error that is broker.StoreUnavailable, or with what they name, and wrap nothing that could hold a
+// value. A method that fails because its context ended says so by errors.Is, and has changed nothing or everything. Safe
+// for concurrent use. Slices that are handed over are not kept or changed by either side after the call.
+type Backend interface {
+	// Read returns those of the rows that are there, as of one moment, in any order.
+	Read(ctx context.Context, group Group, keys ...Key) ([]Row, error)
+	// List returns every row of these kinds, as of one moment, ordered by kind as given and then by ID. The caller sees to it
+	// that they are few (thousands at most).
+	List(ctx context.Context, group Group, kinds ...Kind) ([]Row, error)
+	// Count returns how many rows of a kind there are; cheaper than List.
+	Count(ctx context.Context, group Group, kind Kind) (int, error)
+	// Apply makes the change whole, durably, or fails with broker.ErrConflict if a condition does not hold, and nothing has
+	// changed. A batch one of whose puts is in place, by its revision, was applied already: applying it again does nothing and
+	// succeeds.
+	Apply(ctx context.Context, b Batch) error
+	// Scan returns the first entries of the index after the given one, in order of name and then incarnation, at most limit,
+	// each with the row that has this key in the group that the entry was added for. Fewer than limit: there are no more.
+	Scan(ctx context.Context, key Key, after Listing, limit int) ([]Listed, error)
+	// Close ends all work and frees what is held. Whatever is called afterwards fails.
+	Close() error
+}
+
+// Exclusive is a Backend that no other process can have open. What only mattered to former processes can be cleared then.
+type Exclusive interface {
+	Backend
+	// ClearAll deletes every row of this kind in every group, and returns how many.
+	ClearAll(ctx context.Context, kind Kind) (int, error)
+}

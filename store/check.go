@@ -1,0 +1,142 @@
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// checkRecord is the one row that can be read without a key: it says which keys belong to these data.
+type checkRecord struct {
+	Comment string `json:"comment"`
+	// Schema is that of layout.go.
+	Schema int `json:"schema"`
+	// Keys are the ids of the keys that were in the keyring when this was written.
+	Keys []string `json:"keys"`
+	// Sealed is the fingerprint of a constant, sealed: it opens with the right sealing key, and then tells whether the
+	// fingerprint key is the right one too.
+	Sealed []byte `json:"sealed"`
+}
+
+const checkPurpose = "store: check"
+
+var checkPlace = place{key: checkKey, subject: "meta"}
+
+// readCheck returns nil where there is none.
+func readCheck(ctx context.Context, backend Backend) (*checkRecord, error) {
+	rows, err := backend.Read(ctx, metaGroup, checkKey)
+	if err != nil {
+		return nil, fromBackend(err)
+	}
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	var r checkRecord
+	if err := json.Unmarshal(rows[0].Value, &r); err != nil || r.Schema == 0 {
+		return nil, unreadableData("the record of their keys is damaged")
+	}
+	if r.Schema != schema {
+		return nil, unreadableData(fmt.Sprintf("they have schema %d, and this tokenbroker reads schema %d: use a newer one", r.Schema, schema))
+	}
+	return &r, nil
+}
+
+func unreadableData(why string) error {
+	return &broker.Failure{Kind: broker.RecordUnreadable, Detail: "the stored data: " + why}
+}
+
+// checkKeys refuses data of other keys, and leaves the check in data that have none.
+func (s *Store) checkKeys(ctx context.Context) error {
+	fingerprint := s.keyring.Fingerprint(checkPurpose)
+	return s.change(ctx, func() (*Batch, error) {
+		r, err := readCheck(ctx, s.backend)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			return nil, s.verify(r, fingerprint)
+		}
+		if err := s.openAny(ctx); err != nil {
+			return nil, err
+		}
+		sealed, err := s.keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkPlace.associated())
+		if err != nil {
+			return nil, misused(err.Error())
+		}
+		value, err := json.Marshal(checkRecord{
+			Comment: "which keys these data are sealed with", Schema: schema, Keys: s.keyring.IDs(), Sealed: sealed,
+		})
+		if err != nil {
+			return nil, misused("the check record cannot be encoded")
+		}
+		return &Batch{
+			Group: metaGroup, Conditions: []Condition{{Key: checkKey}},
+			Puts: []Put{{Key: checkKey, Revision: newRevision(), Value: value}},
+		}, nil
+	})
+}
+
+func (s *Store) verify(r *checkRecord, fingerprint [32]byte) error {
+	plain, err := s.keyring.Open(r.Sealed, checkPlace.associated())
+	if err != nil {
+		return unreadableData(fmt.Sprintf("they are sealed with key %s, and %s has %s: give the key file that belongs to them",
+			strings.Join(r.Keys, ", "), s.keyring.Where(), strings.Join(s.keyring.IDs(), ", ")))
+	}
+	if string(plain) != hex.EncodeToString(fingerprint[:]) {
+		return unreadableData(fmt.Sprintf("%s has another fingerprint key: give the key file that belongs to them", s.keyring.Where()))
+	}
+	return nil
+}
+
+// openAny tries one credential of data without a check.
+func (s *Store) openAny(ctx context.Context) error {
+	page, err := s.backend.Scan(ctx, credentialKey, Listing{}, 1)
+	if err != nil {
+		return fromBackend(err)
+	}
+	for _, l := range page {
+		if l.Row.Revision == (Revision{}) {
+			continue
+		}
+		if _, err := s.openCredential(broker.CredentialName(l.Name), l.Row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LoadKeyring returns the keyring in the key file at path. Where there is no such file, it is created, unless backend holds
+// data already: those were sealed with keys that are missing, and the failure names them.
+func LoadKeyring(ctx context.Context, backend Backend, path string) (*seal.Keyring, error) {
+	k, err := seal.Load(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	r, err := readCheck(ctx, backend)
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		return nil, unreadableData(fmt.Sprintf("they are sealed with key %s, and there is no key file %s: restore it from the backup",
+			strings.Join(r.Keys, ", "), path))
+	}
+	page, err := backend.Scan(ctx, credentialKey, Listing{}, 1)
+	if err != nil {
+		return nil, fromBackend(err)
+	}
+	if len(page) > 0 {
+		return nil, unreadableData(fmt.Sprintf("there are credentials, and there is no key file %s: restore it from the backup", path))
+	}
+	k, err = seal.Create(path)
+	if errors.Is(err, fs.ErrExist) { // another process was quicker
+		return seal.Load(path)
+	}
+	return k, err
+}

@@ -1,0 +1,29 @@
+// Package store keeps what the broker decides: credentials, grants, tokens, leases and failures, sealed, above any backend.
+//
+// It decides when a write still applies (every write is conditional on what was read), what a record looks like, how it is
+// sealed and what it is bound to. It implements broker.Store. It knows nothing of databases, which implement Backend and
+// see sealed rows only, and nothing of upstreams or freshness, which are the broker's.
+//
+// Every change is read, decide, apply: the rows of one credential are read as of one moment, the decision is made here,
+// and a Batch applies it under the condition that the rows which decided are unchanged. A Batch whose conditions fail is
+// decided again; so replicas need no lock, and the lease only saves work.
+//
+// What this package decides beyond the comments of broker.Store:
+//
+//   - Acquire fails with broker.TooManyTokens when it would begin an exchange for a new token key of a credential that has
+//     Options.MaxTokens live ones. It is checked before the exchange, so that none is wasted, and not at Commit: flights
+//     that run at the same time may overshoot by their number.
+//   - A lease that is not on a grant counts only for the credential version and epoch that it was taken for: after a change
+//     or an invalidation nobody waits for an exchange whose token would be void.
+//   - Fail with a nil record says that nothing was presented: it removes the owner's marker along with the lease. Whoever
+//     does not know whether something was sent records Uncertain.
+//   - A failure of LevelGrant sets Refused, and Uncertain sets Uncertain; a record may say both.
+//   - Every commit of a grant that was presented draws a new generation, also where the refresh token stays the same.
+//   - A Commit or Fail is remembered by its owner, for the last 64 of a credential: repeated, it changes nothing and
+//     answers the same.
+//   - SaveCredential keeps the stored epoch, whatever the credential given says: an update that was read before all tokens
+//     were invalidated must not make them valid again.
+//   - Grants of single keys, which were obtained without a human, are bounded like tokens; the one that was used least
+//     recently makes room. Failures of single keys end a day after their retry time, backoffs likewise.
+//   - A method that ends because its context did is StoreUnavailable, and matches the context's error too.
+package store

@@ -1,0 +1,123 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Drop implements broker.Store. Of a credential that is not there, nothing matches.
+func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.Match) (broker.Dropped, error) {
+	given := 0
+	for _, set := range []bool{m.TokenID != "", m.Selection != nil, !m.Epoch.IsZero()} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		return broker.Dropped{}, misused("a match that does not say exactly one thing")
+	}
+	var dropped broker.Dropped
+	err := s.change(ctx, func() (*Batch, error) {
+		dropped = broker.Dropped{}
+		n, err := s.list(ctx, name, kindToken)
+		if errors.Is(err, broker.NotFound) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		b := n.change()
+		switch {
+		case m.TokenID != "":
+			dropped, err = b.reject(m.TokenID)
+		case m.Selection != nil:
+			dropped, err = b.dropSelection(*m.Selection)
+		default:
+			dropped.Count, err = b.dropAll(m.Epoch)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return b.done()
+	})
+	if err != nil {
+		return broker.Dropped{}, err
+	}
+	return dropped, nil
+}
+
+// reject marks the token that has this id, under every key that has it.
+func (b *changing) reject(tokenID string) (broker.Dropped, error) {
+	var dropped broker.Dropped
+	of := map[[32]byte]bool{} // selections that were dropped
+	err := b.tokens(func(key Key, t *broker.Issued) {
+		if t.ID != tokenID || t.Rejected {
+			return
+		}
+		rejected := *t
+		rejected.Rejected = true
+		b.put(key, fromToken(rejected), b.rows[key].Left)
+		of[t.SelectionID] = true
+		dropped.Count++
+	})
+	if err != nil {
+		return dropped, err
+	}
+	usable := map[string]bool{}
+	err = b.tokens(func(_ Key, t *broker.Issued) {
+		if !t.Rejected && t.ID != tokenID && (len(of) == 0 || of[t.SelectionID]) {
+			usable[t.ID] = true
+		}
+	})
+	if len(usable) == 1 {
+		for id := range usable {
+			dropped.CurrentID = id
+		}
+	}
+	return dropped, err
+}
+
+func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
+	var dropped broker.Dropped
+	err := b.tokens(func(key Key, t *broker.Issued) {
+		if t.SelectionID == selection {
+			b.remove(key)
+			dropped.Count++
+		}
+	})
+	return dropped, err
+}
+
+func (b *changing) dropAll(epoch broker.ID) (int, error) {
+	count := 0
+	if err := b.tokens(func(Key, *broker.Issued) { count++ }); err != nil && !errors.Is(err, broker.RecordUnreadable) {
+		return 0, err
+	}
+	if b.credential.Epoch == epoch {
+		return 0, nil
+	}
+	c := b.credential
+	c.Epoch = epoch
+	b.put(credentialKey, fromCredential(c), 0)
+	b.batch.Clear = []Kind{kindToken}
+	return count, nil
+}
+
+// tokens calls f with each current token.
+func (n *snapshot) tokens(f func(Key, *broker.Issued)) error {
+	for _, key := range n.order {
+		if key.Kind != kindToken {
+			continue
+		}
+		t, err := n.token(key)
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			f(key, t)
+		}
+	}
+	return nil
+}

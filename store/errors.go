@@ -1,0 +1,77 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// ended is a StoreUnavailable that says that the caller's context was the reason.
+type ended struct {
+	failure *broker.Failure
+	cause   error
+}
+
+func (e *ended) Error() string   { return e.failure.Error() }
+func (e *ended) Unwrap() []error { return []error{e.failure, e.cause} }
+
+// Ended returns the failure of an operation whose context has ended, for backends; nil while it has not. It matches
+// broker.StoreUnavailable and the context's error.
+func Ended(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		return nil
+	}
+	detail := "the caller gave up"
+	if errors.Is(err, context.DeadlineExceeded) {
+		detail = "it did not answer in time"
+	}
+	return &ended{&broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}, err}
+}
+
+// Unavailable returns a StoreUnavailable failure, for backends. detail is a sentence of ours: no stored value, no name, and
+// nothing that somebody else wrote.
+func Unavailable(detail string) error {
+	return &broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}
+}
+
+// fromBackend passes a backend's failure on, and nothing of one that is not as Backend says.
+func fromBackend(err error) error {
+	var f *broker.Failure
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, broker.ErrConflict):
+		return broker.ErrConflict
+	case errors.As(err, &f) && (f.Kind == broker.StoreUnavailable || f.Kind == broker.RecordUnreadable):
+		return err
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &ended{&broker.Failure{Kind: broker.StoreUnavailable}, err}
+	}
+	return Unavailable("the backend failed")
+}
+
+func failure(kind broker.Kind, name broker.CredentialName) error {
+	return &broker.Failure{Kind: kind, Credential: name}
+}
+
+// misused is a bug of the caller.
+func misused(detail string) error {
+	return &broker.Failure{Kind: broker.Internal, Detail: detail}
+}
+
+// unreadable says which record of which credential or upstream cannot be opened, and why.
+func (s *Store) unreadable(p place, err error) error {
+	f := &broker.Failure{Kind: broker.RecordUnreadable, Detail: fmt.Sprintf("the %s record: %v", p.key.Kind, err)}
+	if p.key.Kind != kindBackoff {
+		f.Credential = broker.CredentialName(p.subject)
+	}
+	var o *seal.OpenError
+	if errors.As(err, &o) && o.KeyID != "" && !o.Held {
+		f.Detail += " of " + s.keyring.Where()
+	}
+	return f
+}

@@ -1,0 +1,89 @@
+package store
+
+import (
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// grantRecord is a broker.Grant.
+type grantRecord struct {
+	Generation   id                `json:"generation"`
+	Predecessor  id                `json:"predecessor,omitzero"`
+	RefreshToken secret            `json:"refresh_token"`
+	Held         map[string]secret `json:"held,omitzero"`
+	GivenAt      instant           `json:"given_at,omitzero"`
+	UsedAt       instant           `json:"used_at,omitzero"`
+	Marker       id                `json:"marker,omitzero"`
+	// MarkedAt is when Marker was set. It becomes UsedAt when it is known, or possible, that the token was presented then.
+	MarkedAt  instant           `json:"marked_at,omitzero"`
+	Uncertain bool              `json:"uncertain,omitzero"`
+	Presented int               `json:"presented,omitzero"`
+	Refused   *rememberedRecord `json:"refused,omitzero"`
+}
+
+func fromGrant(g broker.Grant) grantRecord {
+	return grantRecord{
+		Generation: id(g.Generation), Predecessor: id(g.Predecessor), RefreshToken: reveal(g.RefreshToken), Held: revealAll(g.Held),
+		GivenAt: at(g.GivenAt), UsedAt: at(g.UsedAt), Marker: id(g.Marker), Uncertain: g.Uncertain, Presented: g.Presented,
+		Refused: fromRememberedPointer(g.Refused),
+	}
+}
+
+func (r grantRecord) grant() broker.Grant {
+	g := broker.Grant{
+		Generation: r.Generation.id(), Predecessor: r.Predecessor.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
+		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain, Presented: r.Presented,
+		Refused: r.Refused.pointer(),
+	}
+	if !g.Marker.IsZero() && !g.Uncertain {
+		g.UsedAt = r.MarkedAt.time()
+	}
+	return g
+}
+
+// present marks the grant as being presented by owner. A marker that somebody else left is a presentation whose answer was
+// lost, and stays one whatever becomes of this one. UsedAt is then the first of the presentations that are in doubt: an
+// upstream that allows a second use for a while counts from the first.
+func (r *grantRecord) present(owner broker.ID, now time.Time) {
+	if !r.Marker.IsZero() && r.Marker.id() != owner {
+		if !r.Uncertain {
+			r.UsedAt = r.MarkedAt
+		}
+		r.Uncertain = true
+		r.Presented++
+	}
+	r.Marker, r.MarkedAt = id(owner), at(now)
+}
+
+// unmark takes the marker away if it is the owner's. presented: the refresh token was sent.
+func (r *grantRecord) unmark(owner broker.ID, presented bool) {
+	if r.Marker.id() != owner {
+		return
+	}
+	if presented && !r.Uncertain {
+		r.UsedAt = r.MarkedAt
+	}
+	r.Marker, r.MarkedAt = id{}, instant{}
+}
+
+// leaseRecord is who holds a lease, and for what.
+type leaseRecord struct {
+	Owner      id   `json:"owner"`
+	Version    id   `json:"version"`
+	Epoch      id   `json:"epoch"`
+	Generation id   `json:"generation,omitzero"`
+	Spends     bool `json:"spends,omitzero"`
+}
+
+func fromLease(l broker.Lease) leaseRecord {
+	return leaseRecord{
+		Owner: id(l.Owner), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation), Spends: l.Spends,
+	}
+}
+
+// counts reports whether the lease stands in the way of an exchange for the key. One on a key whose token would be void
+// by now does not.
+func (r leaseRecord) counts(key broker.TokenKey, c broker.Credential) bool {
+	return key.Spends || (r.Version.id() == c.Version && r.Epoch.id() == c.Epoch)
+}

@@ -1,0 +1,129 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// Store implements broker.Store above a Backend. It is made by New. Safe for concurrent use.
+type Store struct {
+	backend Backend
+	keyring *seal.Keyring
+	options Options
+}
+
+var _ broker.Store = (*Store)(nil)
+
+// Options change how a Store works. The zero value is right for all but tests.
+type Options struct {
+	// MaxTokens is how many live tokens, grants and failures of single keys a credential may have; 0: 1,000.
+	MaxTokens int
+	// Now is the clock by which tokens end; nil: time.Now.
+	Now func() time.Time
+}
+
+const (
+	defaultMaxTokens = 1000
+	startTimeout     = 10 * time.Second
+	// maxTTL keeps a backend's sums from overflowing. What lives longer is looked at again before.
+	maxTTL = 10 * 365 * 24 * time.Hour
+	// memory is how long a failure or backoff is kept beyond the time at which it may be tried again.
+	memory = 24 * time.Hour
+	// retryFirst and retryMost bound the pause after a conflict.
+	retryFirst = time.Millisecond
+	retryMost  = 64 * time.Millisecond
+)
+
+// New returns a Store whose records are sealed with keyring. It fails with RecordUnreadable if what backend holds was sealed
+// with other keys, or written by a newer tokenbroker; that error names the keys. On an Exclusive backend it releases the
+// leases of former processes; the markers of their grants stay, because what they were presenting may be spent. The
+// caller closes backend, after the last use of the Store.
+func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error) {
+	if options.MaxTokens <= 0 {
+		options.MaxTokens = defaultMaxTokens
+	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	s := &Store{backend: backend, keyring: keyring, options: options}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := s.checkKeys(ctx); err != nil {
+		return nil, err
+	}
+	if e, ok := backend.(Exclusive); ok {
+		for _, kind := range []Kind{kindGrantLease, kindKeyLease} {
+			if _, err := e.ClearAll(ctx, kind); err != nil {
+				return nil, fmt.Errorf("release the leases of former processes: %w", fromBackend(err))
+			}
+		}
+	}
+	return s, nil
+}
+
+// Fingerprint implements broker.Store. Purposes that begin with "store:" are its own.
+func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
+	return s.keyring.Fingerprint(purpose, parts...)
+}
+
+// change decides and applies until no condition fails. decide reads, and returns the batch; nil: there is nothing to do.
+// It is bounded by ctx, and goes on as long as that does: each conflict means that somebody else got on.
+func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error {
+	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
+		batch, err := decide()
+		if err != nil || batch == nil {
+			return err
+		}
+		err = fromBackend(s.backend.Apply(ctx, *batch))
+		if !errors.Is(err, broker.ErrConflict) {
+			return err
+		}
+		timer := time.NewTimer(mathrand.N(pause))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return Ended(ctx)
+		}
+	}
+}
+
+// seal gives the put of a record.
+func (s *Store) seal(p place, record any, ttl time.Duration) (Put, error) {
+	plain, err := encode(record)
+	if err != nil {
+		return Put{}, misused(err.Error())
+	}
+	sealed, err := s.keyring.Seal(plain, p.associated())
+	if err != nil {
+		return Put{}, misused(err.Error())
+	}
+	return Put{Key: p.key, Revision: newRevision(), Value: sealed, TTL: min(ttl, maxTTL)}, nil
+}
+
+// open is the inverse of seal. RecordUnreadable.
+func (s *Store) open(p place, row Row, record any) error {
+	plain, err := s.keyring.Open(row.Value, p.associated())
+	if err == nil {
+		err = decode(plain, record)
+	}
+	if err != nil {
+		return s.unreadable(p, err)
+	}
+	return nil
+}
+
+func newRevision() (r Revision) {
+	_, _ = rand.Read(r[:]) // never fails (crypto/rand)
+	return r
+}
+
+// until is how long something lives that ends at t; 0 or less: it has ended.
+func (s *Store) until(t time.Time) time.Duration { return t.Sub(s.options.Now()) }

@@ -1,0 +1,105 @@
+package storetest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+// Faults is a Backend in front of another one, for tests of what happens at each step. Its hooks are changed by Set, also
+// while calls run, and may themselves use the store. Safe for concurrent use.
+type Faults struct {
+	store.Backend
+	mu    sync.Mutex
+	hooks Hooks
+}
+
+// Hooks are called around a backend's work; nil: nothing is called.
+type Hooks struct {
+	// BeforeRead is called before Read, List, Count and Scan; they fail with its error.
+	BeforeRead func(context.Context) error
+	// BeforeApply is called before Apply, which fails with its error and changes nothing.
+	BeforeApply func(context.Context, store.Batch) error
+	// AfterApply is called after an Apply that succeeded, which then fails with its error: the answer was lost.
+	AfterApply func(context.Context, store.Batch) error
+}
+
+// NewFaults returns one without hooks in front of b.
+func NewFaults(b store.Backend) *Faults { return &Faults{Backend: b} }
+
+// Set replaces the hooks.
+func (f *Faults) Set(h Hooks) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hooks = h
+}
+
+// Away makes every call fail as if the database could not be reached, until Set is called.
+func (f *Faults) Away() {
+	f.Set(Hooks{
+		BeforeRead:  func(context.Context) error { return store.Unavailable("it is away, for a test") },
+		BeforeApply: func(context.Context, store.Batch) error { return store.Unavailable("it is away, for a test") },
+	})
+}
+
+func (f *Faults) reading(ctx context.Context) error {
+	f.mu.Lock()
+	before := f.hooks.BeforeRead
+	f.mu.Unlock()
+	if before == nil {
+		return nil
+	}
+	return before(ctx)
+}
+
+// Read implements store.Backend.
+func (f *Faults) Read(ctx context.Context, group store.Group, keys ...store.Key) ([]store.Row, error) {
+	if err := f.reading(ctx); err != nil {
+		return nil, err
+	}
+	return f.Backend.Read(ctx, group, keys...)
+}
+
+// List implements store.Backend.
+func (f *Faults) List(ctx context.Context, group store.Group, kinds ...store.Kind) ([]store.Row, error) {
+	if err := f.reading(ctx); err != nil {
+		return nil, err
+	}
+	return f.Backend.List(ctx, group, kinds...)
+}
+
+// Count implements store.Backend.
+func (f *Faults) Count(ctx context.Context, group store.Group, kind store.Kind) (int, error) {
+	if err := f.reading(ctx); err != nil {
+		return 0, err
+	}
+	return f.Backend.Count(ctx, group, kind)
+}
+
+// Scan implements store.Backend.
+func (f *Faults) Scan(ctx context.Context, key store.Key, after store.Listing, limit int) ([]store.Listed, error) {
+	if err := f.reading(ctx); err != nil {
+		return nil, err
+	}
+	return f.Backend.Scan(ctx, key, after, limit)
+}
+
+// Apply implements store.Backend.
+func (f *Faults) Apply(ctx context.Context, b store.Batch) error {
+	f.mu.Lock()
+	h := f.hooks
+	f.mu.Unlock()
+	if h.BeforeApply != nil {
+		if err := h.BeforeApply(ctx, b); err != nil {
+			return err
+		}
+	}
+	if err := f.Backend.Apply(ctx, b); err != nil {
+		return err
+	}
+	if h.AfterApply != nil {
+		return h.AfterApply(ctx, b)
+	}
+	return nil
+}
