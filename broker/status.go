@@ -116,7 +116,9 @@ func (b *Broker) judge(r *Report, s Status, now time.Time) {
 }
 
 // RefreshesForEver reports whether nothing bounds a refresh token's life.
-func (f *Facts) RefreshesForEver() bool { return f.RefreshTokenIdle == 0 && f.RefreshTokenAbsolute == 0 }
+func (f *Facts) RefreshesForEver() bool {
+	return f.RefreshTokenIdle == 0 && f.RefreshTokenAbsolute == 0
+}
 
 // expires is when the refresh token ends by what the definition says.
 func (g Grant) expires(f *Facts) time.Time {

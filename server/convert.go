@@ -1,0 +1,137 @@
+package server
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// selected is what GetToken, Invalidate, WatchToken and TestCredential share: fields 1 to 5.
+type selected interface {
+	GetScopes() []string
+	GetAudience() string
+	GetParameters() map[string]string
+}
+
+func selection(r selected) (broker.Selection, error) {
+	scopes, err := broker.ParseSet("scopes", r.GetScopes())
+	if err != nil {
+		return broker.Selection{}, err
+	}
+	s := broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters())}
+	if w, ok := r.(interface{ GetResources() []string }); ok {
+		if s.Resources, err = broker.ParseSet("resources", w.GetResources()); err != nil {
+			return broker.Selection{}, err
+		}
+	}
+	return s, nil
+}
+
+// stamp is nil for the zero time: absent, not 1970 or year 1.
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
+	broker.ExpiryUnknown:    tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_ASSUMED,
+	broker.ExpiryUpstream:   tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_UPSTREAM,
+	broker.ExpiryToken:      tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_TOKEN,
+	broker.ExpiryDefinition: tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_DEFINITION,
+	broker.ExpiryNone:       tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_NONE,
+}
+
+// tokenMessage is the token's message: made once, and shared by all callers. It must not be changed.
+func tokenMessage(t *broker.Token) *tokenbrokerv1.Token {
+	if m, ok := t.Rendering.Load().(*tokenbrokerv1.Token); ok {
+		return m
+	}
+	m := &tokenbrokerv1.Token{
+		AccessToken: t.AccessToken.Reveal(), TokenType: t.TokenType, ExpireTime: stamp(t.ExpireTime), RefreshTime: stamp(t.RefreshTime),
+		TokenId: t.ID, Scopes: t.Scopes, BaseUrl: t.BaseURL, Attributes: t.Attributes, ExpirySource: expirySources[t.Source],
+	}
+	for _, f := range t.Headers {
+		m.Headers = append(m.Headers, &tokenbrokerv1.Header{Name: f.Name, Value: f.Value.Reveal()})
+	}
+	for _, f := range t.Cookies {
+		m.Cookies = append(m.Cookies, &tokenbrokerv1.Cookie{Name: f.Name, Value: f.Value.Reveal()})
+	}
+	for _, f := range t.Query {
+		m.QueryParameters = append(m.QueryParameters, &tokenbrokerv1.QueryParameter{Name: f.Name, Value: f.Value.Reveal()})
+	}
+	t.Rendering.Store(m)
+	return m
+}
+
+// credentialMessage shows a credential without its secrets.
+func credentialMessage(c broker.Credential, state broker.State) *tokenbrokerv1.Credential {
+	m := &tokenbrokerv1.Credential{
+		Name: string(c.Name), Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(),
+		DefaultAudience: c.DefaultAudience, Labels: c.Labels, Disabled: c.Disabled, State: states[state],
+		Etag: c.Etag.String(), Version: c.Number, CreateTime: stamp(c.CreateTime), UpdateTime: stamp(c.UpdateTime),
+	}
+	for _, name := range c.SecretNames() {
+		if seed, ok := c.Seeds[name]; ok {
+			m.Secrets = append(m.Secrets, &tokenbrokerv1.SecretInput{Name: name, SetTime: stamp(seed.SetTime)})
+			continue
+		}
+		s := c.Secrets[name]
+		m.Secrets = append(m.Secrets, &tokenbrokerv1.SecretInput{
+			Name: name, SetTime: stamp(s.SetTime), FormerKept: !s.Former.IsZero(), FormerUsedTime: stamp(s.FormerUsedTime),
+		})
+	}
+	return m
+}
+
+var states = map[broker.State]tokenbrokerv1.CredentialState{
+	broker.Unused:        tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNUSED,
+	broker.Ready:         tokenbrokerv1.CredentialState_CREDENTIAL_STATE_READY,
+	broker.Degraded:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DEGRADED,
+	broker.Misconfigured: tokenbrokerv1.CredentialState_CREDENTIAL_STATE_MISCONFIGURED,
+	broker.Reauthorize:   tokenbrokerv1.CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED,
+	broker.Disabled:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DISABLED,
+}
+
+func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Exchange {
+	var out []*tokenbrokerv1.Exchange
+	for _, a := range attempts {
+		x := &tokenbrokerv1.Exchange{
+			StartTime: stamp(a.Start), Duration: durationpb.New(a.Duration), Host: a.Host, Status: int32(a.Status), //nolint:gosec // an HTTP status
+			UpstreamError: a.UpstreamError, Taken: a.Taken,
+		}
+		if a.Reason != "" {
+			x.Reason = reasonOf(broker.KindNamed(a.Reason))
+		}
+		out = append(out, x)
+	}
+	return out
+}
+
+func secretsOf(m map[string]string) map[string]broker.Secret {
+	out := make(map[string]broker.Secret, len(m))
+	for k, v := range m {
+		out[k] = broker.NewSecret(v)
+	}
+	return out
+}
+
+func tooLarge(field string, m map[string]string, pairs, bytes int) error {
+	if len(m) > pairs {
+		return broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("more than %d entries", pairs)})
+	}
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if len(k) > 128 || len(m[k]) > bytes {
+			return broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("an entry has a name of more than 128 bytes or a value of more than %d", bytes)})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,309 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+const (
+	defaultPage = 50
+	largestPage = 1000
+	mapPairs    = 128
+	inputBytes  = 64 << 10
+)
+
+// credentials is CredentialService.
+type credentials struct {
+	tokenbrokerv1.UnimplementedCredentialServiceServer
+	broker *broker.Broker
+}
+
+// message shows the credential with how it is doing.
+func (s *credentials) message(ctx context.Context, c broker.Credential) *tokenbrokerv1.Credential {
+	r, err := s.broker.CredentialStatus(ctx, callerOf(ctx), c.Name)
+	if err != nil {
+		return credentialMessage(c, broker.Unused) // validated only, or gone meanwhile
+	}
+	return credentialMessage(c, r.State)
+}
+
+func checkSizes(c *tokenbrokerv1.Credential, secrets map[string]string) error {
+	if err := tooLarge("credential.inputs", c.GetInputs(), mapPairs, inputBytes); err != nil {
+		return err
+	}
+	return tooLarge("secrets", secrets, mapPairs, inputBytes)
+}
+
+func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.CreateCredentialRequest) (*tokenbrokerv1.CreateCredentialResponse, error) {
+	m := r.GetCredential()
+	if err := checkSizes(m, r.GetSecrets()); err != nil {
+		return nil, err
+	}
+	name, err := broker.ParseCredentialName(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	scopes, err := broker.ParseSet("credential.default_scopes", m.GetDefaultScopes())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.CreateCredential(ctx, callerOf(ctx), broker.Change{
+		Name: name, ValidateOnly: r.GetValidateOnly(), RequestID: r.GetRequestId(),
+		Edit: func(d *broker.Draft) error {
+			*d = broker.Draft{
+				Provider: m.GetProvider(), Inputs: maps.Clone(m.GetInputs()), DefaultScopes: scopes,
+				DefaultAudience: m.GetDefaultAudience(), Labels: maps.Clone(m.GetLabels()), Disabled: m.GetDisabled(),
+				Secrets: secretsOf(r.GetSecrets()),
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.CreateCredentialResponse{Credential: s.message(ctx, c)}, nil
+}
+
+func (s *credentials) GetCredential(ctx context.Context, r *tokenbrokerv1.GetCredentialRequest) (*tokenbrokerv1.GetCredentialResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.Credential(ctx, callerOf(ctx), name)
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.GetCredentialResponse{Credential: s.message(ctx, c)}, nil
+}
+
+func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.ListCredentialsRequest) (*tokenbrokerv1.ListCredentialsResponse, error) {
+	filter, err := parseFilter(r.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	after, err := readPageToken(r.GetPageToken(), r.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	size := pageSize(r.GetPageSize())
+	page, next, err := s.broker.Credentials(ctx, callerOf(ctx), broker.CredentialName(after), size)
+	if err != nil {
+		return nil, err
+	}
+	out := &tokenbrokerv1.ListCredentialsResponse{NextPageToken: writePageToken(string(next), r.GetFilter())}
+	for _, c := range page {
+		if m := s.message(ctx, c); filter.matches(m) {
+			out.Credentials = append(out.Credentials, m)
+		}
+	}
+	return out, nil
+}
+
+func pageSize(asked int32) int {
+	if asked == 0 {
+		return defaultPage
+	}
+	return min(int(asked), largestPage)
+}
+
+func (s *credentials) UpdateCredential(ctx context.Context, r *tokenbrokerv1.UpdateCredentialRequest) (*tokenbrokerv1.UpdateCredentialResponse, error) {
+	m := r.GetCredential()
+	if err := checkSizes(m, r.GetSecrets()); err != nil {
+		return nil, err
+	}
+	name, err := broker.ParseCredentialName(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	etag, err := broker.ParseEtag(m.GetEtag())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.UpdateCredential(ctx, callerOf(ctx), broker.Change{
+		Name: name, Etag: etag, AllowMissing: r.GetAllowMissing(), ValidateOnly: r.GetValidateOnly(),
+		Edit: func(d *broker.Draft) error { return edit(d, m, r.GetSecrets(), r.GetUpdateMask().GetPaths()) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.UpdateCredentialResponse{Credential: s.message(ctx, c)}, nil
+}
+
+// edit changes what the mask names; without one, the fields that are set.
+func edit(d *broker.Draft, m *tokenbrokerv1.Credential, secrets map[string]string, mask []string) error {
+	d.Secrets = secretsOf(secrets)
+	if len(mask) == 0 {
+		mask = setFields(m)
+	}
+	if slices.Contains(mask, "*") {
+		mask = append(mask, "provider", "inputs", "default_scopes", "default_audience", "labels", "disabled")
+	}
+	var wrong []broker.Violation
+	for _, path := range mask {
+		head, key, keyed := strings.Cut(path, ".")
+		switch {
+		case path == "*", path == "secrets", path == "name", path == "etag":
+		case path == "provider":
+			d.Provider = m.GetProvider()
+		case path == "default_audience":
+			d.DefaultAudience = m.GetDefaultAudience()
+		case path == "disabled":
+			d.Disabled = m.GetDisabled()
+		case path == "default_scopes":
+			scopes, err := broker.ParseSet("credential.default_scopes", m.GetDefaultScopes())
+			if err != nil {
+				return err
+			}
+			d.DefaultScopes = scopes
+		case path == "inputs":
+			d.Inputs = maps.Clone(m.GetInputs())
+		case path == "labels":
+			d.Labels = maps.Clone(m.GetLabels())
+		case head == "inputs" && keyed:
+			d.Inputs = setOrRemove(d.Inputs, m.GetInputs(), key)
+		case head == "labels" && keyed:
+			d.Labels = setOrRemove(d.Labels, m.GetLabels(), key)
+		case head == "secrets" && keyed:
+			if _, given := secrets[key]; !given {
+				d.Secrets[key] = broker.Secret{} // named and not given: removed
+			}
+		default:
+			wrong = append(wrong, broker.Violation{Field: "update_mask", Description: fmt.Sprintf(
+				"%.80q is no field that can be changed; there are: provider, inputs, inputs.NAME, default_scopes, default_audience, labels, labels.KEY, disabled, secrets.NAME, *", path)})
+		}
+	}
+	return broker.Invalid(wrong...)
+}
+
+// setFields names the fields that a message sets; a map's entries one by one, so that the others stay.
+func setFields(m *tokenbrokerv1.Credential) []string {
+	var mask []string
+	add := func(set bool, path string) {
+		if set {
+			mask = append(mask, path)
+		}
+	}
+	add(m.GetProvider() != "", "provider")
+	add(len(m.GetDefaultScopes()) > 0, "default_scopes")
+	add(m.GetDefaultAudience() != "", "default_audience")
+	add(m.GetDisabled(), "disabled")
+	for k := range m.GetInputs() {
+		add(true, "inputs."+k)
+	}
+	for k := range m.GetLabels() {
+		add(true, "labels."+k)
+	}
+	return mask
+}
+
+func setOrRemove(there, wanted map[string]string, key string) map[string]string {
+	v, ok := wanted[key]
+	if !ok {
+		delete(there, key)
+		return there
+	}
+	if there == nil {
+		there = map[string]string{}
+	}
+	there[key] = v
+	return there
+}
+
+func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.DeleteCredentialRequest) (*tokenbrokerv1.DeleteCredentialResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	etag, err := broker.ParseEtag(r.GetEtag())
+	if err != nil {
+		return nil, err
+	}
+	err = s.broker.DeleteCredential(ctx, callerOf(ctx), name, etag)
+	if err != nil && !(r.GetAllowMissing() && broker.KindOf(err) == broker.NotFound) {
+		return nil, err
+	}
+	return &tokenbrokerv1.DeleteCredentialResponse{}, nil
+}
+
+func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateSecretRequest) (*tokenbrokerv1.RotateSecretResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if err := tooLarge("secrets", r.GetSecrets(), mapPairs, inputBytes); err != nil {
+		return nil, err
+	}
+	etag, err := broker.ParseEtag(r.GetEtag())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.RotateSecret(ctx, callerOf(ctx), broker.Rotation{
+		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: r.GetKeepFormer().AsDuration(), Etag: etag, RequestID: r.GetRequestId(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.RotateSecretResponse{Credential: s.message(ctx, c)}, nil
+}
+
+func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireSecretRequest) (*tokenbrokerv1.RetireSecretResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.RetireSecret(ctx, callerOf(ctx), name, r.GetSecrets())
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.RetireSecretResponse{Credential: s.message(ctx, c)}, nil
+}
+
+func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestCredentialRequest) (*tokenbrokerv1.TestCredentialResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	sel, err := selection(r)
+	if err != nil {
+		return nil, err
+	}
+	t, err := s.broker.TestCredential(ctx, callerOf(ctx), name, sel, r.GetKeep())
+	if err != nil {
+		return nil, err
+	}
+	out := &tokenbrokerv1.TestCredentialResponse{Exchanges: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime)}
+	if t.Failure != nil {
+		out.Reason = reasonOf(t.Failure.Kind)
+	}
+	return out, nil
+}
+
+func (s *credentials) GetCredentialStatus(ctx context.Context, r *tokenbrokerv1.GetCredentialStatusRequest) (*tokenbrokerv1.GetCredentialStatusResponse, error) {
+	name, err := broker.ParseCredentialName(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	rep, err := s.broker.CredentialStatus(ctx, callerOf(ctx), name)
+	if err != nil {
+		return nil, err
+	}
+	out := &tokenbrokerv1.GetCredentialStatusResponse{
+		State: states[rep.State], Advice: rep.Advice, LastSuccessTime: stamp(rep.LastSuccess), NextAttemptTime: stamp(rep.NextAttempt),
+		Exchanges: attemptMessages(rep.Attempts), RefreshTokenExpireTime: stamp(rep.RefreshTokenExpires),
+	}
+	if rep.Failure != nil {
+		out.Reason = reasonOf(rep.Failure.Kind)
+	}
+	for _, t := range rep.Tokens {
+		out.Tokens = append(out.Tokens, &tokenbrokerv1.HeldToken{
+			TokenId: t.ID, Scopes: t.Granted, Audience: t.Selection.Audience, ExpireTime: stamp(t.ExpireAt), RefreshTime: stamp(t.RefreshAt),
+		})
+	}
+	return out, nil
+}

@@ -1,0 +1,198 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// DefaultDeadline is for calls that bring none; streams have none.
+const DefaultDeadline = 30 * time.Second
+
+// edge is what stands between the wire and the handlers: caller, deadline, validation, statuses, log.
+type edge struct {
+	log       *slog.Logger
+	validator protovalidate.Validator
+}
+
+type callerKey struct{}
+
+// callerOf is the caller that the edge found. A handler that is reached some other way has nobody.
+func callerOf(ctx context.Context) broker.Caller {
+	c, _ := ctx.Value(callerKey{}).(broker.Caller)
+	return c
+}
+
+var localCaller = broker.Caller{Identity: "local", Local: true}
+
+// identify says who the peer is: without authentication, whoever is on this machine is local and others are nobody.
+func identify(ctx context.Context) broker.Caller {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return broker.Caller{}
+	}
+	switch a := p.Addr.(type) {
+	case *net.UnixAddr:
+		return localCaller
+	case *net.TCPAddr:
+		if a.IP.IsLoopback() {
+			return localCaller
+		}
+	default:
+		if a != nil && a.Network() == "bufconn" {
+			return localCaller // in-process: tests and embedding
+		}
+	}
+	return broker.Caller{}
+}
+
+// unary is the outermost interceptor.
+func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	started := time.Now()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, DefaultDeadline)
+		defer cancel()
+	}
+	ctx = context.WithValue(ctx, callerKey{}, identify(ctx))
+	res, err := e.validated(ctx, req, next)
+	if err == nil {
+		if e.log.Enabled(ctx, slog.LevelDebug) {
+			e.log.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
+				slog.Duration("took", time.Since(started)))
+		}
+		return res, nil
+	}
+	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(retryPushback, pushback)) // fails only when the call is over
+	return nil, s.Err()
+}
+
+func (e *edge) validated(ctx context.Context, req any, next grpc.UnaryHandler) (any, error) {
+	if err := e.validate(req); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// stream is the outermost interceptor of streams.
+func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	started := time.Now()
+	ctx := context.WithValue(ss.Context(), callerKey{}, identify(ss.Context()))
+	err := next(srv, &validatedStream{ServerStream: ss, ctx: ctx, edge: e})
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok && strings.HasPrefix(info.FullMethod, "/grpc.") {
+		return err // reflection and health speak statuses of their own
+	}
+	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+	ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
+	return s.Err()
+}
+
+type validatedStream struct {
+	grpc.ServerStream
+	ctx  context.Context //nolint:containedctx // grpc.ServerStream is how a stream carries its context
+	edge *edge
+}
+
+func (s *validatedStream) Context() context.Context { return s.ctx }
+
+func (s *validatedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.edge.validate(m)
+}
+
+// refuse turns a failure into a status and logs it once: the broker's own faults as errors, everything else at a level at
+// which a busy broker does not drown in its callers' mistakes.
+func (e *edge) refuse(ctx context.Context, method string, err error, started time.Time) (*status.Status, string) {
+	if s, ok := status.FromError(err); ok && broker.KindOf(err) == broker.Internal && strings.HasPrefix(method, "/grpc.") {
+		return s, "-1"
+	}
+	id := requestID(ctx)
+	s, pushback := toStatus(err, id, time.Now())
+	kind := broker.KindOf(err)
+	level := slog.LevelInfo
+	switch kind {
+	case broker.Internal, broker.RecordUnreadable:
+		level = slog.LevelError
+	case broker.StoreUnavailable:
+		level = slog.LevelWarn
+	case broker.Canceled:
+		level = slog.LevelDebug
+	default:
+	}
+	if e.log.Enabled(ctx, level) {
+		attrs := []slog.Attr{
+			slog.String("method", method), slog.String("code", s.Code().String()), slog.String("reason", reasonOf(kind)),
+			slog.String("request_id", id), slog.String("caller", callerOf(ctx).Identity), slog.Duration("took", time.Since(started)),
+		}
+		if f, ok := err.(*broker.Failure); ok && f.Credential != "" { //nolint:errorlint // a Failure is never wrapped
+			attrs = append(attrs, slog.String("credential", string(f.Credential)))
+		}
+		e.log.LogAttrs(ctx, level, "call refused", attrs...)
+	}
+	return s, pushback
+}
+
+// requestID is the caller's own x-request-id where it is one, else drawn.
+func requestID(ctx context.Context) string {
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if v := md.Get("x-request-id"); len(v) == 1 && len(v[0]) <= 64 && v[0] != "" && !strings.ContainsFunc(v[0], notPrintable) {
+			return v[0]
+		}
+	}
+	var raw [8]byte
+	_, _ = rand.Read(raw[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(raw[:])
+}
+
+func notPrintable(r rune) bool { return r <= 0x20 || r >= 0x7f }
+
+// validate holds a message against the limits in the contract.
+func (e *edge) validate(m any) error {
+	msg, ok := m.(proto.Message)
+	if !ok {
+		return nil
+	}
+	err := e.validator.Validate(msg)
+	if err == nil {
+		return nil
+	}
+	verr, ok := err.(*protovalidate.ValidationError) //nolint:errorlint // as its documentation says
+	if !ok {
+		return &broker.Failure{Kind: broker.Internal}
+	}
+	var v []broker.Violation
+	for _, x := range verr.Violations {
+		v = append(v, broker.Violation{Field: protovalidate.FieldPathString(x.Proto.GetField()), Description: x.Proto.GetMessage()})
+	}
+	return broker.Invalid(v...)
+}
+
+// recovered is what a panic in a handler becomes. Its value may hold anything: only the stack is logged, whose arguments are
+// addresses.
+func (e *edge) recovered() []recovery.Option {
+	return []recovery.Option{recovery.WithRecoveryHandlerContext(func(ctx context.Context, _ any) error {
+		e.log.ErrorContext(ctx, "handler panicked", "stack", string(debug.Stack()))
+		return &broker.Failure{Kind: broker.Internal}
+	})}
+}

@@ -1,0 +1,78 @@
+package server
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Metrics counts what a broker does, for Prometheus. It implements broker.Observer. No label holds a credential's name, a
+// scope or anything that callers choose: their number is bounded by the definitions.
+type Metrics struct {
+	registry  *prometheus.Registry
+	hits      prometheus.Counter
+	misses    prometheus.Counter
+	waiters   prometheus.Gauge
+	exchanges *prometheus.CounterVec
+	took      *prometheus.HistogramVec
+	failures  *prometheus.CounterVec
+}
+
+// NewMetrics returns Metrics with a registry of its own.
+func NewMetrics() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		hits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tokenbroker_token_hits_total", Help: "Tokens served from the process.",
+		}),
+		misses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tokenbroker_token_misses_total", Help: "Tokens for which the store or the upstream was asked.",
+		}),
+		waiters: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_token_waiters", Help: "Callers that wait for a flight now.",
+		}),
+		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokenbroker_exchanges_total", Help: "Exchanges with upstreams, by provider, run and outcome (ok, or the failure's kind).",
+		}, []string{"provider", "run", "outcome"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tokenbroker_exchange_seconds", Help: "How long exchanges with upstreams took.",
+			Buckets: []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20},
+		}, []string{"provider"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tokenbroker_failures_total", Help: "Operations that failed, by operation and kind.",
+		}, []string{"operation", "kind"}),
+	}
+	m.registry.MustRegister(m.hits, m.misses, m.waiters, m.exchanges, m.took, m.failures,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Registry is where further collectors may be registered, and what /metrics shows.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// Hit implements broker.Observer.
+func (m *Metrics) Hit() { m.hits.Inc() }
+
+// Miss implements broker.Observer.
+func (m *Metrics) Miss() { m.misses.Inc() }
+
+// Waiting implements broker.Observer.
+func (m *Metrics) Waiting(delta int) { m.waiters.Add(float64(delta)) }
+
+// Exchanged implements broker.Observer.
+func (m *Metrics) Exchanged(provider string, run broker.Run, failure *broker.Kind, took time.Duration) {
+	outcome := "ok"
+	if failure != nil {
+		outcome = failure.Name()
+	}
+	m.exchanges.WithLabelValues(provider, run.String(), outcome).Inc()
+	m.took.WithLabelValues(provider).Observe(took.Seconds())
+}
+
+// Failed implements broker.Observer.
+func (m *Metrics) Failed(op broker.Operation, kind broker.Kind) {
+	m.failures.WithLabelValues(string(op), kind.Name()).Inc()
+}

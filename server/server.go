@@ -1,0 +1,163 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// Settings are what a Server is made of. Broker, Providers and Authorizer are required; every other zero value is a default.
+type Settings struct {
+	Broker     *broker.Broker
+	Providers  Providers
+	Authorizer broker.Authorizer
+	// Log gets refused calls, and with debug all calls. Default: discarded.
+	Log *slog.Logger
+	// Metrics is shown on /metrics where ServeMetrics is called. Default: none.
+	Metrics *Metrics
+	// MaxConcurrentStreams bounds the calls that run at a time on one connection; default 1,000.
+	MaxConcurrentStreams uint32
+	// MaxMessageBytes bounds a request; default 1 MiB.
+	MaxMessageBytes int
+	// MaxConnectionAge is when a connection is asked to be made anew, so that balancing below gRPC finds new replicas;
+	// default 30 minutes.
+	MaxConnectionAge time.Duration
+}
+
+const (
+	defaultStreams = 1000
+	defaultBytes   = 1 << 20
+	defaultAge     = 30 * time.Minute
+	ageGrace       = time.Minute
+	pingAfter      = 2 * time.Minute
+	pingTimeout    = 20 * time.Second
+	pingsNotFaster = 10 * time.Second
+)
+
+// A Server answers RPCs. Make one with New; safe for concurrent use.
+type Server struct {
+	grpc    *grpc.Server
+	health  *health.Server
+	broker  *broker.Broker
+	metrics *Metrics
+	log     *slog.Logger
+}
+
+// New makes a Server. It listens nowhere yet.
+func New(s Settings) (*Server, error) {
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	validator, err := protovalidate.New(
+		protovalidate.WithMessages(requests()...), protovalidate.WithDisableLazy())
+	if err != nil {
+		return nil, fmt.Errorf("compile the contract's limits: %w", err)
+	}
+	e := &edge{log: s.Log, validator: validator}
+	srv := grpc.NewServer(
+		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, defaultStreams)),
+		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, defaultBytes)),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.ConnectionTimeout(pingTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsNotFaster, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: orDefault(s.MaxConnectionAge, defaultAge), MaxConnectionAgeGrace: ageGrace, Time: pingAfter, Timeout: pingTimeout,
+		}),
+		grpc.WaitForHandlers(true),
+		grpc.ChainUnaryInterceptor(e.unary, recovery.UnaryServerInterceptor(e.recovered()...)),
+		grpc.ChainStreamInterceptor(e.stream, recovery.StreamServerInterceptor(e.recovered()...)),
+	)
+	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log}
+	tokenbrokerv1.RegisterTokenBrokerServiceServer(srv, &tokens{broker: s.Broker})
+	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})
+	tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: s.Providers, authorize: s.Authorizer})
+	healthv1.RegisterHealthServer(srv, out.health)
+	reflection.RegisterV1(srv)
+	for name := range srv.GetServiceInfo() {
+		out.health.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
+	}
+	return out, nil
+}
+
+func orDefault[T int | uint32 | time.Duration](v, d T) T {
+	if v <= 0 {
+		return d
+	}
+	return v
+}
+
+// Serve answers on the listener until Stop. Several may run at once.
+func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+
+// Stop ends the server: health says NOT_SERVING, after grace new calls are refused, calls and exchanges that are under way
+// finish, all bounded by ctx. It fails when a new refresh token was lost.
+func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
+	s.health.Shutdown()
+	select {
+	case <-time.After(grace):
+	case <-ctx.Done():
+	}
+	done := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(done)
+	}()
+	err := s.broker.Close(ctx)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+	return err
+}
+
+// ServeMetrics answers GET /metrics on the listener until ctx ends.
+func (s *Server) ServeMetrics(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: pingTimeout, MaxHeaderBytes: 16 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// CheckLocal refuses an address on which others than this machine could call: without authentication the broker listens on
+// loopback and on Unix sockets only.
+func CheckLocal(a net.Addr) error {
+	switch a := a.(type) {
+	case *net.UnixAddr:
+		return nil
+	case *net.TCPAddr:
+		if a.IP.IsLoopback() {
+			return nil
+		}
+	}
+	return fmt.Errorf("listen on %s: without authentication the broker listens on loopback addresses and Unix sockets only; use 127.0.0.1:%s", a, portOf(a))
+}
+
+func portOf(a net.Addr) string {
+	_, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return "7420"
+	}
+	return port
+}
