@@ -1,0 +1,227 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+// A change is a batch on its way to the disk.
+type change struct {
+	batch store.Batch
+	// taken is set by the writer, which then applies it, or by a caller that gave up before: whoever is first.
+	taken atomic.Bool
+	done  chan struct{}
+	err   error // what becomes of it; set before done is closed
+}
+
+// together is how many changes share one transaction, and so one fsync, at most.
+const together = 256
+
+// maxValue is far below what bbolt refuses: a change that could fail halfway would take others with it.
+const maxValue = 16 << 20
+
+// Apply implements store.Backend. It returns when the change is on the disk. Once begun it is not interrupted, so that
+// whoever gives up while waiting knows that nothing has changed.
+//
+// Changes that arrive while another is being written are written together. bbolt's own Batch waits some time for company
+// first, also when nobody comes, and runs all of them again when one fails.
+func (d *DB) Apply(ctx context.Context, b store.Batch) error {
+	if err := store.Ended(ctx); err != nil {
+		return err
+	}
+	for _, p := range b.Puts {
+		if len(p.Value) > maxValue {
+			return store.Unavailable("a row is too big")
+		}
+	}
+	c := &change{batch: b, done: make(chan struct{})}
+	select {
+	case d.changes <- c:
+	case <-d.closing:
+		return errClosed
+	case <-ctx.Done():
+		return store.Ended(ctx)
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		if c.taken.CompareAndSwap(false, true) {
+			return store.Ended(ctx)
+		}
+		<-c.done // at most one write away
+	}
+	return c.err
+}
+
+// write is the one writer.
+func (d *DB) write() {
+	for {
+		select {
+		case c := <-d.changes:
+			d.writeAll(d.company(c))
+		case <-d.closing:
+			return
+		}
+	}
+}
+
+// company returns the change with all that are waiting.
+func (d *DB) company(c *change) []*change {
+	all := []*change{c}
+	for len(all) < together {
+		select {
+		case c := <-d.changes:
+			all = append(all, c)
+		default:
+			return all
+		}
+	}
+	return all
+}
+
+func (d *DB) writeAll(all []*change) {
+	var begun []*change
+	err := guard(func() error {
+		return d.db.Update(func(tx *bbolt.Tx) error {
+			now, changed := d.options.Now(), false
+			for _, c := range all {
+				if !c.taken.CompareAndSwap(false, true) {
+					continue
+				}
+				begun = append(begun, c)
+				wrote, err := apply(tx, c.batch, now)
+				switch {
+				case errors.Is(err, broker.ErrConflict):
+					c.err = err
+				case err != nil:
+					return err
+				}
+				changed = changed || wrote
+			}
+			if !changed {
+				return errUnchanged // spares the fsync
+			}
+			return nil
+		})
+	})
+	if errors.Is(err, errUnchanged) {
+		err = nil
+	}
+	for _, c := range all {
+		// Where the transaction did not come to it, it has failed as well.
+		if err != nil && c.taken.CompareAndSwap(false, true) {
+			begun = append(begun, c)
+		}
+	}
+	for _, c := range begun {
+		if err != nil {
+			c.err = failed(err)
+		}
+		close(c.done)
+	}
+}
+
+// apply makes the change in tx and reports whether it wrote anything. All conditions are checked before the first write.
+func apply(tx *bbolt.Tx, b store.Batch, now time.Time) (bool, error) {
+	rows := tx.Bucket(rowsBucket)
+	revision := func(k store.Key) store.Revision {
+		h, ok := headOf(rows.Get(rowKey(b.Group, k)))
+		if !ok || h.over(now) {
+			return store.Revision{}
+		}
+		return h.revision
+	}
+	for _, p := range b.Puts {
+		if revision(p.Key) == p.Revision {
+			return false, nil // applied already
+		}
+	}
+	for _, c := range b.Conditions {
+		if revision(c.Key) != c.Revision {
+			return false, broker.ErrConflict
+		}
+	}
+	w := writer{rows: rows, ends: tx.Bucket(endsBucket), index: tx.Bucket(indexBucket)}
+	if b.DeleteGroup {
+		w.deletePrefix(groupPrefix(b.Group))
+	}
+	for _, kind := range b.Clear {
+		w.deletePrefix(kindPrefix(b.Group, kind))
+	}
+	for _, k := range b.Deletes {
+		w.delete(rowKey(b.Group, k))
+	}
+	for _, p := range b.Puts {
+		w.put(rowKey(b.Group, p.Key), p, now)
+	}
+	if b.Unlist != nil {
+		w.unlist(*b.Unlist)
+	}
+	if b.List != nil {
+		w.note(w.index.Put(indexKey(*b.List), []byte(b.Group)))
+	}
+	return true, w.err
+}
+
+// A writer writes rows along with the order in which they end. The first error stays; the transaction is then given up.
+type writer struct {
+	rows, ends, index *bbolt.Bucket
+	err               error
+}
+
+func (w *writer) note(err error) {
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+func (w *writer) delete(row []byte) {
+	if h, ok := headOf(w.rows.Get(row)); ok && h.end != 0 {
+		w.note(w.ends.Delete(endKey(h.end, row)))
+	}
+	w.note(w.rows.Delete(row))
+}
+
+func (w *writer) put(row []byte, p store.Put, now time.Time) {
+	w.delete(row)
+	var end int64
+	if p.TTL > 0 {
+		end = now.Add(p.TTL).UnixNano()
+		w.note(w.ends.Put(endKey(end, row), nil))
+	}
+	w.note(w.rows.Put(row, rowValue(p, end)))
+}
+
+// deletePrefix collects first: a cursor does not survive a change.
+func (w *writer) deletePrefix(prefix []byte) {
+	for _, row := range keysWith(w.rows, prefix) {
+		w.delete(row)
+	}
+}
+
+func (w *writer) unlist(l store.Listing) {
+	if l.Incarnation != [16]byte{} {
+		w.note(w.index.Delete(indexKey(l)))
+		return
+	}
+	for _, k := range keysWith(w.index, append([]byte(l.Name), 0)) {
+		w.note(w.index.Delete(k))
+	}
+}
+
+func keysWith(b *bbolt.Bucket, prefix []byte) [][]byte {
+	var keys [][]byte
+	c := b.Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	return keys
+}

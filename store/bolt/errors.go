@@ -1,0 +1,76 @@
+package bolt
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+var (
+	errClosed     = store.Unavailable("the data file is closed")
+	errUnchanged  = errors.New("nothing to write")
+	errDamaged    = errors.New("it is damaged: restore a backup; it was left as it is")
+	errTruncated  = errors.New("it is truncated: restore a backup; it was left as it is")
+	errForeign    = errors.New("it is not a data file of tokenbroker; it was left as it is")
+	errNotRegular = errors.New("it is not a regular file")
+)
+
+// failed gives every error of bbolt and of the system as StoreUnavailable, and wraps nothing.
+func failed(err error) error {
+	var f *broker.Failure
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &f):
+		return err
+	case errors.Is(err, berrors.ErrDatabaseNotOpen), errors.Is(err, os.ErrClosed):
+		return errClosed
+	}
+	return store.Unavailable("the data file: " + reason(err))
+}
+
+// reason is an error's text without anything that could come from a row: our own texts, and the system's by number.
+func reason(err error) string {
+	for _, ours := range []error{errDamaged, errTruncated, errForeign, errNotRegular} {
+		if errors.Is(err, ours) {
+			return ours.Error()
+		}
+	}
+	var n syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the disk is full"
+	case errors.As(err, &n):
+		return n.Error()
+	case errors.Is(err, fs.ErrExist):
+		return "it is there already"
+	case errors.Is(err, berrors.ErrTimeout):
+		return "another process has it open"
+	case errors.Is(err, berrors.ErrDatabaseReadOnly):
+		return "it can only be read"
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum):
+		return errDamaged.Error()
+	case errors.Is(err, berrors.ErrVersionMismatch):
+		return "another version of bbolt wrote it"
+	}
+	return "it cannot be read or written"
+}
+
+// syncDir makes a new name survive a power failure.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if closed := d.Close(); err == nil {
+		err = closed
+	}
+	return err
+}

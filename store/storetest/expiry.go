@@ -1,0 +1,87 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+func ending(k store.Key, value string, ttl time.Duration) store.Put {
+	p := put(k, value)
+	p.TTL = ttl
+	return p
+}
+
+func testExpiry(t *testing.T, c Config, b store.Backend) {
+	const ttl = 2 * time.Second
+	p, forever := ending(key(kindX, 1), "ends", ttl), put(key(kindX, 2), "stays")
+	applyPuts(t, b, groupA, p, forever)
+	r := one(t, b, groupA, p.Key)
+	if r.Left <= 0 || r.Left > ttl+c.Resolution {
+		t.Errorf("left: got %v, want up to %v", r.Left, ttl)
+	}
+	if !c.RealTime {
+		time.Sleep(ttl - c.Resolution - 1)
+		wantRow(t, b, groupA, p)
+		if r := one(t, b, groupA, p.Key); r.Left <= 0 || r.Left > 1+2*c.Resolution {
+			t.Errorf("left just before the end: got %v", r.Left)
+		}
+		time.Sleep(1)
+		c.pass(0)
+	} else {
+		c.pass(ttl)
+	}
+	wantAbsent(t, b, groupA, p.Key)
+	wantRow(t, b, groupA, forever)
+	c.pass(time.Second)
+	wantAbsent(t, b, groupA, p.Key)
+}
+
+func testExpiryElsewhere(t *testing.T, c Config, b store.Backend) {
+	ctx := context.Background()
+	p := ending(key(kindX, 1), "ends", time.Second)
+	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{p, put(key(kindX, 2), "stays")}, List: &store.Listing{Name: "n"}})
+	conflicts(t, b, store.Batch{Group: groupA, Conditions: []store.Condition{{Key: p.Key}}, Deletes: []store.Key{p.Key}})
+	c.pass(time.Second)
+	conflicts(t, b, store.Batch{
+		Group: groupA, Conditions: []store.Condition{{Key: p.Key, Revision: p.Revision}}, Deletes: []store.Key{key(kindX, 2)},
+	})
+	if rows, err := b.List(ctx, groupA, kindX); err != nil || len(rows) != 1 {
+		t.Errorf("list: got %d rows, %v, want the one that lives", len(rows), err)
+	}
+	if n, err := b.Count(ctx, groupA, kindX); err != nil || n != 1 {
+		t.Errorf("count: got %d, %v, want 1", n, err)
+	}
+	page, err := b.Scan(ctx, p.Key, store.Listing{}, 10)
+	if err != nil || len(page) != 1 || page[0].Row.Revision != (store.Revision{}) {
+		t.Errorf("scan: got %v, %v, want the entry without a row", page, err)
+	}
+	next := put(p.Key, "another holder")
+	apply(t, b, store.Batch{Group: groupA, Conditions: []store.Condition{{Key: p.Key}}, Puts: []store.Put{next}})
+	wantRow(t, b, groupA, next)
+}
+
+// testExpiryReplaced: what a row's former life would have ended does not touch the next.
+func testExpiryReplaced(t *testing.T, c Config, b store.Backend) {
+	k := key(kindX, 1)
+	applyPuts(t, b, groupA, ending(k, "short", time.Second))
+	longer := ending(k, "longer", time.Hour)
+	applyPuts(t, b, groupA, longer)
+	applyPuts(t, b, groupA, ending(key(kindX, 2), "short", time.Second))
+	forever := put(key(kindX, 2), "for ever")
+	applyPuts(t, b, groupA, forever)
+	c.pass(2 * time.Second)
+	wantRow(t, b, groupA, longer)
+	wantRow(t, b, groupA, forever)
+	if !c.RealTime {
+		c.pass(time.Hour)
+		wantAbsent(t, b, groupA, k)
+		wantRow(t, b, groupA, forever)
+		far := ending(k, "far", 10*365*24*time.Hour)
+		applyPuts(t, b, groupA, far)
+		c.pass(24 * time.Hour)
+		wantRow(t, b, groupA, far)
+	}
+}

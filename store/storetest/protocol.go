@@ -1,0 +1,5 @@
+package storetest
+
+import "testing"
+
+func runProtocol(t *testing.T, c Config) {}
