@@ -23,12 +23,12 @@ func testExpiry(t *testing.T, c Config, b store.Backend) {
 		t.Errorf("left: got %v, want up to %v", r.Left, ttl)
 	}
 	if !c.RealTime {
-		time.Sleep(ttl - c.Resolution - 1)
+		wait(ttl - c.Resolution - 1)
 		wantRow(t, b, groupA, p)
 		if r := one(t, b, groupA, p.Key); r.Left <= 0 || r.Left > 1+2*c.Resolution {
 			t.Errorf("left just before the end: got %v", r.Left)
 		}
-		time.Sleep(1)
+		wait(1)
 		c.pass(0)
 	} else {
 		c.pass(ttl)

@@ -54,7 +54,7 @@ func testModel(t *testing.T, c Config, b store.Backend) {
 			if !errors.Is(got, want) && (got != nil || want != nil) || errors.Is(got, broker.ErrConflict) != errors.Is(want, broker.ErrConflict) {
 				t.Fatalf("apply: got %v, want %v", got, want)
 			}
-			time.Sleep(time.Duration(rapid.IntRange(0, 2).Draw(t, "wait")) * 500 * time.Millisecond)
+			wait(time.Duration(rapid.IntRange(0, 2).Draw(t, "wait")) * 500 * time.Millisecond)
 			gotRows, err := b.List(ctx, group, kindX, kindY)
 			if err != nil {
 				t.Fatalf("list: %v", err)

@@ -61,7 +61,10 @@ func (c Config) run(t *testing.T, name string, test func(*testing.T, Config, sto
 }
 
 // pass lets d pass, and what the backend's resolution adds.
-func (c Config) pass(d time.Duration) { time.Sleep(d + c.Resolution) }
+func (c Config) pass(d time.Duration) { wait(d + c.Resolution) }
+
+// wait lets d pass: at once in a bubble.
+func wait(d time.Duration) { <-time.After(d) }
 
 // The groups and kinds of the suite's own; store's are its own business.
 const (
