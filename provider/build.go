@@ -1,0 +1,355 @@
+package provider
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// A wire is a request that is ready to be sent. What is in it is secret.
+type wire struct {
+	method      string
+	url         *url.URL
+	header      http.Header
+	body        []byte
+	contentType string
+}
+
+// build makes a request of its declaration and the values that hold. Errors quote the definition only.
+func (d *definition) build(q *request, v *values) (*wire, error) {
+	u, err := d.transport.url(q.url, v)
+	if err != nil {
+		return nil, err
+	}
+	return d.buildAt(q, u, v)
+}
+
+func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
+	w := &wire{method: q.method, url: u, header: http.Header{}}
+	if err := addQuery(u, q.query, v); err != nil {
+		return nil, err
+	}
+	w.header.Set("Accept", "application/json")
+	for _, fs := range [][]field{d.headers, q.headers} {
+		if err := setHeaders(w.header, fs, v); err != nil {
+			return nil, err
+		}
+	}
+	cookie, err := q.cookies.header(v)
+	if err != nil {
+		return nil, err
+	}
+	if q.withToken {
+		if cookie, err = d.putToken(w, cookie, v); err != nil {
+			return nil, err
+		}
+	}
+	if cookie != "" {
+		w.header.Set("Cookie", cookie)
+	}
+	if err := q.auth.apply(w.header, v); err != nil {
+		return nil, err
+	}
+	if w.body, w.contentType, err = q.body.encode(v); err != nil {
+		return nil, err
+	}
+	if w.contentType != "" && w.header.Get("Content-Type") == "" {
+		w.header.Set("Content-Type", w.contentType)
+	}
+	return w, nil
+}
+
+// url expands a URL's template. A leading name is a whole URL, whose final slash is dropped; other names are escaped by
+// place, and in the host they may only be parts of a host's name.
+func (t *Transport) url(tx text, v *values) (*url.URL, error) {
+	var b strings.Builder
+	for i, p := range tx.parts {
+		if p.name == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		x, err := v.get(p.name)
+		if err != nil {
+			return nil, err
+		}
+		s := x.String()
+		switch {
+		case i == 0:
+			whole, err := url.Parse(s)
+			if err != nil || t.allowed(whole) != nil || whole.Fragment != "" {
+				return nil, fmt.Errorf("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
+			}
+			b.WriteString(strings.TrimSuffix(s, "/"))
+		case s == "":
+			return nil, fmt.Errorf("{{%s}} is empty, and part of a URL", p.name)
+		case hostEnd(b.String()) == b.Len():
+			if !hostWord.MatchString(s) || strings.Contains(s, ":") {
+				return nil, fmt.Errorf("{{%s}} is no part of a host's name", p.name)
+			}
+			b.WriteString(s)
+		case strings.Contains(b.String(), "?"):
+			b.WriteString(url.QueryEscape(s))
+		default:
+			if s == "." || s == ".." {
+				return nil, fmt.Errorf("{{%s}} is no part of a path", p.name)
+			}
+			b.WriteString(url.PathEscape(s))
+		}
+	}
+	u, err := url.Parse(b.String())
+	if err != nil {
+		return nil, errBadURL
+	}
+	return u, t.allowed(u)
+}
+
+func addQuery(u *url.URL, fields []field, v *values) error {
+	q, err := formOf(fields, v)
+	if err != nil || q == "" {
+		return err
+	}
+	if u.RawQuery != "" {
+		u.RawQuery += "&"
+	}
+	u.RawQuery += q
+	return nil
+}
+
+// formOf encodes as application/x-www-form-urlencoded, in the order written. A value whose template names something absent
+// is left out; a list that is a value is repeated.
+func formOf(fields []field, v *values) (string, error) {
+	var b strings.Builder
+	add := func(name, value string) {
+		if b.Len() > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(url.QueryEscape(name) + "=" + url.QueryEscape(value))
+	}
+	for _, f := range fields {
+		for _, t := range f.values {
+			if name, ok := t.alone(); ok {
+				x, err := v.get(name)
+				if err != nil {
+					return "", err
+				}
+				if l, ok := x.v.([]any); ok {
+					for _, e := range l {
+						add(f.name, textOf(e))
+					}
+					continue
+				}
+			}
+			s, ok, err := t.expand(v, nil)
+			if err != nil {
+				return "", err
+			}
+			if ok {
+				add(f.name, s)
+			}
+		}
+	}
+	return b.String(), nil
+}
+
+var errHeaderValue = errors.New("a value has a character that no header may have")
+
+func setHeaders(h http.Header, fields []field, v *values) error {
+	for _, f := range fields {
+		if f.remove {
+			h.Del(f.name)
+			continue
+		}
+		h.Del(f.name)
+		for _, t := range f.values {
+			s, ok, err := t.expand(v, nil)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				continue
+			}
+			if !headerSafe(s) {
+				return fmt.Errorf("header %s: %w", f.name, errHeaderValue)
+			}
+			h.Add(f.name, s)
+		}
+	}
+	return nil
+}
+
+// headerSafe: no CR, LF, NUL or other control character (RFC 9110 section 5.5).
+func headerSafe(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// header makes the Cookie header (RFC 6265 section 4.2.1).
+func (c cookies) header(v *values) (string, error) {
+	if c.whole != nil {
+		s, _, err := c.whole.expand(v, nil)
+		if err == nil && !headerSafe(s) {
+			err = fmt.Errorf("cookies: %w", errHeaderValue)
+		}
+		return s, err
+	}
+	var all []string
+	for _, f := range c.fields {
+		for _, t := range f.values {
+			s, ok, err := t.expand(v, nil)
+			if err != nil {
+				return "", err
+			}
+			if !ok {
+				continue
+			}
+			if !headerSafe(s) || strings.Contains(s, ";") {
+				return "", fmt.Errorf("cookie %s: %w", f.name, errHeaderValue)
+			}
+			all = append(all, f.name+"="+s)
+		}
+	}
+	return strings.Join(all, "; "), nil
+}
+
+func (a auth) apply(h http.Header, v *values) error {
+	if a.kind != secretBasic && a.kind != rawBasic {
+		return nil
+	}
+	id, okID, err := a.id.expand(v, nil)
+	if err != nil {
+		return err
+	}
+	secret, okSecret, err := a.secret.expand(v, nil)
+	if err != nil {
+		return err
+	}
+	if !okID || !okSecret {
+		return errors.New("auth: the client's id or secret is absent")
+	}
+	if a.kind == secretBasic {
+		id, secret = url.QueryEscape(id), url.QueryEscape(secret)
+	}
+	h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id+":"+secret)))
+	return nil
+}
+
+func (b body) encode(v *values) (data []byte, contentType string, err error) {
+	switch b.kind {
+	case formBody:
+		s, err := formOf(b.fields, v)
+		return []byte(s), "application/x-www-form-urlencoded", err
+	case jsonBody:
+		x, _, err := b.json.value(v)
+		if err != nil {
+			return nil, "", err
+		}
+		var out bytes.Buffer
+		enc := json.NewEncoder(&out)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(x); err != nil {
+			return nil, "", errors.New("json: a value cannot be sent")
+		}
+		return bytes.TrimSuffix(out.Bytes(), []byte("\n")), "application/json", nil
+	case textBody:
+		s, _, err := b.text.expand(v, nil)
+		return []byte(s), "", err
+	case multipartBody:
+		return encodeMultipart(b.fields, v)
+	case noBody:
+	}
+	return nil, "", nil
+}
+
+func encodeMultipart(fields []field, v *values) ([]byte, string, error) {
+	var out bytes.Buffer
+	w := multipart.NewWriter(&out)
+	for _, f := range fields {
+		for _, t := range f.values {
+			s, ok, err := t.expand(v, nil)
+			if err != nil {
+				return nil, "", err
+			}
+			if ok {
+				_ = w.WriteField(f.name, s) // a bytes.Buffer does not fail
+			}
+		}
+	}
+	_ = w.Close()
+	return out.Bytes(), w.FormDataContentType(), nil
+}
+
+// value makes the JSON. A leaf that is a name alone keeps that value's type; one that names something absent is left out.
+func (t *tree) value(v *values) (x any, ok bool, err error) {
+	switch t.kind {
+	case treeRaw:
+		return t.raw, true, nil
+	case treeList:
+		out := []any{}
+		for _, e := range t.list {
+			x, ok, err := e.value(v)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok {
+				out = append(out, x)
+			}
+		}
+		return out, true, nil
+	case treeObject:
+		out := ordered{}
+		for _, m := range t.members {
+			x, ok, err := m.tree.value(v)
+			if err != nil {
+				return nil, false, err
+			}
+			if ok {
+				out = append(out, pair{m.name, x})
+			}
+		}
+		return out, true, nil
+	case treeLeaf:
+	}
+	if name, alone := t.leaf.alone(); alone {
+		x, err := v.get(name)
+		return x.v, !x.absent(), err
+	}
+	s, ok, err := t.leaf.expand(v, nil)
+	return s, ok, err
+}
+
+// ordered is an object whose members are sent in the order written.
+type ordered []pair
+
+type pair struct {
+	name  string
+	value any
+}
+
+// MarshalJSON implements json.Marshaler.
+func (o ordered) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, p := range o {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		for j, x := range []any{p.name, p.value} {
+			if j > 0 {
+				b.WriteByte(':')
+			}
+			enc := json.NewEncoder(&b)
+			enc.SetEscapeHTML(false)
+			if err := enc.Encode(x); err != nil {
+				return nil, err
+			}
+			b.Truncate(b.Len() - 1) // Encode ends with a newline
+		}
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}

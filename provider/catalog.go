@@ -1,0 +1,216 @@
+package provider
+
+import (
+	"embed"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+//go:embed catalog/*.yaml
+var builtins embed.FS
+
+// Origin says where a definition comes from.
+type Origin int
+
+// The origins.
+const (
+	Builtin Origin = iota
+	File
+	FileOverridingBuiltin
+)
+
+// An Entry is a definition as it is listed.
+type Entry struct {
+	Name, Title, Docs string
+	Origin            Origin
+	// Revision is a hash of what decides issuance.
+	Revision string
+	// Problems keep the file from being used; where a former version of it was good, that one is.
+	Problems []Problem
+	// Text is the definition as written.
+	Text string
+}
+
+// A Catalog holds the built-in definitions and a user's own. It implements broker.Upstream. Safe for concurrent use.
+type Catalog struct {
+	transport *Transport
+	dir       string
+	log       *slog.Logger
+	revision  atomic.Uint64
+
+	reload  sync.Mutex // one at a time
+	mu      sync.RWMutex
+	loaded  map[string]*definition
+	entries map[string]Entry
+}
+
+// Load reads the built-in definitions and those in dir; empty: no others. A file that is wrong does not fail it: its entry
+// says what is wrong. It fails when dir cannot be read.
+func Load(t *Transport, dir string) (*Catalog, error) {
+	c := &Catalog{transport: t, dir: dir, log: slog.New(slog.DiscardHandler)}
+	return c, c.Reload()
+}
+
+// SetLog says where a reload tells what it found. Call it before the catalog is used.
+func (c *Catalog) SetLog(l *slog.Logger) { c.log = l }
+
+// A source is a definition's file.
+type source struct {
+	file string
+	text []byte
+	user bool
+}
+
+// Reload reads all files again. A file that became wrong keeps its former version, and its entry says so; a file that is gone
+// takes its definition with it. It fails when the directory cannot be read, and nothing has changed then.
+func (c *Catalog) Reload() error {
+	c.reload.Lock()
+	defer c.reload.Unlock()
+	sources, err := c.sources()
+	if err != nil {
+		return err
+	}
+	c.mu.RLock()
+	former := c.loaded
+	c.mu.RUnlock()
+	loaded, entries := map[string]*definition{}, map[string]Entry{}
+	byUser := map[string]string{}
+	for _, s := range sources {
+		d, problems := parse(s.file, s.text)
+		name := strings.TrimSuffix(filepath.Base(s.file), ".yaml")
+		if d != nil && definitionName.MatchString(d.name) {
+			name = d.name
+		}
+		e := Entry{Name: name, Text: string(s.text), Problems: problems}
+		if s.user {
+			e.Origin = File
+			problems = append(problems, clash(name, s, d, loaded, byUser)...)
+			if _, ok := loaded[name]; ok && byUser[name] == "" {
+				e.Origin = FileOverridingBuiltin
+			}
+			e.Problems = problems
+			if first := byUser[name]; first != "" {
+				c.log.Warn("definition not used", "file", s.file, "problem", problems[len(problems)-1].String())
+				kept := entries[name]
+				kept.Problems = append(kept.Problems, problems...)
+				entries[name] = kept
+				continue
+			}
+			byUser[name] = s.file
+		}
+		if len(problems) > 0 {
+			for _, p := range problems {
+				c.log.Warn("definition not used", "problem", p.String())
+			}
+			if was := former[name]; was != nil && s.user {
+				loaded[name] = was
+				e.Revision = was.digest
+			}
+			if _, builtin := entries[name]; !builtin || e.Origin != FileOverridingBuiltin || former[name] != nil {
+				entries[name] = e
+				continue
+			}
+			kept := entries[name] // the built-in goes on being used
+			kept.Problems = problems
+			entries[name] = kept
+			continue
+		}
+		d.transport = c.transport
+		e.Title, e.Docs, e.Revision = d.title, d.docs, d.digest
+		loaded[name], entries[name] = d, e
+	}
+	c.mu.Lock()
+	c.loaded, c.entries = loaded, entries
+	c.mu.Unlock()
+	c.revision.Add(1)
+	return nil
+}
+
+// clash: two user files of one name, and a built-in's name without override.
+func clash(name string, s source, d *definition, loaded map[string]*definition, byUser map[string]string) []Problem {
+	if first := byUser[name]; first != "" {
+		return []Problem{{File: s.file, Message: "the name " + name + " is taken already by " + first}}
+	}
+	_, there := loaded[name]
+	switch {
+	case there && d != nil && !d.override:
+		return []Problem{{File: s.file, Message: "the name " + name + " is a built-in definition's: say override: true if this one is to take its place"}}
+	case !there && d != nil && d.override:
+		return []Problem{{File: s.file, Message: "override: true, and there is no built-in definition of the name " + name}}
+	}
+	return nil
+}
+
+// sources reads all files: built-ins first, then the user's, by name.
+func (c *Catalog) sources() ([]source, error) {
+	var out []source
+	files, err := fs.Glob(builtins, "catalog/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		text, err := builtins.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, source{file: f, text: text})
+	}
+	if c.dir == "" {
+		return out, nil
+	}
+	user, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range user {
+		if f.IsDir() || !strings.HasSuffix(f.Name(), ".yaml") || strings.HasPrefix(f.Name(), ".") {
+			continue
+		}
+		path := filepath.Join(c.dir, f.Name())
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, source{file: path, text: text, user: true})
+	}
+	return out, nil
+}
+
+// Definition implements broker.Upstream.
+func (c *Catalog) Definition(name string) (broker.Definition, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if d := c.loaded[name]; d != nil {
+		return d, nil
+	}
+	return nil, &broker.Failure{Kind: broker.ProviderInvalid, Provider: name}
+}
+
+// Revision implements broker.Upstream.
+func (c *Catalog) Revision() uint64 { return c.revision.Load() }
+
+// List returns all definitions, by name; those with problems too.
+func (c *Catalog) List() []Entry {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	out := make([]Entry, 0, len(c.entries))
+	for _, e := range c.entries {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Check returns everything that is wrong with a definition's file.
+func Check(filename string, data []byte) []Problem {
+	_, problems := parse(filename, data)
+	return problems
+}

@@ -1,0 +1,258 @@
+package provider
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"net/mail"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Facts implements broker.Definition.
+func (d *definition) Facts() *broker.Facts { return d.facts }
+
+// Check implements broker.Definition.
+func (d *definition) Check(c broker.Credential) []broker.Violation {
+	var wrong []broker.Violation
+	bad := func(field, why string) { wrong = append(wrong, broker.Violation{Field: field, Description: why}) }
+	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
+		in := d.inputs[name]
+		field := "credential.inputs." + name
+		var v string
+		switch {
+		case in.seed:
+			if _, ok := c.Seeds[name]; !ok && !in.optional {
+				bad("secrets."+name, "is required: the first refresh token")
+			}
+			continue
+		case in.secret:
+			field = "secrets." + name
+			v = c.Secrets[name].Value.Reveal()
+		default:
+			v = c.Inputs[name]
+		}
+		if v == "" {
+			if !in.optional && !in.hasDefault {
+				bad(field, "is required")
+			}
+			continue
+		}
+		if why := in.wrongValue(in.affixed(v)); why != "" {
+			bad(field, why)
+		} else if in.format == "url" {
+			if why := d.transport.wrongURL(in.affixed(v)); why != "" {
+				bad(field, why)
+			}
+		}
+	}
+	return wrong
+}
+
+var (
+	hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+	uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
+)
+
+// wrongValue says what is wrong with a value, without showing it; empty: nothing.
+func (in *input) wrongValue(v string) string {
+	switch {
+	case v == "":
+		return "is empty"
+	case in.oneOf != nil && !slices.Contains(in.oneOf, v):
+		return "must be one of " + strings.Join(in.oneOf, ", ")
+	case in.pattern != nil && !in.pattern.MatchString(v):
+		return "must match " + in.patternText
+	}
+	good := true
+	switch in.format {
+	case "host":
+		good = hostWord.MatchString(v)
+	case "url":
+		u, err := url.Parse(v)
+		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
+		if !good {
+			return "must be an absolute https URL, without user and fragment"
+		}
+	case "uuid":
+		good = uuidWord.MatchString(v)
+	case "email":
+		a, err := mail.ParseAddress(v)
+		good = err == nil && a.Address == v
+	case "pem":
+		b, _ := pem.Decode([]byte(v))
+		good = b != nil
+	case "json", "jwk":
+		good = json.Valid([]byte(v))
+	case "integer":
+		_, err := strconv.ParseInt(v, 10, 64)
+		good = err == nil
+	case "boolean":
+		good = v == "true" || v == "false"
+	}
+	if !good {
+		return "must be " + map[string]string{
+			"host": "a host name", "uuid": "a UUID", "email": "an e-mail address", "pem": "PEM", "json": "JSON", "jwk": "a JSON Web Key",
+			"integer": "a whole number", "boolean": "true or false",
+		}[in.format]
+	}
+	return ""
+}
+
+// Select implements broker.Definition.
+func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
+	refuse := func(k broker.Kind, field, why string) (broker.Selection, error) {
+		return broker.Selection{}, &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: field, Description: why}}}
+	}
+	v := newValues(nil)
+	d.give(v, c, broker.Selection{})
+	var err error
+	if d.scopes == nil && !sel.Scopes.Empty() {
+		return refuse(broker.ParameterNotDeclared, "scopes", "provider "+d.name+" uses no scopes: leave them out")
+	}
+	if d.scopes != nil {
+		if sel.Scopes, err = d.scopes.choose("scopes", sel.Scopes, c.DefaultScopes, v); err != nil {
+			return broker.Selection{}, err
+		}
+	}
+	if d.resources == nil && !sel.Resources.Empty() {
+		return refuse(broker.ParameterNotDeclared, "resources", "provider "+d.name+" uses no resources: leave them out")
+	}
+	if d.resources != nil {
+		if sel.Resources, err = d.resources.choose("resources", sel.Resources, broker.Set{}, v); err != nil {
+			return broker.Selection{}, err
+		}
+	}
+	if d.audience == nil && sel.Audience != "" {
+		return refuse(broker.ParameterNotDeclared, "audience", "provider "+d.name+" uses no audience: leave it out")
+	}
+	if d.audience != nil {
+		if sel.Audience == "" {
+			sel.Audience = c.DefaultAudience
+		}
+		if sel.Audience == "" && d.audience.hasDefault {
+			sel.Audience = d.audience.fallback
+		}
+		if sel.Audience == "" && !d.audience.optional {
+			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
+		}
+		if sel.Audience != "" {
+			sel.Audience = d.audience.affixed(sel.Audience)
+			if why := d.audience.wrongValue(sel.Audience); why != "" {
+				return refuse(broker.RequestInvalid, "audience", why)
+			}
+		}
+	}
+	params, err := d.chooseParameters(sel.Parameters.Map())
+	if err != nil {
+		return broker.Selection{}, err
+	}
+	sel.Parameters = broker.NewPairs(params)
+	return sel, nil
+}
+
+func (d *definition) chooseParameters(given map[string]string) (map[string]string, error) {
+	fail := func(k broker.Kind, name, why string) error {
+		return &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: "parameters." + name, Description: why}}}
+	}
+	out := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		in, ok := d.parameters[name]
+		if !ok {
+			return nil, fail(broker.ParameterNotDeclared, name, "provider "+d.name+" has no such parameter; it has: "+list(slices.Sorted(maps.Keys(d.parameters))))
+		}
+		v := in.affixed(given[name])
+		if v == "" {
+			continue
+		}
+		if why := in.wrongValue(v); why != "" {
+			return nil, fail(broker.RequestInvalid, name, why)
+		}
+		out[name] = v
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.parameters)) {
+		in := d.parameters[name]
+		if out[name] != "" {
+			continue
+		}
+		switch {
+		case in.hasDefault && in.fallback != "":
+			out[name] = in.fallback
+		case !in.optional && !in.hasDefault:
+			return nil, fail(broker.ParameterRequired, name, "provider "+d.name+" requires it")
+		}
+	}
+	return out, nil
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// choose applies defaults and holds the elements against one_of.
+func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.Set, error) {
+	if asked.Empty() {
+		asked = stored
+	}
+	if asked.Empty() {
+		var all []string
+		for _, t := range s.defaults {
+			if x, ok, err := t.expand(v, nil); err == nil && ok && x != "" {
+				all = append(all, x)
+			}
+		}
+		var err error
+		if asked, err = broker.ParseSet(field, all); err != nil {
+			return broker.Set{}, err
+		}
+	}
+	for _, e := range asked.List() {
+		if s.oneOf != nil && !slices.Contains(s.oneOf, e) {
+			return broker.Set{}, broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("%.80q is none of %s", e, strings.Join(s.oneOf, ", "))})
+		}
+	}
+	return asked, nil
+}
+
+// Host implements broker.Definition.
+func (d *definition) Host(c broker.Credential) string {
+	v := newValues(d.let)
+	d.give(v, c, broker.Selection{})
+	qs := d.obtain
+	if len(qs) == 0 {
+		qs = d.refresh
+	}
+	if len(qs) == 0 {
+		return ""
+	}
+	t := qs[0].url
+	if qs[0].issuer != nil {
+		t = *qs[0].issuer
+	}
+	u, err := d.transport.url(t, v)
+	if err != nil {
+		return "unknown"
+	}
+	return hostPort(u)
+}
+
+// hostPort is host:port, the scheme's port where none is written.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return strings.ToLower(u.Hostname()) + ":" + port
+}

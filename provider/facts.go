@@ -1,0 +1,189 @@
+package provider
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// notIssuance are words that do not decide how a token is issued: a change of theirs must not log everybody in again.
+var notIssuance = map[string]bool{
+	"title": true, "docs": true, "present": true, "attributes": true, "base_url": true, "margin": true, "rate": true, "override": true,
+	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true,
+}
+
+// digest hashes what decides issuance: comments, order and the words above do not count.
+func digest(root *yaml.Node) string {
+	h := sha256.New()
+	var write func(n *yaml.Node, top bool)
+	part := func(s string) {
+		h.Write([]byte(strconv.Itoa(len(s)) + ":" + s))
+	}
+	write = func(n *yaml.Node, top bool) {
+		switch n.Kind {
+		case yaml.MappingNode:
+			members := map[string]*yaml.Node{}
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if k := n.Content[i].Value; !top || !notIssuance[k] {
+					members[k] = n.Content[i+1]
+				}
+			}
+			part("{")
+			for _, k := range slices.Sorted(maps.Keys(members)) {
+				if k == "hint" || k == "title" && !top {
+					continue
+				}
+				part(k)
+				write(members[k], false)
+			}
+			part("}")
+		case yaml.SequenceNode:
+			part("[")
+			for _, c := range n.Content {
+				write(c, false)
+			}
+			part("]")
+		default:
+			part(n.Tag)
+			part(n.Value)
+		}
+	}
+	write(root, true)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// makeFacts says what the broker decides by.
+func (d *definition) makeFacts() *broker.Facts {
+	f := &broker.Facts{
+		Name: d.name, Digest: d.digest, Inputs: map[string]broker.InputFacts{}, Obtains: len(d.obtain) > 0 || d.token != nil,
+		Refreshes: len(d.refresh) > 0, Reuse: d.reuse, RefreshTokenIdle: d.idle, RefreshTokenAbsolute: d.absolute,
+		Lifetime: d.lifetime, UntilRejected: d.untilRejected, Margin: d.margin, RateRequests: d.rateRequests, RatePeriod: d.ratePeriod,
+		Requests: len(d.obtain),
+	}
+	for name, in := range d.inputs {
+		f.Inputs[name] = broker.InputFacts{Secret: in.secret, Optional: in.optional, Seed: in.seed}
+	}
+	hosts := map[string]bool{}
+	for _, q := range slices.Concat(d.obtain, d.refresh) {
+		if q.issuer != nil {
+			f.Requests++
+			d.hostNames(*q.issuer, hosts)
+		} else {
+			d.hostNames(q.url, hosts)
+		}
+	}
+	for _, q := range d.refresh {
+		f.RefreshSendsScopes = f.RefreshSendsScopes || d.uses(q, "scope")
+	}
+	f.Requests = max(f.Requests, 1)
+	f.HostInputs = slices.Sorted(maps.Keys(hosts))
+	return f
+}
+
+// hostNames adds the inputs from which the host of a URL is made.
+func (d *definition) hostNames(t text, out map[string]bool) {
+	for i, p := range t.parts {
+		if p.name != "" {
+			d.inputsBehind(p.name, out, map[string]bool{})
+		}
+		if i == 0 && p.name != "" {
+			return // a whole URL: what follows is its path
+		}
+		if p.name == "" && endsHost(t.parts[:i+1]) {
+			return
+		}
+	}
+}
+
+// endsHost reports whether the host of a URL template is over after these parts.
+func endsHost(parts []part) bool {
+	var s string
+	for _, p := range parts {
+		if p.name != "" {
+			s += "x"
+		} else {
+			s += p.literal
+		}
+	}
+	return hostEnd(s) < len(s)
+}
+
+// hostEnd is where the host of a URL ends.
+func hostEnd(s string) int {
+	slashes := 0
+	for i := range s {
+		switch {
+		case s[i] == '/' && slashes < 2:
+			slashes++
+		case s[i] == '/' || s[i] == '?' || s[i] == '#':
+			return i
+		}
+	}
+	return len(s)
+}
+
+// inputsBehind adds the inputs that a name stands for, let values seen through.
+func (d *definition) inputsBehind(name string, out, seen map[string]bool) {
+	if _, ok := d.inputs[name]; ok {
+		out[name] = true
+		return
+	}
+	if x, ok := d.let[name]; ok && !seen[name] {
+		seen[name] = true
+		for _, n := range x.names() {
+			d.inputsBehind(n, out, seen)
+		}
+	}
+}
+
+// uses reports whether a request names something.
+func (d *definition) uses(q *request, name string) bool {
+	var texts []text
+	fields := slices.Concat(q.query, q.headers, q.body.fields, q.cookies.fields)
+	for _, f := range fields {
+		texts = append(texts, f.values...)
+	}
+	texts = append(texts, q.url, q.body.text)
+	var walk func(t *tree)
+	walk = func(t *tree) {
+		if t == nil {
+			return
+		}
+		if t.leaf != nil {
+			texts = append(texts, *t.leaf)
+		}
+		for _, x := range t.list {
+			walk(x)
+		}
+		for _, m := range t.members {
+			walk(m.tree)
+		}
+	}
+	walk(q.body.json)
+	var behind func(n string, seen map[string]bool) bool
+	behind = func(n string, seen map[string]bool) bool {
+		if n == name {
+			return true
+		}
+		x, ok := d.let[n]
+		if !ok || seen[n] {
+			return false
+		}
+		seen[n] = true
+		return slices.ContainsFunc(x.names(), func(m string) bool { return behind(m, seen) })
+	}
+	for _, t := range texts {
+		for _, n := range t.names() {
+			if behind(n, map[string]bool{}) {
+				return true
+			}
+		}
+	}
+	return false
+}

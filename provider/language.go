@@ -1,0 +1,225 @@
+package provider
+
+import (
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A definition is a file that has been read and checked. Immutable.
+type definition struct {
+	name, title, docs string
+	override          bool
+	inputs            map[string]*input
+	parameters        map[string]*input
+	scopes            *set
+	audience          *input
+	resources         *set
+	let               map[string]*compute
+	headers           []field
+	errors            *errorRules
+	obtain            []*request
+	token             *text
+	refresh           []*request
+	reuse             broker.Reuse
+	idle, absolute    time.Duration
+	lifetime          time.Duration
+	untilRejected     bool
+	margin            time.Duration
+	rateRequests      int
+	ratePeriod        time.Duration
+	awayFails         bool
+	present           present
+	attributes        []string
+	baseURL           *text
+	digest            string
+	transport         *Transport
+	facts             *broker.Facts
+}
+
+// An input is what a credential must bring, or a parameter that a caller may.
+type input struct {
+	at               position
+	secret, optional bool
+	seed, handedOut  bool
+	hasDefault       bool
+	fallback         string
+	oneOf            []string
+	pattern          *regexp.Regexp
+	patternText      string
+	prefix, suffix   string
+	format           string
+	was              string
+}
+
+// affixed cuts the declared affixes off: people paste `Bearer abc` where `abc` is meant.
+func (in *input) affixed(s string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(s, in.prefix), in.suffix)
+}
+
+// A set is scopes or resources.
+type set struct {
+	join     string
+	defaults []text
+	oneOf    []string
+}
+
+func joinSet(s broker.Set, join string) string { return strings.Join(s.List(), join) }
+
+// A field is a name with values: in headers, query, a form, cookies.
+type field struct {
+	name   string
+	values []text
+	// remove: null was written; a default of that name is not sent.
+	remove bool
+	at     position
+}
+
+// A tree is a JSON body: its leaves are templates.
+type tree struct {
+	leaf    *text
+	raw     any // a number, boolean or null as written
+	list    []*tree
+	members []member
+	kind    treeKind
+}
+
+type treeKind int
+
+const (
+	treeLeaf treeKind = iota
+	treeRaw
+	treeList
+	treeObject
+)
+
+type member struct {
+	name string
+	tree *tree
+}
+
+// A request is one declared request.
+type request struct {
+	at     position
+	method string
+	url    text
+	// issuer: the URL is found by discovery (RFC 8414, OpenID Connect Discovery).
+	issuer    *text
+	oauth2    bool
+	query     []field
+	headers   []field
+	cookies   cookies
+	body      body
+	auth      auth
+	withToken bool
+	answer    string
+	ok        []int
+	expect    []expectation
+	errors    *errorRules
+	take      []take
+	// unsent are parameters that null removed.
+	unsent map[string]bool
+}
+
+type cookies struct {
+	whole  *text
+	fields []field
+}
+
+type bodyKind int
+
+const (
+	noBody bodyKind = iota
+	formBody
+	jsonBody
+	textBody
+	multipartBody
+)
+
+type body struct {
+	kind   bodyKind
+	fields []field
+	json   *tree
+	text   text
+}
+
+type authKind int
+
+const (
+	noAuth authKind = iota
+	secretPost
+	secretBasic // form-encoded first (RFC 6749 section 2.3.1)
+	rawBasic
+)
+
+type auth struct {
+	kind       authKind
+	id, secret text
+}
+
+// A take is a value that is taken from an answer.
+type take struct {
+	name  string
+	where *where
+	at    position
+}
+
+// A where says where in an answer something is.
+type where struct {
+	anyOf    []*where
+	path     *path
+	each     *path
+	match    []field
+	header   string
+	cookie   string
+	cookies  bool
+	text     bool
+	claim    *path
+	of       string
+	unit     string
+	layout   string
+	pattern  *regexp.Regexp
+	optional bool
+	// written is how it stands in the file, for people.
+	written string
+}
+
+// An expectation is a test of a value in the answer.
+type expectation struct {
+	path path
+	test test
+}
+
+// A test compares.
+type test struct {
+	is      []any
+	not     []any
+	present *bool
+}
+
+// errorRules say where an answer has its error, and what it means.
+type errorRules struct {
+	code, message, retryAfter *where
+	rules                     []rule
+}
+
+type rule struct {
+	status, code *test
+	wait         time.Duration
+	means        string
+}
+
+// present says how a token is shown to the API.
+type present struct {
+	declared, nothing bool
+	headers, query    []field
+	cookies           cookies
+}
+
+// names in every namespace that the language itself gives.
+var builtinNames = map[string]bool{
+	"scope": true, "audience": true, "resources": true, "refresh_token": true, "token": true, "token_type": true,
+	"expires_in": true, "expires_at": true,
+}

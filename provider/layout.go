@@ -1,0 +1,114 @@
+package provider
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// A layout says how a time is written: rfc3339, http, unix, unix_ms, or strftime such as %Y-%m-%dT%H:%M:%SZ; without a zone
+// it is UTC.
+var strftime = map[byte]string{
+	'Y': "2006", 'm': "01", 'd': "02", 'e': "_2", 'H': "15", 'I': "03", 'M': "04", 'S': "05", 'p': "PM", 'b': "Jan", 'B': "January",
+	'a': "Mon", 'A': "Monday", 'y': "06", 'j': "002", 'z': "-0700", 'Z': "MST", 'f': "000000", 'T': "15:04:05", 'F': "2006-01-02", '%': "%",
+}
+
+func (r *reader) layout(n *yaml.Node, what string) string {
+	s, ok := r.scalar(n, what)
+	if !ok {
+		return ""
+	}
+	switch s {
+	case "rfc3339", "http", "unix", "unix_ms":
+		return s
+	}
+	if !strings.Contains(s, "%") {
+		r.wrong(at(n), "%s: %q is no layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, clip(s))
+		return s
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' {
+			i++
+			if i == len(s) || strftime[s[i]] == "" {
+				r.wrong(at(n), "%s: %q has an unknown conversion", what, clip(s))
+				break
+			}
+		}
+	}
+	return s
+}
+
+// goLayout turns strftime into Go's layout. Literal text is quoted by nothing in Go: digits in it would be read as fields, so
+// it is split off by the callers' layouts, which have none.
+func goLayout(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+1 < len(s) {
+			i++
+			b.WriteString(strftime[s[i]])
+			continue
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+func formatTime(t time.Time, layout string) string {
+	t = t.UTC()
+	switch layout {
+	case "rfc3339":
+		return t.Format(time.RFC3339)
+	case "http":
+		return t.Format(http.TimeFormat)
+	case "", "unix":
+		return strconv.FormatInt(t.Unix(), 10)
+	case "unix_ms":
+		return strconv.FormatInt(t.UnixMilli(), 10)
+	}
+	return t.Format(goLayout(layout))
+}
+
+// parseTime reads a time; layout "" tries RFC 3339, HTTP's and Unix seconds.
+func parseTime(s, layout string) (time.Time, bool) {
+	s = strings.TrimSpace(s)
+	var t time.Time
+	var err error
+	switch layout {
+	case "":
+		for _, l := range []string{"rfc3339", "http", "unix"} {
+			if t, ok := parseTime(s, l); ok {
+				return t, true
+			}
+		}
+		return time.Time{}, false
+	case "rfc3339":
+		t, err = time.Parse(time.RFC3339Nano, s)
+	case "http":
+		t, err = http.ParseTime(s)
+	case "unix", "unix_ms":
+		n, ok := number(s)
+		if !ok {
+			return time.Time{}, false
+		}
+		if layout == "unix_ms" {
+			n /= 1000
+		}
+		if n < 0 || n > 1e11 {
+			return time.Time{}, false
+		}
+		whole := int64(n)
+		return time.Unix(whole, int64((n-float64(whole))*1e9)).UTC(), true
+	default:
+		t, err = time.Parse(goLayout(layout), s)
+	}
+	return t.UTC(), err == nil
+}
+
+// number reads a number that may be text, with a fraction or an exponent.
+func number(s string) (float64, bool) {
+	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
+	return f, err == nil && f == f
+}

@@ -1,0 +1,395 @@
+package provider
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+var methods = map[string]string{"get": http.MethodGet, "post": http.MethodPost, "put": http.MethodPut, "delete": http.MethodDelete}
+
+var requestWords = []string{
+	"oauth2", "grant", "send", "params", "get", "post", "put", "delete", "query", "headers", "cookies", "form", "json", "text", "multipart",
+	"auth", "with_token", "answer", "ok", "error", "expect", "take",
+}
+
+func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.Run) *request {
+	q := &request{at: at(n)}
+	w := r.words(n, what, requestWords...)
+	var chosen []string
+	for _, word := range []string{"oauth2", "get", "post", "put", "delete"} {
+		if it, ok := w[word]; ok {
+			chosen = append(chosen, word)
+			if word != "oauth2" {
+				q.method, q.url = methods[word], r.url(it.value, what+"."+word)
+			}
+		}
+	}
+	if len(chosen) != 1 && n.Kind == yaml.MappingNode {
+		r.wrong(at(n), "%s: exactly one of oauth2, get, post, put, delete", what)
+	}
+	r.bodyOf(q, w, what)
+	if it, ok := w["query"]; ok {
+		q.query = r.fields(it.value, what+".query")
+	}
+	if it, ok := w["headers"]; ok {
+		q.headers = r.fields(it.value, what+".headers")
+	}
+	if it, ok := w["cookies"]; ok {
+		q.cookies = r.cookies(it.value, what+".cookies")
+	}
+	q.withToken = r.yes(w["with_token"], what)
+	if it, ok := w["answer"]; ok {
+		q.answer = r.oneOf(it.value, what+".answer", "json", "form", "text")
+	}
+	if it, ok := w["ok"]; ok {
+		for _, s := range r.strings(it.value, what+".ok") {
+			code, err := strconv.Atoi(s)
+			if err != nil || code < 100 || code > 599 {
+				r.wrong(at(it.value), "%s.ok: %q is no HTTP status", what, clip(s))
+			}
+			q.ok = append(q.ok, code)
+		}
+	}
+	if it, ok := w["error"]; ok {
+		q.errors = r.errorRules(it.value, what+".error")
+	}
+	if it, ok := w["expect"]; ok {
+		for _, e := range r.items(it.value, what+".expect") {
+			p, err := parsePath(e.key)
+			if err != nil {
+				r.wrong(e.at, "%s.expect: %v", what, err)
+				continue
+			}
+			q.expect = append(q.expect, expectation{p, r.test(e.value, what+".expect."+e.key)})
+		}
+	}
+	nulled := r.takes(q, w, what)
+	if it, ok := w["auth"]; ok {
+		q.auth = r.auth(it.value, what+".auth", d)
+	} else if _, ok := w["oauth2"]; ok {
+		q.auth = secretAuth(secretPost, d)
+	}
+	if it, ok := w["oauth2"]; ok {
+		r.oauth2(q, it, w, what, d, place, nulled)
+	} else {
+		for _, word := range []string{"grant", "send", "params"} {
+			if it, ok := w[word]; ok {
+				r.wrong(it.at, "%s: %s goes with oauth2 only", what, word)
+			}
+		}
+	}
+	if q.auth.kind == secretPost {
+		addSecretPost(q)
+	}
+	return q
+}
+
+func (r *reader) bodyOf(q *request, w map[string]item, what string) {
+	var bodies []string
+	for _, word := range []string{"form", "json", "text", "multipart"} {
+		it, ok := w[word]
+		if !ok {
+			continue
+		}
+		bodies = append(bodies, word)
+		switch word {
+		case "form":
+			q.body = body{kind: formBody, fields: r.fields(it.value, what+".form")}
+		case "multipart":
+			q.body = body{kind: multipartBody, fields: r.fields(it.value, what+".multipart")}
+		case "json":
+			q.body = body{kind: jsonBody, json: r.tree(it.value, what+".json")}
+		case "text":
+			q.body = body{kind: textBody, text: r.text(it.value, what+".text")}
+		}
+		if q.method == http.MethodGet || q.method == http.MethodDelete {
+			r.wrong(it.at, "%s: %s has no body", what, strings.ToLower(q.method))
+		}
+	}
+	if len(bodies) > 1 {
+		r.wrong(w[bodies[1]].at, "%s: one body at most: %s", what, strings.Join(bodies, " and "))
+	}
+}
+
+func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
+	if n.Kind == yaml.ScalarNode {
+		switch r.oneOf(n, what, "client_secret_basic", "client_secret_post", "none") {
+		case "client_secret_basic":
+			return secretAuth(secretBasic, d)
+		case "client_secret_post":
+			return secretAuth(secretPost, d)
+		}
+		return auth{}
+	}
+	w := r.words(n, what, "basic", "client_secret_basic", "client_secret_post")
+	if len(w) != 1 {
+		r.wrong(at(n), "%s: exactly one of basic, client_secret_basic, client_secret_post", what)
+	}
+	for word, it := range w {
+		what += "." + word
+		if word == "basic" {
+			if it.value.Kind != yaml.SequenceNode || len(it.value.Content) != 2 {
+				r.wrong(at(it.value), "%s: a list of user and password", what)
+				return auth{}
+			}
+			return auth{kind: rawBasic, id: r.text(it.value.Content[0], what), secret: r.text(it.value.Content[1], what)}
+		}
+		a := secretAuth(map[string]authKind{"client_secret_basic": secretBasic, "client_secret_post": secretPost}[word], d)
+		in := r.words(it.value, what, "id", "secret")
+		if x, ok := in["id"]; ok {
+			a.id = r.text(x.value, what+".id")
+		}
+		if x, ok := in["secret"]; ok {
+			a.secret = r.text(x.value, what+".secret")
+		}
+		return a
+	}
+	return auth{}
+}
+
+// secretAuth uses the inputs client_id and client_secret.
+func secretAuth(k authKind, _ *definition) auth {
+	return auth{kind: k, id: nameText("client_id"), secret: nameText("client_secret")}
+}
+
+// addSecretPost puts id and secret where the other parameters go (RFC 6749 section 2.3.1), unless they were written.
+func addSecretPost(q *request) {
+	for _, p := range []struct {
+		name string
+		t    text
+	}{{"client_id", q.auth.id}, {"client_secret", q.auth.secret}} {
+		p.t.at = q.at
+		if q.unsent[p.name] {
+			continue
+		}
+		switch q.body.kind {
+		case jsonBody:
+			if q.body.json.kind == treeObject && !slices.ContainsFunc(q.body.json.members, func(m member) bool { return m.name == p.name }) {
+				q.body.json.members = append(q.body.json.members, member{p.name, &tree{leaf: &p.t}})
+			}
+		case formBody:
+			q.body.fields = addField(q.body.fields, field{name: p.name, values: []text{p.t}, at: q.at})
+		case noBody, textBody, multipartBody:
+			q.query = addField(q.query, field{name: p.name, values: []text{p.t}, at: q.at})
+		}
+	}
+}
+
+// addField adds a field unless one of its name is there, or was removed by null.
+func addField(fields []field, f field) []field {
+	if slices.ContainsFunc(fields, func(x field) bool { return x.name == f.name }) {
+		return fields
+	}
+	return append(fields, f)
+}
+
+// takes reads take, and returns the names that were removed by null.
+func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[string]bool) {
+	nulled = map[string]bool{}
+	it, ok := w["take"]
+	if !ok {
+		return nulled
+	}
+	for _, t := range r.items(it.value, what+".take") {
+		r.nameOK(t, what+".take")
+		if isNull(t.value) {
+			nulled[t.key] = true
+			continue
+		}
+		q.take = append(q.take, take{name: t.key, where: r.where(t.value, what+".take."+t.key), at: t.at})
+	}
+	return nulled
+}
+
+var whereWords = []string{"path", "each", "where", "header", "cookie", "cookies", "text", "claim", "of", "unit", "layout", "pattern", "optional"}
+
+func (r *reader) where(n *yaml.Node, what string) *where {
+	w := &where{}
+	switch n.Kind {
+	case yaml.SequenceNode:
+		var all []string
+		for _, c := range n.Content {
+			x := r.where(c, what)
+			w.anyOf = append(w.anyOf, x)
+			all = append(all, x.written)
+		}
+		w.written = strings.Join(all, " or ")
+		if len(w.anyOf) == 0 {
+			r.wrong(at(n), "%s: an empty list takes nothing", what)
+		}
+		return w
+	case yaml.MappingNode:
+	default:
+		w.path = r.path(n, what)
+		w.written = n.Value
+		return w
+	}
+	in := r.words(n, what, whereWords...)
+	var chosen []string
+	for _, word := range []string{"path", "header", "cookie", "cookies", "text", "claim"} {
+		if it, ok := in[word]; ok {
+			chosen = append(chosen, word)
+			w.written = word + " " + it.value.Value
+		}
+	}
+	if len(chosen) != 1 {
+		r.wrong(at(n), "%s: exactly one of path, header, cookie, cookies, text, claim", what)
+	}
+	if it, ok := in["path"]; ok {
+		w.path = r.path(it.value, what+".path")
+		w.written = it.value.Value
+	}
+	if it, ok := in["header"]; ok {
+		w.header, _ = r.scalar(it.value, what+".header")
+	}
+	if it, ok := in["cookie"]; ok {
+		w.cookie, _ = r.scalar(it.value, what+".cookie")
+	}
+	if it, ok := in["cookies"]; ok {
+		w.cookies = r.oneOf(it.value, what+".cookies", "all") == "all"
+	}
+	w.text = r.yes(in["text"], what)
+	if it, ok := in["claim"]; ok {
+		w.claim = r.path(it.value, what+".claim")
+		if _, ok := in["of"]; !ok {
+			r.wrong(it.at, "%s.claim: of which token? of is missing", what)
+		}
+	}
+	if it, ok := in["of"]; ok {
+		w.of, _ = r.scalar(it.value, what+".of")
+		if w.claim == nil {
+			r.wrong(it.at, "%s.of: goes with claim", what)
+		}
+	}
+	r.eachWhere(w, in, what)
+	if it, ok := in["unit"]; ok {
+		w.unit = r.oneOf(it.value, what+".unit", "s", "ms", "m", "d:hh:mm")
+	}
+	if it, ok := in["layout"]; ok {
+		w.layout = r.layout(it.value, what+".layout")
+	}
+	if it, ok := in["pattern"]; ok {
+		w.pattern, _ = r.regexp(it.value, what+".pattern", false)
+		if w.pattern != nil && w.pattern.NumSubexp() < 1 {
+			r.wrong(at(it.value), "%s.pattern: a group ( ) says what to take", what)
+		}
+	}
+	w.optional = r.yes(in["optional"], what)
+	return w
+}
+
+// eachWhere reads `each` with `where`: of a list, the first element that has these values.
+func (r *reader) eachWhere(w *where, in map[string]item, what string) {
+	each, hasEach := in["each"]
+	match, hasMatch := in["where"]
+	if !hasEach && !hasMatch {
+		return
+	}
+	if !hasEach || !hasMatch || w.path == nil {
+		r.wrong(in["path"].at, "%s: each and where go together, with path", what)
+		return
+	}
+	w.each = r.path(each.value, what+".each")
+	w.match = r.fields(match.value, what+".where")
+	for _, f := range w.match {
+		if _, err := parsePath(f.name); err != nil {
+			r.wrong(f.at, "%s.where: %v", what, err)
+		}
+	}
+}
+
+func (r *reader) test(n *yaml.Node, what string) test {
+	t := test{}
+	switch n.Kind {
+	case yaml.SequenceNode:
+		t.is = r.scalars(n, what)
+	case yaml.MappingNode:
+		w := r.words(n, what, "present", "not")
+		if it, ok := w["present"]; ok {
+			yes := it.value.Value == "true"
+			if !yes && it.value.Value != "false" {
+				r.wrong(at(it.value), "%s.present: true or false", what)
+			}
+			t.present = &yes
+		}
+		if it, ok := w["not"]; ok {
+			t.not = r.scalars(it.value, what+".not")
+		}
+		if len(w) != 1 {
+			r.wrong(at(n), "%s: a value, a list of values, {present: true} or {not: …}", what)
+		}
+	default:
+		t.is = r.scalars(n, what)
+	}
+	return t
+}
+
+// scalars reads a value or a list of values to compare with; null is absence.
+func (r *reader) scalars(n *yaml.Node, what string) []any {
+	if n.Kind != yaml.SequenceNode {
+		if isNull(n) {
+			return []any{nil}
+		}
+		s, _ := r.scalar(n, what)
+		return []any{s}
+	}
+	var out []any
+	for _, c := range n.Content {
+		out = append(out, r.scalars(c, what)...)
+	}
+	if len(out) == 0 {
+		r.wrong(at(n), "%s: an empty list", what)
+	}
+	return out
+}
+
+func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
+	e := &errorRules{}
+	w := r.words(n, what, "code", "message", "retry_after", "rules")
+	for word, to := range map[string]**where{"code": &e.code, "message": &e.message, "retry_after": &e.retryAfter} {
+		if it, ok := w[word]; ok {
+			*to = r.where(it.value, what+"."+word)
+		}
+	}
+	rules, ok := w["rules"]
+	if !ok {
+		return e
+	}
+	if rules.value.Kind != yaml.SequenceNode {
+		r.wrong(at(rules.value), "%s.rules: a list is wanted, not %s", what, kindName(rules.value))
+		return e
+	}
+	for i, c := range rules.value.Content {
+		where := fmt.Sprintf("%s.rules[%d]", what, i)
+		in := r.words(c, where, "status", "code", "wait", "means")
+		var x rule
+		if it, ok := in["status"]; ok {
+			t := r.test(it.value, where+".status")
+			x.status = &t
+		}
+		if it, ok := in["code"]; ok {
+			t := r.test(it.value, where+".code")
+			x.code = &t
+		}
+		if x.status == nil && x.code == nil {
+			r.wrong(at(c), "%s: status or code says when it applies", where)
+		}
+		if it, ok := in["wait"]; ok {
+			x.wait = r.duration(it.value, where+".wait")
+		}
+		if it, ok := in["means"]; ok {
+			x.means = r.oneOf(it.value, where+".means", "upstream", "rate_limited", "request", "credential", "grant")
+		} else {
+			r.wrong(at(c), "%s: means is missing", where)
+		}
+		e.rules = append(e.rules, x)
+	}
+	return e
+}

@@ -1,0 +1,334 @@
+package provider
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// An observer sees what a run takes, for Try.
+type observer func(q *request, a *answer, taken map[string]string)
+
+// Exchange implements broker.Definition.
+func (d *definition) Exchange(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+	ans, failure := d.exchange(ctx, x, nil)
+	if failure != nil {
+		return broker.Answer{}, failure
+	}
+	return ans, nil
+}
+
+// An exchange is a run at work.
+type exchange struct {
+	d        *definition
+	x        broker.Exchange
+	v        *values
+	attempts []broker.Attempt
+	see      observer
+	// spends: a request that was sent names the refresh token.
+	spends bool
+}
+
+func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observer) (broker.Answer, *broker.UpstreamError) {
+	v := newValues(d.let)
+	d.give(v, x.Credential, x.Selection)
+	e := &exchange{d: d, x: x, v: v, see: see}
+	qs := d.obtain
+	if x.Run == broker.Refresh {
+		qs = d.refresh
+		for name, s := range x.Held {
+			v.set(name, s.Reveal(), true)
+		}
+		v.set("refresh_token", x.RefreshToken.Reveal(), true)
+	}
+	if d.token != nil {
+		return e.static()
+	}
+	var out broker.Answer
+	for i, q := range qs {
+		last := i == len(qs)-1
+		a, failure := e.ask(ctx, q)
+		if failure == nil {
+			failure = e.taking(q, a, last, &out)
+		}
+		if failure != nil {
+			failure.Attempts = e.attempts
+			if n := len(e.attempts); n > 0 && !failure.Refused {
+				e.attempts[n-1].Reason = failure.Kind().Name()
+			}
+			return broker.Answer{}, failure
+		}
+	}
+	out.Headers = e.headers()
+	out.Attempts = e.attempts
+	return out, nil
+}
+
+// static makes a token that is computed here: nothing is asked.
+func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
+	s, ok, err := e.d.token.expand(e.v, nil)
+	if err != nil || !ok || s == "" {
+		return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the token cannot be computed of the credential's inputs"}
+	}
+	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
+	out.Expiry.SentAt = time.Now()
+	out.Expiry.Claim = expOf(s)
+	return out, nil
+}
+
+// ask sends one declared request, after finding its URL where it is found by discovery.
+func (e *exchange) ask(ctx context.Context, q *request) (*answer, *broker.UpstreamError) {
+	u, failure := e.where(ctx, q)
+	if failure != nil {
+		return nil, failure
+	}
+	w, err := e.d.buildAt(q, u, e.v)
+	if err != nil {
+		return nil, cannotBuild(err)
+	}
+	spends := e.x.Run == broker.Refresh && e.d.uses(q, "refresh_token")
+	return e.send(ctx, q, w, spends)
+}
+
+func cannotBuild(err error) *broker.UpstreamError {
+	return &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the request cannot be made: " + err.Error()}
+}
+
+func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
+	if q.issuer == nil {
+		u, err := e.d.transport.url(q.url, e.v)
+		if err != nil {
+			return nil, cannotBuild(err)
+		}
+		return u, nil
+	}
+	return e.discover(ctx, q)
+}
+
+// discover asks the issuer where its token endpoint is (OpenID Connect Discovery section 4).
+func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
+	issuer, err := e.d.transport.url(*q.issuer, e.v)
+	if err != nil {
+		return nil, cannotBuild(err)
+	}
+	at := *issuer
+	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
+	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
+	a, failure := e.send(ctx, dq, &wire{method: http.MethodGet, url: &at, header: http.Header{"Accept": {"application/json"}}}, false)
+	if failure != nil {
+		failure.Lost = false
+		return nil, failure
+	}
+	doc, _ := a.doc.(map[string]any)
+	said, _ := doc["issuer"].(string)
+	endpoint, _ := doc["token_endpoint"].(string)
+	u, err := url.Parse(endpoint)
+	switch {
+	case trimSlash(said) != trimSlash(issuer.String()):
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration is another issuer's"}
+	case err != nil || endpoint == "" || e.d.transport.allowed(u) != nil:
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
+	}
+	return u, nil
+}
+
+func trimSlash(s string) string {
+	for len(s) > 0 && s[len(s)-1] == '/' {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (*answer, *broker.UpstreamError) {
+	started := time.Now()
+	a, sendErr := e.d.transport.send(ctx, w, spends, e.x.BeforeSend)
+	if sendErr != nil && sendErr.refused {
+		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Lost: e.spends, Detail: sendErr.detail}
+	}
+	e.spends = e.spends || spends
+	attempt := broker.Attempt{Start: started, Duration: time.Since(started), Host: hostPort(w.url)}
+	if a != nil {
+		attempt.Status = a.status
+	}
+	if sendErr != nil {
+		e.attempts = append(e.attempts, attempt)
+		if e.see != nil {
+			e.see(q, a, nil)
+		}
+		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.sent || e.spends && !spends, TimedOut: sendErr.timedOut, Detail: sendErr.detail}
+		if a != nil {
+			f.Status = a.status
+		}
+		return nil, f
+	}
+	failure := e.d.judge(q, a, e.x.Run)
+	if failure == nil && len(a.body) == 0 && !takesHeaders(q) && len(q.take) > 0 {
+		failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is empty"}
+	}
+	if failure != nil {
+		attempt.UpstreamError = failure.Code
+		failure.Lost = failure.Lost || e.spends && !spends // an earlier request has spent it already
+	}
+	e.attempts = append(e.attempts, attempt)
+	if failure != nil {
+		if e.see != nil {
+			e.see(q, a, nil)
+		}
+		return nil, failure
+	}
+	return a, nil
+}
+
+// takesHeaders reports whether what is taken is in headers and cookies alone: then an empty body says nothing.
+func takesHeaders(q *request) bool {
+	for _, t := range q.take {
+		if t.where.optional {
+			continue
+		}
+		ws := t.where.anyOf
+		if len(ws) == 0 {
+			ws = []*where{t.where}
+		}
+		headers := false
+		for _, w := range ws {
+			headers = headers || w.header != "" || w.cookie != "" || w.cookies
+		}
+		if !headers {
+			return false
+		}
+	}
+	return true
+}
+
+// taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
+func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) *broker.UpstreamError {
+	taken, from := map[string]value{}, map[string]string{}
+	for _, t := range q.take {
+		v, written := t.where.find(a, taken)
+		if v.absent() {
+			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") {
+				return e.missing(q, a, t)
+			}
+			continue
+		}
+		taken[t.name], from[t.name] = v, written
+		e.v.fixed[t.name] = v
+	}
+	if e.see != nil {
+		e.see(q, a, from)
+	}
+	n := len(e.attempts) - 1
+	for _, t := range q.take {
+		if _, ok := taken[t.name]; ok {
+			e.attempts[n].Taken = append(e.attempts[n].Taken, t.name)
+		}
+	}
+	if out.Values == nil {
+		out.Values = map[string]broker.Secret{}
+	}
+	for name, v := range taken {
+		if !builtinNames[name] || name == "token" {
+			out.Values[name] = broker.NewSecret(v.String())
+		}
+	}
+	if v, ok := taken["refresh_token"]; ok {
+		out.RefreshToken = broker.NewSecret(v.String())
+	}
+	if last {
+		e.finish(q, a, taken, from, out)
+	}
+	return nil
+}
+
+// missing: the answer looked like success, and what is needed is not there. An error code in it says more.
+func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError {
+	rules := q.errors
+	if rules == nil {
+		rules = e.d.errors
+	}
+	if rules == nil {
+		rules = &errorRules{}
+	}
+	if e.see != nil {
+		e.see(q, a, nil)
+	}
+	if code := rules.find(a); code != "" {
+		return e.d.classify(q, rules, a, code, e.x.Run, "")
+	}
+	return &broker.UpstreamError{
+		Level: broker.LevelResponse, Status: a.status, Lost: true,
+		Detail: "the answer has no " + t.name + " at " + t.where.written,
+	}
+}
+
+// finish reads what the last answer says about the token.
+func (e *exchange) finish(q *request, a *answer, taken map[string]value, from map[string]string, out *broker.Answer) {
+	out.TokenType = taken["token_type"].String()
+	if v, ok := taken["scope"]; ok {
+		out.Scopes = scopesOf(v, e.d.scopes)
+	}
+	out.Expiry.SentAt = a.sentAt
+	if date, err := http.ParseTime(a.header.Get("Date")); err == nil {
+		out.Expiry.Date = date
+	}
+	for _, t := range q.take {
+		v, ok := taken[t.name]
+		if !ok {
+			continue
+		}
+		w := t.where.form(from[t.name])
+		switch t.name {
+		case "expires_in":
+			if in, ok := relative(v.String(), w.unit); ok {
+				out.Expiry.In = &in
+			}
+		case "expires_at":
+			if at, ok := parseTime(v.String(), w.layout); ok {
+				out.Expiry.At = at
+			}
+		}
+	}
+	out.Expiry.Claim = expOf(taken["token"].String())
+}
+
+// expOf is the `exp` of a JWT (RFC 7519 section 4.1.4); zero: it is none, or has none.
+func expOf(token string) time.Time {
+	claims, _ := claimsOf(token).(map[string]any)
+	at, ok := parseTime(textOf(claims["exp"]), "unix")
+	if !ok {
+		return time.Time{}
+	}
+	return at
+}
+
+// scopesOf splits what was granted.
+func scopesOf(v value, s *set) []string {
+	if l, ok := v.v.([]any); ok {
+		var out []string
+		for _, x := range l {
+			out = append(out, textOf(x))
+		}
+		return out
+	}
+	join := " "
+	if s != nil && s.join != "" {
+		join = s.join
+	}
+	return splitScopes(v.String(), join)
+}
+
+// headers are the definition's own as they were sent: they are handed out with the token.
+func (e *exchange) headers() []broker.Field {
+	var out []broker.Field
+	for _, f := range e.d.headers {
+		for _, t := range f.values {
+			if s, ok, err := t.expand(e.v, nil); err == nil && ok {
+				out = append(out, broker.Field{Name: f.name, Value: broker.NewSecret(s)})
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,247 @@
+package provider
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"code.dny.dev/ssrf"
+	"golang.org/x/net/http/httpproxy"
+)
+
+// Settings say how upstreams are reached. The zero value: verified TLS to public addresses, proxies as the environment says.
+type Settings struct {
+	// ConnectTo sends a vendor's name elsewhere: "host:port" to "ip:port". The name stays what it is for TLS and in the request.
+	// Such an address is the operator's word: it is not checked, and no proxy is used.
+	ConnectTo map[string]string
+	// CAFile is a PEM file of roots that are trusted beside the system's; empty: none.
+	CAFile string
+	// AllowHTTP are names, host or host:port, that may be asked without TLS.
+	AllowHTTP []string
+	// AllowPrivate are ranges that may be dialled beside public addresses; link-local ones never.
+	AllowPrivate []netip.Prefix
+	// DialTimeout and AnswerTimeout bound the connection and the wait for the answer's header; 0: 10 s and 30 s. The whole is
+	// bounded by the exchange's context.
+	DialTimeout, AnswerTimeout time.Duration
+	// MaxAnswer bounds an answer's body in bytes; 0: 1 MiB.
+	MaxAnswer int64
+}
+
+const (
+	defaultDialTimeout   = 10 * time.Second
+	defaultAnswerTimeout = 30 * time.Second
+	defaultMaxAnswer     = 1 << 20
+	idleTimeout          = 30 * time.Second
+	maxHeaderBytes       = 64 << 10
+)
+
+// A Transport carries requests. It follows no redirect, keeps no cookies and never sends a request twice. Safe for concurrent
+// use.
+type Transport struct {
+	settings Settings
+	// reused keeps connections; fresh makes one for each request: a request that spends a refresh token must not meet a
+	// connection that the other side is just closing, for its answer would be lost.
+	reused, fresh *http.Transport
+}
+
+// NewTransport makes a Transport. It fails when a setting is wrong, and says which.
+func NewTransport(s Settings) (*Transport, error) {
+	if s.MaxAnswer <= 0 {
+		s.MaxAnswer = defaultMaxAnswer
+	}
+	if s.DialTimeout <= 0 {
+		s.DialTimeout = defaultDialTimeout
+	}
+	if s.AnswerTimeout <= 0 {
+		s.AnswerTimeout = defaultAnswerTimeout
+	}
+	roots, err := rootsWith(s.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	guard, err := guardian(s.AllowPrivate)
+	if err != nil {
+		return nil, err
+	}
+	for from, to := range s.ConnectTo {
+		if _, _, err := net.SplitHostPort(from); err != nil {
+			return nil, fmt.Errorf("upstream.connect_to: %q is not host:port", from)
+		}
+		if _, _, err := net.SplitHostPort(to); err != nil {
+			return nil, fmt.Errorf("upstream.connect_to: %s: %q is not an address with a port", from, to)
+		}
+	}
+	proxies := httpproxy.FromEnvironment()
+	d := &dialer{settings: s, guard: guard, proxies: proxyAddresses(proxies)}
+	proxy := proxies.ProxyFunc()
+	t := &Transport{settings: s, reused: &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			if _, ok := s.ConnectTo[hostPort(r.URL)]; ok {
+				return nil, nil //nolint:nilnil // no proxy and no error is how http.Transport wants it
+			}
+			return proxy(r.URL)
+		},
+		DialContext:            d.dial,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    s.DialTimeout,
+		ResponseHeaderTimeout:  s.AnswerTimeout,
+		IdleConnTimeout:        idleTimeout,
+		MaxIdleConnsPerHost:    16,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		// HTTP/1.1: one request, one answer, and no replay by the protocol. Token endpoints are asked seldom.
+		ForceAttemptHTTP2: false,
+		TLSNextProto:      map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}}
+	t.fresh = t.reused.Clone()
+	t.fresh.DisableKeepAlives = true
+	return t, nil
+}
+
+// Close ends idle connections.
+func (t *Transport) Close() {
+	t.reused.CloseIdleConnections()
+	t.fresh.CloseIdleConnections()
+}
+
+func rootsWith(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // nil means the system's roots
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("upstream.ca_file: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("upstream.ca_file: %s has no certificate in PEM", file)
+	}
+	return roots, nil
+}
+
+var linkLocal = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
+
+// guardian refuses special addresses when they are dialled: a name that is checked earlier could resolve to something else.
+func guardian(allowed []netip.Prefix) (*ssrf.Guardian, error) {
+	var v4, v6 []netip.Prefix
+	for _, p := range allowed {
+		for _, l := range linkLocal {
+			if p.Overlaps(l) {
+				return nil, fmt.Errorf("upstream.allow_private: %s contains link-local addresses, where cloud metadata lives; name smaller ranges", p)
+			}
+		}
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...)), nil
+}
+
+// proxyAddresses are the addresses of the operator's own proxies, which may be private.
+func proxyAddresses(c *httpproxy.Config) []string {
+	var out []string
+	for _, p := range []string{c.HTTPProxy, c.HTTPSProxy} {
+		if !strings.Contains(p, "://") {
+			p = "http://" + p
+		}
+		if u, err := url.Parse(p); err == nil && u.Host != "" {
+			out = append(out, hostPort(u))
+		}
+	}
+	return out
+}
+
+type dialer struct {
+	settings Settings
+	guard    *ssrf.Guardian
+	proxies  []string
+}
+
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	nd := &net.Dialer{Timeout: d.settings.DialTimeout, KeepAlive: idleTimeout}
+	if to, ok := d.settings.ConnectTo[strings.ToLower(addr)]; ok {
+		return nd.DialContext(ctx, network, to)
+	}
+	if !slices.Contains(d.proxies, strings.ToLower(addr)) {
+		nd.Control = func(network, address string, c syscall.RawConn) error { return d.guard.Safe(network, address, c) }
+	}
+	return nd.DialContext(ctx, network, addr)
+}
+
+var (
+	errNotHTTPS = errors.New("only https is allowed; the operator may allow a host with upstream.allow_http")
+	errBadURL   = errors.New("is no absolute https URL")
+)
+
+// wrongURL says why a URL may not be asked; empty: it may.
+func (t *Transport) wrongURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "must be an absolute https URL"
+	}
+	if err := t.allowed(u); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// allowed holds a URL against the rules that do not need an address.
+func (t *Transport) allowed(u *url.URL) error {
+	if u.Host == "" || u.User != nil || u.Opaque != "" || !hostLike(u.Hostname()) {
+		return errBadURL
+	}
+	switch u.Scheme {
+	case "https":
+	case "http":
+		if t == nil || !slices.Contains(t.settings.AllowHTTP, strings.ToLower(u.Host)) && !slices.Contains(t.settings.AllowHTTP, strings.ToLower(u.Hostname())) {
+			return errNotHTTPS
+		}
+	default:
+		return errBadURL
+	}
+	return nil
+}
+
+func hostLike(h string) bool {
+	if _, err := netip.ParseAddr(h); err == nil {
+		return true
+	}
+	return hostWord.MatchString(h) && !strings.Contains(h, ":")
+}
+
+// guardLiteral refuses a URL whose host is a special address as written: behind a proxy nobody here dials it.
+func (t *Transport) guardLiteral(u *url.URL) error {
+	if _, ok := t.settings.ConnectTo[hostPort(u)]; ok {
+		return nil
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		return nil //nolint:nilerr // a name: checked when it is dialled
+	}
+	for _, p := range t.settings.AllowPrivate {
+		if p.Contains(a) {
+			return nil
+		}
+	}
+	for _, p := range slices.Concat(ssrf.IPv4DeniedPrefixes, ssrf.IPv6DeniedPrefixes, linkLocal) {
+		if p.Contains(a) {
+			return ssrf.ErrProhibitedIP
+		}
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package provider
+
+import (
+	"fmt"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A value is what a name stands for. The zero value is absent.
+type value struct {
+	// v is a string, json.Number, bool, []any or map[string]any; nil: absent. A text that is this name alone keeps the type in
+	// JSON.
+	v any
+	// secret: it is shown to nobody.
+	secret bool
+}
+
+func (v value) absent() bool { return v.v == nil }
+
+// String is the value as text. It reveals secrets: for the wire only.
+func (v value) String() string { return textOf(v.v) }
+
+// Format implements fmt.Formatter: no verb reveals.
+func (v value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[value]")) }
+
+// values are the names that hold in one run: fixed ones, and those that are computed at first use.
+type values struct {
+	fixed map[string]value
+	let   map[string]*compute
+	busy  map[string]bool
+}
+
+func newValues(let map[string]*compute) *values {
+	return &values{fixed: map[string]value{}, let: let, busy: map[string]bool{}}
+}
+
+func (v *values) set(name string, x any, secret bool) { v.fixed[name] = value{v: x, secret: secret} }
+
+// get returns the value of a name. A name that nothing gives is absent: that every name is declared was checked when the
+// definition was loaded.
+func (v *values) get(name string) (value, error) {
+	if x, ok := v.fixed[name]; ok {
+		return x, nil
+	}
+	c, ok := v.let[name]
+	if !ok {
+		return value{}, nil
+	}
+	if v.busy[name] {
+		return value{}, fmt.Errorf("%s is computed from itself", name)
+	}
+	v.busy[name] = true
+	defer delete(v.busy, name)
+	b, ok, err := c.run(v)
+	if err != nil {
+		return value{}, fmt.Errorf("compute %s: %w", name, err)
+	}
+	x := value{secret: true}
+	if ok {
+		x.v = string(b)
+	}
+	v.fixed[name] = x
+	return x, nil
+}
+
+// give sets what a credential and a selection bring.
+func (d *definition) give(v *values, c broker.Credential, sel broker.Selection) {
+	for name, in := range d.inputs {
+		switch {
+		case in.secret:
+			if s, ok := c.Secrets[name]; ok && !s.Value.IsZero() {
+				v.set(name, in.affixed(s.Value.Reveal()), true)
+				continue
+			}
+		default:
+			if s, ok := c.Inputs[name]; ok && s != "" {
+				v.set(name, in.affixed(s), false)
+				continue
+			}
+		}
+		if in.hasDefault && in.fallback != "" {
+			v.set(name, in.fallback, false)
+		} else {
+			v.set(name, nil, in.secret)
+		}
+	}
+	params := sel.Parameters.Map()
+	for name, in := range d.parameters {
+		if s := params[name]; s != "" {
+			v.set(name, in.affixed(s), in.secret)
+		} else {
+			v.set(name, nil, in.secret)
+		}
+	}
+	v.set("scope", nil, false)
+	if d.scopes != nil && !sel.Scopes.Empty() {
+		v.set("scope", joinSet(sel.Scopes, d.scopes.join), false)
+	}
+	v.set("audience", nil, false)
+	if sel.Audience != "" {
+		v.set("audience", sel.Audience, false)
+	}
+	v.set("resources", nil, false)
+	if !sel.Resources.Empty() {
+		var l []any
+		for _, r := range sel.Resources.List() {
+			l = append(l, r)
+		}
+		v.set("resources", l, false)
+	}
+}

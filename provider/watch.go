@@ -1,0 +1,75 @@
+package provider
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// settle is how long after the last change of a file it is read: editors write in several steps.
+	settle = 200 * time.Millisecond
+	// lookEvery is the safety net below the file system's notifications, which not every file system has.
+	lookEvery = 30 * time.Second
+)
+
+// Watch reloads the definitions when a file of the directory changes, until ctx ends. Without a directory it only waits.
+func (c *Catalog) Watch(ctx context.Context) error {
+	if c.dir == "" {
+		<-ctx.Done()
+		return nil
+	}
+	var events chan fsnotify.Event
+	var errs chan error
+	if w, err := fsnotify.NewWatcher(); err == nil {
+		defer w.Close() //nolint:errcheck // nothing is left to be done
+		if w.Add(c.dir) == nil {
+			events, errs = w.Events, w.Errors
+		}
+	}
+	known := c.fingerprint()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	quiet := time.NewTimer(settle)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events:
+			quiet.Reset(settle)
+			continue
+		case <-errs:
+			continue
+		case <-quiet.C:
+		case <-tick.C:
+		}
+		now := c.fingerprint()
+		if now == known {
+			continue
+		}
+		known = now
+		if err := c.Reload(); err != nil {
+			c.log.Warn("definitions not reloaded", "error", err.Error())
+			continue
+		}
+		c.log.Info("definitions reloaded", "directory", c.dir)
+	}
+}
+
+// fingerprint is a hash of all files; a directory that cannot be read has its own.
+func (c *Catalog) fingerprint() [32]byte {
+	h := sha256.New()
+	sources, err := c.sources()
+	if err != nil {
+		return [32]byte{}
+	}
+	for _, s := range sources {
+		sum := sha256.Sum256(s.text)
+		h.Write([]byte(s.file))
+		h.Write(sum[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
