@@ -1,0 +1,238 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Explain returns the requests that a definition would send, for people, and what is wrong with the inputs. Nothing is sent.
+// Secrets stand as `<client_secret>`, and so does what only an answer will bring. It fails with NotFound or ProviderInvalid.
+func (c *Catalog) Explain(name string, inputs map[string]string, sel broker.Selection) (requests []string, problems []Problem, err error) {
+	c.mu.RLock()
+	d, e := c.loaded[name], c.entries[name]
+	c.mu.RUnlock()
+	if d == nil {
+		if e.Name == "" {
+			return nil, nil, &broker.Failure{Kind: broker.NotFound, Provider: name}
+		}
+		return nil, e.Problems, &broker.Failure{Kind: broker.ProviderInvalid, Provider: name}
+	}
+	cred := broker.Credential{Inputs: inputs, Secrets: map[string]broker.SecretInput{}, Seeds: map[string]broker.Seed{}}
+	for in, x := range d.inputs {
+		switch {
+		case x.seed:
+			cred.Seeds[in] = broker.Seed{Hash: broker.NewID()}
+		case x.secret:
+			cred.Secrets[in] = broker.SecretInput{Value: broker.NewSecret(shownAs(in))}
+		}
+	}
+	for _, v := range d.Check(cred) {
+		if !strings.HasPrefix(v.Field, "secrets.") { // they are not given here
+			problems = append(problems, Problem{Message: v.Field + " " + v.Description})
+		}
+	}
+	for _, in := range slices.Sorted(maps.Keys(inputs)) {
+		if d.inputs[in] == nil {
+			problems = append(problems, Problem{Message: "credential.inputs." + in + ": provider " + name + " has no such input", Suggestion: suggest(in, slices.Collect(maps.Keys(d.inputs)))})
+		}
+	}
+	if chosen, err := d.Select(cred, sel); err != nil {
+		problems = append(problems, Problem{Message: err.Error()})
+	} else {
+		sel = chosen
+	}
+	if d.token != nil {
+		requests = append(requests, "nothing is asked: the token is made of the credential's inputs\n")
+	}
+	requests = append(requests, d.explainRun(broker.Obtain, d.obtain, cred, sel)...)
+	requests = append(requests, d.explainRun(broker.Refresh, d.refresh, cred, sel)...)
+	return requests, problems, nil
+}
+
+// shownAs is what stands for a value that is not shown. It is made of letters that no encoding changes.
+func shownAs(name string) string { return "masked." + name }
+
+var unmask = strings.NewReplacer("masked.", "")
+
+func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credential, sel broker.Selection) []string {
+	v := newValues(nil)
+	d.give(v, c, sel)
+	for name := range d.let {
+		v.set(name, shownAs(name), true)
+	}
+	for name, in := range d.inputs {
+		if x := v.fixed[name]; x.absent() && !in.optional {
+			v.set(name, shownAs(name), false)
+			if in.format == "url" {
+				v.set(name, "https://"+strings.ReplaceAll(name, "_", "-")+".example", false)
+			}
+		}
+	}
+	if run == broker.Refresh {
+		v.set("refresh_token", shownAs("refresh_token"), true)
+		for _, h := range d.held() {
+			v.set(h, shownAs(h), true)
+		}
+	}
+	var out []string
+	for i, q := range qs {
+		title := fmt.Sprintf("%s, request %d of %d", run, i+1, len(qs))
+		out = append(out, title+"\n"+d.explainRequest(q, v))
+		for _, t := range q.take {
+			// What an answer brings is unknown; where a URL begins with it, it stands for one.
+			v.set(t.name, "https://"+t.name+".from-the-answer", true)
+		}
+	}
+	return out
+}
+
+func (d *definition) explainRequest(q *request, v *values) string {
+	var b strings.Builder
+	u := &url.URL{Scheme: "https", Host: "token-endpoint.of-the-issuer"}
+	if q.issuer != nil {
+		issuer, err := d.transport.url(*q.issuer, v)
+		if err != nil {
+			return "  cannot be made: " + err.Error() + "\n"
+		}
+		fmt.Fprintf(&b, "  GET %s/.well-known/openid-configuration\n  then\n", trimSlash(issuer.String()))
+	} else {
+		var err error
+		if u, err = d.transport.url(q.url, v); err != nil {
+			return "  cannot be made: " + err.Error() + "\n"
+		}
+	}
+	w, err := d.buildAt(q, u, v)
+	if err != nil {
+		return "  cannot be made: " + err.Error() + "\n"
+	}
+	mask := func(s string) string {
+		for name := range v.fixed {
+			s = strings.ReplaceAll(s, shownAs(name), "<"+name+">")
+		}
+		return unmask.Replace(s)
+	}
+	fmt.Fprintf(&b, "  %s %s\n", w.method, mask(w.url.String()))
+	for _, name := range slices.Sorted(maps.Keys(w.header)) {
+		for _, h := range w.header[name] {
+			if name == "Authorization" && q.auth.kind != noAuth {
+				h = "Basic <client_id>:<client_secret>"
+			}
+			fmt.Fprintf(&b, "  %s: %s\n", name, mask(h))
+		}
+	}
+	if len(w.body) > 0 {
+		fmt.Fprintf(&b, "\n  %s\n", mask(strings.ReplaceAll(string(w.body), "\n", "\n  ")))
+	}
+	for _, t := range q.take {
+		need := ""
+		if t.where.optional || builtinNames[t.name] && t.name != "token" {
+			need = ", if it is there"
+		}
+		fmt.Fprintf(&b, "  takes %s from %s%s\n", t.name, t.where.written, need)
+	}
+	return b.String()
+}
+
+// A TryReport says what a run did, for an operator at a terminal.
+type TryReport struct {
+	Requests []TryRequest
+	// Failure is why it did not work; nil: it did.
+	Failure *broker.UpstreamError
+	// ExpiresIn is what the answer says; nil: nothing.
+	ExpiresIn *time.Duration
+	ExpiresAt time.Time
+	TokenType string
+	Scopes    []string
+	// RefreshToken: the answer brought one.
+	RefreshToken bool
+}
+
+// A TryRequest is one request that was sent.
+type TryRequest struct {
+	Method, Host string
+	Status       int
+	// Taken says of each value where it came from; the values are not shown.
+	Taken map[string]string
+	// Message is what the upstream says about its failure: the declared error.message, else the beginning of its answer, made
+	// printable. It is shown at the operator's terminal and goes nowhere else.
+	Message string
+}
+
+// messageMost bounds an upstream's message.
+const messageMost = 500
+
+// Try runs a definition for real with the credential's inputs: refresh where seed is given, else obtain. What comes of it is
+// not kept: a refresh token that the upstream rotates is lost, unless the caller keeps the report's answer.
+func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Selection, seed broker.Secret) (TryReport, broker.Answer, error) {
+	def, err := c.Definition(cred.Provider)
+	if err != nil {
+		return TryReport{}, broker.Answer{}, err
+	}
+	d := def.(*definition) //nolint:errcheck,forcetypeassert // a catalog holds no others
+	if wrong := d.Check(cred); len(wrong) > 0 {
+		return TryReport{}, broker.Answer{}, broker.Invalid(wrong...)
+	}
+	if sel, err = d.Select(cred, sel); err != nil {
+		return TryReport{}, broker.Answer{}, err
+	}
+	x := broker.Exchange{Credential: cred, Selection: sel, BeforeSend: func(string) error { return nil }}
+	if !seed.IsZero() {
+		x.Run, x.RefreshToken = broker.Refresh, seed
+	}
+	var rep TryReport
+	ans, failure := d.exchange(ctx, x, func(q *request, a *answer, taken map[string]string) {
+		r := TryRequest{Method: q.method, Taken: taken}
+		if a != nil {
+			r.Host, r.Status = a.host, a.status
+			if taken == nil {
+				r.Message = d.messageOf(q, a, cred)
+			}
+		}
+		rep.Requests = append(rep.Requests, r)
+	})
+	if failure != nil {
+		rep.Failure = failure
+		return rep, broker.Answer{}, nil
+	}
+	rep.ExpiresIn, rep.ExpiresAt, rep.TokenType = ans.Expiry.In, ans.Expiry.At, ans.TokenType
+	rep.Scopes, rep.RefreshToken = ans.Scopes, !ans.RefreshToken.IsZero()
+	return rep, ans, nil
+}
+
+// messageOf is what an upstream says about its failure, without the credential's secrets, should it echo them.
+func (d *definition) messageOf(q *request, a *answer, c broker.Credential) string {
+	a.read(q.answer)
+	rules := q.errors
+	if rules == nil {
+		rules = d.errors
+	}
+	s := string(a.body)
+	if rules != nil && rules.message != nil {
+		if v, _ := rules.message.find(a, nil); !v.absent() {
+			s = v.String()
+		}
+	} else if m, ok := a.doc.(map[string]any); ok {
+		if text, ok := m["error_description"].(string); ok {
+			s = text
+		}
+	}
+	for name, in := range c.Secrets {
+		s = strings.ReplaceAll(s, in.Value.Reveal(), "<"+name+">")
+	}
+	if len(s) > messageMost {
+		s = s[:messageMost] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}

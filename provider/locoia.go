@@ -1,0 +1,306 @@
+package provider
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A locoia is the configuration of Locoia's "Refreshable Token" authentication, with the header block that goes with it,
+// beside or inside it.
+type locoia struct {
+	Name                            string            `json:"name"`
+	AuthorizationURL                string            `json:"authorization_request_url"`
+	AuthorizationMethod             string            `json:"authorization_request_method"`
+	AuthorizationHeaders            map[string]string `json:"authorization_request_headers"`
+	AuthorizationBody               *string           `json:"authorization_request_body_template"`
+	AccessTokenPath                 string            `json:"response_access_token_path"`
+	AccessTokenInHeader             string            `json:"response_access_token_path_in_header"`
+	AccessTokenInCookie             string            `json:"response_access_token_path_in_cookie"`
+	RefreshTokenPath                string            `json:"response_refresh_token_path"`
+	RefreshURL                      string            `json:"refresh_request_url"`
+	RefreshHeaders                  map[string]string `json:"refresh_request_headers"`
+	RefreshBody                     *string           `json:"refresh_request_body_template"`
+	RefreshResponseAccessTokenPath  string            `json:"refresh_response_access_token_path"`
+	RefreshResponseRefreshTokenPath string            `json:"refresh_response_refresh_token_path"`
+
+	HeaderConfiguration *locoiaHeader `json:"header_configuration"`
+	locoiaHeader
+}
+
+type locoiaHeader struct {
+	Encode        bool              `json:"encode"`
+	TokenInHeader *bool             `json:"token_in_header"`
+	HeaderKey     string            `json:"header_key"`
+	TokenFormat   string            `json:"token_format"`
+	TokenPrefix   string            `json:"token_prefix"`
+	Headers       map[string]string `json:"headers"`
+}
+
+var locoiaName = regexp.MustCompile(`\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}`)
+
+// ImportLocoia turns a configuration of Locoia's "Refreshable Token" connector, in JSON, into a definition, and says what it
+// had to decide. It fails with a sentence that says what it cannot read.
+func ImportLocoia(data []byte) (definition []byte, notes []string, err error) {
+	var l locoia
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&l); err != nil {
+		return nil, nil, fmt.Errorf("import: the configuration is not what Locoia's connector has: %s", clipTo(err.Error(), 200))
+	}
+	if l.AuthorizationURL == "" {
+		return nil, nil, fmt.Errorf("import: authorization_request_url is missing")
+	}
+	im := &importer{l: l, inputs: map[string]bool{}}
+	doc := im.definition()
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(doc); err != nil {
+		return nil, nil, fmt.Errorf("import: the definition cannot be written")
+	}
+	if err := enc.Close(); err != nil {
+		return nil, nil, fmt.Errorf("import: the definition cannot be written")
+	}
+	for _, p := range Check("", out.Bytes()) {
+		notes = append(notes, "to be mended by hand: "+p.String())
+	}
+	return out.Bytes(), append(im.notes, notes...), nil
+}
+
+func clipTo(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
+
+type importer struct {
+	l      locoia
+	inputs map[string]bool // name to: is secret
+	notes  []string
+}
+
+func (im *importer) note(format string, args ...any) {
+	im.notes = append(im.notes, fmt.Sprintf(format, args...))
+}
+
+// a mapping in order
+func mapping(kv ...any) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for i := 0; i+1 < len(kv); i += 2 {
+		if kv[i+1] == nil {
+			continue
+		}
+		v := &yaml.Node{}
+		if x, ok := kv[i+1].(*yaml.Node); ok {
+			if x == nil {
+				continue
+			}
+			v = x
+		} else if err := v.Encode(kv[i+1]); err != nil {
+			continue
+		}
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(kv[i])}, v)
+	}
+	return n
+}
+
+func (im *importer) definition() *yaml.Node {
+	l := im.l
+	name := strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(l.Name), "-"), "-")
+	if name == "" {
+		name = "imported"
+		im.note("it has no name: the definition is called %q, as its file must be", name)
+	}
+	obtain := im.request(l.AuthorizationMethod, l.AuthorizationURL, l.AuthorizationHeaders, l.AuthorizationBody, broker.Obtain)
+	obtain.Content = append(obtain.Content, mapping("take", im.take(l.AccessTokenPath, l.RefreshTokenPath, true)).Content...)
+	var refresh *yaml.Node
+	if l.RefreshURL != "" {
+		refresh = im.request("POST", l.RefreshURL, l.RefreshHeaders, l.RefreshBody, broker.Refresh)
+		if l.RefreshResponseAccessTokenPath != "" || l.RefreshResponseRefreshTokenPath != "" {
+			take := im.take(or(l.RefreshResponseAccessTokenPath, l.AccessTokenPath), or(l.RefreshResponseRefreshTokenPath, l.RefreshTokenPath), l.RefreshResponseAccessTokenPath == "")
+			refresh.Content = append(refresh.Content, mapping("take", take).Content...)
+		}
+	} else if l.RefreshTokenPath != "" {
+		im.note("response_refresh_token_path without refresh_request_url: the refresh token is not taken, the token is obtained anew")
+	}
+	let, present := im.present()
+	im.note("no lifetime is configured: tokens are kept until the API refuses one, for at most a day; set lifetime where you know it")
+	var inputs *yaml.Node
+	for _, in := range slices.Sorted(maps.Keys(im.inputs)) {
+		if inputs == nil {
+			inputs = &yaml.Node{Kind: yaml.MappingNode}
+		}
+		one := mapping()
+		one.Style = yaml.FlowStyle
+		if im.inputs[in] {
+			one = mapping("secret", true)
+			one.Style = yaml.FlowStyle
+		}
+		inputs.Content = append(inputs.Content, mapping(in, one).Content...)
+	}
+	return mapping("name", name, "inputs", inputs, "let", let, "obtain", obtain, "refresh", refresh, "lifetime", "until_rejected", "present", present)
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// names turns Locoia's template into ours and gathers its inputs.
+func (im *importer) names(s string) string {
+	s = strings.ReplaceAll(s, "{{{{", "{{")
+	return locoiaName.ReplaceAllStringFunc(s, func(m string) string {
+		name := strings.ToLower(locoiaName.FindStringSubmatch(m)[1])
+		switch name {
+		case "refresh_token":
+		case "access_token", "token":
+			name = "token"
+		default:
+			if _, ok := im.inputs[name]; !ok {
+				im.inputs[name] = secretish(name)
+			}
+		}
+		return "{{" + name + "}}"
+	})
+}
+
+// secretish: names that speak of secrets.
+func secretish(name string) bool {
+	for _, w := range []string{"pass", "secret", "key", "token", "pin"} {
+		if strings.Contains(name, w) {
+			return true
+		}
+	}
+	return false
+}
+
+func (im *importer) request(method, url string, headers map[string]string, body *string, place broker.Run) *yaml.Node {
+	method = strings.ToLower(or(method, "POST"))
+	url, query, _ := strings.Cut(url, "?")
+	h := map[string]string{}
+	contentType := ""
+	for k, v := range headers {
+		if strings.EqualFold(k, "Content-Type") {
+			contentType = strings.ToLower(v)
+		}
+		h[k] = im.names(v)
+	}
+	n := mapping(method, im.names(url), "query", im.pairs(query), "headers", mapOrNil(h))
+	if body == nil || *body == "" {
+		if method == "post" || method == "put" {
+			n.Content = append(n.Content, mapping("text", "").Content...)
+		}
+		return n
+	}
+	if method == "get" {
+		im.note("%s: a GET has no body; the template is dropped", place)
+		return n
+	}
+	switch trimmed := strings.TrimSpace(*body); {
+	case strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "["):
+		var doc any
+		if err := json.Unmarshal([]byte(im.names(trimmed)), &doc); err == nil {
+			n.Content = append(n.Content, mapping("json", doc).Content...)
+			return n
+		}
+		im.note("%s: the body looks like JSON and is none; it is sent as text", place)
+		n.Content = append(n.Content, mapping("text", im.names(*body)).Content...)
+	case strings.Contains(contentType, "x-www-form-urlencoded") || strings.Contains(trimmed, "="):
+		n.Content = append(n.Content, mapping("form", im.pairs(trimmed)).Content...)
+	default:
+		n.Content = append(n.Content, mapping("text", im.names(*body)).Content...)
+	}
+	return n
+}
+
+// pairs reads a=b&c=d, whose values are templates and not yet encoded.
+func (im *importer) pairs(s string) any {
+	if s == "" {
+		return nil
+	}
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for p := range strings.SplitSeq(s, "&") {
+		k, v, _ := strings.Cut(p, "=")
+		n.Content = append(n.Content, mapping(k, im.names(unescape(v))).Content...)
+	}
+	return n
+}
+
+func unescape(s string) string {
+	if strings.Contains(s, "{{") {
+		return s
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(s, "+", " "), "%20", " ")
+}
+
+func mapOrNil(m map[string]string) any {
+	if len(m) == 0 {
+		return nil
+	}
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		n.Content = append(n.Content, mapping(k, m[k]).Content...)
+	}
+	return n
+}
+
+func (im *importer) take(access, refresh string, elsewhere bool) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	switch {
+	case elsewhere && im.l.AccessTokenInHeader != "":
+		n = mapping("token", mapping("header", im.l.AccessTokenInHeader))
+	case elsewhere && im.l.AccessTokenInCookie != "":
+		n = mapping("token", mapping("cookie", im.l.AccessTokenInCookie))
+		im.note("response_access_token_path_in_cookie: it was any part of a cookie's name; %q must be the whole name", im.l.AccessTokenInCookie)
+	default:
+		n = mapping("token", or(access, "access_token"))
+	}
+	if refresh != "" && im.l.RefreshURL != "" {
+		n.Content = append(n.Content, mapping("refresh_token", refresh).Content...)
+	}
+	return n
+}
+
+// present turns the header block into let and present.
+func (im *importer) present() (let, present *yaml.Node) {
+	h := im.l.locoiaHeader
+	if im.l.HeaderConfiguration != nil {
+		h = *im.l.HeaderConfiguration
+	}
+	if h.TokenInHeader != nil && !*h.TokenInHeader {
+		return nil, mapping("query", mapping(or(h.HeaderKey, "access_token"), "{{token}}"))
+	}
+	if h.HeaderKey == "" && h.TokenPrefix == "" && h.TokenFormat == "" && len(h.Headers) == 0 {
+		return nil, nil
+	}
+	format := im.names(or(h.TokenFormat, "{{token}}"))
+	value := strings.ReplaceAll(or(h.TokenPrefix, "{{token_format}}"), "{{ token_format }}", "{{token_format}}")
+	if h.Encode {
+		let = mapping("encoded", mapping("base64", format))
+		format = "{{encoded}}"
+	}
+	value = strings.ReplaceAll(value, "{{token_format}}", format)
+	headers := mapping(or(h.HeaderKey, "Authorization"), im.names2(value))
+	for _, k := range slices.Sorted(maps.Keys(h.Headers)) {
+		headers.Content = append(headers.Content, mapping(k, im.names(h.Headers[k])).Content...)
+	}
+	return let, mapping("headers", headers)
+}
+
+// names2 leaves the let's own name alone.
+func (im *importer) names2(s string) string {
+	const mark = "\x00encoded\x00"
+	return strings.ReplaceAll(im.names(strings.ReplaceAll(s, "{{encoded}}", mark)), mark, "{{encoded}}")
+}
