@@ -41,6 +41,8 @@ const (
 	// mapped is the address space that the file is mapped into at first, so that a backup does not hold up writers whenever
 	// the file grows.
 	mapped = 128 << 20
+	// grown is by how much the file grows at a time.
+	grown = 1 << 20
 	// notHeld is how long bbolt waits for its own lock: not at all, since ours is held.
 	notHeld = time.Nanosecond
 )
@@ -111,9 +113,13 @@ func openFile(path string) (*bbolt.DB, error) {
 }
 
 func openBolt(path string) (*bbolt.DB, error) {
-	return bbolt.Open(path, 0o600, &bbolt.Options{
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout: notHeld, InitialMmapSize: mapped, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
 	})
+	if err == nil {
+		db.AllocSize = grown
+	}
+	return db, err
 }
 
 // createFile makes an empty data file under another name first, so that one that is there is always whole.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	berrors "go.etcd.io/bbolt/errors"
@@ -43,11 +44,17 @@ func reason(err error) string {
 		}
 	}
 	var n syscall.Errno
+	for _, full := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		// Where it lets the file grow, bbolt keeps no more of the system's error than its text.
+		if errors.Is(err, full) || strings.HasSuffix(err.Error(), full.Error()) {
+			return "the disk is full: " + full.Error()
+		}
+	}
 	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "the disk is full"
 	case errors.As(err, &n):
 		return n.Error()
+	case errors.Is(err, berrors.ErrMaxSizeReached):
+		return "it may not grow any more"
 	case errors.Is(err, fs.ErrExist):
 		return "it is there already"
 	case errors.Is(err, berrors.ErrTimeout):

@@ -1,17 +1,14 @@
-package storetest_test
+package store_test
 
 import (
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func TestMemory(t *testing.T) {
+// TestSuite runs what every backend has to pass on the one in memory.
+func TestSuite(t *testing.T) {
 	storetest.Run(t, storetest.Config{Open: func(t *testing.T) store.Backend {
 		m := storetest.NewMemory()
 		t.Cleanup(func() {

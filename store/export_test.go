@@ -1,0 +1,26 @@
+package store
+
+import "github.com/tokenbroker/tokenbroker/broker"
+
+// What tests of the stored form need to see.
+var (
+	CredentialKey = credentialKey
+	OwnGrantKey   = ownGrantKey
+	HealthKey     = healthKey
+	HistoryKey    = historyKey
+	CheckKey      = checkKey
+	BackoffKey    = backoffKey
+	GrantKey      = grantKey
+	TokenKey      = tokenKey
+	FailureKey    = failureKey
+	LeaseKey      = leaseKey
+)
+
+// MetaGroup has the check.
+const MetaGroup = metaGroup
+
+// GroupFor is the group of a credential.
+func (s *Store) GroupFor(name broker.CredentialName) Group { return s.credentialGroup(name) }
+
+// UpstreamGroupFor is the group of an upstream.
+func (s *Store) UpstreamGroupFor(upstream string) Group { return s.upstreamGroup(upstream) }
