@@ -61,6 +61,7 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 	u.seen = append(u.seen, x)
 	u.running++
 	u.most = max(u.most, u.running)
+	answer := u.answer
 	u.mu.Unlock()
 	defer func() {
 		u.mu.Lock()
@@ -68,7 +69,7 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 		u.mu.Unlock()
 	}()
 	sent := time.Now()
-	a, err := u.answer(ctx, x)
+	a, err := answer(ctx, x)
 	if a.Expiry.SentAt.IsZero() {
 		a.Expiry.SentAt = sent
 	}
@@ -84,6 +85,13 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 
 func (u *upstream) Present(_ broker.Credential, _ broker.Selection, t broker.Issued) (broker.Presentation, error) {
 	return broker.Presentation{Headers: []broker.Field{{Name: "Authorization", Value: t.Values["token"]}}}, nil
+}
+
+// script changes what it answers, while it may be asked.
+func (u *upstream) script(f func(context.Context, broker.Exchange) (broker.Answer, error)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.answer = f
 }
 
 func (u *upstream) exchanges() []broker.Exchange {
