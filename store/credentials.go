@@ -40,13 +40,6 @@ func (s *Store) CreateCredential(ctx context.Context, c broker.Credential, seed 
 	})
 }
 
-// freshGrant is a grant that begins a line: it has a generation of its own and was never presented.
-func freshGrant(seed broker.Grant) grantRecord {
-	return fromGrant(broker.Grant{
-		Generation: broker.NewID(), RefreshToken: seed.RefreshToken, Held: seed.Held, GivenAt: seed.GivenAt,
-	})
-}
-
 // Credential implements broker.Store.
 func (s *Store) Credential(ctx context.Context, name broker.CredentialName) (broker.Credential, error) {
 	n, err := s.read(ctx, name)

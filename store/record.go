@@ -137,14 +137,6 @@ func (r rememberedRecord) remembered() broker.Remembered {
 	}
 }
 
-func fromRememberedPointer(r *broker.Remembered) *rememberedRecord {
-	if r == nil {
-		return nil
-	}
-	record := fromRemembered(*r)
-	return &record
-}
-
 func (r *rememberedRecord) pointer() *broker.Remembered {
 	if r == nil {
 		return nil

@@ -22,11 +22,10 @@ type grantRecord struct {
 	Refused   *rememberedRecord `json:"refused,omitzero"`
 }
 
-func fromGrant(g broker.Grant) grantRecord {
+// freshGrant is a grant that begins a line: it has a generation of its own and was never presented.
+func freshGrant(seed broker.Grant) grantRecord {
 	return grantRecord{
-		Generation: id(g.Generation), Predecessor: id(g.Predecessor), RefreshToken: reveal(g.RefreshToken), Held: revealAll(g.Held),
-		GivenAt: at(g.GivenAt), UsedAt: at(g.UsedAt), Marker: id(g.Marker), Uncertain: g.Uncertain, Presented: g.Presented,
-		Refused: fromRememberedPointer(g.Refused),
+		Generation: id(broker.NewID()), RefreshToken: reveal(seed.RefreshToken), Held: revealAll(seed.Held), GivenAt: at(seed.GivenAt),
 	}
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -78,8 +79,7 @@ func (r *historyRecord) addReceipt(owner broker.ID, c broker.Committed) {
 	if c.Grant {
 		stored |= receiptGrant
 	}
-	b := append(owner[:len(owner):len(owner)], stored)
-	b = append(b, r.Receipts...)
+	b := slices.Concat(owner[:], []byte{stored}, r.Receipts)
 	r.Receipts = b[:min(len(b), maxReceipts*receiptSize)]
 }
 

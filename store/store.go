@@ -85,7 +85,7 @@ func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
-		timer := time.NewTimer(mathrand.N(pause))
+		timer := time.NewTimer(mathrand.N(pause)) //nolint:gosec // only keeps contenders apart
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

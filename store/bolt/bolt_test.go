@@ -130,8 +130,21 @@ func TestSurvivesARestart(t *testing.T) {
 	d := open(t, path)
 	apply(t, d, put(1, 0), put(2, time.Hour))
 	closeDB(t, d)
-	if n := count(t, open(t, path)); n != 2 {
+	again := open(t, path)
+	if n := count(t, again); n != 2 {
 		t.Errorf("after a restart: %d rows, want 2", n)
+	}
+	closeDB(t, again)
+	// A process that was killed while it created its file leaves one behind that nobody needs.
+	fresh := newPath(t)
+	if err := os.Mkdir(filepath.Dir(fresh), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fresh+".new", []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, open(t, fresh)); n != 0 {
+		t.Errorf("a fresh file: %d rows", n)
 	}
 }
 

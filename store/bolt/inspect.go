@@ -32,7 +32,7 @@ type meta struct {
 // inspect looks at a whole file before bbolt maps it into memory: there, a page that is not what it seems, or that the file
 // is too short for, kills the process.
 func inspect(path string) error {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator says where the file lies
 	if err != nil {
 		return errors.New(reason(err))
 	}
@@ -41,14 +41,18 @@ func inspect(path string) error {
 	if err != nil {
 		return errors.New(reason(err))
 	}
-	if info.Size() == 0 {
+	return inspectData(f, info.Size())
+}
+
+func inspectData(f io.ReaderAt, size int64) error {
+	if size == 0 {
 		return errTruncated // createFile leaves no empty file
 	}
 	m, err := lastMeta(f)
 	switch {
 	case err != nil:
 		return err
-	case m.pages > uint64(info.Size())/m.size:
+	case m.pages > uint64(size)/m.size: //nolint:gosec // sizes are not negative
 		return errTruncated
 	}
 	return walk(f, m)

@@ -57,7 +57,16 @@ func listing(key []byte) (store.Listing, bool) {
 }
 
 func endKey(end int64, row []byte) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, uint64(end)), row...)
+	return append(appendEnd(nil, end), row...)
+}
+
+// An end is never negative (1970), so that its order is that of its bytes.
+func appendEnd(b []byte, end int64) []byte {
+	return binary.BigEndian.AppendUint64(b, uint64(end)) //nolint:gosec // the same 64 bits
+}
+
+func endOf(b []byte) int64 {
+	return int64(binary.BigEndian.Uint64(b)) //nolint:gosec // the same 64 bits
 }
 
 // head is what stands before the sealed value.
@@ -73,7 +82,7 @@ func headOf(value []byte) (head, bool) {
 	}
 	return head{
 		revision: store.Revision(value[:revisionSize]),
-		end:      int64(binary.BigEndian.Uint64(value[revisionSize:headSize])),
+		end:      endOf(value[revisionSize:]),
 	}, true
 }
 
@@ -90,7 +99,7 @@ func (h head) left(now time.Time) time.Duration {
 func rowValue(p store.Put, end int64) []byte {
 	b := make([]byte, 0, headSize+len(p.Value))
 	b = append(b, p.Revision[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(end))
+	b = appendEnd(b, end)
 	return append(b, p.Value...)
 }
 

@@ -3,7 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
+	"errors"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -49,7 +49,7 @@ func (d *DB) sweep() (int, error) {
 			var over [][]byte
 			c := w.ends.Cursor()
 			for k, _ := c.First(); len(k) >= endSize && len(over) < sweepAtOnce; k, _ = c.Next() {
-				if int64(binary.BigEndian.Uint64(k)) > now {
+				if endOf(k) > now {
 					break
 				}
 				over = append(over, bytes.Clone(k))
@@ -68,7 +68,7 @@ func (d *DB) sweep() (int, error) {
 			return w.err
 		})
 	})
-	if err == errUnchanged {
+	if errors.Is(err, errUnchanged) {
 		return 0, nil
 	}
 	return n, failed(err)
@@ -101,7 +101,7 @@ func (d *DB) ClearAll(ctx context.Context, kind store.Kind) (int, error) {
 			return w.err
 		})
 	})
-	if err == errUnchanged {
+	if errors.Is(err, errUnchanged) {
 		return 0, nil
 	}
 	return n, failed(err)

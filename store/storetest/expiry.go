@@ -33,10 +33,10 @@ func testExpiry(t *testing.T, c Config, b store.Backend) {
 	} else {
 		c.pass(ttl)
 	}
-	wantAbsent(t, b, groupA, p.Key)
+	wantAbsent(t, b, p.Key)
 	wantRow(t, b, groupA, forever)
 	c.pass(time.Second)
-	wantAbsent(t, b, groupA, p.Key)
+	wantAbsent(t, b, p.Key)
 }
 
 func testExpiryElsewhere(t *testing.T, c Config, b store.Backend) {
@@ -77,7 +77,7 @@ func testExpiryReplaced(t *testing.T, c Config, b store.Backend) {
 	wantRow(t, b, groupA, forever)
 	if !c.RealTime {
 		c.pass(time.Hour)
-		wantAbsent(t, b, groupA, k)
+		wantAbsent(t, b, k)
 		wantRow(t, b, groupA, forever)
 		far := ending(k, "far", 10*365*24*time.Hour)
 		applyPuts(t, b, groupA, far)

@@ -116,14 +116,14 @@ func changed(c broker.Credential, version bool) broker.Credential {
 	return c
 }
 
-// spending is the key of a token that is had with the credential's own grant; obtaining that of one with a grant of its
-// own; plain that of one without.
+// spending is the key of a token that is had with the credential's own grant; obtaining that of one of "a" with a grant of
+// its own; plain that of one without.
 func spending(name broker.CredentialName, n byte) broker.TokenKey {
 	return broker.TokenKey{Credential: name, Token: [32]byte{n, 1}, Selection: [32]byte{n, 2}, Digest: "d1", Spends: true}
 }
 
-func obtaining(name broker.CredentialName, n byte) broker.TokenKey {
-	k := spending(name, n)
+func obtaining(n byte) broker.TokenKey {
+	k := spending("a", n)
 	k.Grant = k.Selection
 	return k
 }

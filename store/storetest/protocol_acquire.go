@@ -44,7 +44,7 @@ func testAcquire(t *testing.T, c Config, b *bench) {
 	if _, err := b.acquire(b.view(plain("a", 1)), broker.NewID(), false); err != nil {
 		t.Errorf("acquire for a key that spends nothing: %v", err)
 	}
-	if _, err := b.acquire(b.view(obtaining("a", 1)), broker.NewID(), false); err != nil {
+	if _, err := b.acquire(b.view(obtaining(1)), broker.NewID(), false); err != nil {
 		t.Errorf("acquire for a key with a grant of its own: %v", err)
 	}
 	if c.RealTime {
@@ -61,7 +61,7 @@ func testAcquire(t *testing.T, c Config, b *bench) {
 }
 
 // testAcquireMoved: nothing that the view showed may have changed.
-func testAcquireMoved(t *testing.T, _ Config, b *bench) {
+func testAcquireMoved(_ *testing.T, _ Config, b *bench) {
 	for name, move := range map[string]func(broker.Credential, broker.TokenKey){
 		"credential": func(c broker.Credential, _ broker.TokenKey) { b.saved(c, changed(c, false), nil) },
 		"deleted": func(c broker.Credential, _ broker.TokenKey) {
@@ -182,7 +182,7 @@ func testAcquireVoid(t *testing.T, _ Config, b *bench) {
 	}
 }
 
-func testTooManyTokens(t *testing.T, c Config, b *bench) {
+func testTooManyTokens(_ *testing.T, c Config, b *bench) {
 	b.created("a", "")
 	for n := range byte(20) {
 		k := plain("a", n)

@@ -53,7 +53,7 @@ func testCommitGrant(t *testing.T, c Config, b *bench) {
 	b.wantGrant(k, "")
 	b.wantToken(k, "t4")
 
-	own := obtaining("a", 2)
+	own := obtaining(2)
 	b.committed(b.acquired(own, false), broker.Outcome{Token: issued(own, "t5"), RefreshToken: broker.NewSecret("obtained")})
 	b.wantGrant(own, "obtained")
 	b.wantGrant(k, "")
@@ -216,7 +216,7 @@ func testGrantsMakeRoom(t *testing.T, c Config, b *bench) {
 	b.created("a", "own")
 	var marked broker.TokenKey
 	for n := range byte(25) {
-		k := obtaining("a", n)
+		k := obtaining(n)
 		c.pass(time.Second)
 		b.committed(b.acquired(k, false), broker.Outcome{RefreshToken: broker.NewSecret("r")})
 		switch n {
@@ -224,14 +224,14 @@ func testGrantsMakeRoom(t *testing.T, c Config, b *bench) {
 			marked = k
 			b.acquired(k, true)
 		case 10: // used again
-			b.committed(b.acquired(obtaining("a", 1), true), broker.Outcome{RefreshToken: broker.NewSecret("r")})
+			b.committed(b.acquired(obtaining(1), true), broker.Outcome{RefreshToken: broker.NewSecret("r")})
 		}
 	}
 	b.wantGrant(spending("a", 1), "own")
 	b.wantGrant(marked, "r")
-	b.wantGrant(obtaining("a", 1), "r")
-	b.wantGrant(obtaining("a", 24), "r")
-	b.wantGrant(obtaining("a", 2), "")
+	b.wantGrant(obtaining(1), "r")
+	b.wantGrant(obtaining(24), "r")
+	b.wantGrant(obtaining(2), "")
 	if n := len(b.status("a").Grants); n != 20 {
 		t.Errorf("got %d grants, want 20", n)
 	}

@@ -17,9 +17,9 @@ func testUnbrokenLine(t *testing.T, _ Config, b *bench) {
 	var mu sync.Mutex
 	rotations, presented := 0, map[string]bool{}
 	var all sync.WaitGroup
-	for g := range contenders {
+	for g := range byte(contenders) {
 		all.Go(func() {
-			k := spending("a", byte(g%10))
+			k := spending("a", g%10)
 			for {
 				v, err := b.Read(ctx, k)
 				if err != nil {

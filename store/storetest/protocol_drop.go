@@ -88,7 +88,7 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 	if st := b.status("a"); len(st.Attempts) != 0 || !st.LastSuccess.IsZero() || st.Failure != nil || len(st.Grants) != 1 {
 		t.Errorf("at first: got %+v", st)
 	}
-	k := obtaining("a", 1)
+	k := obtaining(1)
 	var want []broker.Attempt
 	add := func(n int) []broker.Attempt {
 		var made []broker.Attempt

@@ -128,10 +128,10 @@ func wantRow(t tb, b store.Backend, g store.Group, p store.Put) {
 	}
 }
 
-func wantAbsent(t tb, b store.Backend, g store.Group, keys ...store.Key) {
+func wantAbsent(t tb, b store.Backend, keys ...store.Key) {
 	t.Helper()
 	for _, k := range keys {
-		if r := one(t, b, g, k); r.Revision != (store.Revision{}) {
+		if r := one(t, b, groupA, k); r.Revision != (store.Revision{}) {
 			t.Errorf("row %s/%d: got %q, want none", k.Kind, k.ID[31], r.Value)
 		}
 	}
