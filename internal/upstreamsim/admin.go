@@ -7,44 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 	"time"
 )
 
-// faultRequest is a [Fault] in JSON, and for the other paths the system or account that they are about.
-type faultRequest struct {
-	Kind       FaultKind `json:"kind"`
-	System     System    `json:"system"`
-	Account    AccountID `json:"account"`
-	Endpoint   Endpoint  `json:"endpoint"`
-	Count      int       `json:"count"`
-	After      bool      `json:"after"`
-	RetryAfter duration  `json:"retry_after"`
-	Code       string    `json:"code"`
-	Interval   duration  `json:"interval"`
-	Size       int64     `json:"size"`
-	Skew       duration  `json:"skew"`
-	Value      string    `json:"value"`
-}
+var errNoSuchPath = errors.New("no such path; see the package comment of upstreamsim")
 
-// duration is text such as "1m30s" in JSON.
-type duration time.Duration
-
-func (d *duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	*d = duration(parsed)
-	return err
-}
-
-func (f faultRequest) fault() Fault {
-	return Fault{
-		Kind: f.Kind, System: f.System, Account: f.Account, Endpoint: f.Endpoint, Count: f.Count, After: f.After,
-		RetryAfter: time.Duration(f.RetryAfter), Code: f.Code, Interval: time.Duration(f.Interval), Size: f.Size,
-		Skew: time.Duration(f.Skew), Value: f.Value,
-	}
-}
-
-// admin answers what the package comment says under Control. It needs no login: the listener is a loopback one, and a web page
-// cannot make a browser send this Content-Type without asking first.
+// admin answers what the package comment says under Control. It needs no login: the listener is a loopback one, and what a
+// web page makes a browser send is refused.
 func (s *Sim) admin(w http.ResponseWriter, r *http.Request) {
 	result, err := s.control(r)
 	status := http.StatusOK
@@ -59,84 +31,171 @@ func (s *Sim) admin(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(result) // the client is gone
 }
 
-var errNoSuchPath = errors.New("no such path; see the package comment of upstreamsim")
-
 func (s *Sim) control(r *http.Request) (any, error) {
-	if r.Method == http.MethodGet {
-		system := System(r.URL.Query().Get("system"))
-		if system != "" && !system.known() {
-			return nil, fmt.Errorf("system %q is not simulated", system)
-		}
-		switch r.URL.Path {
-		case "/stats":
-			return s.allStats(), nil
-		case "/ledger":
-			return s.systemLedger(system), nil
-		case "/refusals":
-			return s.Refusals(system), nil
-		}
-		return nil, errNoSuchPath
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return nil, err
 	}
-	if r.Method != http.MethodPost {
-		return nil, errNoSuchPath
-	}
-	request, err := readControl(r)
+	p, err := readParameters(r)
 	if err != nil {
 		return nil, err
 	}
-	ok := map[string]any{"ok": true}
-	switch r.URL.Path {
-	case "/fault":
-		_, err := s.AddFault(request.fault())
-		return ok, err
-	case "/clear":
-		s.ClearFaults()
-		return ok, nil
-	case "/down":
-		s.Down(request.systems()...)
-		return ok, nil
-	case "/up":
-		s.Up(request.systems()...)
-		return ok, nil
-	case "/reject":
-		if request.Account != "" {
-			n, err := s.RejectTokens(request.Account)
-			return map[string]int{"rejected": n}, err
-		}
-		return map[string]int{"rejected": s.rejectSystem(request.System)}, nil
+	act := map[string]func() (any, error){
+		"GET /stats":    func() (any, error) { return s.allStats(), p.done() },
+		"GET /ledger":   func() (any, error) { return s.systemLedger(p.system()), p.done() },
+		"GET /refusals": func() (any, error) { return s.Refusals(p.system()), p.done() },
+		"POST /fault":   func() (any, error) { return s.addFault(p) },
+		"POST /clear":   func() (any, error) { return p.then(s.ClearFaults) },
+		"POST /down":    func() (any, error) { systems := p.systems(); return p.then(func() { s.Down(systems...) }) },
+		"POST /up":      func() (any, error) { systems := p.systems(); return p.then(func() { s.Up(systems...) }) },
+		"POST /reject":  func() (any, error) { return s.reject(p) },
+	}[r.Method+" "+r.URL.Path]
+	if act == nil {
+		return nil, errNoSuchPath
 	}
-	return nil, errNoSuchPath
+	return act()
 }
 
-func (f faultRequest) systems() []System {
-	if f.System == "" {
-		return nil
+var done = map[string]bool{"ok": true}
+
+func (s *Sim) addFault(p *parameters) (any, error) {
+	f := Fault{
+		Kind: FaultKind(p.text("kind")), System: p.system(), Account: AccountID(p.text("account")),
+		Endpoint: Endpoint(p.text("endpoint")), Count: int(p.number("count", 32)), After: p.yes("after"), Code: p.text("code"),
+		Size: p.number("size", 64), Value: p.text("value"), RetryAfter: p.duration("retry_after"), Interval: p.duration("interval"),
+		Skew: p.duration("skew"),
 	}
-	return []System{f.System}
+	if err := p.done(); err != nil {
+		return nil, err
+	}
+	_, err := s.AddFault(f)
+	return done, err
 }
 
-// readControl reads one JSON object; nothing at all is an empty one.
-func readControl(r *http.Request) (faultRequest, error) {
-	var request faultRequest
-	if !bodyJSON.is(r.Header["Content-Type"]) {
-		return request, errors.New("content type is not application/json")
+func (s *Sim) reject(p *parameters) (any, error) {
+	account, system := AccountID(p.text("account")), p.system()
+	if err := p.done(); err != nil {
+		return nil, err
+	}
+	if account == "" {
+		return map[string]int{"rejected": s.rejectSystem(system)}, nil
+	}
+	n, err := s.RejectTokens(account)
+	return map[string]int{"rejected": n}, err
+}
+
+// parameters gives out what a request says, by name. The first error stays, and what was not asked for is one.
+type parameters struct {
+	values url.Values
+	asked  []string
+	err    error
+}
+
+// readParameters takes them from the query and from a flat JSON object in the body.
+func readParameters(r *http.Request) (*parameters, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("query: %w", err)
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err != nil {
-		return request, fmt.Errorf("read body: %w", err)
+		return nil, fmt.Errorf("read body: %w", err)
 	}
-	if len(bytes.TrimSpace(body)) == 0 {
-		return request, nil
+	if len(bytes.TrimSpace(body)) > 0 {
+		if !bodyJSON.is(r.Header["Content-Type"]) {
+			return nil, errors.New("content type is not application/json")
+		}
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(body, &object); err != nil {
+			return nil, fmt.Errorf("body: %w", err)
+		}
+		for name, value := range object {
+			text := string(value)
+			if value[0] == '"' {
+				if err := json.Unmarshal(value, &text); err != nil {
+					return nil, fmt.Errorf("body: %w", err)
+				}
+			}
+			values.Add(name, text)
+		}
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&request); err != nil {
-		return request, fmt.Errorf("body: %w", err)
+	return &parameters{values: values}, nil
+}
+
+func (p *parameters) text(name string) string {
+	p.asked = append(p.asked, name)
+	return p.values.Get(name)
+}
+
+func (p *parameters) system() System {
+	system := System(p.text("system"))
+	if system != "" && !system.known() {
+		p.fail(fmt.Errorf("system %q is not simulated", system))
 	}
-	if request.System != "" && !request.System.known() {
-		return request, fmt.Errorf("system %q is not simulated", request.System)
+	return system
+}
+
+func (p *parameters) systems() []System {
+	if system := p.system(); system != "" {
+		return []System{system}
 	}
-	return request, nil
+	return nil
+}
+
+func (p *parameters) number(name string, bits int) int64 {
+	text := p.text(name)
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, bits)
+	p.fail(err)
+	return n
+}
+
+func (p *parameters) duration(name string) time.Duration {
+	text := p.text(name)
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	p.fail(err)
+	return d
+}
+
+func (p *parameters) yes(name string) bool {
+	text := p.text(name)
+	if text == "" {
+		return false
+	}
+	yes, err := strconv.ParseBool(text)
+	p.fail(err)
+	return yes
+}
+
+func (p *parameters) fail(err error) {
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+// done returns what was wrong with them.
+func (p *parameters) done() error {
+	for name, values := range p.values {
+		if !slices.Contains(p.asked, name) {
+			p.fail(fmt.Errorf("parameter %q is unknown", name))
+		} else if len(values) > 1 {
+			p.fail(fmt.Errorf("parameter %q is repeated", name))
+		}
+	}
+	return p.err
+}
+
+// then acts if nothing was wrong with them.
+func (p *parameters) then(act func()) (any, error) {
+	if err := p.done(); err != nil {
+		return nil, err
+	}
+	act()
+	return done, nil
 }
 
 // allStats is the answer of GET /stats.

@@ -34,6 +34,15 @@ func (s *Sim) bearerAPI(x *exchange) answer {
 	return x.accept(t)
 }
 
+// Valid reports whether the value is a live access token or .DWPLATFORMAUTH cookie of the system (empty: of any). It counts
+// nothing: to see a token accepted as the vendor wants it presented, GET [Account.APIURL].
+func (s *Sim) Valid(system System, token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.access[token]
+	return t != nil && s.valid(t) && (system == "" || t.account.system == system)
+}
+
 // apiIssuer is the host whose systems issue the tokens for an API host.
 func apiIssuer(host string) string {
 	if host == hostOfficeRnDAPI {

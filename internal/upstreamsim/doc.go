@@ -43,19 +43,19 @@
 // # Control
 //
 // In the same process, the methods of [Sim] add accounts and change them, inject a [Fault], hold requests with a [Gate] and
-// read [Stats], the ledger of refresh tokens and the refusals. From outside, the same listener answers plain JSON to the
-// hosts localhost and 127.0.0.1 (the certificate is valid for both); a POST needs Content-Type: application/json:
+// read [Stats], the ledger of refresh tokens and the refusals. From outside, the same listener answers plain JSON to the hosts
+// localhost and 127.0.0.1, for which its certificate is valid too. NAME is a [System], ID an [AccountID]. What is in the query
+// may as well be in the body, as a JSON object. A web page's request is refused:
 //
-//	GET  /stats                                   counters of every system and account, and of connections
-//	GET  /ledger?system=NAME                      refresh-token events of the system's accounts, in order
-//	GET  /refusals?system=NAME                    refused requests with their reasons, in order
-//	POST /fault   {"kind": "lost", "after": true, "system": NAME, "account": ID, "endpoint": "token", "count": 1,
-//	               "code": "invalid_grant", "retry_after": "30s", "skew": "-2h", "interval": "50ms", "size": 1000,
-//	               "value": "\"3600\""}           all but kind optional; see [Fault]
-//	POST /clear   {}                              ends every fault and releases what hangs
-//	POST /down    {"system": NAME}                without system: all of them
-//	POST /up      {"system": NAME}
-//	POST /reject  {"system": NAME}                ends the access tokens of the system, or of {"account": ID}
+//	GET  /stats                     counters of every system and account, and of connections
+//	GET  /ledger?system=NAME        refresh-token events of the system's accounts, in order; without system: of all
+//	GET  /refusals?system=NAME      refused requests with their reasons, in order; without system: of all
+//	POST /fault?kind=KIND           injects a [Fault]; more fields: system, account, endpoint, count, after=true, code,
+//	                                retry_after=30s, skew=-2h, interval=50ms, size=1000, value=JSON
+//	POST /clear                     ends every fault and releases what hangs
+//	POST /down?system=NAME          without system: all of them
+//	POST /up?system=NAME
+//	POST /reject?system=NAME        ends the access tokens of the system, of account=ID, or without either all of them
 //
 // No answer of these, no [Event] and no error holds a secret or a token.
 package upstreamsim

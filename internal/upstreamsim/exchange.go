@@ -30,7 +30,7 @@ type exchange struct {
 
 	account  *account // nil until the request names one of ours
 	oddities []*fault
-	working  bool // counted as in flight
+	working  []*counters // where it is counted as in flight
 }
 
 // serve handles every request of the listener.
@@ -116,11 +116,13 @@ func (s *Sim) arrive(w http.ResponseWriter, r *http.Request, host string) *excha
 	if x.account != nil && x.endpoint == EndpointAPI && x.system == Snov {
 		x.system = x.account.system // the two share the API
 	}
-	x.count(func(c *counters) { c.requests[x.endpoint]++ })
-	if x.endpoint != EndpointAPI {
-		x.working = true
-		x.count(func(c *counters) { c.enter() })
-	}
+	x.count(func(c *counters) {
+		c.requests[x.endpoint]++
+		if x.endpoint != EndpointAPI {
+			c.enter()
+			x.working = append(x.working, c)
+		}
+	})
 	x.record(Event{Kind: KindArrived})
 	return x
 }
@@ -129,10 +131,10 @@ func (s *Sim) arrive(w http.ResponseWriter, r *http.Request, host string) *excha
 func (x *exchange) leave() {
 	x.sim.mu.Lock()
 	defer x.sim.mu.Unlock()
-	if x.working {
-		x.working = false
-		x.count(func(c *counters) { c.inFlight-- })
+	for _, c := range x.working {
+		c.inFlight--
 	}
+	x.working = nil
 }
 
 // count changes the counters of the request's system and account; s.mu is held.

@@ -106,11 +106,11 @@ func (s *Sim) inGrace(t *refreshToken) bool {
 	return s.now().Before(t.used.Add(t.family.account.policy.Grace))
 }
 
-// useRefreshToken spends a presented token as the policy says. It returns the value of the next one, empty if there is none,
-// and which token's fate hangs on the answer.
+// useRefreshToken spends a presented token as the policy says. It returns the next one with its value, or nothing if there is
+// none.
 func (s *Sim) useRefreshToken(x *exchange, t *refreshToken) (string, *refreshToken) {
 	if x.account.policy.Static {
-		return "", t
+		return "", nil
 	}
 	detail := "grace"
 	if !t.spent {
