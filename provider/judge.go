@@ -84,6 +84,9 @@ func (d *definition) classify(q *request, rules *errorRules, a *answer, code str
 	}
 	if level, ok := levelOf(code, place); ok {
 		e.Level = level
+		if code == "invalid_request" && place == broker.Obtain && d.callersChoose() {
+			e.Level = broker.LevelRequest // it may be what this caller chose: others must not suffer for it
+		}
 		return e
 	}
 	switch {
@@ -99,6 +102,11 @@ func (d *definition) classify(q *request, rules *errorRules, a *answer, code str
 		e.Level, e.Lost = broker.LevelUpstream, true
 	}
 	return e
+}
+
+// callersChoose reports whether anything of an obtain is a caller's choice.
+func (d *definition) callersChoose() bool {
+	return d.scopes != nil || d.audience != nil || d.resources != nil || len(d.parameters) > 0
 }
 
 // levelOf is what the codes of RFC 6749 section 5.2 and RFC 8707 section 2 mean, by place.
