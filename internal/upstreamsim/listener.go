@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -68,6 +69,26 @@ func (c *conn) reset() {
 		_ = tcp.SetLinger(0) // fails only on a closed connection
 	}
 	_ = c.Close()
+}
+
+// connState is the hook of http.Server: it tells when the goroutine of a connection begins and ends.
+func (s *Sim) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.open.Add(1)
+	case http.StateClosed:
+		s.open.Done()
+	}
+}
+
+// closeConns resets every connection.
+func (s *Sim) closeConns() {
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.reset()
+	}
 }
 
 type connKey struct{}

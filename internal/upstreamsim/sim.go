@@ -44,7 +44,8 @@ type Sim struct {
 
 	closed   chan struct{} // closed by Close: ends whatever waits
 	handlers sync.WaitGroup
-	serving  sync.WaitGroup
+	serving  sync.WaitGroup // listeners
+	open     sync.WaitGroup // connections; grows only while a listener is served
 
 	emitting sync.Mutex // held while OnEvent runs
 
@@ -117,6 +118,7 @@ func New(opts Options) (*Sim, error) {
 			GetConfigForClient: s.hello,
 			GetCertificate:     s.certificate,
 		},
+		ConnState:   s.connState,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:    log.New(io.Discard, "", 0), // failed handshakes are part of the play
 	}
@@ -190,7 +192,9 @@ func (s *Sim) Close() error {
 	}
 	err := s.server.Close()
 	s.serving.Wait()
+	s.closeConns() // http.Server overlooks one that was accepted at this moment
 	s.handlers.Wait()
+	s.open.Wait()
 	return err
 }
 
