@@ -50,12 +50,22 @@ func testFailLevels(t *testing.T, _ Config, b *bench) {
 		if diff := cmp.Diff(wantCredential, b.status(n).Failure); diff != "" {
 			t.Errorf("level %d: status (-want +got):\n%s", level, diff)
 		}
-		// A version later, neither the key's nor the credential's is left; the grant's belongs to its generation.
+		// A version later neither the key's nor the credential's is left, nor recorded; the grant's belongs to its generation.
 		late := b.acquired(k, true)
 		b.saved(c, changed(c, true), nil)
+		if v := b.view(k); v.KeyFailure != nil || v.CredentialFailure != nil {
+			t.Errorf("level %d: a failure of the former version shows", level)
+		}
+		newer := remembered(100)
+		b.failed(b.acquired(plain(n, 1), false), &broker.FailureRecord{Level: level, Failure: newer, Now: now()})
 		b.failed(late, &broker.FailureRecord{Level: level, Failure: failure, Presented: true, Now: now()})
-		if v := b.view(k); v.KeyFailure != nil || v.CredentialFailure != nil || (v.Grant.Refused != nil) != (wantGrant != nil) {
-			t.Errorf("level %d: a failure of the former version was recorded: %v, %v", level, v.KeyFailure, v.CredentialFailure)
+		if v := b.view(k); v.KeyFailure != nil && v.KeyFailure.Count != newer.Count ||
+			v.CredentialFailure != nil && v.CredentialFailure.Count != newer.Count ||
+			(v.KeyFailure != nil) != (wantKey != nil) || (v.CredentialFailure != nil) != (wantCredential != nil) {
+			t.Errorf("level %d: a failure of the former version has replaced one of this: %v, %v", level, v.KeyFailure, v.CredentialFailure)
+		}
+		if v := b.view(k); (v.Grant.Refused != nil) != (wantGrant != nil) {
+			t.Errorf("level %d: the refusal of the grant: got %v", level, v.Grant.Refused)
 		}
 	}
 }
