@@ -58,7 +58,7 @@ func TestLogonCookies(t *testing.T) {
 func TestLockout(t *testing.T) {
 	for _, system := range []System{DocuWareCookie, DocuWare} {
 		clock := newClock()
-		sim := start(t, Options{Now: clock.Now, LockoutAfter: 3})
+		sim := start(t, Options{Now: clock.Now}) // five, as documented
 		client := newClient(t, sim, true)
 		a := defaultAccount(t, sim, system)
 		wrong := a
@@ -77,22 +77,23 @@ func TestLockout(t *testing.T) {
 		if system == DocuWare {
 			no = http.StatusBadRequest
 		}
-		attempt(wrong, no)
-		attempt(wrong, no)
+		for range 4 {
+			attempt(wrong, no)
+		}
 		attempt(a, http.StatusOK) // forgets the wrong ones
-		for range 3 {
+		for range 5 {
 			attempt(wrong, no)
 		}
 		attempt(a, no)
 		clock.Add(10*time.Minute - time.Nanosecond)
 		attempt(a, no)
-		if got := sim.Stats(a.ID).Refused; got[ReasonLockedOut] != 2 || got[ReasonCredential] != 5 {
-			t.Errorf("%s: got refusals %v, want 2 locked_out and 5 credential", system, got)
+		if got := sim.Stats(a.ID).Refused; got[ReasonLockedOut] != 2 || got[ReasonCredential] != 9 {
+			t.Errorf("%s: got refusals %v, want 2 locked_out and 9 credential", system, got)
 		}
 		clock.Add(time.Nanosecond)
 		attempt(a, http.StatusOK)
 
-		for range 3 {
+		for range 5 {
 			attempt(wrong, no)
 		}
 		if err := sim.Unlock(a.ID); err != nil {
