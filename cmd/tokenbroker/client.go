@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// remote is what every command has that talks to a broker.
+type remote struct {
+	Address string        `env:"TOKENBROKER_ADDRESS" default:"127.0.0.1:7420" help:"The broker: host:port, or unix:PATH of its socket."`
+	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
+	Timeout time.Duration `default:"30s" help:"How long to wait for the answer."`
+}
+
+// client is a connection to a broker, with the services on it.
+type client struct {
+	conn        *grpc.ClientConn
+	tokens      tokenbrokerv1.TokenBrokerServiceClient
+	credentials tokenbrokerv1.CredentialServiceClient
+	providers   tokenbrokerv1.ProviderServiceClient
+}
+
+const answerBytes = 64 << 20
+
+// with connects, calls f with a context that ends after the timeout, and names the address if nobody answers there.
+func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
+	target := "passthrough:///" + r.Address
+	if strings.HasPrefix(r.Address, "unix:") {
+		target = r.Address
+	} else if !strings.Contains(r.Address, ":") {
+		return badInput("address %q is neither host:port nor unix:PATH", r.Address)
+	}
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+	if err != nil {
+		return badInput("address %q: %v", r.Address, err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to be lost
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+	}
+	err = f(ctx, &client{
+		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
+		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
+	})
+	// A status without details is the transport's own: the broker gives all of its errors some.
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable && len(s.Details()) == 0 {
+		return &unreachableError{r.Address}
+	}
+	return err
+}
+
+// printJSON writes a message for scripts.
+func printJSON(w io.Writer, m proto.Message) error {
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: false}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return printIndented(w, b)
+}
+
+func printIndented(w io.Writer, b []byte) error {
+	var v json.RawMessage = b
+	out, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", out)
+	return err
+}
+
+// table lines up columns.
+func table(w io.Writer, header string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	if header != "" {
+		fmt.Fprintln(t, header)
+	}
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	return t.Flush()
+}
+
+// when says a time for people: how far away it is, and when that is.
+func when(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "-"
+	}
+	d := time.Until(t.AsTime()).Round(time.Second)
+	at := t.AsTime().Local().Format("2006-01-02 15:04:05")
+	if d < 0 {
+		return fmt.Sprintf("%s ago (%s)", -d, at)
+	}
+	return fmt.Sprintf("in %s (%s)", d, at)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

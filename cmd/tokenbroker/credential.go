@@ -1,0 +1,458 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+type credentialCommands struct {
+	Create       credentialCreateCommand `cmd:"" help:"Store a new credential."`
+	Get          credentialGetCommand    `cmd:"" help:"Show one, without its secrets."`
+	List         credentialListCommand   `cmd:"" help:"Show all, or those that a filter chooses."`
+	Update       credentialUpdateCommand `cmd:"" help:"Change what is given; everything else stays."`
+	Delete       credentialDeleteCommand `cmd:"" help:"Delete one with its tokens and refresh tokens."`
+	RotateSecret credentialRotateCommand `cmd:"" help:"Set a new secret; the former stays as a fallback until it is retired."`
+	RetireSecret credentialRetireCommand `cmd:"" help:"Forget the former secret."`
+	Test         credentialTestCommand   `cmd:"" help:"Make one real exchange, whatever is remembered."`
+	Status       credentialStatusCommand `cmd:"" help:"Show how it is doing and what to do about it."`
+	Apply        credentialApplyCommand  `cmd:"" help:"Make the credentials be as files declare them."`
+}
+
+type credentialFlags struct {
+	Input           []string          `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
+	DefaultScope    []string          `sep:"none" help:"A scope for callers who name none; repeat for several."`
+	DefaultAudience string            `help:"The audience for callers who name none."`
+	Label           map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A label; repeat for several."`
+	secretFlags
+}
+
+// inputs reads NAME=VALUE; =@FILE reads a file, as some inputs have many lines.
+func (f *credentialFlags) inputs() (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range f.Input {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, badInput("--input %s: write NAME=VALUE", s)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+type credentialCreateCommand struct {
+	remote
+	credentialFlags
+	Name         string `arg:"" help:"Its name, such as officernd-main."`
+	Provider     string `required:"" help:"The provider; see provider list."`
+	ValidateOnly bool   `help:"Check everything and store nothing."`
+}
+
+// Run stores the credential; secrets that are missing are asked for where somebody is there to be asked.
+func (c *credentialCreateCommand) Run(p *process) error {
+	inputs, err := c.inputs()
+	if err != nil {
+		return err
+	}
+	secrets, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	timeout := c.Timeout
+	c.Timeout = 0 // people type slower than that
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		req := &tokenbrokerv1.CreateCredentialRequest{
+			Credential: &tokenbrokerv1.Credential{
+				Name: c.Name, Provider: c.Provider, Inputs: inputs, DefaultScopes: c.DefaultScope, DefaultAudience: c.DefaultAudience, Labels: c.Label,
+			},
+			Secrets: secrets, ValidateOnly: c.ValidateOnly,
+		}
+		for {
+			calling, cancel := context.WithTimeout(ctx, timeout)
+			res, err := cl.credentials.CreateCredential(calling, req)
+			cancel()
+			missing := missingSecrets(err)
+			if len(missing) == 0 || !canPrompt(p) {
+				if err != nil {
+					return err
+				}
+				return showCredential(p.stdout, c.Output, res.GetCredential())
+			}
+			for _, name := range missing {
+				v, err := prompt(p, name)
+				if err != nil {
+					return err
+				}
+				if v == "" {
+					return badInput("%s is required", name)
+				}
+				req.Secrets[name] = v
+			}
+		}
+	})
+}
+
+// missingSecrets are the secrets that a refusal says are required, if it says nothing else.
+func missingSecrets(err error) []string {
+	var names []string
+	for _, d := range status.Convert(err).Details() {
+		bad, ok := d.(*errdetails.BadRequest)
+		if !ok {
+			continue
+		}
+		for _, v := range bad.GetFieldViolations() {
+			name, secret := strings.CutPrefix(v.GetField(), "secrets.")
+			if !secret || !strings.HasPrefix(v.GetDescription(), "is required") {
+				return nil
+			}
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+type credentialGetCommand struct {
+	remote
+	Name string `arg:"" help:"The credential."`
+}
+
+// Run shows one.
+func (c *credentialGetCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+func showCredential(w io.Writer, output string, c *tokenbrokerv1.Credential) error {
+	if output == "json" {
+		return printJSON(w, c)
+	}
+	rows := [][]string{
+		{"name", c.GetName()}, {"provider", c.GetProvider()}, {"state", stateWord(c.GetState())},
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.GetInputs())) {
+		rows = append(rows, []string{"input " + k, c.GetInputs()[k]})
+	}
+	for _, s := range c.GetSecrets() {
+		text := "set " + when(s.GetSetTime())
+		if s.GetFormerKept() {
+			text += "; the former one is kept"
+			if s.GetFormerUsedTime() != nil {
+				text += ", and was the one that worked " + when(s.GetFormerUsedTime())
+			}
+		}
+		rows = append(rows, []string{"secret " + s.GetName(), text})
+	}
+	if len(c.GetDefaultScopes()) > 0 {
+		rows = append(rows, []string{"default scopes", strings.Join(c.GetDefaultScopes(), " ")})
+	}
+	if c.GetDefaultAudience() != "" {
+		rows = append(rows, []string{"default audience", c.GetDefaultAudience()})
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.GetLabels())) {
+		rows = append(rows, []string{"label " + k, c.GetLabels()[k]})
+	}
+	rows = append(rows, []string{"version", fmt.Sprint(c.GetVersion())}, []string{"changed", when(c.GetUpdateTime())})
+	return table(w, "", rows)
+}
+
+func stateWord(s tokenbrokerv1.CredentialState) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(s.String(), "CREDENTIAL_STATE_"), "_", " "))
+}
+
+type credentialListCommand struct {
+	remote
+	Filter string `help:"FIELD = VALUE, != or :, joined by AND; fields: name (may end in *), provider, state, labels.KEY."`
+}
+
+// Run shows all pages.
+func (c *credentialListCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		all, err := cl.list(ctx, c.Filter)
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, &tokenbrokerv1.ListCredentialsResponse{Credentials: all})
+		}
+		if len(all) == 0 {
+			fmt.Fprintln(p.stderr, "no credentials; make one with credential create")
+			return nil
+		}
+		var rows [][]string
+		for _, x := range all {
+			rows = append(rows, []string{x.GetName(), x.GetProvider(), stateWord(x.GetState()), when(x.GetUpdateTime())})
+		}
+		return table(p.stdout, "NAME\tPROVIDER\tSTATE\tCHANGED", rows)
+	})
+}
+
+// list reads all pages.
+func (cl *client) list(ctx context.Context, filter string) ([]*tokenbrokerv1.Credential, error) {
+	var all []*tokenbrokerv1.Credential
+	for token := ""; ; {
+		res, err := cl.credentials.ListCredentials(ctx, &tokenbrokerv1.ListCredentialsRequest{PageSize: 1000, PageToken: token, Filter: filter})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, res.GetCredentials()...)
+		if token = res.GetNextPageToken(); token == "" {
+			return all, nil
+		}
+	}
+}
+
+type credentialUpdateCommand struct {
+	remote
+	credentialFlags
+	Name        string   `arg:"" help:"The credential."`
+	Provider    string   `help:"Another provider; every secret has to be given again."`
+	RemoveInput []string `help:"Remove an optional input."`
+	RemoveLabel []string `help:"Remove a label."`
+	Disable     bool     `xor:"able" help:"Give out no tokens of it."`
+	Enable      bool     `xor:"able" help:"Give out tokens of it again."`
+	Etag        string   `help:"Change it only if it still has this etag."`
+}
+
+// Run changes what the flags name.
+func (c *credentialUpdateCommand) Run(p *process) error {
+	inputs, err := c.inputs()
+	if err != nil {
+		return err
+	}
+	secrets, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	m := &tokenbrokerv1.Credential{
+		Name: c.Name, Provider: c.Provider, Inputs: inputs, DefaultScopes: c.DefaultScope, DefaultAudience: c.DefaultAudience,
+		Labels: c.Label, Disabled: c.Disable, Etag: c.Etag,
+	}
+	var mask []string
+	add := func(set bool, path string) {
+		if set {
+			mask = append(mask, path)
+		}
+	}
+	add(c.Provider != "", "provider")
+	add(len(c.DefaultScope) > 0, "default_scopes")
+	add(c.DefaultAudience != "", "default_audience")
+	add(c.Disable || c.Enable, "disabled")
+	for _, k := range slices.Concat(slices.Sorted(maps.Keys(inputs)), c.RemoveInput) {
+		add(true, "inputs."+k)
+	}
+	for _, k := range slices.Concat(slices.Sorted(maps.Keys(c.Label)), c.RemoveLabel) {
+		add(true, "labels."+k)
+	}
+	for k := range secrets {
+		add(true, "secrets."+k)
+	}
+	if len(mask) == 0 {
+		return badInput("nothing to change: see tokenbroker credential update --help")
+	}
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.UpdateCredential(ctx, &tokenbrokerv1.UpdateCredentialRequest{
+			Credential: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, Secrets: secrets,
+		})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialDeleteCommand struct {
+	remote
+	Name         string `arg:"" help:"The credential."`
+	Etag         string `help:"Delete it only if it still has this etag."`
+	AllowMissing bool   `help:"It is no failure if there is none."`
+}
+
+// Run deletes it.
+func (c *credentialDeleteCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		if _, err := cl.credentials.DeleteCredential(ctx, &tokenbrokerv1.DeleteCredentialRequest{Name: c.Name, Etag: c.Etag, AllowMissing: c.AllowMissing}); err != nil {
+			return err
+		}
+		if c.Output != "json" {
+			fmt.Fprintf(p.stdout, "deleted %s\n", c.Name)
+		}
+		return nil
+	})
+}
+
+type credentialRotateCommand struct {
+	remote
+	secretFlags
+	Name       string        `arg:"" help:"The credential."`
+	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
+}
+
+// Run sets new secrets; where none is named it asks for client_secret or whatever the only secret is.
+func (c *credentialRotateCommand) Run(p *process) error {
+	secrets, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		if len(secrets) == 0 {
+			if !canPrompt(p) {
+				return badInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
+			}
+			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+			if err != nil {
+				return err
+			}
+			for _, s := range there.GetCredential().GetSecrets() {
+				if secrets[s.GetName()], err = prompt(p, s.GetName()); err != nil {
+					return err
+				}
+				if secrets[s.GetName()] == "" {
+					delete(secrets, s.GetName())
+				}
+			}
+		}
+		res, err := cl.credentials.RotateSecret(ctx, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialRetireCommand struct {
+	remote
+	Name    string   `arg:"" help:"The credential."`
+	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
+}
+
+// Run forgets former secrets.
+func (c *credentialRetireCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialTestCommand struct {
+	remote
+	selectionFlags
+	Name string `arg:"" help:"The credential."`
+	Keep bool   `help:"Serve the token that the test brings."`
+}
+
+// errTestFailed: what the test found has been printed.
+var errTestFailed = errors.New("the test failed")
+
+// Run makes an exchange and prints each request.
+func (c *credentialTestCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
+			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Keep: c.Keep,
+		})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			if err := printJSON(p.stdout, res); err != nil {
+				return err
+			}
+		} else if err := printExchanges(p.stdout, res.GetExchanges()); err != nil {
+			return err
+		}
+		if res.GetReason() != "" {
+			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
+		}
+		if c.Output != "json" {
+			fmt.Fprintf(p.stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
+		}
+		return nil
+	})
+}
+
+func printExchanges(w io.Writer, xs []*tokenbrokerv1.Exchange) error {
+	var rows [][]string
+	for _, x := range xs {
+		code := "no answer"
+		if x.GetStatus() != 0 {
+			code = fmt.Sprint(x.GetStatus())
+		}
+		outcome := "ok"
+		if x.GetReason() != "" {
+			outcome = x.GetReason()
+			if x.GetUpstreamError() != "" {
+				outcome += " (" + x.GetUpstreamError() + ")"
+			}
+		}
+		rows = append(rows, []string{
+			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
+		})
+	}
+	return table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
+}
+
+type credentialStatusCommand struct {
+	remote
+	Name string `arg:"" help:"The credential."`
+}
+
+// Run shows how it is doing.
+func (c *credentialStatusCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, res)
+		}
+		rows := [][]string{{"state", stateWord(res.GetState())}}
+		if res.GetReason() != "" {
+			rows = append(rows, []string{"reason", res.GetReason()})
+		}
+		if res.GetAdvice() != "" {
+			rows = append(rows, []string{"advice", res.GetAdvice()})
+		}
+		rows = append(rows, []string{"last success", when(res.GetLastSuccessTime())})
+		if res.GetNextAttemptTime() != nil {
+			rows = append(rows, []string{"next attempt", when(res.GetNextAttemptTime())})
+		}
+		if res.GetRefreshTokenExpireTime() != nil {
+			rows = append(rows, []string{"refresh token ends", when(res.GetRefreshTokenExpireTime())})
+		}
+		for _, t := range res.GetTokens() {
+			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
+		}
+		if err := table(p.stdout, "", rows); err != nil || len(res.GetExchanges()) == 0 {
+			return err
+		}
+		fmt.Fprintln(p.stdout)
+		return printExchanges(p.stdout, res.GetExchanges())
+	})
+}
+
+func scopesNote(scopes []string) string {
+	if len(scopes) == 0 {
+		return ""
+	}
+	return ", for " + strings.Join(scopes, " ")
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// The exit codes, as --help lists them.
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+	exitNotFound
+	exitNotAllowed
+	exitPrecondition
+	exitTemporary
+	exitUnreachable
+)
+
+// An inputError is a mistake in what the operator gave.
+type inputError struct{ error }
+
+func (e *inputError) Unwrap() error { return e.error }
+
+func badInput(format string, args ...any) error {
+	return &inputError{fmt.Errorf(format, args...)}
+}
+
+// An unreachableError: nobody answers at the address.
+type unreachableError struct{ address string }
+
+func (e *unreachableError) Error() string {
+	return fmt.Sprintf("no broker answers at %s: is `tokenbroker serve` running? Another address goes with --address or TOKENBROKER_ADDRESS", e.address)
+}
+
+// exitCode says how a command ends.
+func exitCode(err error) int {
+	var input *inputError
+	var away *unreachableError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &away):
+		return exitUnreachable
+	case errors.As(err, &input):
+		return exitUsage
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return exitFailure
+	}
+	switch s.Code() {
+	case codes.InvalidArgument:
+		return exitUsage
+	case codes.NotFound:
+		return exitNotFound
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return exitNotAllowed
+	case codes.FailedPrecondition, codes.Aborted, codes.AlreadyExists:
+		return exitPrecondition
+	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
+		return exitTemporary
+	default:
+		return exitFailure
+	}
+}
+
+// report tells the operator what went wrong, and returns the exit code.
+func report(p *process, output string, err error) int {
+	code := exitCode(err)
+	e := describe(err)
+	e.ExitCode = code
+	if output == "json" {
+		b, mErr := json.Marshal(map[string]any{"error": e})
+		if mErr == nil {
+			fmt.Fprintf(p.stderr, "%s\n", b)
+			return code
+		}
+	}
+	for line := range strings.Lines(e.Message) {
+		fmt.Fprintf(p.stderr, "tokenbroker: %s\n", strings.TrimSuffix(line, "\n"))
+	}
+	for _, v := range e.Violations {
+		fmt.Fprintf(p.stderr, "  %s: %s\n", v.Field, v.Description)
+	}
+	if e.Reason != "" {
+		fmt.Fprintf(p.stderr, "  reason %s", e.Reason)
+		if e.RetryAfter != "" {
+			fmt.Fprintf(p.stderr, ", try again in %s", e.RetryAfter)
+		}
+		if e.RequestID != "" {
+			fmt.Fprintf(p.stderr, ", request %s", e.RequestID)
+		}
+		fmt.Fprintln(p.stderr)
+	}
+	return code
+}
+
+// described is an error for people and for scripts.
+type described struct {
+	Message    string      `json:"message"`
+	Code       string      `json:"code,omitempty"`
+	Reason     string      `json:"reason,omitempty"`
+	RetryAfter string      `json:"retry_after,omitempty"`
+	RequestID  string      `json:"request_id,omitempty"`
+	Violations []violation `json:"violations,omitempty"`
+	ExitCode   int         `json:"exit_code"`
+}
+
+type violation struct {
+	Field       string `json:"field"`
+	Description string `json:"description"`
+}
+
+func describe(err error) described {
+	s, ok := status.FromError(err)
+	if !ok || s.Code() == codes.OK {
+		return described{Message: err.Error()}
+	}
+	d := described{Message: s.Message(), Code: s.Code().String()}
+	for _, x := range s.Details() {
+		switch x := x.(type) {
+		case *errdetails.ErrorInfo:
+			d.Reason = x.GetReason()
+		case *errdetails.RetryInfo:
+			d.RetryAfter = x.GetRetryDelay().AsDuration().String()
+		case *errdetails.RequestInfo:
+			d.RequestID = x.GetRequestId()
+		case *errdetails.BadRequest:
+			for _, v := range x.GetFieldViolations() {
+				d.Violations = append(d.Violations, violation{v.GetField(), v.GetDescription()})
+			}
+			// The message lists them as well, for clients that do not read details.
+			d.Message, _, _ = strings.Cut(d.Message, "; ")
+		}
+	}
+	return d
+}

@@ -1,0 +1,109 @@
+// Command tokenbroker is the broker, and what operators use to look after it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line; help is generated from it.
+type cli struct {
+	Serve      serveCommand       `cmd:"" help:"Run the broker."`
+	Demo       demoCommands       `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
+	Token      tokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
+	Credential credentialCommands `cmd:"" help:"Look after credentials."`
+	Provider   providerCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
+	Config     configCommands     `cmd:"" help:"Check a settings file."`
+	Backup     backupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
+	Version    versionCommand     `cmd:"" help:"Say which version this is."`
+}
+
+const description = `tokenbroker gives internal services access tokens for third-party APIs.
+
+Exit codes: 0 all is well; 1 failure; 2 bad usage or input; 3 not found; 4 not allowed; 5 somebody must change something
+first; 6 temporary, try again; 7 the broker cannot be reached.`
+
+// process is what a command works with, so that tests can run it in-process.
+type process struct {
+	ctx            context.Context //nolint:containedctx // the life of one command
+	stdin          *os.File
+	stdout, stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(&process{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns its exit code.
+func run(p *process, args []string) int {
+	var c cli
+	code, exited := 0, false
+	parser, err := kong.New(&c,
+		kong.Name("tokenbroker"), kong.Description(description), kong.UsageOnError(),
+		kong.Writers(p.stdout, p.stderr), kong.Exit(func(n int) { code, exited = n, true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
+		kong.Vars{"data_dir": defaultDataDir()},
+		kong.Bind(p),
+	)
+	if err != nil {
+		fmt.Fprintf(p.stderr, "tokenbroker: %v\n", err)
+		return exitFailure
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	resolver, err := settingsFile(parser, args)
+	if err != nil {
+		return report(p, outputOf(args), err)
+	}
+	if resolver != nil {
+		if err := kong.Resolvers(resolver).Apply(parser); err != nil {
+			return report(p, outputOf(args), err)
+		}
+	}
+	k, err := parser.Parse(args)
+	if exited {
+		return code
+	}
+	if err != nil {
+		fmt.Fprintf(p.stderr, "tokenbroker: %v\n", usageHint(err, args))
+		return exitUsage
+	}
+	if err := k.Run(p); err != nil {
+		return report(p, outputOf(args), err)
+	}
+	return exitOK
+}
+
+// usageHint adds where help is.
+func usageHint(err error, args []string) error {
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return fmt.Errorf("%w; see tokenbroker %s --help", err, args[0])
+	}
+	return fmt.Errorf("%w; see tokenbroker --help", err)
+}
+
+// outputOf finds how the caller wants errors, also when the command line does not parse.
+func outputOf(args []string) string {
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--output="); ok {
+			return v
+		}
+		if (a == "--output" || a == "-o") && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	return os.Getenv("TOKENBROKER_OUTPUT")
+}

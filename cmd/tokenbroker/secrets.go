@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// secretFlags say where secrets come from: a file, standard input or a hidden prompt, and never the command line, which the
+// shell's history and every user's process list show.
+type secretFlags struct {
+	Secret     []string `sep:"none" placeholder:"NAME=@FILE" help:"Read a secret input from a file; repeat for several."`
+	SecretStdn string   `name:"secret-stdin" placeholder:"NAME" help:"Read this secret input from standard input."`
+}
+
+// read returns the secrets that the flags name.
+func (f *secretFlags) read(p *process) (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range f.Secret {
+		name, from, ok := strings.Cut(s, "=")
+		file, isFile := strings.CutPrefix(from, "@")
+		if !ok || name == "" || !isFile || file == "" {
+			return nil, badInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
+				"write --secret %s=@FILE, --secret-stdin %s, or leave it out and be asked for it", name, name, name)
+		}
+		v, err := readSecretFile(p, file)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = v
+	}
+	if f.SecretStdn != "" {
+		v, err := readSecretFile(p, "-")
+		if err != nil {
+			return nil, err
+		}
+		out[f.SecretStdn] = v
+	}
+	return out, nil
+}
+
+// canPrompt reports whether somebody is there to be asked.
+func canPrompt(p *process) bool {
+	return p.stdin != nil && term.IsTerminal(int(p.stdin.Fd())) //nolint:gosec // a file descriptor fits
+}
+
+// prompt asks for a secret without showing what is typed.
+func prompt(p *process, name string) (string, error) {
+	fmt.Fprintf(p.stderr, "%s (not shown): ", name)
+	b, err := term.ReadPassword(int(p.stdin.Fd())) //nolint:gosec // a file descriptor fits
+	fmt.Fprintln(p.stderr)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return string(b), nil
+}

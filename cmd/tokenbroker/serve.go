@@ -1,0 +1,79 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+)
+
+// serveCommand runs the broker.
+type serveCommand struct {
+	Config string `env:"TOKENBROKER_CONFIG" type:"path" help:"Settings file in YAML. A flag wins over the environment, the environment over the file."`
+	settings
+}
+
+// Run serves until the process is told to stop.
+func (c *serveCommand) Run(p *process) error {
+	log := newLog(p, c.LogLevel, c.LogFormat)
+	r, err := startBroker(p.ctx, c.settings, log)
+	if err != nil {
+		return err
+	}
+	if r.firstRun {
+		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.keyFile(), "data_dir", c.DataDir)
+	}
+	log.Info("without authentication: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
+	log.Info(r.banner())
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			if err := r.catalog.Reload(); err != nil {
+				log.Warn("definitions not reloaded", "error", err.Error())
+				continue
+			}
+			log.Info("definitions reloaded")
+			continue
+		case err = <-r.failed:
+		case <-p.ctx.Done():
+		}
+		break
+	}
+	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(again)
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.stop(p.ctx) }()
+	select {
+	case stopErr := <-stopped:
+		return errors.Join(err, stopErr)
+	case <-again:
+		return fmt.Errorf("stopped at once, at a second signal: exchanges that were under way are lost")
+	}
+}
+
+// newLog writes to standard error.
+func newLog(p *process, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if format == "text" || format == "auto" && isTerminal(p.stderr) {
+		return slog.New(slog.NewTextHandler(p.stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(p.stderr, o))
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
+}

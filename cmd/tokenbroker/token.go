@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+type tokenCommands struct {
+	Get        tokenGetCommand        `cmd:"" help:"Print a token that is valid now."`
+	Invalidate tokenInvalidateCommand `cmd:"" help:"Drop a token that an API has refused, or all of them."`
+	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted."`
+}
+
+// selectionFlags say which of a credential's tokens is meant.
+type selectionFlags struct {
+	Scope     []string          `sep:"none" help:"A scope; repeat for several. None: the defaults."`
+	Audience  string            `help:"The audience."`
+	Parameter map[string]string `mapsep:"none" help:"NAME=VALUE of a parameter that the definition declares."`
+	Resource  []string          `sep:"none" help:"A resource (RFC 8707); repeat for several."`
+}
+
+type tokenGetCommand struct {
+	remote
+	selectionFlags
+	Name            string        `arg:"" help:"The credential."`
+	MinTTL          time.Duration `name:"min-ttl" help:"How long the token must live at least."`
+	RejectedTokenID string        `name:"rejected-token-id" help:"Id of a token that the API has refused: another one is wanted."`
+	Header          bool          `help:"Print headers and cookies as curl reads them: curl -H @<(tokenbroker token get NAME --header) URL."`
+}
+
+// Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
+func (c *tokenGetCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		req := &tokenbrokerv1.GetTokenRequest{
+			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: c.RejectedTokenID,
+		}
+		if c.MinTTL > 0 {
+			req.MinTtl = durationpb.New(c.MinTTL)
+		}
+		res, err := cl.tokens.GetToken(ctx, req)
+		if err != nil {
+			return err
+		}
+		t := res.GetToken()
+		switch {
+		case c.Output == "json":
+			return printJSON(p.stdout, res)
+		case c.Header:
+			return printHeaders(p.stdout, p.stderr, t)
+		}
+		fmt.Fprintln(p.stdout, t.GetAccessToken())
+		if isTerminal(p.stderr) {
+			fmt.Fprintf(p.stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
+			if res.GetDegraded() {
+				fmt.Fprintln(p.stderr, "degraded: it is valid, but its refresh is failing; see credential status")
+			}
+		}
+		return nil
+	})
+}
+
+// printHeaders writes one header a line, the cookies as one.
+func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
+	for _, h := range t.GetHeaders() {
+		fmt.Fprintf(out, "%s: %s\n", h.GetName(), h.GetValue())
+	}
+	var cookies []string
+	for _, c := range t.GetCookies() {
+		cookies = append(cookies, c.GetName()+"="+c.GetValue())
+	}
+	if len(cookies) > 0 {
+		fmt.Fprintf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
+	}
+	if len(t.GetQueryParameters()) > 0 {
+		fmt.Fprintln(notes, "tokenbroker: this API wants query parameters too: see --output json")
+	}
+	return nil
+}
+
+type tokenInvalidateCommand struct {
+	remote
+	selectionFlags
+	Name            string `arg:"" help:"The credential."`
+	TokenID         string `name:"token-id" xor:"target" help:"Id of the rejected token."`
+	AccessTokenFile string `name:"access-token-file" xor:"target" help:"File with the rejected token itself; - for standard input."`
+	All             bool   `xor:"target" help:"Every token of the credential; with --scope and the like, exactly that one."`
+}
+
+// Run says what was dropped.
+func (c *tokenInvalidateCommand) Run(p *process) error {
+	req := &tokenbrokerv1.InvalidateRequest{Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource}
+	switch {
+	case c.TokenID != "":
+		req.Target = &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: c.TokenID}
+	case c.AccessTokenFile != "":
+		token, err := readSecretFile(p, c.AccessTokenFile)
+		if err != nil {
+			return err
+		}
+		req.Target = &tokenbrokerv1.InvalidateRequest_AccessToken{AccessToken: token}
+	case c.All:
+		req.Target = &tokenbrokerv1.InvalidateRequest_All{All: true}
+	default:
+		return badInput("say which token: --token-id, --access-token-file or --all")
+	}
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.tokens.Invalidate(ctx, req)
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, res)
+		}
+		switch {
+		case res.GetInvalidated() > 0:
+			fmt.Fprintf(p.stdout, "invalidated %d\n", res.GetInvalidated())
+		case c.All:
+			fmt.Fprintln(p.stdout, "nothing to invalidate: there is no such token")
+		default:
+			fmt.Fprintf(p.stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
+		}
+		return nil
+	})
+}
+
+type tokenWatchCommand struct {
+	remote
+	selectionFlags
+	Name  string `arg:"" help:"The credential."`
+	Known string `name:"known-token-id" help:"Id of the token that is known already."`
+}
+
+// Run prints one line an event.
+func (c *tokenWatchCommand) Run(p *process) error {
+	c.Timeout = 0 // until interrupted
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		stream, err := cl.tokens.WatchToken(ctx, &tokenbrokerv1.WatchTokenRequest{
+			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, KnownTokenId: c.Known,
+		})
+		if err != nil {
+			return err
+		}
+		for {
+			e, err := stream.Recv()
+			if p.ctx.Err() != nil || errors.Is(err, io.EOF) {
+				return nil // interrupted: that is how it ends
+			}
+			if err != nil {
+				return err
+			}
+			if c.Output == "json" {
+				if err := printJSON(p.stdout, e); err != nil {
+					return err
+				}
+				continue
+			}
+			fmt.Fprintf(p.stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
+		}
+	})
+}
+
+func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {
+	switch e := e.GetEvent().(type) {
+	case *tokenbrokerv1.WatchTokenResponse_Token:
+		return fmt.Sprintf("token %s expires %s", e.Token.GetTokenId(), when(e.Token.GetExpireTime()))
+	case *tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId:
+		return fmt.Sprintf("invalidated %s: do not use it any more", e.InvalidatedTokenId)
+	case *tokenbrokerv1.WatchTokenResponse_State:
+		switch {
+		case e.State.GetReason() == "":
+			return "all is well"
+		case e.State.GetDegraded():
+			return fmt.Sprintf("degraded: the token is valid, its refresh fails: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
+		default:
+			return fmt.Sprintf("no token: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
+		}
+	}
+	return "unknown event"
+}
+
+// readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
+func readSecretFile(p *process, name string) (string, error) {
+	var b []byte
+	var err error
+	if name == "-" {
+		b, err = io.ReadAll(io.LimitReader(p.stdin, secretMost+1))
+	} else {
+		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
+	}
+	if err != nil {
+		return "", badInput("read a secret: %w", err)
+	}
+	if len(b) > secretMost {
+		return "", badInput("%s is larger than %d bytes: is it the right file?", name, secretMost)
+	}
+	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if s == "" {
+		return "", badInput("%s is empty", name)
+	}
+	return s, nil
+}
+
+// secretMost bounds a secret in bytes.
+const secretMost = 64 << 10

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
+)
+
+// dataFile is the embedded store's file in the data directory, adminSocket where a running broker hands out backups.
+const (
+	dataFile    = "tokenbroker.db"
+	adminSocket = "admin.sock"
+)
+
+// A running broker, with everything that it is made of.
+type running struct {
+	settings  settings
+	log       *slog.Logger
+	catalog   *provider.Catalog
+	transport *provider.Transport
+	db        *bolt.DB
+	broker    *broker.Broker
+	server    *server.Server
+	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
+	addresses []string
+	metrics   string
+	registry  *prometheus.Registry
+	firstRun  bool
+
+	background sync.WaitGroup
+	end        context.CancelFunc
+	failed     chan error
+	cleanup    []func()
+}
+
+// startBroker starts a broker and answers on all its addresses. Whatever it has begun is undone when it fails.
+func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running, err error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	r := &running{settings: s, log: log, failed: make(chan error, 8)}
+	bg, end := context.WithCancel(context.WithoutCancel(ctx))
+	r.end = end
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	r.transport, err = provider.NewTransport(provider.Settings{
+		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
+	})
+	if err != nil {
+		return nil, &inputError{err}
+	}
+	r.cleanup = append(r.cleanup, r.transport.Close)
+	if r.catalog, err = provider.Load(r.transport, s.ProvidersDir); err != nil {
+		return nil, fmt.Errorf("load definitions: %w", err)
+	}
+	r.catalog.SetLog(log)
+	for _, e := range r.catalog.List() {
+		for _, p := range e.Problems {
+			log.Warn("definition not used", "provider", e.Name, "problem", p.String())
+		}
+	}
+	st, err := r.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	metrics := server.NewMetrics()
+	r.registry = metrics.Registry()
+	r.broker, err = broker.New(broker.Settings{
+		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: metrics,
+		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.server, err = server.New(server.Settings{
+		Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
+		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, r.listen(bg)
+}
+
+// openStore opens the embedded store with its key, which is made at the first start.
+func (r *running) openStore(ctx context.Context) (*store.Store, error) {
+	var err error
+	if r.db, err = bolt.Open(filepath.Join(r.settings.DataDir, dataFile), bolt.Options{}); err != nil {
+		return nil, err
+	}
+	r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
+	key := r.settings.keyFile()
+	_, missing := os.Stat(key)
+	r.firstRun = errors.Is(missing, fs.ErrNotExist)
+	keys, err := store.LoadKeyring(ctx, r.db, key)
+	if err != nil {
+		return nil, err
+	}
+	return store.New(r.db, keys, store.Options{})
+}
+
+// listen opens all addresses before any is answered.
+func (r *running) listen(ctx context.Context) error {
+	type opened struct {
+		net.Listener
+		serve func(net.Listener) error
+	}
+	var all []opened
+	fail := func(err error) error {
+		for _, l := range all {
+			_ = l.Close()
+		}
+		return err
+	}
+	for _, a := range r.settings.Listen {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
+		if err != nil {
+			return fail(fmt.Errorf("listen on %s: %w", a, err))
+		}
+		all = append(all, opened{l, r.server.Serve})
+		if err := server.CheckLocal(l.Addr()); err != nil {
+			return fail(&inputError{err})
+		}
+		r.addresses = append(r.addresses, l.Addr().String())
+	}
+	if path := r.settings.socket(); path != "" {
+		l, err := listenUnix(ctx, path)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, opened{l, r.server.Serve})
+		r.addresses = append(r.addresses, "unix:"+path)
+	}
+	if a := r.settings.MetricsListen; a != "" && a != "none" {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
+		if err != nil {
+			return fail(fmt.Errorf("listen on %s for metrics: %w", a, err))
+		}
+		all = append(all, opened{l, func(l net.Listener) error { return r.server.ServeMetrics(ctx, l) }})
+		if err := server.CheckLocal(l.Addr()); err != nil {
+			return fail(&inputError{err})
+		}
+		r.metrics = l.Addr().String()
+	}
+	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, adminSocket))
+	if err != nil {
+		return fail(err)
+	}
+	all = append(all, opened{admin, func(l net.Listener) error { return r.serveAdmin(ctx, l) }})
+	for _, l := range all {
+		r.background.Go(func() {
+			if err := l.serve(l.Listener); err != nil && ctx.Err() == nil {
+				r.failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	r.background.Go(func() {
+		if err := r.catalog.Watch(ctx); err != nil {
+			r.log.Warn("definitions are not watched", "error", err.Error())
+		}
+	})
+	return nil
+}
+
+// stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
+func (r *running) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.ShutdownTimeout)
+	defer cancel()
+	err := r.server.Stop(ctx, r.settings.ShutdownGrace)
+	r.close()
+	return err
+}
+
+func (r *running) close() {
+	r.end()
+	r.background.Wait()
+	for i := len(r.cleanup) - 1; i >= 0; i-- {
+		r.cleanup[i]()
+	}
+	r.cleanup = nil
+}
+
+// serveAdmin hands out backups to whoever may open the socket: the user that the broker runs as.
+func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Trailer", "X-Backup-Complete")
+		if err := r.db.Backup(req.Context(), w); err != nil {
+			r.log.Error("backup failed", "error", err.Error())
+			return // without the trailer the copy counts as broken
+		}
+		w.Header().Set("X-Backup-Complete", "yes")
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// listenUnix listens on a socket that only this user may open. A socket that a dead broker left is replaced, that of a living
+// one is not.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen on %s: another broker answers there", path)
+	}
+	if i, err := os.Lstat(path); err == nil {
+		if i.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen on %s: there is a file that is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", path, err)
+		}
+	}
+	old := syscall.Umask(0o177) // so that at no moment anybody else may open it
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// catalogView shows a catalog to the server.
+type catalogView struct{ catalog *provider.Catalog }
+
+var origins = map[provider.Origin]tokenbrokerv1.Origin{
+	provider.Builtin:               tokenbrokerv1.Origin_ORIGIN_BUILTIN,
+	provider.File:                  tokenbrokerv1.Origin_ORIGIN_FILE,
+	provider.FileOverridingBuiltin: tokenbrokerv1.Origin_ORIGIN_FILE_OVERRIDING_BUILTIN,
+}
+
+// Providers implements server.Providers.
+func (v catalogView) Providers() []server.Provider {
+	var out []server.Provider
+	for _, e := range v.catalog.List() {
+		out = append(out, server.Provider{
+			Name: e.Name, Title: e.Title, DocsURL: e.Docs, Origin: origins[e.Origin], Revision: e.Revision,
+			Problems: problemStrings(e.Problems), Definition: e.Text,
+		})
+	}
+	return out
+}
+
+// Explain implements server.Providers.
+func (v catalogView) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
+	requests, ps, err := v.catalog.Explain(name, inputs, sel)
+	return requests, problemStrings(ps), err
+}
+
+func problemStrings(ps []provider.Problem) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func (r *running) banner() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "answering on %s", strings.Join(r.addresses, ", "))
+	if r.metrics != "" {
+		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.metrics)
+	}
+	return b.String()
+}
