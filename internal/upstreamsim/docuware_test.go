@@ -132,9 +132,14 @@ func TestSnovRate(t *testing.T) {
 		}
 		obtain(t, client, other) // the limit is per client
 		clock.Add(40 * time.Second)
-		obtain(t, client, a)
-		if got := sim.Stats(a.ID).Refused[ReasonRate]; got != 1 {
-			t.Errorf("%s: got %d refusals because of the rate, want 1", system, got)
+		for range 60 { // the next minute
+			obtain(t, client, a)
+		}
+		if got := mustSend(t, client, issuing(a)).status; got != http.StatusTooManyRequests {
+			t.Errorf("%s: got %d, want 429", system, got)
+		}
+		if got := sim.Stats(a.ID).Refused[ReasonRate]; got != 2 {
+			t.Errorf("%s: got %d refusals because of the rate, want 2", system, got)
 		}
 	}
 }

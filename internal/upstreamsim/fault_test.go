@@ -253,6 +253,9 @@ func TestDownAndUp(t *testing.T) {
 			t.Error("no refusal because the system is down")
 		}
 		sim.Down()
+		if got := sim.Connections().Open; got != 0 {
+			t.Errorf("got %d open connections while everything is down, want 0", got)
+		}
 		for _, a := range sim.Accounts() {
 			if _, err := send(t.Context(), client, issuing(a)); err == nil {
 				t.Errorf("%s answered while everything is down", a)

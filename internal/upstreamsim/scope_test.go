@@ -31,6 +31,19 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// A server that knows any scope still knows what a scope looks like.
+func TestMalformedScope(t *testing.T) {
+	sim := start(t, Options{})
+	client := newClient(t, sim, true)
+	s := issuing(defaultAccount(t, sim, ClientBasic))
+	if got := mustSend(t, client, s.with("scope", "b a")).text(t, "scope"); got != "a b" {
+		t.Errorf("got scope %q, want %q", got, "a b")
+	}
+	for _, scope := range []string{" ", "a  b", " a", "a ", "a a"} {
+		refused(t, sim, client, ClientBasic, s.with("scope", scope), ReasonScope)
+	}
+}
+
 func TestAudienceAndResources(t *testing.T) {
 	sim := start(t, Options{})
 	client := newClient(t, sim, true)
