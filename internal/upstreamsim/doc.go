@@ -9,7 +9,8 @@
 // # Systems
 //
 // A [System] has the name of the catalog's definition for it. Every system has one protected API endpoint, which answers
-// 200 to a token that is valid at that moment, presented as the vendor wants it, and 401 otherwise.
+// 200 to a token that is valid at that moment, presented as the vendor wants it, and 401 otherwise. The paths of these
+// endpoints, and the wording of errors where no OAuth standard gives it, are ours: only the way to a token is the vendor's.
 //
 //	occtoo-destination   POST https://destinations.occtoo.com/destinations/{destination id}/token      JSON
 //	                     GET  https://destinations.occtoo.com/destinations/{destination id}/v1/products

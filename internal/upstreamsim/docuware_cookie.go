@@ -21,9 +21,9 @@ func docuWareByHeader(r *http.Request) System {
 	return DocuWareCookie
 }
 
-// docuWareLogon is the cookie login of DocuWare's platform service:
-// https://developer.docuware.com/rest/examples/authentication. A wrong login is 401 with HTML, and too many of them lock the
-// user out: then the right password is no better. The first .DWPLATFORMAUTH of the answer is empty.
+// docuWareLogon is the cookie login of DocuWare's platform service. A wrong login is 401 with HTML, and too many of them lock
+// the user out for ten minutes: then the right password is no better. How many is not documented; Options.LockoutAfter is our
+// choice. The first .DWPLATFORMAUTH of the answer is empty.
 func (s *Sim) docuWareLogon(x *exchange) answer {
 	f, bad := x.fields(fieldSet{
 		required: []string{"UserName", "Password", "LoginType", "RedirectToMyselfInCaseOfError", "RememberMe"},

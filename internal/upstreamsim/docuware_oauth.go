@@ -4,8 +4,7 @@ import "net/http"
 
 const docuWareIssuer = "https://" + hostDocuWareLogin + "/" + docuWareTenant
 
-// docuWareIdentity tells where the identity service is: the first of the three requests of
-// https://developer.docuware.com/rest/examples/authentication.
+// docuWareIdentity tells where the identity service is: the first of the three requests of DocuWare's OAuth.
 func (s *Sim) docuWareIdentity(x *exchange) answer {
 	return jsonAnswer(http.StatusOK, map[string]any{"IdentityServiceUrl": docuWareIssuer, "RefreshTokenLifetime": 30})
 }

@@ -15,8 +15,9 @@ func snovByMethod(r *http.Request) System {
 	return Snov
 }
 
-// snov issues tokens to GET, parameters in the query, and to POST, parameters in a form: https://snov.io/api. Any account may
-// use either. The documented limit of 60 requests a minute is applied to the token requests of a client.
+// snov issues tokens to GET, parameters in the query, and to POST, parameters in a form. Any account may use either. The
+// documented limit of 60 requests a minute is applied to the token requests of a client; how it is answered is not documented,
+// so it is 429 with Retry-After.
 func (s *Sim) snov(x *exchange) answer {
 	f, bad := x.fields(fieldSet{required: []string{"client_id", "client_secret", "grant_type"}})
 	if bad != nil {
