@@ -24,6 +24,19 @@ import (
 // DefaultDeadline is for calls that bring none; streams have none.
 const DefaultDeadline = 30 * time.Second
 
+// answerSpare is what a call is answered before its own deadline, at most: at the deadline itself gRPC resets the stream, and
+// the caller would never learn that the exchange goes on.
+const answerSpare = 100 * time.Millisecond
+
+// bounded is ctx with the time that a handler has.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithTimeout(ctx, DefaultDeadline)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(answerSpare, time.Until(deadline)/10)))
+}
+
 // edge is what stands between the wire and the handlers: caller, deadline, validation, statuses, log.
 type edge struct {
 	log       *slog.Logger
@@ -64,11 +77,8 @@ func identify(ctx context.Context) broker.Caller {
 // unary is the outermost interceptor.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	started := time.Now()
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, DefaultDeadline)
-		defer cancel()
-	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	ctx = context.WithValue(ctx, callerKey{}, identify(ctx))
 	res, err := e.validated(ctx, req, next)
 	if err == nil {
