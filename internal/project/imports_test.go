@@ -1,0 +1,108 @@
+package project
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	module = "github.com/tokenbroker/tokenbroker/"
+	root   = "../.."
+)
+
+// may says which of our packages each package imports, outside its tests. ARCHITECTURE.md draws the same.
+var may = map[string][]string{
+	"broker":               {},
+	"provider":             {"broker", "internal/suggest"},
+	"store":                {"broker", "store/seal"},
+	"store/seal":           {"broker"},
+	"store/bolt":           {"broker", "store"},
+	"store/storetest":      {"broker", "store", "store/seal"},
+	"server":               {"broker", "gen/tokenbroker/v1"},
+	"gen/tokenbroker/v1":   {},
+	"internal/upstreamsim": {},
+	"internal/leaktest":    {},
+	"internal/suggest":     {},
+	"internal/project":     {},
+	"cmd/tokenbroker": {
+		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt",
+	},
+}
+
+// never are imports that would let a package know what it must not.
+var never = map[string][]string{
+	"broker":               {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
+	"provider":             {"google.golang.org/grpc", "go.etcd.io/", "testing"},
+	"store":                {"google.golang.org/grpc", "go.etcd.io/", "net/http", "testing"},
+	"server":               {"go.etcd.io/", "go.yaml.in/", "testing"},
+	"internal/upstreamsim": {"testing"},
+	"cmd/tokenbroker":      {"testing"},
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	seen := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".." || d.Name() == "bin" || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		pkg := filepath.ToSlash(rel)
+		seen[pkg] = true
+		allowed, known := may[pkg]
+		if !known {
+			t.Errorf("%s: a new package: say here and in ARCHITECTURE.md what it may import", pkg)
+			may[pkg] = nil
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, i := range f.Imports {
+			name, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			if ours, ok := strings.CutPrefix(name, module); ok && !contains(allowed, ours) {
+				t.Errorf("%s imports %s, which it may not", path, ours)
+			}
+			for _, bad := range never[pkg] {
+				if strings.HasPrefix(name, bad) {
+					t.Errorf("%s imports %s: %s must know nothing of it", path, name, pkg)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range may {
+		if !seen[pkg] {
+			t.Errorf("%s: there is no such package", pkg)
+		}
+	}
+}
+
+func contains(all []string, s string) bool {
+	for _, x := range all {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
