@@ -225,7 +225,7 @@ func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.Del
 		return nil, err
 	}
 	err = s.broker.DeleteCredential(ctx, callerOf(ctx), name, etag)
-	if err != nil && !(r.GetAllowMissing() && broker.KindOf(err) == broker.NotFound) {
+	if err != nil && (!r.GetAllowMissing() || broker.KindOf(err) != broker.NotFound) {
 		return nil, err
 	}
 	return &tokenbrokerv1.DeleteCredentialResponse{}, nil

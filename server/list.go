@@ -79,17 +79,19 @@ func parseComparison(term string) (comparison, error) {
 		c.op, c.value = term[i:i+1], term[i+1:]
 	}
 	c.value = strings.Trim(strings.TrimSpace(c.value), `"`)
-	switch {
-	case c.field == "name":
+	switch c.field {
+	case "name":
 		c.value, c.prefix = strings.CutSuffix(c.value, "*")
-	case c.field == "provider", strings.HasPrefix(c.field, "labels."):
-	case c.field == "state":
+	case "provider":
+	case "state":
 		c.value = strings.TrimPrefix(strings.ToUpper(c.value), "CREDENTIAL_STATE_")
 		if _, ok := tokenbrokerv1.CredentialState_value["CREDENTIAL_STATE_"+c.value]; !ok {
 			return comparison{}, bad("no such state")
 		}
 	default:
-		return comparison{}, bad("no such field")
+		if !strings.HasPrefix(c.field, "labels.") {
+			return comparison{}, bad("no such field")
+		}
 	}
 	return c, nil
 }

@@ -98,7 +98,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	return r
 }
 
-func (r *rig) write(name, text string) string {
+func (r *rig) write(name, text string) {
 	r.t.Helper()
 	path := filepath.Join(r.dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -107,7 +107,6 @@ func (r *rig) write(name, text string) string {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	return path
 }
 
 // start starts the broker on the data that are there.
