@@ -5,12 +5,12 @@ import "net/http"
 const docuWareIssuer = "https://" + hostDocuWareLogin + "/" + docuWareTenant
 
 // docuWareIdentity tells where the identity service is: the first of the three requests of DocuWare's OAuth.
-func (s *Sim) docuWareIdentity(x *exchange) answer {
+func (s *Sim) docuWareIdentity(*exchange) answer {
 	return jsonAnswer(http.StatusOK, map[string]any{"IdentityServiceUrl": docuWareIssuer, "RefreshTokenLifetime": 30})
 }
 
 // docuWareDiscovery is the second, OpenID Connect Discovery 1.0.
-func (s *Sim) docuWareDiscovery(x *exchange) answer {
+func (s *Sim) docuWareDiscovery(*exchange) answer {
 	return jsonAnswer(http.StatusOK, map[string]any{
 		"issuer":                docuWareIssuer,
 		"token_endpoint":        docuWareIssuer + "/connect/token",

@@ -8,7 +8,7 @@ import (
 )
 
 // issuerDiscovery is the metadata of the server that takes client_secret_basic only (OpenID Connect Discovery 1.0).
-func (s *Sim) issuerDiscovery(x *exchange) answer {
+func (s *Sim) issuerDiscovery(*exchange) answer {
 	const issuer = "https://" + hostIssuer
 	return jsonAnswer(http.StatusOK, map[string]any{
 		"issuer":                                     issuer,

@@ -131,15 +131,15 @@ func New(opts Options) (*Sim, error) {
 
 // Start listens on Options.Addr and serves in the background until [Sim.Close]. It fails if the address cannot be had.
 func (s *Sim) Start() error {
-	ln, err := net.Listen("tcp", s.opts.Addr)
+	ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", s.opts.Addr)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	if err := s.admit(ln); err != nil {
-		ln.Close()
+		_ = ln.Close()
 		return err
 	}
-	go s.run(ln)
+	go func() { _ = s.run(ln) }() // it fails when somebody closes the listener, which ends it as well
 	return nil
 }
 
