@@ -96,7 +96,7 @@ func toStatus(err error, requestID string, now time.Time) (*status.Status, strin
 		if f.RetryAt.IsZero() {
 			wait = time.Second
 		}
-		wait = wait.Round(time.Millisecond)
+		wait = (wait + time.Millisecond - 1).Truncate(time.Millisecond) // up: never before it may help
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
 		pushback = strconv.FormatInt(wait.Milliseconds(), 10)
 	}
