@@ -224,7 +224,7 @@ type declarationReader struct {
 }
 
 func (r *declarationReader) bad(n *yaml.Node, format string, args ...any) {
-	r.wrong = append(r.wrong, fmt.Errorf("%s:%d:%d: %s", r.file, n.Line, n.Column, fmt.Sprintf(format, args...)))
+	r.wrong = append(r.wrong, &misplaced{at(r.file, n), fmt.Sprintf(format, args...)})
 }
 
 // read reads the documents of a file: each is a credential, or a list of them.

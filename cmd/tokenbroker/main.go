@@ -63,14 +63,13 @@ func run(p *process, args []string) int {
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	resolver, err := settingsFile(parser, args)
+	file, err := namedSettings(args)
 	if err != nil {
 		return report(p, outputOf(args), err)
 	}
-	if resolver != nil {
-		if err := kong.Resolvers(resolver).Apply(parser); err != nil {
-			return report(p, outputOf(args), err)
-		}
+	c.Serve.at = map[string]position{}
+	if err := kong.Resolvers(file.resolver(true, c.Serve.at)).Apply(parser); err != nil {
+		return report(p, outputOf(args), err)
 	}
 	k, err := parser.Parse(args)
 	if exited {

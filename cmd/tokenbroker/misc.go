@@ -29,26 +29,23 @@ type configCheckCommand struct {
 
 // Run reads the file as serve would, and holds the settings against their rules.
 func (c *configCheckCommand) Run(p *process) error {
-	values, err := readSettings(c.File)
+	file, wrong, err := readSettings(c.File)
 	if err != nil {
 		return err
 	}
-	var s struct{ settings }
-	parser, err := kong.New(&s, kong.Vars{"data_dir": defaultDataDir()}, kong.Exit(func(int) {}),
-		kong.Resolvers(kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, f *kong.Flag) (any, error) {
-			if v, ok := values[f.Name]; ok {
-				return v.value, nil
-			}
-			return nil, nil //nolint:nilnil // nothing is said about it
-		})))
+	s := struct{ settings }{settings{at: map[string]position{}}}
+	parser, err := kong.New(&s, kong.Vars{"data_dir": defaultDataDir()}, kong.Exit(func(int) {}), kong.Resolvers(file.resolver(false, s.at)))
 	if err != nil {
 		return err
+	}
+	for _, f := range parser.Model.Flags {
+		f.Envs = nil // it is the file that is checked
 	}
 	if _, err := parser.Parse(nil); err != nil {
 		return badInput("%s: %w", c.File, err)
 	}
-	if err := s.check(); err != nil {
-		return err
+	if wrong = sorted(append(wrong, s.problems()...)); len(wrong) > 0 {
+		return &inputError{errors.Join(wrong...)}
 	}
 	fmt.Fprintln(p.stderr, "no problems")
 	return nil

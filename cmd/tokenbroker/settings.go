@@ -3,24 +3,20 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
-
-	"github.com/alecthomas/kong"
-	"go.yaml.in/yaml/v4"
-
-	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // settings are the broker's. Each is a flag, an environment variable and a word of the settings file, where a dot or a nested
 // mapping stands for the flag's first part: --upstream-ca-file is upstream.ca_file.
 type settings struct {
+	// at is where in the settings file a value stands that came from there, by flag.
+	at map[string]position
+
 	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
 	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"127.0.0.1:7420" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
 	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
@@ -71,27 +67,46 @@ func orIn(v, dir, name string) string {
 	return v
 }
 
-// check finds everything that is wrong with the settings.
+// flagOf is the flag of a setting as it is written in the file.
+func flagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(word) }
+
+// check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *settings) check() error {
+	if wrong := s.problems(); len(wrong) > 0 {
+		return &inputError{errors.Join(wrong...)}
+	}
+	return nil
+}
+
+func (s *settings) problems() []error {
 	var wrong []error
 	bad := func(setting, format string, args ...any) {
-		wrong = append(wrong, fmt.Errorf("setting %s: %s", setting, fmt.Sprintf(format, args...)))
+		wrong = append(wrong, &misplaced{s.at[flagOf(setting)], fmt.Sprintf("setting %s: %s", setting, fmt.Sprintf(format, args...))})
+	}
+	if s.DataDir == "" {
+		bad("data_dir", "must not be empty")
+	}
+	if len(s.Listen) == 0 && s.socket() == "" {
+		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}
 	for _, a := range s.Listen {
-		if host, _, err := net.SplitHostPort(a); err != nil {
-			bad("listen", "%q is not host:port", a)
-		} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			bad("listen", "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
-		}
+		s.checkListen(a, bad)
 	}
 	if a := s.MetricsListen; a != "none" && a != "" {
 		if _, _, err := net.SplitHostPort(a); err != nil {
 			bad("metrics_listen", "%q is not host:port", a)
+		} else if !isLocal(a) {
+			bad("metrics_listen", "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
 		}
 	}
-	for name, d := range map[string]time.Duration{"shutdown_timeout": s.ShutdownTimeout, "exchange_timeout": s.ExchangeTimeout, "limits.connection_age": s.LimitsConnectionAge} {
-		if d <= 0 {
-			bad(name, "must be longer than nothing")
+	for _, d := range []struct {
+		setting string
+		value   time.Duration
+	}{
+		{"shutdown_timeout", s.ShutdownTimeout}, {"exchange_timeout", s.ExchangeTimeout}, {"limits.connection_age", s.LimitsConnectionAge},
+	} {
+		if d.value <= 0 {
+			bad(d.setting, "must be longer than nothing")
 		}
 	}
 	if s.ShutdownGrace < 0 {
@@ -113,185 +128,33 @@ func (s *settings) check() error {
 			bad("upstream.ca_file", "%s cannot be read", s.UpstreamCAFile)
 		}
 	}
-	slices.SortFunc(wrong, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	if len(wrong) > 0 {
-		return &inputError{errors.Join(wrong...)}
+	if path := filepath.Join(s.DataDir, adminSocket); len(path) > socketPathMost {
+		bad("data_dir", "%s", tooLong(path))
 	}
-	return nil
+	if path := s.socket(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
+		bad("socket", "%s", tooLong(path))
+	}
+	return wrong
 }
 
-// A fileSetting is one value of the settings file, by its flag's name.
-type fileSetting struct {
-	value any
-	at    string // file:line:column
-}
-
-// settingsFile reads the file that --config or TOKENBROKER_CONFIG names; nil: none is named. Everything that is wrong with it
-// is said at once.
-func settingsFile(parser *kong.Kong, args []string) (kong.Resolver, error) {
-	file := os.Getenv("TOKENBROKER_CONFIG")
-	for i, a := range args {
-		if v, ok := strings.CutPrefix(a, "--config="); ok {
-			file = v
-		} else if a == "--config" && i+1 < len(args) {
-			file = args[i+1]
-		}
-	}
-	if file == "" || len(args) == 0 || args[0] != "serve" {
-		return nil, nil //nolint:nilnil // no file, no resolver
-	}
-	values, err := readSettings(file)
-	if err != nil {
-		return nil, err
-	}
-	_ = parser
-	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		if v, ok := values[flag.Name]; ok {
-			if len(flag.Envs) > 0 && os.Getenv(flag.Envs[0]) != "" {
-				return nil, nil //nolint:nilnil // the environment wins
-			}
-			return v.value, nil
-		}
-		return nil, nil //nolint:nilnil // nothing is said about it
-	}), nil
-}
-
-// knownSettings are the words of the settings file, with what kind of value each has.
-func knownSettings() map[string]kong.Value {
-	var s struct {
-		settings
-	}
-	k := kong.Must(&s, kong.Vars{"data_dir": "d"}, kong.Exit(func(int) {}))
-	out := map[string]kong.Value{}
-	for _, f := range k.Model.Flags {
-		if f.Name != "help" {
-			out[f.Name] = *f.Value
-		}
-	}
-	return out
-}
-
-// readSettings reads a settings file into values by flag.
-func readSettings(file string) (map[string]fileSetting, error) {
-	data, err := os.ReadFile(file) //nolint:gosec // the operator names it
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &inputError{fmt.Errorf("settings file %s does not exist", file)}
-	}
-	if err != nil {
-		return nil, err
-	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, &inputError{fmt.Errorf("%s: not YAML: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))}
-	}
-	out := map[string]fileSetting{}
-	if len(doc.Content) == 0 {
-		return out, nil
-	}
-	r := &settingsReader{file: file, known: knownSettings(), out: out}
-	r.mapping(doc.Content[0], "")
-	if len(r.wrong) > 0 {
-		return nil, &inputError{errors.Join(r.wrong...)}
-	}
-	return out, nil
-}
-
-type settingsReader struct {
-	file  string
-	known map[string]kong.Value
-	out   map[string]fileSetting
-	wrong []error
-}
-
-func (r *settingsReader) bad(n *yaml.Node, format string, args ...any) {
-	r.wrong = append(r.wrong, fmt.Errorf("%s:%d:%d: %s", r.file, n.Line, n.Column, fmt.Sprintf(format, args...)))
-}
-
-func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
-	if n.Kind != yaml.MappingNode {
-		r.bad(n, "settings are names with values")
-		return
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		k, v := n.Content[i], n.Content[i+1]
-		word := k.Value
-		if prefix != "" {
-			word = prefix + "." + k.Value
-		}
-		flag := strings.NewReplacer(".", "-", "_", "-").Replace(word)
-		if known, ok := r.known[flag]; ok && !strings.Contains(k.Value, "-") {
-			if _, twice := r.out[flag]; twice {
-				r.bad(k, "setting %q is there twice", word)
-			}
-			r.out[flag] = fileSetting{value: r.value(v, word, known), at: fmt.Sprintf("%s:%d:%d", r.file, k.Line, k.Column)}
-			continue
-		}
-		if v.Kind == yaml.MappingNode && r.isGroup(flag) {
-			r.mapping(v, word)
-			continue
-		}
-		hint := ""
-		if near := suggest.Nearest(word, r.words()); near != "" {
-			hint = fmt.Sprintf("; did you mean %q?", near)
-		}
-		r.bad(k, "unknown setting %q%s", word, hint)
+func (s *settings) checkListen(a string, bad func(setting, format string, args ...any)) {
+	if _, _, err := net.SplitHostPort(a); err != nil {
+		bad("listen", "%q is not host:port", a)
+	} else if !isLocal(a) {
+		bad("listen", "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
 	}
 }
 
-func (r *settingsReader) isGroup(flag string) bool {
-	for name := range r.known {
-		if strings.HasPrefix(name, flag+"-") && (flag == "upstream" || flag == "limits" || flag == "log") {
-			return true
-		}
-	}
-	return false
+// isLocal reports whether host:port names a loopback address.
+func isLocal(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
-// words are the settings as they are written in the file.
-func (r *settingsReader) words() []string {
-	var out []string
-	for name := range r.known {
-		word := strings.ReplaceAll(name, "-", "_")
-		for _, g := range []string{"upstream", "limits", "log"} {
-			if rest, ok := strings.CutPrefix(word, g+"_"); ok {
-				word = g + "." + rest
-			}
-		}
-		out = append(out, word)
-	}
-	slices.Sort(out)
-	return out
-}
+// socketPathMost bounds the path of a Unix socket: what every supported system's sockaddr_un holds.
+const socketPathMost = 103
 
-// value makes of a node what kong reads.
-func (r *settingsReader) value(n *yaml.Node, word string, known kong.Value) any {
-	switch n.Kind {
-	case yaml.SequenceNode:
-		if !known.IsSlice() {
-			r.bad(n, "setting %s: one value is wanted, not a list", word)
-			return ""
-		}
-		var out []any
-		for _, c := range n.Content {
-			out = append(out, c.Value)
-		}
-		return out
-	case yaml.MappingNode:
-		if !known.IsMap() {
-			r.bad(n, "setting %s: one value is wanted, not a mapping", word)
-			return ""
-		}
-		out := map[string]any{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			out[n.Content[i].Value] = n.Content[i+1].Value
-		}
-		return out
-	case yaml.ScalarNode:
-		if known.IsMap() {
-			r.bad(n, "setting %s: names with values are wanted", word)
-		}
-		return n.Value
-	}
-	r.bad(n, "setting %s: aliases are not allowed", word)
-	return ""
+func tooLong(path string) string {
+	return fmt.Sprintf("the path of the socket %s is longer than the %d bytes that the system allows", path, socketPathMost)
 }

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
+)
+
+// groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
+var groups = []string{"upstream", "limits", "log"}
+
+// A settingsFile is what a settings file says, by flag.
+type settingsFile map[string]fileSetting
+
+type fileSetting struct {
+	value any // as kong reads it
+	at    position
+}
+
+// A position in a file of the operator's; zero: in none.
+type position struct {
+	file         string
+	line, column int
+}
+
+func at(file string, n *yaml.Node) position { return position{file, n.Line, n.Column} }
+
+func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.column) }
+
+// A misplaced is something wrong, with where it stands.
+type misplaced struct {
+	position
+	message string
+}
+
+func (m *misplaced) Error() string {
+	if m.file == "" {
+		return m.message
+	}
+	return m.String() + ": " + m.message
+}
+
+// namedSettings reads the file that --config or TOKENBROKER_CONFIG of serve names; nil: none is named. Everything that is wrong
+// with it is said at once.
+func namedSettings(args []string) (settingsFile, error) {
+	if len(args) == 0 || args[0] != "serve" {
+		return nil, nil //nolint:nilnil // no file, no settings
+	}
+	name := os.Getenv("TOKENBROKER_CONFIG")
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--config="); ok {
+			name = v
+		} else if a == "--config" && i+1 < len(args) {
+			name = args[i+1]
+		}
+	}
+	if name == "" {
+		return nil, nil //nolint:nilnil // no file, no settings
+	}
+	f, wrong, err := readSettings(name)
+	if err == nil && len(wrong) > 0 {
+		err = &inputError{errors.Join(wrong...)}
+	}
+	return f, err
+}
+
+// resolver gives kong the values for which there is neither a flag nor, if env is set, an environment variable, and notes in
+// used where they stand.
+func (f settingsFile) resolver(env bool, used map[string]position) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		v, ok := f[flag.Name]
+		if !ok || env && len(flag.Envs) > 0 && os.Getenv(flag.Envs[0]) != "" {
+			return nil, nil //nolint:nilnil // the file says nothing about it, or the environment wins
+		}
+		used[flag.Name] = v.at
+		return v.value, nil
+	})
+}
+
+// knownSettings are the settings by flag, with what kind of value each has.
+func knownSettings() map[string]*kong.Value {
+	var s struct{ settings }
+	k := kong.Must(&s, kong.Vars{"data_dir": "d"}, kong.Exit(func(int) {}))
+	out := map[string]*kong.Value{}
+	for _, f := range k.Model.Flags {
+		if f.Name != "help" {
+			out[f.Name] = f.Value
+		}
+	}
+	return out
+}
+
+// readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
+func readSettings(name string) (f settingsFile, wrong []error, err error) {
+	data, err := os.ReadFile(name) //nolint:gosec // the operator names it
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, badInput("settings file %s does not exist", name)
+	}
+	if err != nil {
+		return nil, nil, badInput("read the settings file: %w", err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, nil, badInput("%s: not YAML: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	r := &settingsReader{file: name, known: knownSettings(), out: settingsFile{}}
+	if len(doc.Content) > 0 {
+		r.mapping(doc.Content[0], "")
+	}
+	return r.out, sorted(r.wrong), nil
+}
+
+// sorted puts what is wrong in the order of the file.
+func sorted(all []error) []error {
+	slices.SortStableFunc(all, func(a, b error) int {
+		var x, y *misplaced
+		if !errors.As(a, &x) || !errors.As(b, &y) {
+			return 0
+		}
+		return cmp.Or(cmp.Compare(x.line, y.line), cmp.Compare(x.column, y.column))
+	})
+	return all
+}
+
+type settingsReader struct {
+	file  string
+	known map[string]*kong.Value
+	out   settingsFile
+	wrong []error
+}
+
+func (r *settingsReader) bad(n *yaml.Node, format string, args ...any) {
+	r.wrong = append(r.wrong, &misplaced{at(r.file, n), fmt.Sprintf(format, args...)})
+}
+
+func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
+	if n.Kind != yaml.MappingNode {
+		r.bad(n, "settings are names with values")
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		word := k.Value
+		if prefix != "" {
+			word = prefix + "." + k.Value
+		}
+		flag := flagOf(word)
+		if known, ok := r.known[flag]; ok && !strings.Contains(k.Value, "-") {
+			r.setting(k, v, word, known)
+			continue
+		}
+		if prefix == "" && slices.Contains(groups, flag) {
+			r.mapping(v, word)
+			continue
+		}
+		hint := ""
+		if near := suggest.Nearest(word, r.words()); near != "" {
+			hint = fmt.Sprintf("; did you mean %q?", near)
+		}
+		r.bad(k, "unknown setting %q%s", word, hint)
+	}
+}
+
+// words are the settings as they are written in the file.
+func (r *settingsReader) words() []string {
+	var out []string
+	for name := range r.known {
+		word := strings.ReplaceAll(name, "-", "_")
+		for _, g := range groups {
+			if rest, ok := strings.CutPrefix(word, g+"_"); ok {
+				word = g + "." + rest
+			}
+		}
+		out = append(out, word)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// setting reads one value, and keeps it if it is of its kind.
+func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value) {
+	if first, twice := r.out[known.Name]; twice {
+		r.bad(k, "setting %s is there twice, first at %s", word, first.at)
+		return
+	}
+	before := len(r.wrong)
+	value := r.value(v, word, known)
+	if len(r.wrong) > before {
+		return
+	}
+	if why := kindOf(known, value); why != "" {
+		r.bad(v, "setting %s: %s", word, why)
+		return
+	}
+	r.out[known.Name] = fileSetting{value: value, at: at(r.file, v)}
+}
+
+// kindOf says why a value is not of the setting's kind; empty: it is.
+func kindOf(known *kong.Value, value any) string {
+	target := reflect.New(known.Target.Type()).Elem()
+	scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
+	if err := known.Mapper.Decode(&kong.DecodeContext{Value: known, Scan: scan}, target); err != nil {
+		return err.Error()
+	}
+	if text, ok := value.(string); ok && known.Enum != "" && !slices.Contains(known.EnumSlice(), text) {
+		return fmt.Sprintf("%q is none of %s", text, strings.Join(known.EnumSlice(), ", "))
+	}
+	return ""
+}
+
+// value makes of a node what kong reads.
+func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		if !known.IsSlice() {
+			r.bad(n, "setting %s: one value is wanted, not a list", word)
+			return nil
+		}
+		out := []any{}
+		for _, c := range n.Content {
+			out = append(out, r.text(c, word))
+		}
+		return out
+	case yaml.MappingNode:
+		if !known.IsMap() {
+			r.bad(n, "setting %s: one value is wanted, not a mapping", word)
+			return nil
+		}
+		out := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			name := r.text(n.Content[i], word)
+			if _, twice := out[name]; twice {
+				r.bad(n.Content[i], "setting %s: %q is there twice", word, name)
+			}
+			out[name] = r.text(n.Content[i+1], word)
+		}
+		return out
+	default:
+		if known.IsMap() {
+			r.bad(n, "setting %s: names with values are wanted", word)
+			return nil
+		}
+		return r.text(n, word)
+	}
+}
+
+// text is one value.
+func (r *settingsReader) text(n *yaml.Node, word string) string {
+	switch {
+	case n.Kind == yaml.AliasNode:
+		r.bad(n, "setting %s: aliases are not allowed", word)
+	case n.Kind != yaml.ScalarNode, n.Tag == "!!null":
+		r.bad(n, "setting %s: a value is wanted", word)
+	}
+	return n.Value
+}
