@@ -6,6 +6,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // A checker holds what names mean while a definition is checked.
@@ -203,7 +205,7 @@ func (c *checker) text(t text, what string, known map[string]bool) {
 			p := Problem{
 				File: c.file, Line: t.at.line, Column: t.at.column,
 				Message:    fmt.Sprintf("%s: nothing gives {{%s}} here", what, n),
-				Suggestion: suggest(n, slices.Collect(maps.Keys(known))),
+				Suggestion: suggest.Nearest(n, slices.Collect(maps.Keys(known))),
 			}
 			if n == "subject_token" || n == "actor_token" || n == "subject_token_type" {
 				p.Message = fmt.Sprintf("%s: this version does not know {{%s}} yet", what, n)
@@ -428,7 +430,7 @@ func (c *checker) presents() {
 	for _, a := range c.d.attributes {
 		if !slices.Contains(c.d.held(), a) && !builtinNames[a] || a == "refresh_token" || a == "token" {
 			c.problems = append(c.problems, Problem{
-				File: c.file, Message: fmt.Sprintf("attributes: nothing is taken as %q", clip(a)), Suggestion: suggest(a, c.d.held()),
+				File: c.file, Message: fmt.Sprintf("attributes: nothing is taken as %q", clip(a)), Suggestion: suggest.Nearest(a, c.d.held()),
 			})
 		}
 	}

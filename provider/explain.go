@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // Explain returns the requests that a definition would send, for people, and what is wrong with the inputs. Nothing is sent.
@@ -40,7 +41,7 @@ func (c *Catalog) Explain(name string, inputs map[string]string, sel broker.Sele
 	}
 	for _, in := range slices.Sorted(maps.Keys(inputs)) {
 		if d.inputs[in] == nil {
-			problems = append(problems, Problem{Message: "credential.inputs." + in + ": provider " + name + " has no such input", Suggestion: suggest(in, slices.Collect(maps.Keys(d.inputs)))})
+			problems = append(problems, Problem{Message: "credential.inputs." + in + ": provider " + name + " has no such input", Suggestion: suggest.Nearest(in, slices.Collect(maps.Keys(d.inputs)))})
 		}
 	}
 	if chosen, err := d.Select(cred, sel); err != nil {

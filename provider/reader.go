@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // A reader walks a file's nodes and gathers everything that is wrong.
@@ -25,7 +27,7 @@ func (r *reader) wrong(p position, format string, args ...any) {
 func (r *reader) unknown(p position, what, written string, known []string) {
 	r.problems = append(r.problems, Problem{
 		File: r.file, Line: p.line, Column: p.column,
-		Message: fmt.Sprintf("%s: unknown word %q", what, clip(written)), Suggestion: suggest(written, known),
+		Message: fmt.Sprintf("%s: unknown word %q", what, clip(written)), Suggestion: suggest.Nearest(written, known),
 	})
 }
 
@@ -192,7 +194,7 @@ func (r *reader) oneOf(n *yaml.Node, what string, known ...string) string {
 		return ""
 	}
 	r.problems = append(r.problems, Problem{
-		File: r.file, Line: n.Line, Column: n.Column, Suggestion: suggest(s, known),
+		File: r.file, Line: n.Line, Column: n.Column, Suggestion: suggest.Nearest(s, known),
 		Message: fmt.Sprintf("%s: %q is none of %s", what, clip(s), strings.Join(known, ", ")),
 	})
 	return ""
