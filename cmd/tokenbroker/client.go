@@ -24,7 +24,7 @@ import (
 type remote struct {
 	Address string        `env:"TOKENBROKER_ADDRESS" default:"127.0.0.1:7420" help:"The broker: host:port, or unix:PATH of its socket."`
 	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
-	Timeout time.Duration `default:"30s" help:"How long to wait for the answer."`
+	Timeout time.Duration `default:"30s" help:"How long to wait for an answer; 0: for ever."`
 }
 
 // client is a connection to a broker, with the services on it.
@@ -39,6 +39,21 @@ const answerBytes = 64 << 20
 
 // with connects, calls f with a context that ends after the timeout, and names the address if nobody answers there.
 func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
+	ctx, cancel := r.bound(ctx)
+	defer cancel()
+	return r.without(ctx, f)
+}
+
+// bound ends a context after the timeout.
+func (r *remote) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.Timeout > 0 {
+		return context.WithTimeout(ctx, r.Timeout)
+	}
+	return context.WithCancel(ctx)
+}
+
+// without is with, without the timeout: for f that waits for somebody to type, and bounds its calls itself.
+func (r *remote) without(ctx context.Context, f func(ctx context.Context, c *client) error) error {
 	target := "passthrough:///" + r.Address
 	if strings.HasPrefix(r.Address, "unix:") {
 		target = r.Address
@@ -51,11 +66,6 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		return badInput("address %q: %v", r.Address, err)
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be lost
-	if r.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
-		defer cancel()
-	}
 	err = f(ctx, &client{
 		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
 		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
@@ -90,10 +100,10 @@ func printIndented(w io.Writer, b []byte) error {
 func table(w io.Writer, header string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	if header != "" {
-		fmt.Fprintln(t, header)
+		printline(t, header)
 	}
 	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
+		printline(t, strings.Join(r, "\t"))
 	}
 	return t.Flush()
 }

@@ -2,17 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -39,13 +36,13 @@ type credentialFlags struct {
 	secretFlags
 }
 
-// inputs reads NAME=VALUE; =@FILE reads a file, as some inputs have many lines.
+// inputs reads NAME=VALUE.
 func (f *credentialFlags) inputs() (map[string]string, error) {
 	out := map[string]string{}
 	for _, s := range f.Input {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok || name == "" {
-			return nil, badInput("--input %s: write NAME=VALUE", s)
+			return nil, badInput("--input: write NAME=VALUE")
 		}
 		out[name] = value
 	}
@@ -70,9 +67,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	timeout := c.Timeout
-	c.Timeout = 0 // people type slower than that
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
 		req := &tokenbrokerv1.CreateCredentialRequest{
 			Credential: &tokenbrokerv1.Credential{
 				Name: c.Name, Provider: c.Provider, Inputs: inputs, DefaultScopes: c.DefaultScope, DefaultAudience: c.DefaultAudience, Labels: c.Label,
@@ -80,7 +75,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 			Secrets: secrets, ValidateOnly: c.ValidateOnly,
 		}
 		for {
-			calling, cancel := context.WithTimeout(ctx, timeout)
+			calling, cancel := c.bound(ctx)
 			res, err := cl.credentials.CreateCredential(calling, req)
 			cancel()
 			missing := missingSecrets(err)
@@ -192,7 +187,7 @@ func (c *credentialListCommand) Run(p *process) error {
 			return printJSON(p.stdout, &tokenbrokerv1.ListCredentialsResponse{Credentials: all})
 		}
 		if len(all) == 0 {
-			fmt.Fprintln(p.stderr, "no credentials; make one with credential create")
+			printline(p.stderr, "no credentials; make one with credential create")
 			return nil
 		}
 		var rows [][]string
@@ -291,168 +286,8 @@ func (c *credentialDeleteCommand) Run(p *process) error {
 			return err
 		}
 		if c.Output != "json" {
-			fmt.Fprintf(p.stdout, "deleted %s\n", c.Name)
+			printf(p.stdout, "deleted %s\n", c.Name)
 		}
 		return nil
 	})
-}
-
-type credentialRotateCommand struct {
-	remote
-	secretFlags
-	Name       string        `arg:"" help:"The credential."`
-	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
-}
-
-// Run sets new secrets; where none is named it asks for client_secret or whatever the only secret is.
-func (c *credentialRotateCommand) Run(p *process) error {
-	secrets, err := c.read(p)
-	if err != nil {
-		return err
-	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
-		if len(secrets) == 0 {
-			if !canPrompt(p) {
-				return badInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
-			}
-			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
-			if err != nil {
-				return err
-			}
-			for _, s := range there.GetCredential().GetSecrets() {
-				if secrets[s.GetName()], err = prompt(p, s.GetName()); err != nil {
-					return err
-				}
-				if secrets[s.GetName()] == "" {
-					delete(secrets, s.GetName())
-				}
-			}
-		}
-		res, err := cl.credentials.RotateSecret(ctx, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
-		if err != nil {
-			return err
-		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
-	})
-}
-
-type credentialRetireCommand struct {
-	remote
-	Name    string   `arg:"" help:"The credential."`
-	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
-}
-
-// Run forgets former secrets.
-func (c *credentialRetireCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
-		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
-		if err != nil {
-			return err
-		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
-	})
-}
-
-type credentialTestCommand struct {
-	remote
-	selectionFlags
-	Name string `arg:"" help:"The credential."`
-	Keep bool   `help:"Serve the token that the test brings."`
-}
-
-// errTestFailed: what the test found has been printed.
-var errTestFailed = errors.New("the test failed")
-
-// Run makes an exchange and prints each request.
-func (c *credentialTestCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
-		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
-			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Keep: c.Keep,
-		})
-		if err != nil {
-			return err
-		}
-		if c.Output == "json" {
-			if err := printJSON(p.stdout, res); err != nil {
-				return err
-			}
-		} else if err := printExchanges(p.stdout, res.GetExchanges()); err != nil {
-			return err
-		}
-		if res.GetReason() != "" {
-			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
-		}
-		if c.Output != "json" {
-			fmt.Fprintf(p.stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
-		}
-		return nil
-	})
-}
-
-func printExchanges(w io.Writer, xs []*tokenbrokerv1.Exchange) error {
-	var rows [][]string
-	for _, x := range xs {
-		code := "no answer"
-		if x.GetStatus() != 0 {
-			code = fmt.Sprint(x.GetStatus())
-		}
-		outcome := "ok"
-		if x.GetReason() != "" {
-			outcome = x.GetReason()
-			if x.GetUpstreamError() != "" {
-				outcome += " (" + x.GetUpstreamError() + ")"
-			}
-		}
-		rows = append(rows, []string{
-			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
-		})
-	}
-	return table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
-}
-
-type credentialStatusCommand struct {
-	remote
-	Name string `arg:"" help:"The credential."`
-}
-
-// Run shows how it is doing.
-func (c *credentialStatusCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
-		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
-		if err != nil {
-			return err
-		}
-		if c.Output == "json" {
-			return printJSON(p.stdout, res)
-		}
-		rows := [][]string{{"state", stateWord(res.GetState())}}
-		if res.GetReason() != "" {
-			rows = append(rows, []string{"reason", res.GetReason()})
-		}
-		if res.GetAdvice() != "" {
-			rows = append(rows, []string{"advice", res.GetAdvice()})
-		}
-		rows = append(rows, []string{"last success", when(res.GetLastSuccessTime())})
-		if res.GetNextAttemptTime() != nil {
-			rows = append(rows, []string{"next attempt", when(res.GetNextAttemptTime())})
-		}
-		if res.GetRefreshTokenExpireTime() != nil {
-			rows = append(rows, []string{"refresh token ends", when(res.GetRefreshTokenExpireTime())})
-		}
-		for _, t := range res.GetTokens() {
-			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
-		}
-		if err := table(p.stdout, "", rows); err != nil || len(res.GetExchanges()) == 0 {
-			return err
-		}
-		fmt.Fprintln(p.stdout)
-		return printExchanges(p.stdout, res.GetExchanges())
-	})
-}
-
-func scopesNote(scopes []string) string {
-	if len(scopes) == 0 {
-		return ""
-	}
-	return ", for " + strings.Join(scopes, " ")
 }

@@ -36,6 +36,9 @@ var errDemo = errors.New("not everything is as promised")
 
 // Run shows the main job: an embedded broker, the hostile upstream behind the vendors' own names, and many callers.
 func (c *demoRunCommand) Run(p *process) error {
+	if c.Callers < 1 {
+		return badInput("--callers: at least 1")
+	}
 	dir, err := os.MkdirTemp("", "tokenbroker-demo-")
 	if err != nil {
 		return err
@@ -139,7 +142,7 @@ func (d *demo) show(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.p.stdout, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) { printf(d.p.stdout, format+"\n", args...) }
 
 // promise prints whether something is as it should be.
 func (d *demo) promise(kept bool, format string, args ...any) {
@@ -302,19 +305,19 @@ func (c *demoUpstreamCommand) Run(p *process) error {
 		return err
 	}
 	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
-		fmt.Fprintf(p.stdout, "%s\n", e)
+		printf(p.stdout, "%s\n", e)
 	}})
 	if err != nil {
 		return &inputError{err}
-	}
-	if err := writeDemoFiles(dir, sim, c.Listen); err != nil {
-		return err
 	}
 	if err := sim.Start(); err != nil {
 		return err
 	}
 	defer sim.Close() //nolint:errcheck // nobody needs it any more
-	fmt.Fprintf(p.stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
+	if err := writeDemoFiles(dir, sim); err != nil {
+		return err
+	}
+	printf(p.stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
 In another terminal:
 
   tokenbroker serve --config %[2]s/settings.yaml
@@ -333,12 +336,12 @@ What happens here, a line each:
 }
 
 // writeDemoFiles writes what a broker and an operator need to use the simulator.
-func writeDemoFiles(dir string, sim *upstreamsim.Sim, addr string) error {
+func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 	files := map[string]string{"ca.pem": string(sim.CA())}
 	var b strings.Builder
-	fmt.Fprintf(&b, "data_dir: %s\nupstream:\n  ca_file: %s\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
+	fmt.Fprintf(&b, "data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
 	for _, h := range sim.Hosts() {
-		fmt.Fprintf(&b, "    %s: %s\n", h, addr)
+		fmt.Fprintf(&b, "    %q: %q\n", h, sim.Addr())
 	}
 	files["settings.yaml"] = b.String()
 	b.Reset()
@@ -369,9 +372,9 @@ func writeMap(w io.Writer, title string, m map[string]string) {
 	if len(m) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "  %s:\n", title)
+	printf(w, "  %s:\n", title)
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		fmt.Fprintf(w, "    %s: %q\n", k, m[k])
+		printf(w, "    %s: %q\n", k, m[k])
 	}
 }
 

@@ -79,25 +79,25 @@ func report(p *process, output string, err error) int {
 	if output == "json" {
 		b, mErr := json.Marshal(map[string]any{"error": e})
 		if mErr == nil {
-			fmt.Fprintf(p.stderr, "%s\n", b)
+			printf(p.stderr, "%s\n", b)
 			return code
 		}
 	}
 	for line := range strings.Lines(e.Message) {
-		fmt.Fprintf(p.stderr, "tokenbroker: %s\n", strings.TrimSuffix(line, "\n"))
+		printf(p.stderr, "tokenbroker: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	for _, v := range e.Violations {
-		fmt.Fprintf(p.stderr, "  %s: %s\n", v.Field, v.Description)
+		printf(p.stderr, "  %s: %s\n", v.Field, v.Description)
 	}
 	if e.Reason != "" {
-		fmt.Fprintf(p.stderr, "  reason %s", e.Reason)
+		printf(p.stderr, "  reason %s", e.Reason)
 		if e.RetryAfter != "" {
-			fmt.Fprintf(p.stderr, ", try again in %s", e.RetryAfter)
+			printf(p.stderr, ", try again in %s", e.RetryAfter)
 		}
 		if e.RequestID != "" {
-			fmt.Fprintf(p.stderr, ", request %s", e.RequestID)
+			printf(p.stderr, ", request %s", e.RequestID)
 		}
-		fmt.Fprintln(p.stderr)
+		printline(p.stderr)
 	}
 	return code
 }

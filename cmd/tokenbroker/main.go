@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -45,19 +46,51 @@ func main() {
 	os.Exit(code)
 }
 
-// run executes one command line and returns its exit code.
+// run executes one command line and returns its exit code. That standard output could not be written is a failure: somebody who
+// writes a token to a full disk must hear of it.
 func run(p *process, args []string) int {
+	out := &output{Writer: p.stdout}
+	code := execute(&process{ctx: p.ctx, stdin: p.stdin, stdout: out, stderr: p.stderr}, args)
+	if code == exitOK && out.err != nil {
+		return report(p, outputOf(args), fmt.Errorf("write the output: %w", out.err))
+	}
+	return code
+}
+
+// output remembers the first error of a writer, and lets one goroutine write at a time.
+type output struct {
+	io.Writer
+	mu  sync.Mutex
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err := o.Writer.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// printf and printline write for the operator; run hears of a failure from output.
+func printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
+func printline(w io.Writer, args ...any) { _, _ = fmt.Fprintln(w, args...) }
+
+func execute(p *process, args []string) int {
 	var c cli
 	code, exited := 0, false
 	parser, err := kong.New(&c,
-		kong.Name("tokenbroker"), kong.Description(description), kong.UsageOnError(),
+		kong.Name("tokenbroker"), kong.Description(description),
 		kong.Writers(p.stdout, p.stderr), kong.Exit(func(n int) { code, exited = n, true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
 		kong.Vars{"data_dir": defaultDataDir()},
 		kong.Bind(p),
 	)
 	if err != nil {
-		fmt.Fprintf(p.stderr, "tokenbroker: %v\n", err)
+		printf(p.stderr, "tokenbroker: %v\n", err)
 		return exitFailure
 	}
 	if len(args) == 0 {
@@ -76,7 +109,7 @@ func run(p *process, args []string) int {
 		return code
 	}
 	if err != nil {
-		fmt.Fprintf(p.stderr, "tokenbroker: %v\n", usageHint(err, args))
+		printf(p.stderr, "tokenbroker: %v\n", usageHint(err))
 		return exitUsage
 	}
 	if err := k.Run(p); err != nil {
@@ -85,13 +118,17 @@ func run(p *process, args []string) int {
 	return exitOK
 }
 
-// usageHint adds where help is.
-func usageHint(err error, args []string) error {
+// usageHint adds where help is. A surplus argument is not repeated: it may be a secret that somebody put there.
+func usageHint(err error) error {
 	var parse *kong.ParseError
-	if errors.As(err, &parse) && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		return fmt.Errorf("%w; see tokenbroker %s --help", err, args[0])
+	if !errors.As(err, &parse) || parse.Context.Selected() == nil {
+		return fmt.Errorf("%w; see tokenbroker --help", err)
 	}
-	return fmt.Errorf("%w; see tokenbroker --help", err)
+	command := parse.Context.Selected()
+	if command.Leaf() && strings.HasPrefix(err.Error(), "unexpected argument") {
+		err = errors.New("there is an argument too many")
+	}
+	return fmt.Errorf("%w; see %s --help", err, command.FullPath())
 }
 
 // outputOf finds how the caller wants errors, also when the command line does not parse.

@@ -47,7 +47,7 @@ func (c *configCheckCommand) Run(p *process) error {
 	if wrong = sorted(append(wrong, s.problems()...)); len(wrong) > 0 {
 		return &inputError{errors.Join(wrong...)}
 	}
-	fmt.Fprintln(p.stderr, "no problems")
+	printline(p.stderr, "no problems")
 	return nil
 }
 
@@ -68,8 +68,8 @@ func (c *backupCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.stdout, "wrote %s\n", c.File)
-	fmt.Fprintln(p.stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
+	printf(p.stdout, "wrote %s\n", c.File)
+	printline(p.stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
 	return nil
 }
 
@@ -148,7 +148,7 @@ type versionCommand struct{}
 var version = ""
 
 // Run says what this is.
-func (versionCommand) Run(p *process) error {
+func (versionCommand) Run(p *process) error { //nolint:unparam // kong wants one
 	v, commit := version, ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v == "" {
@@ -163,7 +163,7 @@ func (versionCommand) Run(p *process) error {
 	if v == "" {
 		v = "(development)"
 	}
-	fmt.Fprintf(p.stdout, "tokenbroker %s%s %s %s/%s\n", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	printf(p.stdout, "tokenbroker %s%s %s %s/%s\n", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return nil
 }
 

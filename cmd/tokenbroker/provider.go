@@ -53,7 +53,7 @@ func (c *providerListCommand) Run(p *process) error {
 		}
 		for _, x := range out.GetProviders() {
 			for _, problem := range x.GetProblems() {
-				fmt.Fprintf(p.stdout, "problem: %s\n", problem)
+				printf(p.stdout, "problem: %s\n", problem)
 			}
 		}
 		return nil
@@ -75,9 +75,9 @@ func (c *providerShowCommand) Run(p *process) error {
 		if c.Output == "json" {
 			return printJSON(p.stdout, res.GetProvider())
 		}
-		fmt.Fprint(p.stdout, res.GetProvider().GetDefinition())
+		printf(p.stdout, "%s", res.GetProvider().GetDefinition())
 		for _, problem := range res.GetProvider().GetProblems() {
-			fmt.Fprintf(p.stderr, "problem: %s\n", problem)
+			printf(p.stderr, "problem: %s\n", problem)
 		}
 		return nil
 	})
@@ -96,14 +96,14 @@ func (c *providerCheckCommand) Run(p *process) error {
 			return badInput("read %s: %w", f, err)
 		}
 		for _, problem := range provider.Check(f, data) {
-			fmt.Fprintln(p.stdout, problem)
+			printline(p.stdout, problem)
 			n++
 		}
 	}
 	if n > 0 {
 		return badInput("%d %s", n, map[bool]string{true: "problem", false: "problems"}[n == 1])
 	}
-	fmt.Fprintln(p.stderr, "no problems")
+	printline(p.stderr, "no problems")
 	return nil
 }
 
@@ -130,10 +130,10 @@ func (c *providerExplainCommand) Run(p *process) error {
 			return printJSON(p.stdout, res)
 		}
 		for _, r := range res.GetRequests() {
-			fmt.Fprintln(p.stdout, r)
+			printline(p.stdout, r)
 		}
 		for _, problem := range res.GetProblems() {
-			fmt.Fprintf(p.stdout, "note: %s\n", problem)
+			printf(p.stdout, "note: %s\n", problem)
 		}
 		return nil
 	})
@@ -166,7 +166,7 @@ func (c *providerLocoiaCommand) Run(p *process) error {
 		return &inputError{err}
 	}
 	for _, n := range notes {
-		fmt.Fprintf(p.stderr, "note: %s\n", n)
+		printf(p.stderr, "note: %s\n", n)
 	}
 	_, err = p.stdout.Write(def)
 	return err
@@ -281,17 +281,17 @@ func printTry(p *process, rep provider.TryReport) error {
 		if r.Status != 0 {
 			code = fmt.Sprint(r.Status)
 		}
-		fmt.Fprintf(p.stdout, "%s %s: %s\n", r.Method, orDash(r.Host), code)
+		printf(p.stdout, "%s %s: %s\n", r.Method, orDash(r.Host), code)
 		var names []string
 		for n := range r.Taken {
 			names = append(names, n)
 		}
 		slices.Sort(names)
 		for _, n := range names {
-			fmt.Fprintf(p.stdout, "  took %s from %s\n", n, r.Taken[n])
+			printf(p.stdout, "  took %s from %s\n", n, r.Taken[n])
 		}
 		if r.Message != "" {
-			fmt.Fprintf(p.stdout, "  the upstream says: %s\n", r.Message)
+			printf(p.stdout, "  the upstream says: %s\n", r.Message)
 		}
 	}
 	if f := rep.Failure; f != nil {
@@ -299,14 +299,14 @@ func printTry(p *process, rep provider.TryReport) error {
 	}
 	switch {
 	case rep.ExpiresIn != nil:
-		fmt.Fprintf(p.stdout, "it works: the token lives %s\n", *rep.ExpiresIn)
+		printf(p.stdout, "it works: the token lives %s\n", *rep.ExpiresIn)
 	case !rep.ExpiresAt.IsZero():
-		fmt.Fprintf(p.stdout, "it works: the token ends at %s\n", rep.ExpiresAt)
+		printf(p.stdout, "it works: the token ends at %s\n", rep.ExpiresAt)
 	default:
-		fmt.Fprintln(p.stdout, "it works; the answer does not say how long the token lives")
+		printline(p.stdout, "it works; the answer does not say how long the token lives")
 	}
 	if rep.RefreshToken {
-		fmt.Fprintln(p.stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
+		printline(p.stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
 	}
 	return nil
 }

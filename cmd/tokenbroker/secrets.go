@@ -20,7 +20,11 @@ func (f *secretFlags) read(p *process) (map[string]string, error) {
 	for _, s := range f.Secret {
 		name, from, ok := strings.Cut(s, "=")
 		file, isFile := strings.CutPrefix(from, "@")
-		if !ok || name == "" || !isFile || file == "" {
+		if !ok || name == "" {
+			// What stands here may be the secret itself: it is not repeated.
+			return nil, badInput("--secret: write NAME=@FILE; a secret itself never stands on the command line")
+		}
+		if !isFile || file == "" {
 			return nil, badInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
 				"write --secret %s=@FILE, --secret-stdin %s, or leave it out and be asked for it", name, name, name)
 		}
@@ -42,14 +46,14 @@ func (f *secretFlags) read(p *process) (map[string]string, error) {
 
 // canPrompt reports whether somebody is there to be asked.
 func canPrompt(p *process) bool {
-	return p.stdin != nil && term.IsTerminal(int(p.stdin.Fd())) //nolint:gosec // a file descriptor fits
+	return p.stdin != nil && term.IsTerminal(int(p.stdin.Fd()))
 }
 
 // prompt asks for a secret without showing what is typed.
 func prompt(p *process, name string) (string, error) {
-	fmt.Fprintf(p.stderr, "%s (not shown): ", name)
-	b, err := term.ReadPassword(int(p.stdin.Fd())) //nolint:gosec // a file descriptor fits
-	fmt.Fprintln(p.stderr)
+	printf(p.stderr, "%s (not shown): ", name)
+	b, err := term.ReadPassword(int(p.stdin.Fd()))
+	printline(p.stderr)
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}

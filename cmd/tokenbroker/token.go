@@ -57,11 +57,11 @@ func (c *tokenGetCommand) Run(p *process) error {
 		case c.Header:
 			return printHeaders(p.stdout, p.stderr, t)
 		}
-		fmt.Fprintln(p.stdout, t.GetAccessToken())
+		printline(p.stdout, t.GetAccessToken())
 		if isTerminal(p.stderr) {
-			fmt.Fprintf(p.stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
+			printf(p.stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
 			if res.GetDegraded() {
-				fmt.Fprintln(p.stderr, "degraded: it is valid, but its refresh is failing; see credential status")
+				printline(p.stderr, "degraded: it is valid, but its refresh is failing; see credential status")
 			}
 		}
 		return nil
@@ -71,17 +71,17 @@ func (c *tokenGetCommand) Run(p *process) error {
 // printHeaders writes one header a line, the cookies as one.
 func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
 	for _, h := range t.GetHeaders() {
-		fmt.Fprintf(out, "%s: %s\n", h.GetName(), h.GetValue())
+		printf(out, "%s: %s\n", h.GetName(), h.GetValue())
 	}
 	var cookies []string
 	for _, c := range t.GetCookies() {
 		cookies = append(cookies, c.GetName()+"="+c.GetValue())
 	}
 	if len(cookies) > 0 {
-		fmt.Fprintf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
+		printf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
 	}
 	if len(t.GetQueryParameters()) > 0 {
-		fmt.Fprintln(notes, "tokenbroker: this API wants query parameters too: see --output json")
+		printline(notes, "tokenbroker: this API wants query parameters too: see --output json")
 	}
 	return nil
 }
@@ -122,11 +122,11 @@ func (c *tokenInvalidateCommand) Run(p *process) error {
 		}
 		switch {
 		case res.GetInvalidated() > 0:
-			fmt.Fprintf(p.stdout, "invalidated %d\n", res.GetInvalidated())
+			printf(p.stdout, "invalidated %d\n", res.GetInvalidated())
 		case c.All:
-			fmt.Fprintln(p.stdout, "nothing to invalidate: there is no such token")
+			printline(p.stdout, "nothing to invalidate: there is no such token")
 		default:
-			fmt.Fprintf(p.stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
+			printf(p.stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
 		}
 		return nil
 	})
@@ -141,8 +141,7 @@ type tokenWatchCommand struct {
 
 // Run prints one line an event.
 func (c *tokenWatchCommand) Run(p *process) error {
-	c.Timeout = 0 // until interrupted
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
 		stream, err := cl.tokens.WatchToken(ctx, &tokenbrokerv1.WatchTokenRequest{
 			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, KnownTokenId: c.Known,
 		})
@@ -151,10 +150,10 @@ func (c *tokenWatchCommand) Run(p *process) error {
 		}
 		for {
 			e, err := stream.Recv()
-			if p.ctx.Err() != nil || errors.Is(err, io.EOF) {
-				return nil // interrupted: that is how it ends
-			}
-			if err != nil {
+			switch {
+			case p.ctx.Err() != nil, errors.Is(err, io.EOF):
+				return nil //nolint:nilerr // interrupted: that is how it ends
+			case err != nil:
 				return err
 			}
 			if c.Output == "json" {
@@ -163,7 +162,7 @@ func (c *tokenWatchCommand) Run(p *process) error {
 				}
 				continue
 			}
-			fmt.Fprintf(p.stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
+			printf(p.stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
 		}
 	})
 }
@@ -191,7 +190,9 @@ func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {
 func readSecretFile(p *process, name string) (string, error) {
 	var b []byte
 	var err error
+	what := name
 	if name == "-" {
+		what = "standard input"
 		b, err = io.ReadAll(io.LimitReader(p.stdin, secretMost+1))
 	} else {
 		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
@@ -200,11 +201,11 @@ func readSecretFile(p *process, name string) (string, error) {
 		return "", badInput("read a secret: %w", err)
 	}
 	if len(b) > secretMost {
-		return "", badInput("%s is larger than %d bytes: is it the right file?", name, secretMost)
+		return "", badInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
 	}
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if s == "" {
-		return "", badInput("%s is empty", name)
+		return "", badInput("%s is empty", what)
 	}
 	return s, nil
 }

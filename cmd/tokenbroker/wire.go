@@ -229,13 +229,16 @@ func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
 // listenUnix listens on a socket that only this user may open. A socket that a dead broker left is replaced, that of a living
 // one is not.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
-	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("listen on %s: another broker answers there", path)
-	}
 	if i, err := os.Lstat(path); err == nil {
 		if i.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("listen on %s: there is a file that is no socket", path)
+		}
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err == nil {
+			_ = c.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) { // a busy one may not answer, but refuses nobody
+			return nil, fmt.Errorf("listen on %s: another process has it open", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", path, err)

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+type credentialRotateCommand struct {
+	remote
+	secretFlags
+	Name       string        `arg:"" help:"The credential."`
+	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
+}
+
+// Run sets new secrets; where none is named it asks for each, and an empty answer leaves one as it is.
+func (c *credentialRotateCommand) Run(p *process) error {
+	secrets, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
+		if len(secrets) == 0 {
+			if !canPrompt(p) {
+				return badInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
+			}
+			calling, cancel := c.bound(ctx)
+			there, err := cl.credentials.GetCredential(calling, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+			cancel()
+			if err != nil {
+				return err
+			}
+			for _, s := range there.GetCredential().GetSecrets() {
+				if secrets[s.GetName()], err = prompt(p, s.GetName()); err != nil {
+					return err
+				}
+				if secrets[s.GetName()] == "" {
+					delete(secrets, s.GetName())
+				}
+			}
+		}
+		calling, cancel := c.bound(ctx)
+		defer cancel()
+		res, err := cl.credentials.RotateSecret(calling, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialRetireCommand struct {
+	remote
+	Name    string   `arg:"" help:"The credential."`
+	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
+}
+
+// Run forgets former secrets.
+func (c *credentialRetireCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialTestCommand struct {
+	remote
+	selectionFlags
+	Name string `arg:"" help:"The credential."`
+	Keep bool   `help:"Serve the token that the test brings."`
+}
+
+// errTestFailed: what the test found has been printed.
+var errTestFailed = errors.New("the test failed")
+
+// Run makes an exchange and prints each request.
+func (c *credentialTestCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
+			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Keep: c.Keep,
+		})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			if err := printJSON(p.stdout, res); err != nil {
+				return err
+			}
+		} else if err := printExchanges(p.stdout, res.GetExchanges()); err != nil {
+			return err
+		}
+		if res.GetReason() != "" {
+			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
+		}
+		if c.Output != "json" {
+			printf(p.stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
+		}
+		return nil
+	})
+}
+
+func printExchanges(w io.Writer, xs []*tokenbrokerv1.Exchange) error {
+	var rows [][]string
+	for _, x := range xs {
+		code := "no answer"
+		if x.GetStatus() != 0 {
+			code = fmt.Sprint(x.GetStatus())
+		}
+		outcome := "ok"
+		if x.GetReason() != "" {
+			outcome = x.GetReason()
+			if x.GetUpstreamError() != "" {
+				outcome += " (" + x.GetUpstreamError() + ")"
+			}
+		}
+		rows = append(rows, []string{
+			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
+		})
+	}
+	return table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
+}
+
+type credentialStatusCommand struct {
+	remote
+	Name string `arg:"" help:"The credential."`
+}
+
+// Run shows how it is doing.
+func (c *credentialStatusCommand) Run(p *process) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, res)
+		}
+		rows := [][]string{{"state", stateWord(res.GetState())}}
+		if res.GetReason() != "" {
+			rows = append(rows, []string{"reason", res.GetReason()})
+		}
+		if res.GetAdvice() != "" {
+			rows = append(rows, []string{"advice", res.GetAdvice()})
+		}
+		rows = append(rows, []string{"last success", when(res.GetLastSuccessTime())})
+		if res.GetNextAttemptTime() != nil {
+			rows = append(rows, []string{"next attempt", when(res.GetNextAttemptTime())})
+		}
+		if res.GetRefreshTokenExpireTime() != nil {
+			rows = append(rows, []string{"refresh token ends", when(res.GetRefreshTokenExpireTime())})
+		}
+		for _, t := range res.GetTokens() {
+			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
+		}
+		if err := table(p.stdout, "", rows); err != nil || len(res.GetExchanges()) == 0 {
+			return err
+		}
+		printline(p.stdout)
+		return printExchanges(p.stdout, res.GetExchanges())
+	})
+}
+
+func scopesNote(scopes []string) string {
+	if len(scopes) == 0 {
+		return ""
+	}
+	return ", for " + strings.Join(scopes, " ")
+}
