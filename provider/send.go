@@ -42,8 +42,8 @@ type sendError struct {
 func (e *sendError) Error() string { return e.detail }
 
 // guarded is a request's body. Its first read is the moment at which the request is written: the last one at which it can be
-// refused, and from which on it counts as sent. Having no way to be rewound, it also keeps http.Transport from sending the
-// request again on another connection.
+// refused (what is on the wire by then is a header without its body, which nobody processes), and from which on it counts as
+// sent. Having no way to be rewound, it also keeps http.Transport from sending the request again on another connection.
 type guarded struct {
 	r      io.Reader
 	before func() error
@@ -93,12 +93,11 @@ func (t *Transport) send(ctx context.Context, w *wire, spends bool, before func(
 	if ua := req.Header.Get("User-Agent"); ua == "" {
 		req.Header.Set("User-Agent", "tokenbroker")
 	}
-	if len(w.body) == 0 && (w.method == http.MethodPost || w.method == http.MethodPut) {
-		// An empty body has no first read, and with a length of its own it is no chunked one.
-		if before(host) != nil {
-			return nil, &sendError{refused: true, detail: "too late to send"}
-		}
-	} else {
+	if before(host) != nil {
+		return nil, &sendError{refused: true, detail: "too late to send"}
+	}
+	// An empty body of a POST has no first read: with one it would be sent in chunks.
+	if len(w.body) > 0 || w.method == http.MethodGet || w.method == http.MethodDelete {
 		req.Body = &guarded{r: bytes.NewReader(w.body), before: func() error { return before(host) }, state: state}
 		req.ContentLength = int64(len(w.body))
 	}
