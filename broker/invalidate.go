@@ -26,7 +26,7 @@ type Invalidated struct {
 
 // Invalidate drops tokens. A token that is not a current one any more is left alone, so that a thousand callers who got a 401
 // on the same token cause one exchange. Invalidating one token blocks no commit; invalidating all makes the access tokens of
-// running exchanges void and keeps their refresh tokens. Grants are not changed. It fails with a *Failure.
+// running exchanges void and keeps their refresh tokens. Grants are not changed. It fails with a *Failure; NotFound.
 func (b *Broker) Invalidate(ctx context.Context, caller Caller, i Invalidation) (Invalidated, error) {
 	op := InvalidateOne
 	if i.All {
@@ -43,15 +43,19 @@ func (b *Broker) Invalidate(ctx context.Context, caller Caller, i Invalidation) 
 }
 
 func (b *Broker) invalidate(ctx context.Context, i Invalidation) (Dropped, error) {
+	// Whoever misspells a name must not believe that its tokens are gone.
+	c, err := b.store.Credential(ctx, i.Credential)
+	if err != nil {
+		if KindOf(err) != NotFound {
+			b.state(i.Credential).move() // the store is away: in this process they are gone all the same
+		}
+		return Dropped{}, storeFailure(i.Credential, err)
+	}
 	var m Match
 	switch {
 	case i.TokenID != "":
 		m.TokenID = i.TokenID
 	case !i.AccessToken.IsZero():
-		c, err := b.store.Credential(ctx, i.Credential)
-		if err != nil {
-			return Dropped{}, storeFailure(i.Credential, err)
-		}
 		id := b.store.Fingerprint("token", c.Incarnation.String(), i.AccessToken.Reveal())
 		m.TokenID = hex.EncodeToString(id[:16])
 	case i.All && i.Selection != Selection{}:
