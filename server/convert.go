@@ -124,6 +124,48 @@ func secretsOf(m map[string]string) map[string]broker.Secret {
 	return out
 }
 
+// parseName is a credential's name where the request calls its field so.
+func parseName(field, s string) (broker.CredentialName, error) {
+	name, err := broker.ParseCredentialName(s)
+	return name, inField(field, err)
+}
+
+// parseEtag is an etag where the request calls its field so.
+func parseEtag(field, s string) (broker.ID, error) {
+	etag, err := broker.ParseEtag(s)
+	return etag, inField(field, err)
+}
+
+// inField says of a value's violation where in the request the value stands.
+func inField(field string, err error) error {
+	f, ok := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped
+	if !ok {
+		return err
+	}
+	moved := *f
+	moved.Violations = slices.Clone(f.Violations)
+	for i := range moved.Violations {
+		moved.Violations[i].Field = field
+	}
+	return &moved
+}
+
+// tooMuch holds what the contract does not annotate against the limits that it has for GetToken.
+func tooMuch(prefix string, scopes []string, audience string, parameters map[string]string) error {
+	if len(scopes) > mostScopes {
+		return broker.Invalid(broker.Violation{Field: prefix + "scopes", Description: fmt.Sprintf("more than %d", mostScopes)})
+	}
+	for i, s := range scopes {
+		if len(s) > scopeBytes {
+			return broker.Invalid(broker.Violation{Field: fmt.Sprintf("%sscopes[%d]", prefix, i), Description: fmt.Sprintf("more than %d bytes", scopeBytes)})
+		}
+	}
+	if len(audience) > audienceBytes {
+		return broker.Invalid(broker.Violation{Field: prefix + "audience", Description: fmt.Sprintf("more than %d bytes", audienceBytes)})
+	}
+	return tooLarge(prefix+"parameters", parameters, parameterPairs, parameterBytes)
+}
+
 func tooLarge(field string, m map[string]string, pairs, bytes int) error {
 	if len(m) > pairs {
 		return broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("more than %d entries", pairs)})

@@ -16,6 +16,12 @@ const (
 	largestPage = 1000
 	mapPairs    = 128
 	inputBytes  = 64 << 10
+
+	mostScopes     = 100
+	scopeBytes     = 256
+	audienceBytes  = 2048
+	parameterPairs = 32
+	parameterBytes = 8192
 )
 
 // credentials is CredentialService.
@@ -37,6 +43,9 @@ func checkSizes(c *tokenbrokerv1.Credential, secrets map[string]string) error {
 	if err := tooLarge("credential.inputs", c.GetInputs(), mapPairs, inputBytes); err != nil {
 		return err
 	}
+	if err := tooMuch("credential.default_", c.GetDefaultScopes(), c.GetDefaultAudience(), nil); err != nil {
+		return err
+	}
 	return tooLarge("secrets", secrets, mapPairs, inputBytes)
 }
 
@@ -45,7 +54,7 @@ func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.Cre
 	if err := checkSizes(m, r.GetSecrets()); err != nil {
 		return nil, err
 	}
-	name, err := broker.ParseCredentialName(m.GetName())
+	name, err := parseName("credential.name", m.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +80,7 @@ func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.Cre
 }
 
 func (s *credentials) GetCredential(ctx context.Context, r *tokenbrokerv1.GetCredentialRequest) (*tokenbrokerv1.GetCredentialResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -117,11 +126,11 @@ func (s *credentials) UpdateCredential(ctx context.Context, r *tokenbrokerv1.Upd
 	if err := checkSizes(m, r.GetSecrets()); err != nil {
 		return nil, err
 	}
-	name, err := broker.ParseCredentialName(m.GetName())
+	name, err := parseName("credential.name", m.GetName())
 	if err != nil {
 		return nil, err
 	}
-	etag, err := broker.ParseEtag(m.GetEtag())
+	etag, err := parseEtag("credential.etag", m.GetEtag())
 	if err != nil {
 		return nil, err
 	}
@@ -216,11 +225,11 @@ func setOrRemove(there, wanted map[string]string, key string) map[string]string 
 }
 
 func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.DeleteCredentialRequest) (*tokenbrokerv1.DeleteCredentialResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
-	etag, err := broker.ParseEtag(r.GetEtag())
+	etag, err := parseEtag("etag", r.GetEtag())
 	if err != nil {
 		return nil, err
 	}
@@ -232,19 +241,23 @@ func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.Del
 }
 
 func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateSecretRequest) (*tokenbrokerv1.RotateSecretResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
 	if err := tooLarge("secrets", r.GetSecrets(), mapPairs, inputBytes); err != nil {
 		return nil, err
 	}
-	etag, err := broker.ParseEtag(r.GetEtag())
+	etag, err := parseEtag("etag", r.GetEtag())
 	if err != nil {
 		return nil, err
 	}
+	keep := r.GetKeepFormer().AsDuration()
+	if keep < 0 {
+		return nil, broker.Invalid(broker.Violation{Field: "keep_former", Description: "is negative; leave it out to keep the former secret until it is retired"})
+	}
 	c, err := s.broker.RotateSecret(ctx, callerOf(ctx), broker.Rotation{
-		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: r.GetKeepFormer().AsDuration(), Etag: etag, RequestID: r.GetRequestId(),
+		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: keep, Etag: etag, RequestID: r.GetRequestId(),
 	})
 	if err != nil {
 		return nil, err
@@ -253,7 +266,7 @@ func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateS
 }
 
 func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireSecretRequest) (*tokenbrokerv1.RetireSecretResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -265,12 +278,15 @@ func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireS
 }
 
 func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestCredentialRequest) (*tokenbrokerv1.TestCredentialResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
 	sel, err := selection(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := tooMuch("", r.GetScopes(), r.GetAudience(), r.GetParameters()); err != nil {
 		return nil, err
 	}
 	t, err := s.broker.TestCredential(ctx, callerOf(ctx), name, sel, r.GetKeep())
@@ -285,7 +301,7 @@ func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestC
 }
 
 func (s *credentials) GetCredentialStatus(ctx context.Context, r *tokenbrokerv1.GetCredentialStatusRequest) (*tokenbrokerv1.GetCredentialStatusResponse, error) {
-	name, err := broker.ParseCredentialName(r.GetName())
+	name, err := parseName("name", r.GetName())
 	if err != nil {
 		return nil, err
 	}
