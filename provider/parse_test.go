@@ -1,0 +1,232 @@
+package provider
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func check(t *testing.T, text string) []string {
+	t.Helper()
+	var out []string
+	for _, p := range Check("x.yaml", []byte(text)) {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func TestFiveMistakesAreReportedAtOnceWithTheirPlaces(t *testing.T) {
+	got := check(t, `name: x
+titel: Example
+inputs:
+  client_id: {secrt: true}
+obtain:
+  post: ftp://example.com/token
+  form: {id: "{{client_id"}
+  take: {token: "a..b"}
+lifetime: 5 minutes
+`)
+	want := []string{
+		`x.yaml:2:1: definition: unknown word "titel"; did you mean "title"?`,
+		`x.yaml:4:15: inputs.client_id: unknown word "secrt"; did you mean "secret"?`,
+		`x.yaml:6:9: obtain.post: a URL begins with https:// or with {{name}}`,
+		`x.yaml:7:14: obtain.form.id: {{ without }}; write {{{{ for a literal {{`,
+		`x.yaml:8:17: obtain.take.token: path "a..b": "" is no member's name`,
+		`x.yaml:9:11: lifetime: "5 minutes" is no duration; write 90s, 1h30m or 5d`,
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %d problems, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i], want[i]) && !(i == 4 && strings.HasPrefix(got[i], "x.yaml:8:17: obtain.take.token: path")) {
+			t.Errorf("got  %s\nwant %s", got[i], want[i])
+		}
+	}
+}
+
+const right = `name: x
+inputs: {id: {}, s: {secret: true}}
+obtain: {post: "https://example.com/t", form: {id: "{{id}}", s: "{{s}}"}, take: {token: t, own: o}}
+`
+
+func TestWhatIsWrongIsSaid(t *testing.T) {
+	if got := check(t, right); len(got) != 0 {
+		t.Fatalf("got %v of what is right", got)
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"no name":                     {"obtain: {get: \"https://e.com\", take: {token: t}}", "name is missing"},
+		"a bad name":                  {"name: X_1\ntoken: a", "is not 1 to 63"},
+		"another file's name":         {"name: y\ntoken: a", "call it y.yaml"},
+		"another language":            {"name: x\nlanguage: 2\ntoken: a", "reads language 1"},
+		"nothing that makes a token":  {"name: x", "how does a token come about"},
+		"obtain and token":            {right + "token: a", "either asked for or computed"},
+		"token and refresh":           {"name: x\ntoken: a\nrefresh: {oauth2: \"https://e.com\"}", "never refreshed"},
+		"refresh without a seed":      {"name: x\nrefresh: {oauth2: \"https://e.com\", auth: none}", "seed: true"},
+		"a seed without refresh":      {"name: x\ninputs: {r: {secret: true, seed: true}}\ntoken: a", "no refresh that would use it"},
+		"a seed that is no secret":    {"name: x\ninputs: {refresh_token: {seed: true}}\nrefresh: {oauth2: \"https://e.com\", auth: none}", "secret: true"},
+		"an unknown template name":    {strings.Replace(right, `"{{id}}"`, `"{{idd}}"`, 1), `nothing gives {{idd}} here; did you mean "id"?`},
+		"a value before it is taken":  {strings.Replace(right, `"{{id}}"`, `"{{own}}"`, 1), "nothing gives {{own}}"},
+		"a cycle":                     {right + "let: {a: \"{{b}}\", b: {hex: \"{{a}}\"}}", "computed from itself"},
+		"a clash":                     {right + "let: {id: a}", "is among inputs already"},
+		"a name of the language":      {right + "let: {token: a}", "name of the language"},
+		"a secret in a path":          {"name: x\ninputs: {s: {secret: true}}\nobtain: {get: \"https://e.com/{{s}}\", take: {token: t}}", "under query only"},
+		"a computed secret in a path": {"name: x\ninputs: {s: {secret: true}}\nlet: {b: {base64: \"{{s}}\"}}\nobtain: {get: \"https://e.com/{{b}}\", take: {token: t}}", "under query only"},
+		"a secret that is shown":      {right + "present: {headers: {X: \"{{token}} {{s}}\"}}", "callers would see the secret"},
+		"a computed secret shown":     {right + "let: {b: {hex: \"{{s}}\"}}\npresent: {headers: {X: \"{{token}} {{b}}\"}}", "callers would see the secret"},
+		"a secret in handed headers":  {right + "headers: {X-Key: \"{{s}}\"}", "callers would see the secret"},
+		"a secret in base_url":        {right + "base_url: \"https://e.com/{{s}}\"", "callers would see the secret"},
+		"a header nobody may present": {right + "present: {headers: {Host: \"{{token}}\"}}", "cannot be handed out"},
+		"a forwarded header":          {right + "present: {headers: {X-Forwarded-For: \"{{token}}\"}}", "cannot be handed out"},
+		"a pseudo-header":             {right + "present: {headers: {\":path\": \"{{token}}\"}}", "cannot be handed out"},
+		"present without a token":     {right + "present: {headers: {X: abc}}", "nothing of it names a value"},
+		"an attribute nobody takes":   {right + "attributes: [ownn]", `did you mean "own"?`},
+		"the refresh token shown":     {right + "attributes: [refresh_token]", "nothing is taken"},
+		"two bodies":                  {strings.Replace(right, "take:", "json: {}, take:", 1), "one body at most"},
+		"a get with a body":           {"name: x\nobtain: {get: \"https://e.com\", form: {a: b}, take: {token: t}}", "get has no body"},
+		"two methods":                 {strings.Replace(right, "take:", "get: \"https://e.com\", take:", 1), "exactly one of"},
+		"params without oauth2":       {strings.Replace(right, "take:", "params: {}, take:", 1), "goes with oauth2 only"},
+		"no token taken":              {"name: x\nobtain: {get: \"https://e.com\", take: {x: y}}", "takes no token"},
+		"claim without of":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a}}}", "of is missing"},
+		"claim of nothing":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a, of: b}}}", "nothing was taken as"},
+		"a pattern without a group":   {"name: x\nobtain: {get: \"https://e.com\", take: {token: {path: t, pattern: abc}}}", "a group"},
+		"a bad rate":                  {right + "rate: often", "write 60/1m"},
+		"a bad reuse":                 {right + "refresh_token_reuse: sometimes", "is no duration"},
+		"reuse without refresh":       {right + "refresh_token_reuse: allowed", "there is no refresh"},
+		"an alias":                    {"name: x\ninputs: &a {id: {}}\nparameters: *a\ntoken: t", "aliases are not allowed"},
+		"a repeated key":              {"name: x\ntoken: a\nname: x", "twice"},
+		"a second document":           {right + "---\nname: y", "one definition a file"},
+		"an empty file":               {"", "empty"},
+		"no mapping":                  {"- a\n- b", "a mapping is wanted"},
+		"no YAML":                     {"name: [", "not YAML"},
+		"a default with secret":       {"name: x\ninputs: {s: {secret: true, default: a}}\ntoken: t", "neither optional nor secret"},
+		"a default that is wrong":     {"name: x\ninputs: {s: {format: uuid, default: a}}\ntoken: t", "must be a UUID"},
+		"secret: false":               {"name: x\ninputs: {s: {secret: false}}\ntoken: t", "only true can be written"},
+		"an unknown format":           {"name: x\ninputs: {s: {format: urll}}\ntoken: t", `did you mean "url"?`},
+		"a rule without means":        {strings.Replace(right, "take:", "error: {rules: [{status: 401}]}, take:", 1), "means is missing"},
+		"a rule that always applies":  {strings.Replace(right, "take:", "error: {rules: [{means: grant}]}, take:", 1), "status or code"},
+		"a header of the transport":   {strings.Replace(right, "take:", "headers: {Content-Length: 5}, take:", 1), "is the transport's"},
+	} {
+		got := check(t, c.text)
+		if len(got) == 0 || !strings.Contains(strings.Join(got, "\n"), c.want) {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+		for _, g := range got {
+			if !strings.HasPrefix(g, "x.yaml:") {
+				t.Errorf("%s: %q has no place", name, g)
+			}
+		}
+	}
+}
+
+func TestWordsOfALaterVersionAreSaidToBeOnes(t *testing.T) {
+	n := 0
+	for word := range laterWords {
+		n++
+		for _, text := range []string{
+			right + word + ": {}", strings.Replace(right, "take:", word+": {}, take:", 1),
+			right + "let: {a: {" + word + ": x}}", strings.Replace(right, "take:", "auth: "+word+", take:", 1),
+		} {
+			if got := strings.Join(check(t, text), "\n"); !strings.Contains(got, "does not know") || !strings.Contains(got, word) {
+				t.Errorf("%s: got %q", word, got)
+			}
+		}
+	}
+	if n < 10 {
+		t.Error("found no words")
+	}
+	if got := strings.Join(check(t, strings.Replace(right, "{{id}}", "{{subject_token}}", 1)), "\n"); !strings.Contains(got, "does not know {{subject_token}} yet") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestARevisionIsOfWhatDecidesIssuance(t *testing.T) {
+	digestOf := func(text string) string {
+		t.Helper()
+		d, problems := parse("", []byte(text))
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return d.Facts().Digest
+	}
+	base := digestOf(right)
+	for name, text := range map[string]string{
+		"a comment": "# hello\n" + right, "a title": right + "title: T", "docs": right + "docs: https://d", "present": right + "present: {headers: {X: \"{{token}}\"}}",
+		"base_url": right + "base_url: https://a", "margin": right + "margin: 1m", "attributes": right + "attributes: [own]", "rate": right + "rate: 5/1s",
+		"order": `name: x
+obtain: {take: {own: o, token: t}, form: {s: "{{s}}", id: "{{id}}"}, post: "https://example.com/t"}
+inputs: {s: {secret: true, title: S}, id: {hint: h}}`,
+	} {
+		if digestOf(text) != base {
+			t.Errorf("%s: another revision", name)
+		}
+	}
+	for name, text := range map[string]string{
+		"a URL": strings.Replace(right, "/t", "/u", 1), "a field": strings.Replace(right, "form: {id:", "form: {di:", 1), "a lifetime": right + "lifetime: 1m",
+		"a header": right + "headers: {X: y}", "a scope": right + "scopes: {}",
+	} {
+		if digestOf(text) == base {
+			t.Errorf("%s: the same revision", name)
+		}
+	}
+}
+
+func TestTemplates(t *testing.T) {
+	v := newValues(nil)
+	v.set("a", "A", false)
+	v.set("empty", "", false)
+	for in, want := range map[string]string{
+		"": "", "x": "x", "{{a}}": "A", "{{ a }}": "A", "x{{a}}y{{a}}": "xAyA", "{{{{": "{{", "{{{{a}}": "{{a}}", "{": "{", "}}": "}}", "{a}": "{a}", "{{empty}}": "",
+	} {
+		parts, err := parseText(in)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		got, ok, err := (text{parts: parts}).expand(v, nil)
+		if got != want || !ok || err != nil {
+			t.Errorf("%q: got %q %v %v, want %q", in, got, ok, err, want)
+		}
+	}
+	for _, in := range []string{"{{", "{{a", "{{}}", "{{A}}", "{{a b}}", "{{ a  }}", "{{.a}}", "{{a|b}}", "{{1a}}", "{{a-b}}"} {
+		if _, err := parseText(in); err == nil {
+			t.Errorf("%q: no error", in)
+		}
+	}
+}
+
+func TestPaths(t *testing.T) {
+	doc, err := decodeJSON([]byte(`{"a": {"b c": [1, {"@x": "y"}], "d.e": true}, "$": "dollar", "n": null, "a-b:c": 5}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{
+		`a."b c"[0]`: "1", `a."b c"[-1].@x`: "y", `a."d.e"`: "true", `a-b:c`: "5", `$.a."d.e"`: "true",
+	} {
+		p, err := parsePath(in)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		if got, ok := p.find(doc); !ok || textOf(got) != want {
+			t.Errorf("%q: got %v, want %s", in, got, want)
+		}
+	}
+	for _, in := range []string{`n`, `a.x`, `a[0]`, `a."b c"[2]`, `a."b c"[-3]`, `a.b.c.d`} {
+		p, err := parsePath(in)
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		if got, ok := p.find(doc); ok {
+			t.Errorf("%q: got %v, want nothing", in, got)
+		}
+	}
+	for _, in := range []string{"", ".", "a.", ".a", "a..b", "a[", "a[]", "a[x]", "a[+1]", "a[1]b", `"`, `a.""`, `a b`, "a[0", strings.Repeat("a.", 70) + "a"} {
+		if _, err := parsePath(in); err == nil {
+			t.Errorf("%q: no error", in)
+		}
+	}
+	if p, err := parsePath("$"); err != nil || fmt.Sprint(p.steps) != "[]" {
+		t.Errorf("got %v %v", p, err)
+	}
+}
