@@ -113,12 +113,12 @@ func when(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return "-"
 	}
-	d := time.Until(t.AsTime()).Round(time.Second)
+	d := time.Until(t.AsTime())
 	at := t.AsTime().Local().Format("2006-01-02 15:04:05")
-	if d < 0 {
-		return fmt.Sprintf("%s ago (%s)", -d, at)
+	if d <= 0 {
+		return fmt.Sprintf("%s ago (%s)", (-d).Round(time.Second), at)
 	}
-	return fmt.Sprintf("in %s (%s)", d, at)
+	return fmt.Sprintf("in %s (%s)", d.Round(time.Second), at)
 }
 
 func orDash(s string) string {

@@ -79,11 +79,14 @@ func (c *credentialCreateCommand) Run(p *process) error {
 			res, err := cl.credentials.CreateCredential(calling, req)
 			cancel()
 			missing := missingSecrets(err)
-			if len(missing) == 0 || !canPrompt(p) {
-				if err != nil {
-					return err
-				}
+			switch {
+			case err == nil:
 				return showCredential(p.stdout, c.Output, res.GetCredential())
+			case len(missing) == 0:
+				return err
+			case !canPrompt(p):
+				return badInput("credential %s: missing: %s; there is no terminal to ask at: give each secret with --secret NAME=@FILE or --secret-stdin NAME",
+					c.Name, strings.Join(missing, ", "))
 			}
 			for _, name := range missing {
 				v, err := prompt(p, name)

@@ -110,6 +110,9 @@ func (c *credentialTestCommand) Run(p *process) error {
 }
 
 func printExchanges(w io.Writer, xs []*tokenbrokerv1.Exchange) error {
+	if len(xs) == 0 {
+		return nil
+	}
 	var rows [][]string
 	for _, x := range xs {
 		code := "no answer"
@@ -162,10 +165,12 @@ func (c *credentialStatusCommand) Run(p *process) error {
 		for _, t := range res.GetTokens() {
 			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
 		}
-		if err := table(p.stdout, "", rows); err != nil || len(res.GetExchanges()) == 0 {
+		if err := table(p.stdout, "", rows); err != nil {
 			return err
 		}
-		printline(p.stdout)
+		if len(res.GetExchanges()) > 0 {
+			printline(p.stdout)
+		}
 		return printExchanges(p.stdout, res.GetExchanges())
 	})
 }

@@ -119,10 +119,12 @@ type violation struct {
 }
 
 func describe(err error) described {
-	s, ok := status.FromError(err)
-	if !ok || s.Code() == codes.OK {
+	// Not status.FromError: of an error that wraps a status it makes a message with the status's own words around it.
+	var grpc interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &grpc) || grpc.GRPCStatus().Code() == codes.OK {
 		return described{Message: err.Error()}
 	}
+	s := grpc.GRPCStatus()
 	d := described{Message: s.Message(), Code: s.Code().String()}
 	for _, x := range s.Details() {
 		switch x := x.(type) {

@@ -100,8 +100,11 @@ func execute(p *process, args []string) int {
 	if err != nil {
 		return report(p, outputOf(args), err)
 	}
+	if err := withoutEnvironment(parser, isBlank); err != nil {
+		return report(p, outputOf(args), err)
+	}
 	c.Serve.at = map[string]position{}
-	if err := kong.Resolvers(file.resolver(true, c.Serve.at)).Apply(parser); err != nil {
+	if err := kong.Resolvers(file.resolver(c.Serve.at)).Apply(parser); err != nil {
 		return report(p, outputOf(args), err)
 	}
 	k, err := parser.Parse(args)

@@ -34,12 +34,13 @@ func (c *configCheckCommand) Run(p *process) error {
 		return err
 	}
 	s := struct{ settings }{settings{at: map[string]position{}}}
-	parser, err := kong.New(&s, kong.Vars{"data_dir": defaultDataDir()}, kong.Exit(func(int) {}), kong.Resolvers(file.resolver(false, s.at)))
+	parser, err := kong.New(&s, kong.Vars{"data_dir": defaultDataDir()}, kong.Exit(func(int) {}), kong.Resolvers(file.resolver(s.at)))
 	if err != nil {
 		return err
 	}
-	for _, f := range parser.Model.Flags {
-		f.Envs = nil // it is the file that is checked
+	// It is the file that is checked, and not what is around it here.
+	if err := withoutEnvironment(parser, func(string) bool { return true }); err != nil {
+		return err
 	}
 	if _, err := parser.Parse(nil); err != nil {
 		return badInput("%s: %w", c.File, err)

@@ -74,17 +74,34 @@ func namedSettings(args []string) (settingsFile, error) {
 	return f, err
 }
 
-// resolver gives kong the values for which there is neither a flag nor, if env is set, an environment variable, and notes in
-// used where they stand.
-func (f settingsFile) resolver(env bool, used map[string]position) kong.Resolver {
+// resolver gives kong the values for which there is neither a flag nor an environment variable, and notes in used where they
+// stand.
+func (f settingsFile) resolver(used map[string]position) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		v, ok := f[flag.Name]
-		if !ok || env && len(flag.Envs) > 0 && os.Getenv(flag.Envs[0]) != "" {
+		if !ok || slices.ContainsFunc(flag.Envs, func(name string) bool { return os.Getenv(name) != "" }) {
 			return nil, nil //nolint:nilnil // the file says nothing about it, or the environment wins
 		}
 		used[flag.Name] = v.at
 		return v.value, nil
 	})
+}
+
+// withoutEnvironment makes a parser read no environment variable for which drop is true.
+func withoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if f, ok := node.(*kong.Flag); ok {
+			f.Tag.Envs = slices.DeleteFunc(slices.Clone(f.Tag.Envs), drop)
+			f.Envs = f.Tag.Envs
+		}
+		return next(nil)
+	})
+}
+
+// isBlank reports whether an environment variable is set to nothing, which counts as not set.
+func isBlank(name string) bool {
+	v, set := os.LookupEnv(name)
+	return set && v == ""
 }
 
 // knownSettings are the settings by flag, with what kind of value each has.
@@ -228,7 +245,11 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 		}
 		out := []any{}
 		for _, c := range n.Content {
-			out = append(out, r.text(c, word))
+			text := r.text(c, word)
+			if why := kindOf(known, text); why != "" {
+				r.bad(c, "setting %s: %s", word, why)
+			}
+			out = append(out, text)
 		}
 		return out
 	case yaml.MappingNode:
