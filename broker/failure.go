@@ -109,6 +109,16 @@ func (k Kind) Error() string {
 	return kindTexts[k].text
 }
 
+// passes reports whether such a failure may pass without anybody's changing something.
+func (k Kind) passes() bool {
+	switch k {
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, RefreshUncertain, StoreUnavailable, UpstreamSlow:
+		return true
+	default:
+		return false
+	}
+}
+
 // A Violation is one thing wrong with a request or a credential.
 type Violation struct {
 	// Field is the path of what is wrong, such as `inputs.server`.

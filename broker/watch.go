@@ -86,7 +86,7 @@ func (w *watcher) look(ctx context.Context) (wake, error) {
 	now := time.Now()
 	if err != nil {
 		f := asFailure(err, w.r.Credential)
-		if f.RetryAt.IsZero() || ctx.Err() != nil {
+		if f.RetryAt.IsZero() || !f.Kind.passes() || ctx.Err() != nil {
 			return wake{}, f
 		}
 		if err := w.tell(Supply{Failure: f}); err != nil {

@@ -125,6 +125,18 @@ func TestAWatchEndsWhenSomebodyHasToChangeSomething(t *testing.T) {
 	})
 }
 
+func TestAWatchEndsWhenTheUpstreamRefusesTheCredential(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
+		}})
+		w.create("main", nil)
+		_, ended, stop := watching(w, "")
+		defer stop()
+		wantKind(t, <-ended, broker.CredentialMisconfigured)
+	})
+}
+
 func TestClosingEndsWatches(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &upstream{answer: issues(time.Hour)})
