@@ -21,15 +21,7 @@ type wire struct {
 	contentType string
 }
 
-// build makes a request of its declaration and the values that hold. Errors quote the definition only.
-func (d *definition) build(q *request, v *values) (*wire, error) {
-	u, err := d.transport.url(q.url, v)
-	if err != nil {
-		return nil, err
-	}
-	return d.buildAt(q, u, v)
-}
-
+// buildAt makes a request of its declaration, its URL and the values that hold. Errors quote the definition only.
 func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
 	w := &wire{method: q.method, url: u, header: http.Header{}}
 	if err := addQuery(u, q.query, v); err != nil {
@@ -145,7 +137,7 @@ func formOf(fields []field, v *values) (string, error) {
 					continue
 				}
 			}
-			s, ok, err := t.expand(v, nil)
+			s, ok, err := t.expand(v)
 			if err != nil {
 				return "", err
 			}
@@ -167,7 +159,7 @@ func setHeaders(h http.Header, fields []field, v *values) error {
 		}
 		h.Del(f.name)
 		for _, t := range f.values {
-			s, ok, err := t.expand(v, nil)
+			s, ok, err := t.expand(v)
 			if err != nil {
 				return err
 			}
@@ -191,7 +183,7 @@ func headerSafe(s string) bool {
 // header makes the Cookie header (RFC 6265 section 4.2.1).
 func (c cookies) header(v *values) (string, error) {
 	if c.whole != nil {
-		s, _, err := c.whole.expand(v, nil)
+		s, _, err := c.whole.expand(v)
 		if err == nil && !headerSafe(s) {
 			err = fmt.Errorf("cookies: %w", errHeaderValue)
 		}
@@ -200,7 +192,7 @@ func (c cookies) header(v *values) (string, error) {
 	var all []string
 	for _, f := range c.fields {
 		for _, t := range f.values {
-			s, ok, err := t.expand(v, nil)
+			s, ok, err := t.expand(v)
 			if err != nil {
 				return "", err
 			}
@@ -220,11 +212,11 @@ func (a auth) apply(h http.Header, v *values) error {
 	if a.kind != secretBasic && a.kind != rawBasic {
 		return nil
 	}
-	id, okID, err := a.id.expand(v, nil)
+	id, okID, err := a.id.expand(v)
 	if err != nil {
 		return err
 	}
-	secret, okSecret, err := a.secret.expand(v, nil)
+	secret, okSecret, err := a.secret.expand(v)
 	if err != nil {
 		return err
 	}
@@ -256,7 +248,7 @@ func (b body) encode(v *values) (data []byte, contentType string, err error) {
 		}
 		return bytes.TrimSuffix(out.Bytes(), []byte("\n")), "application/json", nil
 	case textBody:
-		s, _, err := b.text.expand(v, nil)
+		s, _, err := b.text.expand(v)
 		return []byte(s), "", err
 	case multipartBody:
 		return encodeMultipart(b.fields, v)
@@ -270,7 +262,7 @@ func encodeMultipart(fields []field, v *values) ([]byte, string, error) {
 	w := multipart.NewWriter(&out)
 	for _, f := range fields {
 		for _, t := range f.values {
-			s, ok, err := t.expand(v, nil)
+			s, ok, err := t.expand(v)
 			if err != nil {
 				return nil, "", err
 			}
@@ -318,7 +310,7 @@ func (t *tree) value(v *values) (x any, ok bool, err error) {
 		x, err := v.get(name)
 		return x.v, !x.absent(), err
 	}
-	s, ok, err := t.leaf.expand(v, nil)
+	s, ok, err := t.leaf.expand(v)
 	return s, ok, err
 }
 

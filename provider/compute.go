@@ -142,7 +142,7 @@ func (c *compute) names() []string {
 func (c *compute) run(v *values) (out []byte, ok bool, err error) {
 	switch {
 	case c.text != nil:
-		s, ok, err := c.text.expand(v, nil)
+		s, ok, err := c.text.expand(v)
 		return []byte(s), ok, err
 	case c.op == "uuid":
 		return newUUID(), true, nil

@@ -206,7 +206,7 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 	if asked.Empty() {
 		var all []string
 		for _, t := range s.defaults {
-			if x, ok, err := t.expand(v, nil); err == nil && ok && x != "" {
+			if x, ok, err := t.expand(v); err == nil && ok && x != "" {
 				all = append(all, x)
 			}
 		}

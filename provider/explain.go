@@ -176,7 +176,7 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 	if err != nil {
 		return TryReport{}, broker.Answer{}, err
 	}
-	d := def.(*definition) //nolint:errcheck,forcetypeassert // a catalog holds no others
+	d := def.(*definition) // a catalog holds no others
 	if wrong := d.Check(cred); len(wrong) > 0 {
 		return TryReport{}, broker.Answer{}, broker.Invalid(wrong...)
 	}
@@ -200,7 +200,7 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 	})
 	if failure != nil {
 		rep.Failure = failure
-		return rep, broker.Answer{}, nil
+		return rep, broker.Answer{}, nil //nolint:nilerr // that it did not work is what was found out
 	}
 	rep.ExpiresIn, rep.ExpiresAt, rep.TokenType = ans.Expiry.In, ans.Expiry.At, ans.TokenType
 	rep.Scopes, rep.RefreshToken = ans.Scopes, !ans.RefreshToken.IsZero()

@@ -74,7 +74,7 @@ func FuzzTemplate(f *testing.F) {
 		for _, n := range x.names() {
 			v.set(n, value, false)
 		}
-		got, ok, err := x.expand(v, nil)
+		got, ok, err := x.expand(v)
 		if err != nil || !ok {
 			t.Fatalf("got %v %v", ok, err)
 		}
@@ -85,7 +85,7 @@ func FuzzTemplate(f *testing.F) {
 		if err != nil {
 			return // a brace that is left over may make another pair
 		}
-		if back, _, _ := (text{parts: literal}).expand(newValues(nil), nil); back != value {
+		if back, _, _ := (text{parts: literal}).expand(newValues(nil)); back != value {
 			t.Errorf("got %q, want %q", back, value)
 		}
 	})

@@ -42,7 +42,7 @@ func (d *definition) judge(q *request, a *answer, place broker.Run) *broker.Upst
 	if !bad {
 		return nil
 	}
-	return d.classify(q, rules, a, code, place, detail)
+	return d.classify(rules, a, code, place, detail)
 }
 
 // find is the error code of an answer; empty: it has none in the alphabet of such codes.
@@ -62,7 +62,7 @@ func (e *errorRules) find(a *answer) string {
 }
 
 // classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status.
-func (d *definition) classify(q *request, rules *errorRules, a *answer, code string, place broker.Run, detail string) *broker.UpstreamError {
+func (d *definition) classify(rules *errorRules, a *answer, code string, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{Status: a.status, Code: code, Detail: detail, RetryAfter: rules.wait(a)}
 	if code == "unnamed" {
 		e.Code = ""

@@ -182,7 +182,7 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%q: %v", in, err)
 			continue
 		}
-		got, ok, err := (text{parts: parts}).expand(v, nil)
+		got, ok, err := (text{parts: parts}).expand(v)
 		if got != want || !ok || err != nil {
 			t.Errorf("%q: got %q %v %v, want %q", in, got, ok, err, want)
 		}

@@ -80,7 +80,7 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 func shown(out []broker.Field, fields []field, v *values, good func(string) bool) ([]broker.Field, error) {
 	for _, f := range fields {
 		for _, t := range f.values {
-			s, ok, err := t.expand(v, nil)
+			s, ok, err := t.expand(v)
 			if err != nil {
 				return nil, err
 			}
@@ -101,7 +101,7 @@ func (d *definition) presentCookies(v *values) ([]broker.Field, error) {
 	if d.present.cookies.whole == nil {
 		return shown(nil, d.present.cookies.fields, v, good)
 	}
-	s, ok, err := d.present.cookies.whole.expand(v, nil)
+	s, ok, err := d.present.cookies.whole.expand(v)
 	if err != nil {
 		return nil, err
 	}

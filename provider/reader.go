@@ -97,6 +97,7 @@ func kindName(n *yaml.Node) string {
 		return "a list"
 	case yaml.AliasNode:
 		return "an alias (aliases are not allowed: write it out)"
+	default:
 	}
 	if isNull(n) {
 		return "nothing"
@@ -301,6 +302,7 @@ func (r *reader) tree(n *yaml.Node, what string) *tree {
 		}
 		t := r.text(n, what)
 		return &tree{leaf: &t}
+	default:
 	}
 	r.wrong(at(n), "%s: %s cannot be sent", what, kindName(n))
 	return &tree{kind: treeRaw}

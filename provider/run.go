@@ -69,7 +69,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 
 // static makes a token that is computed here: nothing is asked.
 func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
-	s, ok, err := e.d.token.expand(e.v, nil)
+	s, ok, err := e.d.token.expand(e.v)
 	if err != nil || !ok || s == "" {
 		return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the token cannot be computed of the credential's inputs"}
 	}
@@ -256,7 +256,7 @@ func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError 
 		e.see(q, a, nil)
 	}
 	if code := rules.find(a); code != "" {
-		return e.d.classify(q, rules, a, code, e.x.Run, "")
+		return e.d.classify(rules, a, code, e.x.Run, "")
 	}
 	return &broker.UpstreamError{
 		Level: broker.LevelResponse, Status: a.status, Lost: true,
@@ -325,7 +325,7 @@ func (e *exchange) headers() []broker.Field {
 	var out []broker.Field
 	for _, f := range e.d.headers {
 		for _, t := range f.values {
-			if s, ok, err := t.expand(e.v, nil); err == nil && ok {
+			if s, ok, err := t.expand(e.v); err == nil && ok {
 				out = append(out, broker.Field{Name: f.name, Value: broker.NewSecret(s)})
 			}
 		}

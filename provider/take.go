@@ -113,7 +113,7 @@ func (w *where) element(doc any) any {
 			x, _ := p.find(e)
 			one := false
 			for _, t := range f.values {
-				s, _, _ := t.expand(newValues(nil), nil) // literals only: checked
+				s, _, _ := t.expand(newValues(nil)) // literals only: checked
 				one = one || textOf(x) == s
 			}
 			match = match && one

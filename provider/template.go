@@ -86,9 +86,6 @@ func (t text) alone() (string, bool) {
 	return "", false
 }
 
-// empty reports whether nothing was written.
-func (t text) empty() bool { return len(t.parts) == 0 }
-
 // literalText is a template without names.
 func literalText(s string) text {
 	if s == "" {
@@ -100,9 +97,9 @@ func literalText(s string) text {
 // nameText is {{name}}.
 func nameText(name string) text { return text{parts: []part{{name: name}}} }
 
-// expand replaces names by their values, each through escape. ok is false when a named value is absent: what the template
+// expand replaces names by their values; escaping is by the encoder of where the text stands. ok is false when a named value is absent: what the template
 // stands in is then left out.
-func (t text) expand(v *values, escape func(string) string) (s string, ok bool, err error) {
+func (t text) expand(v *values) (s string, ok bool, err error) {
 	var b strings.Builder
 	for _, p := range t.parts {
 		if p.name == "" {
@@ -116,11 +113,7 @@ func (t text) expand(v *values, escape func(string) string) (s string, ok bool, 
 		if x.absent() {
 			return "", false, nil
 		}
-		if escape != nil {
-			b.WriteString(escape(x.String()))
-		} else {
-			b.WriteString(x.String())
-		}
+		b.WriteString(x.String())
 	}
 	return b.String(), true, nil
 }

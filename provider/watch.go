@@ -41,7 +41,8 @@ func (c *Catalog) Watch(ctx context.Context) error {
 		case <-events:
 			quiet.Reset(settle)
 			continue
-		case <-errs:
+		case err := <-errs: // the ticker is the safety net
+			c.log.Debug("watching definitions", "error", err.Error())
 			continue
 		case <-quiet.C:
 		case <-tick.C:
