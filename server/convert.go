@@ -52,8 +52,8 @@ var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
 
 // tokenMessage is the token's message: made once, and shared by all callers. It must not be changed.
 func tokenMessage(t *broker.Token) *tokenbrokerv1.Token {
-	if m, ok := t.Rendering.Load().(*tokenbrokerv1.Token); ok {
-		return m
+	if shown, ok := t.Rendering.Load().(rendering); ok {
+		return shown()
 	}
 	m := &tokenbrokerv1.Token{
 		AccessToken: t.AccessToken.Reveal(), TokenType: t.TokenType, ExpireTime: stamp(t.ExpireTime), RefreshTime: stamp(t.RefreshTime),
@@ -68,9 +68,12 @@ func tokenMessage(t *broker.Token) *tokenbrokerv1.Token {
 	for _, f := range t.Query {
 		m.QueryParameters = append(m.QueryParameters, &tokenbrokerv1.QueryParameter{Name: f.Name, Value: f.Value.Reveal()})
 	}
-	t.Rendering.Store(m)
+	t.Rendering.Store(rendering(func() *tokenbrokerv1.Token { return m }))
 	return m
 }
+
+// A rendering holds a token's message where no verb of fmt reaches it: with one that does not fit, fmt follows a pointer.
+type rendering func() *tokenbrokerv1.Token
 
 // credentialMessage shows a credential without its secrets.
 func credentialMessage(c broker.Credential, state broker.State) *tokenbrokerv1.Credential {
