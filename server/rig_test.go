@@ -36,6 +36,8 @@ type rig struct {
 	dir     string
 	addr    string
 	log     *lockedBuffer
+	heard   *lockedBuffer
+	called  sync.Map // by full method
 	metrics *server.Metrics
 	broker  *broker.Broker
 	server  *server.Server
@@ -72,6 +74,8 @@ type rigOptions struct {
 	sim         upstreamsim.Options
 	definitions map[string]string
 	timeout     time.Duration
+	// around, if set, stands between the broker and the definitions.
+	around func(broker.Upstream) broker.Upstream
 }
 
 func newRig(t testing.TB, o rigOptions) *rig {
@@ -83,7 +87,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err := sim.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, sim: sim, dir: t.TempDir(), log: &lockedBuffer{}}
+	r := &rig{t: t, sim: sim, dir: t.TempDir(), log: &lockedBuffer{}, heard: &lockedBuffer{}}
 	r.write("ca.pem", string(sim.CA()))
 	for name, text := range o.definitions {
 		r.write(filepath.Join("providers", name+".yaml"), text)
@@ -147,8 +151,12 @@ func (r *rig) start(o rigOptions) {
 	must(err)
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.metrics = server.NewMetrics()
+	var upstream broker.Upstream = r.catalog
+	if o.around != nil {
+		upstream = o.around(upstream)
+	}
 	r.broker, err = broker.New(broker.Settings{
-		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: r.metrics, ExchangeTimeout: o.timeout,
+		Upstream: upstream, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: r.metrics, ExchangeTimeout: o.timeout,
 	})
 	must(err)
 	r.server, err = server.New(server.Settings{
@@ -187,7 +195,8 @@ func (r *rig) stop() {
 // dial makes a connection of its own.
 func (r *rig) dial() *grpc.ClientConn {
 	r.t.Helper()
-	c, err := grpc.NewClient("passthrough:///"+r.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	c, err := grpc.NewClient("passthrough:///"+r.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithUnaryInterceptor(r.hear), grpc.WithStreamInterceptor(r.hearStream))
 	if err != nil {
 		r.t.Fatal(err)
 	}
