@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -47,6 +48,8 @@ func (m leakChecked) Run() int {
 //	exits CODE PROGRAM ARG…   runs a program and wants this exit code
 //	answers [ADDRESS]         waits until a broker is serving; default $TOKENBROKER_ADDRESS
 //	freeport NAME…            sets environment variables to ports that nobody listens on
+//	isjson FILE               wants JSON
+//	mode MODE FILE            wants these permissions
 //	capture NAME PATTERN      sets a variable to the first group of the pattern in the last standard output
 //
 // Without a word about it, a broker's data are in $WORK/d and commands ask the broker there, through its socket.
@@ -62,7 +65,8 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "answers": answers, "freeport": freeport, "capture": capture,
+			"exits": exits, "answers": answers, "freeport": freeport, "capture": capture, "isjson": isJSON,
+			"mode": mode,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -118,6 +122,28 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: capture NAME PATTERN")
 	}
 	ts.Setenv(args[0], firstGroup(ts.Fatalf, args[1], ts.ReadFile("stdout")))
+}
+
+func isJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: isjson FILE")
+	}
+	if !json.Valid([]byte(ts.ReadFile(args[0]))) {
+		ts.Fatalf("%s is not JSON", args[0])
+	}
+}
+
+func mode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: mode MODE FILE")
+	}
+	want, err := strconv.ParseUint(args[0], 8, 32)
+	ts.Check(err)
+	i, err := os.Lstat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := i.Mode().Perm(); got != os.FileMode(want) {
+		ts.Fatalf("%s has mode %o, want %o", args[1], got, want)
+	}
 }
 
 // waitServing returns when the broker at the address says that it is serving.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,16 +83,16 @@ func (c *providerShowCommand) Run(p *process) error {
 }
 
 type providerCheckCommand struct {
-	Files []string `arg:"" type:"existingfile" help:"The definition files."`
+	Files []string `arg:"" help:"The definition files; - for standard input."`
 }
 
 // Run says everything that is wrong.
 func (c *providerCheckCommand) Run(p *process) error {
 	n := 0
 	for _, f := range c.Files {
-		data, err := os.ReadFile(f) //nolint:gosec // the operator names it
+		data, err := readFile(p, f)
 		if err != nil {
-			return badInput("read %s: %w", f, err)
+			return err
 		}
 		for _, problem := range provider.Check(f, data) {
 			printline(p.stdout, problem)
