@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -46,17 +45,17 @@ func (c *serveCommand) Run(p *process) error {
 		}
 		break
 	}
-	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(again)
+	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.stop(p.ctx) }()
 	select {
 	case stopErr := <-stopped:
 		return errors.Join(err, stopErr)
 	case <-again:
-		return fmt.Errorf("stopped at once, at a second signal: exchanges that were under way are lost")
+		return errors.New("stopped at once, at a second signal: exchanges that were under way are lost")
 	}
 }
 

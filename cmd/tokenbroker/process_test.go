@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+)
+
+const ochno = "ochno-operated-1"
+
+// apply stores the simulator's credentials.
+func (s *served) apply(u *upstream) {
+	s.t.Helper()
+	out := command(s.t, "credential", "apply", "-f", filepath.Join(u.dir, "credentials.yaml"), "--address", s.address)
+	if !strings.Contains(out, "+ "+ochno) {
+		s.t.Fatalf("apply: got\n%s\nwant %s in it", out, ochno)
+	}
+}
+
+// token gets one with its id.
+func (s *served) token() (token, id string) {
+	s.t.Helper()
+	var got struct {
+		Token struct {
+			AccessToken string `json:"access_token"`
+			TokenID     string `json:"token_id"`
+		} `json:"token"`
+	}
+	out := command(s.t, "token", "get", ochno, "-o", "json", "--address", s.address)
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		s.t.Fatal(err)
+	}
+	if got.Token.AccessToken == "" || got.Token.TokenID == "" {
+		s.t.Fatal("no token")
+	}
+	return got.Token.AccessToken, got.Token.TokenID
+}
+
+func (s *served) invalidate(id string) {
+	s.t.Helper()
+	if out := command(s.t, "token", "invalidate", ochno, "--token-id", id, "--address", s.address); out != "invalidated 1\n" {
+		s.t.Fatalf("got %q, want one invalidated", out)
+	}
+}
+
+func wantLedger(t *testing.T, u *upstream, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, u.ledger(upstreamsim.OchnoOperated)); diff != "" {
+		t.Errorf("ledger (-want +got):\n%s", diff)
+	}
+}
+
+// TestGrpcurl drives a broker with a real grpcurl.
+func TestGrpcurl(t *testing.T) {
+	t.Parallel()
+	curl := grpcurl(t)
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	call := func(method, data string) map[string]any {
+		t.Helper()
+		var got map[string]any
+		if err := json.Unmarshal([]byte(runs(t, curl, "-plaintext", "-d", data, s.address, method)), &got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if out := runs(t, curl, "-plaintext", s.address, "list"); !strings.Contains(out, "tokenbroker.v1.TokenBrokerService\n") {
+		t.Errorf("list: got\n%s", out)
+	}
+	get := func() (string, string) {
+		t.Helper()
+		token, _ := call("tokenbroker.v1.TokenBrokerService/GetToken", `{"credential": "`+ochno+`"}`)["token"].(map[string]any)
+		access, _ := token["accessToken"].(string)
+		id, _ := token["tokenId"].(string)
+		return access, id
+	}
+	first, id := get()
+	if again, _ := get(); first == "" || again != first {
+		t.Errorf("got %d and %d bytes, want the same token twice", len(first), len(again))
+	}
+	if got := call("tokenbroker.v1.TokenBrokerService/Invalidate", `{"credential": "`+ochno+`", "token_id": "`+id+`"}`); got["invalidated"] != 1.0 {
+		t.Errorf("got %v, want 1 invalidated", got)
+	}
+	if second, _ := get(); second == first {
+		t.Error("the invalidated token is still there")
+	}
+	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2")
+	if out := command(t, "credential", "status", ochno, "--address", s.address); !strings.Contains(out, "last success") || !strings.Contains(out, "operated.ochno.com") {
+		t.Errorf("status: got\n%s", out)
+	}
+	s.signal(syscall.SIGHUP)
+	s.waitFor("definitions reloaded")
+}
+
+// TestKill: what was committed survives kill -9, and the newest refresh token is the one that is presented next.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	_, id := s.token()
+	s.invalidate(id)
+	token, _ := s.token()
+	s.kill()
+
+	s = u.serve()
+	if out := command(t, "credential", "list", "--address", s.address); strings.Count(out, "\n") != 1+len(upstreamsim.Systems()) {
+		t.Errorf("got\n%s\nwant all credentials", out)
+	}
+	again, id := s.token()
+	if again != token {
+		t.Error("got another token than before the kill")
+	}
+	s.invalidate(id)
+	if third, _ := s.token(); third == token {
+		t.Error("the invalidated token is still there")
+	}
+	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2",
+		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3")
+}
+
+// TestKillWhileRefreshing: whether the refresh token is spent is unknown after that. It is not presented again, and the caller gets
+// a token.
+func TestKillWhileRefreshing(t *testing.T) {
+	for name, after := range map[string]string{"before it is spent": "", "after it is spent": "&after=true"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := startUpstream(t)
+			s := u.serve()
+			s.apply(u)
+			_, id := s.token()
+			u.control(http.MethodPost, "/fault?kind=hang&count=1&system=ochno-operated"+after)
+			s.invalidate(id)
+			waiting := start(t, "token", "get", ochno, "--address", s.address)
+			u.waitFor(`fault .*\(hang\)`)
+			if after != "" {
+				u.waitFor("spent ")
+			}
+			s.kill()
+			if got := waiting.code(); got != exitUnreachable {
+				t.Errorf("the caller: got exit code %d, want %d", got, exitUnreachable)
+			}
+			u.control(http.MethodPost, "/clear")
+
+			s = u.serve()
+			_, id = s.token()
+			ledger := u.ledger(upstreamsim.OchnoOperated)
+			presented := slices.DeleteFunc(slices.Clone(ledger), func(e string) bool { return !strings.HasPrefix(e, "presented 1.") })
+			if len(presented) > 1 || slices.ContainsFunc(ledger, func(e string) bool { return strings.HasPrefix(e, "reused") }) {
+				t.Errorf("the uncertain refresh token was presented again: %v", ledger)
+			}
+			// The new one works.
+			s.invalidate(id)
+			s.token()
+			if ledger = u.ledger(upstreamsim.OchnoOperated); !slices.Contains(ledger, "spent 2.1") || !slices.Contains(ledger, "delivered 2.2") {
+				t.Errorf("got %v, want family 2 refreshed", ledger)
+			}
+		})
+	}
+}
+
+// TestTerminate: a broker that is told to stop commits what is under way, and its waiting caller gets the token.
+func TestTerminate(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve("--shutdown-timeout", patience.String())
+	s.apply(u)
+	_, id := s.token()
+	u.control(http.MethodPost, "/fault?kind=hang&count=1&system=ochno-operated")
+	s.invalidate(id)
+	waiting := start(t, "token", "get", ochno, "--address", s.address)
+	u.waitFor(`fault .*\(hang\)`)
+	s.signal(syscall.SIGTERM)
+	s.waitFor(`"msg":"stopping`)
+	u.control(http.MethodPost, "/clear")
+	if got := waiting.code(); got != exitOK {
+		t.Errorf("the caller: got exit code %d, want 0", got)
+	}
+	if got := s.code(); got != exitOK {
+		t.Errorf("the broker: got exit code %d, want 0", got)
+	}
+
+	s = u.serve()
+	token, id := s.token()
+	if token+"\n" != waiting.output() {
+		t.Error("got another token than the one that was delivered during the stop")
+	}
+	s.invalidate(id)
+	s.token()
+	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2",
+		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3")
+}
+
+// TestTerminateAtOnce: a stop ends when its timeout is over, or at a second signal.
+func TestTerminateAtOnce(t *testing.T) {
+	for name, timeout := range map[string]string{"timeout": "10ms", "second signal": "10m"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := startUpstream(t)
+			s := u.serve("--shutdown-timeout", timeout, "--exchange-timeout", "10m")
+			s.apply(u)
+			u.control(http.MethodPost, "/fault?kind=hang&system=ochno-operated")
+			waiting := start(t, "token", "get", ochno, "--address", s.address)
+			u.waitFor(`fault .*\(hang\)`)
+			s.signal(syscall.SIGTERM)
+			s.waitFor(`"msg":"stopping`)
+			if name == "second signal" {
+				s.signal(syscall.SIGTERM)
+				s.waitFor("stopped at once, at a second signal")
+				if got := s.code(); got != exitFailure {
+					t.Errorf("got exit code %d, want %d", got, exitFailure)
+				}
+			}
+			s.code()
+			if got := waiting.code(); got == exitOK {
+				t.Error("the caller got a token that nobody issued")
+			}
+		})
+	}
+}
+
+// TestDemo: the show as a process of its own.
+func TestDemo(t *testing.T) {
+	t.Parallel()
+	out := command(t, "demo", "--once")
+	for _, s := range upstreamsim.Systems() {
+		row := firstGroup(t.Fatalf, `(?m)^`+string(s)+` +(\d+ +\d+) `, out)
+		if got := strings.Fields(row); !slices.Equal(got, []string{"200", "1"}) {
+			t.Errorf("%s: got callers and exchanges %v, want 200 and 1", s, got)
+		}
+	}
+	if !strings.Contains(out, "Everything is as promised.") || strings.Contains(out, "FAIL") {
+		t.Errorf("got\n%s", out)
+	}
+}
