@@ -41,6 +41,8 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 type edge struct {
 	log       *slog.Logger
 	validator protovalidate.Validator
+	// stopping ends when the server does: streams of health and reflection last as long as their callers like.
+	stopping context.Context //nolint:containedctx // the server's own, of no call
 }
 
 type callerKey struct{}
@@ -104,7 +106,23 @@ func (e *edge) validated(ctx context.Context, req any, next grpc.UnaryHandler) (
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	started := time.Now()
 	ctx := context.WithValue(ss.Context(), callerKey{}, identify(ss.Context()))
-	err := next(srv, &validatedStream{ServerStream: ss, ctx: ctx, edge: e})
+	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
+	if strings.HasPrefix(info.FullMethod, "/grpc.") {
+		var cancel context.CancelFunc
+		vs.ctx, cancel = context.WithCancel(ctx)
+		vs.endless = true
+		defer cancel()
+		defer context.AfterFunc(e.stopping, cancel)()
+	}
+	var err error
+	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && callerOf(ctx) == (broker.Caller{}) {
+		err = &broker.Failure{Kind: broker.CallerNotAllowed} // nobody learns nothing, not even what there is
+	} else {
+		err = next(srv, vs)
+	}
+	if err != nil && vs.endless && e.stopping.Err() != nil {
+		err = &broker.Failure{Kind: broker.ShuttingDown}
+	}
 	if err == nil {
 		return nil
 	}
@@ -120,15 +138,31 @@ type validatedStream struct {
 	grpc.ServerStream
 	ctx  context.Context //nolint:containedctx // grpc.ServerStream is how a stream carries its context
 	edge *edge
+	// endless: nothing but ctx ends the wait for the next message.
+	endless bool
 }
 
 func (s *validatedStream) Context() context.Context { return s.ctx }
 
 func (s *validatedStream) RecvMsg(m any) error {
+	if s.endless {
+		return s.recvUntilDone(m)
+	}
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
 	return s.edge.validate(m)
+}
+
+func (s *validatedStream) recvUntilDone(m any) error {
+	received := make(chan error, 1)
+	go func() { received <- s.ServerStream.RecvMsg(m) }() // ends with the stream, when the handler has returned
+	select {
+	case err := <-received:
+		return err
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
 }
 
 // refuse turns a failure into a status and logs it once: the broker's own faults as errors, everything else at a level at

@@ -56,6 +56,7 @@ type Server struct {
 	broker  *broker.Broker
 	metrics *Metrics
 	log     *slog.Logger
+	stop    context.CancelFunc
 }
 
 // New makes a Server. It listens nowhere yet.
@@ -68,7 +69,8 @@ func New(s Settings) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the contract's limits: %w", err)
 	}
-	e := &edge{log: s.Log, validator: validator}
+	stopping, stop := context.WithCancel(context.Background())
+	e := &edge{log: s.Log, validator: validator, stopping: stopping}
 	srv := grpc.NewServer(
 		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, defaultStreams)),
 		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, defaultBytes)),
@@ -82,7 +84,7 @@ func New(s Settings) (*Server, error) {
 		grpc.ChainUnaryInterceptor(e.unary, recovery.UnaryServerInterceptor(e.recovered()...)),
 		grpc.ChainStreamInterceptor(e.stream, recovery.StreamServerInterceptor(e.recovered()...)),
 	)
-	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log}
+	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
 	tokenbrokerv1.RegisterTokenBrokerServiceServer(srv, &tokens{broker: s.Broker})
 	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})
 	tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: s.Providers, authorize: s.Authorizer})
@@ -112,6 +114,7 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 	case <-time.After(grace):
 	case <-ctx.Done():
 	}
+	s.stop() // whoever watches health or reflects has no end of their own
 	done := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
