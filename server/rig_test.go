@@ -38,6 +38,7 @@ type rig struct {
 	log     *lockedBuffer
 	heard   *lockedBuffer
 	called  sync.Map // by full method
+	quiet   bool
 	metrics *server.Metrics
 	broker  *broker.Broker
 	server  *server.Server
@@ -74,6 +75,8 @@ type rigOptions struct {
 	sim         upstreamsim.Options
 	definitions map[string]string
 	timeout     time.Duration
+	// quiet: clients are not listened to, and the log is as in production.
+	quiet bool
 	// around, if set, stands between the broker and the definitions.
 	around func(broker.Upstream) broker.Upstream
 }
@@ -149,7 +152,11 @@ func (r *rig) start(o rigOptions) {
 	must(err)
 	st, err := store.New(r.db, keys, store.Options{})
 	must(err)
-	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	level := slog.LevelDebug
+	if r.quiet = o.quiet; r.quiet {
+		level = slog.LevelInfo
+	}
+	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: level}))
 	r.metrics = server.NewMetrics()
 	var upstream broker.Upstream = r.catalog
 	if o.around != nil {
@@ -195,8 +202,11 @@ func (r *rig) stop() {
 // dial makes a connection of its own.
 func (r *rig) dial() *grpc.ClientConn {
 	r.t.Helper()
-	c, err := grpc.NewClient("passthrough:///"+r.addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(r.hear), grpc.WithStreamInterceptor(r.hearStream))
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if !r.quiet {
+		opts = append(opts, grpc.WithUnaryInterceptor(r.hear), grpc.WithStreamInterceptor(r.hearStream))
+	}
+	c, err := grpc.NewClient("passthrough:///"+r.addr, opts...)
 	if err != nil {
 		r.t.Fatal(err)
 	}

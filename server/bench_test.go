@@ -1,0 +1,113 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+)
+
+// callers are how many ask at a time.
+var callers = []int{1, 64}
+
+// inParallel runs call from so many goroutines at a time, b.N times in all.
+func inParallel(b *testing.B, n int, call func() error) {
+	b.ReportAllocs()
+	b.SetParallelism(max(1, n/runtime.GOMAXPROCS(0)))
+	b.ResetTimer()
+	if n == 1 {
+		for b.Loop() {
+			if err := call(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return
+	}
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := call(); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkGetToken is a hit over loopback TCP, on one connection. Hold it against BenchmarkNoop.
+func BenchmarkGetToken(b *testing.B) {
+	r := newRig(b, rigOptions{quiet: true})
+	a := r.account(upstreamsim.OfficeRnD)
+	r.create("main", a)
+	r.mustGet("main")
+	req := &get{Credential: "main"}
+	for _, n := range callers {
+		b.Run(fmt.Sprintf("callers=%d", n), func(b *testing.B) {
+			inParallel(b, n, func() error {
+				_, err := r.tokens.GetToken(context.Background(), req)
+				return err
+			})
+		})
+	}
+	if n := r.sim.Stats(a.ID).Total(); n != 1 {
+		b.Errorf("got %d requests, want 1", n)
+	}
+}
+
+const noopMethod = "/tokenbroker.test.Noop/Call"
+
+// noop gives everybody the same answer: what gRPC alone costs.
+func noop(answer proto.Message) *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{ServiceName: "tokenbroker.test.Noop", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Call",
+		Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			if err := decode(&get{}); err != nil {
+				return nil, err
+			}
+			return answer, nil
+		},
+	}}}
+}
+
+// BenchmarkNoop is a call with the same request and the same answer, to a handler that does nothing; no interceptors, no
+// limits.
+func BenchmarkNoop(b *testing.B) {
+	r := newRig(b, rigOptions{quiet: true})
+	r.create("main", r.account(upstreamsim.OfficeRnD))
+	res, err := r.tokens.GetToken(context.Background(), &get{Credential: "main"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	srv.RegisterService(noop(res), struct{}{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	req := &get{Credential: "main"}
+	for _, n := range callers {
+		b.Run(fmt.Sprintf("callers=%d", n), func(b *testing.B) {
+			inParallel(b, n, func() error {
+				return conn.Invoke(context.Background(), noopMethod, req, &tokenbrokerv1.GetTokenResponse{})
+			})
+		})
+	}
+	_ = conn.Close()
+	srv.GracefulStop()
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
+}
