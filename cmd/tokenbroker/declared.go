@@ -84,10 +84,9 @@ func (r *declarationReader) credential(n *yaml.Node) {
 		case "default_audience":
 			d.defaultAudience = r.text(v, "default_audience")
 		case "disabled":
-			if v.Tag != "!!bool" {
+			if v.Tag != "!!bool" || v.Decode(&d.disabled) != nil {
 				r.bad(v, "disabled: true or false")
 			}
-			d.disabled = v.Value == "true"
 		case "default_scopes":
 			if v.Kind != yaml.SequenceNode {
 				r.bad(v, "default_scopes: a list is wanted")
@@ -129,7 +128,7 @@ func (r *declarationReader) once(seen map[string]bool, k *yaml.Node) {
 }
 
 func (r *declarationReader) text(n *yaml.Node, what string) string {
-	if n.Kind != yaml.ScalarNode {
+	if n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
 		r.bad(n, "%s: a text is wanted", what)
 		return ""
 	}
