@@ -49,7 +49,7 @@ func removeBinary() {
 // shortDir is a directory whose path leaves room for the names of sockets.
 func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tb-")
+	dir, err := os.MkdirTemp("", "tb-") //nolint:usetesting // t.TempDir is too long
 	if err != nil {
 		t.Fatal(err)
 	}
