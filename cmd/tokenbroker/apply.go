@@ -149,6 +149,10 @@ func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared
 		case was != s.GetSetTime().AsTime().String():
 			lines = append(lines, fmt.Sprintf("    ~ secrets.%s: changed", s.GetName()))
 		}
+		delete(set, s.GetName())
+	}
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		lines = append(lines, fmt.Sprintf("    - secrets.%s: removed", name))
 	}
 	one("default_scopes", strings.Join(before.GetDefaultScopes(), " "), strings.Join(after.GetDefaultScopes(), " "))
 	one("default_audience", before.GetDefaultAudience(), after.GetDefaultAudience())
