@@ -37,23 +37,12 @@ type client struct {
 
 const answerBytes = 64 << 20
 
-// with connects, calls f with a context that ends after the timeout, and names the address if nobody answers there.
+// with connects, lets f make calls, each of which ends after the timeout, and names the address if nobody answers there. What
+// else f does, such as waiting for somebody to type, and streams take as long as they take.
 func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
-	ctx, cancel := r.bound(ctx)
-	defer cancel()
-	return r.without(ctx, f)
-}
-
-// bound ends a context after the timeout.
-func (r *remote) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if r.Timeout > 0 {
-		return context.WithTimeout(ctx, r.Timeout)
+	if r.Timeout < 0 {
+		return badInput("--timeout: must not be negative; 0 is for ever")
 	}
-	return context.WithCancel(ctx)
-}
-
-// without is with, without the timeout: for f that waits for somebody to type, and bounds its calls itself.
-func (r *remote) without(ctx context.Context, f func(ctx context.Context, c *client) error) error {
 	target := "passthrough:///" + r.Address
 	if strings.HasPrefix(r.Address, "unix:") {
 		target = r.Address
@@ -61,7 +50,7 @@ func (r *remote) without(ctx context.Context, f func(ctx context.Context, c *cli
 		return badInput("address %q is neither host:port nor unix:PATH", r.Address)
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+		grpc.WithUnaryInterceptor(r.bounded), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
 	if err != nil {
 		return badInput("address %q: %v", r.Address, err)
 	}
@@ -75,6 +64,16 @@ func (r *remote) without(ctx context.Context, f func(ctx context.Context, c *cli
 		return &unreachableError{r.Address}
 	}
 	return err
+}
+
+// bounded ends a call after the timeout.
+func (r *remote) bounded(ctx context.Context, method string, req, res any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+	}
+	return call(ctx, method, req, res, conn, opts...)
 }
 
 // printJSON writes a message for scripts.

@@ -67,7 +67,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
 		req := &tokenbrokerv1.CreateCredentialRequest{
 			Credential: &tokenbrokerv1.Credential{
 				Name: c.Name, Provider: c.Provider, Inputs: inputs, DefaultScopes: c.DefaultScope, DefaultAudience: c.DefaultAudience, Labels: c.Label,
@@ -75,9 +75,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 			Secrets: secrets, ValidateOnly: c.ValidateOnly,
 		}
 		for {
-			calling, cancel := c.bound(ctx)
-			res, err := cl.credentials.CreateCredential(calling, req)
-			cancel()
+			res, err := cl.credentials.CreateCredential(ctx, req)
 			missing := missingSecrets(err)
 			switch {
 			case err == nil:

@@ -26,14 +26,12 @@ func (c *credentialRotateCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
 		if len(secrets) == 0 {
 			if !canPrompt(p) {
 				return badInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
 			}
-			calling, cancel := c.bound(ctx)
-			there, err := cl.credentials.GetCredential(calling, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
-			cancel()
+			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
 			if err != nil {
 				return err
 			}
@@ -46,9 +44,7 @@ func (c *credentialRotateCommand) Run(p *process) error {
 				}
 			}
 		}
-		calling, cancel := c.bound(ctx)
-		defer cancel()
-		res, err := cl.credentials.RotateSecret(calling, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
+		res, err := cl.credentials.RotateSecret(ctx, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
 		if err != nil {
 			return err
 		}

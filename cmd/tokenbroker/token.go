@@ -141,7 +141,7 @@ type tokenWatchCommand struct {
 
 // Run prints one line an event.
 func (c *tokenWatchCommand) Run(p *process) error {
-	return c.without(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
 		stream, err := cl.tokens.WatchToken(ctx, &tokenbrokerv1.WatchTokenRequest{
 			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, KnownTokenId: c.Known,
 		})
