@@ -196,7 +196,7 @@ func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *clie
 			return true, badInput("deleting %d credentials needs --yes", len(gone))
 		}
 		printf(p.stderr, "delete %d credentials with their refresh tokens? Type yes: ", len(gone))
-		line, err := bufio.NewReader(p.stdin).ReadString('\n')
+		line, err := awaited(p, func() (string, error) { return bufio.NewReader(p.stdin).ReadString('\n') })
 		if err != nil || strings.TrimSpace(line) != "yes" {
 			return true, errors.New("nothing was deleted")
 		}

@@ -46,6 +46,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, errInterrupted): // also where an input could not be read for it
+		return exitFailure
 	case errors.As(err, &away):
 		return exitUnreachable
 	case errors.As(err, &input):

@@ -173,7 +173,7 @@ func readFile(p *process, name string) ([]byte, error) {
 	var b []byte
 	var err error
 	if name == "-" {
-		b, err = io.ReadAll(p.stdin)
+		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(p.stdin) })
 	} else {
 		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
 	}

@@ -51,10 +51,16 @@ func canPrompt(p *process) bool {
 
 // prompt asks for a secret without showing what is typed.
 func prompt(p *process, name string) (string, error) {
+	fd := int(p.stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
 	printf(p.stderr, "%s (not shown): ", name)
-	b, err := term.ReadPassword(int(p.stdin.Fd()))
+	b, err := awaited(p, func() ([]byte, error) { return term.ReadPassword(fd) })
 	printline(p.stderr)
 	if err != nil {
+		_ = term.Restore(fd, before) // an interrupted read has left the terminal mute
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
 	return string(b), nil

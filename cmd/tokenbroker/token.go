@@ -193,7 +193,7 @@ func readSecretFile(p *process, name string) (string, error) {
 	what := name
 	if name == "-" {
 		what = "standard input"
-		b, err = io.ReadAll(io.LimitReader(p.stdin, secretMost+1))
+		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, secretMost+1)) })
 	} else {
 		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
 	}

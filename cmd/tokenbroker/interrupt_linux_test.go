@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminal is a terminal, and the end at which somebody would type.
+func terminal(t *testing.T) (tty, keyboard *os.File) {
+	t.Helper()
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { keyboard.Close() })
+	if err := unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	return tty, keyboard
+}
+
+// echoes reports whether a terminal shows what is typed.
+func echoes(t *testing.T, tty *os.File) bool {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.Lflag&unix.ECHO != 0
+}
+
+// TestInterruptedPrompt: the command ends at once, and the terminal shows again what is typed.
+func TestInterruptedPrompt(t *testing.T) {
+	t.Parallel()
+	tty, keyboard := terminal(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	notes, stderr := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(&process{ctx: ctx, stdin: tty, stdout: io.Discard, stderr: stderr}, []string{"provider", "try", "officernd", "--input", "client_id=me"})
+		stderr.Close()
+	}()
+	read := bufio.NewReader(notes)
+	if _, err := read.ReadString(':'); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); echoes(t, tty); runtime.Gosched() {
+		if time.Since(start) > patience {
+			t.Fatal("what is typed at the prompt is shown")
+		}
+	}
+	interrupt()
+	rest, err := io.ReadAll(read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(rest), " \ntokenbroker: read client_secret: interrupted\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if code := <-ended; code != exitFailure {
+		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	}
+	if !echoes(t, tty) {
+		t.Error("the terminal is left mute")
+	}
+	keyboard.Close() // the read that was left behind ends
+}
+
+// TestInterruptedInput: standard input that never ends holds up no interrupted command.
+func TestInterruptedInput(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"secret": {"credential", "create", "one", "--provider", "officernd", "--secret-stdin", "client_secret"},
+		"file":   {"credential", "apply", "-f", "-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stdin, open, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer open.Close()
+			ctx, interrupt := context.WithCancel(t.Context())
+			interrupt()
+			if code := run(&process{ctx: ctx, stdin: stdin, stdout: io.Discard, stderr: io.Discard}, args); code != exitFailure {
+				t.Errorf("got exit code %d, want %d", code, exitFailure)
+			}
+		})
+	}
+}
