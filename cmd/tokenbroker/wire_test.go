@@ -133,9 +133,12 @@ func TestBrokenBackup(t *testing.T) {
 	defer func() { srv.Close(); <-done }()
 	c := &backupCommand{DataDir: dir, File: filepath.Join(dir, "copy")}
 	for name, f := range map[string]func(http.ResponseWriter){
-		"an error":     answer,
-		"half of it":   func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },
-		"a lost trail": func(w http.ResponseWriter) { w.Header().Set("Trailer", "X-Backup-Complete"); _, _ = w.Write([]byte("half")) },
+		"an error":   answer,
+		"half of it": func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },
+		"a lost trail": func(w http.ResponseWriter) {
+			w.Header().Set("Trailer", "X-Backup-Complete")
+			_, _ = w.Write([]byte("half"))
+		},
 	} {
 		answer = f
 		if err := c.online(t.Context()); err == nil || errors.Is(err, errNoBroker) {
