@@ -78,7 +78,7 @@ type Broker struct {
 	closing bool
 	running sync.WaitGroup
 	// stopping ends waits that no caller bounds: for the store to come back, for an upstream's turn.
-	stopping context.Context
+	stopping context.Context //nolint:containedctx // the life of all flights, not of a call
 	stop     context.CancelFunc
 	lost     atomic.Int64
 }

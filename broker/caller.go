@@ -17,10 +17,10 @@ const (
 	Watch            Operation = "watch"
 	InvalidateOne    Operation = "invalidate"
 	InvalidateAll    Operation = "invalidate.all"
-	ReadCredential   Operation = "credential.read"
-	WriteCredential  Operation = "credential.write"
-	DeleteCredential Operation = "credential.delete"
-	TestCredential   Operation = "credential.test"
+	ReadCredential   Operation = "credential.read"   //nolint:gosec // an operation, no credential
+	WriteCredential  Operation = "credential.write"  //nolint:gosec // an operation, no credential
+	DeleteCredential Operation = "credential.delete" //nolint:gosec // an operation, no credential
+	TestCredential   Operation = "credential.test"   //nolint:gosec // an operation, no credential
 	ReadProvider     Operation = "provider.read"
 )
 

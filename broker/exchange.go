@@ -99,7 +99,7 @@ func (p *pursuit) run(ctx context.Context, x Exchange) (Answer, *UpstreamError) 
 func (p *pursuit) commit(ctx context.Context, lease Lease, turn *pass, a Answer, former bool) (*entry, error) {
 	b, c := p.b, p.view.Credential
 	id := b.store.Fingerprint("token", c.Incarnation.String(), a.Values["token"].Reveal())
-	t := issue(a, p.plan.facts, p.token, p.sel, c, hex.EncodeToString(id[:16]), p.view.Token, rand.Float64())
+	t := issue(a, p.plan.facts, p.token, p.sel, c, hex.EncodeToString(id[:16]), p.view.Token, rand.Float64()) //nolint:gosec // jitter needs no secrecy
 	now := time.Now()
 	if !now.Before(t.ExpireAt) {
 		// The refresh token, if there is one, is good all the same.

@@ -125,7 +125,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 
 // pause waits for a change, at most for so long.
 func (p *pursuit) pause(ctx context.Context, most time.Duration, changed <-chan struct{}) error {
-	timer := time.NewTimer(most + time.Duration(rand.Float64()*float64(most)/4))
+	timer := time.NewTimer(most + time.Duration(rand.Float64()*float64(most)/4)) //nolint:gosec // jitter needs no secrecy
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -61,7 +61,7 @@ func TestDecide(t *testing.T) {
 	token := func() *Issued {
 		return &Issued{ID: "x", SentAt: sent, RefreshAt: sent.Add(55 * time.Minute), ExpireAt: sent.Add(time.Hour)}
 	}
-	at := func(d time.Duration) time.Time { return sent.Add(d) }
+	at := sent.Add
 	for _, c := range []struct {
 		name string
 		mod  func(*Issued)

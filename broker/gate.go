@@ -158,7 +158,7 @@ func (b *Broker) failing(ctx context.Context, p *pass, e *UpstreamError, now tim
 	next := Backoff{Failures: known.Failures + 1, Last: Remembered{
 		Kind: e.Kind(), At: now, Count: known.Failures + 1, UpstreamStatus: e.Status, UpstreamError: e.Code,
 	}}
-	next.Until = now.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64()))
+	next.Until = now.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	next.Last.RetryAt = next.Until
 	if err := b.store.SaveBackoff(ctx, p.gate.host, next); err != nil {
 		b.log.Warn("backoff not stored", "upstream", p.gate.host, "kind", KindOf(err).Name())

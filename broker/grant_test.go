@@ -45,9 +45,7 @@ func (r *rotating) answer(_ context.Context, x broker.Exchange) (broker.Answer, 
 		}
 		r.spent[given] = family
 	} else {
-		family = fmt.Sprintf("%s#%d", family, r.n)
-		delete(r.revoked, x.Selection.Scopes.String())
-		family = x.Selection.Scopes.String()
+		delete(r.revoked, family)
 	}
 	r.n++
 	r.current[family] = fmt.Sprintf("refresh-%d", r.n)

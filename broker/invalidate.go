@@ -39,7 +39,7 @@ func (b *Broker) Invalidate(ctx context.Context, caller Caller, i Invalidation) 
 	if err != nil {
 		return Invalidated{}, b.failed(op, err)
 	}
-	return Invalidated{Count: done.Count, CurrentID: done.CurrentID}, nil
+	return Invalidated(done), nil
 }
 
 func (b *Broker) invalidate(ctx context.Context, i Invalidation) (Dropped, error) {

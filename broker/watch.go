@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -109,7 +110,8 @@ func (w *watcher) look(ctx context.Context) (wake, error) {
 	}
 	in := res.Token.RefreshTime.Sub(now)
 	if in <= 0 {
-		in = watchLook // a refresh is under way, or waits for its upstream
+		// A refresh is under way, or waits for its upstream; once the token has expired, whoever holds it must know.
+		in = min(watchLook, max(res.Token.ExpireTime.Sub(now), 0))
 	}
 	return wake{min(in, watchIdle), changed}, nil
 }
@@ -125,11 +127,11 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	}
 	p := &pursuit{b: w.b, key: key, f: &flight{}, state: w.b.state(key.name)}
 	if err := p.prepare(ctx); err != nil {
-		return nil // Token says it better
+		return nil //nolint:nilerr // Token says it better
 	}
 	v, err := w.b.store.Read(ctx, p.token)
 	if err != nil {
-		return nil
+		return nil //nolint:nilerr // Token says it better
 	}
 	if t := v.Token; t != nil && t.ID == w.held && !(t.Rejected && t.decide(time.Now(), need{}) == fetch) {
 		return nil
@@ -162,7 +164,8 @@ func (b *Broker) trouble(key lookup) *Failure {
 }
 
 func asFailure(err error, name CredentialName) *Failure {
-	if f, ok := err.(*Failure); ok {
+	var f *Failure
+	if errors.As(err, &f) {
 		return f
 	}
 	return &Failure{Kind: KindOf(err), Credential: name}

@@ -94,6 +94,29 @@ func TestAWatchTellsHowTheSupplyIsDoing(t *testing.T) {
 	})
 }
 
+func TestAWatchTellsAtTheExpiryThatThereIsNoToken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(30 * time.Second)}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		events, _, stop := watching(w, "")
+		defer stop()
+		held := (<-events).Token
+		up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
+		})
+		for e := range events {
+			if e.Supply == nil || e.Supply.Degraded {
+				continue
+			}
+			if late := time.Since(held.ExpireTime); late < 0 || late > 100*time.Millisecond {
+				t.Errorf("told %v after the expiry, want at once", late)
+			}
+			break
+		}
+	})
+}
+
 func TestAWatchKeepsQuietAboutTheTokenThatIsKnown(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &upstream{answer: issues(time.Hour)})
