@@ -242,3 +242,43 @@ func TestDemo(t *testing.T) {
 		t.Errorf("got\n%s", out)
 	}
 }
+
+// TestDemoStaysUp until it is interrupted, with commands to try.
+func TestDemoStaysUp(t *testing.T) {
+	t.Parallel()
+	d := start(t, "demo", "--callers", "3")
+	address := d.waitFor(`grpcurl -plaintext (127\.0\.0\.1:\d+) list`)
+	d.waitFor("/metrics")
+	if out := command(t, "credential", "list", "--address", address); !strings.Contains(out, "officernd ") {
+		t.Errorf("got\n%s\nwant officernd", out)
+	}
+	d.signal(syscall.SIGINT)
+	if got := d.code(); got != exitOK {
+		t.Errorf("got exit code %d, want 0", got)
+	}
+}
+
+// TestWatch: a watch says what happens to the token, and an interruption is how it ends.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	_, id := s.token()
+	for _, output := range []string{"text", "json"} {
+		w := start(t, "token", "watch", ochno, "--address", s.address, "--output", output)
+		w.waitFor(id)
+		s.invalidate(id)
+		w.waitFor(`invalidated.*` + id)
+		_, id = s.token()
+		w.waitFor(id)
+		w.signal(syscall.SIGINT)
+		if got := w.code(); got != exitOK {
+			t.Errorf("%s: got exit code %d, want 0", output, got)
+		}
+	}
+	u.signal(syscall.SIGINT)
+	if got := u.code(); got != exitOK {
+		t.Errorf("the upstream: got exit code %d, want 0", got)
+	}
+}
