@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
@@ -37,6 +39,12 @@ type client struct {
 
 const answerBytes = 64 << 20
 
+// reconnect is how a watch comes back: somebody looks at it, and it is one connection.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+	MinConnectTimeout: 20 * time.Second, // gRPC's own
+}
+
 // with connects, lets f make calls, each of which ends after the timeout, and names the address if nobody answers there. What
 // else f does, such as waiting for somebody to type, and streams take as long as they take.
 func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
@@ -50,7 +58,7 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		return badInput("address %q is neither host:port nor unix:PATH", r.Address)
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithUnaryInterceptor(r.bounded), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+		grpc.WithUnaryInterceptor(r.bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
 	if err != nil {
 		return badInput("address %q: %v", r.Address, err)
 	}
@@ -92,6 +100,20 @@ func printIndented(w io.Writer, b []byte) error {
 		return err
 	}
 	_, err = fmt.Fprintf(w, "%s\n", out)
+	return err
+}
+
+// printJSONLine writes a message on a line of its own, for scripts that read one after the other.
+func printJSONLine(w io.Writer, m proto.Message) error {
+	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, b); err != nil { // protojson puts blanks where it likes
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", &line)
 	return err
 }
 

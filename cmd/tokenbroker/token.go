@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -130,60 +128,6 @@ func (c *tokenInvalidateCommand) Run(p *process) error {
 		}
 		return nil
 	})
-}
-
-type tokenWatchCommand struct {
-	remote
-	selectionFlags
-	Name  string `arg:"" help:"The credential."`
-	Known string `name:"known-token-id" help:"Id of the token that is known already."`
-}
-
-// Run prints one line an event.
-func (c *tokenWatchCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
-		stream, err := cl.tokens.WatchToken(ctx, &tokenbrokerv1.WatchTokenRequest{
-			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, KnownTokenId: c.Known,
-		})
-		if err != nil {
-			return err
-		}
-		for {
-			e, err := stream.Recv()
-			switch {
-			case p.ctx.Err() != nil, errors.Is(err, io.EOF):
-				return nil //nolint:nilerr // interrupted: that is how it ends
-			case err != nil:
-				return err
-			}
-			if c.Output == "json" {
-				if err := printJSON(p.stdout, e); err != nil {
-					return err
-				}
-				continue
-			}
-			printf(p.stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
-		}
-	})
-}
-
-func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {
-	switch e := e.GetEvent().(type) {
-	case *tokenbrokerv1.WatchTokenResponse_Token:
-		return fmt.Sprintf("token %s expires %s", e.Token.GetTokenId(), when(e.Token.GetExpireTime()))
-	case *tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId:
-		return fmt.Sprintf("invalidated %s: do not use it any more", e.InvalidatedTokenId)
-	case *tokenbrokerv1.WatchTokenResponse_State:
-		switch {
-		case e.State.GetReason() == "":
-			return "all is well"
-		case e.State.GetDegraded():
-			return fmt.Sprintf("degraded: the token is valid, its refresh fails: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
-		default:
-			return fmt.Sprintf("no token: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
-		}
-	}
-	return "unknown event"
 }
 
 // readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// TestWatchOutlivesABroker: a watch goes on with the next broker at the address, and is not told again what it knows.
+func TestWatchOutlivesABroker(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	address := "unix:" + filepath.Join(u.dir, "data", "tokenbroker.sock") // the same for both
+	first, id := s.token()
+	w := start(t, "token", "watch", ochno, "--address", address, "--timeout", patience.String())
+	w.waitFor(id + " expires")
+	s.signal(syscall.SIGTERM)
+	s.code()
+	w.waitFor("the connection has ended: connecting again")
+
+	s = u.serve()
+	s.invalidate(id)
+	w.waitFor("invalidated " + id)
+	second, next := s.token()
+	w.waitFor(next + " expires")
+	if n := strings.Count(w.output(), id+" expires"); n != 1 {
+		t.Errorf("got the first token %d times, want once", n)
+	}
+	w.signal(syscall.SIGINT)
+	if got := w.code(); got != exitOK {
+		t.Errorf("got exit code %d, want %d", got, exitOK)
+	}
+	for _, token := range []string{first, second} {
+		if strings.Contains(w.output(), token) {
+			t.Error("the token itself is shown")
+		}
+	}
+}
+
+// TestWatchWaitsNoLongerThanItsTimeout: nobody answers any more.
+func TestWatchWaitsNoLongerThanItsTimeout(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	w := start(t, "token", "watch", ochno, "--address", s.address, "--timeout", "1s", "-o", "json")
+	w.waitFor(`(?m)^\{"token":\{.*\}\}$`)
+	s.kill()
+	if got := w.code(); got != exitUnreachable {
+		t.Errorf("got exit code %d, want %d", got, exitUnreachable)
+	}
+	w.waitFor(`"exit_code":7`)
+}
+
+func TestEventLines(t *testing.T) {
+	t.Parallel()
+	for want, e := range map[string]*tokenbrokerv1.WatchTokenResponse{
+		"token a1 expires -":                     {Event: &tokenbrokerv1.WatchTokenResponse_Token{Token: &tokenbrokerv1.Token{TokenId: "a1", AccessToken: "hidden"}}},
+		"invalidated a1: do not use it any more": {Event: &tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId{InvalidatedTokenId: "a1"}},
+		"all is well":                            {Event: &tokenbrokerv1.WatchTokenResponse_State{State: &tokenbrokerv1.TokenState{}}},
+		"degraded: the token is valid, its refresh fails: UPSTREAM_UNAVAILABLE, next attempt -": {Event: &tokenbrokerv1.WatchTokenResponse_State{
+			State: &tokenbrokerv1.TokenState{Degraded: true, Reason: "UPSTREAM_UNAVAILABLE"},
+		}},
+		"no token: UPSTREAM_UNAVAILABLE, next attempt -": {Event: &tokenbrokerv1.WatchTokenResponse_State{
+			State: &tokenbrokerv1.TokenState{Reason: "UPSTREAM_UNAVAILABLE"},
+		}},
+	} {
+		if got := eventLine(e); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
