@@ -113,7 +113,7 @@ func TestEveryFaultHasItsCodeReasonAndRetry(t *testing.T) {
 			}
 			r.wantNoUpstreamTextAnywhere(got)
 			r.sim.ClearFaults()
-			if c.below > 0 && c.below < 2*time.Second {
+			if c.status == "" { // the connection was hurt
 				r.eventually(&tokenbrokerv1.GetTokenRequest{Credential: "main"})
 			}
 		})
@@ -233,12 +233,6 @@ func TestWhileATokenIsValidAFailingUpstreamIsNotTheCallersProblem(t *testing.T) 
 		t.Error("a valid token was withheld")
 	}
 	r.refused(testContext(t), &tokenbrokerv1.GetTokenRequest{Credential: "main"}).want(t, codes.Unavailable, "UPSTREAM_UNAVAILABLE")
-	r.sim.ClearFaults()
-	for e := r.event(stream); e.GetToken() == nil; e = r.event(stream) {
-		if e.GetState().GetReason() == "" {
-			t.Errorf("got %v, want a failure or a token", e)
-		}
-	}
 }
 
 func TestAnErrorCodeMeansWhatItsPlaceSays(t *testing.T) {

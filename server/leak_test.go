@@ -31,6 +31,7 @@ import (
 // newSpiedRig is a rig whose secrets are all known: what accounts have, what callers give, and what upstreams issue.
 func newSpiedRig(t *testing.T, o rigOptions) (*rig, *spy) {
 	s := &spy{secrets: map[string]bool{}}
+	o.overheard = true
 	o.around = func(u broker.Upstream) broker.Upstream {
 		s.Upstream = u
 		return s

@@ -38,14 +38,15 @@ type rig struct {
 	log     *lockedBuffer
 	heard   *lockedBuffer
 	called  sync.Map // by full method
-	quiet   bool
-	metrics *server.Metrics
-	broker  *broker.Broker
-	server  *server.Server
-	db      *bolt.DB
-	catalog *provider.Catalog
-	tr      *provider.Transport
 	serving sync.WaitGroup
+
+	overheard bool
+	metrics   *server.Metrics
+	broker    *broker.Broker
+	server    *server.Server
+	db        *bolt.DB
+	catalog   *provider.Catalog
+	tr        *provider.Transport
 
 	tokens      tokenbrokerv1.TokenBrokerServiceClient
 	credentials tokenbrokerv1.CredentialServiceClient
@@ -75,7 +76,9 @@ type rigOptions struct {
 	sim         upstreamsim.Options
 	definitions map[string]string
 	timeout     time.Duration
-	// quiet: clients are not listened to, and the log is as in production.
+	// overheard: what clients are told is written down.
+	overheard bool
+	// quiet: the log is as in production.
 	quiet bool
 	// around, if set, stands between the broker and the definitions.
 	around func(broker.Upstream) broker.Upstream
@@ -153,7 +156,8 @@ func (r *rig) start(o rigOptions) {
 	st, err := store.New(r.db, keys, store.Options{})
 	must(err)
 	level := slog.LevelDebug
-	if r.quiet = o.quiet; r.quiet {
+	r.overheard = o.overheard
+	if o.quiet {
 		level = slog.LevelInfo
 	}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: level}))
@@ -203,7 +207,7 @@ func (r *rig) stop() {
 func (r *rig) dial() *grpc.ClientConn {
 	r.t.Helper()
 	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-	if !r.quiet {
+	if r.overheard {
 		opts = append(opts, grpc.WithUnaryInterceptor(r.hear), grpc.WithStreamInterceptor(r.hearStream))
 	}
 	c, err := grpc.NewClient("passthrough:///"+r.addr, opts...)
