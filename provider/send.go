@@ -27,6 +27,8 @@ type answer struct {
 	doc    any // the parsed body, where it is JSON or a form
 	parsed bool
 	kind   string
+	// html: a page for people, as proxies and login forms send.
+	html bool
 }
 
 // A sendError is why nothing usable came back. It holds no foreign text.
@@ -147,8 +149,10 @@ func (s *sending) failure(ctx context.Context, err error) *sendError {
 		e.detail = "the host's name cannot be resolved"
 	case errors.As(err, &verify):
 		e.detail = "the host's certificate cannot be verified"
+	case errors.Is(ctx.Err(), context.Canceled):
+		e.detail = "given up before the answer came"
 	case ctx.Err() != nil || errors.As(err, &timeout) && timeout.Timeout():
-		e.detail, e.timedOut = "no answer in time", true
+		e.detail, e.timedOut = "no answer in time", errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	case errors.As(err, &op) && op.Op == "dial":
 		e.detail = "the host cannot be reached"
 	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):

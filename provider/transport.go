@@ -13,10 +13,8 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"code.dny.dev/ssrf"
 	"golang.org/x/net/http/httpproxy"
 )
 
@@ -50,6 +48,7 @@ const (
 // use.
 type Transport struct {
 	settings Settings
+	guard    *guard
 	// reused keeps connections; fresh makes one for each request: a request that spends a refresh token must not meet a
 	// connection that the other side is just closing, for its answer would be lost.
 	reused, fresh *http.Transport
@@ -70,10 +69,11 @@ func NewTransport(s Settings) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	guard, err := guardian(s.AllowPrivate)
+	guard, err := newGuard(s.AllowPrivate)
 	if err != nil {
 		return nil, err
 	}
+	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
 		if _, _, err := net.SplitHostPort(from); err != nil {
 			return nil, fmt.Errorf("upstream.connect_to: %q is not host:port", from)
@@ -81,11 +81,16 @@ func NewTransport(s Settings) (*Transport, error) {
 		if _, _, err := net.SplitHostPort(to); err != nil {
 			return nil, fmt.Errorf("upstream.connect_to: %s: %q is not an address with a port", from, to)
 		}
+		elsewhere[strings.ToLower(from)] = to
+	}
+	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)
+	for i, name := range s.AllowHTTP {
+		s.AllowHTTP[i] = strings.ToLower(name)
 	}
 	proxies := httpproxy.FromEnvironment()
 	d := &dialer{settings: s, guard: guard, proxies: proxyAddresses(proxies)}
 	proxy := proxies.ProxyFunc()
-	t := &Transport{settings: s, reused: &http.Transport{
+	t := &Transport{settings: s, guard: guard, reused: &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
 			if _, ok := s.ConnectTo[hostPort(r.URL)]; ok {
 				return nil, nil //nolint:nilnil // no proxy and no error is how http.Transport wants it
@@ -132,26 +137,6 @@ func rootsWith(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-var linkLocal = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")}
-
-// guardian refuses special addresses when they are dialled: a name that is checked earlier could resolve to something else.
-func guardian(allowed []netip.Prefix) (*ssrf.Guardian, error) {
-	var v4, v6 []netip.Prefix
-	for _, p := range allowed {
-		for _, l := range linkLocal {
-			if p.Overlaps(l) {
-				return nil, fmt.Errorf("upstream.allow_private: %s contains link-local addresses, where cloud metadata lives; name smaller ranges", p)
-			}
-		}
-		if p.Addr().Is4() {
-			v4 = append(v4, p)
-		} else {
-			v6 = append(v6, p)
-		}
-	}
-	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(v4...), ssrf.WithAllowedV6Prefixes(v6...)), nil
-}
-
 // proxyAddresses are the addresses of the operator's own proxies, which may be private.
 func proxyAddresses(c *httpproxy.Config) []string {
 	var out []string
@@ -168,7 +153,7 @@ func proxyAddresses(c *httpproxy.Config) []string {
 
 type dialer struct {
 	settings Settings
-	guard    *ssrf.Guardian
+	guard    *guard
 	proxies  []string
 }
 
@@ -178,7 +163,7 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		return nd.DialContext(ctx, network, to)
 	}
 	if !slices.Contains(d.proxies, strings.ToLower(addr)) {
-		nd.Control = func(network, address string, c syscall.RawConn) error { return d.guard.Safe(network, address, c) }
+		nd.Control = d.guard.dialled
 	}
 	return nd.DialContext(ctx, network, addr)
 }
@@ -222,26 +207,4 @@ func hostLike(h string) bool {
 		return true
 	}
 	return hostWord.MatchString(h) && !strings.Contains(h, ":")
-}
-
-// guardLiteral refuses a URL whose host is a special address as written: behind a proxy nobody here dials it.
-func (t *Transport) guardLiteral(u *url.URL) error {
-	if _, ok := t.settings.ConnectTo[hostPort(u)]; ok {
-		return nil
-	}
-	a, err := netip.ParseAddr(u.Hostname())
-	if err != nil {
-		return nil //nolint:nilerr // a name: checked when it is dialled
-	}
-	for _, p := range t.settings.AllowPrivate {
-		if p.Contains(a) {
-			return nil
-		}
-	}
-	for _, p := range slices.Concat(ssrf.IPv4DeniedPrefixes, ssrf.IPv6DeniedPrefixes, linkLocal) {
-		if p.Contains(a) {
-			return ssrf.ErrProhibitedIP
-		}
-	}
-	return nil
 }

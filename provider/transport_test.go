@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -257,6 +258,13 @@ func TestAnExchangeEndsWithItsContext(t *testing.T) {
 		cancel()
 	}()
 	_, err := v.define(oauth).Exchange(ctx, broker.Exchange{Credential: credential(client), BeforeSend: func(string) error { return nil }})
+	if e := upstreamError(t, err); e.TimedOut || !e.Lost {
+		t.Errorf("got %+v, want a lost answer that was given up", e)
+	}
+	v = newVendor(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = v.define(oauth).Exchange(ctx, broker.Exchange{Credential: credential(client), BeforeSend: func(string) error { return nil }})
 	if e := upstreamError(t, err); !e.TimedOut || !e.Lost {
 		t.Errorf("got %+v, want a lost answer that ran out of time", e)
 	}
