@@ -2,6 +2,7 @@ package provider
 
 import (
 	"embed"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -50,6 +51,7 @@ type Catalog struct {
 	mu      sync.RWMutex
 	loaded  map[string]*definition
 	entries map[string]Entry
+	known   [32]byte // the files' fingerprint
 }
 
 // Load reads the built-in definitions and those in dir; empty: no others. A file that is wrong does not fail it: its entry
@@ -67,6 +69,15 @@ type source struct {
 	file string
 	text []byte
 	user bool
+	// wrong is why it is not even looked at; empty: nothing is.
+	wrong string
+}
+
+func (s source) parse() (*definition, []Problem) {
+	if s.wrong != "" {
+		return nil, []Problem{{File: s.file, Message: s.wrong}}
+	}
+	return parse(s.file, s.text)
 }
 
 // Reload reads all files again. A file that became wrong keeps its former version, and its entry says so; a file that is gone
@@ -84,8 +95,8 @@ func (c *Catalog) Reload() error {
 	loaded, entries := map[string]*definition{}, map[string]Entry{}
 	byUser := map[string]string{}
 	for _, s := range sources {
-		d, problems := parse(s.file, s.text)
-		name := strings.TrimSuffix(filepath.Base(s.file), ".yaml")
+		d, problems := s.parse()
+		name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(s.file), ".yml"), ".yaml")
 		if d != nil && definitionName.MatchString(d.name) {
 			name = d.name
 		}
@@ -128,7 +139,7 @@ func (c *Catalog) Reload() error {
 		loaded[name], entries[name] = d, e
 	}
 	c.mu.Lock()
-	c.loaded, c.entries = loaded, entries
+	c.loaded, c.entries, c.known = loaded, entries, fingerprint(sources)
 	c.mu.Unlock()
 	c.revision.Add(1)
 	return nil
@@ -171,15 +182,23 @@ func (c *Catalog) sources() ([]source, error) {
 		return nil, err
 	}
 	for _, f := range user {
-		if f.IsDir() || !strings.HasSuffix(f.Name(), ".yaml") || strings.HasPrefix(f.Name(), ".") {
+		if f.IsDir() || strings.HasPrefix(f.Name(), ".") {
 			continue
 		}
-		path := filepath.Join(c.dir, f.Name())
-		text, err := os.ReadFile(path) //nolint:gosec // of the directory that the operator names
-		if err != nil {
-			return nil, err
+		s := source{file: filepath.Join(c.dir, f.Name()), user: true}
+		switch filepath.Ext(f.Name()) {
+		case ".yaml":
+			if s.text, err = os.ReadFile(s.file); errors.Is(err, fs.ErrNotExist) {
+				continue // it went away meanwhile
+			} else if err != nil {
+				s.wrong = "the file cannot be read"
+			}
+		case ".yml":
+			s.wrong = "a definition's file is called " + strings.TrimSuffix(f.Name(), ".yml") + ".yaml"
+		default:
+			continue
 		}
-		out = append(out, source{file: path, text: text, user: true})
+		out = append(out, s)
 	}
 	return out, nil
 }

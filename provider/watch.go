@@ -29,7 +29,6 @@ func (c *Catalog) Watch(ctx context.Context) error {
 			events, errs = w.Events, w.Errors
 		}
 	}
-	known := c.fingerprint()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	quiet := time.NewTimer(settle)
@@ -47,29 +46,30 @@ func (c *Catalog) Watch(ctx context.Context) error {
 		case <-quiet.C:
 		case <-tick.C:
 		}
-		now := c.fingerprint()
-		if now == known {
+		if sources, err := c.sources(); err == nil && !c.changed(sources) {
 			continue
 		}
-		known = now
 		if err := c.Reload(); err != nil {
 			c.log.Warn("definitions not reloaded", "error", err.Error())
-			continue
+			continue // tried again at the next tick
 		}
 		c.log.Info("definitions reloaded", "directory", c.dir)
 	}
 }
 
-// fingerprint is a hash of all files; a directory that cannot be read has its own.
-func (c *Catalog) fingerprint() [32]byte {
+// changed reports whether the files are others than those that are loaded.
+func (c *Catalog) changed(sources []source) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.known != fingerprint(sources)
+}
+
+// fingerprint is a hash of all files.
+func fingerprint(sources []source) [32]byte {
 	h := sha256.New()
-	sources, err := c.sources()
-	if err != nil {
-		return [32]byte{}
-	}
 	for _, s := range sources {
 		sum := sha256.Sum256(s.text)
-		h.Write([]byte(s.file))
+		h.Write([]byte(s.file + "\x00" + s.wrong + "\x00"))
 		h.Write(sum[:])
 	}
 	return [32]byte(h.Sum(nil))
