@@ -49,7 +49,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 		"a 200 with an empty token": {jsonSays(`{"access_token": ""}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"a 200 with a null token":   {jsonSays(`{"access_token": null}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"garbage":                   {jsonSays("\x00\xff{{{"), broker.LevelResponse, broker.LevelResponse, true, ""},
-		"HTML with status 200":      {says(200, "text/html", "<html>log in</html>"), broker.LevelResponse, broker.LevelResponse, true, ""},
+		"HTML with status 200":      {says(200, "text/html", "<html>log in</html>"), broker.LevelUpstream, broker.LevelUpstream, true, ""},
 		"a JSON list":               {jsonSays(`[1, 2]`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"two documents":             {jsonSays(`{"access_token": "a"} {"access_token": "b"}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 	} {

@@ -75,21 +75,21 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 		case i == 0:
 			whole, err := url.Parse(s)
 			if err != nil || t.allowed(whole) != nil || whole.Fragment != "" {
-				return nil, fmt.Errorf("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
+				return nil, nameText(p.name).bad("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
 			}
 			b.WriteString(strings.TrimSuffix(s, "/"))
 		case s == "":
-			return nil, fmt.Errorf("{{%s}} is empty, and part of a URL", p.name)
+			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
 		case hostEnd(b.String()) == b.Len():
 			if !hostWord.MatchString(s) || strings.Contains(s, ":") {
-				return nil, fmt.Errorf("{{%s}} is no part of a host's name", p.name)
+				return nil, nameText(p.name).bad("{{%s}} is no part of a host's name", p.name)
 			}
 			b.WriteString(s)
 		case strings.Contains(b.String(), "?"):
 			b.WriteString(url.QueryEscape(s))
 		default:
 			if s == "." || s == ".." {
-				return nil, fmt.Errorf("{{%s}} is no part of a path", p.name)
+				return nil, nameText(p.name).bad("{{%s}} is no part of a path", p.name)
 			}
 			b.WriteString(url.PathEscape(s))
 		}
@@ -149,6 +149,18 @@ func formOf(fields []field, v *values) (string, error) {
 	return b.String(), nil
 }
 
+// A badValue says that a part of a request cannot be made, and of which names it would be.
+type badValue struct {
+	why   string
+	names []string
+}
+
+func (e *badValue) Error() string { return e.why }
+
+func (t text) bad(format string, args ...any) error {
+	return &badValue{fmt.Sprintf(format, args...), t.names()}
+}
+
 var errHeaderValue = errors.New("a value has a character that no header may have")
 
 func setHeaders(h http.Header, fields []field, v *values) error {
@@ -167,7 +179,7 @@ func setHeaders(h http.Header, fields []field, v *values) error {
 				continue
 			}
 			if !headerSafe(s) {
-				return fmt.Errorf("header %s: %w", f.name, errHeaderValue)
+				return t.bad("header %s: %v", f.name, errHeaderValue)
 			}
 			h.Add(f.name, s)
 		}
@@ -185,7 +197,7 @@ func (c cookies) header(v *values) (string, error) {
 	if c.whole != nil {
 		s, _, err := c.whole.expand(v)
 		if err == nil && !headerSafe(s) {
-			err = fmt.Errorf("cookies: %w", errHeaderValue)
+			err = c.whole.bad("cookies: %v", errHeaderValue)
 		}
 		return s, err
 	}
@@ -200,7 +212,7 @@ func (c cookies) header(v *values) (string, error) {
 				continue
 			}
 			if !headerSafe(s) || strings.Contains(s, ";") {
-				return "", fmt.Errorf("cookie %s: %w", f.name, errHeaderValue)
+				return "", t.bad("cookie %s: %v", f.name, errHeaderValue)
 			}
 			all = append(all, f.name+"="+s)
 		}

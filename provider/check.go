@@ -27,16 +27,18 @@ func (r *reader) check(d *definition) {
 		if in.was != "" && d.inputs[in.was] != nil {
 			c.wrong(in.at, "inputs: was: %q is an input of its own", in.was)
 		}
-		if in.hasDefault {
-			if why := in.wrongValue(in.fallback); why != "" {
-				c.wrong(in.at, "inputs: the default %s", why)
-			}
-		}
+		c.defaulted(in, "inputs")
+	}
+	for _, in := range d.parameters {
+		c.defaulted(in, "parameters")
+	}
+	if d.audience != nil {
+		c.defaulted(d.audience, "audience")
 	}
 	for _, s := range []*set{d.scopes, d.resources} {
 		if s != nil {
 			for _, t := range s.defaults {
-				c.text(t, "default", c.inputNames())
+				c.chosen(t, "default")
 			}
 		}
 	}
@@ -58,8 +60,35 @@ func (r *reader) check(d *definition) {
 	c.tokenTaken("obtain", d.obtain)
 	c.tokenTaken("refresh", d.refresh)
 	c.presents()
-	for name, x := range d.let {
+	for _, name := range slices.Sorted(maps.Keys(d.let)) {
+		x := d.let[name]
 		c.computed(x, "let."+name, c.anywhere())
+		c.wrapped(x, "let."+name, true)
+	}
+}
+
+// defaulted checks a default: as a value where it names nothing, else what it names.
+func (c *checker) defaulted(in *input, what string) {
+	if !in.hasDefault {
+		return
+	}
+	if len(in.fallback.names()) > 0 {
+		c.chosen(in.fallback, what+": the default")
+		return
+	}
+	s := in.byDefault(newValues(nil))
+	if why := in.wrongValue(s); s != "" && why != "" {
+		c.wrong(in.at, "%s: the default %s", what, why)
+	}
+}
+
+// chosen checks a default of what a caller may choose. It names inputs, and no secret one: what is chosen is shown.
+func (c *checker) chosen(t text, what string) {
+	c.text(t, what, c.inputNames())
+	for _, n := range t.names() {
+		if c.secret(n, map[string]bool{}) {
+			c.wrong(t.at, "%s: %q is a secret, and what was asked for is shown", what, n)
+		}
 	}
 }
 
@@ -187,11 +216,16 @@ func (c *checker) anywhere() map[string]bool {
 }
 
 // held are the own values of the last answer, that a refresh may name.
-func (d *definition) held() []string {
+func (d *definition) held() []string { return ownOf(d.obtain) }
+
+// own are the own values that any run takes.
+func (d *definition) own() []string { return ownOf(slices.Concat(d.obtain, d.refresh)) }
+
+func ownOf(qs []*request) []string {
 	var out []string
-	for _, q := range d.obtain {
+	for _, q := range qs {
 		for _, t := range q.take {
-			if !builtinNames[t.name] {
+			if !builtinNames[t.name] && !slices.Contains(out, t.name) {
 				out = append(out, t.name)
 			}
 		}
@@ -226,6 +260,24 @@ func (c *checker) computed(x *compute, what string, known map[string]bool) {
 	}
 	for _, a := range x.any {
 		c.computed(a, what, known)
+	}
+}
+
+// wrapped: digests and random bytes are no text, and cannot be sent as one.
+func (c *checker) wrapped(x *compute, what string, asText bool) {
+	if asText && x.op != "first" && x.binary() {
+		c.wrong(x.at, "%s: %s gives bytes; wrap it in hex, base64 or base64url", what, x.op)
+	}
+	if x.of != nil {
+		switch x.op {
+		case "lower", "upper", "split", "field", "from_base64", "from_base64url", "from_hex":
+			c.wrapped(x.of, what, true)
+		default:
+			c.wrapped(x.of, what, false)
+		}
+	}
+	for _, a := range x.any {
+		c.wrapped(a, what, asText)
 	}
 }
 
@@ -283,19 +335,21 @@ func (c *checker) request(q *request, what string, known map[string]bool) {
 	if q.withToken && !known["token"] {
 		c.wrong(q.at, "%s: with_token: no request before this one takes a token", what)
 	}
-	taken := map[string]bool{}
+	taken := maps.Clone(known)
 	for _, t := range q.take {
-		c.takes(t.where, t.at, what+".take."+t.name, taken)
 		taken[t.name] = true
+	}
+	for _, t := range q.take {
+		c.takes(t.where, t.at, what+".take."+t.name, t.name, taken)
 	}
 }
 
-func (c *checker) takes(w *where, p position, what string, taken map[string]bool) {
+func (c *checker) takes(w *where, p position, what, name string, taken map[string]bool) {
 	for _, x := range w.anyOf {
-		c.takes(x, p, what, taken)
+		c.takes(x, p, what, name, taken)
 	}
-	if w.claim != nil && !taken[w.of] {
-		c.wrong(p, "%s: of: nothing was taken as %q before", what, clip(w.of))
+	if w.claim != nil && (!taken[w.of] || w.of == name) {
+		c.wrong(p, "%s: of: nothing was taken as %q", what, clip(w.of))
 	}
 }
 
@@ -322,116 +376,39 @@ func (c *checker) url(t text, what string, known map[string]bool) {
 			c.wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
 		}
 	}
+	for _, n := range hostNames(t) {
+		if s := c.callers(n, map[string]bool{}); s != "" {
+			c.wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
+		}
+	}
 }
 
-// secret reports whether a name stands for a secret input, or for something computed of one.
-func (c *checker) secret(name string, seen map[string]bool) bool {
-	if in := c.d.inputs[name]; in != nil {
-		return in.secret
+// callers finds what a caller is free to choose behind a name; empty: nothing.
+func (c *checker) callers(name string, seen map[string]bool) string {
+	if in := c.d.parameters[name]; in != nil && in.oneOf == nil {
+		return name
 	}
-	if in := c.d.parameters[name]; in != nil {
-		return in.secret
-	}
-	x, ok := c.d.let[name]
-	if !ok || seen[name] {
-		return name == "refresh_token" || name == "token"
-	}
-	seen[name] = true
-	return slices.ContainsFunc(x.names(), func(n string) bool { return c.secret(n, seen) })
-}
-
-// keptSecret finds a secret input that is not to be handed out behind a name.
-func (c *checker) keptSecret(name string, seen map[string]bool) string {
-	if in := c.d.inputs[name]; in != nil {
-		if in.secret && !in.handedOut {
+	switch name {
+	case "audience":
+		if c.d.audience != nil && c.d.audience.oneOf == nil {
 			return name
 		}
-		return ""
-	}
-	if in := c.d.parameters[name]; in != nil && in.secret {
-		return name
+	case "scope":
+		if c.d.scopes != nil && c.d.scopes.oneOf == nil {
+			return name
+		}
+	case "resources":
+		if c.d.resources != nil && c.d.resources.oneOf == nil {
+			return name
+		}
 	}
 	if x, ok := c.d.let[name]; ok && !seen[name] {
 		seen[name] = true
 		for _, n := range x.names() {
-			if s := c.keptSecret(n, seen); s != "" {
+			if s := c.callers(n, seen); s != "" {
 				return s
 			}
 		}
 	}
-	if name == "refresh_token" {
-		return name
-	}
 	return ""
-}
-
-// notPresented are headers that a token is never shown in: they are the transport's, or a proxy's.
-func notPresented(name string) bool {
-	n := strings.ToLower(name)
-	switch n {
-	case "host", "cookie", "content-length", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-		"te", "trailer", "transfer-encoding", "upgrade":
-		return true
-	}
-	return strings.HasPrefix(n, ":") || strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "x-envoy-")
-}
-
-// presents checks what callers will see.
-func (c *checker) presents() {
-	known := c.known(c.d.obtain)
-	maps.Copy(known, c.known(c.d.refresh))
-	known["token"] = true
-	p := c.d.present
-	uses := false
-	shown := func(t text, what string) {
-		c.text(t, what, known)
-		for _, n := range t.names() {
-			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.wrong(t.at, "%s: callers would see the secret %q; say handed_out: true on it if that is meant", what, s)
-			}
-			_, static := c.d.inputs[n]
-			uses = uses || !static
-		}
-	}
-	all := slices.Concat(p.headers, p.query, p.cookies.fields)
-	for _, f := range all {
-		for _, t := range f.values {
-			shown(t, "present."+f.name)
-		}
-	}
-	if p.cookies.whole != nil {
-		shown(*p.cookies.whole, "present.cookies")
-	}
-	for _, f := range slices.Concat(p.headers, c.d.headers) {
-		if notPresented(f.name) || !validHeaderName(f.name) {
-			c.wrong(f.at, "present: the header %s cannot be handed out", clip(f.name))
-		}
-	}
-	for _, f := range c.d.headers {
-		for _, t := range f.values {
-			for _, n := range t.names() {
-				if s := c.keptSecret(n, map[string]bool{}); s != "" {
-					c.wrong(t.at, "headers.%s: headers are handed out with the token, and callers would see the secret %q; put it into the request's own headers", f.name, s)
-				}
-			}
-		}
-	}
-	if p.declared && !p.nothing && !uses && len(all) > 0 {
-		c.wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
-	}
-	if c.d.baseURL != nil {
-		c.text(*c.d.baseURL, "base_url", known)
-		for _, n := range c.d.baseURL.names() {
-			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)
-			}
-		}
-	}
-	for _, a := range c.d.attributes {
-		if !slices.Contains(c.d.held(), a) && !builtinNames[a] || a == "refresh_token" || a == "token" {
-			c.problems = append(c.problems, Problem{
-				File: c.file, Message: fmt.Sprintf("attributes: nothing is taken as %q", clip(a)), Suggestion: suggest.Nearest(a, c.d.held()),
-			})
-		}
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -136,6 +137,20 @@ func (c *compute) names() []string {
 		out = append(out, a.names()...)
 	}
 	return out
+}
+
+// changes reports whether it gives another value each time.
+func (c *compute) changes() bool {
+	return c.op == "uuid" || c.op == "random" || c.op == "now" || c.of != nil && c.of.changes() || slices.ContainsFunc(c.any, (*compute).changes)
+}
+
+// binary reports whether it gives bytes that are no text.
+func (c *compute) binary() bool {
+	switch c.op {
+	case "sha1", "sha256", "sha512", "random":
+		return true
+	}
+	return c.op == "first" && slices.ContainsFunc(c.any, (*compute).binary)
 }
 
 // run computes. ok is false when something that it needs is absent.

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"net"
 	"net/mail"
 	"net/url"
 	"regexp"
@@ -28,15 +29,16 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 		var v string
 		switch {
 		case in.seed:
-			if _, ok := c.Seeds[name]; !ok && !in.optional {
+			_, ok := c.Seeds[name]
+			if _, former := c.Seeds[in.was]; !ok && !former && !in.optional {
 				bad("secrets."+name, "is required: the first refresh token")
 			}
 			continue
 		case in.secret:
 			field = "secrets." + name
-			v = c.Secrets[name].Value.Reveal()
+			v = in.stored(c, name)
 		default:
-			v = c.Inputs[name]
+			v = in.stored(c, name)
 		}
 		if v == "" {
 			if !in.optional && !in.hasDefault {
@@ -136,8 +138,8 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 		if sel.Audience == "" {
 			sel.Audience = c.DefaultAudience
 		}
-		if sel.Audience == "" && d.audience.hasDefault {
-			sel.Audience = d.audience.fallback
+		if sel.Audience == "" {
+			sel.Audience = d.audience.byDefault(v)
 		}
 		if sel.Audience == "" && !d.audience.optional {
 			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
@@ -149,7 +151,7 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 			}
 		}
 	}
-	params, err := d.chooseParameters(sel.Parameters.Map())
+	params, err := d.chooseParameters(sel.Parameters.Map(), v)
 	if err != nil {
 		return broker.Selection{}, err
 	}
@@ -157,7 +159,7 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 	return sel, nil
 }
 
-func (d *definition) chooseParameters(given map[string]string) (map[string]string, error) {
+func (d *definition) chooseParameters(given map[string]string, v *values) (map[string]string, error) {
 	fail := func(k broker.Kind, name, why string) error {
 		return &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: "parameters." + name, Description: why}}}
 	}
@@ -167,24 +169,23 @@ func (d *definition) chooseParameters(given map[string]string) (map[string]strin
 		if !ok {
 			return nil, fail(broker.ParameterNotDeclared, name, "provider "+d.name+" has no such parameter; it has: "+list(slices.Sorted(maps.Keys(d.parameters))))
 		}
-		v := in.affixed(given[name])
-		if v == "" {
+		s := in.affixed(given[name])
+		if s == "" {
 			continue
 		}
-		if why := in.wrongValue(v); why != "" {
+		if why := in.wrongValue(s); why != "" {
 			return nil, fail(broker.RequestInvalid, name, why)
 		}
-		out[name] = v
+		out[name] = s
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.parameters)) {
 		in := d.parameters[name]
 		if out[name] != "" {
 			continue
 		}
-		switch {
-		case in.hasDefault && in.fallback != "":
-			out[name] = in.fallback
-		case !in.optional && !in.hasDefault:
+		if s := in.byDefault(v); s != "" {
+			out[name] = s
+		} else if !in.optional && !in.hasDefault {
 			return nil, fail(broker.ParameterRequired, name, "provider "+d.name+" requires it")
 		}
 	}
@@ -254,5 +255,5 @@ func hostPort(u *url.URL) string {
 			port = "80"
 		}
 	}
-	return strings.ToLower(u.Hostname()) + ":" + port
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
@@ -74,6 +75,11 @@ func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credenti
 			if in.format == "url" {
 				v.set(name, "https://"+strings.ReplaceAll(name, "_", "-")+".example", false)
 			}
+		}
+	}
+	for name, in := range d.parameters {
+		if in.secret && !v.fixed[name].absent() {
+			v.set(name, shownAs(name), true)
 		}
 	}
 	if run == broker.Refresh {
@@ -188,12 +194,12 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 		x.Run, x.RefreshToken = broker.Refresh, seed
 	}
 	var rep TryReport
-	ans, failure := d.exchange(ctx, x, func(q *request, a *answer, taken map[string]string) {
+	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, a *answer, taken map[string]string) {
 		r := TryRequest{Method: q.method, Taken: taken}
 		if a != nil {
 			r.Host, r.Status = a.host, a.status
 			if taken == nil {
-				r.Message = d.messageOf(q, a, cred)
+				r.Message = e.messageOf(q, a)
 			}
 		}
 		rep.Requests = append(rep.Requests, r)
@@ -207,33 +213,50 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 	return rep, ans, nil
 }
 
-// messageOf is what an upstream says about its failure, without the credential's secrets, should it echo them.
-func (d *definition) messageOf(q *request, a *answer, c broker.Credential) string {
+// messageOf is what an upstream says about its failure, without the secrets that it was sent, should it echo them. An answer
+// that looked like success may hold a token under a name that nobody expects: of it only the names are shown.
+func (e *exchange) messageOf(q *request, a *answer) string {
 	a.read(q.answer)
-	rules := q.errors
-	if rules == nil {
-		rules = d.errors
+	rules := e.d.rulesOf(q)
+	m, _ := a.doc.(map[string]any)
+	s := ""
+	switch said := rules.find(a); {
+	case rules.message != nil:
+		v, _ := rules.message.find(a, nil)
+		s = v.String()
+	case m["error_description"] != nil:
+		s = textOf(m["error_description"])
+	case a.status < 200 || a.status > 299 || said.there:
+		s = string(a.body)
+	case m != nil:
+		s = "the answer has " + list(slices.Sorted(maps.Keys(m)))
+	case a.html:
+		s = "the answer is a page for people"
+	default:
+		s = fmt.Sprintf("the answer has %d bytes", len(a.body))
 	}
-	s := string(a.body)
-	if rules != nil && rules.message != nil {
-		if v, _ := rules.message.find(a, nil); !v.absent() {
-			s = v.String()
+	for name, x := range e.v.fixed {
+		if secret := x.String(); x.secret && len(secret) >= shortestSecret {
+			for _, as := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+				s = strings.ReplaceAll(s, as, "<"+name+">")
+			}
 		}
-	} else if m, ok := a.doc.(map[string]any); ok {
-		if text, ok := m["error_description"].(string); ok {
-			s = text
+	}
+	return printable(s)
+}
+
+// printable bounds a text and leaves nothing in it that a terminal obeys.
+func printable(s string) string {
+	var b strings.Builder
+	for n, r := range []rune(s) {
+		if n == messageMost {
+			b.WriteString("…")
+			break
 		}
-	}
-	for name, in := range c.Secrets {
-		s = strings.ReplaceAll(s, in.Value.Reveal(), "<"+name+">")
-	}
-	if len(s) > messageMost {
-		s = s[:messageMost] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
+		if !unicode.IsPrint(r) {
+			r = ' '
 		}
-		return r
-	}, s)
+		b.WriteRune(r)
+	}
+	return b.String()
 }

@@ -64,18 +64,24 @@ func (d *definition) makeFacts() *broker.Facts {
 		Name: d.name, Digest: d.digest, Inputs: map[string]broker.InputFacts{}, Obtains: len(d.obtain) > 0 || d.token != nil,
 		Refreshes: len(d.refresh) > 0, Reuse: d.reuse, RefreshTokenIdle: d.idle, RefreshTokenAbsolute: d.absolute,
 		Lifetime: d.lifetime, UntilRejected: d.untilRejected, Margin: d.margin, RateRequests: d.rateRequests, RatePeriod: d.ratePeriod,
-		Requests: len(d.obtain),
 	}
 	for name, in := range d.inputs {
 		f.Inputs[name] = broker.InputFacts{Secret: in.secret, Optional: in.optional, Seed: in.seed}
 	}
-	hosts := map[string]bool{}
-	for _, q := range slices.Concat(d.obtain, d.refresh) {
+	for _, q := range d.obtain {
+		f.Requests++
 		if q.issuer != nil {
 			f.Requests++
-			d.hostNames(*q.issuer, hosts)
-		} else {
-			d.hostNames(q.url, hosts)
+		}
+	}
+	hosts := map[string]bool{}
+	for _, q := range slices.Concat(d.obtain, d.refresh) {
+		t := q.url
+		if q.issuer != nil {
+			t = *q.issuer
+		}
+		for _, n := range hostNames(t) {
+			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}
 	for _, q := range d.refresh {
@@ -86,19 +92,21 @@ func (d *definition) makeFacts() *broker.Facts {
 	return f
 }
 
-// hostNames adds the inputs from which the host of a URL is made.
-func (d *definition) hostNames(t text, out map[string]bool) {
+// hostNames are the names in a template of which the host of a URL is made.
+func hostNames(t text) []string {
+	var out []string
 	for i, p := range t.parts {
 		if p.name != "" {
-			d.inputsBehind(p.name, out, map[string]bool{})
+			out = append(out, p.name)
 		}
 		if i == 0 && p.name != "" {
-			return // a whole URL: what follows is its path
+			return out // a whole URL: what follows is its path
 		}
 		if p.name == "" && endsHost(t.parts[:i+1]) {
-			return
+			return out
 		}
 	}
+	return out
 }
 
 // endsHost reports whether the host of a URL template is over after these parts.
@@ -142,14 +150,36 @@ func (d *definition) inputsBehind(name string, out, seen map[string]bool) {
 	}
 }
 
+// behind adds a name and all that it is computed of.
+func (d *definition) behind(name string, out map[string]bool) {
+	if out[name] {
+		return
+	}
+	out[name] = true
+	if x, ok := d.let[name]; ok {
+		for _, n := range x.names() {
+			d.behind(n, out)
+		}
+	}
+}
+
 // uses reports whether a request names something.
 func (d *definition) uses(q *request, name string) bool {
 	var texts []text
-	fields := slices.Concat(q.query, q.headers, q.body.fields, q.cookies.fields)
+	fields := slices.Concat(d.headers, q.query, q.headers, q.body.fields, q.cookies.fields)
 	for _, f := range fields {
 		texts = append(texts, f.values...)
 	}
 	texts = append(texts, q.url, q.body.text)
+	if q.issuer != nil {
+		texts = append(texts, *q.issuer)
+	}
+	if q.cookies.whole != nil {
+		texts = append(texts, *q.cookies.whole)
+	}
+	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
+		texts = append(texts, q.auth.id, q.auth.secret)
+	}
 	var walk func(t *tree)
 	walk = func(t *tree) {
 		if t == nil {
@@ -166,21 +196,10 @@ func (d *definition) uses(q *request, name string) bool {
 		}
 	}
 	walk(q.body.json)
-	var behind func(n string, seen map[string]bool) bool
-	behind = func(n string, seen map[string]bool) bool {
-		if n == name {
-			return true
-		}
-		x, ok := d.let[n]
-		if !ok || seen[n] {
-			return false
-		}
-		seen[n] = true
-		return slices.ContainsFunc(x.names(), func(m string) bool { return behind(m, seen) })
-	}
 	for _, t := range texts {
 		for _, n := range t.names() {
-			if behind(n, map[string]bool{}) {
+			names := map[string]bool{}
+			if d.behind(n, names); names[name] {
 				return true
 			}
 		}

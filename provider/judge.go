@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"encoding/json"
 	"net/http"
 	"regexp"
 	"slices"
@@ -17,18 +18,12 @@ var defaultCode = &where{path: &path{steps: []step{{member: "error"}}, as: "erro
 
 // judge decides whether an answer is a failure, and whose. nil: it is none. It does not look at what is taken.
 func (d *definition) judge(q *request, a *answer, place broker.Run) *broker.UpstreamError {
-	rules := q.errors
-	if rules == nil {
-		rules = d.errors
-	}
-	if rules == nil {
-		rules = &errorRules{}
-	}
+	rules := d.rulesOf(q)
 	a.read(q.answer)
-	code := rules.find(a)
+	said := rules.find(a)
 	bad := len(q.ok) == 0 && (a.status < 200 || a.status > 299) || len(q.ok) > 0 && !slices.Contains(q.ok, a.status)
 	detail := ""
-	if !bad && code != "" && (rules.code != nil || q.oauth2) {
+	if !bad && said.there && (rules.code != nil || q.oauth2) {
 		bad = true
 	}
 	if !bad {
@@ -42,66 +37,114 @@ func (d *definition) judge(q *request, a *answer, place broker.Run) *broker.Upst
 	if !bad {
 		return nil
 	}
-	return d.classify(rules, a, code, place, detail)
+	return d.classify(rules, a, said, place, detail)
 }
 
-// find is the error code of an answer; empty: it has none in the alphabet of such codes.
-func (e *errorRules) find(a *answer) string {
+// rulesOf are the rules that hold for a request: its own, else the definition's.
+func (d *definition) rulesOf(q *request) *errorRules {
+	switch {
+	case q.errors != nil:
+		return q.errors
+	case d.errors != nil:
+		return d.errors
+	}
+	return &errorRules{}
+}
+
+// A saidError is what an answer says about its error.
+type saidError struct {
+	// there: it says that there is one.
+	there bool
+	// spelled is its code, for the definition's rules only; code is the same where it is in the alphabet of such codes.
+	spelled, code string
+}
+
+// find looks where an answer has its error. An empty one, false and the number 0 say that there is none.
+func (e *errorRules) find(a *answer) saidError {
 	w := e.code
 	if w == nil {
 		w = defaultCode
 	}
 	v, _ := w.find(a, nil)
-	if s := v.String(); errorCode.MatchString(s) {
-		return s
+	switch x := v.v.(type) {
+	case nil:
+		return saidError{}
+	case bool:
+		return saidError{there: x}
+	case json.Number:
+		if n, ok := number(x.String()); ok && n == 0 {
+			return saidError{}
+		}
+	case map[string]any:
+		return saidError{there: len(x) > 0}
+	case []any:
+		return saidError{there: len(x) > 0}
 	}
-	if !v.absent() && e.code != nil {
-		return "unnamed" // there is an error, and its code is none that could be shown
+	said := saidError{there: true, spelled: v.String()}
+	if errorCode.MatchString(said.spelled) {
+		said.code = said.spelled
 	}
-	return ""
+	return said
 }
 
 // classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status.
-func (d *definition) classify(rules *errorRules, a *answer, code string, place broker.Run, detail string) *broker.UpstreamError {
-	e := &broker.UpstreamError{Status: a.status, Code: code, Detail: detail, RetryAfter: rules.wait(a)}
-	if code == "unnamed" {
-		e.Code = ""
+func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
+	e := &broker.UpstreamError{
+		Status: a.status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client",
 	}
-	e.InvalidClient = code == "invalid_client"
+	e.Level = d.levelOf(rules, e, said, place)
+	if a.status >= 300 && a.status < 400 && e.Detail == "" {
+		e.Detail = "the upstream answers with a redirect, and none is followed"
+	}
+	e.Lost = mayBeProcessed(e, said)
+	return e
+}
+
+// levelOf decides the level, and the wait that a rule says.
+func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said saidError, place broker.Run) broker.Level {
 	for _, r := range rules.rules {
-		if !r.matches(a.status, code) {
+		if !r.matches(e.Status, said.spelled) {
 			continue
 		}
 		e.Wait = r.wait
-		e.Level = map[string]broker.Level{
-			"upstream": broker.LevelUpstream, "rate_limited": broker.LevelRateLimited, "request": broker.LevelRequest,
-			"credential": broker.LevelCredential, "grant": broker.LevelGrant,
-		}[r.means]
-		if e.Level == broker.LevelGrant && place == broker.Obtain {
-			e.Level = broker.LevelCredential
+		if r.means == "grant" && place == broker.Obtain {
+			return broker.LevelCredential
 		}
-		return e
+		return meanings[r.means]
 	}
-	if level, ok := levelOf(code, place); ok {
-		e.Level = level
-		if code == "invalid_request" && place == broker.Obtain && d.callersChoose() {
-			e.Level = broker.LevelRequest // it may be what this caller chose: others must not suffer for it
+	if level, ok := levelOfCode(said.code, place); ok {
+		if said.code == "invalid_request" && place == broker.Obtain && d.callersChoose() {
+			return broker.LevelRequest // it may be what this caller chose: others must not suffer for it
 		}
-		return e
+		return level
 	}
 	switch {
-	case a.status == http.StatusTooManyRequests:
-		e.Level = broker.LevelRateLimited
-	case a.status >= 400 && a.status < 500:
-		e.Level = broker.LevelUpstream // no code says that it is for ever
-	case a.status >= 300 && a.status < 400:
-		e.Level, e.Detail = broker.LevelUpstream, "the upstream answers with a redirect, and none is followed"
-	case a.status >= 200 && a.status < 300 && detail != "":
-		e.Level, e.Lost = broker.LevelResponse, true
-	default:
-		e.Level, e.Lost = broker.LevelUpstream, true
+	case e.Status == http.StatusTooManyRequests:
+		return broker.LevelRateLimited
+	case e.Status >= 200 && e.Status < 300 && e.Detail != "":
+		return broker.LevelResponse
 	}
-	return e
+	return broker.LevelUpstream // no code says that it is for ever
+}
+
+var meanings = map[string]broker.Level{
+	"upstream": broker.LevelUpstream, "rate_limited": broker.LevelRateLimited, "request": broker.LevelRequest,
+	"credential": broker.LevelCredential, "grant": broker.LevelGrant,
+}
+
+// mayBeProcessed decides Lost of a failure that came as an answer. A refusal, a 4xx and an error in words of the upstream's
+// own say that nothing was done. A 5xx says nothing, and neither does a redirect: frameworks send one to their error page.
+func mayBeProcessed(e *broker.UpstreamError, said saidError) bool {
+	if e.Level != broker.LevelUpstream && e.Level != broker.LevelResponse {
+		return false
+	}
+	switch {
+	case e.Status >= 400 && e.Status < 500, said.code == "temporarily_unavailable":
+		return false
+	case e.Status >= 200 && e.Status < 300:
+		return !said.there
+	}
+	return true
 }
 
 // callersChoose reports whether anything of an obtain is a caller's choice.
@@ -109,8 +152,8 @@ func (d *definition) callersChoose() bool {
 	return d.scopes != nil || d.audience != nil || d.resources != nil || len(d.parameters) > 0
 }
 
-// levelOf is what the codes of RFC 6749 section 5.2 and RFC 8707 section 2 mean, by place.
-func levelOf(code string, place broker.Run) (broker.Level, bool) {
+// levelOfCode is what the codes of RFC 6749 section 5.2 and RFC 8707 section 2 mean, by place.
+func levelOfCode(code string, place broker.Run) (broker.Level, bool) {
 	switch code {
 	case "invalid_client", "unauthorized_client", "unsupported_grant_type", "access_denied":
 		return broker.LevelCredential, true
@@ -146,16 +189,16 @@ func orNil(s string) any {
 // wait is what the upstream asks for: the declared place, else Retry-After (RFC 9110 section 10.2.3), in seconds or as a date
 // that counts from the answer's own.
 func (e *errorRules) wait(a *answer) time.Duration {
-	s := a.header.Get("Retry-After")
+	s, unit := a.header.Get("Retry-After"), ""
 	if e.retryAfter != nil {
-		if v, _ := e.retryAfter.find(a, nil); !v.absent() {
-			s = v.String()
+		if v, from := e.retryAfter.find(a, nil); !v.absent() {
+			s, unit = v.String(), e.retryAfter.form(from).unit
 		}
 	}
 	if s == "" {
 		return 0
 	}
-	if d, ok := relative(s, ""); ok {
+	if d, ok := relative(s, unit); ok {
 		return max(d, 0)
 	}
 	at, err := http.ParseTime(s)

@@ -1,7 +1,10 @@
 package provider
 
 import (
+	"encoding/json"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,6 +36,7 @@ type definition struct {
 	awayFails         bool
 	present           present
 	attributes        []string
+	attributesAt      []position
 	baseURL           *text
 	digest            string
 	transport         *Transport
@@ -45,13 +49,39 @@ type input struct {
 	secret, optional bool
 	seed, handedOut  bool
 	hasDefault       bool
-	fallback         string
-	oneOf            []string
-	pattern          *regexp.Regexp
-	patternText      string
-	prefix, suffix   string
-	format           string
-	was              string
+	// fallback is the default; that of a parameter may name inputs.
+	fallback       text
+	oneOf          []string
+	pattern        *regexp.Regexp
+	patternText    string
+	prefix, suffix string
+	format         string
+	was            string
+}
+
+// byDefault is the value where none was given; empty: none. v has the credential's inputs.
+func (in *input) byDefault(v *values) string {
+	if !in.hasDefault {
+		return ""
+	}
+	s, ok, err := in.fallback.expand(v)
+	if err != nil || !ok {
+		return ""
+	}
+	return s
+}
+
+// typed is a value as its format says, for JSON: a whole number and a boolean are none in quotes.
+func (in *input) typed(s string) any {
+	switch in.format {
+	case "integer":
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil && strconv.FormatInt(n, 10) == s {
+			return json.Number(s)
+		}
+	case "boolean":
+		return s == "true"
+	}
+	return s
 }
 
 // affixed cuts the declared affixes off: people paste `Bearer abc` where `abc` is meant.
@@ -119,6 +149,8 @@ type request struct {
 	expect    []expectation
 	errors    *errorRules
 	take      []take
+	// takeWritten: the definition says what to take.
+	takeWritten bool
 	// unsent are parameters that null removed.
 	unsent map[string]bool
 }
@@ -164,6 +196,8 @@ type take struct {
 	name  string
 	where *where
 	at    position
+	// inherited: it is obtain's, for a refresh that writes none. What it misses there goes on being held.
+	inherited bool
 }
 
 // A where says where in an answer something is.
@@ -184,6 +218,11 @@ type where struct {
 	optional bool
 	// written is how it stands in the file, for people.
 	written string
+}
+
+// ofClaim reports whether it looks into a value that is taken.
+func (w *where) ofClaim() bool {
+	return w.claim != nil || slices.ContainsFunc(w.anyOf, (*where).ofClaim)
 }
 
 // An expectation is a test of a value in the answer.

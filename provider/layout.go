@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"errors"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -107,8 +109,14 @@ func parseTime(s, layout string) (time.Time, bool) {
 	return t.UTC(), err == nil
 }
 
-// number reads a number that may be text, with a fraction or an exponent.
+var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity))$`)
+
+// number reads a number that may be text, with a fraction or an exponent. One that is too large is infinite.
 func number(s string) (float64, bool) {
-	f, err := strconv.ParseFloat(strings.TrimSpace(s), 64)
-	return f, err == nil && f == f
+	s = strings.TrimSpace(s)
+	if !numberWord.MatchString(s) {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	return f, err == nil || errors.Is(err, strconv.ErrRange)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		return nil, r.problems
 	}
 	d := r.definition(root)
-	if d != nil && len(r.problems) == 0 {
+	if d != nil && !r.namesUnknown {
 		r.check(d)
 	}
 	if len(r.problems) > 0 {
@@ -91,6 +92,12 @@ func yamlMessage(err error) string {
 
 func (r *reader) definition(root *yaml.Node) *definition {
 	w := r.words(root, "definition", definitionWords...)
+	for _, p := range r.problems {
+		switch p.Suggestion {
+		case "inputs", "parameters", "scopes", "audience", "resources", "let", "obtain", "refresh":
+			r.namesUnknown = r.namesUnknown || w[p.Suggestion].value == nil
+		}
+	}
 	if root.Kind != yaml.MappingNode {
 		return nil
 	}
@@ -184,22 +191,30 @@ func (r *reader) runs(d *definition, w map[string]item, root *yaml.Node) {
 	}
 }
 
-// inheritTakes: without a take of its own a refresh takes what obtain takes.
+// inheritTakes: without a take of its own a refresh takes what obtain takes, and oauth2 the names of RFC 6749 besides. One
+// that has a take inherits only what has a meaning: where the refresh token is, for instance.
 func inheritTakes(d *definition) {
 	if len(d.obtain) == 0 || len(d.refresh) == 0 {
 		return
 	}
 	last, first := d.refresh[len(d.refresh)-1], d.obtain[len(d.obtain)-1]
-	if len(last.take) == 0 {
-		last.take = first.take
-		return
+	written := last.takeWritten
+	own := last.take
+	if !written {
+		last.take = nil
 	}
 	for _, t := range first.take {
-		there := false
-		for _, x := range last.take {
-			there = there || x.name == t.name
+		there := slices.ContainsFunc(last.take, func(x take) bool { return x.name == t.name })
+		if !there && (!written || builtinNames[t.name]) {
+			t.inherited = true
+			last.take = append(last.take, t)
 		}
-		if !there && builtinNames[t.name] {
+	}
+	if written {
+		return
+	}
+	for _, t := range own {
+		if !slices.ContainsFunc(last.take, func(x take) bool { return x.name == t.name }) {
 			last.take = append(last.take, t)
 		}
 	}
@@ -277,7 +292,14 @@ func (r *reader) shown(d *definition, w map[string]item) {
 		}
 	}
 	if a, ok := w["attributes"]; ok {
-		d.attributes = r.strings(a.value, "attributes")
+		if a.value.Kind != yaml.SequenceNode {
+			r.wrong(at(a.value), "attributes: a list is wanted, not %s", kindName(a.value))
+		}
+		for _, n := range a.value.Content {
+			if s, ok := r.scalar(n, "attributes"); ok {
+				d.attributes, d.attributesAt = append(d.attributes, s), append(d.attributesAt, at(n))
+			}
+		}
 	}
 	if b, ok := w["base_url"]; ok {
 		t := r.url(b.value, "base_url")
@@ -315,7 +337,10 @@ func (r *reader) input(it item, what string, stored bool) *input {
 	in.seed = r.yes(w["seed"], what)
 	if d, ok := w["default"]; ok {
 		in.hasDefault = true
-		in.fallback, _ = r.scalar(d.value, what+".default")
+		in.fallback = r.text(d.value, what+".default")
+		if stored && len(in.fallback.names()) > 0 {
+			r.wrong(at(d.value), "%s.default: an input's default names nothing; a parameter's may", what)
+		}
 		if in.optional || in.secret {
 			r.wrong(d.at, "%s: a default goes with neither optional nor secret", what)
 		}

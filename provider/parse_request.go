@@ -197,6 +197,7 @@ func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[s
 	if !ok {
 		return nulled
 	}
+	q.takeWritten = true
 	for _, t := range r.items(it.value, what+".take") {
 		r.nameOK(t, what+".take")
 		if isNull(t.value) {

@@ -1,8 +1,10 @@
 package provider
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -24,8 +26,10 @@ var errNotPresentable = errors.New("the token is no value that a header may have
 func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker.Issued) (broker.Presentation, error) {
 	v := newValues(d.let)
 	d.give(v, c, sel)
-	for name, s := range t.Values {
-		v.set(name, s.Reveal(), true)
+	for _, name := range append(d.own(), "token") {
+		if s := t.Values[name]; !s.IsZero() {
+			v.set(name, s.Reveal(), true)
+		}
 	}
 	if t.TokenType != "" {
 		v.set("token_type", t.TokenType, false)
@@ -44,10 +48,10 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 			out.Headers = append(out.Headers, broker.Field{Name: "Authorization", Value: broker.NewSecret("Bearer " + token)})
 		}
 	default:
-		if out.Headers, err = shown(out.Headers, d.present.headers, v, visible); err != nil {
+		if out.Headers, err = d.shown(out.Headers, d.present.headers, v, visible); err != nil {
 			return broker.Presentation{}, err
 		}
-		if out.Query, err = shown(nil, d.present.query, v, nil); err != nil {
+		if out.Query, err = d.shown(nil, d.present.query, v, nil); err != nil {
 			return broker.Presentation{}, err
 		}
 		if out.Cookies, err = d.presentCookies(v); err != nil {
@@ -76,21 +80,59 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 	return out, nil
 }
 
-// shown renders fields; each value must pass good, where it is given.
-func shown(out []broker.Field, fields []field, v *values, good func(string) bool) ([]broker.Field, error) {
+// mayLack reports whether a name may be absent when a token is shown: what stands for it is left out then.
+func (d *definition) mayLack(name string) bool {
+	names := map[string]bool{}
+	d.behind(name, names)
+	for n := range names {
+		if in := cmp.Or(d.inputs[n], d.parameters[n]); in != nil && (in.optional || in.hasDefault) {
+			return true
+		}
+		switch n {
+		case "scope", "audience", "resources", "token_type":
+			return true
+		}
+		for _, q := range slices.Concat(d.obtain, d.refresh) {
+			if slices.ContainsFunc(q.take, func(t take) bool { return t.name == n && t.where.optional }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// render expands a template of what is shown; "" and no error: it is left out.
+func (d *definition) render(t text, what string, v *values, good func(string) bool) (string, error) {
+	s, ok, err := t.expand(v)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		for _, n := range t.names() {
+			if x, err := v.get(n); err != nil || x.absent() && !d.mayLack(n) {
+				return "", fmt.Errorf("%s: %s is absent", what, n)
+			}
+		}
+		return "", nil
+	}
+	if good != nil && !good(s) {
+		return "", fmt.Errorf("%s: %w", what, errNotPresentable)
+	}
+	return s, nil
+}
+
+// shown renders fields; each value must pass good, where it is given. A header takes the place of one that is there.
+func (d *definition) shown(out []broker.Field, fields []field, v *values, good func(string) bool) ([]broker.Field, error) {
 	for _, f := range fields {
+		out = slices.DeleteFunc(out, func(x broker.Field) bool { return strings.EqualFold(x.Name, f.name) })
 		for _, t := range f.values {
-			s, ok, err := t.expand(v)
+			s, err := d.render(t, f.name, v, good)
 			if err != nil {
 				return nil, err
 			}
-			if !ok {
-				return nil, fmt.Errorf("%s: a value is absent", f.name)
+			if s != "" {
+				out = append(out, broker.Field{Name: f.name, Value: broker.NewSecret(s)})
 			}
-			if good != nil && !good(s) {
-				return nil, fmt.Errorf("%s: %w", f.name, errNotPresentable)
-			}
-			out = append(out, broker.Field{Name: f.name, Value: broker.NewSecret(s)})
 		}
 	}
 	return out, nil
@@ -98,18 +140,22 @@ func shown(out []broker.Field, fields []field, v *values, good func(string) bool
 
 func (d *definition) presentCookies(v *values) ([]broker.Field, error) {
 	good := func(s string) bool { return visible(s) && !strings.Contains(s, ";") }
+	var out []broker.Field
 	if d.present.cookies.whole == nil {
-		return shown(nil, d.present.cookies.fields, v, good)
+		for _, f := range d.present.cookies.fields { // unlike headers they mind case
+			one, err := d.shown(nil, []field{f}, v, good)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, one...)
+		}
+		return out, nil
 	}
-	s, ok, err := d.present.cookies.whole.expand(v)
+	s, err := d.render(*d.present.cookies.whole, "cookies", v, visible)
 	if err != nil {
 		return nil, err
 	}
-	if !ok || !visible(s) {
-		return nil, errNotPresentable
-	}
-	var out []broker.Field
-	for _, c := range strings.Split(s, ";") {
+	for c := range strings.SplitSeq(s, ";") {
 		if name, value, found := strings.Cut(strings.TrimSpace(c), "="); found {
 			out = append(out, broker.Field{Name: name, Value: broker.NewSecret(value)})
 		}

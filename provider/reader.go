@@ -16,6 +16,8 @@ import (
 type reader struct {
 	file     string
 	problems []Problem
+	// namesUnknown: a word that declares names was not understood, so that every use of one would seem wrong.
+	namesUnknown bool
 }
 
 func at(n *yaml.Node) position { return position{n.Line, n.Column} }
@@ -294,7 +296,7 @@ func (r *reader) tree(n *yaml.Node, what string) *tree {
 		case "!!null":
 			return &tree{kind: treeRaw}
 		case "!!bool":
-			return &tree{kind: treeRaw, raw: n.Value == "true"}
+			return &tree{kind: treeRaw, raw: strings.EqualFold(n.Value, "true")}
 		case "!!int", "!!float":
 			if v, err := decodeJSON([]byte(n.Value)); err == nil {
 				return &tree{kind: treeRaw, raw: v}

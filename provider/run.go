@@ -1,16 +1,21 @@
 package provider
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
 // An observer sees what a run takes, for Try.
-type observer func(q *request, a *answer, taken map[string]string)
+type observer func(e *exchange, q *request, a *answer, taken map[string]string)
 
 // Exchange implements broker.Definition.
 func (d *definition) Exchange(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
@@ -30,6 +35,10 @@ type exchange struct {
 	see      observer
 	// spends: a request that was sent names the refresh token.
 	spends bool
+	// taken are the names that answers of this run brought.
+	taken map[string]bool
+	// unsent is the request that could not be made; nil: none.
+	unsent *request
 }
 
 func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observer) (broker.Answer, *broker.UpstreamError) {
@@ -39,8 +48,10 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	qs := d.obtain
 	if x.Run == broker.Refresh {
 		qs = d.refresh
-		for name, s := range x.Held {
-			v.set(name, s.Reveal(), true)
+		for _, name := range d.held() {
+			if s, ok := x.Held[name]; ok {
+				v.set(name, s.Reveal(), true)
+			}
 		}
 		v.set("refresh_token", x.RefreshToken.Reveal(), true)
 	}
@@ -55,16 +66,50 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			failure = e.taking(q, a, last, &out)
 		}
 		if failure != nil {
-			failure.Attempts = e.attempts
-			if n := len(e.attempts); n > 0 && !failure.Refused {
-				e.attempts[n-1].Reason = failure.Kind().Name()
-			}
-			return broker.Answer{}, failure
+			return broker.Answer{}, e.failed(failure)
 		}
 	}
 	out.Headers = e.headers()
+	if x.Run == broker.Obtain {
+		// A refresh is not held against it: what it rotated must be kept.
+		shown := broker.Issued{Values: out.Values, Headers: out.Headers, TokenType: out.TokenType}
+		if _, err := d.Present(x.Credential, x.Selection, shown); err != nil {
+			return broker.Answer{}, e.failed(&broker.UpstreamError{Level: broker.LevelResponse, Lost: true, Detail: "the token cannot be shown: " + err.Error()})
+		}
+	}
+	for _, name := range d.own() {
+		if s, ok := x.Held[name]; ok && out.Values[name].IsZero() && x.Run == broker.Refresh {
+			out.Values[name] = s // what this answer does not bring goes on being held
+		}
+	}
 	out.Attempts = e.attempts
 	return out, nil
+}
+
+// failed completes a failure by what was done until then.
+func (e *exchange) failed(failure *broker.UpstreamError) *broker.UpstreamError {
+	if e.secret(failure.Code) {
+		failure.Code = ""
+	}
+	failure.Attempts = e.attempts
+	if n := len(e.attempts); n > 0 && e.unsent == nil && !failure.Refused {
+		e.attempts[n-1].Reason = failure.Kind().Name()
+		e.attempts[n-1].UpstreamError = failure.Code
+	}
+	return failure
+}
+
+// shortestSecret is from how many characters on a secret is looked for in an error code.
+const shortestSecret = 4
+
+// secret reports whether an upstream's error code has a secret of this exchange in it.
+func (e *exchange) secret(code string) bool {
+	for _, x := range e.v.fixed {
+		if s := x.String(); x.secret && len(s) >= shortestSecret && strings.Contains(code, s) {
+			return true
+		}
+	}
+	return false
 }
 
 // static makes a token that is computed here: nothing is asked.
@@ -87,21 +132,45 @@ func (e *exchange) ask(ctx context.Context, q *request) (*answer, *broker.Upstre
 	}
 	w, err := e.d.buildAt(q, u, e.v)
 	if err != nil {
-		return nil, cannotBuild(err)
+		return nil, e.cannotBuild(q, err)
 	}
 	spends := e.x.Run == broker.Refresh && e.d.uses(q, "refresh_token")
 	return e.send(ctx, q, w, spends)
 }
 
-func cannotBuild(err error) *broker.UpstreamError {
-	return &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the request cannot be made: " + err.Error()}
+// cannotBuild says whose fault it is that a request cannot be made of its values: the caller's where what it chose is in the
+// part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
+func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
+	e.unsent = q
+	f := &broker.UpstreamError{Level: broker.LevelCredential, Lost: e.spends, Detail: "the request cannot be made: " + err.Error()}
+	var bad *badValue
+	if !errors.As(err, &bad) {
+		return f
+	}
+	names := map[string]bool{}
+	for _, n := range bad.names {
+		e.d.behind(n, names)
+	}
+	for n := range names {
+		_, parameter := e.d.parameters[n]
+		switch {
+		case parameter, n == "scope", n == "audience", n == "resources":
+			f.Level = broker.LevelRequest
+			return f
+		case e.taken[n]:
+			f.Level = broker.LevelResponse
+		case e.x.Run == broker.Refresh && slices.Contains(e.d.held(), n) && f.Level == broker.LevelCredential:
+			f.Level = broker.LevelGrant
+		}
+	}
+	return f
 }
 
 func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
 	if q.issuer == nil {
 		u, err := e.d.transport.url(q.url, e.v)
 		if err != nil {
-			return nil, cannotBuild(err)
+			return nil, e.cannotBuild(q, err)
 		}
 		return u, nil
 	}
@@ -112,14 +181,14 @@ func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.Ups
 func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
 	issuer, err := e.d.transport.url(*q.issuer, e.v)
 	if err != nil {
-		return nil, cannotBuild(err)
+		return nil, e.cannotBuild(q, err)
 	}
 	at := *issuer
 	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
 	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
 	a, failure := e.send(ctx, dq, &wire{method: http.MethodGet, url: &at, header: http.Header{"Accept": {"application/json"}}}, false)
 	if failure != nil {
-		failure.Lost = false
+		failure.Lost = e.spends // discovery itself spends nothing
 		return nil, failure
 	}
 	doc, _ := a.doc.(map[string]any)
@@ -128,9 +197,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	u, err := url.Parse(endpoint)
 	switch {
 	case trimSlash(said) != trimSlash(issuer.String()):
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration is another issuer's"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Lost: e.spends, Detail: "the issuer's configuration is another issuer's"}
 	case err != nil || endpoint == "" || e.d.transport.allowed(u) != nil:
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Lost: e.spends, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
 	}
 	return u, nil
 }
@@ -156,7 +225,7 @@ func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (
 	if sendErr != nil {
 		e.attempts = append(e.attempts, attempt)
 		if e.see != nil {
-			e.see(q, a, nil)
+			e.see(e, q, a, nil)
 		}
 		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.sent || e.spends && !spends, TimedOut: sendErr.timedOut, Detail: sendErr.detail}
 		if a != nil {
@@ -165,17 +234,21 @@ func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (
 		return nil, f
 	}
 	failure := e.d.judge(q, a, e.x.Run)
-	if failure == nil && len(a.body) == 0 && !takesHeaders(q) && len(q.take) > 0 {
-		failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is empty"}
+	if failure == nil && len(q.take) > 0 && !takesHeaders(q) {
+		switch {
+		case len(bytes.TrimSpace(a.body)) == 0:
+			failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is empty"}
+		case a.html && !takesText(q):
+			failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is a page for people, as a proxy's or a login form"}
+		}
 	}
 	if failure != nil {
-		attempt.UpstreamError = failure.Code
 		failure.Lost = failure.Lost || e.spends && !spends // an earlier request has spent it already
 	}
 	e.attempts = append(e.attempts, attempt)
 	if failure != nil {
 		if e.see != nil {
-			e.see(q, a, nil)
+			e.see(e, q, a, nil)
 		}
 		return nil, failure
 	}
@@ -203,22 +276,38 @@ func takesHeaders(q *request) bool {
 	return true
 }
 
+// takesText reports whether something is picked out of a text by a pattern: then a page may be what is wanted.
+func takesText(q *request) bool {
+	picks := func(w *where) bool { return w.text && w.pattern != nil }
+	return slices.ContainsFunc(q.take, func(t take) bool { return picks(t.where) || slices.ContainsFunc(t.where.anyOf, picks) })
+}
+
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
 func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) *broker.UpstreamError {
+	if e.taken == nil {
+		e.taken = map[string]bool{}
+	}
 	taken, from := map[string]value{}, map[string]string{}
-	for _, t := range q.take {
-		v, written := t.where.find(a, taken)
+	claimsLast := slices.Clone(q.take)
+	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
+	for _, t := range claimsLast {
+		v, written := t.where.find(a, e.v.fixed)
+		if _, structure := v.v.(map[string]any); structure && t.name == "token" {
+			v = value{}
+		}
 		if v.absent() {
-			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") {
+			_, held := e.x.Held[t.name]
+			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") && (!t.inherited || !held) {
 				return e.missing(q, a, t)
 			}
 			continue
 		}
 		taken[t.name], from[t.name] = v, written
 		e.v.fixed[t.name] = v
+		e.taken[t.name] = true
 	}
 	if e.see != nil {
-		e.see(q, a, from)
+		e.see(e, q, a, from)
 	}
 	n := len(e.attempts) - 1
 	for _, t := range q.take {
@@ -243,20 +332,22 @@ func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) 
 	return nil
 }
 
+// order: claims are looked for when what they are of is there.
+func order(t take) int {
+	if t.where.ofClaim() {
+		return 1
+	}
+	return 0
+}
+
 // missing: the answer looked like success, and what is needed is not there. An error code in it says more.
 func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError {
-	rules := q.errors
-	if rules == nil {
-		rules = e.d.errors
-	}
-	if rules == nil {
-		rules = &errorRules{}
-	}
+	rules := e.d.rulesOf(q)
 	if e.see != nil {
-		e.see(q, a, nil)
+		e.see(e, q, a, nil)
 	}
-	if code := rules.find(a); code != "" {
-		return e.d.classify(rules, a, code, e.x.Run, "")
+	if said := rules.find(a); said.there {
+		return e.d.classify(rules, a, said, e.x.Run, "")
 	}
 	return &broker.UpstreamError{
 		Level: broker.LevelResponse, Status: a.status, Lost: true,

@@ -32,6 +32,7 @@ func (a *answer) read(kind string) {
 		kind = "json"
 	default:
 		kind = "text"
+		a.html = media == "text/html" || media == "application/xhtml+xml" || strings.HasPrefix(body, "<")
 	}
 	a.kind = kind
 	switch kind {

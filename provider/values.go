@@ -63,31 +63,38 @@ func (v *values) get(name string) (value, error) {
 	return x, nil
 }
 
+// stored is what a credential has for an input, also under the name that it was renamed from; empty: nothing. What was kept as
+// a secret is never read for an input that is none.
+func (in *input) stored(c broker.Credential, name string) string {
+	for _, n := range []string{name, in.was} {
+		s := c.Inputs[n]
+		if in.secret {
+			s = c.Secrets[n].Value.Reveal()
+		}
+		if n != "" && s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
 // give sets what a credential and a selection bring.
 func (d *definition) give(v *values, c broker.Credential, sel broker.Selection) {
 	for name, in := range d.inputs {
-		switch {
-		case in.secret:
-			if s, ok := c.Secrets[name]; ok && !s.Value.IsZero() {
-				v.set(name, in.affixed(s.Value.Reveal()), true)
-				continue
-			}
-		default:
-			if s, ok := c.Inputs[name]; ok && s != "" {
-				v.set(name, in.affixed(s), false)
-				continue
-			}
+		s := in.affixed(in.stored(c, name))
+		if s == "" {
+			s = in.byDefault(v)
 		}
-		if in.hasDefault && in.fallback != "" {
-			v.set(name, in.fallback, false)
-		} else {
+		if s == "" {
 			v.set(name, nil, in.secret)
+			continue
 		}
+		v.set(name, in.typed(s), in.secret)
 	}
-	params := sel.Parameters.Map()
+	params := sel.Parameters.Map() // affixes were cut off when they were selected
 	for name, in := range d.parameters {
 		if s := params[name]; s != "" {
-			v.set(name, in.affixed(s), in.secret)
+			v.set(name, in.typed(s), in.secret)
 		} else {
 			v.set(name, nil, in.secret)
 		}

@@ -1,0 +1,159 @@
+package provider
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+func form(t *testing.T, body string) url.Values {
+	t.Helper()
+	q, err := url.ParseQuery(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+const token200 = `{"access_token": "t"}`
+
+func TestAJSONBooleanIsSentAsWhatItMeansHoweverItIsSpelled(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"token": "t"}`))
+	d := v.define("obtain: {post: https://example.com/t, json: {a: True, b: TRUE, c: false}, take: {token: token}}")
+	if _, err := v.obtain(d, credential(nil), broker.Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.requests()[0].body; got != `{"a":true,"b":true,"c":false}` {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestAParametersDefaultMayNameInputsAndIsNeverSentLiterally(t *testing.T) {
+	v := newVendor(t, jsonSays(token200))
+	d := v.define(`inputs: {tenant: {}}
+parameters: {account: {default: "acct-{{tenant}}"}}
+audience: {default: "https://{{tenant}}.example"}
+obtain: {oauth2: https://example.com/t, auth: none, params: {account: "{{account}}"}}`)
+	c := credential(map[string]string{"tenant": "blue"})
+	sel, err := d.Select(c, broker.Selection{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.obtain(d, c, sel); err != nil {
+		t.Fatal(err)
+	}
+	got := form(t, v.requests()[0].body)
+	if got.Get("account") != "acct-blue" || got.Get("audience") != "https://blue.example" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestAnInputsDefaultNamesNothing(t *testing.T) {
+	if p := Check("", []byte("name: x\ninputs: {a: {}, b: {default: \"{{a}}\"}}\ntoken: \"{{b}}\"")); len(p) == 0 {
+		t.Error("it would be sent literally")
+	}
+}
+
+func TestAnInputThatWasRenamedIsFoundUnderItsFormerName(t *testing.T) {
+	v := newVendor(t, jsonSays(token200))
+	d := v.define(`inputs: {client_id: {was: app}, client_secret: {secret: true, was: key}}
+obtain: {oauth2: https://example.com/t}`)
+	c := credential(map[string]string{"app": "a", "!key": "k"})
+	if w := d.Check(c); len(w) > 0 {
+		t.Fatal(w)
+	}
+	if _, err := v.obtain(d, c, broker.Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	got := form(t, v.requests()[0].body)
+	if got.Get("client_id") != "a" || got.Get("client_secret") != "k" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestAnInputsFormatGivesItsTypeInJSON(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"token": "t"}`))
+	d := v.define(`inputs: {n: {format: integer}, b: {format: boolean}, s: {}}
+obtain: {post: https://example.com/t, json: {n: "{{n}}", b: "{{b}}", s: "{{s}}", x: "n{{n}}"}, take: {token: token}}`)
+	if _, err := v.obtain(d, credential(map[string]string{"n": "5", "b": "true", "s": "5"}), broker.Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.requests()[0].body; got != `{"n":5,"b":true,"s":"5","x":"n5"}` {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestWhatACallerMayChooseIsNoHost(t *testing.T) {
+	for _, text := range []string{
+		"name: x\nparameters: {p: {}}\nobtain: {get: \"https://{{p}}.example.com/t\", take: {token: t}}",
+		"name: x\nparameters: {p: {format: url}}\nobtain: {get: \"{{p}}/t\", take: {token: t}}",
+		"name: x\nparameters: {p: {}}\nlet: {h: {lower: \"{{p}}\"}}\nobtain: {get: \"https://{{h}}/t\", take: {token: t}}",
+		"name: x\naudience: {}\nobtain: {oauth2: {issuer: \"{{audience}}\"}, auth: none}",
+	} {
+		if p := Check("", []byte(text)); len(p) == 0 {
+			t.Errorf("a caller could send the credential's secrets to themselves: %s", text)
+		}
+	}
+	if p := Check("", []byte("name: x\nparameters: {p: {one_of: [eu, us]}}\nobtain: {get: \"https://{{p}}.example.com/t/{{p}}\", take: {token: t}}")); len(p) > 0 {
+		t.Error(p)
+	}
+}
+
+func TestACallersValueThatNoHeaderMayHaveIsNotTheCredentialsFailure(t *testing.T) {
+	v := newVendor(t, jsonSays(token200))
+	d := v.define(`parameters: {p: {}}
+obtain: {oauth2: https://example.com/t, auth: none, headers: {X-P: "{{p}}"}}`)
+	_, err := v.obtain(d, credential(nil), broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "a\nb"})})
+	if e := upstreamError(t, err); e.Level != broker.LevelRequest || e.Lost {
+		t.Errorf("got %+v", e)
+	}
+}
+
+func TestEverythingWrongIsSaidAtOnceAlsoWhereWordsAreWrong(t *testing.T) {
+	p := Check("x.yaml", []byte("name: x\ninputs: {client_id: {}}\nobtian: 1\nobtain: {get: \"https://example.com/{{clientid}}\", take: {token: t}}\nbase_url: \"{{nothing}}\"\n"))
+	var all []string
+	for _, x := range p {
+		all = append(all, x.String())
+	}
+	s := strings.Join(all, "\n")
+	if !strings.Contains(s, "obtian") || !strings.Contains(s, "nothing") {
+		t.Errorf("got %s", s)
+	}
+}
+
+func TestAParametersAffixIsCutOffOnce(t *testing.T) {
+	v := newVendor(t, jsonSays(token200))
+	d := v.define("parameters: {p: {prefix: a}}\nobtain: {oauth2: https://example.com/t, auth: none, params: {p: \"{{p}}\"}}")
+	sel, err := d.Select(credential(nil), broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "aab"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.obtain(d, credential(nil), sel); err != nil {
+		t.Fatal(err)
+	}
+	if got := form(t, v.requests()[0].body).Get("p"); got != "ab" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestADigestIsWrappedBeforeItIsText(t *testing.T) {
+	if p := Check("", []byte("name: x\ninputs: {a: {}}\nlet: {d: {sha256: \"{{a}}\"}}\ntoken: \"{{d}}\"")); len(p) == 0 {
+		t.Error("bytes would be sent as text")
+	}
+	if p := Check("", []byte("name: x\ninputs: {a: {}}\nlet: {d: {hex: {sha256: {sha1: \"{{a}}\"}}}}\ntoken: \"{{d}}\"")); len(p) > 0 {
+		t.Error(p)
+	}
+}
+
+func TestAHeaderThatARequestRemovesIsNotSent(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"token": "t"}`))
+	d := v.define("obtain: {post: https://example.com/t, headers: {Accept: null}, take: {token: token}}")
+	if _, err := v.obtain(d, credential(nil), broker.Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.requests()[0].header["Accept"]; got != nil {
+		t.Errorf("got %v", got)
+	}
+}
