@@ -117,6 +117,7 @@ func TestOutputOf(t *testing.T) {
 		{"token get one -o json", "json"},
 		{"token get one --output json", "json"},
 		{"token get --output=json one", "json"},
+		{"token get -ojson one", "json"},
 		{"token get one -o", "from-environment"},
 	} {
 		if got := outputOf(strings.Fields(x.args)); got != x.want {

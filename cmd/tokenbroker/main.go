@@ -137,8 +137,7 @@ func execute(p *process, args []string) int {
 		return code
 	}
 	if err != nil {
-		printf(p.stderr, "tokenbroker: %v\n", usageHint(err))
-		return exitUsage
+		return report(p, outputOf(args), &inputError{usageHint(err)})
 	}
 	if err := k.Run(p); err != nil {
 		return report(p, outputOf(args), err)
@@ -163,6 +162,9 @@ func usageHint(err error) error {
 func outputOf(args []string) string {
 	for i, a := range args {
 		if v, ok := strings.CutPrefix(a, "--output="); ok {
+			return v
+		}
+		if v, ok := strings.CutPrefix(a, "-o"); ok && v != "" {
 			return v
 		}
 		if (a == "--output" || a == "-o") && i+1 < len(args) {
