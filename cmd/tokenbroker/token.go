@@ -41,7 +41,7 @@ func (c *tokenGetCommand) Run(p *process) error {
 		req := &tokenbrokerv1.GetTokenRequest{
 			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: c.RejectedTokenID,
 		}
-		if c.MinTTL > 0 {
+		if c.MinTTL != 0 {
 			req.MinTtl = durationpb.New(c.MinTTL)
 		}
 		res, err := cl.tokens.GetToken(ctx, req)
