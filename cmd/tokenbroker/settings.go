@@ -7,8 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/provider"
 )
 
 // settings are the broker's. Each is a flag, an environment variable and a word of the settings file, where a dot or a nested
@@ -54,7 +57,7 @@ func defaultDataDir() string {
 
 func (s *settings) keyFile() string { return orIn(s.KeyFile, s.DataDir, "key.json") }
 func (s *settings) socket() string {
-	if s.Socket == "none" {
+	if s.Socket == "none" || s.Socket == "" {
 		return ""
 	}
 	return orIn(s.Socket, s.DataDir, "tokenbroker.sock")
@@ -90,14 +93,10 @@ func (s *settings) problems() []error {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}
 	for _, a := range s.Listen {
-		s.checkListen(a, bad)
+		checkListen("listen", a, bad)
 	}
 	if a := s.MetricsListen; a != "none" && a != "" {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			bad("metrics_listen", "%q is not host:port", a)
-		} else if !isLocal(a) {
-			bad("metrics_listen", "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
-		}
+		checkListen("metrics_listen", a, bad)
 	}
 	for _, d := range []struct {
 		setting string
@@ -123,9 +122,24 @@ func (s *settings) problems() []error {
 			bad("providers_dir", "%s is no directory", s.ProvidersDir)
 		}
 	}
-	if s.UpstreamCAFile != "" {
-		if _, err := os.Stat(s.UpstreamCAFile); err != nil {
-			bad("upstream.ca_file", "%s cannot be read", s.UpstreamCAFile)
+	for _, part := range []struct {
+		setting string
+		is      provider.Settings
+	}{
+		{"upstream.ca_file", provider.Settings{CAFile: s.UpstreamCAFile}},
+		{"upstream.connect_to", provider.Settings{ConnectTo: s.UpstreamConnectTo}},
+		{"upstream.allow_private", provider.Settings{AllowPrivate: s.UpstreamAllowPrivate}},
+	} {
+		t, err := provider.NewTransport(part.is)
+		if err != nil {
+			bad(part.setting, "%s", strings.TrimPrefix(err.Error(), part.setting+": "))
+			continue
+		}
+		t.Close()
+	}
+	for _, h := range s.UpstreamAllowHTTP {
+		if h == "" || strings.Contains(h, "/") {
+			bad("upstream.allow_http", "%q is neither a host nor host:port", h)
 		}
 	}
 	if path := filepath.Join(s.DataDir, adminSocket); len(path) > socketPathMost {
@@ -137,11 +151,14 @@ func (s *settings) problems() []error {
 	return wrong
 }
 
-func (s *settings) checkListen(a string, bad func(setting, format string, args ...any)) {
-	if _, _, err := net.SplitHostPort(a); err != nil {
-		bad("listen", "%q is not host:port", a)
+func checkListen(setting, a string, bad func(setting, format string, args ...any)) {
+	_, port, err := net.SplitHostPort(a)
+	if err != nil {
+		bad(setting, "%q is not host:port", a)
 	} else if !isLocal(a) {
-		bad("listen", "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
+		bad(setting, "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		bad(setting, "%q: a port is a number up to 65535; 0 is one that is free", a)
 	}
 }
 
