@@ -115,7 +115,7 @@ func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared
 	if before == nil {
 		printf(w, "+ %s (%s)\n", d.name, d.provider)
 		for _, k := range slices.Sorted(maps.Keys(d.inputs)) {
-			printf(w, "    + inputs.%s: %s\n", k, d.inputs[k])
+			printf(w, "    + inputs.%s: %s\n", k, visible(d.inputs[k]))
 		}
 		for _, k := range slices.Sorted(maps.Keys(d.secrets)) {
 			printf(w, "    + secrets.%s: set\n", k)
@@ -124,6 +124,7 @@ func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared
 	}
 	var lines []string
 	one := func(field, a, b string) {
+		a, b = visible(a), visible(b)
 		switch {
 		case a == b:
 		case a == "":

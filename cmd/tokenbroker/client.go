@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -117,6 +119,14 @@ func printJSONLine(w io.Writer, m proto.Message) error {
 	return err
 }
 
+// visible is a value for people: one that could move their terminal's cursor, or break a line, is quoted.
+func visible(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
 // table lines up columns.
 func table(w io.Writer, header string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
@@ -124,7 +134,11 @@ func table(w io.Writer, header string, rows [][]string) error {
 		printline(t, header)
 	}
 	for _, r := range rows {
-		printline(t, strings.Join(r, "\t"))
+		cells := make([]string, len(r))
+		for i, c := range r {
+			cells[i] = visible(c)
+		}
+		printline(t, strings.Join(cells, "\t"))
 	}
 	return t.Flush()
 }

@@ -44,6 +44,9 @@ func (f *credentialFlags) inputs() (map[string]string, error) {
 		if !ok || name == "" {
 			return nil, badInput("--input: write NAME=VALUE")
 		}
+		if _, twice := out[name]; twice {
+			return nil, badInput("input %s is given twice", name)
+		}
 		out[name] = value
 	}
 	return out, nil

@@ -28,6 +28,9 @@ func (f *secretFlags) read(p *process) (map[string]string, error) {
 			return nil, badInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
 				"write --secret %s=@FILE, --secret-stdin %s, or leave it out and be asked for it", name, name, name)
 		}
+		if _, twice := out[name]; twice || name == f.SecretStdn {
+			return nil, badInput("secret %s is given twice", name)
+		}
 		v, err := readSecretFile(p, file)
 		if err != nil {
 			return nil, err
