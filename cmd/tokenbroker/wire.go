@@ -68,6 +68,9 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
+	if i, err := os.Stat(s.DataDir); err == nil && i.Mode().Perm()&0o077 != 0 {
+		log.Warn("other users may enter the data directory: only the broker's should", "data_dir", s.DataDir, "mode", fmt.Sprintf("%04o", i.Mode().Perm()), "wanted", "0700")
+	}
 	r.transport, err = provider.NewTransport(provider.Settings{
 		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
 	})
