@@ -172,20 +172,21 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 	c := there.Clone()
 	c.Provider, c.Inputs, c.DefaultScopes, c.DefaultAudience = d.Provider, d.Inputs, d.DefaultScopes, d.DefaultAudience
 	c.Labels, c.Disabled = d.Labels, d.Disabled
-	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, d.Inputs)
-	for _, name := range slices.Sorted(maps.Keys(d.Inputs)) {
+	if c.Secrets == nil {
+		c.Secrets = map[string]SecretInput{}
+	}
+	if c.Seeds == nil {
+		c.Seeds = map[string]Seed{}
+	}
+	c.rename(facts)
+	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
+	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
 		switch in, ok := facts.Inputs[name]; {
 		case !ok:
 			wrong = append(wrong, Violation{"credential.inputs." + name, fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
 		case in.Secret:
 			wrong = append(wrong, Violation{"credential.inputs." + name, "is a secret: give it under secrets"})
 		}
-	}
-	if c.Secrets == nil {
-		c.Secrets = map[string]SecretInput{}
-	}
-	if c.Seeds == nil {
-		c.Seeds = map[string]Seed{}
 	}
 	var seed *Grant
 	for _, name := range slices.Sorted(maps.Keys(d.Secrets)) {
@@ -244,6 +245,27 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 	c.Etag, c.UpdateTime = NewID(), now
 	c.Requests = rememberRequest(c.Requests, requestID, now)
 	return c, seed, nil
+}
+
+// rename gives what is stored under an input's former name its new one.
+func (c *Credential) rename(f *Facts) {
+	for name, in := range f.Inputs {
+		if in.Was == "" {
+			continue
+		}
+		move(c.Inputs, in.Was, name)
+		move(c.Secrets, in.Was, name)
+		move(c.Seeds, in.Was, name)
+	}
+}
+
+func move[V any](m map[string]V, from, to string) {
+	v, ok := m[from]
+	if _, taken := m[to]; !ok || taken {
+		return
+	}
+	m[to] = v
+	delete(m, from)
 }
 
 // secretsToRepeat names the secrets that have to be given again, because the change sends them somewhere else: whoever may

@@ -70,6 +70,8 @@ type Facts struct {
 // InputFacts say how the broker has to treat an input.
 type InputFacts struct {
 	Secret, Optional, Seed bool
+	// Was is the name that the input had before it was renamed; empty: it always had this one.
+	Was string
 }
 
 // Reuse is the meaning of a second use of a refresh token. The zero value is the careful one: spent by use.

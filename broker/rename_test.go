@@ -1,0 +1,28 @@
+package broker_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+func TestWhatIsStoredUnderAnInputsFormerNameIsKept(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{Inputs: map[string]broker.InputFacts{"user": {}, "pass": {Secret: true}}}}
+		w := newWorld(t, up)
+		c, err := w.CreateCredential(t.Context(), local, broker.Change{Name: "main", Edit: func(d *broker.Draft) error {
+			*d = broker.Draft{Provider: "scripted", Inputs: map[string]string{"user": "u"}, Secrets: secretMap(map[string]string{"pass": "p"})}
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up.facts.Inputs = map[string]broker.InputFacts{"username": {Was: "user"}, "password": {Secret: true, Was: "pass"}}
+		up.revision.Add(1)
+		c = w.update("main", func(d *broker.Draft) { d.Labels = map[string]string{"env": "prod"} })
+		if c.Inputs["username"] != "u" || len(c.Inputs) != 1 || c.Secrets["password"].Value.Reveal() != "p" || len(c.Secrets) != 1 {
+			t.Errorf("got inputs %v and secrets %v, want both under their new names", c.Inputs, c.SecretNames())
+		}
+	})
+}
