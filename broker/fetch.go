@@ -115,7 +115,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	var turn *pass
 	if host := p.upstream(); host != "" {
 		// The turn first, the lease second: a lease's time is for the exchange.
-		if turn, err = p.b.enter(ctx, p.b.gate(host, p.plan.facts), p.plan.facts, p.plan.credential); err != nil {
+		if turn, err = p.b.enter(ctx, p.b.gate(host, p.plan.facts), p.plan.facts, p.plan.credential, p.f.need.force); err != nil {
 			return nil, err
 		}
 		defer turn.leave()

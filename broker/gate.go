@@ -49,9 +49,9 @@ type pass struct {
 	known Backoff
 }
 
-// enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, and
+// enter waits for the upstream's turn; with force, whatever is remembered of it. It fails with the upstream's remembered failure while it is to be left alone, and
 // with UpstreamRateLimited when its turn is too far away.
-func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential) (*pass, error) {
+func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, force bool) (*pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueMost)
 	defer cancel()
 	slow := func(wait time.Duration) error {
@@ -73,7 +73,7 @@ func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential) (*p
 			return nil, storeFailure(c.Name, err)
 		}
 		p.known = known
-		if known.Failures == 0 {
+		if known.Failures == 0 || force {
 			break
 		}
 		if time.Now().Before(known.Until) {

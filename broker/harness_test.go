@@ -26,6 +26,7 @@ type upstream struct {
 	revision atomic.Uint64
 	answer   func(ctx context.Context, x broker.Exchange) (broker.Answer, error)
 	check    func(broker.Credential) []broker.Violation
+	silent   bool // answers without an attempt: nothing was asked
 
 	mu      sync.Mutex
 	seen    []broker.Exchange
@@ -79,7 +80,9 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 		attempt.Status, attempt.Reason, attempt.UpstreamError = e.Status, e.Kind().Name(), e.Code
 		e.Attempts = []broker.Attempt{attempt}
 	}
-	a.Attempts = []broker.Attempt{attempt}
+	if !u.silent {
+		a.Attempts = []broker.Attempt{attempt}
+	}
 	return a, err
 }
 

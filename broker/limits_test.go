@@ -223,3 +223,33 @@ func TestATestDisturbsNobodyAndKeepsARotatedRefreshToken(t *testing.T) {
 		w.mustGet("main")
 	})
 }
+
+func TestATestAsksWhateverIsRememberedOfTheUpstream(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelRateLimited, Status: 429, RetryAfter: time.Hour}
+		}}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		_, err := w.get("main")
+		wantKind(t, err, broker.UpstreamRateLimited)
+		up.answer = issues(time.Hour)
+		trial, err := w.TestCredential(context.Background(), local, "main", broker.Selection{}, true)
+		if err != nil || trial.Failure != nil {
+			t.Fatalf("got %+v %v, want an exchange now", trial, err)
+		}
+		w.mustGet("main") // and what it found out helps everybody
+	})
+}
+
+func TestACredentialWhoseTokenIsComputedHereIsReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), silent: true}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		w.mustGet("main")
+		if rep, err := w.CredentialStatus(context.Background(), local, "main"); err != nil || rep.State != broker.Ready {
+			t.Errorf("got %v %v, want ready", rep.State, err)
+		}
+	})
+}

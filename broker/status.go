@@ -99,9 +99,10 @@ func (b *Broker) judge(r *Report, s Status, now time.Time) {
 			r.RefreshTokenExpires = g.expires(facts)
 		}
 	}
-	if r.State == Unused && len(s.Attempts) > 0 {
+	if r.State == Unused && (len(s.Attempts) > 0 || !s.LastSuccess.IsZero()) { // a token that is computed here takes no attempt
 		r.State = Ready
-		if last := s.Attempts[0]; last.Reason != "" {
+		if len(s.Attempts) > 0 && s.Attempts[0].Reason != "" {
+			last := s.Attempts[0]
 			r.State = Degraded
 			r.Failure = &Failure{Kind: KindNamed(last.Reason), Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError}
 			r.Advice = "wait: the broker asks again by itself"
