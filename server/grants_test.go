@@ -112,7 +112,7 @@ func TestAWatchIsGivenEachSuccessorInTime(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.RefreshToken)
-	const life = 5 * time.Second
+	const life = 6 * time.Second
 	if err := r.sim.SetLifetime(a.ID, life); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestASeededUncertainRefreshTokenWaitsForTheExpiryOfTheOldAccessToken(t *tes
 	t.Parallel()
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.RefreshToken)
-	if err := r.sim.SetLifetime(a.ID, 6*time.Second); err != nil {
+	if err := r.sim.SetLifetime(a.ID, 8*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.sim.SetGrantPolicy(a.ID, upstreamsim.GrantPolicy{Grace: time.Minute}); err != nil {

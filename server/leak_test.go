@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -247,13 +246,14 @@ func TestNoSecretLeaksWhateverFails(t *testing.T) {
 	for i, c := range faultCases {
 		t.Run(fmt.Sprintf("%d %s %s", i, c.fault.Kind, c.fault.Code), func(t *testing.T) {
 			t.Parallel()
-			r, s := newSpiedRig(t, rigOptions{timeout: 500 * time.Millisecond})
+			r, s := newSpiedRig(t, rigOptions{timeout: c.timeout()})
 			fault := c.fault
 			fault.After, fault.Endpoint, fault.Size = fault.After || i%2 == 1, upstreamsim.EndpointAny, 2<<20
 			for j, a := range r.sim.Accounts() {
 				r.create(string(a.System), a)
 				if j%2 == 0 { // half of them were used before the fault comes, and may hold a refresh token
-					r.invalidate(string(a.System), r.mustGet(string(a.System), a.Scopes...).GetTokenId())
+					res := r.eventually(&get{Credential: string(a.System), Scopes: a.Scopes})
+					r.invalidate(string(a.System), res.GetToken().GetTokenId())
 				}
 			}
 			if _, err := r.sim.AddFault(fault); err != nil {
