@@ -87,7 +87,7 @@ func yamlPosition(err error) position {
 
 func yamlMessage(err error) string {
 	s := strings.TrimPrefix(err.Error(), "yaml: ")
-	return clip(strings.TrimSpace(yamlLine.ReplaceAllString(s, "")))
+	return clip(strings.TrimLeft(yamlLine.ReplaceAllString(s, ""), ": "))
 }
 
 func (r *reader) definition(root *yaml.Node) *definition {
