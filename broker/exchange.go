@@ -128,13 +128,13 @@ func (p *pursuit) commit(ctx context.Context, lease Lease, turn *pass, a Answer,
 			Detail: "the token that it gave has expired already"}
 	}
 	if o.Token == nil {
-		return p.entry(t)
+		return p.entry(t, nil)
 	}
 	if !done.Token {
 		p.state.move() // the credential has changed meanwhile: take what is there
 		return nil, errAgain
 	}
-	e, err := p.entry(t)
+	e, err := p.entry(t, nil)
 	p.state.notify()
 	return e, err
 }

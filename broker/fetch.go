@@ -54,16 +54,16 @@ func (b *Broker) fetch(key lookup, f *flight, keep *bool) (*entry, *Failure) {
 		if !errors.As(err, &fail) {
 			fail = &Failure{Kind: KindOf(err), Credential: key.name}
 		}
-		return p.fallback(), fail
+		return p.fallback(fail), fail
 	}
 }
 
-// fallback is the entry that is served although something better was wanted; nil: none.
-func (p *pursuit) fallback() *entry {
+// fallback is the entry that is served although something better was wanted, and why; nil: none.
+func (p *pursuit) fallback(why *Failure) *entry {
 	if p.keep != nil || !p.view.Token.fallback(time.Now(), need{rejected: p.f.need.rejected}) {
 		return nil
 	}
-	e, err := p.entry(p.view.Token)
+	e, err := p.entry(p.view.Token, why)
 	if err != nil {
 		return nil
 	}
@@ -98,7 +98,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	p.view = view
 	now := time.Now()
 	if view.Token.decide(now, p.f.need) != fetch {
-		if e, err := p.entry(view.Token); err == nil {
+		if e, err := p.entry(view.Token, nil); err == nil {
 			return e, nil
 		} // the definition presents something that this token does not have: another is needed
 	}
@@ -264,8 +264,9 @@ func (p *pursuit) choose(now time.Time) (Run, error) {
 	return Refresh, nil
 }
 
-// entry renders a token and puts it into the cache, as of what had moved before it was read.
-func (p *pursuit) entry(t *Issued) (*entry, error) {
+// entry renders a token and puts it into the cache, as of what had moved before it was read. why is what its refresh has
+// just failed with; nil: nothing: an entry is never seen without it.
+func (p *pursuit) entry(t *Issued, why *Failure) (*entry, error) {
 	shown, err := p.plan.definition.Present(p.view.Credential, p.sel, *t)
 	if err != nil {
 		return nil, &Failure{Kind: UpstreamResponseInvalid, Credential: p.key.name, Provider: p.plan.facts.Name}
@@ -275,6 +276,9 @@ func (p *pursuit) entry(t *Issued) (*entry, error) {
 		Scopes: t.Granted, Source: t.Source, Presentation: shown,
 	}}
 	e.refreshFrom.Store(t.RefreshAt.UnixNano())
+	if why != nil {
+		e.trouble.Store(why)
+	}
 	if p.keep == nil || *p.keep {
 		p.b.cache.Set(p.key, e)
 	}
