@@ -274,6 +274,8 @@ func secretsToRepeat(there, c Credential, d Draft, f *Facts) []Violation {
 	if there.Provider == "" {
 		return nil
 	}
+	there = there.Clone()
+	there.rename(f)
 	elsewhere := there.Provider != c.Provider
 	for _, in := range f.HostInputs {
 		elsewhere = elsewhere || there.Inputs[in] != c.Inputs[in]

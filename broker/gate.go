@@ -49,7 +49,8 @@ type pass struct {
 	known Backoff
 }
 
-// enter waits for the upstream's turn; with force, whatever is remembered of it. It fails with the upstream's remembered failure while it is to be left alone, and
+// enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
+// with force, and
 // with UpstreamRateLimited when its turn is too far away.
 func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, force bool) (*pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueMost)

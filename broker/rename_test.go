@@ -9,7 +9,7 @@ import (
 
 func TestWhatIsStoredUnderAnInputsFormerNameIsKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{Inputs: map[string]broker.InputFacts{"user": {}, "pass": {Secret: true}}}}
+		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{HostInputs: []string{"user", "username"}, Inputs: map[string]broker.InputFacts{"user": {}, "pass": {Secret: true}}}}
 		w := newWorld(t, up)
 		c, err := w.CreateCredential(t.Context(), local, broker.Change{Name: "main", Edit: func(d *broker.Draft) error {
 			*d = broker.Draft{Provider: "scripted", Inputs: map[string]string{"user": "u"}, Secrets: secretMap(map[string]string{"pass": "p"})}
