@@ -50,8 +50,7 @@ type pass struct {
 }
 
 // enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
-// with force, and
-// with UpstreamRateLimited when its turn is too far away.
+// with force, and with UpstreamRateLimited when its turn is too far away.
 func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, force bool) (*pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueMost)
 	defer cancel()
