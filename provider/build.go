@@ -21,13 +21,17 @@ type wire struct {
 	contentType string
 }
 
+// defaultHeader is what a request has unless the definition says otherwise.
+func defaultHeader() http.Header {
+	return http.Header{"Accept": {"application/json"}, "User-Agent": {"tokenbroker"}}
+}
+
 // buildAt makes a request of its declaration, its URL and the values that hold. Errors quote the definition only.
 func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
-	w := &wire{method: q.method, url: u, header: http.Header{}}
+	w := &wire{method: q.method, url: u, header: defaultHeader()}
 	if err := addQuery(u, q.query, v); err != nil {
 		return nil, err
 	}
-	w.header.Set("Accept", "application/json")
 	for _, fs := range [][]field{d.headers, q.headers} {
 		if err := setHeaders(w.header, fs, v); err != nil {
 			return nil, err

@@ -93,13 +93,13 @@ func (c *checker) chosen(t text, what string) {
 }
 
 func (c *checker) tokenTaken(run string, qs []*request) {
-	if len(qs) == 0 {
-		return
+	if len(qs) > 0 && !slices.ContainsFunc(qs, takesToken) {
+		c.wrong(qs[len(qs)-1].at, "%s: no request takes a token; write take: {token: …}", run)
 	}
-	last := qs[len(qs)-1]
-	if !slices.ContainsFunc(last.take, func(t take) bool { return t.name == "token" }) {
-		c.wrong(last.at, "%s: the last request takes no token; write take: {token: …}", run)
-	}
+}
+
+func takesToken(q *request) bool {
+	return slices.ContainsFunc(q.take, func(t take) bool { return t.name == "token" })
 }
 
 // namespace: inputs, parameters, let, takes and built-ins are one; a clash is an error.
@@ -347,6 +347,11 @@ func (c *checker) request(q *request, what string, known map[string]bool) {
 func (c *checker) takes(w *where, p position, what, name string, taken map[string]bool) {
 	for _, x := range w.anyOf {
 		c.takes(x, p, what, name, taken)
+	}
+	for _, m := range w.match {
+		for _, t := range m.field.values {
+			c.text(t, what+".where."+m.field.name, taken)
+		}
 	}
 	if w.claim != nil && (!taken[w.of] || w.of == name) {
 		c.wrong(p, "%s: of: nothing was taken as %q", what, clip(w.of))

@@ -194,13 +194,16 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 		x.Run, x.RefreshToken = broker.Refresh, seed
 	}
 	var rep TryReport
-	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, a *answer, taken map[string]string) {
-		r := TryRequest{Method: q.method, Taken: taken}
-		if a != nil {
-			r.Host, r.Status = a.host, a.status
-			if taken == nil {
-				r.Message = e.messageOf(q, a)
+	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, at broker.Attempt, a *answer, from map[string]*where) {
+		r := TryRequest{Method: q.method, Host: at.Host, Status: at.Status}
+		switch {
+		case from != nil:
+			r.Taken = map[string]string{}
+			for name, w := range from {
+				r.Taken[name] = w.written
 			}
+		case a != nil:
+			r.Message = e.messageOf(q, a)
 		}
 		rep.Requests = append(rep.Requests, r)
 	})
@@ -222,7 +225,7 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 	s := ""
 	switch said := rules.find(a); {
 	case rules.message != nil:
-		v, _ := rules.message.find(a, nil)
+		v, _ := rules.message.find(a)
 		s = v.String()
 	case m["error_description"] != nil:
 		s = textOf(m["error_description"])

@@ -205,7 +205,7 @@ type where struct {
 	anyOf    []*where
 	path     *path
 	each     *path
-	match    []field
+	match    []match
 	header   string
 	cookie   string
 	cookies  bool
@@ -223,6 +223,12 @@ type where struct {
 // ofClaim reports whether it looks into a value that is taken.
 func (w *where) ofClaim() bool {
 	return w.claim != nil || slices.ContainsFunc(w.anyOf, (*where).ofClaim)
+}
+
+// A match is a value that an element must have.
+type match struct {
+	path  path
+	field field
 }
 
 // An expectation is a test of a value in the answer.

@@ -289,20 +289,21 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 // eachWhere reads `each` with `where`: of a list, the first element that has these values.
 func (r *reader) eachWhere(w *where, in map[string]item, what string) {
 	each, hasEach := in["each"]
-	match, hasMatch := in["where"]
-	if !hasEach && !hasMatch {
+	wanted, hasWanted := in["where"]
+	if !hasEach && !hasWanted {
 		return
 	}
-	if !hasEach || !hasMatch || w.path == nil {
+	if !hasEach || !hasWanted || w.path == nil {
 		r.wrong(in["path"].at, "%s: each and where go together, with path", what)
 		return
 	}
 	w.each = r.path(each.value, what+".each")
-	w.match = r.fields(match.value, what+".where")
-	for _, f := range w.match {
-		if _, err := parsePath(f.name); err != nil {
+	for _, f := range r.fields(wanted.value, what+".where") {
+		p, err := parsePath(f.name)
+		if err != nil {
 			r.wrong(f.at, "%s.where: %v", what, err)
 		}
+		w.match = append(w.match, match{p, f})
 	}
 }
 
