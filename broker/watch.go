@@ -83,8 +83,11 @@ func (w *watcher) look(ctx context.Context) (wake, error) {
 	if err := w.withdraw(ctx); err != nil {
 		return wake{}, err
 	}
-	res, err := w.b.Token(ctx, w.caller, w.r)
+	res, err := w.token(ctx, changed)
 	now := time.Now()
+	if err != nil && w.held != "" && ctx.Err() == nil && KindOf(err) == Canceled {
+		return wake{watchLook, changed}, nil // something has changed: what is held may be no longer good
+	}
 	if err != nil {
 		f := asFailure(err, w.r.Credential)
 		if f.RetryAt.IsZero() || !f.Kind.passes() || ctx.Err() != nil {
@@ -114,6 +117,24 @@ func (w *watcher) look(ctx context.Context) (wake, error) {
 		in = min(watchLook, max(res.Token.ExpireTime.Sub(now), 0))
 	}
 	return wake{min(in, watchIdle), changed}, nil
+}
+
+// token is the current one. Whoever holds a token does not wait for another past a change: it may be that the one that is held
+// is no longer good, and that is to be told first.
+func (w *watcher) token(ctx context.Context, changed <-chan struct{}) (Result, error) {
+	if w.held != "" {
+		waiting, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-changed:
+				cancel()
+			case <-waiting.Done():
+			}
+		}()
+		ctx = waiting
+	}
+	return w.b.Token(ctx, w.caller, w.r)
 }
 
 // withdraw tells of a held token that was invalidated, before its successor is there.
