@@ -14,7 +14,7 @@ func TestExplainShowsTheRequestsAndNoSecret(t *testing.T) {
 		"snov-get":                        {"GET https://api.snov.io/v1/oauth/access_token?", "client_secret=<client_secret>"},
 		"docuware":                        {"obtain, request 3 of 3", "password=<password>"},
 		"docuware-cookie":                 {"Password=<password>", "User-Agent: tokenbroker-docuware/1", "takes token from cookie .DWPLATFORMAUTH"},
-		"oauth2-client-credentials-basic": {"/.well-known/openid-configuration", "Basic <client_id>:<client_secret>"},
+		"oauth2-client-credentials-basic": {"/.well-known/openid-configuration", "Basic the-id:<client_secret>"},
 		"oauth2-refresh-token":            {"refresh, request 1 of 1", "refresh_token=<refresh_token>"},
 		"ochno-operated":                  {"obtain, request 1 of 1", "refresh, request 1 of 1"},
 		"static":                          {"nothing is asked"},

@@ -40,6 +40,7 @@ type definition struct {
 	baseURL           *text
 	digest            string
 	transport         *Transport
+	user              bool // it is of a user's file
 	facts             *broker.Facts
 }
 
@@ -151,8 +152,8 @@ type request struct {
 	take      []take
 	// takeWritten: the definition says what to take.
 	takeWritten bool
-	// unsent are parameters that null removed.
-	unsent map[string]bool
+	// unsent are parameters that null removed, and untaken the takes.
+	unsent, untaken map[string]bool
 }
 
 type cookies struct {

@@ -71,6 +71,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		}
 	}
 	nulled := r.takes(q, w, what)
+	q.untaken = nulled
 	if it, ok := w["auth"]; ok {
 		q.auth = r.auth(it.value, what+".auth", d)
 	} else if _, ok := w["oauth2"]; ok {
@@ -174,9 +175,9 @@ func addSecretPost(q *request) {
 			if q.body.json.kind == treeObject && !slices.ContainsFunc(q.body.json.members, func(m member) bool { return m.name == p.name }) {
 				q.body.json.members = append(q.body.json.members, member{p.name, &tree{leaf: &p.t}})
 			}
-		case formBody:
+		case formBody, multipartBody:
 			q.body.fields = addField(q.body.fields, field{name: p.name, values: []text{p.t}, at: q.at})
-		case noBody, textBody, multipartBody:
+		case noBody, textBody:
 			q.query = addField(q.query, field{name: p.name, values: []text{p.t}, at: q.at})
 		}
 	}
