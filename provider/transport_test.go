@@ -251,6 +251,7 @@ func TestAnExchangeEndsWithItsContext(t *testing.T) {
 	v := newVendor(t, func(_ http.ResponseWriter, r *http.Request) {
 		close(arrived)
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // no answer: an empty one could still win the race against the cancellation
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -261,7 +262,10 @@ func TestAnExchangeEndsWithItsContext(t *testing.T) {
 	if e := upstreamError(t, err); e.TimedOut || !e.Lost {
 		t.Errorf("got %+v, want a lost answer that was given up", e)
 	}
-	v = newVendor(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	v = newVendor(t, func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
+	})
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err = v.define(oauth).Exchange(ctx, broker.Exchange{Credential: credential(client), BeforeSend: func(string) error { return nil }})
