@@ -31,8 +31,8 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 		"unauthorized_client":       {says(400, "application/json", `{"error": "unauthorized_client"}`), broker.LevelCredential, broker.LevelCredential, false, "unauthorized_client"},
 		"invalid_grant":             {says(400, "application/json", `{"error": "invalid_grant"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
 		"invalid_request":           {says(400, "application/json", `{"error": "invalid_request"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_request"},
-		"invalid_scope":             {says(400, "application/json", `{"error": "invalid_scope"}`), broker.LevelScope, broker.LevelScope, false, "invalid_scope"},
-		"invalid_target":            {says(400, "application/json", `{"error": "invalid_target"}`), broker.LevelTarget, broker.LevelTarget, false, "invalid_target"},
+		"invalid_scope":             {says(400, "application/json", `{"error": "invalid_scope"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_scope"},
+		"invalid_target":            {says(400, "application/json", `{"error": "invalid_target"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_target"},
 		"an error inside a 200":     {jsonSays(`{"error": "invalid_grant", "access_token": "t"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
 		"as a form":                 {says(200, "application/x-www-form-urlencoded", "error=invalid_client"), broker.LevelCredential, broker.LevelCredential, false, "invalid_client"},
 		"a code that nobody knows":  {says(400, "application/json", `{"error": "vendor_mood"}`), broker.LevelUpstream, broker.LevelUpstream, false, "vendor_mood"},
@@ -78,6 +78,19 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 				t.Errorf("got %d requests, want one for each exchange", n)
 			}
 		})
+	}
+}
+
+func TestWhatACallerChoseIsTheCallersFailure(t *testing.T) {
+	for code, want := range map[string]broker.Level{
+		"invalid_scope": broker.LevelScope, "invalid_target": broker.LevelTarget, "invalid_request": broker.LevelRequest,
+		"invalid_client": broker.LevelCredential, "invalid_grant": broker.LevelCredential,
+	} {
+		v := newVendor(t, says(400, "application/json", `{"error": "`+code+`"}`))
+		_, err := v.obtain(v.define(oauth+"scopes: {}"), credential(client), broker.Selection{})
+		if e := upstreamError(t, err); e.Level != want {
+			t.Errorf("%s: got level %d, want %d", code, e.Level, want)
+		}
 	}
 }
 

@@ -21,13 +21,17 @@ type wire struct {
 	contentType string
 }
 
+// defaultHeader is what a request has unless the definition says otherwise.
+func defaultHeader() http.Header {
+	return http.Header{"Accept": {"application/json"}, "User-Agent": {"tokenbroker"}}
+}
+
 // buildAt makes a request of its declaration, its URL and the values that hold. Errors quote the definition only.
 func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
-	w := &wire{method: q.method, url: u, header: http.Header{}}
+	w := &wire{method: q.method, url: u, header: defaultHeader()}
 	if err := addQuery(u, q.query, v); err != nil {
 		return nil, err
 	}
-	w.header.Set("Accept", "application/json")
 	for _, fs := range [][]field{d.headers, q.headers} {
 		if err := setHeaders(w.header, fs, v); err != nil {
 			return nil, err
@@ -77,6 +81,9 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 			if err != nil || t.allowed(whole) != nil || whole.Fragment != "" {
 				return nil, nameText(p.name).bad("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
 			}
+			if len(tx.parts) > 1 && (whole.RawQuery != "" || whole.ForceQuery) {
+				return nil, nameText(p.name).bad("{{%s}} has a query, and something comes after it", p.name)
+			}
 			b.WriteString(strings.TrimSuffix(s, "/"))
 		case s == "":
 			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
@@ -88,9 +95,6 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 		case strings.Contains(b.String(), "?"):
 			b.WriteString(url.QueryEscape(s))
 		default:
-			if s == "." || s == ".." {
-				return nil, nameText(p.name).bad("{{%s}} is no part of a path", p.name)
-			}
 			b.WriteString(url.PathEscape(s))
 		}
 	}
@@ -98,7 +102,20 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 	if err != nil {
 		return nil, errBadURL
 	}
+	if len(tx.names()) > 0 && hasDots(u.EscapedPath()) {
+		return nil, tx.bad("{{%s}} is no part of a path", tx.names()[len(tx.names())-1])
+	}
 	return u, t.allowed(u)
+}
+
+// hasDots reports whether a path has a segment that leads elsewhere (RFC 3986 section 5.2.4).
+func hasDots(path string) bool {
+	for s := range strings.SplitSeq(path, "/") {
+		if s == "." || s == ".." {
+			return true
+		}
+	}
+	return false
 }
 
 func addQuery(u *url.URL, fields []field, v *values) error {

@@ -93,50 +93,35 @@ func (c *Catalog) Reload() error {
 	former := c.loaded
 	c.mu.RUnlock()
 	loaded, entries := map[string]*definition{}, map[string]Entry{}
-	byUser := map[string]string{}
 	for _, s := range sources {
+		// A file's name is its definition's: one that says another name takes nobody's place.
+		name := strings.TrimSuffix(filepath.Base(s.file), filepath.Ext(s.file))
+		there, taken := entries[name]
 		d, problems := s.parse()
-		name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(s.file), ".yml"), ".yaml")
-		if d != nil && definitionName.MatchString(d.name) {
-			name = d.name
+		if s.user && there.Origin == Builtin {
+			problems = append(problems, clash(name, s, d, taken)...)
+		} else if taken {
+			problems = append(problems, Problem{File: s.file, Message: "the name " + name + " is another file's already"})
 		}
-		e := Entry{Name: name, Text: string(s.text), Problems: problems}
-		if s.user {
-			e.Origin = File
-			problems = append(problems, clash(name, s, d, loaded, byUser)...)
-			if _, ok := loaded[name]; ok && byUser[name] == "" {
-				e.Origin = FileOverridingBuiltin
-			}
-			e.Problems = problems
-			if first := byUser[name]; first != "" {
-				c.log.Warn("definition not used", "file", s.file, "problem", problems[len(problems)-1].String())
-				kept := entries[name]
-				kept.Problems = append(kept.Problems, problems...)
-				entries[name] = kept
-				continue
-			}
-			byUser[name] = s.file
-		}
-		if len(problems) > 0 {
-			for _, p := range problems {
-				c.log.Warn("definition not used", "problem", p.String())
-			}
-			if was := former[name]; was != nil && s.user {
-				loaded[name] = was
-				e.Revision = was.digest
-			}
-			if _, builtin := entries[name]; !builtin || e.Origin != FileOverridingBuiltin || former[name] != nil {
-				entries[name] = e
-				continue
-			}
-			kept := entries[name] // the built-in goes on being used
-			kept.Problems = problems
-			entries[name] = kept
+		if len(problems) == 0 {
+			d.transport, d.user = c.transport, s.user
+			loaded[name] = d
+			entries[name] = Entry{Name: name, Title: d.title, Docs: d.docs, Origin: origin(s, taken), Revision: d.digest, Text: string(s.text)}
 			continue
 		}
-		d.transport = c.transport
-		e.Title, e.Docs, e.Revision = d.title, d.docs, d.digest
-		loaded[name], entries[name] = d, e
+		for _, p := range problems {
+			c.log.Warn("definition not used", "problem", p.String())
+		}
+		e := Entry{Name: name, Origin: origin(s, taken), Text: string(s.text)}
+		switch was := former[name]; {
+		case taken && there.Origin != Builtin, taken && (was == nil || !was.user):
+			e = there // what is there goes on being used
+		case was != nil && s.user:
+			loaded[name] = was
+			e.Title, e.Docs, e.Revision = was.title, was.docs, was.digest
+		}
+		e.Problems = append(slices.Clone(e.Problems), problems...)
+		entries[name] = e
 	}
 	c.mu.Lock()
 	c.loaded, c.entries, c.known = loaded, entries, fingerprint(sources)
@@ -145,16 +130,23 @@ func (c *Catalog) Reload() error {
 	return nil
 }
 
-// clash: two user files of one name, and a built-in's name without override.
-func clash(name string, s source, d *definition, loaded map[string]*definition, byUser map[string]string) []Problem {
-	if first := byUser[name]; first != "" {
-		return []Problem{{File: s.file, Message: "the name " + name + " is taken already by " + first}}
-	}
-	_, there := loaded[name]
+func origin(s source, taken bool) Origin {
 	switch {
-	case there && d != nil && !d.override:
+	case !s.user:
+		return Builtin
+	case taken:
+		return FileOverridingBuiltin
+	}
+	return File
+}
+
+// clash: a built-in's name without override, and override without a built-in.
+func clash(name string, s source, d *definition, builtin bool) []Problem {
+	switch {
+	case d == nil:
+	case builtin && !d.override:
 		return []Problem{{File: s.file, Message: "the name " + name + " is a built-in definition's: say override: true if this one is to take its place"}}
-	case !there && d != nil && d.override:
+	case !builtin && d.override:
 		return []Problem{{File: s.file, Message: "override: true, and there is no built-in definition of the name " + name}}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/textproto"
@@ -57,6 +58,7 @@ func (r *reader) check(d *definition) {
 	if d.token != nil {
 		c.text(*d.token, "token", c.base())
 	}
+	c.seeds()
 	c.tokenTaken("obtain", d.obtain)
 	c.tokenTaken("refresh", d.refresh)
 	c.presents()
@@ -92,14 +94,28 @@ func (c *checker) chosen(t text, what string) {
 	}
 }
 
+// seeds: a credential has one grant.
+func (c *checker) seeds() {
+	first := ""
+	for _, name := range slices.Sorted(maps.Keys(c.d.inputs)) {
+		switch in := c.d.inputs[name]; {
+		case !in.seed:
+		case first != "":
+			c.wrong(in.at, "inputs: %s and %s are both seeds; a credential has one refresh token", first, name)
+		default:
+			first = name
+		}
+	}
+}
+
 func (c *checker) tokenTaken(run string, qs []*request) {
-	if len(qs) == 0 {
-		return
+	if len(qs) > 0 && !slices.ContainsFunc(qs, takesToken) {
+		c.wrong(qs[len(qs)-1].at, "%s: no request takes a token; write take: {token: …}", run)
 	}
-	last := qs[len(qs)-1]
-	if !slices.ContainsFunc(last.take, func(t take) bool { return t.name == "token" }) {
-		c.wrong(last.at, "%s: the last request takes no token; write take: {token: …}", run)
-	}
+}
+
+func takesToken(q *request) bool {
+	return slices.ContainsFunc(q.take, func(t take) bool { return t.name == "token" })
 }
 
 // namespace: inputs, parameters, let, takes and built-ins are one; a clash is an error.
@@ -235,6 +251,9 @@ func ownOf(qs []*request) []string {
 
 func (c *checker) text(t text, what string, known map[string]bool) {
 	for _, n := range t.names() {
+		if through := c.lacks(n, known, map[string]bool{}); through != "" {
+			c.wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here", what, n, through)
+		}
 		if !known[n] {
 			p := Problem{
 				File: c.file, Line: t.at.line, Column: t.at.column,
@@ -247,6 +266,38 @@ func (c *checker) text(t text, what string, known map[string]bool) {
 			c.problems = append(c.problems, p)
 		}
 	}
+}
+
+// lacks finds what a let value is computed of and nothing gives at a place; empty: nothing. Of alternatives one is enough.
+func (c *checker) lacks(name string, known, seen map[string]bool) string {
+	x, ok := c.d.let[name]
+	if !ok || seen[name] {
+		return ""
+	}
+	seen[name] = true
+	return c.lacking(x, known, seen)
+}
+
+func (c *checker) lacking(x *compute, known, seen map[string]bool) string {
+	if x.text != nil {
+		for _, n := range x.text.names() {
+			if s := c.lacks(n, known, seen); s != "" {
+				return s
+			}
+			if c.anywhere()[n] && !known[n] {
+				return n // what is given nowhere is said where the value is declared
+			}
+		}
+	}
+	if x.of != nil {
+		return c.lacking(x.of, known, seen)
+	}
+	for i, a := range x.any {
+		if s := c.lacking(a, known, seen); s == "" || i == len(x.any)-1 {
+			return s
+		}
+	}
+	return ""
 }
 
 func (c *checker) computed(x *compute, what string, known map[string]bool) {
@@ -348,6 +399,11 @@ func (c *checker) takes(w *where, p position, what, name string, taken map[strin
 	for _, x := range w.anyOf {
 		c.takes(x, p, what, name, taken)
 	}
+	for _, m := range w.match {
+		for _, t := range m.field.values {
+			c.text(t, what+".where."+m.field.name, taken)
+		}
+	}
 	if w.claim != nil && (!taken[w.of] || w.of == name) {
 		c.wrong(p, "%s: of: nothing was taken as %q", what, clip(w.of))
 	}
@@ -376,10 +432,23 @@ func (c *checker) url(t text, what string, known map[string]bool) {
 			c.wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
 		}
 	}
+	c.leading(t, what)
 	for _, n := range hostNames(t) {
 		if s := c.callers(n, map[string]bool{}); s != "" {
 			c.wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
 		}
+	}
+}
+
+// leading: the name that a URL begins with is a whole URL. Inputs and parameters say so; what answers bring, and what is
+// computed, is held against it when it is used.
+func (c *checker) leading(t text, what string) {
+	if len(t.parts) == 0 || t.parts[0].name == "" {
+		return
+	}
+	n := t.parts[0].name
+	if in := cmp.Or(c.d.inputs[n], c.d.parameters[n]); in != nil && in.format != "url" {
+		c.wrong(t.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
 	}
 }
 

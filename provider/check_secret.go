@@ -2,7 +2,6 @@ package provider
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -73,8 +72,10 @@ func notPresented(name string) bool {
 
 // presents checks what callers will see.
 func (c *checker) presents() {
-	known := c.known(c.d.obtain)
-	maps.Copy(known, c.known(c.d.refresh))
+	known := c.known(c.d.obtain) // what only a refresh brings is not there before
+	if len(c.d.obtain) == 0 {
+		known = c.known(c.d.refresh)
+	}
 	known["token"] = true
 	p := c.d.present
 	uses := false
@@ -119,6 +120,7 @@ func (c *checker) presents() {
 	}
 	if c.d.baseURL != nil {
 		c.text(*c.d.baseURL, "base_url", known)
+		c.leading(*c.d.baseURL, "base_url")
 		for _, n := range c.d.baseURL.names() {
 			if s := c.keptSecret(n, map[string]bool{}); s != "" {
 				c.wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)

@@ -228,22 +228,20 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 func (d *definition) Host(c broker.Credential) string {
 	v := newValues(d.let)
 	d.give(v, c, broker.Selection{})
-	qs := d.obtain
-	if len(qs) == 0 {
-		qs = d.refresh
-	}
+	qs := slices.Concat(d.obtain, d.refresh)
 	if len(qs) == 0 {
 		return ""
 	}
-	t := qs[0].url
-	if qs[0].issuer != nil {
-		t = *qs[0].issuer
+	for _, q := range qs {
+		t := q.url
+		if q.issuer != nil {
+			t = *q.issuer
+		}
+		if u, err := d.transport.url(hostOf(t), v); err == nil {
+			return hostPort(u)
+		}
 	}
-	u, err := d.transport.url(t, v)
-	if err != nil {
-		return "unknown"
-	}
-	return hostPort(u)
+	return "unknown"
 }
 
 // hostPort is host:port, the scheme's port where none is written.

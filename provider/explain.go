@@ -1,10 +1,15 @@
 package provider
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"html"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,10 +63,13 @@ func (c *Catalog) Explain(name string, inputs map[string]string, sel broker.Sele
 	return requests, problems, nil
 }
 
-// shownAs is what stands for a value that is not shown. It is made of letters that no encoding changes.
-func shownAs(name string) string { return "masked." + name }
+// shownAs is what stands for a value that is not shown. It is made of letters that no encoding changes, and ends where the
+// name ends: token is not the beginning of token_type.
+func shownAs(name string) string { return "masked." + name + ".~" }
 
-var unmask = strings.NewReplacer("masked.", "")
+var masked = regexp.MustCompile(`masked\.([a-z][a-z0-9_]{0,63})\.~`)
+
+func mask(s string) string { return masked.ReplaceAllString(s, "<$1>") }
 
 func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credential, sel broker.Selection) []string {
 	v := newValues(nil)
@@ -72,13 +80,10 @@ func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credenti
 	for name, in := range d.inputs {
 		if x := v.fixed[name]; x.absent() && !in.optional {
 			v.set(name, shownAs(name), false)
-			if in.format == "url" {
-				v.set(name, "https://"+strings.ReplaceAll(name, "_", "-")+".example", false)
-			}
 		}
 	}
 	for name, in := range d.parameters {
-		if in.secret && !v.fixed[name].absent() {
+		if x := v.fixed[name]; in.secret && !x.absent() || x.absent() && !in.optional {
 			v.set(name, shownAs(name), true)
 		}
 	}
@@ -93,43 +98,54 @@ func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credenti
 		title := fmt.Sprintf("%s, request %d of %d", run, i+1, len(qs))
 		out = append(out, title+"\n"+d.explainRequest(q, v))
 		for _, t := range q.take {
-			// What an answer brings is unknown; where a URL begins with it, it stands for one.
-			v.set(t.name, "https://"+t.name+".from-the-answer", true)
+			v.set(t.name, shownAs(t.name), true)
 		}
 	}
 	return out
 }
 
-func (d *definition) explainRequest(q *request, v *values) string {
+// explainURL writes a URL for people: names that stand for nothing yet are left in it.
+func explainURL(t text, v *values) string {
 	var b strings.Builder
-	u := &url.URL{Scheme: "https", Host: "token-endpoint.of-the-issuer"}
-	if q.issuer != nil {
-		issuer, err := d.transport.url(*q.issuer, v)
-		if err != nil {
-			return "  cannot be made: " + err.Error() + "\n"
-		}
-		fmt.Fprintf(&b, "  GET %s/.well-known/openid-configuration\n  then\n", trimSlash(issuer.String()))
-	} else {
-		var err error
-		if u, err = d.transport.url(q.url, v); err != nil {
-			return "  cannot be made: " + err.Error() + "\n"
+	for i, p := range t.parts {
+		switch s := v.fixed[p.name].String(); {
+		case p.name == "":
+			b.WriteString(p.literal)
+		case s == "":
+			b.WriteString("<" + p.name + ">")
+		case i == 0:
+			b.WriteString(strings.TrimSuffix(s, "/"))
+		default:
+			b.WriteString(url.PathEscape(s))
 		}
 	}
-	w, err := d.buildAt(q, u, v)
+	return printable(mask(b.String()))
+}
+
+func (d *definition) explainRequest(q *request, v *values) string {
+	var b strings.Builder
+	to := "<token_endpoint>"
+	if q.issuer != nil {
+		fmt.Fprintf(&b, "  GET %s/.well-known/openid-configuration\n  then\n", trimSlash(explainURL(*q.issuer, v)))
+	} else {
+		to = explainURL(q.url, v)
+	}
+	w, err := d.buildAt(q, &url.URL{Scheme: "https", Host: "example.com"}, v)
 	if err != nil {
 		return "  cannot be made: " + err.Error() + "\n"
 	}
-	mask := func(s string) string {
-		for name := range v.fixed {
-			s = strings.ReplaceAll(s, shownAs(name), "<"+name+">")
+	if w.url.RawQuery != "" {
+		separator := "?"
+		if strings.Contains(to, "?") {
+			separator = "&"
 		}
-		return unmask.Replace(s)
+		to += separator + mask(w.url.RawQuery)
 	}
-	fmt.Fprintf(&b, "  %s %s\n", w.method, mask(w.url.String()))
+	fmt.Fprintf(&b, "  %s %s\n", w.method, to)
 	for _, name := range slices.Sorted(maps.Keys(w.header)) {
 		for _, h := range w.header[name] {
-			if name == "Authorization" && q.auth.kind != noAuth {
-				h = "Basic <client_id>:<client_secret>"
+			if name == "Authorization" && (q.auth.kind == secretBasic || q.auth.kind == rawBasic) {
+				h = "Basic " + explainURL(q.auth.id, v) + ":" + explainURL(q.auth.secret, v)
 			}
 			fmt.Fprintf(&b, "  %s: %s\n", name, mask(h))
 		}
@@ -194,13 +210,16 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 		x.Run, x.RefreshToken = broker.Refresh, seed
 	}
 	var rep TryReport
-	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, a *answer, taken map[string]string) {
-		r := TryRequest{Method: q.method, Taken: taken}
-		if a != nil {
-			r.Host, r.Status = a.host, a.status
-			if taken == nil {
-				r.Message = e.messageOf(q, a)
+	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, at broker.Attempt, a *answer, from map[string]*where) {
+		r := TryRequest{Method: q.method, Host: at.Host, Status: at.Status}
+		switch {
+		case from != nil:
+			r.Taken = map[string]string{}
+			for name, w := range from {
+				r.Taken[name] = w.written
 			}
+		case a != nil:
+			r.Message = e.messageOf(q, a)
 		}
 		rep.Requests = append(rep.Requests, r)
 	})
@@ -222,7 +241,7 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 	s := ""
 	switch said := rules.find(a); {
 	case rules.message != nil:
-		v, _ := rules.message.find(a, nil)
+		v, _ := rules.message.find(a)
 		s = v.String()
 	case m["error_description"] != nil:
 		s = textOf(m["error_description"])
@@ -235,15 +254,35 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 	default:
 		s = fmt.Sprintf("the answer has %d bytes", len(a.body))
 	}
-	for name, x := range e.v.fixed {
-		if secret := x.String(); x.secret && len(secret) >= shortestSecret {
-			for _, as := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
-				s = strings.ReplaceAll(s, as, "<"+name+">")
-			}
+	return printable(e.v.conceal(s))
+}
+
+// conceal replaces secrets by their names, in the forms in which an upstream echoes what it was sent. What contains another is
+// replaced first.
+func (v *values) conceal(s string) string {
+	names := slices.SortedFunc(maps.Keys(v.fixed), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(v.fixed[b].String()), len(v.fixed[a].String())), cmp.Compare(a, b))
+	})
+	var pairs []string
+	for _, name := range names {
+		x := v.fixed[name]
+		secret := x.String()
+		if !x.secret || len(secret) < shortestSecret {
+			continue
+		}
+		quoted, _ := json.Marshal(secret) // a string has no way to fail
+		for _, form := range []string{
+			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
+			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
+		} {
+			pairs = append(pairs, form, "<"+name+">")
 		}
 	}
-	return printable(s)
+	return basicPair.ReplaceAllString(strings.NewReplacer(pairs...).Replace(s), "Basic <hidden>")
 }
+
+// basicPair is a client's id and secret as they were sent: encoded together, neither is found in it.
+var basicPair = regexp.MustCompile(`(?i)\bbasic [A-Za-z0-9+/_-]{4,}=*`)
 
 // printable bounds a text and leaves nothing in it that a terminal obeys.
 func printable(s string) string {

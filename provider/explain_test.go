@@ -1,10 +1,15 @@
 package provider
 
 import (
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 )
 
 func TestExplainShowsTheRequestsAndNoSecret(t *testing.T) {
@@ -14,7 +19,7 @@ func TestExplainShowsTheRequestsAndNoSecret(t *testing.T) {
 		"snov-get":                        {"GET https://api.snov.io/v1/oauth/access_token?", "client_secret=<client_secret>"},
 		"docuware":                        {"obtain, request 3 of 3", "password=<password>"},
 		"docuware-cookie":                 {"Password=<password>", "User-Agent: tokenbroker-docuware/1", "takes token from cookie .DWPLATFORMAUTH"},
-		"oauth2-client-credentials-basic": {"/.well-known/openid-configuration", "Basic <client_id>:<client_secret>"},
+		"oauth2-client-credentials-basic": {"/.well-known/openid-configuration", "Basic the-id:<client_secret>"},
 		"oauth2-refresh-token":            {"refresh, request 1 of 1", "refresh_token=<refresh_token>"},
 		"ochno-operated":                  {"obtain, request 1 of 1", "refresh, request 1 of 1"},
 		"static":                          {"nothing is asked"},
@@ -72,47 +77,58 @@ func TestTryShowsWhatTheUpstreamSaysAndNoSecret(t *testing.T) {
 	}
 }
 
-func TestAnImportedConfigurationIsADefinition(t *testing.T) {
-	for name, c := range map[string]struct {
-		config string
-		want   []string
-	}{
-		"the example": {`{"authorization_request_url": "https://api.example.com/auth?client_id={{ username }}&client_secret={{ password }}", "authorization_request_method":
-"GET", "authorization_request_body_template": "", "authorization_request_headers": {"Content-Type": "application/x-www-form-urlencoded"},
-"response_access_token_path": "access_token", "refresh_request_url": null, "response_refresh_token_path": null,
-"header_configuration": {"encode": false, "token_in_header": true, "header_key": "Authorization", "token_format": "{{token}}", "token_prefix": "Bearer {{token_format}}"}}`,
-			[]string{"get: https://api.example.com/auth", "client_secret: '{{password}}'", "password: {secret: true}", "Authorization: Bearer {{token}}"}},
-		"everything": {`{"name": "My API", "authorization_request_url": "https://api.example.com/login", "authorization_request_body_template": "{\"user\": \"{{username}}\", \"pass\": \"{{password}}\"}",
-"authorization_request_headers": {"X-Key": "{{api_key}}"}, "response_access_token_path": "data.token", "response_refresh_token_path": "data.refresh",
-"refresh_request_url": "https://api.example.com/refresh", "refresh_request_headers": {"Authorization": "Bearer {{refresh_token}}"}, "refresh_request_body_template": "a={{refresh_token}}&b=c",
-"refresh_response_access_token_path": "token", "refresh_response_refresh_token_path": "refresh", "header_key": "X-Auth", "token_prefix": "Token {{token_format}}", "token_format": "{{ token }}", "encode": true,
-"headers": {"User-Agent": "agent"}}`,
-			[]string{"name: my-api", "json:", "refresh:", "form:", "base64", "X-Auth: Token {{encoded}}", "token: data.token", "refresh_token: data.refresh"}},
-		"a header": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_header": "X-Token"}`, []string{"header: X-Token", "text: \"\""}},
-		"a cookie": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_cookie": "sid", "token_in_header": false, "header_key": "key"}`, []string{"cookie: sid", "query:"}},
+func TestExplainKeepsNamesApartThatBeginAlike(t *testing.T) {
+	c, _ := catalogIn(t, map[string]string{"x.yaml": `name: x
+inputs: {key: {secret: true}, key_id: {secret: true}, sub_domain: {}, server: {format: url}}
+let: {way: {lower: "{{server}}"}, pair: {base64: "{{key}}:{{key_id}}"}}
+parameters: {p: {}, s: {secret: true}}
+obtain:
+- post: "https://{{sub_domain}}.example.com/{{p}}?x=1"
+  query: {k: "{{key}}{{key_id}}", s: "{{s}}"}
+  form: {pair: "{{pair}}"}
+  auth: {basic: ["{{key_id}}", "{{key}}"]}
+  take: {token: t, token_type: tt}
+- {post: "{{way}}/again/{{token_type}}", json: {a: "{{token}}", b: "{{token_type}}"}, take: {token: t}}`})
+	requests, _, err := c.Explain("x", nil, broker.Selection{})
+	if err != nil || len(requests) != 2 {
+		t.Fatalf("got %v %v", requests, err)
+	}
+	for i, want := range [][]string{
+		{"POST https://<sub_domain>.example.com/<p>?x=1&k=<key><key_id>&s=<s>", "Authorization: Basic <key_id>:<key>", "pair=<pair>"},
+		{"POST <way>/again/<token_type>", `{"a":"<token>","b":"<token_type>"}`},
 	} {
-		def, notes, err := ImportLocoia([]byte(c.config))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		for _, p := range Check("", def) {
-			t.Errorf("%s: %s in\n%s", name, p, def)
-		}
-		for _, n := range notes {
-			if strings.Contains(n, "by hand") {
-				t.Errorf("%s: %s", name, n)
-			}
-		}
-		for _, w := range c.want {
-			if !strings.Contains(string(def), w) {
-				t.Errorf("%s: %q is not in\n%s", name, w, def)
+		for _, w := range want {
+			if !strings.Contains(requests[i], w) {
+				t.Errorf("%q is not in\n%s", w, requests[i])
 			}
 		}
 	}
-	for _, bad := range []string{``, `{`, `[]`, `{}`, `{"authorization_request_url": 5}`, `{"unknown_word": 1}`} {
-		if _, _, err := ImportLocoia([]byte(bad)); err == nil {
-			t.Errorf("%s: no error", bad)
-		}
+}
+
+// TestTryConcealsWhatAnUpstreamEchoes: a gateway that says in its error what it was sent.
+func TestTryConcealsWhatAnUpstreamEchoes(t *testing.T) {
+	const secret = `p"q&r+s/t=<u>`
+	v := newVendor(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadGateway)
+		body, _ := io.ReadAll(r.Body)
+		sum := base64.StdEncoding.EncodeToString([]byte(secret))
+		_, _ = fmt.Fprintf(w, "sent %s to %s with %s; %s \x1b[31m\u009b %s", body, r.URL.RequestURI(), r.Header.Get("Authorization"), sum, secret)
+	})
+	d := v.define(`
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain: {post: "https://example.com/t", query: {q: "{{client_secret}}"}, json: {s: "{{client_secret}}"}, auth: client_secret_basic, take: {token: t}}`)
+	c := &Catalog{loaded: map[string]*definition{"test": d}}
+	rep, _, err := c.Try(v.context(), credential(map[string]string{"client_id": "id", "!client_secret": secret}), broker.Selection{}, broker.Secret{})
+	if err != nil || len(rep.Requests) != 1 {
+		t.Fatalf("got %+v %v", rep, err)
+	}
+	m := rep.Requests[0].Message
+	if found := leaktest.Find([]byte(m), []string{secret}); len(found) > 0 || strings.ContainsAny(m, "\x1b\u009b") {
+		t.Errorf("got %q: %v", m, found)
+	}
+	v.server.Close()
+	rep, _, err = c.Try(v.context(), credential(map[string]string{"client_id": "id", "!client_secret": secret}), broker.Selection{}, broker.Secret{})
+	if err != nil || rep.Requests[0].Host != "example.com:443" || rep.Requests[0].Status != 0 {
+		t.Errorf("got %+v %v, want the host that could not be reached", rep.Requests, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -21,32 +22,29 @@ var notIssuance = map[string]bool{
 // digest hashes what decides issuance: comments, order and the words above do not count.
 func digest(root *yaml.Node) string {
 	h := sha256.New()
-	var write func(n *yaml.Node, top bool)
+	var write func(n *yaml.Node, place ...string)
 	part := func(s string) {
 		h.Write([]byte(strconv.Itoa(len(s)) + ":" + s))
 	}
-	write = func(n *yaml.Node, top bool) {
+	write = func(n *yaml.Node, place ...string) {
 		switch n.Kind {
 		case yaml.MappingNode:
 			members := map[string]*yaml.Node{}
 			for i := 0; i+1 < len(n.Content); i += 2 {
-				if k := n.Content[i].Value; !top || !notIssuance[k] {
+				if k := n.Content[i].Value; !forPeople(k, place) {
 					members[k] = n.Content[i+1]
 				}
 			}
 			part("{")
 			for _, k := range slices.Sorted(maps.Keys(members)) {
-				if k == "hint" || k == "title" && !top {
-					continue
-				}
 				part(k)
-				write(members[k], false)
+				write(members[k], append(place[:len(place):len(place)], k)...)
 			}
 			part("}")
 		case yaml.SequenceNode:
 			part("[")
 			for _, c := range n.Content {
-				write(c, false)
+				write(c, append(place[:len(place):len(place)], "")...)
 			}
 			part("]")
 		default:
@@ -54,8 +52,19 @@ func digest(root *yaml.Node) string {
 			part(n.Value)
 		}
 	}
-	write(root, true)
+	write(root)
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// forPeople reports whether a word, at a place in the definition, does not decide issuance. In a body, a title is a field.
+func forPeople(word string, place []string) bool {
+	switch {
+	case len(place) == 0:
+		return notIssuance[word]
+	case word != "title" && word != "hint":
+		return false
+	}
+	return len(place) == 1 && place[0] == "audience" || len(place) == 2 && (place[0] == "inputs" || place[0] == "parameters")
 }
 
 // makeFacts says what the broker decides by.
@@ -107,6 +116,24 @@ func hostNames(t text) []string {
 		}
 	}
 	return out
+}
+
+// hostOf is a URL's template up to the end of its host.
+func hostOf(t text) text {
+	if len(t.parts) > 0 && t.parts[0].name != "" {
+		return text{parts: t.parts[:1], at: t.at}
+	}
+	for i, p := range t.parts {
+		if p.name == "" && endsHost(t.parts[:i+1]) {
+			before := ""
+			for _, q := range t.parts[:i] {
+				before += q.literal + strings.Repeat("x", len(q.name)) // as long as it is not empty
+			}
+			end := part{literal: p.literal[:hostEnd(before+p.literal)-len(before)]}
+			return text{parts: append(slices.Clone(t.parts[:i]), end), at: t.at}
+		}
+	}
+	return t
 }
 
 // endsHost reports whether the host of a URL template is over after these parts.

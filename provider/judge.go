@@ -65,7 +65,7 @@ func (e *errorRules) find(a *answer) saidError {
 	if w == nil {
 		w = defaultCode
 	}
-	v, _ := w.find(a, nil)
+	v, _ := w.find(a)
 	switch x := v.v.(type) {
 	case nil:
 		return saidError{}
@@ -113,8 +113,11 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		return meanings[r.means]
 	}
 	if level, ok := levelOfCode(said.code, place); ok {
-		if said.code == "invalid_request" && place == broker.Obtain && d.callersChoose() {
+		switch {
+		case said.code == "invalid_request" && place == broker.Obtain && d.callersChoose():
 			return broker.LevelRequest // it may be what this caller chose: others must not suffer for it
+		case (level == broker.LevelScope || level == broker.LevelTarget) && !d.callersChoose():
+			return broker.LevelCredential // no caller chose it: it is the definition's, or the inputs'
 		}
 		return level
 	}
@@ -142,7 +145,7 @@ func mayBeProcessed(e *broker.UpstreamError, said saidError) bool {
 	case e.Status >= 400 && e.Status < 500, said.code == "temporarily_unavailable":
 		return false
 	case e.Status >= 200 && e.Status < 300:
-		return !said.there
+		return !said.there || said.code == "server_error" // it tried
 	}
 	return true
 }
@@ -189,20 +192,19 @@ func orNil(s string) any {
 // wait is what the upstream asks for: the declared place, else Retry-After (RFC 9110 section 10.2.3), in seconds or as a date
 // that counts from the answer's own.
 func (e *errorRules) wait(a *answer) time.Duration {
-	s, unit := a.header.Get("Retry-After"), ""
+	said, as := a.header.Get("Retry-After"), &where{}
 	if e.retryAfter != nil {
-		if v, from := e.retryAfter.find(a, nil); !v.absent() {
-			s, unit = v.String(), e.retryAfter.form(from).unit
+		if v, found := e.retryAfter.find(a); !v.absent() {
+			said, as = v.String(), found
 		}
 	}
-	if s == "" {
-		return 0
+	if as.layout == "" {
+		if d, ok := relative(said, as.unit); ok {
+			return max(d, 0)
+		}
 	}
-	if d, ok := relative(s, unit); ok {
-		return max(d, 0)
-	}
-	at, err := http.ParseTime(s)
-	if err != nil {
+	at, ok := parseTime(said, as.layout)
+	if !ok {
 		return 0
 	}
 	from := time.Now()

@@ -40,6 +40,7 @@ type definition struct {
 	baseURL           *text
 	digest            string
 	transport         *Transport
+	user              bool // it is of a user's file
 	facts             *broker.Facts
 }
 
@@ -151,8 +152,8 @@ type request struct {
 	take      []take
 	// takeWritten: the definition says what to take.
 	takeWritten bool
-	// unsent are parameters that null removed.
-	unsent map[string]bool
+	// unsent are parameters that null removed, and untaken the takes.
+	unsent, untaken map[string]bool
 }
 
 type cookies struct {
@@ -205,7 +206,7 @@ type where struct {
 	anyOf    []*where
 	path     *path
 	each     *path
-	match    []field
+	match    []match
 	header   string
 	cookie   string
 	cookies  bool
@@ -223,6 +224,12 @@ type where struct {
 // ofClaim reports whether it looks into a value that is taken.
 func (w *where) ofClaim() bool {
 	return w.claim != nil || slices.ContainsFunc(w.anyOf, (*where).ofClaim)
+}
+
+// A match is a value that an element must have.
+type match struct {
+	path  path
+	field field
 }
 
 // An expectation is a test of a value in the answer.

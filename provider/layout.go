@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -31,20 +32,33 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		r.wrong(at(n), "%s: %q is no layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, clip(s))
 		return s
 	}
+	literal := ""
 	for i := 0; i < len(s); i++ {
-		if s[i] == '%' {
-			i++
-			if i == len(s) || strftime[s[i]] == "" {
-				r.wrong(at(n), "%s: %q has an unknown conversion", what, clip(s))
-				break
-			}
+		if s[i] != '%' {
+			literal += s[i : i+1]
+			continue
 		}
+		i++
+		if i == len(s) || strftime[s[i]] == "" {
+			r.wrong(at(n), "%s: %q has an unknown conversion", what, clip(s))
+			return s
+		}
+		if s[i] == 'f' && !strings.HasSuffix(literal, ".") {
+			r.wrong(at(n), "%s: %q: %%f comes after a dot", what, clip(s))
+		}
+		literal += "|"
+	}
+	if strings.ContainsFunc(literal, unicode.IsDigit) || wordsOfLayouts.MatchString(literal) {
+		r.wrong(at(n), "%s: %q has digits or a month, day or zone in its literal text, which would be read as a time", what, clip(s))
 	}
 	return s
 }
 
-// goLayout turns strftime into Go's layout. Literal text is quoted by nothing in Go: digits in it would be read as fields, so
-// it is split off by the callers' layouts, which have none.
+// wordsOfLayouts are what Go's layouts take for a part of a time.
+var wordsOfLayouts = regexp.MustCompile(`Jan|Mon|MST|PM|pm|Z0`)
+
+// goLayout turns strftime into Go's layout. Go has no quotes for literal text: what it would take for a part of a time is
+// refused when the definition is loaded.
 func goLayout(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -160,7 +161,6 @@ func or(a, b string) string {
 
 // names turns Locoia's template into ours and gathers its inputs.
 func (im *importer) names(s string) string {
-	s = strings.ReplaceAll(s, "{{{{", "{{")
 	return locoiaName.ReplaceAllStringFunc(s, func(m string) string {
 		name := strings.ToLower(locoiaName.FindStringSubmatch(m)[1])
 		switch name {
@@ -186,9 +186,9 @@ func secretish(name string) bool {
 	return false
 }
 
-func (im *importer) request(method, url string, headers map[string]string, body *string, place broker.Run) *yaml.Node {
+func (im *importer) request(method, address string, headers map[string]string, body *string, place broker.Run) *yaml.Node {
 	method = strings.ToLower(or(method, "POST"))
-	url, query, _ := strings.Cut(url, "?")
+	address, query, _ := strings.Cut(address, "?")
 	h := map[string]string{}
 	contentType := ""
 	for k, v := range headers {
@@ -197,7 +197,7 @@ func (im *importer) request(method, url string, headers map[string]string, body 
 		}
 		h[k] = im.names(v)
 	}
-	n := mapping(method, im.names(url), "query", im.pairs(query), "headers", mapOrNil(h))
+	n := mapping(method, im.names(address), "query", im.pairs(query), "headers", mapOrNil(h))
 	if body == nil || *body == "" {
 		if method == "post" || method == "put" {
 			n.Content = append(n.Content, mapping("text", "").Content...)
@@ -210,9 +210,8 @@ func (im *importer) request(method, url string, headers map[string]string, body 
 	}
 	switch trimmed := strings.TrimSpace(*body); {
 	case strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "["):
-		var doc any
-		if err := json.Unmarshal([]byte(im.names(trimmed)), &doc); err == nil {
-			n.Content = append(n.Content, mapping("json", doc).Content...)
+		if doc, err := decodeJSON([]byte(im.names(trimmed))); err == nil {
+			n.Content = append(n.Content, mapping("json", jsonNode(doc)).Content...)
 			return n
 		}
 		im.note("%s: the body looks like JSON and is none; it is sent as text", place)
@@ -225,24 +224,73 @@ func (im *importer) request(method, url string, headers map[string]string, body 
 	return n
 }
 
-// pairs reads a=b&c=d, whose values are templates and not yet encoded.
+// jsonNode writes a document with its numbers as they are spelled.
+func jsonNode(doc any) *yaml.Node {
+	n := &yaml.Node{}
+	switch x := doc.(type) {
+	case map[string]any:
+		n.Kind = yaml.MappingNode
+		for _, k := range slices.Sorted(maps.Keys(x)) {
+			n.Content = append(n.Content, mapping(k, jsonNode(x[k])).Content...)
+		}
+	case []any:
+		n.Kind = yaml.SequenceNode
+		for _, e := range x {
+			n.Content = append(n.Content, jsonNode(e))
+		}
+	case string:
+		n.SetString(x)
+	default: // a number, true, false or null
+		n.Kind, n.Value = yaml.ScalarNode, textOf(x)
+		if x == nil {
+			n.Tag, n.Value = "!!null", "null"
+		}
+	}
+	return n
+}
+
+// pairs reads a=b&c=d; its values are templates, and what is not a name is encoded. A name that is there twice has a list.
 func (im *importer) pairs(s string) any {
 	if s == "" {
 		return nil
 	}
 	n := &yaml.Node{Kind: yaml.MappingNode}
+	at := map[string]*yaml.Node{}
 	for p := range strings.SplitSeq(s, "&") {
 		k, v, _ := strings.Cut(p, "=")
-		n.Content = append(n.Content, mapping(k, im.names(unescape(v))).Content...)
+		member := mapping(unescape(k), im.names(unescape(v))).Content
+		there, twice := at[member[0].Value]
+		switch {
+		case !twice:
+			at[member[0].Value] = member[1]
+			n.Content = append(n.Content, member...)
+		case there.Kind == yaml.SequenceNode:
+			there.Content = append(there.Content, member[1])
+		default:
+			first := *there
+			*there = yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{&first, member[1]}}
+		}
 	}
 	return n
 }
 
+// unescape decodes what stands between the names of a template.
 func unescape(s string) string {
-	if strings.Contains(s, "{{") {
-		return s
+	var b strings.Builder
+	literal := func(s string) {
+		if plain, err := url.QueryUnescape(s); err == nil {
+			s = plain
+		}
+		b.WriteString(s)
 	}
-	return strings.ReplaceAll(strings.ReplaceAll(s, "+", " "), "%20", " ")
+	last := 0
+	for _, m := range locoiaName.FindAllStringIndex(s, -1) {
+		literal(s[last:m[0]])
+		b.WriteString(s[m[0]:m[1]])
+		last = m[1]
+	}
+	literal(s[last:])
+	return b.String()
 }
 
 func mapOrNil(m map[string]string) any {
@@ -279,10 +327,8 @@ func (im *importer) present() (let, present *yaml.Node) {
 	if im.l.HeaderConfiguration != nil {
 		h = *im.l.HeaderConfiguration
 	}
-	if h.TokenInHeader != nil && !*h.TokenInHeader {
-		return nil, mapping("query", mapping(or(h.HeaderKey, "access_token"), "{{token}}"))
-	}
-	if h.HeaderKey == "" && h.TokenPrefix == "" && h.TokenFormat == "" && len(h.Headers) == 0 {
+	inQuery := h.TokenInHeader != nil && !*h.TokenInHeader
+	if !inQuery && h.HeaderKey == "" && h.TokenPrefix == "" && h.TokenFormat == "" && len(h.Headers) == 0 {
 		return nil, nil
 	}
 	format := im.names(or(h.TokenFormat, "{{token}}"))
@@ -292,8 +338,15 @@ func (im *importer) present() (let, present *yaml.Node) {
 		format = "{{encoded}}"
 	}
 	value = strings.ReplaceAll(value, "{{token_format}}", format)
+	if inQuery {
+		return let, mapping("query", mapping(or(h.HeaderKey, "access_token"), im.names2(value)))
+	}
 	headers := mapping(or(h.HeaderKey, "Authorization"), im.names2(value))
 	for _, k := range slices.Sorted(maps.Keys(h.Headers)) {
+		if strings.EqualFold(k, or(h.HeaderKey, "Authorization")) {
+			im.note("headers: %s is the token's header; the other is dropped", k)
+			continue
+		}
 		headers.Content = append(headers.Content, mapping(k, im.names(h.Headers[k])).Content...)
 	}
 	return let, mapping("headers", headers)

@@ -70,7 +70,20 @@ func (r *reader) document(data []byte) *yaml.Node {
 		r.wrong(position{}, "the file is empty")
 		return nil
 	}
+	if r.aliases(doc.Content[0]); len(r.problems) > 0 {
+		return nil
+	}
 	return doc.Content[0]
+}
+
+// aliases finds them wherever they are: a few can stand for any number of nodes.
+func (r *reader) aliases(n *yaml.Node) {
+	if n.Kind == yaml.AliasNode {
+		r.wrong(at(n), "an alias: aliases are not allowed, write it out")
+	}
+	for _, c := range n.Content {
+		r.aliases(c)
+	}
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?`)
@@ -191,13 +204,23 @@ func (r *reader) runs(d *definition, w map[string]item, root *yaml.Node) {
 	}
 }
 
+// tokenRequest is the request of a run that brings the token.
+func tokenRequest(qs []*request) *request {
+	for _, q := range slices.Backward(qs) {
+		if takesToken(q) {
+			return q
+		}
+	}
+	return qs[len(qs)-1]
+}
+
 // inheritTakes: without a take of its own a refresh takes what obtain takes, and oauth2 the names of RFC 6749 besides. One
 // that has a take inherits only what has a meaning: where the refresh token is, for instance.
 func inheritTakes(d *definition) {
 	if len(d.obtain) == 0 || len(d.refresh) == 0 {
 		return
 	}
-	last, first := d.refresh[len(d.refresh)-1], d.obtain[len(d.obtain)-1]
+	last, first := tokenRequest(d.refresh), tokenRequest(d.obtain)
 	written := last.takeWritten
 	own := last.take
 	if !written {
@@ -205,7 +228,7 @@ func inheritTakes(d *definition) {
 	}
 	for _, t := range first.take {
 		there := slices.ContainsFunc(last.take, func(x take) bool { return x.name == t.name })
-		if !there && (!written || builtinNames[t.name]) {
+		if !there && !last.untaken[t.name] && (!written || builtinNames[t.name]) {
 			t.inherited = true
 			last.take = append(last.take, t)
 		}
@@ -346,7 +369,9 @@ func (r *reader) input(it item, what string, stored bool) *input {
 		}
 	}
 	if o, ok := w["one_of"]; ok {
-		in.oneOf = r.strings(o.value, what+".one_of")
+		if in.oneOf = r.strings(o.value, what+".one_of"); len(in.oneOf) == 0 && o.value.Kind == yaml.SequenceNode {
+			r.wrong(at(o.value), "%s.one_of: an empty list allows nothing", what)
+		}
 	}
 	if p, ok := w["pattern"]; ok {
 		in.pattern, in.patternText = r.regexp(p.value, what+".pattern", true)

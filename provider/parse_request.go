@@ -71,6 +71,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		}
 	}
 	nulled := r.takes(q, w, what)
+	q.untaken = nulled
 	if it, ok := w["auth"]; ok {
 		q.auth = r.auth(it.value, what+".auth", d)
 	} else if _, ok := w["oauth2"]; ok {
@@ -174,9 +175,9 @@ func addSecretPost(q *request) {
 			if q.body.json.kind == treeObject && !slices.ContainsFunc(q.body.json.members, func(m member) bool { return m.name == p.name }) {
 				q.body.json.members = append(q.body.json.members, member{p.name, &tree{leaf: &p.t}})
 			}
-		case formBody:
+		case formBody, multipartBody:
 			q.body.fields = addField(q.body.fields, field{name: p.name, values: []text{p.t}, at: q.at})
-		case noBody, textBody, multipartBody:
+		case noBody, textBody:
 			q.query = addField(q.query, field{name: p.name, values: []text{p.t}, at: q.at})
 		}
 	}
@@ -289,20 +290,21 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 // eachWhere reads `each` with `where`: of a list, the first element that has these values.
 func (r *reader) eachWhere(w *where, in map[string]item, what string) {
 	each, hasEach := in["each"]
-	match, hasMatch := in["where"]
-	if !hasEach && !hasMatch {
+	wanted, hasWanted := in["where"]
+	if !hasEach && !hasWanted {
 		return
 	}
-	if !hasEach || !hasMatch || w.path == nil {
+	if !hasEach || !hasWanted || w.path == nil {
 		r.wrong(in["path"].at, "%s: each and where go together, with path", what)
 		return
 	}
 	w.each = r.path(each.value, what+".each")
-	w.match = r.fields(match.value, what+".where")
-	for _, f := range w.match {
-		if _, err := parsePath(f.name); err != nil {
+	for _, f := range r.fields(wanted.value, what+".where") {
+		p, err := parsePath(f.name)
+		if err != nil {
 			r.wrong(f.at, "%s.where: %v", what, err)
 		}
+		w.match = append(w.match, match{p, f})
 	}
 }
 

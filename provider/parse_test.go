@@ -85,7 +85,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"a get with a body":           {"name: x\nobtain: {get: \"https://e.com\", form: {a: b}, take: {token: t}}", "get has no body"},
 		"two methods":                 {strings.Replace(right, "take:", "get: \"https://e.com\", take:", 1), "exactly one of"},
 		"params without oauth2":       {strings.Replace(right, "take:", "params: {}, take:", 1), "goes with oauth2 only"},
-		"no token taken":              {"name: x\nobtain: {get: \"https://e.com\", take: {x: y}}", "takes no token"},
+		"no token taken":              {"name: x\nobtain: {get: \"https://e.com\", take: {x: y}}", "no request takes a token"},
 		"claim without of":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a}}}", "of is missing"},
 		"claim of nothing":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a, of: b}}}", "nothing was taken as"},
 		"a pattern without a group":   {"name: x\nobtain: {get: \"https://e.com\", take: {token: {path: t, pattern: abc}}}", "a group"},

@@ -97,8 +97,6 @@ func kindName(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
-	case yaml.AliasNode:
-		return "an alias (aliases are not allowed: write it out)"
 	default:
 	}
 	if isNull(n) {

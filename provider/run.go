@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// An observer sees what a run takes, for Try.
-type observer func(e *exchange, q *request, a *answer, taken map[string]string)
+// An observer sees what a run asks and takes, for Try. from says of each value where it was found; nil: the request failed.
+type observer func(e *exchange, q *request, at broker.Attempt, a *answer, from map[string]*where)
 
 // Exchange implements broker.Definition.
 func (d *definition) Exchange(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
@@ -33,8 +33,8 @@ type exchange struct {
 	v        *values
 	attempts []broker.Attempt
 	see      observer
-	// spends: a request that was sent names the refresh token.
-	spends bool
+	// spent: a request of this run has spent the refresh token.
+	spent bool
 	// taken are the names that answers of this run brought.
 	taken map[string]bool
 	// unsent is the request that could not be made; nil: none.
@@ -58,23 +58,24 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	if d.token != nil {
 		return e.static()
 	}
-	var out broker.Answer
-	for i, q := range qs {
-		last := i == len(qs)-1
-		a, failure := e.ask(ctx, q)
+	out := broker.Answer{Values: map[string]broker.Secret{}}
+	for _, q := range qs {
+		spends := x.Run == broker.Refresh && d.uses(q, "refresh_token")
+		a, failure := e.ask(ctx, q, spends)
 		if failure == nil {
-			failure = e.taking(q, a, last, &out)
+			failure = e.taking(q, a, &out)
 		}
 		if failure != nil {
-			return broker.Answer{}, e.failed(failure)
+			return broker.Answer{}, e.failed(failure, spends)
 		}
+		e.spent = e.spent || spends
 	}
 	out.Headers = e.headers()
 	if x.Run == broker.Obtain {
 		// A refresh is not held against it: what it rotated must be kept.
 		shown := broker.Issued{Values: out.Values, Headers: out.Headers, TokenType: out.TokenType}
 		if _, err := d.Present(x.Credential, x.Selection, shown); err != nil {
-			return broker.Answer{}, e.failed(&broker.UpstreamError{Level: broker.LevelResponse, Lost: true, Detail: "the token cannot be shown: " + err.Error()})
+			return broker.Answer{}, e.failed(&broker.UpstreamError{Level: broker.LevelResponse, Lost: true, Detail: "the token cannot be shown: " + err.Error()}, false)
 		}
 	}
 	for _, name := range d.own() {
@@ -86,8 +87,12 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	return out, nil
 }
 
-// failed completes a failure by what was done until then.
-func (e *exchange) failed(failure *broker.UpstreamError) *broker.UpstreamError {
+// failed completes a failure by what was done until then. A refresh has lost something only where something was spent.
+func (e *exchange) failed(failure *broker.UpstreamError, spends bool) *broker.UpstreamError {
+	if e.x.Run == broker.Refresh {
+		failure.Lost = e.spent || spends && failure.Lost
+		failure.InvalidClient = failure.InvalidClient && !e.spent // a former secret would come with a spent refresh token
+	}
 	if e.secret(failure.Code) {
 		failure.Code = ""
 	}
@@ -125,7 +130,7 @@ func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
 }
 
 // ask sends one declared request, after finding its URL where it is found by discovery.
-func (e *exchange) ask(ctx context.Context, q *request) (*answer, *broker.UpstreamError) {
+func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *broker.UpstreamError) {
 	u, failure := e.where(ctx, q)
 	if failure != nil {
 		return nil, failure
@@ -134,7 +139,6 @@ func (e *exchange) ask(ctx context.Context, q *request) (*answer, *broker.Upstre
 	if err != nil {
 		return nil, e.cannotBuild(q, err)
 	}
-	spends := e.x.Run == broker.Refresh && e.d.uses(q, "refresh_token")
 	return e.send(ctx, q, w, spends)
 }
 
@@ -142,7 +146,7 @@ func (e *exchange) ask(ctx context.Context, q *request) (*answer, *broker.Upstre
 // part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
 func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 	e.unsent = q
-	f := &broker.UpstreamError{Level: broker.LevelCredential, Lost: e.spends, Detail: "the request cannot be made: " + err.Error()}
+	f := &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the request cannot be made: " + err.Error()}
 	var bad *badValue
 	if !errors.As(err, &bad) {
 		return f
@@ -186,9 +190,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	at := *issuer
 	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
 	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
-	a, failure := e.send(ctx, dq, &wire{method: http.MethodGet, url: &at, header: http.Header{"Accept": {"application/json"}}}, false)
+	a, failure := e.send(ctx, dq, &wire{method: http.MethodGet, url: &at, header: defaultHeader()}, false)
 	if failure != nil {
-		failure.Lost = e.spends // discovery itself spends nothing
+		failure.Lost = false // it only asked where to ask
 		return nil, failure
 	}
 	doc, _ := a.doc.(map[string]any)
@@ -197,9 +201,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	u, err := url.Parse(endpoint)
 	switch {
 	case trimSlash(said) != trimSlash(issuer.String()):
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Lost: e.spends, Detail: "the issuer's configuration is another issuer's"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration is another issuer's"}
 	case err != nil || endpoint == "" || e.d.transport.allowed(u) != nil:
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Lost: e.spends, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
 	}
 	return u, nil
 }
@@ -212,47 +216,50 @@ func trimSlash(s string) string {
 }
 
 func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (*answer, *broker.UpstreamError) {
-	started := time.Now()
+	attempt := broker.Attempt{Start: time.Now(), Host: hostPort(w.url)}
 	a, sendErr := e.d.transport.send(ctx, w, spends, e.x.BeforeSend)
 	if sendErr != nil && sendErr.refused {
-		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Lost: e.spends, Detail: sendErr.detail}
+		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Detail: sendErr.detail}
 	}
-	e.spends = e.spends || spends
-	attempt := broker.Attempt{Start: started, Duration: time.Since(started), Host: hostPort(w.url)}
+	attempt.Duration = time.Since(attempt.Start)
 	if a != nil {
-		attempt.Status = a.status
+		attempt.Status, a.names = a.status, e.v
 	}
+	e.attempts = append(e.attempts, attempt)
+	failure := e.wrong(q, a, sendErr)
+	if failure == nil {
+		return a, nil
+	}
+	if e.see != nil {
+		e.see(e, q, attempt, a, nil)
+	}
+	return nil, failure
+}
+
+// wrong is why an answer cannot be taken from; nil: it can.
+func (e *exchange) wrong(q *request, a *answer, sendErr *sendError) *broker.UpstreamError {
 	if sendErr != nil {
-		e.attempts = append(e.attempts, attempt)
-		if e.see != nil {
-			e.see(e, q, a, nil)
-		}
-		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.sent || e.spends && !spends, TimedOut: sendErr.timedOut, Detail: sendErr.detail}
+		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.sent, TimedOut: sendErr.timedOut, Detail: sendErr.detail}
 		if a != nil {
 			f.Status = a.status
 		}
-		return nil, f
+		return f
 	}
-	failure := e.d.judge(q, a, e.x.Run)
-	if failure == nil && len(q.take) > 0 && !takesHeaders(q) {
-		switch {
-		case len(bytes.TrimSpace(a.body)) == 0:
-			failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is empty"}
-		case a.html && !takesText(q):
-			failure = &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true, Detail: "the answer is a page for people, as a proxy's or a login form"}
-		}
+	if failure := e.d.judge(q, a, e.x.Run); failure != nil {
+		return failure
 	}
-	if failure != nil {
-		failure.Lost = failure.Lost || e.spends && !spends // an earlier request has spent it already
+	f := &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true}
+	switch {
+	case len(q.take) == 0 || takesHeaders(q):
+		return nil
+	case len(bytes.TrimSpace(a.body)) == 0:
+		f.Detail = "the answer is empty"
+	case a.html && !takesText(q):
+		f.Detail = "the answer is a page for people, as a proxy's or a login form"
+	default:
+		return nil
 	}
-	e.attempts = append(e.attempts, attempt)
-	if failure != nil {
-		if e.see != nil {
-			e.see(e, q, a, nil)
-		}
-		return nil, failure
-	}
-	return a, nil
+	return f
 }
 
 // takesHeaders reports whether what is taken is in headers and cookies alone: then an empty body says nothing.
@@ -283,15 +290,16 @@ func takesText(q *request) bool {
 }
 
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
-func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) *broker.UpstreamError {
+func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
 	if e.taken == nil {
 		e.taken = map[string]bool{}
 	}
-	taken, from := map[string]value{}, map[string]string{}
+	taken, from := map[string]value{}, map[string]*where{}
+	at := &e.attempts[len(e.attempts)-1]
 	claimsLast := slices.Clone(q.take)
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
-		v, written := t.where.find(a, e.v.fixed)
+		v, found := t.where.find(a)
 		if _, structure := v.v.(map[string]any); structure && t.name == "token" {
 			v = value{}
 		}
@@ -302,21 +310,17 @@ func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) 
 			}
 			continue
 		}
-		taken[t.name], from[t.name] = v, written
+		taken[t.name], from[t.name] = v, found
 		e.v.fixed[t.name] = v
 		e.taken[t.name] = true
 	}
-	if e.see != nil {
-		e.see(e, q, a, from)
-	}
-	n := len(e.attempts) - 1
 	for _, t := range q.take {
 		if _, ok := taken[t.name]; ok {
-			e.attempts[n].Taken = append(e.attempts[n].Taken, t.name)
+			at.Taken = append(at.Taken, t.name)
 		}
 	}
-	if out.Values == nil {
-		out.Values = map[string]broker.Secret{}
+	if e.see != nil {
+		e.see(e, q, *at, a, from)
 	}
 	for name, v := range taken {
 		if !builtinNames[name] || name == "token" {
@@ -326,9 +330,7 @@ func (e *exchange) taking(q *request, a *answer, last bool, out *broker.Answer) 
 	if v, ok := taken["refresh_token"]; ok {
 		out.RefreshToken = broker.NewSecret(v.String())
 	}
-	if last {
-		e.finish(q, a, taken, from, out)
-	}
+	e.meaning(a, taken, from, out)
 	return nil
 }
 
@@ -344,7 +346,7 @@ func order(t take) int {
 func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError {
 	rules := e.d.rulesOf(q)
 	if e.see != nil {
-		e.see(e, q, a, nil)
+		e.see(e, q, e.attempts[len(e.attempts)-1], a, nil)
 	}
 	if said := rules.find(a); said.there {
 		return e.d.classify(rules, a, said, e.x.Run, "")
@@ -355,34 +357,31 @@ func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError 
 	}
 }
 
-// finish reads what the last answer says about the token.
-func (e *exchange) finish(q *request, a *answer, taken map[string]value, from map[string]string, out *broker.Answer) {
-	out.TokenType = taken["token_type"].String()
+// meaning reads what an answer says about the token. What was said of one that came before does not hold for a new one.
+func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*where, out *broker.Answer) {
+	if token, ok := taken["token"]; ok {
+		out.TokenType, out.Scopes = "", nil
+		out.Expiry = broker.Expiry{SentAt: a.sentAt, Claim: expOf(token.String())}
+		if date, err := http.ParseTime(a.header.Get("Date")); err == nil {
+			out.Expiry.Date = date
+		}
+	}
+	if v, ok := taken["token_type"]; ok {
+		out.TokenType = v.String()
+	}
 	if v, ok := taken["scope"]; ok {
 		out.Scopes = scopesOf(v, e.d.scopes)
 	}
-	out.Expiry.SentAt = a.sentAt
-	if date, err := http.ParseTime(a.header.Get("Date")); err == nil {
-		out.Expiry.Date = date
-	}
-	for _, t := range q.take {
-		v, ok := taken[t.name]
-		if !ok {
-			continue
-		}
-		w := t.where.form(from[t.name])
-		switch t.name {
-		case "expires_in":
-			if in, ok := relative(v.String(), w.unit); ok {
-				out.Expiry.In = &in
-			}
-		case "expires_at":
-			if at, ok := parseTime(v.String(), w.layout); ok {
-				out.Expiry.At = at
-			}
+	if v, ok := taken["expires_in"]; ok {
+		if in, ok := relative(v.String(), from["expires_in"].unit); ok {
+			out.Expiry.In = &in
 		}
 	}
-	out.Expiry.Claim = expOf(taken["token"].String())
+	if v, ok := taken["expires_at"]; ok {
+		if at, ok := parseTime(v.String(), from["expires_at"].layout); ok {
+			out.Expiry.At = at
+		}
+	}
 }
 
 // expOf is the `exp` of a JWT (RFC 7519 section 4.1.4); zero: it is none, or has none.

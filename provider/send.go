@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"code.dny.dev/ssrf"
@@ -22,20 +22,19 @@ type answer struct {
 	header http.Header
 	body   []byte
 	sentAt time.Time
-	took   time.Duration
-	host   string
 	doc    any // the parsed body, where it is JSON or a form
 	parsed bool
-	kind   string
 	// html: a page for people, as proxies and login forms send.
 	html bool
+	// names are the values that hold in the run, for a where that compares with one, or looks into one.
+	names *values
 }
 
 // A sendError is why nothing usable came back. It holds no foreign text.
 type sendError struct {
 	// sent: the request may have reached the upstream.
 	sent bool
-	// refused: beforeSend refused.
+	// refused: before refused.
 	refused  bool
 	timedOut bool
 	detail   string
@@ -43,41 +42,40 @@ type sendError struct {
 
 func (e *sendError) Error() string { return e.detail }
 
-// guarded is a request's body. Its first read is the moment at which the request is written: the last one at which it can be
-// refused (what is on the wire by then is a header without its body, which nobody processes), and from which on it counts as
-// sent. Having no way to be rewound, it also keeps http.Transport from sending the request again on another connection.
-type guarded struct {
-	r      io.Reader
-	before func() error
-	read   bool
-	state  *sending
-}
-
+// A sending is one request on its way. Its hooks run on goroutines of http.Transport.
 type sending struct {
-	sent    atomic.Bool
-	refused atomic.Bool
-	at      atomic.Int64
+	before func() error
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	conn    net.Conn
+	refused bool
+	sentAt  time.Time
 }
 
-func (s *sending) mark() {
-	if s.sent.CompareAndSwap(false, true) {
-		s.at.Store(time.Now().UnixNano())
-	}
+func (s *sending) gotConn(i httptrace.GotConnInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = i.Conn
 }
 
-func (g *guarded) Read(p []byte) (int, error) {
-	if !g.read {
-		g.read = true
-		if err := g.before(); err != nil {
-			g.state.refused.Store(true)
-			return 0, err
+// wroteHeaders runs when the request's header is in the connection's buffer, before that is flushed: the last moment at which
+// it can be refused. The hook cannot stop the write, but the write of a closed connection fails.
+func (s *sending) wroteHeaders() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused || s.before() != nil {
+		s.refused = true
+		if s.conn != nil {
+			_ = s.conn.Close() // it is closed to fail
 		}
-		g.state.mark()
+		s.cancel()
+		return
 	}
-	return g.r.Read(p)
+	if s.sentAt.IsZero() {
+		s.sentAt = time.Now()
+	}
 }
-
-func (g *guarded) Close() error { return nil }
 
 // send carries one request and reads its answer, at most once. spends says that the request spends a refresh token.
 func (t *Transport) send(ctx context.Context, w *wire, spends bool, before func(host string) error) (*answer, *sendError) {
@@ -85,55 +83,62 @@ func (t *Transport) send(ctx context.Context, w *wire, spends bool, before func(
 	if err := t.guardLiteral(w.url); err != nil {
 		return nil, &sendError{detail: "the host is a special address; upstream.allow_private may allow it"}
 	}
-	state := &sending{}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: state.mark})
-	req, err := http.NewRequestWithContext(ctx, w.method, w.url.String(), nil)
+	traced, cancel := context.WithCancel(ctx)
+	defer cancel()
+	state := &sending{before: func() error { return before(host) }, cancel: cancel}
+	traced = httptrace.WithClientTrace(traced, &httptrace.ClientTrace{GotConn: state.gotConn, WroteHeaders: state.wroteHeaders})
+	req, err := http.NewRequestWithContext(traced, w.method, w.url.String(), nil)
 	if err != nil {
 		return nil, &sendError{detail: "the request cannot be made of the definition's values"}
 	}
 	req.Header = w.header
-	if ua := req.Header.Get("User-Agent"); ua == "" {
-		req.Header.Set("User-Agent", "tokenbroker")
-	}
-	if before(host) != nil {
-		return nil, &sendError{refused: true, detail: "too late to send"}
-	}
-	// An empty body of a POST has no first read: with one it would be sent in chunks.
-	if len(w.body) > 0 || w.method == http.MethodGet || w.method == http.MethodDelete {
-		req.Body = &guarded{r: bytes.NewReader(w.body), before: func() error { return before(host) }, state: state}
-		req.ContentLength = int64(len(w.body))
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header["User-Agent"] = []string{""} // removed by null: http.Transport would send its own
 	}
 	tr := t.reused
+	switch {
+	case len(w.body) > 0, w.method == http.MethodGet, w.method == http.MethodDelete:
+		// A body that cannot be rewound, be it empty, keeps http.Transport from sending the request again on another connection.
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(w.body)), int64(len(w.body))
+	case req.Header.Get("Idempotency-Key") != "" || req.Header.Get("X-Idempotency-Key") != "":
+		// An empty body of a POST would be sent in chunks. Without one http.Transport takes these headers for its leave to send
+		// it again; on a new connection it never does.
+		tr = t.fresh
+	}
 	if spends {
 		tr = t.fresh
 	}
-	started := time.Now()
 	res, err := tr.RoundTrip(req)
 	if err != nil {
 		return nil, state.failure(ctx, err)
 	}
 	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost
 	body, err := io.ReadAll(io.LimitReader(res.Body, t.settings.MaxAnswer+1))
-	a := &answer{status: res.StatusCode, header: res.Header, body: body, host: host, took: time.Since(started)}
-	a.sentAt = started
-	if at := state.at.Load(); at != 0 {
-		a.sentAt = started.Add(time.Unix(0, at).Sub(started.Round(0)))
-	}
+	a := &answer{status: res.StatusCode, header: res.Header, body: body, sentAt: state.at()}
 	if err != nil {
 		e := state.failure(ctx, err)
 		e.sent = true
 		return a, e
 	}
 	if int64(len(body)) > t.settings.MaxAnswer {
+		a.body = nil
 		return a, &sendError{sent: true, detail: "the answer is too large"}
 	}
 	return a, nil
 }
 
+func (s *sending) at() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sentAt
+}
+
 // failure names what went wrong, in words of ours.
 func (s *sending) failure(ctx context.Context, err error) *sendError {
-	e := &sendError{sent: s.sent.Load(), detail: "the connection failed"}
-	if s.refused.Load() {
+	s.mu.Lock()
+	e := &sendError{sent: !s.sentAt.IsZero(), refused: s.refused, detail: "the connection failed"}
+	s.mu.Unlock()
+	if e.refused {
 		return &sendError{refused: true, detail: "too late to send"}
 	}
 	var (
@@ -145,7 +150,7 @@ func (s *sending) failure(ctx context.Context, err error) *sendError {
 	switch {
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
 		e.detail, e.sent = "the host resolves to a special address; upstream.allow_private may allow it", false
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && ctx.Err() == nil:
 		e.detail = "the host's name cannot be resolved"
 	case errors.As(err, &verify):
 		e.detail = "the host's certificate cannot be verified"

@@ -6,9 +6,11 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // read parses the body: as the request says, else by Content-Type, else by its first character.
@@ -34,7 +36,6 @@ func (a *answer) read(kind string) {
 		kind = "text"
 		a.html = media == "text/html" || media == "application/xhtml+xml" || strings.HasPrefix(body, "<")
 	}
-	a.kind = kind
 	switch kind {
 	case "json":
 		if doc, err := decodeJSON([]byte(body)); err == nil {
@@ -51,17 +52,17 @@ func (a *answer) read(kind string) {
 	}
 }
 
-// find takes one value out of the answer. taken are the values that were taken before, for claims.
-func (w *where) find(a *answer, taken map[string]value) (value, string) {
+// find takes one value out of the answer, and says by which alternative.
+func (w *where) find(a *answer) (value, *where) {
 	for _, x := range w.anyOf {
-		if v, from := x.find(a, taken); !v.absent() {
+		if v, from := x.find(a); !v.absent() {
 			return v, from
 		}
 	}
 	var v any
 	switch {
 	case w.each != nil:
-		v = w.element(a.doc)
+		v = w.element(a)
 	case w.path != nil:
 		if a.doc != nil {
 			v, _ = w.path.find(a.doc)
@@ -83,48 +84,53 @@ func (w *where) find(a *answer, taken map[string]value) (value, string) {
 			v = s
 		}
 	case w.claim != nil:
-		if claims := claimsOf(taken[w.of].String()); claims != nil {
+		if claims := claimsOf(a.named().fixed[w.of].String()); claims != nil {
 			v, _ = w.claim.find(claims)
 		}
 	}
-	if v == nil || v == "" {
-		return value{}, ""
+	if s, ok := v.(string); v == nil || ok && (s == "" || !utf8.ValidString(s)) {
+		return value{}, nil // what is no text can be handed to nobody
 	}
 	if w.pattern != nil {
 		m := w.pattern.FindStringSubmatch(textOf(v))
 		if m == nil || m[1] == "" {
-			return value{}, ""
+			return value{}, nil
 		}
 		v = m[1]
 	}
-	return value{v: v, secret: true}, w.written
+	return value{v: v, secret: true}, w
 }
 
-// element finds, of the list at each, the first element that has the wanted values.
-func (w *where) element(doc any) any {
-	l, _ := w.each.find(doc)
+// named are the values that hold where the answer is read.
+func (a *answer) named() *values {
+	if a.names == nil {
+		a.names = newValues(nil)
+	}
+	return a.names
+}
+
+// element finds, of the list at each, the first element that has the wanted values; null wants none.
+func (w *where) element(a *answer) any {
+	l, _ := w.each.find(a.doc)
 	elements, _ := l.([]any)
 	for _, e := range elements {
-		match := true
-		for _, f := range w.match {
-			p, err := parsePath(f.name)
-			if err != nil {
-				return nil
-			}
-			x, _ := p.find(e)
-			one := false
-			for _, t := range f.values {
-				s, _, _ := t.expand(newValues(nil)) // literals only: checked
-				one = one || textOf(x) == s
-			}
-			match = match && one
-		}
-		if match {
+		if !slices.ContainsFunc(w.match, func(m match) bool { return !m.holds(e, a.named()) }) {
 			v, _ := w.path.find(e)
 			return v
 		}
 	}
 	return nil
+}
+
+func (m match) holds(element any, names *values) bool {
+	x, there := m.path.find(element)
+	if m.field.remove {
+		return !there
+	}
+	return there && slices.ContainsFunc(m.field.values, func(t text) bool {
+		s, ok, err := t.expand(names)
+		return ok && err == nil && textOf(x) == s
+	})
 }
 
 // setCookies are the cookies that an answer sets. A cookie that is deleted (Max-Age=0) counts as empty.
@@ -223,14 +229,4 @@ func daysHoursMinutes(s string) (time.Duration, bool) {
 		n[i] = x
 	}
 	return time.Duration(n[0])*24*time.Hour + time.Duration(n[1])*time.Hour + time.Duration(n[2])*time.Minute, true
-}
-
-// form finds the where that a taken value came from, for its unit and layout.
-func (w *where) form(written string) *where {
-	for _, x := range w.anyOf {
-		if f := x.form(written); f != nil && f.written == written {
-			return f
-		}
-	}
-	return w
 }

@@ -1,0 +1,136 @@
+package provider
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+func TestRulesThatTheSchemaCannotSay(t *testing.T) {
+	obtain := func(s string) string { return "name: x\n" + s }
+	for name, c := range map[string]struct{ text, want string }{
+		"a let of a taken value before it is taken": {
+			obtain(`let: {e: {base64: "{{sid}}"}}
+obtain:
+- {post: "https://e.com/{{e}}", take: {sid: s}}
+- {post: "https://e.com/", form: {e: "{{e}}"}, take: {token: t}}`), `obtain[0].url: {{e}} is computed of {{sid}}, and nothing gives that here`},
+		"a let of a let":                    {obtain("let: {a: {hex: \"{{b}}\"}, b: {hex: \"{{token}}\"}}\nobtain: {post: \"https://e.com/\", form: {a: \"{{a}}\"}, take: {token: t}}"), "{{a}} is computed of {{token}}"},
+		"a name in a list's choice":         {obtain(`obtain: {post: "https://e.com/", take: {token: {path: t, each: l, where: {n: "{{nobody}}"}}}}`), "nothing gives {{nobody}} here"},
+		"an input that is no URL":           {obtain(`inputs: {s: {}}` + "\n" + `obtain: {post: "{{s}}/x", take: {token: t}}`), "must be a whole one: format: url"},
+		"a base_url that is none":           {obtain("inputs: {s: {}}\nbase_url: \"{{s}}/x\"\ntoken: t"), "must be a whole one"},
+		"two seeds":                         {obtain("inputs: {a: {secret: true, seed: true}, b: {secret: true, seed: true}}\nrefresh: {oauth2: \"https://e.com/\", auth: none}"), "a and b are both seeds"},
+		"one_of nothing":                    {obtain("inputs: {a: {one_of: []}}\ntoken: \"{{a}}\""), "allows nothing"},
+		"a layout with digits":              {obtain(`obtain: {post: "https://e.com/", take: {token: t, expires_at: {path: e, layout: "T1 %Y"}}}`), "would be read as a time"},
+		"a layout with a month":             {obtain(`obtain: {post: "https://e.com/", take: {token: t, expires_at: {path: e, layout: "Jan %Y"}}}`), "would be read as a time"},
+		"a fraction without a dot":          {obtain(`obtain: {post: "https://e.com/", take: {token: t, expires_at: {path: e, layout: "%S%f"}}}`), "comes after a dot"},
+		"an unknown conversion":             {obtain(`obtain: {post: "https://e.com/", take: {token: t, expires_at: {path: e, layout: "%Q"}}}`), "unknown conversion"},
+		"an alias for a flag":               {obtain("title: &true x\ninputs: {a: {secret: *true}}\ntoken: \"{{a}}\""), "aliases are not allowed"},
+		"an alias bomb":                     {obtain("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\ntoken: t"), "aliases are not allowed"},
+		"presented, and only a refresh has": {obtain("obtain: {oauth2: \"https://e.com/\", auth: none}\nrefresh: {oauth2: \"https://e.com/\", auth: none, take: {o: o}}\npresent: {headers: {X: \"{{token}}{{o}}\"}}"), "nothing gives {{o}} here"},
+		"a parameter as the host":           {obtain("parameters: {p: {format: url}}\nobtain: {post: \"{{p}}\", take: {token: t}}"), "send the credential's secrets to themselves"},
+	} {
+		if got := strings.Join(check(t, c.text), "\n"); !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+	right := obtain(`let: {pick: {first: ["{{sid}}", none]}, later: {hex: "{{sid}}"}}
+obtain:
+- {post: "https://e.com/", form: {p: "{{pick}}"}, take: {sid: s}}
+- {post: "https://e.com/", form: {l: "{{later}}"}, take: {token: t, expires_at: {path: e, layout: "%Y-%m-%dT%H:%M:%S.%fZ"}}}`)
+	if got := check(t, right); len(got) != 0 {
+		t.Errorf("got %v of what is right", got)
+	}
+}
+
+func TestATitleIsForPeopleAndAFieldOfThatNameIsNot(t *testing.T) {
+	digestOf := func(text string) string {
+		d, problems := parse("", []byte(text))
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return d.digest
+	}
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"inputs: {a: {title: x, hint: y}}\ntoken: \"{{a}}\"", "inputs: {a: {}}\ntoken: \"{{a}}\"", true},
+		{"audience: {optional: true, title: x}\ntoken: t", "audience: {optional: true}\ntoken: t", true},
+		{`obtain: {post: "https://e.com/", json: {title: x}, take: {token: t}}`, `obtain: {post: "https://e.com/", json: {title: y}, take: {token: t}}`, false},
+		{`obtain: {post: "https://e.com/", form: {hint: x}, take: {token: t}}`, `obtain: {post: "https://e.com/", form: {}, take: {token: t}}`, false},
+		{`inputs: {title: {}}` + "\ntoken: \"{{title}}\"", `inputs: {title: {pattern: a}}` + "\ntoken: \"{{title}}\"", false},
+	} {
+		if got := digestOf("name: x\n"+c.a) == digestOf("name: x\n"+c.b); got != c.same {
+			t.Errorf("%q and %q: got the same %v, want %v", c.a, c.b, got, c.same)
+		}
+	}
+}
+
+func TestTheHostIsKnownFromWhatIsKnown(t *testing.T) {
+	v := newVendor(t, nil)
+	c := credential(map[string]string{"server": "https://Server.example/base", "sub": "acme"})
+	for text, want := range map[string]string{
+		"parameters: {p: {}}\nobtain: {post: \"https://example.com/{{p}}/t\", take: {token: t}}":                                                 "example.com:443",
+		"inputs: {sub: {}}\nparameters: {p: {}}\nobtain: {post: \"https://{{sub}}.example.com:8443/{{p}}\", take: {token: t}}":                   "acme.example.com:8443",
+		"inputs: {server: {format: url}}\nobtain: {post: \"{{server}}/x\", take: {token: t}}":                                                    "server.example:443",
+		"inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: \"https://example.com?a=b\", auth: none}":                        "example.com:443",
+		"inputs: {missing: {format: url}}\nobtain: [{get: \"{{missing}}\", take: {a: a}}, {post: \"https://second.example\", take: {token: t}}]": "second.example:443",
+		"inputs: {missing: {format: url}}\nobtain: {oauth2: {issuer: \"{{missing}}\"}, auth: none}":                                              "unknown",
+		"token: t": "",
+	} {
+		if got := v.define(text).Host(c); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestAURLLeadsWhereItIsWritten(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "x"}`))
+	d := v.define(`
+inputs: {server: {format: url}, a: {}, b: {default: x}}
+obtain: {post: "{{server}}/p/{{a}}{{b}}/q", take: {token: t}}`)
+	run := func(server, a, b string) error {
+		_, err := v.obtain(d, credential(map[string]string{"server": server, "a": a, "b": b}), broker.Selection{})
+		return err
+	}
+	for _, bad := range [][3]string{{"https://example.com", ".", "."}, {"https://example.com?x=1", "a", "b"}, {"https://example.com/?", "a", "b"}, {"https://example.com#f", "a", "b"}} {
+		if err := run(bad[0], bad[1], bad[2]); err == nil {
+			t.Errorf("%v: it was asked", bad)
+		}
+	}
+	if err := run("https://example.com", "..", "/"); err != nil || v.requests()[0].uri != "/p/..%2F/q" {
+		t.Errorf("got %v %v", err, v.requests())
+	}
+}
+
+func TestNullInARefreshsTakeInheritsNothing(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "new", "r": "another", "e": 60}`))
+	d := v.define(`
+obtain: {post: "https://example.com/t", take: {token: t, refresh_token: r, expires_in: e}}
+refresh: {post: "https://example.com/r", form: {r: "{{refresh_token}}"}, take: {token: t, refresh_token: null}}`)
+	a, err := v.refresh(d, credential(nil), "old", nil)
+	if err != nil || !a.RefreshToken.IsZero() || a.Expiry.In == nil {
+		t.Errorf("got %+v %v", a, err)
+	}
+}
+
+func TestClientSecretPostGoesWhereTheOtherFieldsGo(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "x"}`))
+	for body, want := range map[string]func(asked) bool{
+		"form: {a: b}": func(a asked) bool { return a.body == "a=b&client_id=id&client_secret=s3cret-value" },
+		"json: {a: b}": func(a asked) bool { return a.body == `{"a":"b","client_id":"id","client_secret":"s3cret-value"}` },
+		"multipart: {a: b}": func(a asked) bool {
+			return strings.Contains(a.body, `name="client_secret"`) && !strings.Contains(a.uri, "?")
+		},
+	} {
+		d := v.define("inputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {post: \"https://example.com/t\", auth: client_secret_post, " + body + ", take: {token: t}}")
+		if _, err := v.obtain(d, credential(client), broker.Selection{}); err != nil {
+			t.Fatal(err)
+		}
+		all := v.requests()
+		if got := all[len(all)-1]; !want(got) {
+			t.Errorf("%s: got %s %s", body, got.uri, got.body)
+		}
+	}
+}
