@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -66,7 +67,20 @@ type Batch struct {
 	List *Listing
 	// Unlist removes exactly this entry; with the zero incarnation, every entry of that name; nil: none.
 	Unlist *Listing
+	// Tell is what the watchers of a Shared backend are told once the change is made; zero: nothing.
+	Tell Note
+	// Keep: the change must not get lost with one machine. A Shared backend that was told how many replicas have to have it
+	// waits for them, and fails with ErrUnconfirmed if too few say so in time: the change is made then, and may get lost.
+	Keep bool
+	// Finish: what was begun ends here. It is to be applied also where the backend has no room for anything new.
+	Finish bool
 }
+
+// A Note says what kind of a change was made. Notes are single letters.
+type Note byte
+
+// ErrUnconfirmed is what Apply fails with when it made a change that too few replicas have confirmed.
+var ErrUnconfirmed = errors.New("made, and not confirmed by enough replicas")
 
 // A Listed is an entry of the index with the row that it was asked with; a zero Row: that is not there.
 type Listed struct {
@@ -96,6 +110,37 @@ type Backend interface {
 	Scan(ctx context.Context, key Key, after Listing, limit int) ([]Listed, error)
 	// Close ends all work and frees what is held. Whatever is called afterwards fails.
 	Close() error
+}
+
+// Shared is a Backend that other processes change at the same time.
+type Shared interface {
+	Backend
+	// Check looks whether the backend can be relied on, as far as it may look. It fails with broker.StoreUnavailable while
+	// the backend cannot be reached, and with *Unfit if it must not be used. What it may not look at, it warns of.
+	Check(ctx context.Context) (warnings []string, err error)
+	// Revisions returns the revision of each row, zero where there is none, each as of some moment during the call. Places
+	// may be of any groups, and many.
+	Revisions(ctx context.Context, places []Place) ([]Revision, error)
+	// Watch calls f, one call at a time, with what happens, until ctx ends.
+	Watch(ctx context.Context, f func(Happened))
+}
+
+// A Place is where a row is.
+type Place struct {
+	Group Group
+	Key   Key
+}
+
+// Happened is what a Shared backend tells. Exactly one of Note, Missed and Returned is set.
+type Happened struct {
+	// Group was changed by another process, with this Note.
+	Group Group
+	Note  Note
+	// Missed: changes may have been missed before this.
+	Missed bool
+	// Returned: the backend was away, or another machine answers for it now, and changes that were acknowledged not long ago
+	// may be undone.
+	Returned bool
 }
 
 // Exclusive is a Backend that no other process can have open. What only mattered to former processes can be cleared then.

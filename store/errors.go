@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/store/seal"
@@ -38,6 +39,17 @@ func Unavailable(detail string) error {
 	return &broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}
 }
 
+// Unfit says why a backend must not be used as it is, and how to mend that.
+type Unfit struct {
+	// Problems are sentences, each with what to do.
+	Problems []string
+}
+
+// Error implements error.
+func (u *Unfit) Error() string {
+	return "the store must not be used as it is: " + strings.Join(u.Problems, "; ")
+}
+
 // fromBackend passes a backend's failure on, and nothing of one that is not as Backend says.
 func fromBackend(err error) error {
 	var f *broker.Failure
@@ -46,6 +58,8 @@ func fromBackend(err error) error {
 		return nil
 	case errors.Is(err, broker.ErrConflict):
 		return broker.ErrConflict
+	case errors.Is(err, ErrUnconfirmed):
+		return ErrUnconfirmed
 	case errors.As(err, &f) && (f.Kind == broker.StoreUnavailable || f.Kind == broker.RecordUnreadable):
 		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -22,6 +22,7 @@ var may = map[string][]string{
 	"store":                {"broker", "store/seal"},
 	"store/seal":           {"broker"},
 	"store/bolt":           {"broker", "store"},
+	"store/redis":          {"broker", "store"},
 	"store/storetest":      {"broker", "store", "store/seal"},
 	"server":               {"broker", "gen/tokenbroker/v1"},
 	"gen/tokenbroker/v1":   {},
@@ -30,7 +31,7 @@ var may = map[string][]string{
 	"internal/suggest":     {},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt",
+		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis",
 	},
 }
 
@@ -38,7 +39,7 @@ var may = map[string][]string{
 var never = map[string][]string{
 	"broker":               {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
 	"provider":             {"google.golang.org/grpc", "go.etcd.io/", "testing"},
-	"store":                {"google.golang.org/grpc", "go.etcd.io/", "net/http", "testing"},
+	"store":                {"google.golang.org/grpc", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
 	"server":               {"go.etcd.io/", "go.yaml.in/", "testing"},
 	"internal/upstreamsim": {"testing"},
 	"cmd/tokenbroker":      {"testing"},

@@ -53,6 +53,7 @@ func Run(t *testing.T, c Config) {
 func (c Config) run(t *testing.T, name string, test func(*testing.T, Config, store.Backend)) {
 	t.Run(name, func(t *testing.T) {
 		if c.RealTime {
+			t.Parallel() // most of it is waiting
 			test(t, c, c.Open(t))
 			return
 		}

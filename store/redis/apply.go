@@ -1,0 +1,139 @@
+package redis
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+// Apply implements store.Backend. The index is in another slot: an entry is added before the change, and removed after it.
+func (db *DB) Apply(ctx context.Context, b store.Batch) error {
+	var listed int64
+	if b.List != nil {
+		err := db.do(ctx, func(ctx context.Context, _ time.Duration) (err error) {
+			listed, err = db.client.ZAdd(ctx, db.keys.index(), redis.Z{Member: entry(*b.List, b.Group)}).Result()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var made int
+	confirmed := true
+	err := db.do(ctx, func(ctx context.Context, since time.Duration) (err error) {
+		made, confirmed, err = db.apply(ctx, b, since)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case made == 0:
+		if listed > 0 {
+			db.tidy(ctx, *b.List, b.Group)
+		}
+		return broker.ErrConflict
+	}
+	if b.Unlist != nil {
+		db.tidy(ctx, *b.Unlist, b.Group)
+	}
+	if !confirmed {
+		return store.ErrUnconfirmed
+	}
+	return nil
+}
+
+// tidy removes an entry that nothing belongs to. One that stays is skipped, and swept: that fails nobody's change.
+func (db *DB) tidy(ctx context.Context, l store.Listing, g store.Group) {
+	_ = db.do(ctx, func(ctx context.Context, _ time.Duration) error { return db.unlist(ctx, l, g) })
+}
+
+func (db *DB) unlist(ctx context.Context, l store.Listing, g store.Group) error {
+	if l.Incarnation == ([16]byte{}) {
+		from, to := ofName(l.Name)
+		return db.client.ZRemRangeByLex(ctx, db.keys.index(), from, to).Err()
+	}
+	return db.client.ZRem(ctx, db.keys.index(), entry(l, g)).Err()
+}
+
+func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (made int, confirmed bool, err error) {
+	names, args := db.arguments(b, since)
+	script := applyScript
+	if b.Finish {
+		script = finishScript
+	}
+	if !b.Keep || db.options.WaitReplicas == 0 {
+		made, err = script.Run(ctx, db.client, names, args...).Int()
+		return made, true, err
+	}
+	// WAIT is about what was written on its own connection.
+	conn, err := db.conn(ctx, names[0])
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() { _ = conn.Close() }()
+	made, err = script.Run(ctx, conn, names, args...).Int()
+	if err != nil || made == 0 {
+		return made, true, err
+	}
+	n, err := conn.Wait(ctx, db.options.WaitReplicas, db.options.Timeout/2).Result()
+	return made, err == nil && n >= int64(db.options.WaitReplicas), nil
+}
+
+// conn is a connection of its own to the master that has the key.
+func (db *DB) conn(ctx context.Context, key string) (*redis.Conn, error) {
+	if db.cluster != nil {
+		master, err := db.cluster.MasterForKey(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		return master.Conn(), nil
+	}
+	return db.client.(*redis.Client).Conn(), nil
+}
+
+// arguments are what applyLua takes. since is how long ago the batch's times to live were right.
+func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, args []any) {
+	names = make([]string, 0, 1+len(b.Conditions)+len(b.Deletes)+len(b.Puts))
+	names = append(names, db.keys.rows(b.Group))
+	whole, kinds, message := "0", "", ""
+	if b.DeleteGroup {
+		whole = "1"
+	}
+	for i, k := range b.Clear {
+		if i > 0 {
+			kinds += ","
+		}
+		kinds += string(k)
+	}
+	if b.Tell != 0 {
+		message = db.who + " " + string(rune(b.Tell)) + " " + string(b.Group)
+	}
+	args = append(make([]any, 0, 7+len(b.Conditions)+2*len(b.Puts)),
+		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message)
+	for _, c := range b.Conditions {
+		names = append(names, db.keys.row(b.Group, c.Key))
+		want := c.Revision[:]
+		if c.Revision == (store.Revision{}) {
+			want = nil
+		}
+		args = append(args, want)
+	}
+	for _, k := range b.Deletes {
+		names = append(names, db.keys.row(b.Group, k))
+	}
+	for _, p := range b.Puts {
+		names = append(names, db.keys.row(b.Group, p.Key))
+		value := make([]byte, 0, revisionSize+len(p.Value))
+		value = append(append(value, p.Revision[:]...), p.Value...)
+		ttl := int64(0)
+		if p.TTL > 0 {
+			ttl = max(1, (p.TTL - since).Milliseconds())
+		}
+		args = append(args, value, ttl)
+	}
+	return names, args
+}

@@ -1,0 +1,165 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+// Options say where Redis is and what is asked of it. Address is required; every other zero value is a default.
+type Options struct {
+	Address Address
+	// Username and Password are those of the ACL user; empty: those of the address.
+	Username, Password string
+	// SentinelUsername and SentinelPassword are for the Sentinels; empty: none.
+	SentinelUsername, SentinelPassword string
+	// TLS is how TLS is spoken where the address asks for it; nil: the system's roots.
+	TLS *tls.Config
+	// Prefix is what every key and channel begins with; "": tokenbroker.
+	Prefix string
+	// WaitReplicas is how many replicas must have a grant before it is relied on; 0: none.
+	WaitReplicas int
+	// AcceptLoss says that a Redis which can lose acknowledged writes when it crashes is good enough.
+	AcceptLoss bool
+	// Connections bounds the connections to one Redis; 0: 64.
+	Connections int
+	// Timeout bounds what one command may take; 0: 1 s.
+	Timeout time.Duration
+}
+
+const (
+	defaultPrefix      = "tokenbroker"
+	defaultConnections = 64
+	defaultTimeout     = time.Second
+	// retryPause is how long after a dead connection or a Redis that is about to be ready it is asked once more.
+	retryPause = 20 * time.Millisecond
+	// sweepEvery is how often the index is swept, by one of all brokers.
+	sweepEvery = time.Hour
+)
+
+// A DB is a store.Backend that other brokers share. It is made by Open. Safe for concurrent use.
+type DB struct {
+	client  redis.UniversalClient
+	cluster *redis.ClusterClient // nil: it is none
+	keys    keys
+	options Options
+	// who tells this process's own events from others'.
+	who string
+	// turns bounds how many ask at a time: waiting for a connection must not count as Redis's being slow.
+	turns chan struct{}
+	// troubled: something failed since the masters were last seen to be well.
+	troubled atomic.Bool
+
+	stopping context.Context //nolint:containedctx // the life of the DB, not of a call
+	stop     context.CancelFunc
+	sweeping sync.WaitGroup
+	closed   sync.Once
+}
+
+var _ store.Shared = (*DB)(nil)
+
+// Open returns a DB. It asks nothing of Redis yet: see Check.
+func Open(o Options) (*DB, error) {
+	if len(o.Address.Hosts) == 0 {
+		return nil, errors.New("redis: an address is required")
+	}
+	if o.Prefix == "" {
+		o.Prefix = defaultPrefix
+	}
+	if o.Connections <= 0 {
+		o.Connections = defaultConnections
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	u := &redis.UniversalOptions{
+		Addrs: o.Address.Hosts, DB: o.Address.Database, MasterName: o.Address.Master, IsClusterMode: o.Address.Cluster,
+		Username: or(o.Username, o.Address.username), Password: or(o.Password, o.Address.password),
+		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
+		ClientName: "tokenbroker", DisableIdentity: true,
+		ContextTimeoutEnabled: true, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+		DialerRetries: 1, MaxRetries: -1, // what is asked again is decided here, where times to live are counted anew
+		PoolSize: o.Connections, PoolTimeout: 2 * o.Timeout, MinIdleConns: 2,
+		FailingTimeoutSeconds:    1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	if o.Address.TLS {
+		u.TLSConfig = o.TLS
+		if u.TLSConfig == nil {
+			u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+	}
+	var who [8]byte
+	_, _ = rand.Read(who[:]) // never fails (crypto/rand)
+	db := &DB{
+		client: redis.NewUniversalClient(u), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
+		turns: make(chan struct{}, o.Connections),
+	}
+	db.cluster, _ = db.client.(*redis.ClusterClient)
+	db.stopping, db.stop = context.WithCancel(context.Background())
+	db.sweeping.Go(db.sweepUntilStopped)
+	return db, nil
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// Close implements store.Backend.
+func (db *DB) Close() error {
+	db.closed.Do(func() {
+		db.stop()
+		db.sweeping.Wait()
+		_ = db.client.Close()
+	})
+	return nil
+}
+
+// do asks Redis: when it is the caller's turn, bounded, and once more where that may help at once. since is how long ago do
+// was called.
+func (db *DB) do(ctx context.Context, ask func(ctx context.Context, since time.Duration) error) error {
+	if err := store.Ended(ctx); err != nil {
+		return err
+	}
+	select {
+	case db.turns <- struct{}{}:
+		defer func() { <-db.turns }()
+	case <-ctx.Done():
+		return store.Ended(ctx)
+	case <-db.stopping.Done():
+	}
+	if db.stopping.Err() != nil {
+		return errClosed
+	}
+	started := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, 2*db.options.Timeout)
+	defer cancel()
+	err := ask(bounded, 0)
+	if passing(err) && bounded.Err() == nil {
+		select {
+		case <-time.After(retryPause):
+		case <-bounded.Done():
+		}
+		err = ask(bounded, time.Since(started))
+	}
+	if err != nil {
+		err = failed(ctx, err)
+		if ctx.Err() == nil {
+			db.troubled.Store(true)
+		}
+	}
+	return err
+}
