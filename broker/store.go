@@ -47,6 +47,14 @@ type Store interface {
 	// SaveBackoff replaces it; the zero Backoff deletes.
 	SaveBackoff(ctx context.Context, upstream string, b Backoff) error
 
+	// Shared reports whether other brokers change what is stored, so that what was read is no longer true after a while.
+	Shared() bool
+	// Unchanged reports for each mark whether credential and token are still those that it was given with, as of some moment
+	// during the call. Marks may be many.
+	Unchanged(ctx context.Context, marks []Mark) ([]bool, error)
+	// Watch calls f, one call at a time, with what other brokers change, until ctx ends. Only where the store is shared.
+	Watch(ctx context.Context, f func(Notice))
+
 	// Fingerprint is a keyed hash that only holders of the store's key can compute, the same for ever: for ids of tokens, of
 	// seeds, and of keys that hold parameters. purpose keeps the uses apart.
 	Fingerprint(purpose string, parts ...string) [32]byte
@@ -76,6 +84,24 @@ type TokenKey struct {
 	Spends bool
 }
 
+// A Mark tells whether a token is still the one that was read, and its credential too. Comparable; the zero Mark is of
+// nothing that was read, and never unchanged.
+type Mark struct {
+	Credential CredentialName
+	// Token is that of the TokenKey.
+	Token [32]byte
+	// Revisions are the store's own.
+	Revisions [2][16]byte
+}
+
+// A Notice is what another broker did.
+type Notice struct {
+	// Credential is whose; empty: anybody's, because changes may have been missed.
+	Credential CredentialName
+	// Moved: what was read before is no longer true. Otherwise an exchange has ended, or a lease.
+	Moved bool
+}
+
 // A View is what is stored about one token, as of one moment. A record of another incarnation, version, epoch or digest,
 // and one that has expired, is absent.
 type View struct {
@@ -93,6 +119,8 @@ type View struct {
 	FormerWorked bool
 	// Revisions is the store's own, for Acquire.
 	Revisions any
+	// Mark is of Token; zero where there is none.
+	Mark Mark
 }
 
 // A Grant is a refresh token and what is known of it. The zero Grant is none.
@@ -148,7 +176,11 @@ type Outcome struct {
 }
 
 // Committed says what of an Outcome was stored.
-type Committed struct{ Token, Grant bool }
+type Committed struct {
+	Token, Grant bool
+	// Mark is of the token; zero where it was not stored, or is not known any more.
+	Mark Mark
+}
 
 // A FailureRecord is what a failed exchange leaves behind.
 type FailureRecord struct {

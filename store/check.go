@@ -53,17 +53,17 @@ func unreadableData(why string) error {
 }
 
 // checkKeys refuses data of other keys, and leaves the check in data that have none.
-func (s *Store) checkKeys(ctx context.Context) error {
+func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 	fingerprint := s.keyring.Fingerprint(checkPurpose)
-	return s.change(ctx, func() (*Batch, error) {
-		r, err := readCheck(ctx, s.backend)
+	return s.changeIn(ctx, backend, func() (*Batch, error) {
+		r, err := readCheck(ctx, backend)
 		if err != nil {
 			return nil, err
 		}
 		if r != nil {
 			return nil, s.verify(r, fingerprint)
 		}
-		if err := s.openAny(ctx); err != nil {
+		if err := s.openAny(ctx, backend); err != nil {
 			return nil, err
 		}
 		sealed, err := s.keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkPlace.associated())
@@ -96,8 +96,8 @@ func (s *Store) verify(r *checkRecord, fingerprint [32]byte) error {
 }
 
 // openAny tries one credential of data without a check.
-func (s *Store) openAny(ctx context.Context) error {
-	page, err := s.backend.Scan(ctx, credentialKey, Listing{}, 1)
+func (s *Store) openAny(ctx context.Context, backend Backend) error {
+	page, err := backend.Scan(ctx, credentialKey, Listing{}, 1)
 	if err != nil {
 		return fromBackend(err)
 	}

@@ -20,9 +20,18 @@ func (s *Store) readFor(ctx context.Context, l broker.Lease) (*snapshot, error) 
 // Commit implements broker.Store. Token is true also for a token whose life was over before it could be stored: it would be
 // gone by now.
 func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (broker.Committed, error) {
-	var stored broker.Committed
-	err := s.change(ctx, func() (*Batch, error) {
-		stored = broker.Committed{}
+	stored, _, err := s.commit(ctx, l, o, false)
+	if err == nil && stored.Grant {
+		s.keep(l, o)
+	}
+	return stored, err
+}
+
+// commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
+// one that the lease was taken for. made: it was not in place already.
+func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, made bool, err error) {
+	err = s.change(ctx, func() (*Batch, error) {
+		stored, made = broker.Committed{}, false
 		n, err := s.readFor(ctx, l)
 		if n == nil || err != nil {
 			return nil, err
@@ -36,8 +45,13 @@ func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (b
 			return nil, nil
 		}
 		b := n.change()
+		b.batch.Tell, b.batch.Finish = noteNews, true
 		if stored.Grant, err = b.commitGrant(ctx, l, o); err != nil {
 			return nil, err
+		}
+		b.batch.Keep = stored.Grant
+		if again && !stored.Grant {
+			return nil, nil
 		}
 		c := n.credential
 		if c.Version == l.Version {
@@ -51,6 +65,7 @@ func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (b
 			if o.Token != nil && c.Epoch == l.Epoch {
 				b.commitToken(l, *o.Token)
 				stored.Token = true
+				stored.Mark = b.mark(l.Key)
 			}
 		}
 		if history.LastSuccess.time().Before(o.Now) {
@@ -60,12 +75,13 @@ func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (b
 		history.addReceipt(l.Owner, stored)
 		b.put(historyKey, history, 0)
 		b.release(l)
+		made = true
 		return b.done()
 	})
 	if err != nil {
-		return broker.Committed{}, err
+		return broker.Committed{}, false, err
 	}
-	return stored, nil
+	return stored, made, nil
 }
 
 // commitGrant keeps, replaces or drops the grant if it is the generation that the lease was taken for.

@@ -31,7 +31,7 @@ func (s *Store) CreateCredential(ctx context.Context, c broker.Credential, seed 
 		}
 		b := n.change() // nothing was read: the condition is that there is no credential
 		b.batch.DeleteGroup = true
-		b.batch.List = listing(c)
+		b.batch.List, b.batch.Tell, b.batch.Keep = listing(c), noteMoved, true
 		b.overwrite(credentialKey, fromCredential(c), 0)
 		if seed != nil {
 			b.overwrite(ownGrantKey, freshGrant(*seed), 0)
@@ -67,6 +67,7 @@ func (s *Store) SaveCredential(ctx context.Context, etag broker.ID, c broker.Cre
 		saved.Epoch = old.Epoch
 		keepFormerUsed(saved.Secrets, old.Secrets)
 		b := n.change()
+		b.batch.Tell, b.batch.Keep = noteMoved, true
 		b.put(credentialKey, fromCredential(saved), 0)
 		if seed != nil {
 			b.put(ownGrantKey, freshGrant(*seed), 0)
@@ -108,7 +109,7 @@ func (s *Store) DeleteCredential(ctx context.Context, name broker.CredentialName
 		}
 		b := Batch{
 			Group: group, DeleteGroup: true, Conditions: []Condition{{credentialKey, rows[0].Revision}},
-			Unlist: &Listing{Name: string(name)},
+			Unlist: &Listing{Name: string(name)}, Tell: noteMoved, Keep: true, Finish: true,
 		}
 		c, err := s.openCredential(name, rows[0])
 		switch {

@@ -29,6 +29,7 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 			return nil, err
 		}
 		b := n.change()
+		b.batch.Tell, b.batch.Finish = noteMoved, true
 		switch {
 		case m.TokenID != "":
 			dropped, err = b.reject(m.TokenID)

@@ -15,6 +15,7 @@ func (s *Store) Fail(ctx context.Context, l broker.Lease, r *broker.FailureRecor
 			return nil, err
 		}
 		b := n.change()
+		b.batch.Tell, b.batch.Finish = noteNews, true
 		b.release(l)
 		if r == nil {
 			if err := b.failGrant(l, &broker.FailureRecord{}); err != nil {

@@ -41,10 +41,15 @@ func (s *Store) Acquire(ctx context.Context, v broker.View, owner broker.ID, ttl
 		return broker.Lease{}, err
 	}
 	asked := s.options.Now()
-	err = fromBackend(s.backend.Apply(ctx, *batch))
+	err = s.apply(ctx, s.backend, *batch)
 	if err == nil {
 		lease.Until = asked.Add(ttl)
 		return lease, nil
+	}
+	if errors.Is(err, ErrUnconfirmed) {
+		// A failover could forget that the refresh token is being presented: nothing is sent.
+		_ = s.Fail(ctx, lease, nil) // it ends by itself otherwise
+		return broker.Lease{}, Unavailable("too few replicas confirm what is written (wait_replicas)")
 	}
 	if !errors.Is(err, broker.ErrConflict) {
 		return broker.Lease{}, err
@@ -68,6 +73,7 @@ func (s *Store) acquisition(key broker.TokenKey, r revisions, lease broker.Lease
 	b.unchanged(tokenKey(key))
 	b.unchanged(failureKey(key))
 	b.unchanged(healthKey)
+	b.batch.Keep = lease.Spends
 	if lease.Spends {
 		marked := *r.grantRecord
 		marked.present(lease.Owner, s.options.Now())

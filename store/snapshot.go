@@ -16,30 +16,32 @@ type snapshot struct {
 	rows       map[Key]Row
 	order      []Key
 	credential broker.Credential
+	// asked is from before the rows were read: what they have left counts from it.
+	asked time.Time
 }
 
 // read returns the rows with these keys, and the credential. NotFound.
 func (s *Store) read(ctx context.Context, name broker.CredentialName, keys ...Key) (*snapshot, error) {
-	group := s.credentialGroup(name)
+	group, asked := s.credentialGroup(name), s.options.Now()
 	rows, err := s.backend.Read(ctx, group, append([]Key{credentialKey}, keys...)...)
 	if err != nil {
 		return nil, fromBackend(err)
 	}
-	return s.snapshot(group, name, rows)
+	return s.snapshot(group, name, asked, rows)
 }
 
 // list returns all rows of these kinds, and the credential. NotFound.
 func (s *Store) list(ctx context.Context, name broker.CredentialName, kinds ...Kind) (*snapshot, error) {
-	group := s.credentialGroup(name)
+	group, asked := s.credentialGroup(name), s.options.Now()
 	rows, err := s.backend.List(ctx, group, append([]Kind{kindCredential}, kinds...)...)
 	if err != nil {
 		return nil, fromBackend(err)
 	}
-	return s.snapshot(group, name, rows)
+	return s.snapshot(group, name, asked, rows)
 }
 
-func (s *Store) snapshot(group Group, name broker.CredentialName, rows []Row) (*snapshot, error) {
-	n := &snapshot{s: s, group: group, name: name, rows: make(map[Key]Row, len(rows))}
+func (s *Store) snapshot(group Group, name broker.CredentialName, asked time.Time, rows []Row) (*snapshot, error) {
+	n := &snapshot{s: s, group: group, name: name, asked: asked, rows: make(map[Key]Row, len(rows))}
 	for _, r := range rows {
 		n.rows[r.Key] = r
 		n.order = append(n.order, r.Key)
@@ -50,6 +52,9 @@ func (s *Store) snapshot(group Group, name broker.CredentialName, rows []Row) (*
 	}
 	var err error
 	n.credential, err = s.openCredential(name, row)
+	if s.shared != nil && err == nil {
+		s.names.LoadOrStore(group, name)
+	}
 	return n, err
 }
 
@@ -94,11 +99,31 @@ func (n *snapshot) token(key Key) (*broker.Issued, error) {
 	if err != nil {
 		return nil, n.s.unreadable(n.place(key), err)
 	}
+	n.anchor(&t, n.rows[key].Left)
 	c := n.credential
 	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || n.s.until(t.ExpireAt) <= 0 {
 		return nil, nil
 	}
 	return &t, nil
+}
+
+// clocksDiffer is by how much more than the way to the backend and back two brokers' clocks differ, if they do.
+const clocksDiffer = time.Second
+
+// anchor makes a token's times those of this process's clock, where another process may have stored it by its own: when it
+// ends is then what the backend says, whose clock is the same for all.
+func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
+	if n.s.shared == nil || left <= 0 || left >= maxTTL {
+		return
+	}
+	late := n.asked.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
+	if late >= 0 && late <= clocksDiffer {
+		return
+	}
+	t.SentAt, t.ExpireAt, t.RefreshAt = t.SentAt.Add(late), t.ExpireAt.Add(late), t.RefreshAt.Add(late)
+	if !t.AskAgainAt.IsZero() {
+		t.AskAgainAt = t.AskAgainAt.Add(late)
+	}
 }
 
 // history returns what is there. One that cannot be read is as good as none: no commit may fail for it.

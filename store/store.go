@@ -5,7 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	mathrand "math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -17,6 +20,13 @@ type Store struct {
 	backend Backend
 	keyring *seal.Keyring
 	options Options
+	// shared is the backend, if others change it too; nil: they do not.
+	shared Shared
+	// ready is set once the backend was found to be fit, and to hold data of this keyring.
+	ready atomic.Bool
+	// names are the credentials that were read, by their groups: who hears that a group has changed has only its hash.
+	names sync.Map
+	kept  kept
 }
 
 var _ broker.Store = (*Store)(nil)
@@ -27,6 +37,12 @@ type Options struct {
 	MaxTokens int
 	// Now is the clock by which tokens end; nil: time.Now.
 	Now func() time.Time
+	// Later: New does not ask the backend anything, and every call fails with StoreUnavailable until Begin has succeeded.
+	Later bool
+	// Unconfirmed is called for each change that too few replicas have confirmed; nil: nobody counts.
+	Unconfirmed func()
+	// Log gets what happens to commits after Redis was away; nil: discarded.
+	Log *slog.Logger
 }
 
 const (
@@ -52,21 +68,52 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	s := &Store{backend: backend, keyring: keyring, options: options}
+	if options.Log == nil {
+		options.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{keyring: keyring, options: options}
+	s.backend = &unready{backend, &s.ready}
+	s.shared, _ = backend.(Shared)
+	if options.Later {
+		return s, nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	if err := s.checkKeys(ctx); err != nil {
+	if _, err := s.Begin(ctx); err != nil {
 		return nil, err
+	}
+	return s, nil
+}
+
+// Begin finds out whether the backend can be used: whether it is fit, and what it holds was sealed with these keys. It fails
+// with StoreUnavailable while the backend cannot be asked: try again then. Any other failure stays until somebody mends it.
+// warnings are for the operator.
+func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
+	if s.ready.Load() {
+		return nil, nil
+	}
+	if s.shared != nil {
+		if warnings, err = s.shared.Check(ctx); err != nil {
+			return warnings, err
+		}
+	}
+	backend := s.backend.(*unready).Backend
+	if err := s.checkKeys(ctx, backend); err != nil {
+		return warnings, err
 	}
 	if e, ok := backend.(Exclusive); ok {
 		for _, kind := range []Kind{kindGrantLease, kindKeyLease} {
 			if _, err := e.ClearAll(ctx, kind); err != nil {
-				return nil, fmt.Errorf("release the leases of former processes: %w", fromBackend(err))
+				return warnings, fmt.Errorf("release the leases of former processes: %w", fromBackend(err))
 			}
 		}
 	}
-	return s, nil
+	s.ready.Store(true)
+	return warnings, nil
 }
+
+// Shared implements broker.Store.
+func (s *Store) Shared() bool { return s.shared != nil }
 
 // Fingerprint implements broker.Store. Purposes that begin with "store:" are its own.
 func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
@@ -76,12 +123,19 @@ func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
 // change decides and applies until no condition fails. decide reads, and returns the batch; nil: there is nothing to do.
 // It is bounded by ctx, and goes on as long as that does: each conflict means that somebody else got on.
 func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error {
+	return s.changeIn(ctx, s.backend, decide)
+}
+
+func (s *Store) changeIn(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		batch, err := decide()
 		if err != nil || batch == nil {
 			return err
 		}
-		err = fromBackend(s.backend.Apply(ctx, *batch))
+		err = s.apply(ctx, backend, *batch)
+		if errors.Is(err, ErrUnconfirmed) {
+			return nil // it is made, and counted
+		}
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
@@ -93,6 +147,15 @@ func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error
 			return Ended(ctx)
 		}
 	}
+}
+
+// apply makes a batch, and counts what is made and not confirmed.
+func (s *Store) apply(ctx context.Context, backend Backend, b Batch) error {
+	err := fromBackend(backend.Apply(ctx, b))
+	if errors.Is(err, ErrUnconfirmed) && s.options.Unconfirmed != nil {
+		s.options.Unconfirmed()
+	}
+	return err
 }
 
 // seal gives the put of a record.

@@ -19,3 +19,8 @@ func TestSuite(t *testing.T) {
 		return m
 	}})
 }
+
+// TestSuiteShared runs it on a memory that several brokers share.
+func TestSuiteShared(t *testing.T) {
+	storetest.Run(t, storetest.Config{Open: func(*testing.T) store.Backend { return storetest.NewReplicas(1)[0] }})
+}

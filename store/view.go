@@ -56,5 +56,8 @@ func (s *Store) Read(ctx context.Context, key broker.TokenKey) (broker.View, err
 		v.LeaseLeft, r.leaseHeld = n.rows[lease].Left, true
 	}
 	v.Revisions = r
+	if v.Token != nil {
+		v.Mark = mark(key, r.credential, r.token)
+	}
 	return v, nil
 }

@@ -28,6 +28,40 @@ type Hooks struct {
 // NewFaults returns one without hooks in front of b.
 func NewFaults(b store.Backend) *Faults { return &Faults{Backend: b} }
 
+// Whole returns f as a backend that is Shared if the one behind it is.
+func (f *Faults) Whole() store.Backend {
+	if s, ok := f.Backend.(store.Shared); ok {
+		return &sharedFaults{f, s}
+	}
+	return f
+}
+
+type sharedFaults struct {
+	*Faults
+	shared store.Shared
+}
+
+// Check implements store.Shared.
+func (f *sharedFaults) Check(ctx context.Context) ([]string, error) {
+	if err := f.reading(ctx); err != nil {
+		return nil, err
+	}
+	return f.shared.Check(ctx)
+}
+
+// Revisions implements store.Shared.
+func (f *sharedFaults) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, error) {
+	if err := f.reading(ctx); err != nil {
+		return nil, err
+	}
+	return f.shared.Revisions(ctx, places)
+}
+
+// Watch implements store.Shared. What is told goes on being told: an event needs no answer.
+func (f *sharedFaults) Watch(ctx context.Context, tell func(store.Happened)) {
+	f.shared.Watch(ctx, tell)
+}
+
 // Set replaces the hooks.
 func (f *Faults) Set(h Hooks) {
 	f.mu.Lock()

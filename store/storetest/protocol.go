@@ -66,7 +66,7 @@ func newBench(t *testing.T, b store.Backend, o store.Options) *bench {
 		t.Fatalf("draw keys: %v", err)
 	}
 	f := NewFaults(b)
-	s, err := store.New(f, keys, o)
+	s, err := store.New(f.Whole(), keys, o)
 	if err != nil {
 		t.Fatalf("new: %v", err)
 	}
@@ -168,7 +168,19 @@ func (b *bench) committed(l broker.Lease, o broker.Outcome) broker.Committed {
 	if err != nil {
 		b.t.Fatalf("commit: %v", err)
 	}
+	if m := done.Mark; m != (broker.Mark{}) && b.Shared() {
+		b.wantUnchanged(m, true)
+	}
+	done.Mark = broker.Mark{}
 	return done
+}
+
+func (b *bench) wantUnchanged(m broker.Mark, want bool) {
+	b.t.Helper()
+	got, err := b.Unchanged(ctx, []broker.Mark{{}, m})
+	if err != nil || len(got) != 2 || got[0] || got[1] != want {
+		b.t.Errorf("unchanged: got %v, %v, want false and %v", got, err, want)
+	}
 }
 
 func (b *bench) failed(l broker.Lease, r *broker.FailureRecord) {

@@ -1,0 +1,94 @@
+package storetest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+// A Replica is one broker's view of a Memory that several brokers share: what the others change is told to it. Safe for
+// concurrent use.
+type Replica struct {
+	*Memory
+	others *others
+	mu     sync.Mutex
+	tell   func(store.Happened)
+	// deaf: it hears nothing of what the others change.
+	deaf bool
+}
+
+// others are all replicas of one Memory.
+type others struct{ all []*Replica }
+
+var _ store.Shared = (*Replica)(nil)
+
+// NewReplicas returns n views of one Memory.
+func NewReplicas(n int) []*Replica {
+	m, o := NewMemory(), &others{}
+	for range n {
+		o.all = append(o.all, &Replica{Memory: m, others: o})
+	}
+	return o.all
+}
+
+// Apply implements store.Backend.
+func (r *Replica) Apply(ctx context.Context, b store.Batch) error {
+	if err := r.Memory.Apply(ctx, b); err != nil || b.Tell == 0 {
+		return err
+	}
+	for _, o := range r.others.all {
+		if o != r {
+			o.hear(store.Happened{Group: b.Group, Note: b.Tell})
+		}
+	}
+	return nil
+}
+
+func (r *Replica) hear(h store.Happened) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tell != nil && !r.deaf {
+		r.tell(h)
+	}
+}
+
+// Deafen says whether it hears what the others change; they hear it all the same.
+func (r *Replica) Deafen(deaf bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deaf = deaf
+}
+
+// Return tells it that the memory was away, and is back.
+func (r *Replica) Return() { r.hear(store.Happened{Returned: true}) }
+
+// Check implements store.Shared.
+func (r *Replica) Check(ctx context.Context) ([]string, error) { return nil, store.Ended(ctx) }
+
+// Revisions implements store.Shared.
+func (r *Replica) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, error) {
+	out := make([]store.Revision, len(places))
+	for i, p := range places {
+		rows, err := r.Read(ctx, p.Group, p.Key)
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) > 0 {
+			out[i] = rows[0].Revision
+		}
+	}
+	return out, nil
+}
+
+// Watch implements store.Shared.
+func (r *Replica) Watch(ctx context.Context, f func(store.Happened)) {
+	r.mu.Lock()
+	r.tell = f
+	f(store.Happened{Missed: true})
+	r.mu.Unlock()
+	<-ctx.Done()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tell = nil
+}
