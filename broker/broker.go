@@ -26,12 +26,17 @@ type Settings struct {
 	UpstreamConcurrency int
 	// CacheSize is how many tokens are kept in process; default 100,000.
 	CacheSize int
+	// CacheBound is how long what was read from a store that others share is relied on; default 2 s.
+	CacheBound time.Duration
+	// OutageGrace is for how long beyond that a valid token is served while the store cannot be asked; 0: not at all.
+	OutageGrace time.Duration
 }
 
 const (
 	defaultExchangeTimeout = 20 * time.Second
 	defaultConcurrency     = 16
 	defaultCacheSize       = 100_000
+	defaultCacheBound      = 2 * time.Second
 	// leaseSpare is what a lease outlives the exchange's deadline by, so that a commit finds it held.
 	leaseSpare = 2 * time.Second
 )
@@ -49,6 +54,8 @@ type Observer interface {
 	Exchanged(provider string, run Run, failure *Kind, took time.Duration)
 	// Failed: an operation of the broker failed.
 	Failed(op Operation, kind Kind)
+	// StoreAway: the store cannot be asked any more, or can again.
+	StoreAway(away bool)
 }
 
 type unobserved struct{}
@@ -58,6 +65,7 @@ func (unobserved) Miss()                                       {}
 func (unobserved) Waiting(int)                                 {}
 func (unobserved) Exchanged(string, Run, *Kind, time.Duration) {}
 func (unobserved) Failed(Operation, Kind)                      {}
+func (unobserved) StoreAway(bool)                              {}
 
 // A Broker answers for tokens and credentials. Make one with New; safe for concurrent use.
 type Broker struct {
@@ -72,6 +80,8 @@ type Broker struct {
 	cache  *otter.Cache[lookup, *entry]
 	states sync.Map // CredentialName to *state
 	gates  sync.Map // upstream to *gate
+	// trusted is what the cache may rely on where others share the store.
+	trusted trusted
 
 	mu      sync.Mutex
 	flights map[lookup]*flight
@@ -114,6 +124,7 @@ func New(s Settings) (*Broker, error) {
 	}
 	b.cache = cache
 	b.stopping, b.stop = context.WithCancel(context.Background())
+	b.trusted.begin(b, s)
 	return b, nil
 }
 
@@ -136,6 +147,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		<-done // whatever still runs ends with stopping
 	}
 	b.stop()
+	b.trusted.background.Wait()
 	b.cache.StopAllGoroutines()
 	if n := b.lost.Load(); n > 0 {
 		return &Failure{Kind: StoreUnavailable, Detail: "commits with a new refresh token were given up; the log names them"}

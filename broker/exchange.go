@@ -115,10 +115,15 @@ func (p *pursuit) commit(ctx context.Context, lease Lease, turn *pass, a Answer,
 	if p.keep != nil && !*p.keep {
 		o.Token = nil
 	}
+	p.read = b.trusted.now()
 	done, err := p.commitUntil(ctx, lease, o)
+	if err != nil && p.servesUnstored(o, lease, err) {
+		return p.unstored(t)
+	}
 	if err != nil {
 		return nil, err
 	}
+	p.view.Mark = done.Mark
 	b.worked(ctx, turn)
 	if t == nil {
 		p.state.notify()
@@ -155,9 +160,17 @@ func heldOf(a Answer) map[string]Secret {
 func (p *pursuit) commitUntil(ctx context.Context, lease Lease, o Outcome) (Committed, error) {
 	warned := false
 	for {
-		done, err := p.b.store.Commit(ctx, lease, o)
+		bounded, cancel := ctx, context.CancelFunc(func() {})
+		if p.b.trusted.shared {
+			bounded, cancel = context.WithTimeout(ctx, commitMost)
+		}
+		done, err := p.b.store.Commit(bounded, lease, o)
+		cancel()
 		if err == nil {
 			return done, nil
+		}
+		if KindOf(err) == StoreUnavailable && p.servesUnstored(o, lease, err) {
+			return Committed{}, err
 		}
 		switch KindOf(err) {
 		case StoreUnavailable:

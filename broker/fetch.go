@@ -13,6 +13,8 @@ const (
 	lookAgain = 250 * time.Millisecond
 	// storeRetry is how often a commit is tried while the store is away.
 	storeRetry = 500 * time.Millisecond
+	// commitMost bounds one such try where a network may hang; a disk is waited for.
+	commitMost = time.Second
 )
 
 // errAgain says that something has moved: look again.
@@ -30,6 +32,8 @@ type pursuit struct {
 	token TokenKey
 	moved uint64
 	view  View
+	// read is when what is known now began to be read; see trusted.
+	read int64
 	// asked: the upstream was asked already, so that force has been satisfied.
 	asked bool
 }
@@ -54,6 +58,9 @@ func (b *Broker) fetch(key lookup, f *flight, keep *bool) (*entry, *Failure) {
 		if !errors.As(err, &fail) {
 			fail = &Failure{Kind: KindOf(err), Credential: key.name}
 		}
+		if fail.Kind == StoreUnavailable && b.trusted.shared && keep == nil && !p.asked {
+			return p.withoutStore(ctx, fail)
+		}
 		return p.fallback(fail), fail
 	}
 }
@@ -73,6 +80,9 @@ func (p *pursuit) fallback(why *Failure) *entry {
 // round looks once at everything, and does the one thing that is to be done. errAgain: look again.
 func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	p.view, p.state = View{}, p.b.state(p.key.name)
+	if p.b.trusted.away.Load() {
+		return nil, p.b.trusted.failure(p.key.name)
+	}
 	if err := p.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -86,15 +96,17 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 		}
 	}
 	changed := p.state.changes()
-	p.moved = p.state.moved.Load()
+	p.moved, p.read = p.state.moved.Load(), p.b.trusted.now()
 	view, err := p.b.store.Read(ctx, p.token)
 	if err != nil {
 		return nil, p.storeFailure(err)
 	}
-	if view.Credential.Version != p.plan.credential.Version || view.Credential.Incarnation != p.plan.credential.Incarnation {
+	// Version and incarnation decide what is issued, and the etag what is asked for where the caller does not say.
+	if c, known := view.Credential, p.plan.credential; c.Etag != known.Etag || c.Version != known.Version || c.Incarnation != known.Incarnation {
 		p.state.move()
 		return nil, errAgain
 	}
+	p.plan.confirmed.Store(p.read)
 	p.view = view
 	now := time.Now()
 	if view.Token.decide(now, p.f.need) != fetch {
@@ -109,13 +121,16 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 		return nil, p.pause(ctx, min(view.LeaseLeft, lookAgain), changed)
 	}
 	run, err := p.choose(now)
+	if errors.Is(err, errLooksAlive) {
+		return nil, p.pause(ctx, lookAgain, changed)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var turn *pass
 	if host := p.upstream(); host != "" {
 		// The turn first, the lease second: a lease's time is for the exchange.
-		if turn, err = p.b.enter(ctx, p.b.gate(host, p.plan.facts), p.plan.facts, p.plan.credential, p.f.need.force); err != nil {
+		if turn, err = p.b.enter(ctx, p.b.gate(host, p.plan.facts), p.plan.facts, p.plan.credential, p.f.need.force, false); err != nil {
 			return nil, err
 		}
 		defer turn.leave()
@@ -143,6 +158,12 @@ func (p *pursuit) prepare(ctx context.Context) error {
 		return err
 	}
 	p.plan = pl
+	return p.selects()
+}
+
+// selects decides by the plan what is asked for, and by which key.
+func (p *pursuit) selects() (err error) {
+	b, pl := p.b, p.plan
 	c := pl.credential
 	if c.Disabled {
 		return &Failure{Kind: CredentialDisabled, Credential: c.Name, Provider: c.Provider}
@@ -168,8 +189,8 @@ func (p *pursuit) prepare(ctx context.Context) error {
 
 // planFor returns the credential and its definition as of now.
 func (b *Broker) planFor(ctx context.Context, name CredentialName, s *state) (*plan, error) {
-	moved, revision := s.moved.Load(), b.upstream.Revision()
-	if pl := s.plan.Load(); pl != nil && pl.moved == moved && pl.revision == revision {
+	moved, revision, read := s.moved.Load(), b.upstream.Revision(), b.trusted.now()
+	if pl := s.plan.Load(); pl != nil && pl.moved == moved && pl.revision == revision && b.trusted.within(pl.confirmed.Load()) {
 		return pl, nil
 	}
 	c, err := b.store.Credential(ctx, name)
@@ -184,6 +205,7 @@ func (b *Broker) planFor(ctx context.Context, name CredentialName, s *state) (*p
 		return nil, &Failure{Kind: ProviderInvalid, Credential: name, Provider: c.Provider}
 	}
 	pl := &plan{moved: moved, revision: revision, credential: c, definition: d, facts: d.Facts()}
+	pl.confirmed.Store(read)
 	s.plan.Store(pl)
 	return pl, nil
 }
@@ -261,6 +283,9 @@ func (p *pursuit) choose(now time.Time) (Run, error) {
 		// While the old access token serves, nothing is gained by the risk.
 		return 0, &Failure{Kind: RefreshUncertain, Credential: c.Name, Provider: c.Provider, RetryAt: t.ExpireAt}
 	}
+	if p.b.trusted.shared && !g.Marker.IsZero() && !p.state.givenUp(p.token.Grant, g.Marker, p.b.trusted.now(), p.b.trusted.misses.Load()) {
+		return 0, errLooksAlive
+	}
 	return Refresh, nil
 }
 
@@ -271,7 +296,7 @@ func (p *pursuit) entry(t *Issued, why *Failure) (*entry, error) {
 	if err != nil {
 		return nil, &Failure{Kind: UpstreamResponseInvalid, Credential: p.key.name, Provider: p.plan.facts.Name}
 	}
-	e := &entry{state: p.state, moved: p.moved, revision: p.plan.revision, issued: t, token: &Token{
+	e := &entry{state: p.state, moved: p.moved, revision: p.plan.revision, key: p.key, plan: p.plan, mark: p.view.Mark, issued: t, token: &Token{
 		ID: t.ID, AccessToken: t.Values["token"], TokenType: t.TokenType, ExpireTime: t.ExpireAt, RefreshTime: t.RefreshAt,
 		Scopes: t.Granted, Source: t.Source, Presentation: shown,
 	}}
@@ -279,13 +304,20 @@ func (p *pursuit) entry(t *Issued, why *Failure) (*entry, error) {
 	if why != nil {
 		e.trouble.Store(why)
 	}
+	e.confirmed.Store(p.read)
 	if p.keep == nil || *p.keep {
 		p.b.cache.Set(p.key, e)
+		p.b.trusted.add(e)
 	}
 	return e, nil
 }
 
-func (p *pursuit) storeFailure(err error) error { return storeFailure(p.key.name, err) }
+func (p *pursuit) storeFailure(err error) error {
+	if KindOf(err) == StoreUnavailable {
+		p.b.trusted.missed()
+	}
+	return storeFailure(p.key.name, err)
+}
 
 // storeFailure passes a store's kind on, and nothing else of it.
 func storeFailure(name CredentialName, err error) error {

@@ -61,6 +61,10 @@ func (b *Broker) settle(key lookup, f *flight) {
 	if f.failure == nil || f.need.force {
 		return // the flight has put its own entry in place, or is a test, which disturbs nobody
 	}
+	if f.failure.Kind == StoreUnavailable && b.trusted.shared {
+		b.state(key.name).notify()
+		return // that is no trouble of the token's, and passes with the store's
+	}
 	if !f.need.fresh {
 		b.log.Debug("exchange failed", "credential", string(key.name), "kind", f.failure.Kind.Name())
 	} else {

@@ -17,6 +17,7 @@ type gate struct {
 
 	mu      sync.Mutex
 	limit   *rate.Limiter
+	last    Backoff       // what this process knows, for when the store is away
 	probing chan struct{} // closed when the exchange that tries has ended; nil: none is trying
 }
 
@@ -45,13 +46,14 @@ func (b *Broker) gate(host string, f *Facts) *gate {
 // A pass is the right to one exchange with an upstream. Give it back with leave.
 type pass struct {
 	gate  *gate
+	alone bool
 	probe chan struct{}
 	known Backoff
 }
 
 // enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
-// with force, and with UpstreamRateLimited when its turn is too far away.
-func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, force bool) (*pass, error) {
+// with force, and with UpstreamRateLimited when its turn is too far away. alone: the store is not asked.
+func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, force, alone bool) (*pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, queueMost)
 	defer cancel()
 	slow := func(wait time.Duration) error {
@@ -65,9 +67,9 @@ func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, for
 	case <-ctx.Done():
 		return nil, slow(backoffFirst)
 	}
-	p := &pass{gate: g}
+	p := &pass{gate: g, alone: alone}
 	for {
-		known, err := b.store.Backoff(ctx, g.host)
+		known, err := b.known(ctx, p)
 		if err != nil {
 			p.leave()
 			return nil, storeFailure(c.Name, err)
@@ -105,6 +107,36 @@ func (b *Broker) enter(ctx context.Context, g *gate, f *Facts, c Credential, for
 	return p, nil
 }
 
+// known is what is known of the upstream.
+func (b *Broker) known(ctx context.Context, p *pass) (Backoff, error) {
+	g := p.gate
+	if p.alone {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.last, nil
+	}
+	known, err := b.store.Backoff(ctx, g.host)
+	if err == nil {
+		g.remember(known)
+	}
+	return known, err
+}
+
+// save tells everybody.
+func (b *Broker) save(ctx context.Context, p *pass, known Backoff) error {
+	p.gate.remember(known)
+	if p.alone {
+		return nil
+	}
+	return b.store.SaveBackoff(ctx, p.gate.host, known)
+}
+
+func (g *gate) remember(known Backoff) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.last = known
+}
+
 // try claims the one exchange that finds out whether the upstream is well again, or returns what to wait for.
 func (p *pass) try() <-chan struct{} {
 	g := p.gate
@@ -137,7 +169,7 @@ func (b *Broker) worked(ctx context.Context, p *pass) {
 	if p == nil || p.known.Failures == 0 {
 		return
 	}
-	if err := b.store.SaveBackoff(ctx, p.gate.host, Backoff{}); err != nil {
+	if err := b.save(ctx, p, Backoff{}); err != nil {
 		b.log.Warn("backoff not cleared", "upstream", p.gate.host, "kind", KindOf(err).Name())
 	}
 }
@@ -149,7 +181,7 @@ func (b *Broker) failing(ctx context.Context, p *pass, e *UpstreamError, now tim
 	}
 	// Exchanges that were under way together count as one failure: their number says nothing about the upstream.
 	known := p.known
-	if latest, err := b.store.Backoff(ctx, p.gate.host); err == nil && latest.Failures > known.Failures {
+	if latest, err := b.known(ctx, p); err == nil && latest.Failures > known.Failures {
 		if e.RetryAfter <= latest.Until.Sub(now) {
 			return latest.Until
 		}
@@ -160,7 +192,7 @@ func (b *Broker) failing(ctx context.Context, p *pass, e *UpstreamError, now tim
 	}}
 	next.Until = now.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	next.Last.RetryAt = next.Until
-	if err := b.store.SaveBackoff(ctx, p.gate.host, next); err != nil {
+	if err := b.save(ctx, p, next); err != nil {
 		b.log.Warn("backoff not stored", "upstream", p.gate.host, "kind", KindOf(err).Name())
 	}
 	return next.Until

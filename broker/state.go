@@ -21,11 +21,15 @@ type state struct {
 	gone atomic.Bool
 	// plan is the credential and its definition, as of a count of moved and a revision of the definitions.
 	plan atomic.Pointer[plan]
+	// watchers are how many watch its tokens.
+	watchers atomic.Int32
 	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
 	turn chan struct{}
 
 	mu      sync.Mutex
 	changed chan struct{}
+	// abandoned are the markers that were seen without a lease, by grant.
+	abandoned map[[32]byte]abandoned
 }
 
 // A plan is a credential with its definition.
@@ -34,6 +38,8 @@ type plan struct {
 	credential      Credential
 	definition      Definition
 	facts           *Facts
+	// confirmed is when the credential was last known to be what is stored; see trusted.
+	confirmed atomic.Int64
 }
 
 func (b *Broker) state(name CredentialName) *state {
@@ -87,6 +93,17 @@ type entry struct {
 	moved, revision uint64
 	issued          *Issued
 	token           *Token
+	key             lookup
+	plan            *plan
+	// mark is what the store tells it by.
+	mark Mark
+	// confirmed is when it was last known to be what is stored; see trusted.
+	confirmed atomic.Int64
+	// hit: it was served since it was last confirmed. idle counts confirmations without that; the confirmer's own.
+	hit  atomic.Bool
+	idle int
+	// unreached: when it was last to be confirmed, the store could not be asked.
+	unreached atomic.Bool
 	// refreshFrom is when the next background refresh may start, in Unix nanoseconds.
 	refreshFrom atomic.Int64
 	// trouble is why the last refresh failed; nil: it did not.

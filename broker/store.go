@@ -49,9 +49,9 @@ type Store interface {
 
 	// Shared reports whether other brokers change what is stored, so that what was read is no longer true after a while.
 	Shared() bool
-	// Unchanged reports for each mark whether credential and token are still those that it was given with, as of some moment
-	// during the call. Marks may be many.
-	Unchanged(ctx context.Context, marks []Mark) ([]bool, error)
+	// Unchanged says of each mark whether credential and token are still those that it was given with, as of some moment during
+	// the call. Marks may be many. It fails if nothing can be said of any.
+	Unchanged(ctx context.Context, marks []Mark) ([]Verdict, error)
 	// Watch calls f, one call at a time, with what other brokers change, until ctx ends. Only where the store is shared.
 	Watch(ctx context.Context, f func(Notice))
 
@@ -93,6 +93,17 @@ type Mark struct {
 	// Revisions are the store's own.
 	Revisions [2][16]byte
 }
+
+// A Verdict says what has become of what a Mark was given with.
+type Verdict int
+
+// The verdicts.
+const (
+	// Unknown: the part of the store that has it is away.
+	Unknown Verdict = iota
+	Same
+	Changed
+)
 
 // A Notice is what another broker did.
 type Notice struct {

@@ -39,7 +39,12 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 	key := lookup{r.Credential, r.Selection}
 	n := need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
 	if e, ok := b.cache.GetIfPresent(key); ok && e.current(b.upstream.Revision()) {
-		switch e.issued.decide(now, n) {
+		relied, away := b.trusted.relies(e, now)
+		verdict := fetch
+		if relied {
+			verdict = e.issued.decide(now, n)
+		}
+		switch verdict {
 		case serveAndRefresh:
 			if e.claimRefresh(now) {
 				// Nobody waits for it; a broker that is closing goes on serving what it has.
@@ -48,13 +53,14 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 			fallthrough
 		case serve:
 			b.observe.Hit()
-			return Result{Token: e.token, Degraded: e.trouble.Load() != nil}, nil
+			return Result{Token: e.token, Degraded: away || e.trouble.Load() != nil}, nil
 		case fetch:
 		}
 	}
 	b.observe.Miss()
 	if r.RejectedTokenID != "" {
-		if _, err := b.drop(ctx, r.Credential, Match{TokenID: r.RejectedTokenID}); err != nil {
+		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
+		if _, err := b.drop(ctx, r.Credential, Match{TokenID: r.RejectedTokenID}); err != nil && (!b.trusted.shared || KindOf(err) != StoreUnavailable) {
 			return Result{}, b.failed(GetToken, err)
 		}
 	}

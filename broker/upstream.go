@@ -65,6 +65,8 @@ type Facts struct {
 	RatePeriod   time.Duration
 	// Requests is how many requests one obtain run takes.
 	Requests int
+	// ObtainsAlone: while the store is away, a broker may obtain a token for itself, which nobody else gets.
+	ObtainsAlone bool
 }
 
 // InputFacts say how the broker has to treat an input.

@@ -40,6 +40,9 @@ func (b *Broker) Watch(ctx context.Context, caller Caller, r Request, known stri
 	if err := b.authorize.Allow(caller, Watch, r.Credential, r.Selection.Scopes); err != nil {
 		return b.failed(Watch, err)
 	}
+	watched := b.state(r.Credential)
+	watched.watchers.Add(1)
+	defer watched.watchers.Add(-1)
 	w := &watcher{b: b, caller: caller, r: r, held: known, send: send}
 	for {
 		wake, err := w.look(ctx)
@@ -144,7 +147,9 @@ func (w *watcher) withdraw(ctx context.Context) error {
 		return nil
 	}
 	if e, ok := w.b.cache.GetIfPresent(key); ok && e.current(w.b.upstream.Revision()) {
-		return nil
+		if relied, _ := w.b.trusted.relies(e, time.Now()); relied {
+			return nil
+		}
 	}
 	p := &pursuit{b: w.b, key: key, f: &flight{}, state: w.b.state(key.name)}
 	if err := p.prepare(ctx); err != nil {

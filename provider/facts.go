@@ -72,7 +72,8 @@ func (d *definition) makeFacts() *broker.Facts {
 	f := &broker.Facts{
 		Name: d.name, Digest: d.digest, Inputs: map[string]broker.InputFacts{}, Obtains: len(d.obtain) > 0 || d.token != nil,
 		Refreshes: len(d.refresh) > 0, Reuse: d.reuse, RefreshTokenIdle: d.idle, RefreshTokenAbsolute: d.absolute,
-		Lifetime: d.lifetime, UntilRejected: d.untilRejected, Margin: d.margin, RateRequests: d.rateRequests, RatePeriod: d.ratePeriod,
+		ObtainsAlone: d.obtainsAlone(),
+		Lifetime:     d.lifetime, UntilRejected: d.untilRejected, Margin: d.margin, RateRequests: d.rateRequests, RatePeriod: d.ratePeriod,
 	}
 	for name, in := range d.inputs {
 		f.Inputs[name] = broker.InputFacts{Secret: in.secret, Optional: in.optional, Seed: in.seed, Was: in.was}
@@ -232,4 +233,16 @@ func (d *definition) uses(q *request, name string) bool {
 		}
 	}
 	return false
+}
+
+// obtainsAlone reports whether a broker may obtain a token for itself while its store is away. It is so unless the definition
+// says `fail`, or does not say and has a refresh: a refresh token that only one broker knows would be lost.
+func (d *definition) obtainsAlone() bool {
+	switch d.whenAway {
+	case "obtain":
+		return len(d.obtain) > 0 || d.token != nil
+	case "fail":
+		return false
+	}
+	return len(d.refresh) == 0 && (len(d.obtain) > 0 || d.token != nil)
 }

@@ -33,7 +33,7 @@ type definition struct {
 	margin            time.Duration
 	rateRequests      int
 	ratePeriod        time.Duration
-	awayFails         bool
+	whenAway          string
 	present           present
 	attributes        []string
 	attributesAt      []position

@@ -163,7 +163,9 @@ func (r *reader) definition(root *yaml.Node) *definition {
 	if has("error") {
 		d.errors = r.errorRules(w["error"].value, "error")
 	}
-	d.awayFails = has("when_store_is_away") && r.oneOf(w["when_store_is_away"].value, "when_store_is_away", "obtain", "fail") == "fail"
+	if has("when_store_is_away") {
+		d.whenAway = r.oneOf(w["when_store_is_away"].value, "when_store_is_away", "obtain", "fail")
+	}
 	r.runs(d, w, root)
 	r.times(d, w)
 	r.shown(d, w)

@@ -19,6 +19,9 @@ type Metrics struct {
 	exchanges *prometheus.CounterVec
 	took      *prometheus.HistogramVec
 	failures  *prometheus.CounterVec
+	away      prometheus.Gauge
+	// unconfirmed counts changes that a failover could undo.
+	unconfirmed prometheus.Counter
 }
 
 // NewMetrics returns Metrics with a registry of its own.
@@ -44,8 +47,14 @@ func NewMetrics() *Metrics {
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokenbroker_failures_total", Help: "Operations that failed, by operation and kind.",
 		}, []string{"operation", "kind"}),
+		away: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_store_away", Help: "1 while the store cannot be asked.",
+		}),
+		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",
+		}),
 	}
-	m.registry.MustRegister(m.hits, m.misses, m.waiters, m.exchanges, m.took, m.failures,
+	m.registry.MustRegister(m.hits, m.misses, m.waiters, m.exchanges, m.took, m.failures, m.away, m.unconfirmed,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -76,3 +85,15 @@ func (m *Metrics) Exchanged(provider string, run broker.Run, failure *broker.Kin
 func (m *Metrics) Failed(op broker.Operation, kind broker.Kind) {
 	m.failures.WithLabelValues(string(op), kind.Name()).Inc()
 }
+
+// StoreAway implements broker.Observer.
+func (m *Metrics) StoreAway(away bool) {
+	if away {
+		m.away.Set(1)
+		return
+	}
+	m.away.Set(0)
+}
+
+// Unconfirmed counts a change of the store that too few replicas have confirmed.
+func (m *Metrics) Unconfirmed() { m.unconfirmed.Inc() }

@@ -106,6 +106,18 @@ func orDefault[T int | uint32 | time.Duration](v, d T) T {
 // Serve answers on the listener until Stop. Several may run at once.
 func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
 
+// SetServing says by health whether the broker can do its work. It can, unless this says otherwise.
+func (s *Server) SetServing(serving bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	for name := range s.grpc.GetServiceInfo() {
+		s.health.SetServingStatus(name, status)
+	}
+	s.health.SetServingStatus("", status)
+}
+
 // Stop ends the server: health says NOT_SERVING, after grace new calls are refused, calls and exchanges that are under way
 // finish, all bounded by ctx. It fails when a new refresh token was lost.
 func (s *Server) Stop(ctx context.Context, grace time.Duration) error {

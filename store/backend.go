@@ -118,9 +118,10 @@ type Shared interface {
 	// Check looks whether the backend can be relied on, as far as it may look. It fails with broker.StoreUnavailable while
 	// the backend cannot be reached, and with *Unfit if it must not be used. What it may not look at, it warns of.
 	Check(ctx context.Context) (warnings []string, err error)
-	// Revisions returns the revision of each row, zero where there is none, each as of some moment during the call. Places
-	// may be of any groups, and many.
-	Revisions(ctx context.Context, places []Place) ([]Revision, error)
+	// Revisions returns the revision of each row, zero where there is none, each as of some moment during the call. Places may
+	// be of any groups, and many. It fails if nothing is known of any; known tells of which something is, where a part of the
+	// backend is away.
+	Revisions(ctx context.Context, places []Place) (r []Revision, known []bool, err error)
 	// Watch calls f, one call at a time, with what happens, until ctx ends.
 	Watch(ctx context.Context, f func(Happened))
 }

@@ -40,8 +40,8 @@ func (b *changing) mark(key broker.TokenKey) broker.Mark {
 }
 
 // Unchanged implements broker.Store.
-func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]bool, error) {
-	out := make([]bool, len(marks))
+func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]broker.Verdict, error) {
+	out := make([]broker.Verdict, len(marks))
 	if s.shared == nil {
 		return out, misused("the store is not shared")
 	}
@@ -53,12 +53,18 @@ func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]bool, err
 		group := s.credentialGroup(m.Credential)
 		places = append(places, Place{group, credentialKey}, Place{group, Key{kindToken, m.Token}})
 	}
-	there, err := s.shared.Revisions(ctx, places)
+	there, known, err := s.shared.Revisions(ctx, places)
 	if err != nil {
 		return out, fromBackend(err)
 	}
 	for i, m := range marks {
-		out[i] = m.Revisions[1] != (Revision{}) && there[2*i] == m.Revisions[0] && there[2*i+1] == m.Revisions[1]
+		switch {
+		case !known[2*i] || !known[2*i+1]:
+		case m.Revisions[1] != (Revision{}) && there[2*i] == m.Revisions[0] && there[2*i+1] == m.Revisions[1]:
+			out[i] = broker.Same
+		default:
+			out[i] = broker.Changed
+		}
 	}
 	return out, nil
 }

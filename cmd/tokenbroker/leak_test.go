@@ -233,7 +233,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 // everyCommandRan fails when somebody adds a command and forgets it here.
 func (l *leakSearch) everyCommandRan() {
 	l.t.Helper()
-	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), kong.Vars{"data_dir": "d"}, kong.Bind(&process{}))
+	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), settingVars("d"), kong.Bind(&process{}))
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func execute(p *process, args []string) int {
 		kong.Name("tokenbroker"), kong.Description(description),
 		kong.Writers(p.stdout, p.stderr), kong.Exit(func(n int) { code, exited = n, true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
-		kong.Vars{"data_dir": defaultDataDir()},
+		settingVars(defaultDataDir()),
 		kong.Bind(p),
 	)
 	if err != nil {

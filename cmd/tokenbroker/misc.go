@@ -34,7 +34,7 @@ func (c *configCheckCommand) Run(p *process) error {
 		return err
 	}
 	s := struct{ settings }{settings{at: map[string]position{}}}
-	parser, err := kong.New(&s, kong.Vars{"data_dir": defaultDataDir()}, kong.Exit(func(int) {}), kong.Resolvers(file.resolver(s.at)))
+	parser, err := kong.New(&s, settingVars(defaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.resolver(s.at)))
 	if err != nil {
 		return err
 	}

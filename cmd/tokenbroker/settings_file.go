@@ -17,7 +17,7 @@ import (
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
-var groups = []string{"upstream", "limits", "log"}
+var groups = []string{"upstream", "limits", "log", "redis"}
 
 // A settingsFile is what a settings file says, by flag.
 type settingsFile map[string]fileSetting
@@ -107,7 +107,7 @@ func isBlank(name string) bool {
 // knownSettings are the settings by flag, with what kind of value each has.
 func knownSettings() map[string]*kong.Value {
 	var s struct{ settings }
-	k := kong.Must(&s, kong.Vars{"data_dir": "d"}, kong.Exit(func(int) {}))
+	k := kong.Must(&s, settingVars("d"), kong.Exit(func(int) {}))
 	out := map[string]*kong.Value{}
 	for _, f := range k.Model.Flags {
 		if f.Name != "help" {

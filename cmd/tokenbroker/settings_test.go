@@ -130,7 +130,7 @@ func TestSettingsFile(t *testing.T) {
 			}
 			used := map[string]position{}
 			var got struct{ settings }
-			k := kong.Must(&got, kong.Vars{"data_dir": "d"}, kong.Resolvers(f.resolver(used)))
+			k := kong.Must(&got, settingVars("d"), kong.Resolvers(f.resolver(used)))
 			if _, err := k.Parse(nil); err != nil {
 				t.Fatal(err)
 			}

@@ -21,7 +21,6 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/server"
-	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
@@ -37,14 +36,17 @@ type running struct {
 	log       *slog.Logger
 	catalog   *provider.Catalog
 	transport *provider.Transport
-	db        *bolt.DB
-	broker    *broker.Broker
-	server    *server.Server
+	// db is the embedded store; nil: it is Redis.
+	db     *bolt.DB
+	broker *broker.Broker
+	server *server.Server
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
 	addresses []string
 	metrics   string
 	registry  *prometheus.Registry
 	firstRun  bool
+	// madeKey: the key was made without knowing whether the store has data already.
+	madeKey bool
 
 	background sync.WaitGroup
 	end        context.CancelFunc
@@ -87,15 +89,16 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 			log.Warn("definition not used", "provider", e.Name, "problem", p.String())
 		}
 	}
-	st, err := r.openStore(ctx)
+	metrics := server.NewMetrics()
+	r.registry = metrics.Registry()
+	st, err := r.openStore(ctx, metrics)
 	if err != nil {
 		return nil, err
 	}
-	metrics := server.NewMetrics()
-	r.registry = metrics.Registry()
 	r.broker, err = broker.New(broker.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
+		CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
 	if err != nil {
 		return nil, err
@@ -107,24 +110,14 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err != nil {
 		return nil, err
 	}
-	return r, r.listen(bg)
-}
-
-// openStore opens the embedded store with its key, which is made at the first start.
-func (r *running) openStore(ctx context.Context) (*store.Store, error) {
-	var err error
-	if r.db, err = bolt.Open(filepath.Join(r.settings.DataDir, dataFile), bolt.Options{}); err != nil {
+	r.server.SetServing(false) // until the store is known to be fit
+	if err := r.listen(bg); err != nil {
 		return nil, err
 	}
-	r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
-	key := r.settings.keyFile()
-	_, missing := os.Stat(key)
-	r.firstRun = errors.Is(missing, fs.ErrNotExist)
-	keys, err := store.LoadKeyring(ctx, r.db, key)
-	if err != nil {
+	if err := r.begin(bg, st); err != nil {
 		return nil, err
 	}
-	return store.New(r.db, keys, store.Options{})
+	return r, nil
 }
 
 // listen opens all addresses before any is answered.
@@ -214,6 +207,10 @@ func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Trailer", "X-Backup-Complete")
+		if r.db == nil {
+			http.Error(w, "the data are in Redis", http.StatusConflict)
+			return
+		}
 		if err := r.db.Backup(req.Context(), w); err != nil {
 			r.log.Error("backup failed", "error", err.Error())
 			return // without the trailer the copy counts as broken

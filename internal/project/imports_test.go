@@ -31,7 +31,7 @@ var may = map[string][]string{
 	"internal/suggest":     {},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis",
+		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 

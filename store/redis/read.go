@@ -100,32 +100,39 @@ func (db *DB) Count(ctx context.Context, group store.Group, kind store.Kind) (n 
 // mostAtOnce bounds a pipeline: its answers are held in memory by Redis until all are written.
 const mostAtOnce = 1000
 
-// Revisions implements store.Shared.
-func (db *DB) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, error) {
-	out := make([]store.Revision, 0, len(places))
-	for part := range slices.Chunk(places, mostAtOnce) {
-		done := len(out)
-		err := db.do(ctx, func(ctx context.Context, _ time.Duration) error {
-			out = out[:done]
+// Revisions implements store.Shared. In a Cluster, a part may be away.
+func (db *DB) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, []bool, error) {
+	out, known := make([]store.Revision, len(places)), make([]bool, len(places))
+	for from := 0; from < len(places); from += mostAtOnce {
+		part := places[from:min(from+mostAtOnce, len(places))]
+		err := db.do(ctx, func(ctx context.Context, _ time.Duration) (err error) {
 			asked := make([]*redis.StringCmd, len(part))
 			p := db.client.Pipeline()
 			for i, place := range part {
 				asked[i] = p.GetRange(ctx, db.keys.row(place.Group, place.Key), 0, int64(revisionSize)-1)
 			}
 			_, _ = p.Exec(ctx) // each command has its own error
-			for _, a := range asked {
-				if err := a.Err(); err != nil {
-					return err
+			answered := 0
+			for i, a := range asked {
+				known[from+i] = a.Err() == nil
+				if known[from+i] {
+					copy(out[from+i][:], a.Val())
+					answered++
+				} else {
+					err = a.Err()
 				}
-				var r store.Revision
-				copy(r[:], a.Val())
-				out = append(out, r)
 			}
-			return nil
+			if answered > 0 {
+				if err != nil {
+					db.troubled.Store(true)
+				}
+				return nil
+			}
+			return err
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return out, nil
+	return out, known, nil
 }

@@ -68,8 +68,16 @@ type DB struct {
 
 var _ store.Shared = (*DB)(nil)
 
+// silent keeps go-redis from writing to standard error, in words of its own, what is returned as an error anyway.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+var silence = sync.OnceFunc(func() { redis.SetLogger(silent{}) })
+
 // Open returns a DB. It asks nothing of Redis yet: see Check.
 func Open(o Options) (*DB, error) {
+	silence()
 	if len(o.Address.Hosts) == 0 {
 		return nil, errors.New("redis: an address is required")
 	}
@@ -102,13 +110,29 @@ func Open(o Options) (*DB, error) {
 	var who [8]byte
 	_, _ = rand.Read(who[:]) // never fails (crypto/rand)
 	db := &DB{
-		client: redis.NewUniversalClient(u), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
+		client: connect(u), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
 		turns: make(chan struct{}, o.Connections),
 	}
 	db.cluster, _ = db.client.(*redis.ClusterClient)
 	db.stopping, db.stop = context.WithCancel(context.Background())
 	db.sweeping.Go(db.sweepUntilStopped)
 	return db, nil
+}
+
+// clusterEvery is how often a Cluster is asked who its masters are: one that cannot be dialled tells nobody that it has been
+// replaced.
+const clusterEvery = time.Second
+
+func connect(u *redis.UniversalOptions) redis.UniversalClient {
+	switch {
+	case u.IsClusterMode:
+		o := u.Cluster()
+		o.ClusterStateReloadInterval = clusterEvery
+		return redis.NewClusterClient(o)
+	case u.MasterName != "":
+		return redis.NewFailoverClient(u.Failover())
+	}
+	return redis.NewClient(u.Simple())
 }
 
 func or(a, b string) string {

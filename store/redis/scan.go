@@ -139,14 +139,16 @@ func (db *DB) missing(ctx context.Context, entries []string) (missing, there []a
 		_, g, _ := parseEntry(e)
 		places[i] = store.Place{Group: g, Key: store.Key{Kind: credentialKind}}
 	}
-	revisions, err := db.Revisions(ctx, places)
+	revisions, known, err := db.Revisions(ctx, places)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, e := range entries {
-		if revisions[i] == (store.Revision{}) {
+		switch {
+		case !known[i]:
+		case revisions[i] == (store.Revision{}):
 			missing = append(missing, e)
-		} else {
+		default:
 			there = append(there, e)
 		}
 	}

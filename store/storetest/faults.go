@@ -50,9 +50,9 @@ func (f *sharedFaults) Check(ctx context.Context) ([]string, error) {
 }
 
 // Revisions implements store.Shared.
-func (f *sharedFaults) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, error) {
+func (f *sharedFaults) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, []bool, error) {
 	if err := f.reading(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return f.shared.Revisions(ctx, places)
 }

@@ -178,8 +178,8 @@ func (b *bench) committed(l broker.Lease, o broker.Outcome) broker.Committed {
 func (b *bench) wantUnchanged(m broker.Mark, want bool) {
 	b.t.Helper()
 	got, err := b.Unchanged(ctx, []broker.Mark{{}, m})
-	if err != nil || len(got) != 2 || got[0] || got[1] != want {
-		b.t.Errorf("unchanged: got %v, %v, want false and %v", got, err, want)
+	if err != nil || len(got) != 2 || got[0] != broker.Changed || (got[1] == broker.Same) != want {
+		b.t.Errorf("unchanged: got %v, %v, want %v and %v", got, err, broker.Changed, want)
 	}
 }
 

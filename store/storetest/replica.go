@@ -67,18 +67,18 @@ func (r *Replica) Return() { r.hear(store.Happened{Returned: true}) }
 func (r *Replica) Check(ctx context.Context) ([]string, error) { return nil, store.Ended(ctx) }
 
 // Revisions implements store.Shared.
-func (r *Replica) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, error) {
-	out := make([]store.Revision, len(places))
+func (r *Replica) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, []bool, error) {
+	out, known := make([]store.Revision, len(places)), make([]bool, len(places))
 	for i, p := range places {
 		rows, err := r.Read(ctx, p.Group, p.Key)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if len(rows) > 0 {
+		if known[i] = true; len(rows) > 0 {
 			out[i] = rows[0].Revision
 		}
 	}
-	return out, nil
+	return out, known, nil
 }
 
 // Watch implements store.Shared.
