@@ -58,8 +58,9 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 		diff -r "$$dir/gen" gen || { echo "gen is not what buf writes: run make generate"; exit 1; }
 	$(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what the tests need: a C compiler for -race, buf and grpcurl
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf and grpcurl
 	@scripts/need-cc
+	@scripts/need-redis
 
 test: test-deps ## all tests, with the race detector
 	PATH="$(BIN):$$PATH" TOKENBROKER_TEST_TOOLS=$(BIN) go test -race -timeout 20m ./...
