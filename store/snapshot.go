@@ -107,17 +107,21 @@ func (n *snapshot) token(key Key) (*broker.Issued, error) {
 	return &t, nil
 }
 
-// clocksDiffer is by how much more than the way to the backend and back two brokers' clocks differ, if they do.
-const clocksDiffer = time.Second
+// Two brokers' clocks differ if a token ends this much earlier or later by the backend's clock than its record says. Less is
+// the time that it takes to the backend and back.
+const (
+	clockAhead  = 100 * time.Millisecond
+	clockBehind = time.Second
+)
 
 // anchor makes a token's times those of this process's clock, where another process may have stored it by its own: when it
 // ends is then what the backend says, whose clock is the same for all.
 func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
-	if n.s.shared == nil || left <= 0 || left >= maxTTL {
-		return
+	if n.s.shared == nil || left <= 0 || t.ExpireAt.Sub(n.asked) > maxTTL-time.Hour {
+		return // nobody else has written it, or the row ends long before the token
 	}
 	late := n.asked.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
-	if late >= 0 && late <= clocksDiffer {
+	if late > -clockAhead && late < clockBehind {
 		return
 	}
 	t.SentAt, t.ExpireAt, t.RefreshAt = t.SentAt.Add(late), t.ExpireAt.Add(late), t.RefreshAt.Add(late)
