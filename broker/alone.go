@@ -104,10 +104,9 @@ func (p *pursuit) exchangeAlone(ctx context.Context, turn *pass, before *Issued)
 // unstored is an entry of a token that the store does not have. It is relied on for as long as what the process knows of the
 // credential.
 func (p *pursuit) unstored(t *Issued) (*entry, error) {
-	p.moved, p.read, p.view.Mark = p.state.moved.Load(), p.plan.confirmed.Load(), Mark{}
+	p.moved, p.read, p.view.Mark, p.alone = p.state.moved.Load(), p.plan.confirmed.Load(), Mark{}, true
 	e, err := p.entry(t, nil)
 	if err == nil {
-		e.unreached.Store(true)
 		p.state.notify()
 	}
 	return e, err

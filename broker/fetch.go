@@ -32,6 +32,8 @@ type pursuit struct {
 	token TokenKey
 	moved uint64
 	view  View
+	// alone: what is issued is not stored.
+	alone bool
 	// read is when what is known now began to be read; see trusted.
 	read int64
 	// asked: the upstream was asked already, so that force has been satisfied.
@@ -304,6 +306,8 @@ func (p *pursuit) entry(t *Issued, why *Failure) (*entry, error) {
 	if why != nil {
 		e.trouble.Store(why)
 	}
+	e.alone = p.alone
+	e.unreached.Store(p.alone)
 	e.confirmed.Store(p.read)
 	if p.keep == nil || *p.keep {
 		p.b.cache.Set(p.key, e)

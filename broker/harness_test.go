@@ -128,6 +128,23 @@ type world struct {
 // nothing else is to be done.
 func newWorld(t testing.TB, up *upstream, more ...func(*broker.Settings)) *world {
 	t.Helper()
+	up.complete()
+	keys, err := seal.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := storetest.NewFaults(storetest.NewMemory())
+	s, err := store.New(backend, keys, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, up: up, store: s, backend: backend}
+	w.start(more...)
+	return w
+}
+
+// complete gives the facts that a test does not care for.
+func (up *upstream) complete() {
 	if up.facts.Name == "" {
 		up.facts.Name = "scripted"
 	}
@@ -144,18 +161,6 @@ func newWorld(t testing.TB, up *upstream, more ...func(*broker.Settings)) *world
 		up.facts.Obtains = true
 	}
 	up.facts.Requests = 1
-	keys, err := seal.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	backend := storetest.NewFaults(storetest.NewMemory())
-	s, err := store.New(backend, keys, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, up: up, store: s, backend: backend}
-	w.start(more...)
-	return w
 }
 
 // start makes a broker above the store that is there: as after a restart.

@@ -104,11 +104,16 @@ type entry struct {
 	idle int
 	// unreached: when it was last to be confirmed, the store could not be asked.
 	unreached atomic.Bool
+	// alone: the store does not have it.
+	alone bool
 	// refreshFrom is when the next background refresh may start, in Unix nanoseconds.
 	refreshFrom atomic.Int64
 	// trouble is why the last refresh failed; nil: it did not.
 	trouble atomic.Pointer[Failure]
 }
+
+// degraded reports whether something is not well with the supply, although the token is valid.
+func (e *entry) degraded() bool { return e.alone || e.trouble.Load() != nil }
 
 // current reports whether nothing has moved since before the entry was read.
 func (e *entry) current(revision uint64) bool {

@@ -53,7 +53,7 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 			fallthrough
 		case serve:
 			b.observe.Hit()
-			return Result{Token: e.token, Degraded: away || e.trouble.Load() != nil}, nil
+			return Result{Token: e.token, Degraded: away || e.degraded()}, nil
 		case fetch:
 		}
 	}
@@ -97,7 +97,7 @@ func (b *Broker) wait(ctx context.Context, key lookup, n need) (Result, error) {
 			}
 			return Result{}, f.failure
 		case e.issued.decide(now, n) != fetch, mine && f.failure == nil && now.Before(e.issued.ExpireAt):
-			return Result{Token: e.token, Degraded: f.failure != nil || e.trouble.Load() != nil}, nil
+			return Result{Token: e.token, Degraded: f.failure != nil || e.degraded()}, nil
 		case f.failure != nil && (mine || f.need == n):
 			if e.issued.fallback(now, n) {
 				return Result{Token: e.token, Degraded: true}, nil
