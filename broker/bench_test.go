@@ -23,6 +23,21 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
+// BenchmarkHitShared is the same where other brokers share the store: what was read has an age.
+func BenchmarkHitShared(b *testing.B) {
+	w := newReplicas(b, 1, &upstream{answer: issues(time.Hour)})[0]
+	w.create("main", nil)
+	w.mustGet("main")
+	r := broker.Request{Credential: "main"}
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := w.Token(ctx, local, r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkHitParallel is the same from all processors at once.
 func BenchmarkHitParallel(b *testing.B) {
 	w := newWorld(b, &upstream{answer: issues(time.Hour)})

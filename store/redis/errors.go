@@ -66,7 +66,11 @@ func failed(ctx context.Context, err error) error {
 	return store.Unavailable("Redis cannot be asked")
 }
 
+// firstWord tells errors apart. What a script is not allowed to do has none of its own.
 func firstWord(s string) string {
+	if strings.Contains(s, "The user executing the script") {
+		return "NOPERM"
+	}
 	word, _, _ := strings.Cut(s, " ")
 	return strings.TrimPrefix(word, "-")
 }

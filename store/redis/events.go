@@ -35,7 +35,8 @@ func (db *DB) Watch(ctx context.Context, f func(store.Happened)) {
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
-	working.Go(func() { db.watchMasters(ctx, func() { tell(store.Happened{Returned: true}) }) })
+	known, _ := db.masters(ctx)
+	working.Go(func() { db.watchMasters(ctx, known, func() { tell(store.Happened{Returned: true}) }) })
 	sub := db.client.Subscribe(ctx, db.keys.events())
 	working.Go(func() {
 		<-ctx.Done()
@@ -68,8 +69,7 @@ func (db *DB) event(payload string) (store.Happened, bool) {
 
 // watchMasters tells when Redis is back after trouble, or when other processes than before are the masters: what was
 // acknowledged a moment before may be undone then.
-func (db *DB) watchMasters(ctx context.Context, returned func()) {
-	var known []string
+func (db *DB) watchMasters(ctx context.Context, known []string, returned func()) {
 	tick := time.NewTicker(mastersEvery)
 	defer tick.Stop()
 	for {
