@@ -1,7 +1,6 @@
 package bolt_test
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
@@ -10,11 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 // TestNothingLeaksIntoTheFiles plants secrets in every record, and looks for them in whatever lies on the disk.
@@ -33,7 +32,7 @@ func TestNothingLeaksIntoTheFiles(t *testing.T) {
 	}
 	s := newStore(t, d, keys)
 	for n := range 3 {
-		leakAll(t, s, broker.CredentialName(fmt.Sprint("credential-", n)), plant)
+		storetest.Plant(t, s, broker.CredentialName(fmt.Sprint("credential-", n)), plant)
 	}
 	if err := s.DeleteCredential(ctx, "credential-1", broker.ID{}); err != nil {
 		t.Fatal(err) // its pages are free, and still on the disk
@@ -73,46 +72,4 @@ func TestNothingLeaksIntoTheFiles(t *testing.T) {
 			t.Errorf("%s: the index does not have the names", f.Name())
 		}
 	}
-}
-
-// leakAll makes a credential with secrets in every record that can hold one.
-func leakAll(t *testing.T, s *store.Store, name broker.CredentialName, plant func(string) broker.Secret) {
-	t.Helper()
-	ctx, now := context.Background(), time.Now()
-	c := broker.Credential{
-		Name: name, Incarnation: broker.NewID(), Version: broker.NewID(), Epoch: broker.NewID(), Etag: broker.NewID(),
-		Secrets: map[string]broker.SecretInput{"client_secret": {Value: plant("client secret"), Former: plant("former client secret")}},
-	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(s.CreateCredential(ctx, c, &broker.Grant{RefreshToken: plant("seed"), Held: map[string]broker.Secret{"h": plant("held seed")}}))
-	k := broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true}
-	acquire := func() broker.Lease {
-		v, err := s.Read(ctx, k)
-		must(err)
-		l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, true)
-		must(err)
-		return l
-	}
-	for range 2 { // the second overwrites the first
-		done, err := s.Commit(ctx, acquire(), broker.Outcome{
-			Token: &broker.Issued{
-				ID: "t", Values: map[string]broker.Secret{"token": plant("access token"), "other": plant("value")},
-				Headers:   []broker.Field{{Name: "X-Device", Value: plant("header")}},
-				Selection: broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": plant("parameter").Reveal()})},
-				ExpireAt:  now.Add(time.Hour),
-			},
-			RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: now,
-		})
-		must(err)
-		if !done.Grant || !done.Token {
-			t.Fatalf("commit: %+v", done)
-		}
-	}
-	must(s.Fail(ctx, acquire(), &broker.FailureRecord{Level: broker.LevelCredential, Uncertain: true, Now: now}))
-	acquire()
 }
