@@ -47,6 +47,8 @@ type running struct {
 	firstRun  bool
 	// madeKey: the key was made without knowing whether the store has data already.
 	madeKey bool
+	// notReady is why the store could not be used when it was last tried; empty: it could.
+	notReady string
 
 	background sync.WaitGroup
 	end        context.CancelFunc
@@ -103,6 +105,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err != nil {
 		return nil, err
 	}
+	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
 	r.server, err = server.New(server.Settings{
 		Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
@@ -110,12 +113,16 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err != nil {
 		return nil, err
 	}
-	r.server.SetServing(false) // until the store is known to be fit
+	ready, err := r.begin(bg, st)
+	if err != nil {
+		return nil, err
+	}
+	r.server.SetServing(ready)
 	if err := r.listen(bg); err != nil {
 		return nil, err
 	}
-	if err := r.begin(bg, st); err != nil {
-		return nil, err
+	if !ready {
+		r.background.Go(func() { r.beginLater(bg, st) })
 	}
 	return r, nil
 }

@@ -26,6 +26,9 @@ const embedded = "embedded"
 // beginAgain is how long after a Redis could not be asked at the start it is asked again.
 const beginAgain = time.Second
 
+// beginMost bounds one such try.
+const beginMost = 10 * time.Second
+
 func (s *settings) isEmbedded() bool { return s.Store == "" || s.Store == embedded }
 
 func (s *settings) storeProblems(bad func(setting, format string, args ...any)) {
@@ -166,48 +169,49 @@ func (r *running) openRedis(ctx context.Context, metrics *server.Metrics, key st
 	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Log: r.log})
 }
 
-// begin makes the store usable: at once, or in the background as soon as it can be asked. Until then health says NOT_SERVING.
-// A store that must not be used ends the broker.
-func (r *running) begin(ctx context.Context, st *store.Store) error {
-	try := func() error {
-		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		warnings, err := st.Begin(bounded)
-		for _, w := range warnings {
-			r.log.Warn(w)
-		}
-		return err
+// begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be
+// used fails it.
+func (r *running) begin(ctx context.Context, st *store.Store) (ready bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, beginMost)
+	defer cancel()
+	warnings, err := st.Begin(bounded)
+	for _, w := range warnings {
+		r.log.Warn(w)
 	}
-	err := try()
 	switch {
 	case err == nil:
-		r.server.SetServing(true)
-		return nil
-	case !errors.Is(err, broker.StoreUnavailable):
-		return r.unfit(err)
-	}
-	r.log.Warn("the store cannot be asked yet: trying again until it can", "error", err.Error())
-	r.background.Go(func() {
-		for {
-			select {
-			case <-time.After(beginAgain):
-			case <-ctx.Done():
-				return
-			}
-			switch err := try(); {
-			case err == nil:
-				r.log.Info("the store can be asked now")
-				r.server.SetServing(true)
-				return
-			case ctx.Err() != nil:
-				return
-			case !errors.Is(err, broker.StoreUnavailable):
-				r.failed <- r.unfit(err)
-				return
-			}
+		return true, nil
+	case errors.Is(err, broker.StoreUnavailable):
+		if why := err.Error(); why != r.notReady {
+			r.log.Warn("the store cannot be asked yet: trying again until it can", "error", why)
+			r.notReady = why
 		}
-	})
-	return nil
+		return false, nil
+	}
+	return false, r.unfit(err)
+}
+
+// beginLater tries until the store can be used. Until then health says NOT_SERVING. A store that must not be used ends the
+// broker.
+func (r *running) beginLater(ctx context.Context, st *store.Store) {
+	for {
+		select {
+		case <-time.After(beginAgain):
+		case <-ctx.Done():
+			return
+		}
+		switch ready, err := r.begin(ctx, st); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.failed <- err
+			return
+		case ready:
+			r.log.Info("the store can be asked now")
+			r.server.SetServing(true)
+			return
+		}
+	}
 }
 
 // unfit passes the failure on. A key that was made for a store which turns out to be sealed with another is of no use.

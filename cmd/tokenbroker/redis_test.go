@@ -1,0 +1,143 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tokenbroker/tokenbroker/internal/redistest"
+)
+
+// replica starts a broker on a shared Redis: its own data directory, and the others' key.
+func (u *upstream) replica(key, store string, more ...string) *served {
+	u.t.Helper()
+	return u.serve(append([]string{"--data-dir", shortDir(u.t), "--key-file", key, "--store", store}, more...)...)
+}
+
+// TestTwoBrokersOnOneRedis: what one of them gets the other has, and what one of them rejects is gone from both. Killed with
+// -9 and started anew, a broker goes on with the newest refresh token; so it does when Redis was killed.
+func TestTwoBrokersOnOneRedis(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	r := redistest.Start(t, redistest.Options{})
+	key := filepath.Join(shortDir(t), "key.json")
+	a := u.replica(key, r.URL())
+	b := u.replica(key, r.URL())
+	a.apply(u)
+	token, id := a.token()
+	if again, _ := b.token(); again != token {
+		t.Error("the other broker has another token")
+	}
+	b.invalidate(id)
+	second, id := a.token()
+	if second == token {
+		t.Error("the rejected token is still there")
+	}
+	a.kill()
+	r.Kill()
+	r.Restart()
+	a = u.replica(key, r.URL())
+	if again, _ := a.token(); again != second {
+		t.Error("got another token after the restart")
+	}
+	a.invalidate(id)
+	if third, _ := b.token(); third == second {
+		t.Error("the rejected token is still there")
+	}
+	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2",
+		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3")
+	if out := command(t, "credential", "list", "--address", b.address); !strings.Contains(out, ochno) {
+		t.Errorf("list: got\n%s", out)
+	}
+}
+
+// TestStartWithoutRedis: the broker waits for it, says NOT_SERVING and why, and does not end.
+func TestStartWithoutRedis(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	r := redistest.Start(t, redistest.Options{})
+	r.Kill()
+	s := u.serve("--store", r.URL())
+	conn, err := dial(s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	health := healthv1.NewHealthClient(conn)
+	status := func(service string) healthv1.HealthCheckResponse_ServingStatus {
+		t.Helper()
+		res, err := health.Check(t.Context(), &healthv1.HealthCheckRequest{Service: service})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.GetStatus()
+	}
+	for _, service := range []string{"", "tokenbroker.v1.TokenBrokerService"} {
+		if got := status(service); got != healthv1.HealthCheckResponse_NOT_SERVING {
+			t.Errorf("%q: got %v, want NOT_SERVING", service, got)
+		}
+	}
+	got := start(t, "token", "get", ochno, "--address", s.address)
+	if got.code() == 0 || !strings.Contains(got.output(), "store cannot be reached") {
+		t.Errorf("got exit code %d and\n%s", got.code(), got.output())
+	}
+	s.waitFor("trying again until it can")
+	r.Restart()
+	s.waitFor("the store can be asked now")
+	if got := status(""); got != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("got %v, want SERVING", got)
+	}
+	s.apply(u)
+	s.token()
+}
+
+// TestAnotherKey: a broker with another key than the data's refuses to start, and leaves no useless key behind.
+func TestAnotherKey(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	r := redistest.Start(t, redistest.Options{})
+	key := filepath.Join(shortDir(t), "key.json")
+	u.replica(key, r.URL()).signal(syscall.SIGTERM)
+	other := filepath.Join(shortDir(t), "key.json")
+	p := start(t, "serve", "--data-dir", shortDir(t), "--key-file", other, "--store", r.URL(), "--listen", "127.0.0.1:0", "--metrics-listen", "none")
+	if p.code() == 0 || !strings.Contains(p.output(), "there is no key file") {
+		t.Errorf("got exit code %d and\n%s", p.code(), p.output())
+	}
+	if _, err := os.Stat(other); err == nil {
+		t.Error("a key was left that belongs to nothing")
+	}
+	r.Stop() // the broker starts without it, with a key of its own
+	p = start(t, "serve", "--data-dir", shortDir(t), "--key-file", other, "--store", r.URL(), "--listen", "127.0.0.1:0", "--metrics-listen", "none")
+	p.waitFor("trying again until it can")
+	r.Continue()
+	if p.code() == 0 || !strings.Contains(p.output(), "give the key file that belongs to them") {
+		t.Errorf("got exit code %d and\n%s", p.code(), p.output())
+	}
+	if _, err := os.Stat(other); err == nil {
+		t.Error("a key was left that belongs to nothing")
+	}
+}
+
+// TestAnUnfitRedisIsRefused, by serve, with what is to be done.
+func TestAnUnfitRedisIsRefused(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t, redistest.Options{NoAOF: true})
+	args := []string{"serve", "--data-dir", shortDir(t), "--store", r.URL(), "--listen", "127.0.0.1:0", "--metrics-listen", "none"}
+	p := start(t, args...)
+	if p.code() == 0 || !strings.Contains(p.output(), "set appendonly yes and appendfsync always") {
+		t.Errorf("got exit code %d and\n%s", p.code(), p.output())
+	}
+	p = start(t, append(args, "--redis-accept-loss")...)
+	p.waitFor("can lose what it has acknowledged")
+	p.waitFor("answering on")
+	began := time.Now()
+	p.signal(syscall.SIGTERM)
+	if code := p.code(); code != 0 {
+		t.Errorf("got exit code %d after %v", code, time.Since(began))
+	}
+}
