@@ -144,23 +144,23 @@ func newWorld(t testing.TB, up *upstream, more ...func(*broker.Settings)) *world
 }
 
 // complete gives the facts that a test does not care for.
-func (up *upstream) complete() {
-	if up.facts.Name == "" {
-		up.facts.Name = "scripted"
+func (u *upstream) complete() {
+	if u.facts.Name == "" {
+		u.facts.Name = "scripted"
 	}
-	if up.facts.Digest == "" {
-		up.facts.Digest = "digest-1"
+	if u.facts.Digest == "" {
+		u.facts.Digest = "digest-1"
 	}
-	if up.facts.Inputs == nil {
-		up.facts.Inputs = map[string]broker.InputFacts{"client_secret": {Secret: true, Optional: true}}
+	if u.facts.Inputs == nil {
+		u.facts.Inputs = map[string]broker.InputFacts{"client_secret": {Secret: true, Optional: true}}
 	}
-	if up.host == "" {
-		up.host = "upstream.example:443"
+	if u.host == "" {
+		u.host = "upstream.example:443"
 	}
-	if !up.facts.Refreshes {
-		up.facts.Obtains = true
+	if !u.facts.Refreshes {
+		u.facts.Obtains = true
 	}
-	up.facts.Requests = 1
+	u.facts.Requests = 1
 }
 
 // start makes a broker above the store that is there: as after a restart.
@@ -260,3 +260,6 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
 }
+
+// sleep lets time pass, in a bubble.
+func sleep(d time.Duration) { <-time.After(d) }

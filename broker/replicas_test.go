@@ -63,7 +63,7 @@ func TestManyReplicasCostOneExchange(t *testing.T) {
 		up := &upstream{}
 		next := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(3 * time.Second)
+			sleep(3 * time.Second)
 			return next(ctx, x)
 		}
 		all := newReplicas(t, 4, up)
@@ -96,7 +96,7 @@ func TestARejectedTokenIsGoneFromEveryReplica(t *testing.T) {
 						id = r.mustGet("main").Token.ID
 						r.memory.Deafen(deaf)
 					}
-					time.Sleep(time.Duration(round) * 173 * time.Millisecond) // wherever in the confirmer's rounds
+					sleep(time.Duration(round) * 173 * time.Millisecond) // wherever in the confirmer's rounds
 					for _, r := range all {
 						r.mustGet("main")
 					}
@@ -109,7 +109,7 @@ func TestARejectedTokenIsGoneFromEveryReplica(t *testing.T) {
 					if deaf {
 						for waited := time.Duration(0); waited < bound; waited += 50 * time.Millisecond {
 							all[1].served() // it stays hot
-							time.Sleep(50 * time.Millisecond)
+							sleep(50 * time.Millisecond)
 						}
 					} else {
 						synctest.Wait()
@@ -133,7 +133,7 @@ func TestAHotTokenIsConfirmedInTheBackground(t *testing.T) {
 		all[0].create("main", nil)
 		all[0].mustGet("main")
 		all[0].backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
-			time.Sleep(200 * time.Millisecond) // a slow store
+			sleep(200 * time.Millisecond) // a slow store
 			return nil
 		}})
 		for range 600 {
@@ -142,7 +142,7 @@ func TestAHotTokenIsConfirmedInTheBackground(t *testing.T) {
 			if d := time.Since(started); d > 0 {
 				t.Fatalf("a hit took %v", d)
 			}
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 		}
 	})
 }
@@ -163,7 +163,7 @@ func TestAChangedCredentialIsSeenByEveryReplica(t *testing.T) {
 						t.Fatal(err)
 					}
 					if deaf {
-						time.Sleep(bound)
+						sleep(bound)
 					}
 					synctest.Wait()
 				}
@@ -184,7 +184,7 @@ func TestAChangedCredentialIsSeenByEveryReplica(t *testing.T) {
 					t.Fatal(err)
 				}
 				if deaf {
-					time.Sleep(bound)
+					sleep(bound)
 				}
 				_, err = all[1].get("main")
 				wantKind(t, err, broker.NotFound)
@@ -216,13 +216,13 @@ func TestWhileTheStoreIsAwayValidTokensAreServed(t *testing.T) {
 					if last = time.Now(); time.Since(left) > bound && (!res.Degraded || time.Since(started) > 0) {
 						t.Fatalf("after %v: degraded %v, it took %v", time.Since(left), res.Degraded, time.Since(started))
 					}
-					time.Sleep(50 * time.Millisecond)
+					sleep(50 * time.Millisecond)
 				}
 				if d := last.Sub(left); d > bound+g || d < g {
 					t.Errorf("served for %v, want up to %v", d, bound+g)
 				}
 				w.backend.Set(storetest.Hooks{})
-				time.Sleep(time.Second)
+				sleep(time.Second)
 				if res := w.mustGet("main"); res.Degraded {
 					t.Error("degraded after the store came back")
 				}
@@ -258,18 +258,18 @@ func TestAReplicaObtainsForItself(t *testing.T) {
 		}
 		all[0].wantExchanges(1)
 		all[0].backend.Away()
-		time.Sleep(11 * time.Second) // the token has expired
+		sleep(11 * time.Second) // the token has expired
 		for range 50 {
 			if res := all[0].mustGet("main"); !res.Degraded {
 				t.Error("not degraded")
 			}
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 		}
 		all[0].wantExchanges(2)
 		stored := all[1].mustGet("main").Token.ID
 		all[0].wantExchanges(3)
 		all[0].backend.Set(storetest.Hooks{})
-		time.Sleep(time.Second)
+		sleep(time.Second)
 		if got := all[0].mustGet("main"); got.Token.ID != stored || got.Degraded {
 			t.Errorf("got %v, degraded %v; want what is stored, %v", got.Token.ID, got.Degraded, stored)
 		}
@@ -285,14 +285,14 @@ func TestAReplicaDoesNotHammerForItself(t *testing.T) {
 		all[0].create("main", nil)
 		all[0].mustGet("main")
 		all[0].backend.Away()
-		time.Sleep(11 * time.Second)
+		sleep(11 * time.Second)
 		up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
 		})
 		for range 100 {
 			_, err := all[0].get("main")
 			wantKind(t, err, broker.CredentialMisconfigured)
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 		}
 		all[0].wantExchanges(2)
 	})
@@ -322,7 +322,7 @@ func TestNobodyObtainsAlone(t *testing.T) {
 					exchanges = 1
 				}
 				all[0].backend.Away()
-				time.Sleep(11 * time.Second)
+				sleep(11 * time.Second)
 				_, err := all[0].get("main")
 				if f := wantKind(t, err, broker.StoreUnavailable); f.RetryAt.IsZero() {
 					t.Error("it does not say when to ask again")
@@ -345,7 +345,7 @@ func TestInvalidateDropsWhatTheProcessHas(t *testing.T) {
 		for range 5 {
 			_, err := all[0].get("main")
 			wantKind(t, err, broker.StoreUnavailable)
-			time.Sleep(time.Second)
+			sleep(time.Second)
 		}
 	})
 }
@@ -373,14 +373,14 @@ func TestNoStampedeWhenTheStoreIsBack(t *testing.T) {
 			r.backend.Away()
 		}
 		for range 20 {
-			time.Sleep(time.Second)
+			sleep(time.Second)
 			ask()
 		}
 		for _, r := range all {
 			r.backend.Set(storetest.Hooks{})
 		}
 		for range 20 {
-			time.Sleep(500 * time.Millisecond)
+			sleep(500 * time.Millisecond)
 			ask()
 		}
 		all[0].wantExchanges(keys)
@@ -418,7 +418,7 @@ func TestACommitThatCannotBeStored(t *testing.T) {
 			_, err := w.get("main")
 			got <- err
 		}()
-		time.Sleep(10 * time.Second)
+		sleep(10 * time.Second)
 		select {
 		case err := <-got:
 			t.Fatalf("answered (%v) before the refresh token was stored", err)
@@ -448,7 +448,7 @@ func TestAStoppedLeaderIsNotOvertaken(t *testing.T) {
 		up := spentByUse()
 		release := make(chan struct{})
 		n := 0
-		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			n++
 			if n == 1 {
 				<-release // the process is stopped: not even its deadline ends it
@@ -463,7 +463,7 @@ func TestAStoppedLeaderIsNotOvertaken(t *testing.T) {
 		synctest.Wait()
 		got := make(chan string, 1)
 		go func() { got <- all[1].mustGet("main").Token.AccessToken.Reveal() }()
-		time.Sleep(22*time.Second + 9*time.Second) // the lease is over, the grace is not
+		sleep(22*time.Second + 9*time.Second) // the lease is over, the grace is not
 		all[0].wantExchanges(1)
 		close(release)
 		if tok := <-got; tok != "token-1" {
@@ -479,7 +479,7 @@ func TestALeaderThatNeverComesBack(t *testing.T) {
 		up := spentByUse()
 		stop := make(chan struct{})
 		n := 0
-		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			if n++; n == 1 {
 				<-stop
 				return broker.Answer{}, &broker.UpstreamError{Refused: true}
@@ -494,9 +494,9 @@ func TestALeaderThatNeverComesBack(t *testing.T) {
 		synctest.Wait()
 		began := time.Now()
 		go func() {
-			time.Sleep(27 * time.Second) // five seconds into the grace
+			sleep(27 * time.Second) // five seconds into the grace
 			all[1].backend.Away()
-			time.Sleep(300 * time.Millisecond)
+			sleep(300 * time.Millisecond)
 			all[1].backend.Set(storetest.Hooks{})
 		}()
 		for {
@@ -505,7 +505,7 @@ func TestALeaderThatNeverComesBack(t *testing.T) {
 			} else if !errors.Is(err, broker.StoreUnavailable) {
 				t.Fatal(err)
 			}
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 		}
 		if d := time.Since(began); d < 37*time.Second || d > 40*time.Second {
 			t.Errorf("given up after %v, want the lease, five seconds, and the whole grace", d)
@@ -535,7 +535,7 @@ func TestWatchesHearOfOtherReplicas(t *testing.T) {
 		}
 		for _, deaf := range []bool{false, true} {
 			all[1].memory.Deafen(deaf)
-			time.Sleep(time.Minute) // whatever was hot is no more, but for the watch
+			sleep(time.Minute) // whatever was hot is no more, but for the watch
 			if _, err := all[0].Invalidate(t.Context(), local, broker.Invalidation{Credential: "main", TokenID: id}); err != nil {
 				t.Fatal(err)
 			}

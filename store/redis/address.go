@@ -39,13 +39,12 @@ const (
 // hold a password.
 func ParseAddress(text string) (Address, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
-	var a Address
-	kind, isTLS := strings.CutPrefix(scheme, "rediss")
-	if isTLS {
-		a.TLS = true
-	} else if kind, ok = strings.CutPrefix(scheme, "redis"); !ok {
+	kind, plain := strings.CutPrefix(scheme, "redis")
+	if !ok || !plain {
 		return Address{}, errors.New("not an address of a Redis: write " + AddressForms)
 	}
+	var a Address
+	kind, a.TLS = strings.CutPrefix(kind, "s")
 	port := defaultPort
 	switch kind {
 	case "":

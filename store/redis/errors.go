@@ -17,6 +17,8 @@ var errClosed = store.Unavailable("the connection to Redis is closed")
 
 // answers are what Redis says when it cannot do its work, by the first word of its error, and what we say of it. A Redis error
 // may quote what it was sent, so nothing else of it goes on.
+//
+//nolint:gosec // no password is in it
 var answers = map[string]string{
 	"LOADING":     "Redis is loading its data",
 	"CLUSTERDOWN": "the Redis Cluster is down (CLUSTERDOWN)",

@@ -72,13 +72,13 @@ func TestOthersAreTold(t *testing.T) {
 		return h.Group == "c:2"
 	})
 	proxy.Refuse()
-	time.Sleep(100 * time.Millisecond)
+	<-time.After(100 * time.Millisecond) // as long as a network is gone
 	proxy.Forward()
 	lb.await("that something may have been missed", func(h store.Happened) bool { return h.Missed })
 	changeRow(t, a, "c:3")
 	lb.await("of c:3", func(h store.Happened) bool { return h.Group == "c:3" })
 	proxy.BlackHole()
-	time.Sleep(3 * time.Second)
+	<-time.After(3 * time.Second)
 	proxy.Forward()
 	lb.await("that it may have been away", func(h store.Happened) bool { return h.Returned })
 }

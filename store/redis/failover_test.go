@@ -116,8 +116,11 @@ func (r *rig) grant(k broker.TokenKey) string {
 // eventually waits for what takes a failover's time.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline := time.After(time.Minute)
+	for !done() {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-deadline:
 			t.Fatalf("not in a minute: %s", what)
 		}
 	}
@@ -150,11 +153,11 @@ func TestNoAcknowledgedCommitIsLostWhenRedisIsKilled(t *testing.T) {
 		})
 	}
 	for range kills {
-		time.Sleep(400 * time.Millisecond)
+		<-time.After(400 * time.Millisecond)
 		s.Kill()
 		s.Restart()
 	}
-	time.Sleep(400 * time.Millisecond)
+	<-time.After(400 * time.Millisecond)
 	close(stop)
 	wg.Wait()
 	for c := range credentials {
