@@ -226,6 +226,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.fails("", "config", "check", "literal")
 	l.fails("", "serve", "--config", "literal")
 	l.fails("", "serve")
+	l.ok("", "health")
 	l.ok("", "backup", "copy.db")
 	l.ok("", "version")
 }

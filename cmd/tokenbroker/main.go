@@ -22,6 +22,7 @@ type cli struct {
 	Token      tokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
 	Credential credentialCommands `cmd:"" help:"Look after credentials."`
 	Provider   providerCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
+	Health     healthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
 	Config     configCommands     `cmd:"" help:"Check a settings file."`
 	Backup     backupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
 	Version    versionCommand     `cmd:"" help:"Say which version this is."`
