@@ -1,0 +1,197 @@
+package project
+
+import (
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// compose is what the tests look at in docker-compose.yml.
+type compose struct {
+	Services map[string]service `yaml:"services"`
+	Volumes  map[string]any     `yaml:"volumes"`
+	Networks map[string]struct {
+		Internal bool `yaml:"internal"`
+	} `yaml:"networks"`
+}
+
+type service struct {
+	Image       string                                `yaml:"image"`
+	Build       string                                `yaml:"build"`
+	User        string                                `yaml:"user"`
+	Command     []string                              `yaml:"command"`
+	Environment map[string]string                     `yaml:"environment"`
+	NetworkMode string                                `yaml:"network_mode"`
+	Networks    []string                              `yaml:"networks"`
+	Ports       []string                              `yaml:"ports"`
+	Volumes     []string                              `yaml:"volumes"`
+	Privileged  bool                                  `yaml:"privileged"`
+	ReadOnly    bool                                  `yaml:"read_only"`
+	CapAdd      []string                              `yaml:"cap_add"`
+	CapDrop     []string                              `yaml:"cap_drop"`
+	SecurityOpt []string                              `yaml:"security_opt"`
+	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
+	Healthcheck struct{ Test []string }               `yaml:"healthcheck"`
+}
+
+func readCompose(t *testing.T) compose {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c compose
+	if err := yaml.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"redis", "upstream", "broker-1", "broker-2"} {
+		if _, ok := c.Services[name]; !ok {
+			t.Fatalf("got services %q, want %s among them", slices.Sorted(maps.Keys(c.Services)), name)
+		}
+	}
+	return c
+}
+
+func TestComposeServicesAreConfinedAndWatched(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	for name, s := range c.Services {
+		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) {
+			t.Errorf("%s: want a root file system that is read only, no capabilities and no new privileges; got %+v", name, s)
+		}
+		if uid, _, _ := strings.Cut(s.User, ":"); s.Build == "" && (uid == "" || strings.Trim(uid, "0") == "") || s.Build != "" && s.User != "" {
+			t.Errorf("%s: got user %q, want a number that is not root's, or the one of our image", name, s.User)
+		}
+		if s.Build == "" && !fixedTag.MatchString(s.Image) {
+			t.Errorf("%s: image %s: want NAME:MAJOR.MINOR.PATCH", name, s.Image)
+		}
+		if strings.HasSuffix(s.Image, ":latest") || !strings.Contains(s.Image, ":") {
+			t.Errorf("%s: image %s moves", name, s.Image)
+		}
+		if len(s.Healthcheck.Test) < 2 || s.Healthcheck.Test[0] != "CMD" {
+			t.Errorf("%s: got health check %q, want a command without a shell", name, s.Healthcheck.Test)
+		}
+		for _, p := range s.Ports {
+			if host := strings.TrimSuffix(p, "/tcp"); !strings.HasPrefix(host, "127.0.0.1:") || strings.Count(host, ":") != 2 {
+				t.Errorf("%s: port %s is published on more than 127.0.0.1", name, p)
+			}
+		}
+		for other, d := range s.DependsOn {
+			if _, ok := c.Services[other]; !ok || other == name {
+				t.Errorf("%s depends on %s, which is no other service", name, other)
+			}
+			if d.Condition != "service_healthy" {
+				t.Errorf("%s waits until %s is %q, want healthy", name, other, d.Condition)
+			}
+		}
+		for _, v := range s.Volumes {
+			from, _, _ := strings.Cut(v, ":")
+			if _, ok := c.Volumes[from]; !ok {
+				t.Errorf("%s: %s is no volume that is declared", name, v)
+			}
+		}
+		for _, n := range s.Networks {
+			if _, ok := c.Networks[n]; !ok {
+				t.Errorf("%s: %s is no network that is declared", name, n)
+			}
+		}
+		if owner, ok := strings.CutPrefix(s.NetworkMode, "service:"); ok {
+			if _, depends := s.DependsOn[owner]; !depends || c.Services[owner].NetworkMode != "" {
+				t.Errorf("%s shares the network of %s, and does not depend on it, or that one has none of its own", name, owner)
+			}
+			if len(s.Ports)+len(s.Networks) > 0 {
+				t.Errorf("%s has ports or networks beside those of %s", name, owner)
+			}
+		} else if s.NetworkMode != "" {
+			t.Errorf("%s: network_mode %s", name, s.NetworkMode)
+		}
+	}
+}
+
+func TestComposeRedisLosesNothing(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	redis := c.Services["redis"]
+	if !strings.HasPrefix(redis.Image, "redis:7.") {
+		t.Errorf("image %s, want Redis 7", redis.Image)
+	}
+	for option, want := range map[string]string{"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"} {
+		if i := slices.Index(redis.Command, option); i < 0 || i+1 == len(redis.Command) || redis.Command[i+1] != want {
+			t.Errorf("%q: want %s %s", redis.Command, option, want)
+		}
+	}
+	if !slices.Contains(redis.Volumes, "redis:/data") {
+		t.Errorf("got volumes %q, want one at /data", redis.Volumes)
+	}
+	if test := redis.Healthcheck.Test; !slices.Contains(test, "redis-cli") || !slices.Contains(test, "ping") {
+		t.Errorf("got health check %q, want redis-cli ping", test)
+	}
+	if len(redis.Ports) > 0 || len(redis.Networks) != 1 || !c.Networks[redis.Networks[0]].Internal {
+		t.Error("Redis has no password: want it in one internal network, without ports")
+	}
+}
+
+func TestComposeBrokersShareStoreAndKeyAndNothingElse(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	one, two := c.Services["broker-1"], c.Services["broker-2"]
+	for _, same := range []string{"TOKENBROKER_STORE", "TOKENBROKER_KEY_FILE", "TOKENBROKER_CONFIG"} {
+		if a, b := one.Environment[same], two.Environment[same]; a == "" || a != b {
+			t.Errorf("%s is %q and %q, want the same", same, a, b)
+		}
+	}
+	if got := one.Environment["TOKENBROKER_STORE"]; got != "redis://redis:6379/0" {
+		t.Errorf("the store is %s", got)
+	}
+	addresses := map[string]bool{}
+	for name, b := range map[string]service{"broker-1": one, "broker-2": two} {
+		if !slices.Equal(b.Healthcheck.Test, []string{"CMD", "/tokenbroker", "health"}) {
+			t.Errorf("%s: got health check %q, want the image's own", name, b.Healthcheck.Test)
+		}
+		for _, other := range []string{"redis", "upstream"} {
+			if _, ok := b.DependsOn[other]; !ok {
+				t.Errorf("%s does not wait for %s", name, other)
+			}
+		}
+		if b.NetworkMode != "service:upstream" {
+			t.Errorf("%s: network_mode %q: the simulator answers on loopback only", name, b.NetworkMode)
+		}
+		if want := name + ":/data"; !slices.Contains(b.Volumes, want) || !slices.Contains(b.Volumes, "keys:/keys") {
+			t.Errorf("%s: got volumes %q, want %s and keys:/keys", name, b.Volumes, want)
+		}
+		for _, setting := range []string{"TOKENBROKER_LISTEN", "TOKENBROKER_METRICS_LISTEN"} {
+			a := b.Environment[setting]
+			if host, _, err := net.SplitHostPort(a); err != nil || host != "127.0.0.1" || addresses[a] {
+				t.Errorf("%s: %s is %q: want an address of 127.0.0.1 that nobody else has", name, setting, a)
+			}
+			addresses[a] = true
+		}
+	}
+}
+
+// TestComposeReadsItsFile lets docker compose itself say what is wrong, where there is one. It needs no engine for that.
+func TestComposeReadsItsFile(t *testing.T) {
+	t.Parallel()
+	run := func(name string, args ...string) ([]byte, error) {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = root
+		return cmd.CombinedOutput()
+	}
+	for _, by := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
+		if _, err := run(by[0], append(by[1:], "version")...); err != nil {
+			continue
+		}
+		if out, err := run(by[0], append(by[1:], "-f", "docker-compose.yml", "config", "--quiet")...); err != nil || len(out) > 0 {
+			t.Errorf("%s config: %v\n%s", strings.Join(by, " "), err, out)
+		}
+		return
+	}
+	t.Skip("there is no docker compose")
+}
