@@ -32,8 +32,9 @@ LABEL org.opencontainers.image.title="tokenbroker" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /out/dirs/ /
 COPY --from=build /out/tokenbroker /tokenbroker
-# hadolint ignore=DL3064 # neither is a secret: it is the name of the program that has TOKEN in it
 # Commands in the container, health checks among them, ask the broker through its socket, wherever else it listens.
+# (What hadolint takes for a secret is the program's name, which has TOKEN in it.)
+# hadolint ignore=DL3064
 ENV TOKENBROKER_DATA_DIR=/data \
     TOKENBROKER_ADDRESS=unix:/data/tokenbroker.sock
 VOLUME ["/data"]

