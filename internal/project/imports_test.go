@@ -28,6 +28,7 @@ var may = map[string][]string{
 	"gen/tokenbroker/v1":   {},
 	"internal/upstreamsim": {},
 	"internal/leaktest":    {},
+	"internal/herd":        {},
 	"internal/redistest":   {},
 	"internal/suggest":     {},
 	"internal/project":     {},
