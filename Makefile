@@ -14,7 +14,7 @@ BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
 COVERED := ./broker/... ./provider/... ./store/...
 
-.PHONY: all help build generate lint lint-image test test-deps bench size fuzz cover demo breaking tidy clean
+.PHONY: all help build generate lint lint-image test test-deps bench herd size fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -84,6 +84,9 @@ cover: ## coverage of broker, provider and store
 
 bench: ## the hit path: in process, and over gRPC beside a no-op method
 	go test -run '^$$' -bench . -benchmem -count 5 ./broker ./server
+
+herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=Cold, JSON with HERD_JSON=FILE
+	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '$(MODE)'
 
 size: ## a million credentials in Redis beside ten: memory, times
 	CREDENTIALS=$${CREDENTIALS:-1000000} go test -count 1 -timeout 60m -run '^TestSize$$' -v ./store/redis

@@ -61,13 +61,14 @@ func (p *pursuit) obtainAlone(ctx context.Context, before *Issued) (*entry, erro
 
 func (p *pursuit) exchangeAlone(ctx context.Context, turn *pass, before *Issued) (*entry, error) {
 	b, c := p.b, p.plan.credential
-	bounded, cancel := context.WithTimeout(ctx, b.timeout)
+	deadline := time.Now().Add(b.timeout)
+	bounded, cancel := awake(ctx, b.timeout)
 	defer cancel()
 	p.view, p.asked = View{Credential: c, Key: p.token}, true
 	answer, _, failure := p.ask(bounded, Exchange{
 		Run: Obtain, Credential: c, Selection: p.sel,
 		BeforeSend: func(string) error {
-			if bounded.Err() != nil {
+			if !time.Now().Before(deadline) || bounded.Err() != nil {
 				return errLate
 			}
 			return nil

@@ -15,17 +15,19 @@ var errLate = errors.New("too late to send")
 func (p *pursuit) exchange(ctx context.Context, run Run, turn *pass, changed <-chan struct{}) (*entry, error) {
 	b, started := p.b, time.Now()
 	deadline := started.Add(b.timeout) // both counted from before the lease is asked for
-	lease, err := b.store.Acquire(ctx, p.view, NewID(), b.timeout+leaseSpare, run == Refresh)
+	owner := NewID()
+	lease, err := b.store.Acquire(ctx, p.view, owner, b.timeout+leaseSpare, run == Refresh)
 	if errors.Is(err, ErrConflict) {
 		return nil, p.pause(ctx, lookAgain/10, changed)
 	}
 	if err != nil {
+		p.disown(ctx, owner, run)
 		return nil, p.storeFailure(err)
 	}
 	if lease.Until.Before(deadline.Add(leaseSpare)) {
 		deadline = lease.Until.Add(-leaseSpare)
 	}
-	bounded, cancel := context.WithDeadline(ctx, deadline)
+	bounded, cancel := awake(ctx, time.Until(deadline))
 	defer cancel()
 	x := Exchange{
 		Run: run, Credential: p.view.Credential, Selection: p.sel, Held: p.view.Grant.Held,
@@ -45,6 +47,18 @@ func (p *pursuit) exchange(ctx context.Context, run Run, turn *pass, changed <-c
 		return nil, p.failed(ctx, lease, turn, failure)
 	}
 	return p.commit(ctx, lease, turn, answer, former)
+}
+
+// disown gives up a lease that may have been taken although nothing says so: nothing was sent, so nobody need wait for it, or
+// believe that the refresh token may be spent. Where that fails too, the lease ends by itself.
+func (p *pursuit) disown(ctx context.Context, owner ID, run Run) {
+	c := p.view.Credential
+	bounded, cancel := context.WithTimeout(ctx, leaseSpare)
+	defer cancel()
+	_ = p.b.store.Fail(bounded, Lease{
+		Key: p.token, Owner: owner, Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
+		Generation: p.view.Grant.Generation, Spends: run == Refresh,
+	}, nil)
 }
 
 // ask runs the exchange, and once more with the former secrets where the upstream refuses the client and there are some.

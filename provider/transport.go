@@ -29,19 +29,18 @@ type Settings struct {
 	AllowHTTP []string
 	// AllowPrivate are ranges that may be dialled beside public addresses; link-local ones never.
 	AllowPrivate []netip.Prefix
-	// DialTimeout and AnswerTimeout bound the connection and the wait for the answer's header; 0: 10 s and 30 s. The whole is
-	// bounded by the exchange's context.
-	DialTimeout, AnswerTimeout time.Duration
+	// DialTimeout bounds the connection; 0: 10 s. The whole is bounded by the exchange's context, and by nothing else: a timer of
+	// its own for the answer would fire beside the answer in a process that was stopped meanwhile.
+	DialTimeout time.Duration
 	// MaxAnswer bounds an answer's body in bytes; 0: 1 MiB.
 	MaxAnswer int64
 }
 
 const (
-	defaultDialTimeout   = 10 * time.Second
-	defaultAnswerTimeout = 30 * time.Second
-	defaultMaxAnswer     = 1 << 20
-	idleTimeout          = 30 * time.Second
-	maxHeaderBytes       = 64 << 10
+	defaultDialTimeout = 10 * time.Second
+	defaultMaxAnswer   = 1 << 20
+	idleTimeout        = 30 * time.Second
+	maxHeaderBytes     = 64 << 10
 )
 
 // A Transport carries requests. It follows no redirect, keeps no cookies and never sends a request twice. Safe for concurrent
@@ -61,9 +60,6 @@ func NewTransport(s Settings) (*Transport, error) {
 	}
 	if s.DialTimeout <= 0 {
 		s.DialTimeout = defaultDialTimeout
-	}
-	if s.AnswerTimeout <= 0 {
-		s.AnswerTimeout = defaultAnswerTimeout
 	}
 	roots, err := rootsWith(s.CAFile)
 	if err != nil {
@@ -100,7 +96,6 @@ func NewTransport(s Settings) (*Transport, error) {
 		DialContext:            d.dial,
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    s.DialTimeout,
-		ResponseHeaderTimeout:  s.AnswerTimeout,
 		IdleConnTimeout:        idleTimeout,
 		MaxIdleConnsPerHost:    16,
 		MaxResponseHeaderBytes: maxHeaderBytes,

@@ -1,16 +1,21 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider"
 )
+
+// tryMost bounds a try.
+const tryMost = 30 * time.Second
 
 type providerTryCommand struct {
 	selectionFlags
@@ -66,7 +71,9 @@ func (c *providerTryCommand) Run(p *process) error {
 		return &inputError{err}
 	}
 	sel := broker.Selection{Scopes: scopes, Audience: c.Audience, Parameters: broker.NewPairs(c.Parameter), Resources: resources}
-	rep, _, err := catalog.Try(p.ctx, cred, sel, seed)
+	ctx, cancel := context.WithTimeout(p.ctx, tryMost)
+	defer cancel()
+	rep, _, err := catalog.Try(ctx, cred, sel, seed)
 	if err != nil {
 		return &inputError{err}
 	}

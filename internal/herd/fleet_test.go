@@ -1,12 +1,15 @@
 package herd
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,11 +35,16 @@ type fleet struct {
 
 // A member is one broker. Its address stays when it is killed and started again.
 type member struct {
-	f       *fleet
-	number  int
+	f      *fleet
+	number int
+	// args are its own, beside the fleet's.
+	args    []string
 	address string
+	metrics string
 	conn    *grpc.ClientConn
-	tokens  tokenbrokerv1.TokenBrokerServiceClient
+	// more are connections for many callers; one takes a thousand calls at a time.
+	more   []tokenbrokerv1.TokenBrokerServiceClient
+	tokens tokenbrokerv1.TokenBrokerServiceClient
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -96,7 +104,6 @@ func newFleet(t testing.TB, n int, store string, settings ...string) *fleet {
 	t.Cleanup(func() {
 		for _, m := range f.all {
 			m.kill()
-			_ = m.conn.Close()
 			if t.Failed() {
 				text, _ := os.ReadFile(m.logName())
 				t.Logf("broker %d: ...%s", m.number, text[max(0, len(text)-4000):])
@@ -116,17 +123,17 @@ func (m *member) start() {
 	if err != nil {
 		m.f.t.Fatal(err)
 	}
-	listen := m.address
+	listen, metrics := m.address, m.metrics
 	if listen == "" {
-		listen = "127.0.0.1:0"
+		listen, metrics = "127.0.0.1:0", "127.0.0.1:0"
 	}
 	log, err := os.OpenFile(m.logName(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		m.f.t.Fatal(err)
 	}
 	from, _ := log.Seek(0, 2)
-	args := append(append([]string{}, m.f.args...),
-		"--data-dir", filepath.Join(m.f.dir, fmt.Sprint(m.number)), "--listen", listen, "--metrics-listen", "none", "--socket", "none")
+	args := append(append(append([]string{}, m.f.args...), m.args...),
+		"--data-dir", filepath.Join(m.f.dir, fmt.Sprint(m.number)), "--listen", listen, "--metrics-listen", metrics, "--socket", "none")
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -138,12 +145,41 @@ func (m *member) start() {
 	m.mu.Unlock()
 	if m.address == "" {
 		m.address = m.awaitLog(from, `answering on (127\.0\.0\.1:\d+)`)
-		m.conn, err = grpc.NewClient("passthrough:///"+m.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			m.f.t.Fatal(err)
-		}
+		m.metrics = m.awaitLog(from, `metrics on http://(127\.0\.0\.1:\d+)`)
+		m.conn = m.dial()
 		m.tokens = tokenbrokerv1.NewTokenBrokerServiceClient(m.conn)
+		for range connections {
+			m.more = append(m.more, tokenbrokerv1.NewTokenBrokerServiceClient(m.dial()))
+		}
 	}
+}
+
+// connections are how many each broker has for many callers.
+const connections = 5
+
+func (m *member) dial() *grpc.ClientConn {
+	c, err := grpc.NewClient("passthrough:///"+m.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		m.f.t.Fatal(err)
+	}
+	m.f.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// gauge reads a metric of the broker.
+func (m *member) gauge(name string) float64 {
+	res, err := http.Get("http://" + m.metrics + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			v, _ := strconv.ParseFloat(text, 64)
+			return v
+		}
+	}
+	return 0
 }
 
 func (m *member) awaitLog(from int64, pattern string) string {

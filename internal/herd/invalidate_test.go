@@ -1,0 +1,219 @@
+package herd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/redistest"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+)
+
+// sightings are when each token was last served, by any broker.
+type sightings struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (s *sightings) saw(id string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.After(s.last[id]) {
+		s.last[id] = at
+	}
+}
+
+// watchAll has callers ask every broker all the time, and notes when each call that got a token was sent.
+func (f *fleet) watchAll(s *sightings, perBroker int, name string) (stop func()) {
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, m := range f.all {
+		for i := range perBroker {
+			client := m.more[i%len(m.more)]
+			wg.Go(func() {
+				for {
+					select {
+					case <-ended:
+						return
+					case <-time.After(time.Millisecond):
+					}
+					ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+					sent := time.Now()
+					if res, err := client.GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: name}); err == nil {
+						s.saw(res.GetToken().GetTokenId(), sent)
+					}
+					cancel()
+				}
+			})
+		}
+	}
+	return func() {
+		close(ended)
+		wg.Wait()
+	}
+}
+
+func (m *member) invalidate(t testing.TB, name, id string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := m.tokens.Invalidate(ctx, &tokenbrokerv1.InvalidateRequest{
+		Credential: name, Target: &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: id},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// agreed waits until all brokers serve the same token.
+func (f *fleet) agreed(name string) string {
+	for {
+		answers := f.call(len(f.all), named(name)).wait()
+		same := true
+		for _, a := range answers {
+			same = same && a.err == nil && a.token.GetTokenId() == answers[0].token.GetTokenId()
+		}
+		if same {
+			return answers[0].token.GetTokenId()
+		}
+	}
+}
+
+// TestInvalidationRounds: after Invalidate has returned, how long is the rejected token served by any broker?
+func TestInvalidationRounds(t *testing.T) {
+	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
+	a := f.account(upstreamsim.OfficeRnD, "rounds")
+	s := &sightings{last: map[string]time.Time{}}
+	stop := f.watchAll(s, 4, "rounds")
+	rounds := size(30, 1000)
+	returned := map[string]time.Time{}
+	for round := range rounds {
+		id := f.agreed("rounds")
+		f.all[round%len(f.all)].invalidate(t, "rounds", id)
+		returned[id] = time.Now()
+	}
+	stop()
+	var took []time.Duration
+	for id, at := range returned {
+		took = append(took, max(0, s.last[id].Sub(at)))
+	}
+	r := f.report("invalidation rounds", nil, f.sim.Stats(a.ID).Total())
+	r.Figures["rounds"] = float64(rounds)
+	r.Figures["last served after Invalidate, ms, p50"] = ms(percentile(took, 50))
+	r.Figures["p99"], r.Figures["max"] = ms(percentile(took, 99)), ms(percentile(took, 100))
+	r.print(t)
+	if r.Exchanges != rounds+1 {
+		t.Errorf("%d exchanges for %d rounds, want one each", r.Exchanges, rounds)
+	}
+	if most := percentile(took, 100); most > 2*time.Second {
+		t.Errorf("a rejected token was served %v after Invalidate had returned: longer than the bound", most)
+	}
+}
+
+// TestBlackHole: one broker's connection to Redis swallows everything. It serves a token that was rejected elsewhere no longer
+// than the bound and the grace.
+func TestBlackHole(t *testing.T) {
+	for name, grace := range map[string]time.Duration{"no grace": 0, "a grace of two seconds": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			redis := redistest.Start(t, redistest.Options{})
+			proxy := redistest.NewProxy(t, redis.Addr())
+			f := newFleet(t, 2, redis.URL(), "--outage-grace", grace.String())
+			cut := f.all[1]
+			cut.kill()
+			cut.args = []string{"--store", "redis://" + proxy.Addr()}
+			cut.start()
+			f.account(upstreamsim.OfficeRnD, "hole")
+			s := &sightings{last: map[string]time.Time{}}
+			stop := f.watchAll(s, 4, "hole")
+			defer stop()
+			for range size(2, 10) {
+				for {
+					c := f.call(2, named("hole"))
+					if answers := c.wait(); answers[0].err == nil && answers[1].err == nil && !answers[1].degraded {
+						break
+					}
+					<-time.After(50 * time.Millisecond)
+				}
+				id := f.call(2, named("hole")).oneToken(t).GetTokenId()
+				proxy.BlackHole()
+				f.all[0].invalidate(t, "hole", id)
+				returned := time.Now()
+				<-time.After(2*time.Second + grace + 500*time.Millisecond)
+				s.mu.Lock()
+				took := s.last[id].Sub(returned)
+				s.mu.Unlock()
+				r := f.report("black hole, "+name, nil, 0)
+				r.Figures["last served after Invalidate, ms"] = ms(took)
+				r.print(t)
+				// The promise itself is a time. What is measured is when a call was sent.
+				if took > 2*time.Second+grace {
+					t.Errorf("the rejected token was served %v after Invalidate had returned, want at most %v", took, 2*time.Second+grace)
+				}
+				proxy.Forward()
+			}
+		})
+	}
+}
+
+// TestClusterMasterIsKilled: the one that has the credential. Hits go on meanwhile, and it goes on with the newest refresh token.
+func TestClusterMasterIsKilled(t *testing.T) {
+	cluster := redistest.StartCluster(t)
+	f := newFleet(t, 4, "redis+cluster://"+strings.Join(cluster.Addrs(), ","), "--redis-wait-replicas", "1")
+	hits := f.account(upstreamsim.OfficeRnD, "hits")
+	rotates := f.account(upstreamsim.RefreshToken, "rotates")
+	f.warm()
+	id := f.call(4, named("rotates")).oneToken(t).GetTokenId()
+	stop := f.load(size(40, 200), 20*time.Millisecond, func() *tokenbrokerv1.GetTokenRequest { return named("hits")(0) })
+	<-time.After(2 * time.Second)
+	grant := grantKey(t, cluster)
+	master := cluster.MasterFor(grant)
+	master.Kill()
+	killed := time.Now()
+	cluster.AwaitFailover(grant, master)
+	master.Restart() // as a replica: nothing is presented that no replica would know of
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		res, err := f.all[0].tokens.GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "rotates", RejectedTokenId: id})
+		cancel()
+		if err == nil && res.GetToken().GetTokenId() != id {
+			break
+		}
+		if time.Since(killed) > time.Minute {
+			t.Fatalf("it does not go on: %v", err)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	recovered := time.Since(killed)
+	<-time.After(2 * time.Second)
+	r := f.report("Cluster master killed", stop(), f.sim.Stats(hits.ID).Total())
+	r.Figures["goes on after, ms"] = ms(recovered)
+	r.print(t)
+	if len(r.Errors) > 0 || r.Exchanges != 1 {
+		t.Errorf("errors %v, %d exchanges; want none and 1", r.Errors, r.Exchanges)
+	}
+	for _, e := range f.sim.Ledger(rotates.ID) {
+		if e.Kind == upstreamsim.KindReused || e.Kind == upstreamsim.KindRevoked {
+			t.Errorf("%v", e)
+		}
+	}
+}
+
+// grantKey is the key of the only refresh token.
+func grantKey(t testing.TB, cluster *redistest.Cluster) string {
+	t.Helper()
+	for _, n := range cluster.Nodes()[:3] {
+		all, err := n.Do("KEYS", "*:grant")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, ok := all.([]any); ok && len(found) > 0 {
+			return fmt.Sprint(found[0])
+		}
+	}
+	t.Fatal("no refresh token is stored")
+	return ""
+}
