@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
 )
 
 // Settings are what a Broker is made of. Upstream, Store and Authorizer are required; every other zero value is a default.
@@ -80,6 +81,8 @@ type Broker struct {
 	cache  *otter.Cache[lookup, *entry]
 	states sync.Map // CredentialName to *state
 	gates  sync.Map // upstream to *gate
+	// rejections are the rejected tokens that are being dropped.
+	rejections singleflight.Group
 	// trusted is what the cache may rely on where others share the store.
 	trusted trusted
 

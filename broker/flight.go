@@ -41,8 +41,7 @@ func (b *Broker) fly(key lookup, f *flight, keep *bool) {
 	defer b.running.Done()
 	defer func() {
 		if p := recover(); p != nil {
-			// The panic's value may hold anything: only its type is logged.
-			b.log.Error("flight panicked", "credential", string(key.name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			b.panicked(key.name, p)
 			f.entry, f.failure = nil, &Failure{Kind: Internal, Credential: key.name}
 		}
 		b.mu.Lock()
@@ -54,6 +53,11 @@ func (b *Broker) fly(key lookup, f *flight, keep *bool) {
 		close(f.done)
 	}()
 	f.entry, f.failure = b.fetch(key, f, keep)
+}
+
+// panicked logs a panic that was recovered. Its value may hold anything: only its type is logged.
+func (b *Broker) panicked(name CredentialName, p any) {
+	b.log.Error("flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 }
 
 // settle tells the entry that is being served how its refresh went.

@@ -60,7 +60,7 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 	b.observe.Miss()
 	if r.RejectedTokenID != "" {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
-		if _, err := b.drop(ctx, r.Credential, Match{TokenID: r.RejectedTokenID}); err != nil && (!b.trusted.shared || KindOf(err) != StoreUnavailable) {
+		if err := b.reject(ctx, r.Credential, r.RejectedTokenID); err != nil && (!b.trusted.shared || KindOf(err) != StoreUnavailable) {
 			return Result{}, b.failed(GetToken, err)
 		}
 	}
@@ -69,6 +69,31 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 		return Result{}, b.failed(GetToken, err)
 	}
 	return res, nil
+}
+
+// rejectMost bounds the call to the store that drops a rejected token.
+const rejectMost = 10 * time.Second
+
+// reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
+func (b *Broker) reject(ctx context.Context, name CredentialName, id string) error {
+	shared := b.rejections.DoChan(string(name)+" "+id, func() (_ any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				b.panicked(name, p)
+				err = &Failure{Kind: Internal, Credential: name}
+			}
+		}()
+		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
+		defer cancel()
+		_, err = b.drop(bounded, name, Match{TokenID: id})
+		return nil, err
+	})
+	select {
+	case done := <-shared:
+		return done.Err
+	case <-ctx.Done():
+		return gaveUp(name, ctx.Err())
+	}
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
