@@ -227,6 +227,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.fails("", "serve", "--config", "literal")
 	l.fails("", "serve")
 	l.ok("", "health")
+	l.ok("", "bench", "one", "--duration", "100ms", "--callers", "4", "--connections", "2", "-o", "json")
 	l.ok("", "backup", "copy.db")
 	l.ok("", "version")
 }

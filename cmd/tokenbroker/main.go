@@ -25,6 +25,7 @@ type cli struct {
 	Health     healthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
 	Config     configCommands     `cmd:"" help:"Check a settings file."`
 	Backup     backupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
+	Bench      benchCommand       `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
 	Version    versionCommand     `cmd:"" help:"Say which version this is."`
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,7 @@ func TestTwoBrokersOnOneRedis(t *testing.T) {
 	if second == token {
 		t.Error("the rejected token is still there")
 	}
+	bench(t, a, b)
 	a.kill()
 	r.Kill()
 	r.Restart()
@@ -53,6 +55,30 @@ func TestTwoBrokersOnOneRedis(t *testing.T) {
 		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3")
 	if out := command(t, "credential", "list", "--address", b.address); !strings.Contains(out, ochno) {
 		t.Errorf("list: got\n%s", out)
+	}
+}
+
+// bench drives both brokers with the command: all callers have the same token, and none an error.
+func bench(t *testing.T, a, b *served) {
+	t.Helper()
+	var got benchResult
+	out := command(t, "bench", ochno, "--address", a.address, "--broker", b.address, "--callers", "20", "--duration", "300ms", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Brokers != 2 || got.Calls < 20 || got.Tokens != 1 || len(got.Errors) > 0 || got.Degraded > 0 || got.P50 <= 0 || got.Max < got.P99 {
+		t.Errorf("got %+v", got)
+	}
+	if out := command(t, "bench", ochno, "--address", a.address, "--duration", "100ms"); !strings.Contains(out, "calls") || !strings.Contains(out, "1 different") {
+		t.Errorf("got\n%s", out)
+	}
+	for _, wrong := range [][]string{{"--callers", "0"}, {"--connections", "0"}, {"--duration", "0s"}, {"--pause=-1s"}} {
+		if p := start(t, append([]string{"bench", ochno, "--address", a.address}, wrong...)...); p.code() != exitUsage {
+			t.Errorf("%v: got exit code %d, want %d", wrong, p.code(), exitUsage)
+		}
+	}
+	if p := start(t, "bench", "nobody", "--address", a.address); p.code() != exitNotFound {
+		t.Errorf("an unknown credential: got exit code %d", p.code())
 	}
 }
 
