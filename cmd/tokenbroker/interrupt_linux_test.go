@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -82,10 +83,8 @@ func TestInterruptedPrompt(t *testing.T) {
 	if _, err := keyboard.WriteString("\n"); err != nil {
 		t.Fatal(err)
 	}
-	for start := time.Now(); ; runtime.Gosched() {
-		if n, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCINQ); err != nil || n == 0 {
-			break
-		}
+	stacks := make([]byte, 4<<20)
+	for start := time.Now(); bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("term.ReadPassword")); <-time.After(time.Millisecond) {
 		if time.Since(start) > patience {
 			t.Fatal("the read that was left behind does not end")
 		}
