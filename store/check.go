@@ -61,7 +61,10 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 			return nil, err
 		}
 		if r != nil {
-			return nil, s.verify(r, fingerprint)
+			if why := verify(r, s.keyring); why != "" {
+				return nil, unreadableData("they are " + why)
+			}
+			return nil, nil
 		}
 		if err := s.openAny(ctx, backend); err != nil {
 			return nil, err
@@ -83,16 +86,18 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 	})
 }
 
-func (s *Store) verify(r *checkRecord, fingerprint [32]byte) error {
-	plain, err := s.keyring.Open(r.Sealed, checkPlace.associated())
+// verify says why the keyring is not the one that the data belong to; empty: it is. The sentence begins after "they are".
+func verify(r *checkRecord, k *seal.Keyring) string {
+	fingerprint := k.Fingerprint(checkPurpose)
+	plain, err := k.Open(r.Sealed, checkPlace.associated())
 	if err != nil {
-		return unreadableData(fmt.Sprintf("they are sealed with key %s, and %s has %s: give the key file that belongs to them",
-			strings.Join(r.Keys, ", "), s.keyring.Where(), strings.Join(s.keyring.IDs(), ", ")))
+		return fmt.Sprintf("sealed with key %s, and %s has %s: give the key file that belongs to them",
+			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "))
 	}
 	if string(plain) != hex.EncodeToString(fingerprint[:]) {
-		return unreadableData(fmt.Sprintf("%s has another fingerprint key: give the key file that belongs to them", s.keyring.Where()))
+		return fmt.Sprintf("filed by another fingerprint key than %s has: give the key file that belongs to them", k.Where())
 	}
-	return nil
+	return ""
 }
 
 // openAny tries one credential of data without a check.

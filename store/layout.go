@@ -18,8 +18,10 @@ import (
 //	                           failure     Token            retry + 1 d  failure of one token key
 //	                           grantlease  - or Grant       lease        owner, and the ids that the lease was taken for
 //	                           keylease    Token            lease        the same, where no grant is spent
+//	                           suspended   -                to a resume  nothing is exchanged since an export (see suspend.go)
 //	u:<hash of upstream>       backoff     -                until + 1 d  backoff of one upstream
 //	meta                       check       -                for ever     ids of the keys, and a record only they open (see check.go)
+//	                           suspended   -                to a resume  when the store was exported
 //
 //	index: (name, incarnation) -> group
 //
@@ -50,6 +52,7 @@ const (
 	kindKeyLease   Kind = "keylease"
 	kindBackoff    Kind = "backoff"
 	kindCheck      Kind = "check"
+	kindSuspended  Kind = "suspended"
 )
 
 const metaGroup Group = "meta"
@@ -61,6 +64,7 @@ var (
 	ownGrantKey   = Key{Kind: kindGrant}
 	backoffKey    = Key{Kind: kindBackoff}
 	checkKey      = Key{Kind: kindCheck}
+	suspendedKey  = Key{Kind: kindSuspended}
 )
 
 func grantKey(k broker.TokenKey) Key   { return Key{kindGrant, k.Grant} }

@@ -127,15 +127,21 @@ func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error
 }
 
 func (s *Store) changeIn(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
+	err := s.changeKept(ctx, backend, decide)
+	if errors.Is(err, ErrUnconfirmed) {
+		return nil // it is made, and counted
+	}
+	return err
+}
+
+// changeKept is changeIn for who has to know that too few replicas have confirmed the change: it fails with ErrUnconfirmed.
+func (s *Store) changeKept(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		batch, err := decide()
 		if err != nil || batch == nil {
 			return err
 		}
 		err = s.apply(ctx, backend, *batch)
-		if errors.Is(err, ErrUnconfirmed) {
-			return nil // it is made, and counted
-		}
 		if !errors.Is(err, broker.ErrConflict) {
 			return err
 		}
