@@ -48,6 +48,7 @@ func Run(t *testing.T, c Config) {
 		c.run(t, name, test)
 	}
 	runProtocol(t, c)
+	runMoving(t, c)
 }
 
 func (c Config) run(t *testing.T, name string, test func(*testing.T, Config, store.Backend)) {
