@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // An export, version 1, is a file of lines. Each is a JSON object with exactly one of these:
@@ -168,11 +169,12 @@ type Exported struct {
 }
 
 // ReadExport reads an export to its end, before anything of it is used. It fails with *BadExport if it is not as it was
-// written, and with RecordUnreadable if it is of a store with other keys. The Store need not have begun. r is read once more
+// written, and with RecordUnreadable if it is of a store with other keys, or a credential cannot be read. r is read once more
 // by Import.
-func (s *Store) ReadExport(r io.ReadSeeker) (*Exported, error) {
+func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
+	s := &Store{keyring: keyring}
 	e := &Exported{from: r}
-	foreign := sync.OnceValue(func() string { return verify(&e.check, s.keyring) })
+	foreign := sync.OnceValue(func() string { return verify(&e.check, keyring) })
 	var unreadable error // said once it is known that the file is whole
 	err := e.read(func(c *exportedCredential) error {
 		e.Credentials++

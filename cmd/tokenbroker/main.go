@@ -26,6 +26,7 @@ type cli struct {
 	Config     configCommands     `cmd:"" help:"Check a settings file."`
 	Backup     backupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
 	Bench      benchCommand       `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
+	Store      storeCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
 	Version    versionCommand     `cmd:"" help:"Say which version this is."`
 }
 
@@ -131,6 +132,7 @@ func execute(p *process, args []string) int {
 		return report(p, outputOf(args), err)
 	}
 	c.Serve.at = map[string]position{}
+	c.Store.Export.at, c.Store.Import.at = c.Serve.at, c.Serve.at
 	if err := kong.Resolvers(file.resolver(c.Serve.at)).Apply(parser); err != nil {
 		return report(p, outputOf(args), err)
 	}

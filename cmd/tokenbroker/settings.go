@@ -35,9 +35,24 @@ type settings struct {
 	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING."`
 	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"20s" help:"Bound of one exchange with an upstream."`
 
-	Store       string        `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
+	storeSettings
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"2s" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
 	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0: not at all, for whom a revoked token is worse than none."`
+
+	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
+	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
+	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
+	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
+	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"16" help:"Exchanges that one upstream may have at a time."`
+
+	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"1000" help:"Calls that may run at a time on one connection."`
+	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"1048576" help:"Size of a request."`
+	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"30m" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
+}
+
+// storeSettings say where the data are, for whoever opens them.
+type storeSettings struct {
+	Store string `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
 
 	RedisUsername             string `name:"redis-username" env:"TOKENBROKER_REDIS_USERNAME" help:"ACL user."`
 	RedisPasswordFile         string `name:"redis-password-file" env:"TOKENBROKER_REDIS_PASSWORD_FILE" help:"File with the password."`
@@ -49,16 +64,6 @@ type settings struct {
 	RedisPrefix               string `name:"redis-prefix" env:"TOKENBROKER_REDIS_PREFIX" default:"tokenbroker" help:"What every key and channel begins with."`
 	RedisWaitReplicas         int    `name:"redis-wait-replicas" env:"TOKENBROKER_REDIS_WAIT_REPLICAS" default:"0" help:"Replicas that must have a refresh token before it is relied on; see docs/redis.md."`
 	RedisAcceptLoss           bool   `name:"redis-accept-loss" env:"TOKENBROKER_REDIS_ACCEPT_LOSS" help:"Start although this Redis can lose what it has acknowledged when it crashes."`
-
-	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
-	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
-	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
-	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
-	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"16" help:"Exchanges that one upstream may have at a time."`
-
-	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"1000" help:"Calls that may run at a time on one connection."`
-	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"1048576" help:"Size of a request."`
-	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"30m" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
 }
 
 // settingVars are what the settings' help and defaults name.

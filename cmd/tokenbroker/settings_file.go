@@ -50,10 +50,10 @@ func (m *misplaced) Error() string {
 	return m.String() + ": " + m.message
 }
 
-// namedSettings reads the file that --config or TOKENBROKER_CONFIG of serve names; nil: none is named. Everything that is wrong
+// namedSettings reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
 // with it is said at once.
 func namedSettings(args []string) (settingsFile, error) {
-	if len(args) == 0 || args[0] != "serve" {
+	if len(args) == 0 || args[0] != "serve" && args[0] != "store" {
 		return nil, nil //nolint:nilnil // no file, no settings
 	}
 	name := os.Getenv("TOKENBROKER_CONFIG")

@@ -29,7 +29,7 @@ const beginAgain = time.Second
 // beginMost bounds one such try.
 const beginMost = 10 * time.Second
 
-func (s *settings) isEmbedded() bool { return s.Store == "" || s.Store == embedded }
+func (s *storeSettings) isEmbedded() bool { return s.Store == "" || s.Store == embedded }
 
 func (s *settings) storeProblems(bad func(setting, format string, args ...any)) {
 	if s.CacheBound < 0 {
@@ -38,6 +38,10 @@ func (s *settings) storeProblems(bad func(setting, format string, args ...any)) 
 	if s.OutageGrace < 0 {
 		bad("outage_grace", "must not be negative")
 	}
+	s.redisProblems(bad)
+}
+
+func (s *storeSettings) redisProblems(bad func(setting, format string, args ...any)) {
 	if s.RedisWaitReplicas < 0 {
 		bad("redis.wait_replicas", "must not be negative")
 	}
@@ -64,7 +68,7 @@ func (s *settings) storeProblems(bad func(setting, format string, args ...any)) 
 }
 
 // redisOptions are those of the Redis that the settings name.
-func (s *settings) redisOptions() (o redis.Options, err error) {
+func (s *storeSettings) redisOptions() (o redis.Options, err error) {
 	if o.Address, err = redis.ParseAddress(s.Store); err != nil {
 		return o, err
 	}
@@ -82,7 +86,7 @@ func (s *settings) redisOptions() (o redis.Options, err error) {
 	return o, err
 }
 
-func (s *settings) redisTLS() (*tls.Config, error) {
+func (s *storeSettings) redisTLS() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.RedisCAFile != "" {
 		pem, err := os.ReadFile(s.RedisCAFile)
@@ -180,6 +184,7 @@ func (r *running) begin(ctx context.Context, st *store.Store) (ready bool, err e
 	}
 	switch {
 	case err == nil:
+		r.warnSuspended(bounded, st)
 		return true, nil
 	case errors.Is(err, broker.StoreUnavailable):
 		if why := err.Error(); why != r.notReady {
@@ -189,6 +194,17 @@ func (r *running) begin(ctx context.Context, st *store.Store) (ready bool, err e
 		return false, nil
 	}
 	return false, r.unfit(err)
+}
+
+// warnSuspended warns that refreshing is suspended, if it is.
+func (r *running) warnSuspended(ctx context.Context, st *store.Store) {
+	since, err := st.Suspended(ctx)
+	if err != nil {
+		r.log.Warn("whether refreshing is suspended cannot be found out", "error", err.Error())
+	} else if !since.IsZero() {
+		r.log.Warn("refreshing is suspended since this store was exported: no refresh token is presented, until `tokenbroker store export --resume` undoes it",
+			"since", since.Format(time.RFC3339))
+	}
 }
 
 // beginLater tries until the store can be used. Until then health says NOT_SERVING. A store that must not be used ends the

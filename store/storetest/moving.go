@@ -55,7 +55,7 @@ func (b *bench) exported() []byte {
 
 func (b *bench) readExport(export []byte) *store.Exported {
 	b.t.Helper()
-	e, err := b.ReadExport(bytes.NewReader(export))
+	e, err := store.ReadExport(bytes.NewReader(export), b.keys)
 	if err != nil {
 		b.t.Fatalf("read the export: %v", err)
 	}
