@@ -121,9 +121,10 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	l.vendors(u)
 	l.credentials(argument, literal)
 	l.others(u, argument)
-	l.everyCommandRan()
 	s.signal(syscall.SIGTERM)
 	s.code()
+	l.moving()
+	l.everyCommandRan()
 	if found := leaktest.Find(l.said.Bytes(), l.secrets); len(found) > 0 {
 		t.Errorf("the commands print %v", found)
 	}
@@ -230,6 +231,19 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.ok("", "bench", "one", "--duration", "100ms", "--callers", "4", "--connections", "2", "-o", "json")
 	l.ok("", "backup", "copy.db")
 	l.ok("", "version")
+}
+
+// moving exports what all the others have left, and looks into the file.
+func (l *leakSearch) moving() {
+	l.ok("", "store", "export", "export")
+	l.fails("", "store", "export", "export")
+	l.ok("", "store", "export", "--resume")
+	l.ok("", "store", "import", "export", "--data-dir", filepath.Join(l.dir, "there"), "--key-file", filepath.Join(l.dir, "d", "key.json"))
+	l.fails("", "store", "import", "literal")
+	export := read(l.t, filepath.Join(l.dir, "export"))
+	if found := leaktest.Find([]byte(export), l.secrets); len(found) > 0 || !strings.Contains(export, `"name":"one"`) {
+		l.t.Errorf("the export of %d bytes has %v", len(export), found)
+	}
 }
 
 // everyCommandRan fails when somebody adds a command and forgets it here.
