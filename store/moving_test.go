@@ -1,0 +1,264 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/leaktest"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+// exportOf exports a store of these credentials.
+func exportOf(t testing.TB, k *seal.Keyring, names ...broker.CredentialName) string {
+	t.Helper()
+	s := newStore(t, storetest.NewMemory(), k)
+	for _, n := range names {
+		create(t, s, newCredential(n), "refresh token of "+string(n))
+	}
+	var out bytes.Buffer
+	if err := s.Export(t.Context(), &out, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func wantBadExport(t testing.TB, what, export string, k *seal.Keyring) {
+	t.Helper()
+	var bad *store.BadExport
+	if _, err := store.ReadExport(strings.NewReader(export), k); !errors.As(err, &bad) {
+		t.Errorf("%s: got %v, want a bad export", what, err)
+	}
+}
+
+// TestReadExportNotAsWritten: whatever byte is missing or another one, it is found out before anything is imported.
+func TestReadExportNotAsWritten(t *testing.T) {
+	k := newKeyring(t)
+	export := exportOf(t, k, "a", "b", "c")
+	if e, err := store.ReadExport(strings.NewReader(export), k); err != nil || e.Credentials != 3 || time.Since(e.Time).Abs() > time.Minute {
+		t.Fatalf("got %+v, %v, want three credentials", e, err)
+	}
+	for n := range len(export) {
+		wantBadExport(t, fmt.Sprint("cut off after ", n, " bytes"), export[:n], k)
+		if n%7 != 0 {
+			continue
+		}
+		for _, other := range []string{"", "x", "0", "\n", string([]byte{export[n] ^ 1})} {
+			if altered := export[:n] + other + export[n+1:]; altered != export {
+				wantBadExport(t, fmt.Sprintf("%q at %d", other, n), altered, k)
+			}
+		}
+	}
+	lines := strings.SplitAfter(export, "\n")
+	wantBadExport(t, "a line is missing", lines[0]+strings.Join(lines[2:], ""), k)
+	wantBadExport(t, "a line twice", lines[0]+lines[1]+strings.Join(lines[1:], ""), k)
+	wantBadExport(t, "lines in another order", lines[0]+lines[2]+lines[1]+strings.Join(lines[3:], ""), k)
+	wantBadExport(t, "more", export+"\n", k)
+	wantBadExport(t, "twice", export+export, k)
+	wantBadExport(t, "of another one", lines[0]+lines[1]+strings.SplitAfter(exportOf(t, k, "b"), "\n")[1]+strings.Join(lines[3:], ""), k)
+	wantBadExport(t, "newer", strings.Replace(export, `"version":1`, `"version":2`, 1), k)
+}
+
+// TestReadExportOfOtherKeys: the keys are named, and the target is not asked.
+func TestReadExportOfOtherKeys(t *testing.T) {
+	k, other := newKeyring(t), newKeyring(t)
+	_, err := store.ReadExport(strings.NewReader(exportOf(t, k, "a")), other)
+	wantUnreadable(t, "another key", err, k.IDs()[0], other.IDs()[0], "give the key file that belongs to them")
+}
+
+// TestImportOfAnotherFile: the file is read twice, and must be the same each time.
+func TestImportOfAnotherFile(t *testing.T) {
+	k := newKeyring(t)
+	f := &changingFile{texts: []string{exportOf(t, k, "a"), exportOf(t, k, "b")}}
+	e, err := store.ReadExport(f, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bad *store.BadExport
+	if _, err := newStore(t, storetest.NewMemory(), k).Import(t.Context(), e, nil); !errors.As(err, &bad) {
+		t.Errorf("got %v, want a bad export", err)
+	}
+}
+
+// A changingFile has another text whenever it is read again.
+type changingFile struct {
+	texts []string
+	io.Reader
+}
+
+func (f *changingFile) Seek(int64, int) (int64, error) {
+	f.Reader, f.texts = strings.NewReader(f.texts[0]), f.texts[1:]
+	return 0, nil
+}
+
+func TestImportFromTheFuture(t *testing.T) {
+	k := newKeyring(t)
+	e, err := store.ReadExport(strings.NewReader(exportOf(t, k, "a")), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := func() time.Time { return time.Now().Add(-time.Hour) }
+	s, err := store.New(storetest.NewMemory(), k, store.Options{Now: behind})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Import(t.Context(), e, nil); err == nil || got.Made != 0 || !strings.Contains(err.Error(), "set the clock") {
+		t.Errorf("got %+v, %v, want a refusal", got, err)
+	}
+}
+
+// TestExportResumedMeanwhile: what was copied may have been spent since.
+func TestExportResumedMeanwhile(t *testing.T) {
+	s := newStore(t, storetest.NewMemory(), newKeyring(t))
+	create(t, s, newCredential("a"), "r")
+	var out bytes.Buffer
+	err := s.Export(t.Context(), &out, func(done, _ int) {
+		if done == 1 {
+			if _, err := s.Resume(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "was resumed") {
+		t.Errorf("got %v, want that it was resumed", err)
+	}
+	wantBadExport(t, "what was written until then", out.String(), newKeyring(t))
+}
+
+// TestExportUnconfirmed: a suspension that a failover may undo is none. A credential that was imported, and may be lost, is
+// counted.
+func TestExportUnconfirmed(t *testing.T) {
+	k := newKeyring(t)
+	export := exportOf(t, k, "a")
+	f := storetest.NewFaults(storetest.NewMemory())
+	s := newStore(t, f, k)
+	create(t, s, newCredential("b"), "r")
+	unconfirmed := func(_ context.Context, b store.Batch) error {
+		if !b.Keep {
+			return nil
+		}
+		return store.ErrUnconfirmed
+	}
+	f.Set(storetest.Hooks{AfterApply: unconfirmed})
+	if err := s.Export(t.Context(), io.Discard, nil); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "too few replicas") {
+		t.Errorf("the store's: got %v, want that too few replicas confirm", err)
+	}
+	f.Set(storetest.Hooks{AfterApply: func(ctx context.Context, b store.Batch) error {
+		if b.Group == store.MetaGroup {
+			return nil
+		}
+		return unconfirmed(ctx, b)
+	}})
+	if err := s.Export(t.Context(), io.Discard, nil); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "too few replicas") {
+		t.Errorf("a credential's: got %v, want that too few replicas confirm", err)
+	}
+	if was, err := s.Resume(t.Context()); err != nil || !was {
+		t.Errorf("resume: got %v, %v", was, err)
+	}
+	e, err := store.ReadExport(strings.NewReader(export), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Import(t.Context(), e, nil); err != nil || got.Made != 1 || got.Unconfirmed != 1 {
+		t.Errorf("import: got %+v, %v, want one that is made and not confirmed", got, err)
+	}
+}
+
+// TestExportOfDamage: a credential that nobody can read stops the export, which names it.
+func TestExportOfDamage(t *testing.T) {
+	m, k := storetest.NewMemory(), newKeyring(t)
+	s := newStore(t, m, k)
+	for _, n := range []broker.CredentialName{"a", "b"} {
+		create(t, s, newCredential(n), "r")
+	}
+	err := m.Apply(t.Context(), store.Batch{Group: s.GroupFor("b"), Puts: []store.Put{{Key: store.CredentialKey, Revision: store.Revision{1}, Value: []byte("x")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantUnreadable(t, "export", s.Export(t.Context(), io.Discard, nil), "credential b:")
+	if was, err := s.Resume(t.Context()); err != nil || !was {
+		t.Errorf("resume: got %v, %v", was, err)
+	}
+	l, err := s.Acquire(t.Context(), mustRead(t, s, "a"), broker.NewID(), time.Second, true)
+	if err != nil || l.Owner.IsZero() {
+		t.Errorf("acquire after resume: %v", err)
+	}
+}
+
+func mustRead(t testing.TB, s *store.Store, name broker.CredentialName) broker.View {
+	t.Helper()
+	v, err := s.Read(t.Context(), broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestNothingLeaksIntoExports plants secrets in every record that can hold one.
+func TestNothingLeaksIntoExports(t *testing.T) {
+	var planted []string
+	plant := func(what string) broker.Secret {
+		planted = append(planted, fmt.Sprintf("planted %s no. %d: /+&=%%\"é", what, len(planted)))
+		return broker.NewSecret(planted[len(planted)-1])
+	}
+	s := newStore(t, storetest.NewMemory(), newKeyring(t))
+	for _, name := range []broker.CredentialName{"a", "b"} {
+		c := newCredential(name)
+		c.Secrets = map[string]broker.SecretInput{"client_secret": {Value: plant("secret"), Former: plant("former")}}
+		create(t, s, c, plant("seed").Reveal())
+		for range 2 {
+			l, err := s.Acquire(t.Context(), mustRead(t, s, name), broker.NewID(), time.Minute, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = s.Commit(t.Context(), l, broker.Outcome{
+				Token: &broker.Issued{
+					ID: "t", Values: map[string]broker.Secret{"token": plant("access token")}, Headers: []broker.Field{{Name: "X", Value: plant("header")}},
+					Selection: broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": plant("parameter").Reveal()})},
+					ExpireAt:  time.Now().Add(time.Hour),
+				},
+				RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: time.Now(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := s.Export(t.Context(), &out, nil); err != nil {
+		t.Fatal(err)
+	}
+	if found := leaktest.Find(out.Bytes(), planted); found != nil || strings.Count(out.String(), `"kind":"token"`) != 2 {
+		t.Errorf("the export has %v", found)
+	}
+}
+
+// FuzzReadExport: no file does harm, nor what is said of it.
+func FuzzReadExport(f *testing.F) {
+	k, err := seal.New()
+	if err != nil {
+		f.Fatal(err)
+	}
+	export := exportOf(f, k, "a", "b")
+	f.Add(export)
+	f.Add(export[:len(export)/2])
+	f.Add("{}\n{}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		e, err := store.ReadExport(strings.NewReader(text), k)
+		var bad *store.BadExport
+		if err != nil && !errors.As(err, &bad) && !errors.Is(err, broker.RecordUnreadable) {
+			t.Fatalf("got %v", err)
+		}
+		if err == nil && e.Credentials < 0 {
+			t.Fatal("no export")
+		}
+	})
+}
