@@ -18,7 +18,7 @@ import (
 //	                           failure     Token            retry + 1 d  failure of one token key
 //	                           grantlease  - or Grant       lease        owner, and the ids that the lease was taken for
 //	                           keylease    Token            lease        the same, where no grant is spent
-//	                           suspended   -                to a resume  nothing is exchanged since an export (see suspend.go)
+//	                           suspended   -                to a resume  no grant is spent since an export (see suspend.go)
 //	u:<hash of upstream>       backoff     -                until + 1 d  backoff of one upstream
 //	meta                       check       -                for ever     ids of the keys, and a record only they open (see check.go)
 //	                           suspended   -                to a resume  when the store was exported

@@ -9,7 +9,7 @@ import (
 )
 
 // Acquire implements broker.Store. It fails with TooManyTokens where the key would be one too many, and with
-// StoreUnavailable while exchanges are suspended (see suspend.go).
+// StoreUnavailable while refreshing is suspended (see suspend.go).
 //
 // It applies one batch whose conditions are the revisions that the view came with, so nothing is read before. Where that
 // conflicts, the lease may be this owner's already, because an answer was lost.
@@ -74,7 +74,9 @@ func (s *Store) acquisition(key broker.TokenKey, r revisions, lease broker.Lease
 	b.unchanged(tokenKey(key))
 	b.unchanged(failureKey(key))
 	b.unchanged(healthKey)
-	b.unchanged(suspendedKey) // it was not asked for: there must be none
+	if key.Spends {
+		b.unchanged(suspendedKey) // it was not asked for: there must be none
+	}
 	b.batch.Keep = lease.Spends
 	if lease.Spends {
 		marked := *r.grantRecord
@@ -94,7 +96,7 @@ func (s *Store) acquisition(key broker.TokenKey, r revisions, lease broker.Lease
 	return b.done()
 }
 
-// held returns the lease if it is this owner's already, and was taken for the same; else ErrConflict, or that exchanges are
+// held returns the lease if it is this owner's already, and was taken for the same; else ErrConflict, or that refreshing is
 // suspended.
 func (s *Store) held(ctx context.Context, lease broker.Lease) (broker.Lease, error) {
 	asked := s.options.Now()
@@ -112,7 +114,7 @@ func (s *Store) held(ctx context.Context, lease broker.Lease) (broker.Lease, err
 		return broker.Lease{}, err
 	}
 	if !ok || n.credential.Incarnation != lease.Incarnation || there != fromLease(lease) {
-		if err := n.suspended(); err != nil {
+		if err := n.suspended(); err != nil && lease.Key.Spends {
 			return broker.Lease{}, err
 		}
 		return broker.Lease{}, broker.ErrConflict

@@ -17,8 +17,8 @@ func Holds(ctx context.Context, backend Backend) (bool, error) {
 	return r != nil, err
 }
 
-// Export suspends all exchanges (see suspend.go), waits until those that had begun are over, and writes all credentials to w
-// as export_format.go says. progress is called as credentials are written; nil: nobody looks. Where it fails, exchanges stay
+// Export suspends all refreshing (see suspend.go), waits until what had begun is over, and writes all credentials to w as
+// export_format.go says. progress is called as credentials are written; nil: nobody looks. Where it fails, refreshing stays
 // suspended: export again, or Resume.
 func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, total int)) error {
 	if progress == nil {
@@ -94,10 +94,10 @@ func (s *Store) eachCredential(ctx context.Context, f func(broker.CredentialName
 // lookForLease is how long after a lease was seen it is looked for again: its holder releases it earlier than it ends.
 const lookForLease = 200 * time.Millisecond
 
-// exported reads what there is of a credential, once nobody holds a lease of it and nobody can take one; nil: it is gone. No
-// lease stays longer than it was taken for.
+// exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one; nil: it
+// is gone. No lease stays longer than it was taken for.
 func (s *Store) exported(ctx context.Context, name broker.CredentialName, now time.Time) (*exportedCredential, error) {
-	kinds := append([]Kind{kindSuspended, kindGrantLease, kindKeyLease}, exportedKinds[1:]...)
+	kinds := append([]Kind{kindSuspended, kindGrantLease}, exportedKinds[1:]...)
 	for {
 		n, err := s.list(ctx, name, kinds...)
 		if errors.Is(err, broker.NotFound) {
@@ -108,7 +108,7 @@ func (s *Store) exported(ctx context.Context, name broker.CredentialName, now ti
 		}
 		wait := time.Duration(0)
 		for key, row := range n.rows {
-			if key.Kind == kindGrantLease || key.Kind == kindKeyLease {
+			if key.Kind == kindGrantLease {
 				wait = max(wait, min(row.Left, lookForLease))
 			}
 		}

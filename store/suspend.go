@@ -9,15 +9,19 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// A refresh token has one owner. From the moment at which a store is exported, its exchanges are suspended: what was copied
-// must not be spent here.
+// A refresh token has one owner. From the moment at which a store is exported, refreshing is suspended there: what was
+// copied must not be spent.
 //
-// Each credential has a row that says so, in its own group, and taking a lease has the condition that there is none. So a
-// lease and the suspension are decided by the backend one after the other, whatever was read before and however long a
-// batch was on its way: either the suspension came first, and the lease is refused; or the lease came first, and who reads
-// the group after the suspension sees it, and waits until it is gone. Export does that, so that it copies either nothing
-// that is being presented, or the successor. One row for the whole store could not do it: it is in another group, and
-// between its being read and the lease's being written anything may happen. It would also cost each exchange a question.
+// Each credential has a row that says so, in its own group, and taking the lease of a grant has the condition that there is
+// none. So a lease and the suspension are decided by the backend one after the other, whatever was read before and however
+// long a batch was on its way: either the suspension came first, and the lease is refused; or the lease came first, and who
+// reads the group after the suspension sees it, and waits until it is gone. Export does that, so that it copies either
+// nothing that is being presented, or the successor. One row for the whole store could not do it: it is in another group,
+// and between its being read and the lease's being written anything may happen. It would also cost each exchange a question.
+//
+// Where no grant is spent, exchanges go on: a token that is had with a client's secret takes nothing away from whoever has
+// the copy. Were they refused, brokers that share a store would take it to be away, and go on obtaining such tokens each for
+// itself, without a lease.
 //
 // The meta group's row tells operators of the export, and nothing depends on it. A credential that is created after the
 // export is in no copy, and is not suspended.
@@ -29,7 +33,7 @@ type suspendedRecord struct {
 
 var suspendedPlace = place{key: suspendedKey, subject: "meta"}
 
-// suspended is the failure of an exchange that is suspended; nil: it is not.
+// suspended is the failure of a refresh that is suspended; nil: it is not.
 func (n *snapshot) suspended() error {
 	var r suspendedRecord
 	switch there, err := n.open(suspendedKey, &r); {
@@ -42,7 +46,7 @@ func (n *snapshot) suspended() error {
 		r.At.time().Format(time.RFC3339)))
 }
 
-// Suspended tells since when exchanges are suspended because the store was exported; the zero time: they are not.
+// Suspended tells since when refreshing is suspended because the store was exported; the zero time: it is not.
 func (s *Store) Suspended(ctx context.Context) (time.Time, error) {
 	rows, err := s.backend.Read(ctx, metaGroup, suspendedKey)
 	if err != nil || len(rows) == 0 {
@@ -70,7 +74,7 @@ func (s *Store) suspendAll(ctx context.Context, now time.Time) (Revision, error)
 	return p.Revision, err
 }
 
-// suspend suspends the exchanges of one credential. One that is gone needs none. It writes the row also where there is one:
+// suspend suspends the refreshes of one credential. One that is gone needs none. It writes the row also where there is one:
 // that may be of an export whose row was not confirmed.
 func (s *Store) suspend(ctx context.Context, name broker.CredentialName, now time.Time) error {
 	err := s.changeKept(ctx, s.backend, func() (*Batch, error) {

@@ -159,7 +159,7 @@ func (c *storeExportCommand) export(p *process, st *store.Store) error {
 		return err
 	}
 	printf(p.stdout, "wrote %s: %s\n", c.File, credentials(count))
-	printline(p.stderr, "refreshing is suspended here from now on, because a refresh token has one owner; valid tokens go on being served")
+	printline(p.stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
 	printline(p.stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
 	return nil
 }

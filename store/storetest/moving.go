@@ -201,7 +201,8 @@ func testSuspended(t *testing.T, _ Config, b *bench) {
 	}
 	refused(k, true)
 	refused(k, false)
-	refused(plain("a", 2), false)
+	refused(spending("a", 2), false)
+	refused(obtaining(3), false)
 	b.wantToken(k, "t")
 	b.wantGrant(k, "second")
 	if g := b.view(k).Grant; !g.Marker.IsZero() || g.Uncertain {
@@ -211,6 +212,16 @@ func testSuspended(t *testing.T, _ Config, b *bench) {
 	refused(k, true)
 	b.exported()
 	refused(k, true)
+
+	// What spends no grant goes on, and no export waits for it.
+	simple := plain("a", 4)
+	b.committed(b.acquired(simple, false), broker.Outcome{Token: issued(simple, "simple")})
+	b.wantToken(simple, "simple")
+	lease := b.acquired(simple, false)
+	_, err := b.Acquire(ctx, b.view(simple), broker.NewID(), time.Minute, false)
+	b.want("acquire of what is held", err, broker.ErrConflict)
+	b.exported()
+	b.failed(lease, nil)
 
 	// What is new after that was in no export.
 	b.created("b", "seed")
