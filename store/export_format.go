@@ -165,7 +165,9 @@ type Exported struct {
 
 	from  io.ReadSeeker
 	check checkRecord
-	sum   string
+	// sums are those of all lines up to each credential's, so that nothing of a file that was changed since is imported.
+	sums [][sha256.Size]byte
+	sum  string
 }
 
 // ReadExport reads an export to its end, before anything of it is used. It fails with *BadExport if it is not as it was
@@ -181,11 +183,11 @@ func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
 		if unreadable != nil || foreign() != "" {
 			return nil
 		}
-		there, err := s.openCredential(broker.CredentialName(c.Name), Row{Value: c.row(credentialKey).Sealed})
-		if err == nil && there.Incarnation != c.Incarnation.id() {
-			err = errExportDamaged
+		var there broker.Credential
+		there, unreadable = s.openCredential(broker.CredentialName(c.Name), Row{Value: c.row(credentialKey).Sealed})
+		if unreadable == nil && there.Incarnation != c.Incarnation.id() {
+			unreadable = errExportDamaged
 		}
-		unreadable = err
 		return nil
 	})
 	if err != nil {
@@ -232,6 +234,12 @@ func (e *Exported) read(f func(*exportedCredential) error) error {
 			}
 			if count > 0 && c.Name <= last {
 				return &BadExport{"its credentials are not in order"}
+			}
+			upTo := [sha256.Size]byte(r.sum.Sum(nil))
+			if e.sum == "" {
+				e.sums = append(e.sums, upTo)
+			} else if count >= len(e.sums) || e.sums[count] != upTo {
+				return errExportDamaged
 			}
 			count, last = count+1, c.Name
 			if err := f(c); err != nil {

@@ -83,8 +83,8 @@ func TestImportOfAnotherFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bad *store.BadExport
-	if _, err := newStore(t, storetest.NewMemory(), k).Import(t.Context(), e, nil); !errors.As(err, &bad) {
-		t.Errorf("got %v, want a bad export", err)
+	if got, err := newStore(t, storetest.NewMemory(), k).Import(t.Context(), e, nil); !errors.As(err, &bad) || got.Made != 0 {
+		t.Errorf("got %+v, %v, want a bad export and nothing imported", got, err)
 	}
 }
 

@@ -159,7 +159,7 @@ func testMoved(t *testing.T, c Config, b *bench) {
 	}
 }
 
-func testMovedTokensEnd(t *testing.T, c Config, b *bench) {
+func testMovedTokensEnd(_ *testing.T, c Config, b *bench) {
 	b.created("a", "")
 	short, long := plain("a", 1), plain("a", 2)
 	for _, x := range []struct {
@@ -349,7 +349,7 @@ func testSuspensionRaces(t *testing.T, c Config, b *bench) {
 	}
 }
 
-func testImportConflicts(t *testing.T, c Config, b *bench) {
+func testImportConflicts(_ *testing.T, c Config, b *bench) {
 	for _, n := range []broker.CredentialName{"a", "b", "c", "d"} {
 		b.created(n, "seed")
 	}
