@@ -180,13 +180,8 @@ func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
 	var unreadable error // said once it is known that the file is whole
 	err := e.read(func(c *exportedCredential) error {
 		e.Credentials++
-		if unreadable != nil || foreign() != "" {
-			return nil
-		}
-		var there broker.Credential
-		there, unreadable = s.openCredential(broker.CredentialName(c.Name), Row{Value: c.row(credentialKey).Sealed})
-		if unreadable == nil && there.Incarnation != c.Incarnation.id() {
-			unreadable = errExportDamaged
+		if unreadable == nil && foreign() == "" {
+			unreadable = s.readable(c)
 		}
 		return nil
 	})
@@ -200,6 +195,14 @@ func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
 		return nil, unreadable
 	}
 	return e, nil
+}
+
+func (s *Store) readable(c *exportedCredential) error {
+	there, err := s.openCredential(broker.CredentialName(c.Name), Row{Value: c.row(credentialKey).Sealed})
+	if err == nil && there.Incarnation != c.Incarnation.id() {
+		return errExportDamaged
+	}
+	return err
 }
 
 // read calls f with every credential, and fails if the file is not whole, or not the one that was read before.
