@@ -13,6 +13,7 @@
 //   - Acquire fails with broker.TooManyTokens when it would begin an exchange for a new token key of a credential that has
 //     Options.MaxTokens live ones. It is checked before the exchange, so that none is wasted, and not at Commit: flights
 //     that run at the same time may overshoot by their number.
+//   - Acquire fails with broker.StoreUnavailable where a grant could be spent, once the store was exported: see suspend.go.
 //   - A lease that is not on a grant counts only for the credential version and epoch that it was taken for: after a change
 //     or an invalidation nobody waits for an exchange whose token would be void.
 //   - Fail with a nil record says that nothing was presented: it removes the owner's marker along with the lease. Whoever

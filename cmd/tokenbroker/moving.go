@@ -150,6 +150,9 @@ func (c *storeExportCommand) export(p *process, st *store.Store) error {
 		return b.Flush()
 	})
 	bar.end()
+	if p.ctx.Err() != nil && err != nil {
+		err = errInterrupted
+	}
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), 5*time.Second)
 		defer cancel()
@@ -203,8 +206,11 @@ func (c *storeImportCommand) Run(p *process) error {
 	if err == nil || done.Made > 0 {
 		c.report(p, done)
 	}
+	if p.ctx.Err() != nil && err != nil {
+		err = errInterrupted
+	}
 	switch n := len(done.Conflicts); {
-	case errors.Is(err, broker.StoreUnavailable):
+	case errors.Is(err, errInterrupted), errors.Is(err, broker.StoreUnavailable):
 		return fmt.Errorf("%w\nnot everything is imported: import it again, which goes on from here", err)
 	case err != nil:
 		return err

@@ -8,14 +8,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/redis"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // commandFails runs the command to its end, and wants that exit code. It returns what it said.
@@ -134,6 +139,102 @@ func TestMoving(t *testing.T) {
 		if found := leaktest.Find([]byte(read(t, f)), planted); found != nil {
 			t.Errorf("%s has %v", f, found)
 		}
+	}
+}
+
+// TestMovingInterrupted: an export that is waiting for a refresh to end, and an import, are ended, and done again.
+func TestMovingInterrupted(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, redistest.Options{})
+	proxy := redistest.NewProxy(t, server.Addr())
+	dir := shortDir(t)
+	keys, err := seal.Create(filepath.Join(dir, "key.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := redis.ParseAddress(server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := redis.Open(redis.Options{Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	st, err := store.New(db, keys, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 300
+	for n := range many {
+		c := broker.Credential{Name: broker.CredentialName(fmt.Sprint("c", n)), Provider: "p", Incarnation: broker.NewID(), Etag: broker.NewID()}
+		if err := st.CreateCredential(t.Context(), c, &broker.Grant{RefreshToken: broker.NewSecret("a refresh token")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := st.Read(t.Context(), broker.TokenKey{Credential: "c7", Spends: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := st.Acquire(t.Context(), v, broker.NewID(), time.Hour, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	file := filepath.Join(dir, "export")
+	export := []string{"store", "export", file, "--data-dir", dir, "--store", server.URL()}
+	p := start(t, export...)
+	deadline := time.After(patience)
+	for suspended := false; !suspended; {
+		at, err := st.Suspended(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("it does not suspend anything")
+		}
+		suspended = !at.IsZero()
+	}
+	p.signal(syscall.SIGINT)
+	if got := p.code(); got != exitFailure {
+		t.Errorf("export: got exit code %d, want %d", got, exitFailure)
+	}
+	p.waitFor("tokenbroker: interrupted\n.*there is no export, and refreshing may be suspended")
+	if files, err := filepath.Glob(filepath.Join(dir, "*export*")); err != nil || len(files) > 0 {
+		t.Errorf("got %v, %v, want no file", files, err)
+	}
+	if err := st.Fail(t.Context(), lease, nil); err != nil {
+		t.Fatal(err)
+	}
+	command(t, export...)
+
+	// The import is killed in the midst of it.
+	into := []string{"store", "import", file, "--data-dir", dir, "--store", "redis://" + proxy.Addr() + "/1"}
+	proxy.Delay(2 * time.Millisecond)
+	killed := start(t, into...)
+	for {
+		if n, err := server.Do("EVAL", "redis.call('SELECT', 1) return redis.call('DBSIZE')", "0"); err != nil {
+			t.Fatal(err)
+		} else if n.(int64) > 20 {
+			break
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("it does not import anything")
+		}
+	}
+	killed.kill()
+	proxy.Forward()
+	out := command(t, into...)
+	made := firstGroup(t.Fatalf, `imported (\d+) credentials\n`, out)
+	there := firstGroup(t.Fatalf, `(\d+) credentials here already\n`, out)
+	if m, _ := strconv.Atoi(made); m == 0 || m >= many {
+		t.Errorf("the second import made %d", m)
+	} else if n, _ := strconv.Atoi(there); m+n != many {
+		t.Errorf("got %d and %d, want %d together", m, n, many)
 	}
 }
 

@@ -23,7 +23,7 @@ func hold(path string) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := holderOf(f)
 		_ = f.Close()
-		return nil, unusable(path, "another broker has it open, "+holder+": stop that first")
+		return nil, unusable(path, "another broker has it open: "+holder+": stop that first")
 	}
 	if err == nil {
 		err = f.Truncate(0)
