@@ -15,9 +15,14 @@ func (p *pursuit) withoutStore(ctx context.Context, why *Failure) (*entry, *Fail
 	t := &p.b.trusted
 	now := time.Now()
 	var before *Issued
-	if e, ok := p.b.cache.GetIfPresent(p.key); ok && e.current(p.b.upstream.Revision()) && t.withinGrace(e.confirmed.Load()) {
-		if e.issued.fallback(now, need{rejected: p.f.need.rejected}) {
+	if e, ok := p.b.cache.GetIfPresent(p.key); ok && e.current(p.b.upstream.Revision()) {
+		if e.alone && p.view.Credential.Version == e.plan.credential.Version {
+			// The store can be read, and has nothing better, but takes nothing: nothing has changed about this one.
+			e.confirmed.Store(p.read)
+		}
+		if t.withinGrace(e.confirmed.Load()) && e.issued.fallback(now, need{rejected: p.f.need.rejected}) {
 			e.unreached.Store(true)
+			t.add(e)
 			return e, why
 		}
 		before = e.issued

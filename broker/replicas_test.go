@@ -277,6 +277,28 @@ func TestAReplicaObtainsForItself(t *testing.T) {
 	})
 }
 
+// TestAStoreThatTakesNothing can be read, and is full: what a broker obtained for itself serves for its lifetime, and costs one
+// exchange.
+func TestAStoreThatTakesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Minute)}
+		up.facts.ObtainsAlone = true
+		all := newReplicas(t, 1, up, grace(time.Hour))
+		all[0].create("main", nil)
+		all[0].mustGet("main")
+		all[0].backend.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error {
+			return store.Unavailable("it has no room, for a test")
+		}})
+		for range 1800 { // three lifetimes
+			all[0].mustGet("main")
+			sleep(100 * time.Millisecond)
+		}
+		if n := len(up.exchanges()); n < 3 || n > 5 {
+			t.Errorf("%d exchanges in three lifetimes", n)
+		}
+	})
+}
+
 func TestAReplicaDoesNotHammerForItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: issues(10 * time.Second)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,6 +154,17 @@ func (t *trusted) confirm(all bool) {
 		return
 	}
 	due := t.due(all)
+	if len(due) == 0 {
+		return
+	}
+	due = slices.DeleteFunc(due, func(e *entry) bool {
+		if e.alone {
+			// The store does not have it. A flight finds out what it has, and comes back to this one if it takes nothing.
+			t.forget(e)
+			_, _, _ = t.b.join(e.key, need{})
+		}
+		return e.alone
+	})
 	if len(due) == 0 {
 		return
 	}
