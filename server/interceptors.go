@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -28,15 +27,6 @@ const DefaultDeadline = 30 * time.Second
 // the caller would never learn that the exchange goes on.
 const answerSpare = 100 * time.Millisecond
 
-// bounded is ctx with the time that a handler has.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithTimeout(ctx, DefaultDeadline)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(answerSpare, time.Until(deadline)/10)))
-}
-
 // edge is what stands between the wire and the handlers: caller, deadline, validation, statuses, log.
 type edge struct {
 	log       *slog.Logger
@@ -49,8 +39,10 @@ type callerKey struct{}
 
 // callerOf is the caller that the edge found. A handler that is reached some other way has nobody.
 func callerOf(ctx context.Context) broker.Caller {
-	c, _ := ctx.Value(callerKey{}).(broker.Caller)
-	return c
+	if c, ok := ctx.Value(callerKey{}).(*broker.Caller); ok {
+		return *c
+	}
+	return broker.Caller{}
 }
 
 var localCaller = broker.Caller{Identity: "local", Local: true}
@@ -76,36 +68,40 @@ func identify(ctx context.Context) broker.Caller {
 	return broker.Caller{}
 }
 
-// unary is the outermost interceptor.
+// unary is the interceptor. There is one: each more in a chain costs every call two closures.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	started := time.Now()
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	ctx = context.WithValue(ctx, callerKey{}, identify(ctx))
-	res, err := e.validated(ctx, req, next)
+	c := &call{Context: ctx, caller: identify(ctx), started: time.Now()}
+	defer c.end()
+	res, err := e.answered(c, req, next)
 	if err == nil {
-		if e.log.Enabled(ctx, slog.LevelDebug) {
-			e.log.LogAttrs(ctx, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
-				slog.Duration("took", time.Since(started)))
+		if e.log.Enabled(c, slog.LevelDebug) {
+			e.log.LogAttrs(c, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
+				slog.Duration("took", time.Since(c.started)))
 		}
 		return res, nil
 	}
-	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
-	_ = grpc.SetTrailer(ctx, metadata.Pairs(retryPushback, pushback)) // fails only when the call is over
+	s, pushback := e.refuse(c, info.FullMethod, err, c.started)
+	_ = grpc.SetTrailer(c, metadata.Pairs(retryPushback, pushback)) // fails only when the call is over
 	return nil, s.Err()
 }
 
-func (e *edge) validated(ctx context.Context, req any, next grpc.UnaryHandler) (any, error) {
+func (e *edge) answered(ctx context.Context, req any, next grpc.UnaryHandler) (_ any, err error) {
+	defer func() {
+		if recover() != nil {
+			err = e.recovered(ctx)
+		}
+	}()
 	if err := e.validate(req); err != nil {
 		return nil, err
 	}
 	return next(ctx, req)
 }
 
-// stream is the outermost interceptor of streams.
+// stream is the interceptor of streams.
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	started := time.Now()
-	ctx := context.WithValue(ss.Context(), callerKey{}, identify(ss.Context()))
+	caller := identify(ss.Context())
+	ctx := context.WithValue(ss.Context(), callerKey{}, &caller)
 	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
 	if strings.HasPrefix(info.FullMethod, "/grpc.") {
 		var cancel context.CancelFunc
@@ -115,10 +111,10 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		defer context.AfterFunc(e.stopping, cancel)()
 	}
 	var err error
-	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && callerOf(ctx) == (broker.Caller{}) {
+	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == (broker.Caller{}) {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // nobody learns nothing, not even what there is
 	} else {
-		err = next(srv, vs)
+		err = e.streamed(srv, vs, next)
 	}
 	if err != nil && vs.endless && e.stopping.Err() != nil {
 		err = &broker.Failure{Kind: broker.ShuttingDown}
@@ -132,6 +128,15 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
 	ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
 	return s.Err()
+}
+
+func (e *edge) streamed(srv any, ss grpc.ServerStream, next grpc.StreamHandler) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = e.recovered(ss.Context())
+		}
+	}()
+	return next(srv, ss)
 }
 
 type validatedStream struct {
@@ -237,9 +242,7 @@ func (e *edge) validate(m any) error {
 
 // recovered is what a panic in a handler becomes. Its value may hold anything: only the stack is logged, whose arguments are
 // addresses.
-func (e *edge) recovered() []recovery.Option {
-	return []recovery.Option{recovery.WithRecoveryHandlerContext(func(ctx context.Context, _ any) error {
-		e.log.ErrorContext(ctx, "handler panicked", "stack", string(debug.Stack()))
-		return &broker.Failure{Kind: broker.Internal}
-	})}
+func (e *edge) recovered(ctx context.Context) error {
+	e.log.ErrorContext(ctx, "handler panicked", "stack", string(debug.Stack()))
+	return &broker.Failure{Kind: broker.Internal}
 }

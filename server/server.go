@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -71,19 +70,7 @@ func New(s Settings) (*Server, error) {
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	e := &edge{log: s.Log, validator: validator, stopping: stopping}
-	srv := grpc.NewServer(
-		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, defaultStreams)),
-		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, defaultBytes)),
-		grpc.MaxHeaderListSize(16<<10),
-		grpc.ConnectionTimeout(pingTimeout),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsNotFaster, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge: orDefault(s.MaxConnectionAge, defaultAge), MaxConnectionAgeGrace: ageGrace, Time: pingAfter, Timeout: pingTimeout,
-		}),
-		grpc.WaitForHandlers(true),
-		grpc.ChainUnaryInterceptor(e.unary, recovery.UnaryServerInterceptor(e.recovered()...)),
-		grpc.ChainStreamInterceptor(e.stream, recovery.StreamServerInterceptor(e.recovered()...)),
-	)
+	srv := grpc.NewServer(append(transportOptions(s), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream))...)
 	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
 	tokenbrokerv1.RegisterTokenBrokerServiceServer(srv, &tokens{broker: s.Broker})
 	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})
@@ -94,6 +81,21 @@ func New(s Settings) (*Server, error) {
 		out.health.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
 	}
 	return out, nil
+}
+
+// transportOptions are of connections and messages, whatever is served.
+func transportOptions(s Settings) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, defaultStreams)),
+		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, defaultBytes)),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.ConnectionTimeout(pingTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsNotFaster, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: orDefault(s.MaxConnectionAge, defaultAge), MaxConnectionAgeGrace: ageGrace, Time: pingAfter, Timeout: pingTimeout,
+		}),
+		grpc.WaitForHandlers(true),
+	}
 }
 
 func orDefault[T int | uint32 | time.Duration](v, d T) T {

@@ -1,0 +1,78 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A call is the context of a unary call: the stream's, with its caller, and with a deadline whose timer is made when somebody
+// first asks for the end. A hit waits for nothing, and has none.
+type call struct {
+	context.Context //nolint:containedctx // it is one
+	caller          broker.Caller
+	started         time.Time
+
+	mu      sync.Mutex
+	bounded context.Context //nolint:containedctx // made late; nil: nobody has asked
+	cancel  context.CancelFunc
+	ended   bool
+}
+
+// deadline is until when the handler has time.
+func (c *call) deadline() time.Time {
+	d, ok := c.Context.Deadline()
+	if !ok {
+		return c.started.Add(DefaultDeadline)
+	}
+	return d.Add(-min(answerSpare, d.Sub(c.started)/10))
+}
+
+// limited is the context with the timer.
+func (c *call) limited() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bounded == nil {
+		c.bounded, c.cancel = context.WithDeadline(c.Context, c.deadline())
+		if c.ended {
+			c.cancel()
+		}
+	}
+	return c.bounded
+}
+
+// end is when the handler has returned.
+func (c *call) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.cancel != nil {
+		c.cancel()
+	}
+}
+
+// Deadline implements context.Context.
+func (c *call) Deadline() (time.Time, bool) { return c.deadline(), true }
+
+// Done implements context.Context.
+func (c *call) Done() <-chan struct{} { return c.limited().Done() }
+
+// Err implements context.Context.
+func (c *call) Err() error { return c.limited().Err() }
+
+// Value implements context.Context. Package context finds by a value which context it can put a child under without a
+// goroutine: once there is one with the timer, it is that.
+func (c *call) Value(key any) any {
+	if key == (callerKey{}) {
+		return &c.caller
+	}
+	c.mu.Lock()
+	in := c.bounded
+	c.mu.Unlock()
+	if in == nil {
+		in = c.Context
+	}
+	return in.Value(key)
+}
