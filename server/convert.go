@@ -50,31 +50,6 @@ var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
 	broker.ExpiryNone:       tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_NONE,
 }
 
-// tokenMessage is the token's message: made once, and shared by all callers. It must not be changed.
-func tokenMessage(t *broker.Token) *tokenbrokerv1.Token {
-	if shown, ok := t.Rendering.Load().(rendering); ok {
-		return shown()
-	}
-	m := &tokenbrokerv1.Token{
-		AccessToken: t.AccessToken.Reveal(), TokenType: t.TokenType, ExpireTime: stamp(t.ExpireTime), RefreshTime: stamp(t.RefreshTime),
-		TokenId: t.ID, Scopes: t.Scopes, BaseUrl: t.BaseURL, Attributes: t.Attributes, ExpirySource: expirySources[t.Source],
-	}
-	for _, f := range t.Headers {
-		m.Headers = append(m.Headers, &tokenbrokerv1.Header{Name: f.Name, Value: f.Value.Reveal()})
-	}
-	for _, f := range t.Cookies {
-		m.Cookies = append(m.Cookies, &tokenbrokerv1.Cookie{Name: f.Name, Value: f.Value.Reveal()})
-	}
-	for _, f := range t.Query {
-		m.QueryParameters = append(m.QueryParameters, &tokenbrokerv1.QueryParameter{Name: f.Name, Value: f.Value.Reveal()})
-	}
-	t.Rendering.Store(rendering(func() *tokenbrokerv1.Token { return m }))
-	return m
-}
-
-// A rendering holds a token's message where no verb of fmt reaches it: with one that does not fit, fmt follows a pointer.
-type rendering func() *tokenbrokerv1.Token
-
 // credentialMessage shows a credential without its secrets.
 func credentialMessage(c broker.Credential, state broker.State) *tokenbrokerv1.Credential {
 	m := &tokenbrokerv1.Credential{

@@ -59,7 +59,10 @@ type Server struct {
 }
 
 // New makes a Server. It listens nowhere yet.
-func New(s Settings) (*Server, error) {
+func New(s Settings) (*Server, error) { return newServer(s) }
+
+// newServer makes one with more options, the last of a kind is taken.
+func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
@@ -70,9 +73,11 @@ func New(s Settings) (*Server, error) {
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	e := &edge{log: s.Log, validator: validator, stopping: stopping}
-	srv := grpc.NewServer(append(transportOptions(s), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream))...)
+	options := append(transportOptions(s), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
+	srv := grpc.NewServer(append(options, more...)...)
 	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
-	tokenbrokerv1.RegisterTokenBrokerServiceServer(srv, &tokens{broker: s.Broker})
+	t := &tokens{broker: s.Broker}
+	srv.RegisterService(t.desc(), t)
 	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})
 	tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: s.Providers, authorize: s.Authorizer})
 	healthv1.RegisterHealthServer(srv, out.health)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -15,7 +16,44 @@ type tokens struct {
 	broker *broker.Broker
 }
 
+// desc is the service as it was generated, but for GetToken's way to its handler. The generated one takes nothing but a
+// *GetTokenResponse from a handler, which would be encoded for every call, and makes two closures for each; this one passes on
+// an answer, which has its bytes with it.
+func (s *tokens) desc() *grpc.ServiceDesc {
+	d := tokenbrokerv1.TokenBrokerService_ServiceDesc
+	d.Methods = slices.Clone(d.Methods)
+	info := &grpc.UnaryServerInfo{Server: s, FullMethod: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName}
+	handle := func(ctx context.Context, req any) (any, error) {
+		a, err := s.answer(ctx, req.(*tokenbrokerv1.GetTokenRequest)) // what is decoded below
+		if err != nil {
+			return nil, err
+		}
+		return a, nil
+	}
+	get := slices.IndexFunc(d.Methods, func(m grpc.MethodDesc) bool { return m.MethodName == "GetToken" })
+	d.Methods[get].Handler = func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+		r := &tokenbrokerv1.GetTokenRequest{}
+		if err := decode(r); err != nil {
+			return nil, err
+		}
+		if interceptor == nil {
+			return handle(ctx, r)
+		}
+		return interceptor(ctx, r, info, handle)
+	}
+	return &d
+}
+
+// GetToken is for callers in this process.
 func (s *tokens) GetToken(ctx context.Context, r *tokenbrokerv1.GetTokenRequest) (*tokenbrokerv1.GetTokenResponse, error) {
+	a, err := s.answer(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return a.GetTokenResponse, nil
+}
+
+func (s *tokens) answer(ctx context.Context, r *tokenbrokerv1.GetTokenRequest) (*answer, error) {
 	sel, err := selection(r)
 	if err != nil {
 		return nil, err
@@ -28,7 +66,14 @@ func (s *tokens) GetToken(ctx context.Context, r *tokenbrokerv1.GetTokenRequest)
 	if err != nil {
 		return nil, err
 	}
-	return &tokenbrokerv1.GetTokenResponse{Token: tokenMessage(res.Token), Degraded: res.Degraded}, nil
+	shown, err := renderingOf(res.Token)
+	if err != nil {
+		return nil, err
+	}
+	if res.Degraded {
+		return shown.degraded, nil
+	}
+	return shown.well, nil
 }
 
 func (s *tokens) Invalidate(ctx context.Context, r *tokenbrokerv1.InvalidateRequest) (*tokenbrokerv1.InvalidateResponse, error) {
@@ -55,18 +100,26 @@ func (s *tokens) WatchToken(r *tokenbrokerv1.WatchTokenRequest, stream grpc.Serv
 	return s.broker.Watch(ctx, callerOf(ctx), broker.Request{
 		Credential: broker.CredentialName(r.GetCredential()), Selection: sel, MinTTL: r.GetMinTtl().AsDuration(),
 	}, r.GetKnownTokenId(), func(e broker.Event) error {
-		if err := stream.Send(eventMessage(e)); err != nil {
+		m, err := eventMessage(e)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(m); err != nil {
 			return &broker.Failure{Kind: broker.Canceled}
 		}
 		return nil
 	})
 }
 
-func eventMessage(e broker.Event) *tokenbrokerv1.WatchTokenResponse {
+func eventMessage(e broker.Event) (*tokenbrokerv1.WatchTokenResponse, error) {
 	m := &tokenbrokerv1.WatchTokenResponse{}
 	switch {
 	case e.Token != nil:
-		m.Event = &tokenbrokerv1.WatchTokenResponse_Token{Token: tokenMessage(e.Token)}
+		shown, err := renderingOf(e.Token)
+		if err != nil {
+			return nil, err
+		}
+		m.Event = &tokenbrokerv1.WatchTokenResponse_Token{Token: shown.token}
 	case e.InvalidatedID != "":
 		m.Event = &tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId{InvalidatedTokenId: e.InvalidatedID}
 	case e.Supply != nil:
@@ -76,5 +129,5 @@ func eventMessage(e broker.Event) *tokenbrokerv1.WatchTokenResponse {
 		}
 		m.Event = &tokenbrokerv1.WatchTokenResponse_State{State: state}
 	}
-	return m
+	return m, nil
 }

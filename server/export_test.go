@@ -1,0 +1,34 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// TransportOptions are what a server has whatever it serves.
+var TransportOptions = transportOptions
+
+// DefaultCodec serves everything, and encodes each answer anew, as gRPC does by itself.
+func DefaultCodec(s Settings) (*grpc.Server, error) {
+	out, err := newServer(s, grpc.ForceServerCodecV2(encoding.GetCodecV2(protocodec.Name)))
+	if err != nil {
+		return nil, err
+	}
+	return out.grpc, nil
+}
+
+// Bare serves tokens with nothing between the wire and the handler but who the caller is: everybody is local.
+func Bare(b *broker.Broker) *grpc.Server {
+	srv := grpc.NewServer(append(transportOptions(Settings{}), grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			return next(context.WithValue(ctx, callerKey{}, &localCaller), req)
+		}))...)
+	t := &tokens{broker: b}
+	srv.RegisterService(t.desc(), t)
+	return srv
+}
