@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/proto"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -64,7 +63,7 @@ func BenchmarkGetToken(b *testing.B) {
 const noopMethod = "/tokenbroker.test.Noop/Call"
 
 // noop gives everybody the same answer: what gRPC alone costs.
-func noop(answer proto.Message) *grpc.ServiceDesc {
+func noop(answer any) *grpc.ServiceDesc {
 	return &grpc.ServiceDesc{ServiceName: "tokenbroker.test.Noop", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
 		MethodName: "Call",
 		Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
