@@ -113,6 +113,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err != nil {
 		return nil, err
 	}
+	r.cleanup = append(r.cleanup, func() { _ = r.server.Stop(bg, 0) }) // at once, if it has not been stopped before
 	ready, err := r.begin(bg, st)
 	if err != nil {
 		return nil, err
