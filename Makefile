@@ -82,8 +82,9 @@ cover: ## coverage of broker, provider and store
 	go test -coverprofile=coverage.out -coverpkg=$$(echo $(COVERED) | tr ' ' ',') ./...
 	go tool cover -func=coverage.out | tail -1
 
-bench: ## the hit path: in process, and over gRPC beside a no-op method
+bench: ## the hit path: in process, over gRPC, and under load beside methods that do nothing
 	go test -run '^$$' -bench . -benchmem -count 5 ./broker ./server
+	go test -run '^TestLoad$$' -v ./server -load.rounds 31
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=Cold, JSON with HERD_JSON=FILE
 	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '$(MODE)'

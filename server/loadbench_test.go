@@ -36,7 +36,7 @@ import (
 // that they share one heap and one collector; this process asks them in turn. Only `make bench` runs it.
 var (
 	loadRounds  = flag.Int("load.rounds", 0, "measure throughput in so many rounds (0: not at all)")
-	loadTime    = flag.Duration("load.time", time.Second, "how long each variant is asked in each round")
+	loadTime    = flag.Duration("load.time", 400*time.Millisecond, "how long each variant is asked in each round")
 	loadCallers = flag.Int("load.callers", 64, "how many ask at a time")
 	loadProfile = flag.String("load.profile", "", "ask only the variant whose name contains this, and write server.pprof")
 )
@@ -223,7 +223,7 @@ func TestLoad(t *testing.T) {
 		conns = append(conns, c)
 	}
 	for i := range asked { // once round to get warm
-		child.round(t, asked[i].method, conns[i], *loadTime/2)
+		child.round(t, asked[i].method, conns[i], *loadTime)
 	}
 	took := make([][]round, len(asked))
 	for n := range *loadRounds {
