@@ -41,7 +41,7 @@ func (b *Broker) fly(key lookup, f *flight, keep *bool) {
 	defer b.running.Done()
 	defer func() {
 		if p := recover(); p != nil {
-			b.panicked(key.name, p)
+			b.logPanic(key.name, p)
 			f.entry, f.failure = nil, &Failure{Kind: Internal, Credential: key.name}
 		}
 		b.mu.Lock()
@@ -55,8 +55,8 @@ func (b *Broker) fly(key lookup, f *flight, keep *bool) {
 	f.entry, f.failure = b.fetch(key, f, keep)
 }
 
-// panicked logs a panic that was recovered. Its value may hold anything: only its type is logged.
-func (b *Broker) panicked(name CredentialName, p any) {
+// logPanic logs a panic that was recovered. Its value may hold anything: only its type is logged.
+func (b *Broker) logPanic(name CredentialName, p any) {
 	b.log.Error("flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 }
 

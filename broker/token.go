@@ -79,7 +79,7 @@ func (b *Broker) reject(ctx context.Context, name CredentialName, id string) err
 	shared := b.rejections.DoChan(string(name)+" "+id, func() (_ any, err error) {
 		defer func() {
 			if p := recover(); p != nil {
-				b.panicked(name, p)
+				b.logPanic(name, p)
 				err = &Failure{Kind: Internal, Credential: name}
 			}
 		}()

@@ -45,7 +45,7 @@ func TestAPanicIsOneCallersInternalErrorAndNobodyElses(t *testing.T) {
 	}
 	s.setPanics(nil)
 	if n := strings.Count(string(r.log.Bytes()), "panicked"); n != 2 {
-		t.Errorf("got %d lines about two panics", n)
+		t.Errorf("got %d lines about two panics:\n%s", n, r.log.Bytes())
 	}
 }
 

@@ -32,6 +32,9 @@ const answerSpare = 100 * time.Millisecond
 type edge struct {
 	log       *slog.Logger
 	validator protovalidate.Validator
+	// recovering and recoveringStream turn a panic in a handler into a failure.
+	recovering       grpc.UnaryServerInterceptor
+	recoveringStream grpc.StreamServerInterceptor
 	// stopping ends when the server does: streams of health and reflection last as long as their callers like.
 	stopping context.Context //nolint:containedctx // the server's own, of no call
 }
@@ -69,11 +72,11 @@ func identify(ctx context.Context) broker.Caller {
 	return broker.Caller{}
 }
 
-// unary is the interceptor. There is one: each more in a chain costs every call two closures.
+// unary is the interceptor. There is one, which calls what else there is: each more in a chain costs every call two closures.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	c := &call{Context: ctx, caller: identify(ctx), started: time.Now()}
 	defer c.end()
-	res, err := e.answered(c, req, next)
+	res, err := e.answered(c, req, info, next)
 	if err == nil {
 		if e.log.Enabled(c, slog.LevelDebug) {
 			e.log.LogAttrs(c, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
@@ -86,16 +89,11 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	return nil, s.Err()
 }
 
-func (e *edge) answered(ctx context.Context, req any, next grpc.UnaryHandler) (_ any, err error) {
-	defer func() {
-		if recover() != nil {
-			err = e.recovered(ctx)
-		}
-	}()
+func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if err := e.validate(req); err != nil {
 		return nil, err
 	}
-	return next(ctx, req)
+	return e.recovering(ctx, req, info, next)
 }
 
 // stream is the interceptor of streams.
@@ -115,7 +113,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == (broker.Caller{}) {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // nobody learns nothing, not even what there is
 	} else {
-		err = e.streamed(srv, vs, next)
+		err = e.recoveringStream(srv, vs, info, next)
 	}
 	if err != nil && vs.endless && e.stopping.Err() != nil {
 		err = &broker.Failure{Kind: broker.ShuttingDown}
@@ -129,15 +127,6 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
 	ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
 	return s.Err()
-}
-
-func (e *edge) streamed(srv any, ss grpc.ServerStream, next grpc.StreamHandler) (err error) {
-	defer func() {
-		if recover() != nil {
-			err = e.recovered(ss.Context())
-		}
-	}()
-	return next(srv, ss)
 }
 
 type validatedStream struct {
@@ -246,7 +235,7 @@ func (e *edge) validate(m any) error {
 
 // recovered is what a panic in a handler becomes. Its value may hold anything: only the stack is logged, whose arguments are
 // addresses.
-func (e *edge) recovered(ctx context.Context) error {
+func (e *edge) recovered(ctx context.Context, _ any) error {
 	e.log.ErrorContext(ctx, "handler panicked", "stack", string(debug.Stack()))
 	return &broker.Failure{Kind: broker.Internal}
 }

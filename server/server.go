@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -77,6 +78,8 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	}
 	stopping, stop := context.WithCancel(context.Background())
 	e := &edge{log: s.Log, validator: validator, stopping: stopping}
+	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
+	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	options := append(transportOptions(s), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
 	srv := grpc.NewServer(append(options, more...)...)
 	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
