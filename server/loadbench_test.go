@@ -91,10 +91,11 @@ var variants = []variant{
 		}
 		return srv
 	}},
+	{readEach, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, readingServer},
 }
 
 // compared are pairs of variants whose ratios are shown.
-var compared = [][2]string{{fullHit, plainNoop}, {fullHit, readyNoop}, {fullHit, newNoop}, {bareHit, readyNoop}, {slowHit, plainNoop}, {readyNoop, plainNoop}}
+var compared = [][2]string{{fullHit, plainNoop}, {fullHit, readyNoop}, {fullHit, newNoop}, {bareHit, readyNoop}, {slowHit, plainNoop}, {readyNoop, plainNoop}, {fullHit, readEach}}
 
 // noopServer has the connections and workers of the broker's, and neither interceptors nor limits.
 func noopServer(answer any, o ...grpc.ServerOption) *grpc.Server {
