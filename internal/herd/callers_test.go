@@ -100,21 +100,34 @@ func (f *fleet) warm() {
 
 // A report is what a mode prints, and appends to the file that HERD_JSON names.
 type report struct {
-	Mode      string         `json:"mode"`
-	Brokers   int            `json:"brokers"`
-	Calls     int            `json:"calls"`
-	Exchanges int            `json:"exchanges"`
-	Errors    map[string]int `json:"errors,omitempty"`
+	Mode      string `json:"mode"`
+	Brokers   int    `json:"brokers"`
+	Calls     int    `json:"calls"`
+	Exchanges int    `json:"exchanges"`
+	// Of the simulator since the mode began: refresh tokens that came in, and requests that one system had under way at a time.
+	Presented  int            `json:"presented"`
+	MostAtOnce int            `json:"most_at_once"`
+	Errors     map[string]int `json:"errors,omitempty"`
 	// Milliseconds of the calls; Last is of the last answer after the upstream's.
-	P50, P99, Most float64
-	Last           float64            `json:",omitempty"`
-	Figures        map[string]float64 `json:"figures,omitempty"`
+	P50     float64            `json:"p50_ms"`
+	P99     float64            `json:"p99_ms"`
+	Most    float64            `json:"max_ms"`
+	Last    float64            `json:"last_ms,omitempty"`
+	Figures map[string]float64 `json:"figures,omitempty"`
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (f *fleet) report(mode string, answers []answer, exchanges int) *report {
 	r := &report{Mode: mode, Brokers: len(f.all), Calls: len(answers), Exchanges: exchanges, Errors: map[string]int{}, Figures: map[string]float64{}}
+	for _, a := range f.sim.Accounts() {
+		r.MostAtOnce = max(r.MostAtOnce, f.sim.SystemStats(a.System).MaxConcurrent)
+		for _, e := range f.sim.Ledger(a.ID) {
+			if e.Kind == upstreamsim.KindPresented {
+				r.Presented++
+			}
+		}
+	}
 	var took []time.Duration
 	for _, a := range answers {
 		took = append(took, a.got.Sub(a.sent))
@@ -131,7 +144,10 @@ func (f *fleet) report(mode string, answers []answer, exchanges int) *report {
 // print shows it, at the end of the test.
 func (r *report) print(t testing.TB) {
 	t.Helper()
-	fmt.Printf("%-24s %2d brokers %7d calls %4d exchanges  p50 %8.1f ms  p99 %8.1f ms  max %8.1f ms", r.Mode, r.Brokers, r.Calls, r.Exchanges, r.P50, r.P99, r.Most)
+	fmt.Printf("%-36s %2d brokers %7d calls %4d exchanges, %2d at once, %3d presentations", r.Mode, r.Brokers, r.Calls, r.Exchanges, r.MostAtOnce, r.Presented)
+	if r.Calls > 0 {
+		fmt.Printf("  p50 %8.1f ms  p99 %8.1f ms  max %8.1f ms", r.P50, r.P99, r.Most)
+	}
 	if r.Last > 0 {
 		fmt.Printf("  last answer %.1f ms after the upstream's", r.Last)
 	}
@@ -174,6 +190,14 @@ func keysOf[V any](m map[string]V) func(func(string) bool) {
 func percentile(d []time.Duration, p int) time.Duration {
 	slices.Sort(d)
 	return d[(len(d)-1)*p/100]
+}
+
+// beside lets a test run beside the others, where its figures are not what it is run for.
+func beside(t *testing.T) {
+	t.Helper()
+	if !full() {
+		t.Parallel()
+	}
 }
 
 // size is how many, at the harness's full size or at a small one.

@@ -43,6 +43,7 @@ func fireName(i int) string { return fmt.Sprintf("fire-%02d", i) }
 // again; brokers that are killed with -9 and stopped for up to one and a half times the lease, at random. By the upstream's
 // ledger every family that is lost had a request under way when a broker was killed.
 func TestRotationUnderFire(t *testing.T) {
+	beside(t)
 	credentials, brokers, lasts := 10, 3, 20*time.Second
 	if full() {
 		credentials, brokers, lasts = 50, 4, 5*time.Minute

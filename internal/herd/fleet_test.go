@@ -12,10 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -42,7 +44,7 @@ type member struct {
 	address string
 	metrics string
 	conn    *grpc.ClientConn
-	// more are connections for many callers; one takes a thousand calls at a time.
+	// more are connections for many callers.
 	more   []tokenbrokerv1.TokenBrokerServiceClient
 	tokens tokenbrokerv1.TokenBrokerServiceClient
 
@@ -56,6 +58,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	builtIn.Store(&dir)
 	path := filepath.Join(dir, "tokenbroker")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/tokenbroker/tokenbroker/cmd/tokenbroker").CombinedOutput()
 	if err != nil {
@@ -64,10 +67,19 @@ var built = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+var builtIn atomic.Pointer[string]
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := built(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if dir := builtIn.Load(); dir != nil {
+		_ = os.RemoveAll(*dir)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "leaked goroutines:", err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
@@ -148,14 +160,11 @@ func (m *member) start() {
 		m.metrics = m.awaitLog(from, `metrics on http://(127\.0\.0\.1:\d+)`)
 		m.conn = m.dial()
 		m.tokens = tokenbrokerv1.NewTokenBrokerServiceClient(m.conn)
-		for range connections {
+		for range size(5, 25) { // one takes a thousand calls at a time
 			m.more = append(m.more, tokenbrokerv1.NewTokenBrokerServiceClient(m.dial()))
 		}
 	}
 }
-
-// connections are how many each broker has for many callers.
-const connections = 5
 
 func (m *member) dial() *grpc.ClientConn {
 	c, err := grpc.NewClient("passthrough:///"+m.address, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -85,6 +85,7 @@ func (f *fleet) agreed(name string) string {
 
 // TestInvalidationRounds: after Invalidate has returned, how long is the rejected token served by any broker?
 func TestInvalidationRounds(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
 	a := f.account(upstreamsim.OfficeRnD, "rounds")
 	s := &sightings{last: map[string]time.Time{}}
@@ -117,6 +118,7 @@ func TestInvalidationRounds(t *testing.T) {
 // TestBlackHole: one broker's connection to Redis swallows everything. It serves a token that was rejected elsewhere no longer
 // than the bound and the grace.
 func TestBlackHole(t *testing.T) {
+	beside(t)
 	for name, grace := range map[string]time.Duration{"no grace": 0, "a grace of two seconds": 2 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			redis := redistest.Start(t, redistest.Options{})
@@ -161,6 +163,7 @@ func TestBlackHole(t *testing.T) {
 
 // TestClusterMasterIsKilled: the one that has the credential. Hits go on meanwhile, and it goes on with the newest refresh token.
 func TestClusterMasterIsKilled(t *testing.T) {
+	beside(t)
 	cluster := redistest.StartCluster(t)
 	f := newFleet(t, 4, "redis+cluster://"+strings.Join(cluster.Addrs(), ","), "--redis-wait-replicas", "1")
 	hits := f.account(upstreamsim.OfficeRnD, "hits")

@@ -16,6 +16,7 @@ import (
 
 // TestCold: nobody has a token, everybody asks, and the upstream holds its answer until all calls wait in the brokers.
 func TestCold(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
 	for _, credentials := range []int{1, 20} {
 		system := upstreamsim.OfficeRnD
@@ -49,6 +50,7 @@ func TestCold(t *testing.T) {
 
 // TestInvalidationStorm: the API rejects a token that all callers hold, and all of them say so at once.
 func TestInvalidationStorm(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
 	a := f.account(upstreamsim.OfficeRnD, "storm")
 	f.warm()
@@ -122,6 +124,7 @@ func (f *fleet) load(callers int, pause time.Duration, request func() *tokenbrok
 // TestExpiryUnderLoad: short-lived tokens, and callers that go on. Nobody gets one that has ended, and each lifetime costs one
 // exchange.
 func TestExpiryUnderLoad(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
 	a := f.account(upstreamsim.OfficeRnD, "short")
 	const life = 3 * time.Second
@@ -157,6 +160,7 @@ func TestExpiryUnderLoad(t *testing.T) {
 // TestUpstreamDown: everybody is told, with when to ask again; the upstream is asked a handful of times; and when it is well
 // again, that costs one exchange.
 func TestUpstreamDown(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
 	a := f.account(upstreamsim.OfficeRnD, "down")
 	f.warm()
@@ -191,6 +195,7 @@ func TestUpstreamDown(t *testing.T) {
 
 // TestLeaderIsKilled: it holds the lease, and the upstream its answer. The others go on when the lease is over.
 func TestLeaderIsKilled(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL(), "--exchange-timeout", "1s")
 	a := f.account(upstreamsim.OfficeRnD, "killed")
 	gate := f.sim.HoldAnswers(upstreamsim.OfficeRnD)
@@ -216,6 +221,7 @@ func TestLeaderIsKilled(t *testing.T) {
 // TestLeaderIsStopped beyond its lease, with its request under way, and goes on: client credentials cost at most two exchanges;
 // a refresh token that rotates is presented exactly once.
 func TestLeaderIsStopped(t *testing.T) {
+	beside(t)
 	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL(), "--exchange-timeout", "2s")
 	for _, system := range []upstreamsim.System{upstreamsim.OfficeRnD, upstreamsim.RefreshToken, upstreamsim.OchnoOperated} {
 		name := "stopped-" + string(system)
@@ -278,6 +284,7 @@ func TestLeaderIsStopped(t *testing.T) {
 
 // TestRedisIsKilled, and started again: what it acknowledged is there, hits go on meanwhile, and there is no stampede after.
 func TestRedisIsKilled(t *testing.T) {
+	beside(t)
 	redis := redistest.Start(t, redistest.Options{})
 	f := newFleet(t, 4, redis.URL())
 	a := f.account(upstreamsim.OfficeRnD, "hits")
