@@ -87,7 +87,7 @@ bench: ## the hit path: in process, over gRPC, and under load beside methods tha
 	go test -run '^TestLoad$$' -v ./server -load.rounds 31
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE
-	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i)$(MODE)'
+	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i:$(MODE))'
 
 size: ## a million credentials in Redis beside ten: memory, times
 	CREDENTIALS=$${CREDENTIALS:-1000000} go test -count 1 -timeout 60m -run '^TestSize$$' -v ./store/redis

@@ -87,6 +87,16 @@ func TestMain(m *testing.M) {
 // newFleet starts n brokers on the store. Settings are flags of serve.
 func newFleet(t testing.TB, n int, store string, settings ...string) *fleet {
 	t.Helper()
+	f := noFleet(t, store, settings...)
+	for range n {
+		f.add()
+	}
+	return f
+}
+
+// noFleet is one to which brokers are still to be added.
+func noFleet(t testing.TB, store string, settings ...string) *fleet {
+	t.Helper()
 	sim, err := upstreamsim.New(upstreamsim.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -108,11 +118,6 @@ func newFleet(t testing.TB, n int, store string, settings ...string) *fleet {
 	for _, h := range sim.Hosts() {
 		f.args = append(f.args, "--upstream-connect-to", h+"="+sim.Addr())
 	}
-	for i := range n {
-		m := &member{f: f, number: i}
-		f.all = append(f.all, m)
-		m.start()
-	}
 	t.Cleanup(func() {
 		for _, m := range f.all {
 			m.kill()
@@ -124,6 +129,15 @@ func newFleet(t testing.TB, n int, store string, settings ...string) *fleet {
 		_ = os.RemoveAll(dir)
 	})
 	return f
+}
+
+// add starts one more broker, with settings of its own.
+func (f *fleet) add(settings ...string) *member {
+	f.t.Helper()
+	m := &member{f: f, number: len(f.all), args: settings}
+	f.all = append(f.all, m)
+	m.start()
+	return m
 }
 
 func (m *member) logName() string { return filepath.Join(m.f.dir, fmt.Sprintf("log-%d", m.number)) }

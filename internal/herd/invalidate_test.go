@@ -123,11 +123,8 @@ func TestBlackHole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			redis := redistest.Start(t, redistest.Options{})
 			proxy := redistest.NewProxy(t, redis.Addr())
-			f := newFleet(t, 2, redis.URL(), "--outage-grace", grace.String())
-			cut := f.all[1]
-			cut.kill()
-			cut.args = []string{"--store", "redis://" + proxy.Addr()}
-			cut.start()
+			f := newFleet(t, 1, redis.URL(), "--outage-grace", grace.String())
+			f.add("--store", "redis://"+proxy.Addr())
 			f.account(upstreamsim.OfficeRnD, "hole")
 			s := &sightings{last: map[string]time.Time{}}
 			stop := f.watchAll(s, 4, "hole")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -216,70 +215,6 @@ func TestLeaderIsKilled(t *testing.T) {
 		t.Errorf("%d exchanges, want at most 2", r.Exchanges)
 	}
 	f.all = append(f.all, leader)
-}
-
-// TestLeaderIsStopped beyond its lease, with its request under way, and goes on: client credentials cost at most two exchanges;
-// a refresh token that rotates is presented exactly once.
-func TestLeaderIsStopped(t *testing.T) {
-	beside(t)
-	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL(), "--exchange-timeout", "2s")
-	for _, system := range []upstreamsim.System{upstreamsim.OfficeRnD, upstreamsim.RefreshToken, upstreamsim.OchnoOperated} {
-		name := "stopped-" + string(system)
-		a := f.account(system, name)
-		rejected := ""
-		if system == upstreamsim.OchnoOperated { // the first exchange brings the refresh token, the second presents it
-			rejected = f.call(4, func(int) *tokenbrokerv1.GetTokenRequest {
-				return &tokenbrokerv1.GetTokenRequest{Credential: name, Scopes: a.Scopes}
-			}).oneToken(t).GetTokenId()
-		}
-		request := func(int) *tokenbrokerv1.GetTokenRequest {
-			return &tokenbrokerv1.GetTokenRequest{Credential: name, Scopes: a.Scopes, RejectedTokenId: rejected}
-		}
-		before := f.sim.Stats(a.ID).Total()
-		gate := f.sim.HoldAnswers(system)
-		leader := f.all[0]
-		var led answer
-		var leading sync.WaitGroup
-		leading.Go(func() {
-			res, err := leader.tokens.GetToken(context.Background(), request(0))
-			led = answer{token: res.GetToken(), err: err}
-		})
-		for f.sim.Stats(a.ID).Total() == before {
-			<-time.After(time.Millisecond)
-		}
-		leader.signal(syscall.SIGSTOP)
-		gate.Release()
-		others := &fleet{t: t, sim: f.sim, all: f.all[1:]}
-		c := others.call(size(30, 300), request)
-		<-time.After(5500 * time.Millisecond) // the lease is four seconds
-		leader.signal(syscall.SIGCONT)
-		leading.Wait()
-		token := c.oneToken(t)
-		if led.err == nil && led.token.GetTokenId() != token.GetTokenId() && system == upstreamsim.RefreshToken {
-			t.Errorf("%s: the leader has another token than the others", system)
-		}
-		r := f.report("leader stopped, "+string(system), c.wait(), f.sim.Stats(a.ID).Total()-before)
-		presented := map[[2]int]int{}
-		for _, e := range f.sim.Ledger(a.ID) {
-			switch e.Kind {
-			case upstreamsim.KindPresented:
-				presented[[2]int{e.Family, e.Token}]++
-			case upstreamsim.KindReused, upstreamsim.KindRevoked:
-				t.Errorf("%s: %v", system, e)
-			default:
-			}
-		}
-		for _, n := range presented {
-			r.Figures["presented"] = max(r.Figures["presented"], float64(n))
-		}
-		r.print(t)
-		if r.Exchanges > 2 {
-			t.Errorf("%s: %d exchanges, want at most 2", system, r.Exchanges)
-		}
-		if system == upstreamsim.RefreshToken && (len(presented) != 1 || r.Figures["presented"] != 1) {
-			t.Errorf("%s: presented %v, want one of them once", system, presented)
-		}
-	}
 }
 
 // TestRedisIsKilled, and started again: what it acknowledged is there, hits go on meanwhile, and there is no stampede after.
