@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -223,6 +222,7 @@ func TestLeaderIsStoppedForVeryLong(t *testing.T) {
 func (s *scene) judge(mode string, refreshes int) {
 	s.t.Helper()
 	s.leading.Wait()
+	defer s.tell()
 	for _, p := range s.parts {
 		p.crowd.oneToken(s.t)
 		r := s.report(fmt.Sprintf("%s, %s", mode, p.name), p.crowd.wait(), s.sim.Stats(p.account.ID).Total()-p.before)
@@ -251,13 +251,28 @@ func (s *scene) judge(mode string, refreshes int) {
 			s.t.Errorf("%s: %d presentations, want %d", p.name, r.Presented, refreshes)
 		}
 	}
-	if s.t.Failed() {
-		for _, p := range s.parts {
-			var lines []string
-			for _, e := range s.sim.Ledger(p.account.ID) {
-				lines = append(lines, e.Time.Format(time.StampMilli)+" "+e.String())
-			}
-			s.t.Logf("%s:\n%s", p.name, strings.Join(lines, "\n"))
+}
+
+// tell says what the upstream saw, if something is wrong.
+func (s *scene) tell() {
+	if !s.t.Failed() {
+		return
+	}
+	for _, p := range s.parts {
+		for _, e := range s.sim.Ledger(p.account.ID) {
+			s.t.Logf("%s %s", e.Time.Format(time.StampMilli), e)
 		}
+	}
+	for _, r := range s.sim.Refusals("") {
+		s.t.Logf("refused: %+v", r)
+	}
+	for _, m := range s.all {
+		for _, p := range s.parts {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			status, err := tokenbrokerv1.NewCredentialServiceClient(m.conn).GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: p.name})
+			cancel()
+			s.t.Logf("broker %d: %v %v", m.number, status, err)
+		}
+		break
 	}
 }
