@@ -107,7 +107,7 @@ func TestInvalidationRounds(t *testing.T) {
 	r.Figures["last served after Invalidate, ms, p50"] = ms(percentile(took, 50))
 	r.Figures["p99"], r.Figures["max"] = ms(percentile(took, 99)), ms(percentile(took, 100))
 	r.print(t)
-	if r.Exchanges != rounds+1 {
+	if r.Exchanges != rounds && r.Exchanges != rounds+1 { // whether somebody asked after the last
 		t.Errorf("%d exchanges for %d rounds, want one each", r.Exchanges, rounds)
 	}
 	if most := percentile(took, 100); most > 2*time.Second {
