@@ -119,6 +119,12 @@ func (b *Broker) known(ctx context.Context, p *pass) (Backoff, error) {
 	if err == nil {
 		g.remember(known)
 	}
+	if KindOf(err) == StoreUnavailable && err != nil && b.trusted.shared {
+		// It is advisory, and may lie in another part of the store than the credential: what is known has to do.
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.last, nil
+	}
 	return known, err
 }
 

@@ -575,3 +575,53 @@ func TestWatchesHearOfOtherReplicas(t *testing.T) {
 		}
 	})
 }
+
+// TestTheBackoffIsAdvisory: where only it cannot be read, exchanges go on.
+func TestTheBackoffIsAdvisory(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})
+		all[0].create("main", nil)
+		reads := 0
+		all[0].backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
+			if reads++; reads == 3 { // after the credential, and what is there of the token
+				return store.Unavailable("a part of it is away, for a test")
+			}
+			return nil
+		}})
+		all[0].mustGet("main")
+		if reads < 3 {
+			t.Errorf("only %d reads", reads)
+		}
+	})
+}
+
+// TestManyHotTokens are all confirmed in the background, in parts.
+func TestManyHotTokens(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})[0]
+		w.create("main", nil)
+		const keys = 990 // the store takes a thousand for a credential
+		var wanted []func(*broker.Request)
+		for k := range keys {
+			wanted = append(wanted, scopes(t, fmt.Sprint("s", k)))
+			w.mustGet("main", wanted[k])
+		}
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
+			sleep(100 * time.Millisecond)
+			return nil
+		}})
+		for range 20 {
+			sleep(500 * time.Millisecond)
+			began := time.Now()
+			for k := range keys {
+				if w.mustGet("main", wanted[k]).Degraded {
+					t.Fatal("degraded")
+				}
+			}
+			if d := time.Since(began); d > 0 {
+				t.Fatalf("hits took %v", d)
+			}
+		}
+		w.wantExchanges(keys)
+	})
+}

@@ -136,7 +136,7 @@ type View struct {
 
 // A Grant is a refresh token and what is known of it. The zero Grant is none.
 type Grant struct {
-	// Generation is drawn by every commit of the grant; Predecessor is the one before.
+	// Generation is new with every commit of the grant; Predecessor is the one before.
 	Generation, Predecessor ID
 	RefreshToken            Secret
 	// Held are the values that came with it.

@@ -165,9 +165,29 @@ func (t *trusted) confirm(all bool) {
 		}
 		return e.alone
 	})
-	if len(due) == 0 {
-		return
+	// Many are asked about in parts, each of which has its own time: a long list must not look like a store that is away.
+	var asking sync.WaitGroup
+	parts := make(chan []*entry)
+	for range min(asksAtOnce, (len(due)+askMost-1)/askMost) {
+		asking.Go(func() {
+			for part := range parts {
+				t.confirmPart(part)
+			}
+		})
 	}
+	for part := range slices.Chunk(due, askMost) {
+		parts <- part
+	}
+	close(parts)
+	asking.Wait()
+}
+
+const (
+	askMost    = 500
+	asksAtOnce = 4
+)
+
+func (t *trusted) confirmPart(due []*entry) {
 	marks := make([]Mark, len(due))
 	for i, e := range due {
 		marks[i] = e.mark

@@ -96,7 +96,9 @@ func (b *changing) commitGrant(ctx context.Context, l broker.Lease, o broker.Out
 		return false, nil
 	}
 	g := grantRecord{
-		Generation: id(broker.NewID()), Predecessor: id(l.Generation), RefreshToken: reveal(o.RefreshToken),
+		// The owner is drawn for one exchange: its commit has the same generation also when it is made again after a failover, so
+		// that the commits that built on it apply too.
+		Generation: id(l.Owner), Predecessor: id(l.Generation), RefreshToken: reveal(o.RefreshToken),
 		Held: revealAll(o.Held), GivenAt: at(o.Now),
 	}
 	if l.Spends {

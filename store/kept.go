@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (k *kept) forget(now time.Time) {
 	for old < len(k.commits) && now.Sub(k.commits[old].at) > keptFor {
 		old++
 	}
-	k.commits = append([]keptCommit(nil), k.commits[old:]...)
+	k.commits = k.commits[old:]
 }
 
 // putBack makes the commits of the last minute again, in their order. One that is in place changes nothing, by its receipt;
@@ -92,7 +93,7 @@ func (k *kept) forget(now time.Time) {
 func (s *Store) putBack(ctx context.Context) {
 	s.kept.mu.Lock()
 	s.kept.forget(s.options.Now())
-	commits := s.kept.commits
+	commits := slices.Clone(s.kept.commits)
 	s.kept.mu.Unlock()
 	for _, c := range commits {
 		var r keptRecord

@@ -191,3 +191,18 @@ func (m *Memory) Close() error {
 	m.closed = true
 	return nil
 }
+
+// Snapshot returns how to put back, once, what there is now: as a failover to a replica that was behind does.
+func (m *Memory) Snapshot() (restore func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rows, index := map[store.Group]map[store.Key]memoryRow{}, maps.Clone(m.index)
+	for g, r := range m.rows {
+		rows[g] = maps.Clone(r)
+	}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.rows, m.index = rows, index
+	}
+}

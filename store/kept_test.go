@@ -1,0 +1,201 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+// A shared is a store on a memory that others share, whose clock can be wrong.
+type shared struct {
+	*store.Store
+	t    *testing.T
+	view *storetest.Replica
+	log  *strings.Builder
+}
+
+func newShared(t *testing.T, keys *seal.Keyring, view *storetest.Replica, ahead time.Duration) *shared {
+	t.Helper()
+	s := &shared{t: t, view: view, log: &strings.Builder{}}
+	var err error
+	s.Store, err = store.New(view, keys, store.Options{
+		Log: slog.New(slog.NewTextHandler(s.log, nil)), Now: func() time.Time { return time.Now().Add(ahead) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	go s.Watch(ctx, func(broker.Notice) {})
+	synctest.Wait()
+	return s
+}
+
+var keptKey = broker.TokenKey{Credential: "main", Token: [32]byte{1}, Selection: [32]byte{2}, Digest: "d", Spends: true}
+
+func (s *shared) create() {
+	s.t.Helper()
+	err := s.CreateCredential(s.t.Context(), broker.Credential{
+		Name: "main", Provider: "p", Incarnation: broker.NewID(), Version: broker.NewID(), Epoch: broker.NewID(), Etag: broker.NewID(),
+	}, &broker.Grant{RefreshToken: broker.NewSecret("refresh-0")})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *shared) acquire() broker.Lease {
+	s.t.Helper()
+	v, err := s.Read(s.t.Context(), keptKey)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	l, err := s.Acquire(s.t.Context(), v, broker.NewID(), time.Minute, true)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return l
+}
+
+func (s *shared) commit(l broker.Lease, n int, now time.Time) {
+	s.t.Helper()
+	name := fmt.Sprint(n)
+	_, err := s.Commit(s.t.Context(), l, broker.Outcome{
+		RefreshToken: broker.NewSecret("refresh-" + name), Now: now, Held: map[string]broker.Secret{"h": broker.NewSecret("held-" + name)},
+		Token: &broker.Issued{
+			ID: name, Values: map[string]broker.Secret{"token": broker.NewSecret("access-" + name)}, SentAt: now, ExpireAt: now.Add(time.Hour),
+			RefreshAt: now.Add(50 * time.Minute),
+		},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *shared) want(refresh, access string) {
+	s.t.Helper()
+	v, err := s.Read(s.t.Context(), keptKey)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	got := ""
+	if v.Token != nil {
+		got = v.Token.Values["token"].Reveal()
+	}
+	if v.Grant.RefreshToken.Reveal() != refresh || got != access {
+		s.t.Errorf("got %q and %q, want %q and %q", v.Grant.RefreshToken.Reveal(), got, refresh, access)
+	}
+}
+
+// TestWhatAFailoverUndidIsMadeAgain, with what came along, within a minute, and only where nothing else has been made instead.
+func TestWhatAFailoverUndidIsMadeAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		// before is when the state that comes back was stored.
+		before  string
+		between func(s, other *shared)
+		refresh string
+		access  string
+	}{
+		"before the commit":      {before: "commit", refresh: "refresh-2", access: "access-2"},
+		"before lease and mark":  {before: "lease", refresh: "refresh-2", access: "access-2"},
+		"before both commits":    {before: "first", refresh: "refresh-2", access: "access-2"},
+		"nothing is undone":      {before: "", refresh: "refresh-2", access: "access-2"},
+		"more than a minute ago": {before: "lease", between: func(*shared, *shared) { <-time.After(61 * time.Second) }, refresh: "refresh-1", access: "access-1"},
+		"another has refreshed": {before: "lease", between: func(_, other *shared) {
+			other.commit(other.acquire(), 9, time.Now())
+		}, refresh: "refresh-9", access: "access-9"},
+		"it was deleted": {before: "lease", between: func(_, other *shared) {
+			if err := other.DeleteCredential(other.t.Context(), "main", broker.ID{}); err != nil {
+				other.t.Fatal(err)
+			}
+			other.create()
+		}, refresh: "refresh-0"},
+		"all were invalidated": {before: "lease", between: func(_, other *shared) {
+			if _, err := other.Drop(other.t.Context(), "main", broker.Match{Epoch: broker.NewID()}); err != nil {
+				other.t.Fatal(err)
+			}
+		}, refresh: "refresh-2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				keys, err := seal.New()
+				if err != nil {
+					t.Fatal(err)
+				}
+				views := storetest.NewReplicas(2)
+				s, other := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], 0)
+				s.create()
+				restore := func() {}
+				step := func(what string) {
+					if test.before == what {
+						restore = views[0].Snapshot()
+					}
+				}
+				step("first")
+				s.commit(s.acquire(), 1, time.Now())
+				step("lease")
+				l := s.acquire()
+				step("commit")
+				s.commit(l, 2, time.Now())
+				restore()
+				if test.between != nil {
+					test.between(s, other)
+				}
+				s.view.Return()
+				synctest.Wait()
+				other.want(test.refresh, test.access)
+				if strings.Contains(s.log.String(), "refresh-") || strings.Contains(s.log.String(), "access-") {
+					t.Error("the log shows a token")
+				}
+				s.view.Return() // again: nothing more to do
+				synctest.Wait()
+				other.want(test.refresh, test.access)
+			})
+		})
+	}
+}
+
+// TestClocksThatDiffer: when a token ends is what the shared clock says, whatever the brokers' own say.
+func TestClocksThatDiffer(t *testing.T) {
+	for _, ahead := range []time.Duration{-10 * time.Minute, -5 * time.Second, 0, 5 * time.Second, 10 * time.Minute} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				keys, err := seal.New()
+				if err != nil {
+					t.Fatal(err)
+				}
+				views := storetest.NewReplicas(2)
+				right, wrong := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], ahead)
+				right.create()
+				right.commit(right.acquire(), 1, time.Now())
+				v, err := wrong.Read(t.Context(), keptKey)
+				if err != nil || v.Token == nil {
+					t.Fatalf("got %v, %v", v.Token, err)
+				}
+				now := time.Now().Add(ahead) // as that broker sees it
+				if left := v.Token.ExpireAt.Sub(now); left != time.Hour {
+					t.Errorf("it has %v left, want an hour", left)
+				}
+				if left := v.Token.RefreshAt.Sub(now); left != 50*time.Minute {
+					t.Errorf("it is refreshed in %v, want 50 minutes", left)
+				}
+				// What the wrong clock stores is right for the other one.
+				wrong.commit(wrong.acquire(), 2, now)
+				if v, err = right.Read(t.Context(), keptKey); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) != time.Hour {
+					t.Errorf("got %v, %v; want an hour", v.Token, err)
+				}
+				<-time.After(time.Hour)
+				right.want("refresh-2", "")
+				wrong.want("refresh-2", "")
+			})
+		})
+	}
+}
