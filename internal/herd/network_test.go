@@ -94,7 +94,7 @@ func (f *suffering) count(what string) {
 // again from a broker that has not heard of it: for as long as the cache is relied on, or marked degraded.
 func (f *suffering) rotate(i int) {
 	rejected := ""
-	since := map[string]time.Time{} // when a token was rejected
+	seen := map[string]time.Time{} // tokens, and when it was known that there is a newer one
 	for time.Now().Before(f.until) {
 		m := f.all[rand.N(len(f.all))]
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -109,22 +109,26 @@ func (f *suffering) rotate(i int) {
 			continue
 		}
 		id := res.GetToken().GetTokenId()
-		was, again := since[id]
-		switch {
+		switch was, known := seen[id]; {
 		case id == rejected:
 			f.t.Errorf("%s: broker %d served the token that the call itself rejects", fireName(i), m.number)
-		case !again:
+		case !known:
 			f.count("new tokens")
-		case res.GetDegraded():
-			f.count("rejected ones, degraded")
-		default:
-			f.count("rejected ones")
-			if late := sent.Sub(was); late > 2*time.Second {
-				f.t.Errorf("%s: broker %d served a token that was rejected %v before, not marked degraded", fireName(i), m.number, late)
+			for old, at := range seen {
+				if at.IsZero() {
+					seen[old] = time.Now()
+				}
 			}
-		}
-		if rejected != "" && since[rejected].IsZero() {
-			since[rejected] = time.Now()
+			seen[id] = time.Time{}
+		case res.GetDegraded():
+			f.count("old ones, degraded")
+		case was.IsZero():
+			f.count("the newest again")
+		default:
+			f.count("old ones")
+			if late := sent.Sub(was); late > 2*time.Second {
+				f.t.Errorf("%s: broker %d served a token that was replaced %v before, not marked degraded", fireName(i), m.number, late)
+			}
 		}
 		rejected = id
 		<-time.After(50*time.Millisecond + rand.N(150*time.Millisecond))
