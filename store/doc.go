@@ -19,7 +19,8 @@
 //   - Fail with a nil record says that nothing was presented: it removes the owner's marker along with the lease. Whoever
 //     does not know whether something was sent records Uncertain.
 //   - A failure of LevelGrant sets Refused, and Uncertain sets Uncertain; a record may say both.
-//   - Every commit of a grant that was presented has a new generation, the id of its owner, also where the refresh token stays the same.
+//   - Every commit of a grant that was presented has a new generation, the id of its owner, also where the refresh token stays
+//     the same.
 //   - A Commit or Fail is remembered by its owner, for the last 64 of a credential: repeated, it changes nothing and
 //     answers the same.
 //   - SaveCredential keeps the stored epoch, whatever the credential given says: an update that was read before all tokens
