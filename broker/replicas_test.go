@@ -625,3 +625,22 @@ func TestManyHotTokens(t *testing.T) {
 		w.wantExchanges(keys)
 	})
 }
+
+// TestARejectionReachesTheStore, also where the broker that is told has another token in its cache, an older one.
+func TestARejectionReachesTheStore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)})
+		all[0].create("main", nil)
+		first := all[1].mustGet("main").Token.ID
+		all[1].memory.Deafen(true)
+		second := all[0].mustGet("main", rejected(first)).Token.ID
+		third := all[1].mustGet("main", rejected(second)).Token.ID
+		if third == first || third == second {
+			t.Errorf("got %q after %q and %q were rejected", third, first, second)
+		}
+		if got := all[0].mustGet("main").Token.ID; got != third {
+			t.Errorf("the other broker has %q, want %q", got, third)
+		}
+		all[0].wantExchanges(3)
+	})
+}

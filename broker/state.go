@@ -21,6 +21,8 @@ type state struct {
 	gone atomic.Bool
 	// plan is the credential and its definition, as of a count of moved and a revision of the definitions.
 	plan atomic.Pointer[plan]
+	// rejected is the token that the store was last told of that it is rejected; nil: none.
+	rejected atomic.Pointer[rejection]
 	// watchers are how many watch its tokens.
 	watchers atomic.Int32
 	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
@@ -30,6 +32,12 @@ type state struct {
 	changed chan struct{}
 	// abandoned are the markers that were seen without a lease, by grant.
 	abandoned map[[32]byte]abandoned
+}
+
+// A rejection is a token that the store knows to be rejected, since the telling began.
+type rejection struct {
+	id string
+	at int64
 }
 
 // A plan is a credential with its definition.

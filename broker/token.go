@@ -40,6 +40,11 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 	n := need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
 	if e, ok := b.cache.GetIfPresent(key); ok && e.current(b.upstream.Revision()) {
 		relied, away := b.trusted.relies(e, now)
+		if b.trusted.shared && n.rejected != "" {
+			// What is cached may be older still than the token that is rejected, and the store has to hear of the rejection.
+			told := e.state.rejected.Load()
+			relied = relied && told != nil && told.id == n.rejected && e.confirmed.Load() >= told.at
+		}
 		verdict := fetch
 		if relied {
 			verdict = e.issued.decide(now, n)
@@ -58,7 +63,7 @@ func (b *Broker) Token(ctx context.Context, caller Caller, r Request) (Result, e
 		}
 	}
 	b.observe.Miss()
-	if r.RejectedTokenID != "" {
+	if told := b.state(r.Credential).rejected.Load(); r.RejectedTokenID != "" && (told == nil || told.id != r.RejectedTokenID || !b.trusted.shared) {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
 		if err := b.reject(ctx, r.Credential, r.RejectedTokenID); err != nil && (!b.trusted.shared || KindOf(err) != StoreUnavailable) {
 			return Result{}, b.failed(GetToken, err)
@@ -85,7 +90,12 @@ func (b *Broker) reject(ctx context.Context, name CredentialName, id string) err
 		}()
 		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
 		defer cancel()
-		_, err = b.drop(bounded, name, Match{TokenID: id})
+		began := b.trusted.now()
+		if _, err = b.drop(bounded, name, Match{TokenID: id}); err == nil {
+			if s, ok := b.states.Load(name); ok {
+				s.(*state).rejected.Store(&rejection{id, began})
+			}
+		}
 		return nil, err
 	})
 	select {
