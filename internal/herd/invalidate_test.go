@@ -158,6 +158,55 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
+// TestBlackHoleWithGrace: who has chosen a longer grace goes on with what it has, marked degraded, and has what is new as soon as
+// Redis can be reached.
+func TestBlackHoleWithGrace(t *testing.T) {
+	beside(t)
+	redis := redistest.Start(t, redistest.Options{})
+	proxy := redistest.NewProxy(t, redis.Addr())
+	f := newFleet(t, 1, redis.URL(), "--outage-grace", "1m")
+	cut := f.add("--store", "redis://"+proxy.Addr())
+	f.account(upstreamsim.OfficeRnD, "grace")
+	f.warm()
+	id := f.call(2, named("grace")).oneToken(t).GetTokenId()
+	alone := &fleet{t: t, sim: f.sim, all: []*member{cut}}
+	stop := alone.load(size(20, 200), 10*time.Millisecond, func() *tokenbrokerv1.GetTokenRequest { return named("grace")(0) })
+	<-time.After(time.Second)
+	proxy.BlackHole()
+	f.all[0].invalidate(t, "grace", id)
+	invalidated := time.Now()
+	<-time.After(time.Duration(size(6, 30)) * time.Second)
+	healed := time.Now()
+	proxy.Forward()
+	<-time.After(5 * time.Second)
+	answers := stop()
+	r := f.report("black hole, a grace of a minute", answers, f.sim.SystemStats(upstreamsim.OfficeRnD).Total())
+	for _, a := range answers {
+		switch old := a.token.GetTokenId() == id; {
+		case a.err != nil:
+		case a.degraded:
+			r.Figures["degraded"]++
+			r.Figures["last degraded after healing, ms"] = max(r.Figures["last degraded after healing, ms"], ms(a.sent.Sub(healed)))
+		case old && a.sent.After(invalidated):
+			r.Figures["last served unmarked after Invalidate, ms"] = max(r.Figures["last served unmarked after Invalidate, ms"], ms(a.sent.Sub(invalidated)))
+		}
+		if a.token.GetTokenId() == id {
+			r.Figures["last served after healing, ms"] = max(r.Figures["last served after healing, ms"], ms(a.sent.Sub(healed)))
+		}
+	}
+	r.print(t)
+	// One is allowed for the broker itself: it may hear of what was invalidated before it knows that Redis is back.
+	if len(r.Errors) > 0 || r.Exchanges < 2 || r.Exchanges > 3 || r.Figures["degraded"] == 0 {
+		t.Errorf("errors %v, %d exchanges, %v degraded; want none, 2 or 3, and some", r.Errors, r.Exchanges, r.Figures["degraded"])
+	}
+	if late := r.Figures["last served unmarked after Invalidate, ms"]; late > 2000 {
+		t.Errorf("the rejected token was served %v ms after Invalidate had returned, and not marked degraded", late)
+	}
+	if last := answers[len(answers)-1]; last.token.GetTokenId() == id || last.degraded {
+		t.Errorf("five seconds after Redis can be reached it still has the rejected token, or says that it is degraded")
+	}
+}
+
 // TestClusterMasterIsKilled: the one that has the credential. Hits go on meanwhile, and it goes on with the newest refresh token.
 func TestClusterMasterIsKilled(t *testing.T) {
 	beside(t)

@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -160,36 +164,67 @@ func TestExpiryUnderLoad(t *testing.T) {
 // again, that costs one exchange.
 func TestUpstreamDown(t *testing.T) {
 	beside(t)
-	f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
-	a := f.account(upstreamsim.OfficeRnD, "down")
-	f.warm()
-	clear, err := f.sim.AddFault(upstreamsim.Fault{Kind: upstreamsim.FaultServerError, System: upstreamsim.OfficeRnD})
-	if err != nil {
-		t.Fatal(err)
+	for how, down := range map[string]func(*upstreamsim.Sim) (up func(), err error){
+		"answers 500": func(s *upstreamsim.Sim) (func(), error) {
+			return s.AddFault(upstreamsim.Fault{Kind: upstreamsim.FaultServerError, System: upstreamsim.OfficeRnD})
+		},
+		"takes no connection": func(s *upstreamsim.Sim) (func(), error) {
+			s.Down(upstreamsim.OfficeRnD)
+			return func() { s.Up(upstreamsim.OfficeRnD) }, nil
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			beside(t)
+			f := newFleet(t, 4, redistest.Start(t, redistest.Options{}).URL())
+			a := f.account(upstreamsim.OfficeRnD, "down")
+			f.warm()
+			up, err := down(f.sim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lasts := time.Duration(size(4, 30)) * time.Second
+			stop := f.load(size(100, 2000), 50*time.Millisecond, func() *tokenbrokerv1.GetTokenRequest { return named("down")(0) })
+			<-time.After(lasts)
+			answers := stop()
+			shakes := f.sim.Connections().Handshakes["identity.officernd.com"]
+			r := f.report("upstream "+how, answers, f.sim.Stats(a.ID).Total())
+			r.Figures["connections"] = float64(shakes)
+			r.print(t)
+			if r.Errors["UPSTREAM_UNAVAILABLE"] != len(answers) {
+				t.Errorf("errors %v, want all %d UPSTREAM_UNAVAILABLE", r.Errors, len(answers))
+			}
+			for _, x := range answers {
+				if code, wait := status.Code(x.err), retryIn(x.err); code != codes.Unavailable || wait < 0 || wait > time.Minute {
+					t.Fatalf("told %v, and to ask again in %v: %v", code, wait, x.err)
+				}
+			}
+			if most := size(8, 12); max(r.Exchanges, shakes) > most {
+				t.Errorf("%d exchanges on %d connections, want at most %d", r.Exchanges, shakes, most)
+			}
+			up()
+			before := f.sim.Stats(a.ID).Total()
+			for {
+				c := f.call(100, named("down"))
+				if c.wait()[0].err == nil {
+					break
+				}
+				<-time.After(200 * time.Millisecond)
+			}
+			if n := f.sim.Stats(a.ID).Total() - before; n != 1 {
+				t.Errorf("%d exchanges to recover, want 1", n)
+			}
+		})
 	}
-	stop := f.load(size(100, 2000), 50*time.Millisecond, func() *tokenbrokerv1.GetTokenRequest { return named("down")(0) })
-	<-time.After(time.Duration(size(4, 30)) * time.Second)
-	answers := stop()
-	r := f.report("upstream down", answers, f.sim.Stats(a.ID).Total())
-	r.print(t)
-	if r.Errors["UPSTREAM_UNAVAILABLE"] != len(answers) {
-		t.Errorf("errors %v, want all %d UPSTREAM_UNAVAILABLE", r.Errors, len(answers))
-	}
-	if most := size(8, 12); r.Exchanges > most {
-		t.Errorf("%d exchanges, want at most %d", r.Exchanges, most)
-	}
-	clear()
-	before := f.sim.Stats(a.ID).Total()
-	for {
-		c := f.call(100, named("down"))
-		if c.wait()[0].err == nil {
-			break
+}
+
+// retryIn is what an error says of when to ask again; less than nothing: it does not say.
+func retryIn(err error) time.Duration {
+	for _, d := range status.Convert(err).Details() {
+		if again, ok := d.(*errdetails.RetryInfo); ok {
+			return again.GetRetryDelay().AsDuration()
 		}
-		<-time.After(200 * time.Millisecond)
 	}
-	if n := f.sim.Stats(a.ID).Total() - before; n != 1 {
-		t.Errorf("%d exchanges to recover, want 1", n)
-	}
+	return -1
 }
 
 // TestLeaderIsKilled: it holds the lease, and the upstream its answer. The others go on when the lease is over.
@@ -227,7 +262,9 @@ func TestRedisIsKilled(t *testing.T) {
 	for i := range others {
 		f.account(upstreamsim.OfficeRnD, fmt.Sprintf("other-%d", i))
 	}
+	rotates := f.account(upstreamsim.RefreshToken, "rotates")
 	f.warm()
+	id := f.call(4, named("rotates")).oneToken(t).GetTokenId()
 	var next atomic.Int64
 	request := func() *tokenbrokerv1.GetTokenRequest {
 		if n := next.Add(1); n%2 == 0 {
@@ -252,6 +289,12 @@ func TestRedisIsKilled(t *testing.T) {
 	r.print(t)
 	if len(r.Errors) > 0 || r.Exchanges > 0 || r.Figures["degraded"] == 0 {
 		t.Errorf("errors %v, %d exchanges, %v degraded; want none, none, and some", r.Errors, r.Exchanges, r.Figures["degraded"])
+	}
+	c := f.call(size(100, 2000), func(int) *tokenbrokerv1.GetTokenRequest {
+		return &tokenbrokerv1.GetTokenRequest{Credential: "rotates", RejectedTokenId: id}
+	})
+	if c.oneToken(t).GetTokenId() == id || f.sim.Stats(rotates.ID).Total() != 2 {
+		t.Errorf("%d exchanges for the refresh token, want 2: one more than before", f.sim.Stats(rotates.ID).Total())
 	}
 	if n := f.sim.Stats(a.ID).Total(); n != 1 {
 		t.Errorf("%d exchanges for one credential, want 1", n)
