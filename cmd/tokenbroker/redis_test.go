@@ -11,6 +11,7 @@ import (
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 )
 
@@ -26,9 +27,10 @@ func TestTwoBrokersOnOneRedis(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
 	r := redistest.Start(t, redistest.Options{})
+	seen := r.Monitor()
 	key := filepath.Join(shortDir(t), "key.json")
-	a := u.replica(key, r.URL())
-	b := u.replica(key, r.URL())
+	a := u.replica(key, r.URL(), "--log-level", "debug")
+	b := u.replica(key, r.URL(), "--log-level", "debug")
 	a.apply(u)
 	token, id := a.token()
 	if again, _ := b.token(); again != token {
@@ -40,22 +42,55 @@ func TestTwoBrokersOnOneRedis(t *testing.T) {
 		t.Error("the rejected token is still there")
 	}
 	bench(t, a, b)
+	monitored := seen()
 	a.kill()
+	before := a.output()
 	r.Kill()
 	r.Restart()
-	a = u.replica(key, r.URL())
+	a = u.replica(key, r.URL(), "--log-level", "debug")
 	if again, _ := a.token(); again != second {
 		t.Error("got another token after the restart")
 	}
 	a.invalidate(id)
-	if third, _ := b.token(); third == second {
+	third, _ := b.token()
+	if third == second {
 		t.Error("the rejected token is still there")
+	}
+	// Nor is one of them, or a secret of the credentials, in what Redis keeps, is sent or logs, or in what the brokers log.
+	secrets := append(u.secrets(), token, second, third)
+	for what, text := range map[string]string{
+		"MONITOR": monitored, "files of Redis": string(r.Dump()), "log of Redis": r.Log(), "log of a broker": before + a.output(), "log of the other": b.output(),
+	} {
+		if len(text) < 100 {
+			t.Errorf("%s: only %d bytes to search", what, len(text))
+		}
+		for _, found := range leaktest.Find([]byte(text), secrets) {
+			t.Errorf("%s: %s", what, found)
+		}
 	}
 	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2",
 		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3")
 	if out := command(t, "credential", "list", "--address", b.address); !strings.Contains(out, ochno) {
 		t.Errorf("list: got\n%s", out)
 	}
+}
+
+// secrets are those that the upstream's credentials have.
+func (u *upstream) secrets() []string {
+	u.t.Helper()
+	var out []string
+	err := filepath.WalkDir(u.dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Base(filepath.Dir(path)) != "secrets" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		out = append(out, strings.TrimSpace(string(text)))
+		return err
+	})
+	if err != nil || len(out) < 5 {
+		u.t.Fatalf("found %d secrets, %v", len(out), err)
+	}
+	return out
 }
 
 // bench drives both brokers with the command: all callers have the same token, and none an error.
