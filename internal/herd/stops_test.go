@@ -96,12 +96,13 @@ func (s *scene) await(what string, so func() bool) {
 	}
 }
 
-func (s *scene) awaitLeases(n int) {
+// awaitLeases waits until Redis has at least so many leases, or at most.
+func (s *scene) awaitLeases(least, most int) {
 	s.t.Helper()
-	s.await("the leader has its leases", func() bool {
+	s.await(fmt.Sprintf("there are %d to %d leases", least, most), func() bool {
 		reply, err := s.redis.Do("KEYS", "*lease*")
 		all, ok := reply.([]any)
-		return err == nil && ok && len(all) >= n
+		return err == nil && ok && len(all) >= least && len(all) <= most
 	})
 }
 
@@ -117,7 +118,7 @@ var stops = map[string]func(s *scene) (proceed func()){
 	"before it knows of its lease": func(s *scene) func() {
 		s.store.Delay(100 * time.Millisecond)
 		s.lead()
-		s.awaitLeases(1) // the others' may be on their way
+		s.awaitLeases(1, len(s.parts)) // the others' may be on their way
 		s.leader.signal(syscall.SIGSTOP)
 		s.store.Forward()
 		return func() {}
@@ -125,7 +126,7 @@ var stops = map[string]func(s *scene) (proceed func()){
 	"before it sends": func(s *scene) func() {
 		s.upstream.BlackHole()
 		s.lead()
-		s.awaitLeases(len(s.parts))
+		s.awaitLeases(len(s.parts), len(s.parts))
 		<-time.After(200 * time.Millisecond) // it dials
 		s.leader.signal(syscall.SIGSTOP)
 		s.upstream.Forward()
@@ -164,14 +165,12 @@ var stops = map[string]func(s *scene) (proceed func()){
 		gate := s.sim.HoldAnswers("")
 		s.lead()
 		s.awaitRequests()
-		s.store.DropAnswers()
+		s.store.Delay(100 * time.Millisecond)
 		gate.Release()
-		<-time.After(300 * time.Millisecond)
+		s.awaitLeases(0, len(s.parts)-1) // a commit ends the lease; the others' may be on their way
 		s.leader.signal(syscall.SIGSTOP)
-		return func() {
-			<-time.After(500 * time.Millisecond)
-			s.store.Forward()
-		}
+		s.store.Refuse() // what Redis has answered is lost
+		return s.store.Forward
 	},
 }
 
