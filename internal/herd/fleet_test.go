@@ -3,6 +3,7 @@ package herd
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -70,6 +71,10 @@ var built = sync.OnceValues(func() (string, error) {
 var builtIn atomic.Pointer[string]
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String()); err == nil && n < 4 && !full() {
+		_ = flag.Set("test.parallel", "4") // most of them wait for leases most of the time
+	}
 	code := m.Run()
 	if dir := builtIn.Load(); dir != nil {
 		_ = os.RemoveAll(*dir)
