@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,5 +201,66 @@ func TestAnUnfitRedisIsRefused(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	if code := p.code(); code != 0 {
 		t.Errorf("got exit code %d after %v", code, time.Since(began))
+	}
+}
+
+// TestRedisFromASettingsFile: TLS with an authority and a client's certificate of its own, an ACL user, a password in a file.
+func TestRedisFromASettingsFile(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t, redistest.Options{TLS: true, Users: []string{"default off", "broker on >the-password ~* &* +@all"}})
+	dir := shortDir(t)
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	password := write("password", "the-password\n")
+	config := write("settings.yaml", fmt.Sprintf(`
+data_dir: %s
+listen: [127.0.0.1:0]
+metrics_listen: none
+store: rediss://%s/0
+outage_grace: 1m
+cache_bound: 1s
+redis:
+  username: broker
+  password_file: %s
+  ca_file: %s
+  cert_file: %s
+  key_file: %s
+`, dir, r.Addr(), password, r.CAFile, r.CertFile, r.KeyFile))
+	if p := start(t, "config", "check", config); p.code() != 0 {
+		t.Fatalf("config check: %s", p.output())
+	}
+	p := start(t, "serve", "--config", config)
+	address := p.waitFor(`answering on (127\.0\.0\.1:\d+)`)
+	if out := command(t, "health", "--wait", "30s", "--address", address); out != "SERVING\n" {
+		t.Errorf("got %q", out)
+	}
+	for what, wrong := range map[string]struct{ old, now, want string }{
+		"no TLS":          {"rediss://", "redis://", "write rediss://"},
+		"half a pair":     {"  key_file: " + r.KeyFile, "  wait_replicas: 0", "a certificate needs its key"},
+		"no authority":    {r.CAFile, password, "has no certificate in PEM"},
+		"no such file":    {password, password + "x", "no such file"},
+		"a negative":      {"outage_grace: 1m", "outage_grace: -1m", "must not be negative"},
+		"no Redis at all": {"rediss://" + r.Addr() + "/0", "postgres://h", "not an address of a Redis"},
+	} {
+		text, err := os.ReadFile(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := write("broken.yaml", strings.Replace(string(text), wrong.old, wrong.now, 1))
+		p := start(t, "config", "check", broken)
+		if p.code() != exitUsage || !strings.Contains(p.output(), wrong.want) || strings.Contains(p.output(), "the-password") {
+			t.Errorf("%s: got exit code %d and\n%swant %q", what, p.code(), p.output(), wrong.want)
+		}
+	}
+	write("password", "another\n")
+	q := start(t, "serve", "--config", config, "--data-dir", shortDir(t), "--key-file", filepath.Join(dir, "key.json"))
+	if q.code() == 0 || !strings.Contains(q.output(), "WRONGPASS") {
+		t.Errorf("a wrong password: got exit code %d and\n%s", q.code(), q.output())
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/term"
+
+	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
 // serveCommand runs the broker.
@@ -27,6 +29,9 @@ func (c *serveCommand) Run(p *process) error {
 		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.keyFile(), "data_dir", c.DataDir)
 	}
 	log.Info("without authentication: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
+	if a, err := redis.ParseAddress(c.Store); err == nil {
+		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.keyFile())
+	}
 	log.Info(r.banner())
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
