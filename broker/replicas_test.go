@@ -283,7 +283,7 @@ func TestAStoreThatTakesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: issues(time.Minute)}
 		up.facts.ObtainsAlone = true
-		all := newReplicas(t, 1, up, grace(time.Hour))
+		all := newReplicas(t, 1, up, grace(5*time.Second))
 		all[0].create("main", nil)
 		all[0].mustGet("main")
 		all[0].backend.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error {
