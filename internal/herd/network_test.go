@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,23 +56,47 @@ func TestRotationWhileRedisSuffers(t *testing.T) {
 	if f.figures["new tokens"] == 0 {
 		t.Error("nothing was rotated")
 	}
-	for i, a := range accounts {
-		presented := map[[2]int]int{}
-		for _, e := range f.sim.Ledger(a.ID) {
-			switch e.Kind {
-			case upstreamsim.KindPresented:
-				presented[[2]int{e.Family, e.Token}]++
-			case upstreamsim.KindReused, upstreamsim.KindRevoked:
-				t.Errorf("%s: %s %s", fireName(i), e.Time.Format(time.StampMilli), e)
-			default:
-			}
-		}
-		for token, n := range presented {
-			if n > 1 {
-				t.Errorf("%s: token %v was presented %d times", fireName(i), token, n)
-			}
-		}
+	f.judge(accounts)
+}
+
+// TestRotationWhileBrokersAreStopped for up to one and a half times the lease, and go on: no family is lost, none is presented
+// twice, and nobody is told that the upstream fails, because it does not.
+func TestRotationWhileBrokersAreStopped(t *testing.T) {
+	beside(t)
+	const exchange = time.Second
+	f := &suffering{
+		fleet:   newFleet(t, size(3, 4), redistest.Start(t, redistest.Options{}).URL(), "--exchange-timeout", exchange.String(), "--upstream-concurrency", "64"),
+		figures: map[string]float64{}, reasons: map[string]int{},
 	}
+	var accounts []upstreamsim.Account
+	for i := range size(10, 50) {
+		accounts = append(accounts, f.account(upstreamsim.RefreshToken, fireName(i)))
+	}
+	f.until = time.Now().Add(time.Duration(size(20, 120)) * time.Second)
+	var wg sync.WaitGroup
+	for i := range accounts {
+		wg.Go(func() { f.rotate(i) })
+	}
+	lease := exchange + 2*time.Second
+	for time.Now().Before(f.until) {
+		m := f.all[rand.N(len(f.all))]
+		m.signal(syscall.SIGSTOP)
+		<-time.After(lease/2 + rand.N(lease))
+		m.signal(syscall.SIGCONT)
+		f.count("stops")
+		<-time.After(rand.N(500 * time.Millisecond))
+	}
+	wg.Wait()
+	r := f.report("rotation while brokers are stopped", nil, f.sim.SystemStats(upstreamsim.RefreshToken).Total())
+	r.Errors, r.Figures = f.reasons, f.figures
+	r.print(t)
+	if f.figures["new tokens"] == 0 || f.figures["stops"] == 0 {
+		t.Error("nothing was rotated, or nobody stopped")
+	}
+	if n := f.reasons["UPSTREAM_UNAVAILABLE"]; n > 0 {
+		t.Errorf("%d callers were told that the upstream fails", n)
+	}
+	f.judge(accounts)
 }
 
 // suffering is what TestRotationWhileRedisSuffers is made of.
@@ -88,6 +113,28 @@ func (f *suffering) count(what string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.figures[what]++
+}
+
+// judge holds what happened against the upstream's ledger.
+func (f *suffering) judge(accounts []upstreamsim.Account) {
+	f.t.Helper()
+	for i, a := range accounts {
+		presented := map[[2]int]int{}
+		for _, e := range f.sim.Ledger(a.ID) {
+			switch e.Kind {
+			case upstreamsim.KindPresented:
+				presented[[2]int{e.Family, e.Token}]++
+			case upstreamsim.KindReused, upstreamsim.KindRevoked:
+				f.t.Errorf("%s: %s %s", fireName(i), e.Time.Format(time.StampMilli), e)
+			default:
+			}
+		}
+		for token, n := range presented {
+			if n > 1 {
+				f.t.Errorf("%s: token %v was presented %d times", fireName(i), token, n)
+			}
+		}
+	}
 }
 
 // rotate asks for one token after the other, each time saying that the API rejects the last. A token that was rejected may come
