@@ -27,6 +27,11 @@ func (p *pursuit) exchange(ctx context.Context, run Run, turn *pass, changed <-c
 	if lease.Until.Before(deadline.Add(leaseSpare)) {
 		deadline = lease.Until.Add(-leaseSpare)
 	}
+	if !time.Now().Before(deadline) {
+		// The process was stopped meanwhile: nothing is sent, and nobody has failed.
+		p.disown(ctx, owner, run)
+		return nil, errAgain
+	}
 	bounded, cancel := awake(ctx, time.Until(deadline))
 	defer cancel()
 	x := Exchange{

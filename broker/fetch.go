@@ -82,7 +82,7 @@ func (p *pursuit) fallback(why *Failure) *entry {
 // round looks once at everything, and does the one thing that is to be done. errAgain: look again.
 func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	p.view, p.state = View{}, p.b.state(p.key.name)
-	if p.b.trusted.away.Load() {
+	if p.b.trusted.given() {
 		return nil, p.b.trusted.failure(p.key.name)
 	}
 	if err := p.prepare(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -581,16 +582,16 @@ func TestTheBackoffIsAdvisory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		all := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})
 		all[0].create("main", nil)
-		reads := 0
+		var reads atomic.Int32
 		all[0].backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
-			if reads++; reads == 3 { // after the credential, and what is there of the token
+			if reads.Add(1) == 3 { // after the credential, and what is there of the token
 				return store.Unavailable("a part of it is away, for a test")
 			}
 			return nil
 		}})
 		all[0].mustGet("main")
-		if reads < 3 {
-			t.Errorf("only %d reads", reads)
+		if n := reads.Load(); n < 3 {
+			t.Errorf("only %d reads", n)
 		}
 	})
 }

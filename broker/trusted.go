@@ -27,6 +27,8 @@ type trusted struct {
 	began        time.Time
 	// away: the store cannot be asked. Set and unset by the confirmer only.
 	away atomic.Bool
+	// awaySince is when that was set.
+	awaySince atomic.Int64
 	// misses counts failures of the store.
 	misses atomic.Uint64
 	// look wakes the confirmer: all is to be confirmed now.
@@ -98,6 +100,14 @@ func (t *trusted) add(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.entries[e] = struct{}{}
+}
+
+// awayMost is for how long a store that does not answer is tried all the same: it may be slow for a moment.
+const awayMost = 2 * time.Second
+
+// given reports whether the store has been away for so long that nobody need wait to find that out.
+func (t *trusted) given() bool {
+	return t.away.Load() && t.now()-t.awaySince.Load() >= int64(awayMost)
 }
 
 // missed notes that the store could not do something.
@@ -257,6 +267,9 @@ func (t *trusted) ask(marks []Mark) ([]Verdict, error) {
 	}
 	if err != nil {
 		t.missed()
+		if !t.away.Load() {
+			t.awaySince.Store(t.now())
+		}
 		if !t.away.Swap(true) {
 			t.b.observe.StoreAway(true)
 			t.b.log.LogAttrs(t.b.stopping, slog.LevelWarn, "the store cannot be reached: valid tokens go on being served for a while",

@@ -165,7 +165,8 @@ func dial(address string) (*grpc.ClientConn, error) {
 		address = "passthrough:///" + address
 	}
 	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
+		Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
+		MinConnectTimeout: 20 * time.Second, // gRPC's own: a busy machine takes longer than the first pause to connect
 	}))
 }
 
