@@ -217,10 +217,10 @@ func (f *fire) judge() {
 const mostUnderWay = 1200 * time.Millisecond
 
 // underWay reports whether the first presentation can have been uncommitted when a broker was killed, or stopped and then killed,
-// before the second.
+// before the second. The upstream may have read it, and counted it, a little after whoever sent it was killed.
 func (f *fire) underWay(first, second time.Time) bool {
 	for _, o := range f.outages {
-		if o.killed.After(first) && o.killed.Before(second) && o.from.Sub(first) < mostUnderWay {
+		if o.killed.After(first.Add(-mostUnderWay)) && o.killed.Before(second) && o.from.Sub(first) < mostUnderWay {
 			return true
 		}
 	}

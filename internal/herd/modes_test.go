@@ -265,6 +265,10 @@ func TestRedisIsKilled(t *testing.T) {
 	rotates := f.account(upstreamsim.RefreshToken, "rotates")
 	f.warm()
 	id := f.call(4, named("rotates")).oneToken(t).GetTokenId()
+	for i := range others { // who has never heard of a credential cannot go on with it
+		f.call(len(f.all), named(fmt.Sprintf("other-%d", i))).oneToken(t)
+	}
+	f.call(len(f.all), named("hits")).oneToken(t)
 	var next atomic.Int64
 	request := func() *tokenbrokerv1.GetTokenRequest {
 		if n := next.Add(1); n%2 == 0 {
