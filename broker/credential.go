@@ -32,6 +32,9 @@ type Credential struct {
 	Epoch ID
 	// Etag is drawn at every change.
 	Etag ID
+	// Revision is of the record that it was read from; the store sets it. It changes whenever anything about the credential
+	// does. Ignored when it is written.
+	Revision ID
 	// Number counts the versions, for people.
 	Number     int64
 	CreateTime time.Time
@@ -91,8 +94,8 @@ func (c Credential) SecretNames() []string {
 	return names
 }
 
-// withFormer returns the credential with each secret that has a former one replaced by it.
-func (c Credential) withFormer(now time.Time) Credential {
+// WithFormer returns the credential with each secret that has a former one replaced by it.
+func (c Credential) WithFormer(now time.Time) Credential {
 	c = c.Clone()
 	for name, s := range c.Secrets {
 		if s.formerAt(now) {

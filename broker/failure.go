@@ -109,8 +109,8 @@ func (k Kind) Error() string {
 	return kindTexts[k].text
 }
 
-// passes reports whether such a failure may pass without anybody's changing something.
-func (k Kind) passes() bool {
+// Passes reports whether such a failure may pass without anybody's changing something.
+func (k Kind) Passes() bool {
 	switch k {
 	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, RefreshUncertain, StoreUnavailable, UpstreamSlow:
 		return true

@@ -1,9 +1,6 @@
 package broker
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
 // Issued is a token as it is stored: what the upstream brought and what was decided when it came. Presentation is rendered
 // when it is read, so that a definition's new way to present takes effect at once. Immutable once stored.
@@ -60,7 +57,4 @@ type Token struct {
 	Scopes      []string
 	Source      ExpirySource
 	Presentation
-	// Rendering is for whoever carries tokens to callers: what it makes of this one, once, for all of them. The broker does
-	// not look at it.
-	Rendering atomic.Value
 }

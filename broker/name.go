@@ -142,6 +142,11 @@ func (p Pairs) String() string {
 // Format implements fmt.Formatter, so that no verb shows a value.
 func (p Pairs) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(p.String())) }
 
+// Canonical is the selection as strings, of which two selections have the same only if they are equal.
+func (s Selection) Canonical() []string {
+	return []string{s.Scopes.joined, s.Audience, s.Parameters.joined, s.Resources.joined}
+}
+
 // An ID is a random 128-bit identity, compared for equality only. The zero value identifies nothing.
 type ID [16]byte
 
@@ -150,6 +155,20 @@ func NewID() ID {
 	var id ID
 	_, _ = rand.Read(id[:]) // never fails (crypto/rand)
 	return id
+}
+
+// ParseEtag reads an etag; empty gives the zero ID. It fails with a RequestInvalid failure.
+func ParseEtag(s string) (ID, error) {
+	var id ID
+	if s == "" {
+		return id, nil
+	}
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != len(id) {
+		return id, invalid("etag", "is not an etag of this broker: use the one that it answered, or leave it empty")
+	}
+	copy(id[:], raw)
+	return id, nil
 }
 
 // IsZero reports whether the ID identifies nothing.

@@ -10,41 +10,29 @@ import (
 // are named at the method. A method whose answer was lost may be called again with the same arguments and the same effect.
 // Safe for concurrent use.
 type Store interface {
-	// CreateCredential stores a new credential, and its seed as the credential's grant where one is given. AlreadyExists.
-	CreateCredential(ctx context.Context, c Credential, seed *Grant) error
-	// Credential reads one. NotFound.
-	Credential(ctx context.Context, name CredentialName) (Credential, error)
-	// SaveCredential replaces the credential whose Etag is etag, and its grant where seed is given; otherwise its grants are
-	// kept. EtagMismatch, NotFound.
-	SaveCredential(ctx context.Context, etag ID, c Credential, seed *Grant) error
-	// DeleteCredential deletes the credential and everything of it, if its Etag is etag or etag is zero. EtagMismatch,
-	// NotFound.
-	DeleteCredential(ctx context.Context, name CredentialName, etag ID) error
-	// Credentials returns up to limit credentials whose names come after the given one, by name.
-	Credentials(ctx context.Context, after CredentialName, limit int) ([]Credential, error)
+	Tokens
+	Credentials
+}
 
-	// Read returns everything that decides about one token, as of one moment. NotFound.
-	Read(ctx context.Context, key TokenKey) (View, error)
+// Tokens is what exchanges are decided by, and what they bring.
+type Tokens interface {
+	// Read returns everything that decides about one token, as of one moment, and what is known of the upstream. What a failover
+	// has undone, and this process still has, is put in place again before. NotFound.
+	Read(ctx context.Context, key TokenKey, upstream string) (View, error)
 	// Acquire takes the lease that the view's key needs, for ttl, if nothing of the view has changed meanwhile and nobody
 	// holds it; with spend it marks the view's grant as being presented, in the same step. ErrConflict: look again. The same
 	// owner may repeat it.
 	Acquire(ctx context.Context, v View, owner ID, ttl time.Duration, spend bool) (Lease, error)
 	// Commit stores what an exchange brought, in one step. The grant is stored if credential incarnation and grant
-	// generation are those of the lease; the token if incarnation, version and epoch are. It clears failures and marker and
-	// releases the lease if it is still owned. A lease that ran out is no obstacle.
+	// generation are those of the lease; the token if incarnation, version and epoch are, and none is stored whose exchange began
+	// later. It clears failures and marker and releases the lease if it is still owned. A lease that ran out is no obstacle.
 	Commit(ctx context.Context, l Lease, o Outcome) (Committed, error)
 	// Fail records why an exchange failed and releases the lease, in one step and under Commit's conditions; what no longer
-	// applies is not recorded. A nil record only releases.
+	// applies is not recorded. A nil record only releases, and says that nothing was presented.
 	Fail(ctx context.Context, l Lease, r *FailureRecord) error
-
 	// Drop deletes tokens as the match says; nothing that matches is no failure.
 	Drop(ctx context.Context, name CredentialName, m Match) (Dropped, error)
-	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
-	Status(ctx context.Context, name CredentialName) (Status, error)
-
-	// Backoff returns what is known of an upstream; the zero Backoff: it is well.
-	Backoff(ctx context.Context, upstream string) (Backoff, error)
-	// SaveBackoff replaces it; the zero Backoff deletes.
+	// SaveBackoff replaces what is known of an upstream; the zero Backoff deletes.
 	SaveBackoff(ctx context.Context, upstream string, b Backoff) error
 
 	// Shared reports whether other brokers change what is stored, so that what was read is no longer true after a while.
@@ -58,6 +46,24 @@ type Store interface {
 	// Fingerprint is a keyed hash that only holders of the store's key can compute, the same for ever: for ids of tokens, of
 	// seeds, and of keys that hold parameters. purpose keeps the uses apart.
 	Fingerprint(purpose string, parts ...string) [32]byte
+}
+
+// Credentials is what operators write and read.
+type Credentials interface {
+	// CreateCredential stores a new credential, and its seed as the credential's grant where one is given. AlreadyExists.
+	CreateCredential(ctx context.Context, c Credential, seed *Grant) error
+	// Credential reads one. NotFound.
+	Credential(ctx context.Context, name CredentialName) (Credential, error)
+	// SaveCredential replaces the credential whose Etag is etag, and its grant where seed is given; otherwise its grants are
+	// kept. EtagMismatch, NotFound.
+	SaveCredential(ctx context.Context, etag ID, c Credential, seed *Grant) error
+	// DeleteCredential deletes the credential and everything of it, if its Etag is etag or etag is zero. EtagMismatch,
+	// NotFound.
+	DeleteCredential(ctx context.Context, name CredentialName, etag ID) error
+	// Credentials returns up to limit credentials whose names come after the given one, by name.
+	Credentials(ctx context.Context, after CredentialName, limit int) ([]Credential, error)
+	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
+	Status(ctx context.Context, name CredentialName) (Status, error)
 }
 
 // A conflict is not a failure of anybody: it says that what was read has changed.
@@ -84,14 +90,14 @@ type TokenKey struct {
 	Spends bool
 }
 
-// A Mark tells whether a token is still the one that was read, and its credential too. Comparable; the zero Mark is of
-// nothing that was read, and never unchanged.
+// A Mark tells whether a credential and one of its tokens are still what was read. Where no token was stored, it says that
+// there still is none. Comparable; the zero Mark is of nothing that was read, and never unchanged.
 type Mark struct {
 	Credential CredentialName
 	// Token is that of the TokenKey.
 	Token [32]byte
-	// Revisions are the store's own.
-	Revisions [2][16]byte
+	// CredentialRevision is Credential.Revision. TokenRevision is of the stored token; zero: there was none.
+	CredentialRevision, TokenRevision ID
 }
 
 // A Verdict says what has become of what a Mark was given with.
@@ -128,10 +134,14 @@ type View struct {
 	LeaseLeft time.Duration
 	// FormerWorked: the last exchange that worked used the former secret.
 	FormerWorked bool
-	// Revisions is the store's own, for Acquire.
-	Revisions any
-	// Mark is of Token; zero where there is none.
+	// Upstream is what is known of the upstream that Read was asked about. UpstreamUnknown: that could not be read, because
+	// another part of the store has it, which is away.
+	Upstream        Backoff
+	UpstreamUnknown bool
+	// Mark is of Credential and Token.
 	Mark Mark
+	// Rows are the store's own, for Acquire.
+	Rows any
 }
 
 // A Grant is a refresh token and what is known of it. The zero Grant is none.
@@ -141,8 +151,11 @@ type Grant struct {
 	RefreshToken            Secret
 	// Held are the values that came with it.
 	Held map[string]Secret
-	// GivenAt is when the first of its line was given, UsedAt when this one was last presented.
+	// GivenAt is when the first of its line was given, UsedAt when this one was last presented. Both are for people: they are by
+	// the clock of whichever broker wrote them.
 	GivenAt, UsedAt time.Time
+	// UsedFor is how long ago that was, by the store's clock; 0: not known.
+	UsedFor time.Duration
 	// Marker is the owner of the exchange that is presenting it, or was when it was last heard of; zero: nobody.
 	Marker ID
 	// Uncertain: it was presented and the answer was lost; it may be spent.
@@ -166,8 +179,10 @@ type Lease struct {
 	Incarnation, Version, Epoch, Generation ID
 	// Spends: the exchange presents the grant's refresh token.
 	Spends bool
-	// Until is by the broker's own clock, counted from before Acquire was sent.
-	Until time.Time
+	// Taken is when it was taken, by the store's clock.
+	Taken time.Time
+	// Rows are the store's own, for Commit and Fail; nil: they read.
+	Rows any
 }
 
 // An Outcome is what a successful exchange brought.
@@ -189,7 +204,7 @@ type Outcome struct {
 // Committed says what of an Outcome was stored.
 type Committed struct {
 	Token, Grant bool
-	// Mark is of the token; zero where it was not stored, or is not known any more.
+	// Mark is of the token; zero where it was not stored.
 	Mark Mark
 }
 

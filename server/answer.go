@@ -1,6 +1,8 @@
 package server
 
 import (
+	"errors"
+
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -41,11 +43,9 @@ type rendered struct {
 // A rendering holds a token's rendered where no verb of fmt reaches it: with one that does not fit, fmt follows a pointer.
 type rendering func() *rendered
 
-// renderingOf is what is made of the token: once, whoever comes first. It fails for a token that is no UTF-8.
-func renderingOf(t *broker.Token) (*rendered, error) {
-	if r, ok := t.Rendering.Load().(rendering); ok {
-		return r(), nil
-	}
+// Render is engine.Settings.Render: what is made of a token, once, for all of its callers. It fails for a token that is no UTF-8,
+// which no message can carry.
+func Render(t *broker.Token) (any, error) {
 	m := tokenMessage(t)
 	well, degraded := &tokenbrokerv1.GetTokenResponse{Token: m}, &tokenbrokerv1.GetTokenResponse{Token: m, Degraded: true}
 	// Two encoded messages behind each other are the encoding of both together: with the flag behind it, the same memory
@@ -54,15 +54,23 @@ func renderingOf(t *broker.Token) (*rendered, error) {
 	n := proto.Size(well)
 	wire, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(make([]byte, 0, n+len(flag)), well)
 	if err != nil {
-		return nil, &broker.Failure{Kind: broker.Internal}
+		return nil, errors.New("a token that no message can carry") // the library's error could quote it
 	}
 	wire = append(wire, flag...)
 	r := &rendered{
 		token: m, well: &answer{well, mem.BufferSlice{mem.SliceBuffer(wire[:n:n])}},
 		degraded: &answer{degraded, mem.BufferSlice{mem.SliceBuffer(wire)}},
 	}
-	t.Rendering.Store(rendering(func() *rendered { return r }))
-	return r, nil
+	return rendering(func() *rendered { return r }), nil
+}
+
+// renderingOf is what Render made.
+func renderingOf(made any) (*rendered, error) {
+	r, ok := made.(rendering)
+	if !ok {
+		return nil, &broker.Failure{Kind: broker.Internal, Detail: "the broker was not told to render tokens"}
+	}
+	return r(), nil
 }
 
 var degradedField = (&tokenbrokerv1.GetTokenResponse{}).ProtoReflect().Descriptor().Fields().ByName("degraded").Number()

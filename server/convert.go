@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -51,7 +52,7 @@ var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
 }
 
 // credentialMessage shows a credential without its secrets.
-func credentialMessage(c broker.Credential, state broker.State) *tokenbrokerv1.Credential {
+func credentialMessage(c broker.Credential, state engine.State) *tokenbrokerv1.Credential {
 	m := &tokenbrokerv1.Credential{
 		Name: string(c.Name), Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(),
 		DefaultAudience: c.DefaultAudience, Labels: c.Labels, Disabled: c.Disabled, State: states[state],
@@ -70,13 +71,13 @@ func credentialMessage(c broker.Credential, state broker.State) *tokenbrokerv1.C
 	return m
 }
 
-var states = map[broker.State]tokenbrokerv1.CredentialState{
-	broker.Unused:        tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNUSED,
-	broker.Ready:         tokenbrokerv1.CredentialState_CREDENTIAL_STATE_READY,
-	broker.Degraded:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DEGRADED,
-	broker.Misconfigured: tokenbrokerv1.CredentialState_CREDENTIAL_STATE_MISCONFIGURED,
-	broker.Reauthorize:   tokenbrokerv1.CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED,
-	broker.Disabled:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DISABLED,
+var states = map[engine.State]tokenbrokerv1.CredentialState{
+	engine.Unused:        tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNUSED,
+	engine.Ready:         tokenbrokerv1.CredentialState_CREDENTIAL_STATE_READY,
+	engine.Degraded:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DEGRADED,
+	engine.Misconfigured: tokenbrokerv1.CredentialState_CREDENTIAL_STATE_MISCONFIGURED,
+	engine.Reauthorize:   tokenbrokerv1.CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED,
+	engine.Disabled:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DISABLED,
 }
 
 func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Exchange {

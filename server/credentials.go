@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -27,14 +28,14 @@ const (
 // credentials is CredentialService.
 type credentials struct {
 	tokenbrokerv1.UnimplementedCredentialServiceServer
-	broker *broker.Broker
+	broker *engine.Broker
 }
 
 // message shows the credential with how it is doing.
 func (s *credentials) message(ctx context.Context, c broker.Credential) *tokenbrokerv1.Credential {
 	r, err := s.broker.CredentialStatus(ctx, callerOf(ctx), c.Name)
 	if err != nil {
-		return credentialMessage(c, broker.Unused) // validated only, or gone meanwhile
+		return credentialMessage(c, engine.Unused) // validated only, or gone meanwhile
 	}
 	return credentialMessage(c, r.State)
 }
@@ -62,10 +63,10 @@ func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.Cre
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.broker.CreateCredential(ctx, callerOf(ctx), broker.Change{
+	c, err := s.broker.CreateCredential(ctx, callerOf(ctx), engine.Change{
 		Name: name, ValidateOnly: r.GetValidateOnly(), RequestID: r.GetRequestId(),
-		Edit: func(d *broker.Draft) error {
-			*d = broker.Draft{
+		Edit: func(d *engine.Draft) error {
+			*d = engine.Draft{
 				Provider: m.GetProvider(), Inputs: maps.Clone(m.GetInputs()), DefaultScopes: scopes,
 				DefaultAudience: m.GetDefaultAudience(), Labels: maps.Clone(m.GetLabels()), Disabled: m.GetDisabled(),
 				Secrets: secretsOf(r.GetSecrets()),
@@ -134,9 +135,9 @@ func (s *credentials) UpdateCredential(ctx context.Context, r *tokenbrokerv1.Upd
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.broker.UpdateCredential(ctx, callerOf(ctx), broker.Change{
+	c, err := s.broker.UpdateCredential(ctx, callerOf(ctx), engine.Change{
 		Name: name, Etag: etag, AllowMissing: r.GetAllowMissing(), ValidateOnly: r.GetValidateOnly(),
-		Edit: func(d *broker.Draft) error { return edit(d, m, r.GetSecrets(), r.GetUpdateMask().GetPaths()) },
+		Edit: func(d *engine.Draft) error { return edit(d, m, r.GetSecrets(), r.GetUpdateMask().GetPaths()) },
 	})
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (s *credentials) UpdateCredential(ctx context.Context, r *tokenbrokerv1.Upd
 }
 
 // edit changes what the mask names; without one, the fields that are set.
-func edit(d *broker.Draft, m *tokenbrokerv1.Credential, secrets map[string]string, mask []string) error {
+func edit(d *engine.Draft, m *tokenbrokerv1.Credential, secrets map[string]string, mask []string) error {
 	d.Secrets = secretsOf(secrets)
 	if len(mask) == 0 {
 		mask = setFields(m)
@@ -256,7 +257,7 @@ func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateS
 	if keep < 0 {
 		return nil, broker.Invalid(broker.Violation{Field: "keep_former", Description: "is negative; leave it out to keep the former secret until it is retired"})
 	}
-	c, err := s.broker.RotateSecret(ctx, callerOf(ctx), broker.Rotation{
+	c, err := s.broker.RotateSecret(ctx, callerOf(ctx), engine.Rotation{
 		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: keep, Etag: etag, RequestID: r.GetRequestId(),
 	})
 	if err != nil {

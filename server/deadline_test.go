@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store"
@@ -65,9 +66,9 @@ func TestEveryCallHasADeadlineAndIsAnsweredBeforeIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := broker.New(broker.Settings{
+			b, err := engine.New(engine.Settings{
 				Upstream: &silent{broker.Facts{Name: "silent", Digest: "1", Obtains: true, Requests: 1}}, Store: st,
-				Authorizer: broker.LocalOnly{}, ExchangeTimeout: time.Hour,
+				Authorizer: broker.LocalOnly{}, Render: server.Render, ExchangeTimeout: time.Hour,
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 
-	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
 // TransportOptions are what a server has whatever it serves.
@@ -23,7 +23,7 @@ func DefaultCodec(s Settings) (*grpc.Server, error) {
 }
 
 // Bare serves tokens with nothing between the wire and the handler but who the caller is: everybody is local.
-func Bare(b *broker.Broker) *grpc.Server {
+func Bare(b *engine.Broker) *grpc.Server {
 	srv := grpc.NewServer(append(transportOptions(Settings{}), grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			return next(context.WithValue(ctx, callerKey{}, &localCaller), req)

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -103,7 +104,7 @@ func (r *rig) printed(values []any) []byte {
 		if rep, err := r.broker.CredentialStatus(ctx, local, c.Name); err == nil {
 			values = append(values, rep, rep.Failure, rep.Tokens)
 		}
-		res, err := r.broker.Token(ctx, local, broker.Request{Credential: c.Name})
+		res, err := r.broker.Token(ctx, local, engine.Request{Credential: c.Name})
 		values = append(values, res, res.Token, err)
 	}
 	for _, e := range r.catalog.List() {

@@ -43,7 +43,7 @@ func readingServer(r *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server 
 	}
 	must(st.CreateCredential(ctx, c, nil))
 	key := broker.TokenKey{Credential: c.Name, Token: [32]byte{1}, Digest: "d"}
-	view, err := st.Read(ctx, key)
+	view, err := st.Read(ctx, key, "")
 	must(err)
 	lease, err := st.Acquire(ctx, view, broker.NewID(), time.Minute, false)
 	must(err)
@@ -61,7 +61,7 @@ func readingServer(r *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server 
 				if err := decode(&get{}); err != nil {
 					return nil, err
 				}
-				v, err := st.Read(ctx, key)
+				v, err := st.Read(ctx, key, "")
 				if err != nil || v.Token == nil {
 					return nil, status.Error(codes.Unavailable, "nothing was read")
 				}

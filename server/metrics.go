@@ -9,7 +9,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// Metrics counts what a broker does, for Prometheus. It implements broker.Observer. No label holds a credential's name, a
+// Metrics counts what a broker does, for Prometheus. It implements engine.Observer. No label holds a credential's name, a
 // scope or anything that callers choose: their number is bounded by the definitions.
 type Metrics struct {
 	registry  *prometheus.Registry
@@ -62,16 +62,16 @@ func NewMetrics() *Metrics {
 // Registry is where further collectors may be registered, and what /metrics shows.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
-// Hit implements broker.Observer.
+// Hit implements engine.Observer.
 func (m *Metrics) Hit() { m.hits.Inc() }
 
-// Miss implements broker.Observer.
+// Miss implements engine.Observer.
 func (m *Metrics) Miss() { m.misses.Inc() }
 
-// Waiting implements broker.Observer.
+// Waiting implements engine.Observer.
 func (m *Metrics) Waiting(delta int) { m.waiters.Add(float64(delta)) }
 
-// Exchanged implements broker.Observer.
+// Exchanged implements engine.Observer.
 func (m *Metrics) Exchanged(provider string, run broker.Run, failure *broker.Kind, took time.Duration) {
 	outcome := "ok"
 	if failure != nil {
@@ -81,12 +81,12 @@ func (m *Metrics) Exchanged(provider string, run broker.Run, failure *broker.Kin
 	m.took.WithLabelValues(provider).Observe(took.Seconds())
 }
 
-// Failed implements broker.Observer.
+// Failed implements engine.Observer.
 func (m *Metrics) Failed(op broker.Operation, kind broker.Kind) {
 	m.failures.WithLabelValues(string(op), kind.Name()).Inc()
 }
 
-// StoreAway implements broker.Observer.
+// StoreAway is store.Options.Away.
 func (m *Metrics) StoreAway(away bool) {
 	if away {
 		m.away.Set(1)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/provider"
@@ -42,7 +43,7 @@ type rig struct {
 
 	overheard bool
 	metrics   *server.Metrics
-	broker    *broker.Broker
+	broker    *engine.Broker
 	server    *server.Server
 	db        *bolt.DB
 	catalog   *provider.Catalog
@@ -166,8 +167,8 @@ func (r *rig) start(o rigOptions) {
 	if o.around != nil {
 		upstream = o.around(upstream)
 	}
-	r.broker, err = broker.New(broker.Settings{
-		Upstream: upstream, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: r.metrics, ExchangeTimeout: o.timeout,
+	r.broker, err = engine.New(engine.Settings{
+		Upstream: upstream, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: r.metrics, ExchangeTimeout: o.timeout,
 	})
 	must(err)
 	r.server, err = server.New(server.Settings{

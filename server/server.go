@@ -18,12 +18,13 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // Settings are what a Server is made of. Broker, Providers and Authorizer are required; every other zero value is a default.
 type Settings struct {
-	Broker     *broker.Broker
+	Broker     *engine.Broker
 	Providers  Providers
 	Authorizer broker.Authorizer
 	// Log gets refused calls, and with debug all calls. Default: discarded.
@@ -57,7 +58,7 @@ const (
 type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
-	broker  *broker.Broker
+	broker  *engine.Broker
 	metrics *Metrics
 	log     *slog.Logger
 	stop    context.CancelFunc

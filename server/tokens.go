@@ -7,13 +7,14 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // tokens is TokenBrokerService.
 type tokens struct {
 	tokenbrokerv1.UnimplementedTokenBrokerServiceServer
-	broker *broker.Broker
+	broker *engine.Broker
 }
 
 // desc is the service as it was generated, but for GetToken's way to its handler. The generated one takes nothing but a
@@ -59,14 +60,14 @@ func (s *tokens) answer(ctx context.Context, r *tokenbrokerv1.GetTokenRequest) (
 		return nil, err
 	}
 	// The contract's pattern has been held against the name.
-	res, err := s.broker.Token(ctx, callerOf(ctx), broker.Request{
+	res, err := s.broker.Token(ctx, callerOf(ctx), engine.Request{
 		Credential: broker.CredentialName(r.GetCredential()), Selection: sel,
 		MinTTL: r.GetMinTtl().AsDuration(), RejectedTokenID: r.GetRejectedTokenId(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	shown, err := renderingOf(res.Token)
+	shown, err := renderingOf(res.Rendering)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func (s *tokens) Invalidate(ctx context.Context, r *tokenbrokerv1.InvalidateRequ
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.broker.Invalidate(ctx, callerOf(ctx), broker.Invalidation{
+	done, err := s.broker.Invalidate(ctx, callerOf(ctx), engine.Invalidation{
 		Credential: broker.CredentialName(r.GetCredential()), Selection: sel,
 		TokenID: r.GetTokenId(), AccessToken: broker.NewSecret(r.GetAccessToken()), All: r.GetAll(),
 	})
@@ -97,9 +98,9 @@ func (s *tokens) WatchToken(r *tokenbrokerv1.WatchTokenRequest, stream grpc.Serv
 		return err
 	}
 	ctx := stream.Context()
-	return s.broker.Watch(ctx, callerOf(ctx), broker.Request{
+	return s.broker.Watch(ctx, callerOf(ctx), engine.Request{
 		Credential: broker.CredentialName(r.GetCredential()), Selection: sel, MinTTL: r.GetMinTtl().AsDuration(),
-	}, r.GetKnownTokenId(), func(e broker.Event) error {
+	}, r.GetKnownTokenId(), func(e engine.Event) error {
 		m, err := eventMessage(e)
 		if err != nil {
 			return err
@@ -111,11 +112,11 @@ func (s *tokens) WatchToken(r *tokenbrokerv1.WatchTokenRequest, stream grpc.Serv
 	})
 }
 
-func eventMessage(e broker.Event) (*tokenbrokerv1.WatchTokenResponse, error) {
+func eventMessage(e engine.Event) (*tokenbrokerv1.WatchTokenResponse, error) {
 	m := &tokenbrokerv1.WatchTokenResponse{}
 	switch {
 	case e.Token != nil:
-		shown, err := renderingOf(e.Token)
+		shown, err := renderingOf(e.Rendering)
 		if err != nil {
 			return nil, err
 		}

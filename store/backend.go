@@ -38,13 +38,38 @@ type Condition struct {
 	Revision Revision
 }
 
-// A Put writes a row, whatever was there.
+// A Put writes a row, whatever was there. It lives for ever, for TTL, or until Ends; at most one of them is set.
 type Put struct {
 	Key      Key
 	Revision Revision
 	Value    []byte
-	// TTL is how long the row lives; 0: for ever. Never negative.
+	// TTL is how long the row lives from the moment on at which it is written; 0: see Ends. Never negative.
 	TTL time.Duration
+	// Ends is when the row ends by the backend's clock, as a Reading told it: however late it is written, it ends then. One that
+	// has passed leaves no row. Zero: see TTL.
+	Ends time.Time
+}
+
+// An Ask names rows of one group.
+type Ask struct {
+	Group Group
+	Keys  []Key
+}
+
+// A Reading is rows of one group as of one moment.
+type Reading struct {
+	// Rows are those that are there.
+	Rows []Row
+	// Now is that moment by the backend's clock, which is the same for all who share the backend.
+	Now time.Time
+	// Err says why nothing is known of this group, where others could be read; nil: it was read.
+	Err error
+}
+
+// Room is a bound on how many rows of a kind a group may have.
+type Room struct {
+	Kind Kind
+	Most int
 }
 
 // A Listing is an entry of the index by which Scan pages over credentials in order of their names. The incarnation tells
@@ -63,6 +88,8 @@ type Batch struct {
 	Clear       []Kind
 	Deletes     []Key
 	Puts        []Put
+	// Room: if the group has as many rows already, the change is not made, and Apply fails with ErrNoRoom; nil: no bound.
+	Room *Room
 	// List adds an entry for this group to the index; nil: none.
 	List *Listing
 	// Unlist removes exactly this entry; with the zero incarnation, every entry of that name; nil: none.
@@ -82,6 +109,9 @@ type Note byte
 // ErrUnconfirmed is what Apply fails with when it made a change that too few replicas have confirmed.
 var ErrUnconfirmed = errors.New("made, and not confirmed by enough replicas")
 
+// ErrNoRoom is what Apply fails with where the batch's Room is taken. Nothing has changed.
+var ErrNoRoom = errors.New("there are as many rows as there may be")
+
 // A Listed is an entry of the index with the row that it was asked with; a zero Row: that is not there.
 type Listed struct {
 	Listing
@@ -94,13 +124,12 @@ type Listed struct {
 // value. A method that fails because its context ended says so by errors.Is, and has changed nothing or everything. Safe
 // for concurrent use. Slices that are handed over are not kept or changed by either side after the call.
 type Backend interface {
-	// Read returns those of the rows that are there, as of one moment, in any order.
-	Read(ctx context.Context, group Group, keys ...Key) ([]Row, error)
-	// List returns every row of these kinds, as of one moment, ordered by kind as given and then by ID. The caller sees to it
-	// that they are few (thousands at most).
-	List(ctx context.Context, group Group, kinds ...Kind) ([]Row, error)
-	// Count returns how many rows of a kind there are; cheaper than List.
-	Count(ctx context.Context, group Group, kind Kind) (int, error)
+	// Read returns one Reading for each Ask, in one round trip, with rows in any order. It fails if the first group cannot be
+	// read; of any other its Reading says so.
+	Read(ctx context.Context, asks ...Ask) ([]Reading, error)
+	// List returns every row of these kinds, ordered by kind as given and then by ID. The caller sees to it that they are few
+	// (thousands at most).
+	List(ctx context.Context, group Group, kinds ...Kind) (Reading, error)
 	// Apply makes the change whole, durably, or fails with broker.ErrConflict if a condition does not hold, and nothing has
 	// changed. A batch one of whose puts is in place, by its revision, was applied already: applying it again does nothing and
 	// succeeds.
@@ -122,6 +151,8 @@ type Shared interface {
 	// be of any groups, and many. It fails if nothing is known of any; known tells of which something is, where a part of the
 	// backend is away.
 	Revisions(ctx context.Context, places []Place) (r []Revision, known []bool, err error)
+	// Shard names the part of the backend that has a group: parts are away each for itself. It asks nobody.
+	Shard(Group) string
 	// Watch calls f, one call at a time, with what happens, until ctx ends.
 	Watch(ctx context.Context, f func(Happened))
 }
@@ -132,16 +163,11 @@ type Place struct {
 	Key   Key
 }
 
-// Happened is what a Shared backend tells. Exactly one of Note, Missed and Returned is set.
+// Happened is what a Shared backend tells: a change, or that some may have been missed.
 type Happened struct {
-	// Group was changed by another process, with this Note.
+	// Group was changed by another process, with this Note; empty: changes may have been missed before this.
 	Group Group
 	Note  Note
-	// Missed: changes may have been missed before this.
-	Missed bool
-	// Returned: the backend was away, or another machine answers for it now, and changes that were acknowledged not long ago
-	// may be undone.
-	Returned bool
 }
 
 // Exclusive is a Backend that no other process can have open. What only mattered to former processes can be cleared then.

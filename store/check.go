@@ -31,15 +31,15 @@ var checkPlace = place{key: checkKey, subject: "meta"}
 
 // readCheck returns nil where there is none.
 func readCheck(ctx context.Context, backend Backend) (*checkRecord, error) {
-	rows, err := backend.Read(ctx, metaGroup, checkKey)
+	read, err := backend.Read(ctx, Ask{metaGroup, []Key{checkKey}})
 	if err != nil {
 		return nil, fromBackend(err)
 	}
-	if len(rows) == 0 {
+	if len(read[0].Rows) == 0 {
 		return nil, nil
 	}
 	var r checkRecord
-	if err := json.Unmarshal(rows[0].Value, &r); err != nil || r.Schema == 0 {
+	if err := json.Unmarshal(read[0].Rows[0].Value, &r); err != nil || r.Schema == 0 {
 		return nil, unreadableData("the record of their keys is damaged")
 	}
 	if r.Schema != schema {

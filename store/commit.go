@@ -8,109 +8,152 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// read returns what an exchange's end decides by; nil where the credential is gone, or is another one by now.
-func (s *Store) readFor(ctx context.Context, l broker.Lease) (*snapshot, error) {
-	n, err := s.read(ctx, l.Key.Credential, grantKey(l.Key), failureKey(l.Key), healthKey, historyKey, leaseKey(l.Key))
-	if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.Incarnation {
-		return nil, nil
+// end decides what an exchange leaves behind, and applies it. The first decision is by what Acquire left, without reading; only
+// where that has changed meanwhile, or the answer to it was lost, is it read what there is. decide is called with nil where the
+// credential is gone, or is another one by now. full: there was no room for what was decided before.
+func (s *Store) end(ctx context.Context, l broker.Lease, decide func(b *changing, full bool) error) error {
+	full := false
+	err := s.endIn(ctx, l, func(b *changing) error { return decide(b, full) })
+	if errors.Is(err, ErrNoRoom) {
+		full = true
+		err = s.endIn(ctx, l, func(b *changing) error { return decide(b, full) })
 	}
-	return n, err
+	return err
 }
 
-// Commit implements broker.Store. Token is true also for a token whose life was over before it could be stored: it would be
+func (s *Store) endIn(ctx context.Context, l broker.Lease, decide func(*changing) error) error {
+	known, _ := l.Rows.(*snapshot)
+	return s.change(ctx, func() (*Batch, error) {
+		n := known
+		known = nil
+		if n == nil {
+			var err error
+			n, err = s.read(ctx, l.Key.Credential,
+				grantKey(l.Key), tokenKey(l.Key), failureKey(l.Key), healthKey, historyKey, leaseKey(l.Key))
+			if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.Incarnation {
+				return nil, decide(nil)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		b := n.change()
+		b.batch.Tell, b.batch.Finish = noteNews, true
+		if err := decide(b); err != nil {
+			return nil, err
+		}
+		return b.done()
+	})
+}
+
+// Commit implements broker.Tokens. Token is true also for a token whose life was over before it could be stored: it would be
 // gone by now.
 func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (broker.Committed, error) {
-	stored, _, err := s.commit(ctx, l, o, false)
+	stored, shown, err := s.commit(ctx, l, o, false)
 	if err == nil && stored.Grant {
-		s.keep(l, o)
+		s.keepCommit(l, o, shown)
 	}
 	return stored, err
 }
 
 // commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
-// one that the lease was taken for. made: it was not in place already.
-func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, made bool, err error) {
-	err = s.change(ctx, func() (*Batch, error) {
-		stored, made = broker.Committed{}, false
-		n, err := s.readFor(ctx, l)
-		if n == nil || err != nil {
-			return nil, err
+// one that the lease was taken for. shown is the revision of the grant that it wrote; zero: it wrote none.
+func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, err error) {
+	err = s.end(ctx, l, func(b *changing, full bool) (err error) {
+		stored, shown = broker.Committed{}, Revision{}
+		if b == nil {
+			return nil
 		}
-		history, err := n.history()
-		if err != nil {
-			return nil, err
-		}
-		if done, ok := history.receipt(l.Owner); ok {
-			stored = done
-			return nil, nil
-		}
-		b := n.change()
-		b.batch.Tell, b.batch.Finish = noteNews, true
-		if stored.Grant, err = b.commitGrant(ctx, l, o); err != nil {
-			return nil, err
-		}
-		b.batch.Keep = stored.Grant
-		if again && !stored.Grant {
-			return nil, nil
-		}
-		c := n.credential
-		if c.Version == l.Version {
-			if err := b.commitHealth(l, o); err != nil {
-				return nil, err
-			}
-			if o.UsedFormer {
-				b.put(credentialKey, fromCredential(formerUsed(c, o.Now)), 0)
-			}
-			b.remove(failureKey(l.Key))
-			if o.Token != nil && c.Epoch == l.Epoch {
-				b.commitToken(l, *o.Token)
-				stored.Token = true
+		if there, err := b.committed(l); there || err != nil {
+			stored = broker.Committed{Grant: true, Token: b.tokenOf(l)}
+			if stored.Token {
 				stored.Mark = b.mark(l.Key)
 			}
+			return err
 		}
-		if history.LastSuccess.time().Before(o.Now) {
-			history.LastSuccess = at(o.Now)
+		if stored.Grant, err = b.commitGrant(ctx, l, o, full); err != nil {
+			return err
 		}
-		history.addAttempts(o.Attempts)
-		history.addReceipt(l.Owner, stored)
-		b.put(historyKey, history, 0)
+		if again && !stored.Grant {
+			return nil
+		}
+		b.batch.Keep = stored.Grant
+		if c := b.credential; c.Version == l.Version {
+			if err := b.commitHealth(l, o); err != nil {
+				return err
+			}
+			if o.UsedFormer {
+				b.put(credentialKey, fromCredential(formerUsed(c, o.Now)))
+			}
+			b.remove(failureKey(l.Key))
+			if o.Token != nil && c.Epoch == l.Epoch && (stored.Grant || b.holds(l)) {
+				if stored.Token, err = b.commitToken(l, *o.Token); err != nil {
+					return err
+				}
+			}
+		}
+		if err := b.note(o.Attempts, o.Now); err != nil {
+			return err
+		}
 		b.release(l)
-		made = true
-		return b.done()
+		after := b.after(b.batch)
+		if stored.Token {
+			stored.Mark = after.mark(l.Key)
+		}
+		if stored.Grant {
+			shown = after.revision(grantKey(l.Key))
+		}
+		return nil
 	})
 	if err != nil {
-		return broker.Committed{}, false, err
+		return broker.Committed{}, Revision{}, err
 	}
-	return stored, made, nil
+	return stored, shown, nil
 }
 
-// commitGrant keeps, replaces or drops the grant if it is the generation that the lease was taken for.
-func (b *changing) commitGrant(ctx context.Context, l broker.Lease, o broker.Outcome) (bool, error) {
+// committed reports whether this commit was made before, and its answer was lost.
+func (b *changing) committed(l broker.Lease) (bool, error) {
+	var g grantRecord
+	there, err := b.open(grantKey(l.Key), &g)
+	return there && g.Generation.id() == l.Owner || b.tokenOf(l), err
+}
+
+// tokenOf reports whether the token that is there, and can be used, is this exchange's.
+func (b *changing) tokenOf(l broker.Lease) bool {
+	var t tokenRecord
+	there, err := b.open(tokenKey(l.Key), &t)
+	return there && err == nil && t.Owner.id() == l.Owner && !t.Rejected
+}
+
+// commitGrant keeps, replaces or drops the grant if it is the generation that the lease was taken for. It reports whether it
+// did.
+func (b *changing) commitGrant(ctx context.Context, l broker.Lease, o broker.Outcome, full bool) (bool, error) {
 	key := grantKey(l.Key)
 	var old grantRecord
 	there, err := b.open(key, &old)
-	if err != nil {
+	if err != nil || old.Generation.id() != l.Generation {
 		return false, err
-	}
-	if old.Generation.id() != l.Generation {
-		return false, nil
 	}
 	g := grantRecord{
 		// The owner is drawn for one exchange: its commit has the same generation also when it is made again after a failover, so
-		// that the commits that built on it apply too.
+		// that the commits that built on it apply too. And one that is repeated sees that it was made.
 		Generation: id(l.Owner), Predecessor: id(l.Generation), RefreshToken: reveal(o.RefreshToken),
 		Held: revealAll(o.Held), GivenAt: at(o.Now),
 	}
 	if l.Spends {
 		// The presentation was answered: whatever was in doubt before, this line goes on.
-		g.GivenAt, g.UsedAt = old.GivenAt, at(o.Now)
+		g.GivenAt, g.UsedAt, g.Used = old.GivenAt, at(o.Now), storedAt(b.clock())
 	}
 	switch {
 	case !o.RefreshToken.IsZero():
-		if !there && key != ownGrantKey {
+		switch {
+		case there || key == ownGrantKey:
+		case full:
 			if err := b.makeRoom(ctx); err != nil {
 				return false, err
 			}
+		default:
+			b.batch.Room = &Room{kindGrant, b.s.options.MaxTokens}
 		}
 	case o.DropGrant:
 		b.remove(key)
@@ -123,20 +166,13 @@ func (b *changing) commitGrant(ctx context.Context, l broker.Lease, o broker.Out
 	default:
 		return false, nil
 	}
-	b.put(key, g, 0)
+	b.put(key, g)
 	return true, nil
 }
 
 // makeRoom drops the key's grant that was used least recently, if there are as many as may be. Grants of keys were obtained
 // without a human, and can be again; one that is being presented stays.
 func (b *changing) makeRoom(ctx context.Context) error {
-	count, err := b.s.backend.Count(ctx, b.group, kindGrant)
-	if err != nil {
-		return fromBackend(err)
-	}
-	if count < b.s.options.MaxTokens {
-		return nil
-	}
 	all, err := b.s.list(ctx, b.name, kindGrant)
 	if err != nil {
 		return err
@@ -169,20 +205,33 @@ func (b *changing) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-func (b *changing) commitToken(l broker.Lease, t broker.Issued) {
+// commitToken stores the token, unless one is there whose exchange began later: whoever was held up does not replace what came
+// meanwhile. It reports whether the token that is there is this exchange's.
+func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 	key := tokenKey(l.Key)
-	t.Incarnation, t.Version, t.Epoch = l.Incarnation, l.Version, l.Epoch
-	if ttl := b.s.until(t.ExpireAt); ttl > 0 {
-		b.overwrite(key, fromToken(t), ttl)
-		return
+	var there tokenRecord
+	if err := b.spare(key, &there); err != nil {
+		return false, err
 	}
-	b.batch.Deletes = append(b.batch.Deletes, key)
+	current := there.Version.id() == l.Version && there.Epoch.id() == l.Epoch && there.Incarnation.id() == l.Incarnation
+	if current && (there.Owner.id() == l.Owner || there.Taken > storedAt(l.Taken)) {
+		return false, nil // rejected since it was stored, or replaced
+	}
+	t.Incarnation, t.Version, t.Epoch = l.Incarnation, l.Version, l.Epoch
+	if !b.s.wall().Before(t.ExpireAt) {
+		b.remove(key)
+		return true, nil
+	}
+	record := fromToken(t)
+	record.Owner, record.Taken = id(l.Owner), storedAt(l.Taken)
+	b.putUntil(key, record, t.ExpireAt)
+	return true, nil
 }
 
 // commitHealth notes that this version works, and with which secret.
 func (b *changing) commitHealth(l broker.Lease, o broker.Outcome) error {
 	var h healthRecord
-	if _, err := b.open(healthKey, &h); err != nil {
+	if err := b.spare(healthKey, &h); err != nil {
 		return err
 	}
 	old := h
@@ -194,20 +243,39 @@ func (b *changing) commitHealth(l broker.Lease, o broker.Outcome) error {
 		h.FormerWorked = id(l.Version)
 	}
 	switch {
-	case h == old:
 	case h.empty():
 		b.remove(healthKey)
-	default:
-		b.put(healthKey, h, 0)
+	case h != old:
+		b.put(healthKey, h)
 	}
 	return nil
 }
 
+// note adds to what people see. success is when the exchange went well; zero: it did not.
+func (b *changing) note(attempts []broker.Attempt, success time.Time) error {
+	var history historyRecord
+	if err := b.spare(historyKey, &history); err != nil {
+		return err
+	}
+	if history.LastSuccess.time().Before(success) {
+		history.LastSuccess = at(success)
+	}
+	history.addAttempts(attempts)
+	b.put(historyKey, history)
+	return nil
+}
+
+// holds reports whether the lease is still this owner's. Whoever has lost it cannot know what has become of a token that hangs on
+// no grant: it may have been stored, and dropped since.
+func (n *snapshot) holds(l broker.Lease) bool {
+	var there leaseRecord
+	ok, err := n.open(leaseKey(l.Key), &there)
+	return ok && err == nil && there.Owner.id() == l.Owner
+}
+
 // release deletes the lease if it is still this owner's. One that cannot be read is not: it ends by itself.
 func (b *changing) release(l broker.Lease) {
-	key := leaseKey(l.Key)
-	var there leaseRecord
-	if ok, err := b.open(key, &there); ok && err == nil && there.Owner.id() == l.Owner {
-		b.remove(key)
+	if b.holds(l) {
+		b.remove(leaseKey(l.Key))
 	}
 }

@@ -32,9 +32,9 @@ func (s *Store) CreateCredential(ctx context.Context, c broker.Credential, seed 
 		b := n.change() // nothing was read: the condition is that there is no credential
 		b.batch.DeleteGroup = true
 		b.batch.List, b.batch.Tell, b.batch.Keep = listing(c), noteMoved, true
-		b.overwrite(credentialKey, fromCredential(c), 0)
+		b.put(credentialKey, fromCredential(c))
 		if seed != nil {
-			b.overwrite(ownGrantKey, freshGrant(*seed), 0)
+			b.overwrite(ownGrantKey, freshGrant(*seed))
 		}
 		return b.done()
 	})
@@ -68,9 +68,9 @@ func (s *Store) SaveCredential(ctx context.Context, etag broker.ID, c broker.Cre
 		keepFormerUsed(saved.Secrets, old.Secrets)
 		b := n.change()
 		b.batch.Tell, b.batch.Keep = noteMoved, true
-		b.put(credentialKey, fromCredential(saved), 0)
+		b.put(credentialKey, fromCredential(saved))
 		if seed != nil {
-			b.put(ownGrantKey, freshGrant(*seed), 0)
+			b.put(ownGrantKey, freshGrant(*seed))
 		}
 		if saved.Version != old.Version {
 			// They are absent for readers by their version; gone, they take no room either.
@@ -97,9 +97,9 @@ func (s *Store) DeleteCredential(ctx context.Context, name broker.CredentialName
 	tried := false
 	return s.change(ctx, func() (*Batch, error) {
 		group := s.credentialGroup(name)
-		rows, err := s.backend.Read(ctx, group, credentialKey)
+		rows, err := s.rows(ctx, group, credentialKey)
 		if err != nil {
-			return nil, fromBackend(err)
+			return nil, err
 		}
 		if len(rows) == 0 {
 			if tried {

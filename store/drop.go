@@ -19,8 +19,20 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 		return broker.Dropped{}, misused("a match that does not say exactly one thing")
 	}
 	var dropped broker.Dropped
-	err := s.change(ctx, func() (*Batch, error) {
-		dropped = broker.Dropped{}
+	changes, err := s.drop(ctx, name, m, &dropped)
+	if err != nil {
+		return broker.Dropped{}, err
+	}
+	for _, c := range changes {
+		s.keep(c)
+	}
+	return dropped, nil
+}
+
+// drop is Drop. It returns what it changed, as it is to be kept.
+func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.Match, dropped *broker.Dropped) (changes []keptChange, err error) {
+	err = s.change(ctx, func() (*Batch, error) {
+		*dropped, changes = broker.Dropped{}, nil
 		n, err := s.list(ctx, name, kindToken)
 		if errors.Is(err, broker.NotFound) {
 			return nil, nil
@@ -29,24 +41,34 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 			return nil, err
 		}
 		b := n.change()
-		b.batch.Tell, b.batch.Finish = noteMoved, true
+		b.batch.Tell, b.batch.Finish, b.batch.Keep = noteMoved, true, true
 		switch {
 		case m.TokenID != "":
-			dropped, err = b.reject(m.TokenID)
+			*dropped, err = b.reject(m.TokenID)
 		case m.Selection != nil:
-			dropped, err = b.dropSelection(*m.Selection)
+			*dropped, err = b.dropSelection(*m.Selection)
 		default:
 			dropped.Count, err = b.dropAll(m.Epoch)
 		}
 		if err != nil {
 			return nil, err
 		}
+		after := b.after(b.batch)
+		for _, key := range n.order {
+			if n.revision(key) == after.revision(key) {
+				continue
+			}
+			c := keptChange{
+				name: name, match: m, replaced: broker.ID(n.revision(key)), place: Place{n.group, key}, revision: after.revision(key),
+			}
+			if key == credentialKey {
+				c.replaced = n.credential.Epoch // of all its tokens
+			}
+			changes = append(changes, c)
+		}
 		return b.done()
 	})
-	if err != nil {
-		return broker.Dropped{}, err
-	}
-	return dropped, nil
+	return changes, err
 }
 
 // reject marks the token that has this id, under every key that has it.
@@ -59,7 +81,7 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 		}
 		rejected := *t
 		rejected.Rejected = true
-		b.put(key, fromToken(rejected), b.rows[key].Left)
+		b.replace(key, rejected)
 		of[t.SelectionID] = true
 		dropped.Count++
 	})
@@ -78,6 +100,19 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 		}
 	}
 	return dropped, err
+}
+
+// replace writes a token's record anew, which ends when it would have.
+func (b *changing) replace(key Key, t broker.Issued) {
+	var old tokenRecord
+	_, _ = b.open(key, &old) // it was opened before
+	record := fromToken(t)
+	record.Owner, record.Taken = old.Owner, old.Taken
+	b.write(key, record, func(p *Put) {
+		if left := b.rows[key].Left; left > 0 {
+			p.Ends = b.now.Add(left)
+		}
+	})
 }
 
 func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
@@ -101,7 +136,7 @@ func (b *changing) dropAll(epoch broker.ID) (int, error) {
 	}
 	c := b.credential
 	c.Epoch = epoch
-	b.put(credentialKey, fromCredential(c), 0)
+	b.put(credentialKey, fromCredential(c))
 	b.batch.Clear = []Kind{kindToken}
 	return count, nil
 }

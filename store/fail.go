@@ -7,41 +7,25 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// Fail implements broker.Store. A nil record says that nothing was presented: it removes the owner's marker as well.
+// Fail implements broker.Tokens. A nil record says that nothing was presented: it removes the owner's marker as well.
 func (s *Store) Fail(ctx context.Context, l broker.Lease, r *broker.FailureRecord) error {
-	return s.change(ctx, func() (*Batch, error) {
-		n, err := s.readFor(ctx, l)
-		if n == nil || err != nil {
-			return nil, err
+	return s.end(ctx, l, func(b *changing, full bool) error {
+		if b == nil {
+			return nil
 		}
-		b := n.change()
-		b.batch.Tell, b.batch.Finish = noteNews, true
 		b.release(l)
 		if r == nil {
-			if err := b.failGrant(l, &broker.FailureRecord{}); err != nil {
-				return nil, err
-			}
-			return b.done()
-		}
-		history, err := n.history()
-		if err != nil {
-			return nil, err
-		}
-		if _, done := history.receipt(l.Owner); done {
-			return nil, nil
+			return b.failGrant(l, &broker.FailureRecord{})
 		}
 		if err := b.failGrant(l, r); err != nil {
-			return nil, err
+			return err
 		}
-		if n.credential.Version == l.Version {
-			if err := b.remember(ctx, l, r); err != nil {
-				return nil, err
+		if b.credential.Version == l.Version {
+			if err := b.recordFailure(ctx, l, r, full); err != nil {
+				return err
 			}
 		}
-		history.addAttempts(r.Attempts)
-		history.addReceipt(l.Owner, broker.Committed{})
-		b.put(historyKey, history, 0)
-		return b.done()
+		return b.note(r.Attempts, time.Time{})
 	})
 }
 
@@ -58,74 +42,74 @@ func (b *changing) failGrant(l broker.Lease, r *broker.FailureRecord) error {
 	} else if !there || g.Generation.id() != l.Generation {
 		return nil
 	}
-	old := g
+	old, mine := g, g.Marker.id() == l.Owner
 	presented := r.Presented || r.Uncertain
 	g.unmark(l.Owner, presented)
 	if r.Uncertain {
 		g.Uncertain = true
 	}
-	if presented && g.Uncertain {
+	if presented && g.Uncertain && mine {
 		g.Presented++
 	}
 	if r.Level == broker.LevelGrant {
-		refused := fromRemembered(r.Failure)
+		refused := b.remember(r.Failure)
 		g.Refused = &refused
 	}
 	if g.Marker == old.Marker && g.Uncertain == old.Uncertain && g.Presented == old.Presented && g.Refused == old.Refused {
 		return nil
 	}
-	b.put(key, g, 0)
+	b.put(key, g)
 	return nil
 }
 
-// remember notes a failure of the key or of the credential.
-func (b *changing) remember(ctx context.Context, l broker.Lease, r *broker.FailureRecord) error {
+// recordFailure notes a failure of the key or of the credential.
+func (b *changing) recordFailure(ctx context.Context, l broker.Lease, r *broker.FailureRecord, full bool) error {
 	switch r.Level {
 	case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
 		key := failureKey(l.Key)
 		if _, there := b.rows[key]; !there {
-			if err := b.forgetFailure(ctx); err != nil {
-				return err
+			b.batch.Room = &Room{kindFailure, b.s.options.MaxTokens}
+			if full {
+				if err := b.forgetFailure(ctx); err != nil {
+					return err
+				}
 			}
 		}
-		b.put(key, failureRecord{id(l.Version), fromRemembered(r.Failure)}, b.s.remembered(r.Failure.RetryAt))
+		b.putUntil(key, failureRecord{id(l.Version), b.remember(r.Failure)}, b.s.forgotten(r.Failure.RetryAt))
 	case broker.LevelCredential:
 		var h healthRecord
-		if _, err := b.open(healthKey, &h); err != nil {
+		if err := b.spare(healthKey, &h); err != nil {
 			return err
 		}
-		failed := fromRemembered(r.Failure)
+		failed := b.remember(r.Failure)
 		h.Version, h.Digest, h.Failure = id(l.Version), l.Key.Digest, &failed
-		b.put(healthKey, h, 0)
+		b.put(healthKey, h)
 	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse, broker.LevelGrant:
 	}
 	return nil
 }
 
-// remembered is how long a failure is kept that may be tried again at retry.
-func (s *Store) remembered(retry time.Time) time.Duration {
-	return max(0, s.until(retry)) + memory
+// forgotten is when a failure is forgotten that may be tried again at retry.
+func (s *Store) forgotten(retry time.Time) time.Time {
+	if now := s.wall(); retry.Before(now) {
+		retry = now
+	}
+	return retry.Add(memory)
 }
 
 // forgetFailure makes room for another failure of a key: the one that ends first goes.
 func (b *changing) forgetFailure(ctx context.Context) error {
-	count, err := b.s.backend.Count(ctx, b.group, kindFailure)
-	if err != nil {
-		return fromBackend(err)
-	}
-	if count < b.s.options.MaxTokens {
-		return nil
-	}
 	all, err := b.s.backend.List(ctx, b.group, kindFailure)
 	if err != nil {
 		return fromBackend(err)
 	}
 	var first *Row
-	for i := range all {
-		if first == nil || all[i].Left < first.Left {
-			first = &all[i]
+	for i := range all.Rows {
+		if first == nil || all.Rows[i].Left < first.Left {
+			first = &all.Rows[i]
 		}
 	}
+	b.batch.Room = nil
 	if first != nil {
 		b.batch.Deletes = append(b.batch.Deletes, first.Key)
 	}

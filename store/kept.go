@@ -3,25 +3,53 @@ package store
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// keptFor is how long a commit of a grant is kept to be made again, should a failover undo it.
+// What a Shared backend has acknowledged, a failover may undo: a replica that was behind becomes the master, a machine comes back
+// without its last second. Of two things that must not be undone this process keeps what it has done: a grant that was
+// committed, because what it replaced is spent, and tokens that were dropped, because somebody was told so.
+//
+// Each is kept by what it replaced: a grant's generation, the credential's epoch, the revision of a token's row. So whoever reads
+// such a thing sees that it is back, and puts what replaced it in place again before anything is decided: there is no moment
+// at which a spent refresh token could be presented by the process that has its successor.
+
+// keptFor is how long a change is kept. It goes at that age at the earliest, and only when it was seen to be in place then:
+// while the backend is away nothing goes.
 const keptFor = time.Minute
 
-// kept are the commits of grants of the last minute, sealed: refresh tokens are in memory no longer than they are used.
+const (
+	tendEvery = time.Second
+	tendMost  = 2 * time.Second // for one part
+	tendPart  = 500
+)
+
+// kept are the changes that are kept.
 type kept struct {
-	mu      sync.Mutex
-	commits []keptCommit
+	size atomic.Int64 // of items, for who only wants to know whether there are any
+	mu   sync.Mutex
+	// items by what they replaced.
+	items map[broker.ID]*keptChange
 }
 
-type keptCommit struct {
-	at     time.Time
+// A keptChange is a commit, or a drop.
+type keptChange struct {
+	name     broker.CredentialName
+	replaced broker.ID
+	at       broker.Moment
+	// place is where it shows whether it is in place, and revision what was there when it was last seen to be; guarded by
+	// kept.mu.
+	place    Place
+	revision Revision
+	// sealed is the commit: refresh tokens lie in memory no longer than they are used. nil: it is a drop.
 	sealed []byte
+	match  broker.Match
 }
 
 // keptRecord is a lease and what its exchange brought.
@@ -34,6 +62,7 @@ type keptRecord struct {
 	Epoch       id                `json:"epoch"`
 	Generation  id                `json:"generation"`
 	Spends      bool              `json:"spends"`
+	Taken       stored            `json:"taken"`
 	Token       *tokenRecord      `json:"token,omitzero"`
 	Refresh     secret            `json:"refresh,omitzero"`
 	DropGrant   bool              `json:"drop_grant,omitzero"`
@@ -53,8 +82,8 @@ type keptKey struct {
 // keptPlace binds what is kept to nothing but its purpose: it never leaves the process.
 var keptPlace = place{key: Key{Kind: "kept"}, subject: "kept"}
 
-// keep keeps a commit, where a failover could undo it.
-func (s *Store) keep(l broker.Lease, o broker.Outcome) {
+// keepCommit keeps a commit of a grant. shown is the revision of the grant's row; zero: not known.
+func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
 	if s.shared == nil {
 		return
 	}
@@ -62,60 +91,171 @@ func (s *Store) keep(l broker.Lease, o broker.Outcome) {
 		Credential: string(l.Key.Credential),
 		Key:        keptKey{hash(l.Key.Token), hash(l.Key.Selection), hash(l.Key.Grant), l.Key.Digest, l.Key.Spends},
 		Owner:      id(l.Owner), Incarnation: id(l.Incarnation), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation),
-		Spends: l.Spends, Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
+		Spends: l.Spends, Taken: storedAt(l.Taken), Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
 		UsedFormer: o.UsedFormer, Now: at(o.Now),
 	}
 	if o.Token != nil {
 		t := fromToken(*o.Token)
 		r.Token = &t
 	}
-	p, err := s.seal(keptPlace, r, 0)
+	p, err := s.seal(keptPlace, r)
 	if err != nil {
 		return // it was stored all the same
 	}
-	now := s.options.Now()
+	s.keep(keptChange{
+		name: l.Key.Credential, replaced: l.Generation, sealed: p.Value,
+		place: Place{s.credentialGroup(l.Key.Credential), grantKey(l.Key)}, revision: shown,
+	})
+}
+
+// keep keeps a change. The generation of a grant that there was not is zero, and replaced nothing.
+func (s *Store) keep(c keptChange) {
+	if s.shared == nil || c.replaced.IsZero() {
+		return
+	}
+	c.at = s.clock.Now().At
 	s.kept.mu.Lock()
 	defer s.kept.mu.Unlock()
-	s.kept.forget(now)
-	s.kept.commits = append(s.kept.commits, keptCommit{now, p.Value})
-}
-
-func (k *kept) forget(now time.Time) {
-	old := 0
-	for old < len(k.commits) && now.Sub(k.commits[old].at) > keptFor {
-		old++
+	if s.kept.items == nil {
+		s.kept.items = map[broker.ID]*keptChange{}
 	}
-	k.commits = k.commits[old:]
+	s.kept.items[c.replaced] = &c
+	s.kept.size.Store(int64(len(s.kept.items)))
 }
 
-// putBack makes the commits of the last minute again, in their order. One that is in place changes nothing, by its receipt;
-// one that is not applies only if what is stored is what it was made from.
-func (s *Store) putBack(ctx context.Context) {
-	s.kept.mu.Lock()
-	s.kept.forget(s.options.Now())
-	commits := slices.Clone(s.kept.commits)
-	s.kept.mu.Unlock()
-	for _, c := range commits {
-		var r keptRecord
-		if err := s.open(keptPlace, Row{Value: c.sealed}, &r); err != nil {
-			continue
+// mend makes the changes again that what was read shows to be undone. It reports whether it made any: read again then. It fails
+// while the backend takes nothing: nothing is to be decided on what was read.
+func (s *Store) mend(ctx context.Context, n *snapshot) (mended bool, err error) {
+	if s.kept.size.Load() == 0 {
+		return false, nil
+	}
+	for _, c := range s.kept.undone(n) {
+		made, err := s.again(ctx, c)
+		if broker.KindOf(err) == broker.StoreUnavailable {
+			return false, err
 		}
-		l, o, err := r.commit()
 		if err != nil {
+			s.options.Log.LogAttrs(ctx, slog.LevelError, "the store has lost a change that it had acknowledged, and it cannot be made again",
+				slog.String("credential", string(c.name)), slog.String("kind", broker.KindOf(err).Name()))
 			continue
-		}
-		bounded, cancel := context.WithTimeout(ctx, startTimeout)
-		_, made, err := s.commit(bounded, l, o, true)
-		cancel()
-		if err != nil {
-			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "a commit could not be looked after: it is tried when the store is back again",
-				slog.String("credential", r.Credential), slog.String("kind", broker.KindOf(err).Name()))
-			return // away again: the next return tries all
 		}
 		if made {
-			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "the store had lost a refresh token that it had acknowledged: it is in place again",
-				slog.String("credential", r.Credential), slog.String("former_generation", l.Generation.String()))
+			mended = true
+			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "the store had lost a change that it had acknowledged: it is in place again",
+				slog.String("credential", string(c.name)), slog.String("replaced", c.replaced.String()), slog.Bool("grant", c.sealed != nil))
 		}
+	}
+	return mended, nil
+}
+
+// undone are the changes whose replaced is what was read.
+func (k *kept) undone(n *snapshot) []*keptChange {
+	there := []broker.ID{n.credential.Epoch}
+	for key, row := range n.rows {
+		switch key.Kind {
+		case kindToken:
+			there = append(there, broker.ID(row.Revision))
+		case kindGrant:
+			var g grantRecord
+			if ok, err := n.open(key, &g); ok && err == nil {
+				there = append(there, g.Generation.id())
+			}
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var undone []*keptChange
+	for _, replaced := range there {
+		if c := k.items[replaced]; c != nil {
+			undone = append(undone, c)
+		}
+	}
+	return undone
+}
+
+// again makes a change again, and reports whether it was not in place.
+func (s *Store) again(ctx context.Context, c *keptChange) (made bool, err error) {
+	if c.sealed == nil {
+		changes, err := s.drop(ctx, c.name, c.match, &broker.Dropped{})
+		for _, made := range changes {
+			s.keep(made)
+		}
+		return len(changes) > 0, err
+	}
+	var r keptRecord
+	if err := s.open(keptPlace, Row{Value: c.sealed}, &r); err != nil {
+		return false, err
+	}
+	l, o, err := r.commit()
+	if err != nil {
+		return false, err
+	}
+	_, shown, err := s.commit(ctx, l, o, true)
+	if err != nil || shown == (Revision{}) {
+		return false, err
+	}
+	s.keepCommit(l, o, shown)
+	return true, nil
+}
+
+// tendUntil looks after what is kept until ctx ends.
+func (s *Store) tendUntil(ctx context.Context) {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		s.kept.mu.Lock()
+		all := slices.Collect(maps.Values(s.kept.items))
+		s.kept.mu.Unlock()
+		for part := range slices.Chunk(all, tendPart) {
+			s.tend(ctx, part)
+		}
+	}
+}
+
+// tend looks whether changes are in place, makes those again that are not, and forgets those that are, and are old enough.
+func (s *Store) tend(ctx context.Context, part []*keptChange) {
+	ctx, cancel := context.WithTimeout(ctx, tendMost)
+	defer cancel()
+	places, seen := make([]Place, len(part)), make([]Revision, len(part))
+	s.kept.mu.Lock()
+	for i, c := range part {
+		places[i], seen[i] = c.place, c.revision
+	}
+	s.kept.mu.Unlock()
+	asked := s.clock.Now().At
+	there, known, err := s.shared.Revisions(ctx, places)
+	if err != nil {
+		return
+	}
+	for i, c := range part {
+		if known[i] && (there[i] == seen[i] || s.lookAfter(ctx, c)) {
+			s.kept.well(c, there[i], asked)
+		}
+	}
+}
+
+// lookAfter reads what there is where a row has changed, and mends it. It reports whether that could be found out.
+func (s *Store) lookAfter(ctx context.Context, c *keptChange) bool {
+	n, err := s.read(ctx, c.name, c.place.Key)
+	if err == nil {
+		_, err = s.mend(ctx, n)
+	}
+	return broker.KindOf(err) != broker.StoreUnavailable || err == nil
+}
+
+// well notes that a change was seen to be in place, and forgets it if it is old enough.
+func (k *kept) well(c *keptChange, there Revision, asked broker.Moment) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c.revision = there
+	if asked.Sub(c.at) > keptFor && k.items[c.replaced] == c {
+		delete(k.items, c.replaced)
+		k.size.Store(int64(len(k.items)))
 	}
 }
 
@@ -126,7 +266,7 @@ func (r keptRecord) commit() (broker.Lease, broker.Outcome, error) {
 			Digest: r.Key.Digest, Spends: r.Key.Spends,
 		},
 		Owner: r.Owner.id(), Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
-		Generation: r.Generation.id(), Spends: r.Spends,
+		Generation: r.Generation.id(), Spends: r.Spends, Taken: r.Taken.time(),
 	}
 	o := broker.Outcome{
 		RefreshToken: r.Refresh.secret(), DropGrant: r.DropGrant, Held: secretsOf(r.Held), UsedFormer: r.UsedFormer, Now: r.Now.time(),

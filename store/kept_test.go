@@ -18,17 +18,18 @@ import (
 // A shared is a store on a memory that others share, whose clock can be wrong.
 type shared struct {
 	*store.Store
-	t    *testing.T
-	view *storetest.Replica
-	log  *strings.Builder
+	t   *testing.T
+	log *strings.Builder
 }
 
-func newShared(t *testing.T, keys *seal.Keyring, view *storetest.Replica, ahead time.Duration) *shared {
+func newShared(t *testing.T, keys *seal.Keyring, view store.Backend, ahead time.Duration) *shared {
 	t.Helper()
-	s := &shared{t: t, view: view, log: &strings.Builder{}}
+	s := &shared{t: t, log: &strings.Builder{}}
 	var err error
+	began := time.Now()
 	s.Store, err = store.New(view, keys, store.Options{
-		Log: slog.New(slog.NewTextHandler(s.log, nil)), Now: func() time.Time { return time.Now().Add(ahead) },
+		Log:   slog.New(slog.NewTextHandler(s.log, nil)),
+		Clock: broker.NewClock(func() (time.Time, time.Duration) { return time.Now().Add(ahead), time.Since(began) }),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func (s *shared) create() {
 
 func (s *shared) acquire() broker.Lease {
 	s.t.Helper()
-	v, err := s.Read(s.t.Context(), keptKey)
+	v, err := s.Read(s.t.Context(), keptKey, "")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func (s *shared) commit(l broker.Lease, n int, now time.Time) {
 
 func (s *shared) want(refresh, access string) {
 	s.t.Helper()
-	v, err := s.Read(s.t.Context(), keptKey)
+	v, err := s.Read(s.t.Context(), keptKey, "")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -99,16 +100,19 @@ func (s *shared) want(refresh, access string) {
 func TestWhatAFailoverUndidIsMadeAgain(t *testing.T) {
 	for name, test := range map[string]struct {
 		// before is when the state that comes back was stored.
-		before  string
-		between func(s, other *shared)
-		refresh string
-		access  string
+		before string
+		// after is how long all was well, away how long the backend was away when it came back undone.
+		after, away time.Duration
+		between     func(s, other *shared)
+		refresh     string
+		access      string
 	}{
-		"before the commit":      {before: "commit", refresh: "refresh-2", access: "access-2"},
-		"before lease and mark":  {before: "lease", refresh: "refresh-2", access: "access-2"},
-		"before both commits":    {before: "first", refresh: "refresh-2", access: "access-2"},
-		"nothing is undone":      {before: "", refresh: "refresh-2", access: "access-2"},
-		"more than a minute ago": {before: "lease", between: func(*shared, *shared) { <-time.After(61 * time.Second) }, refresh: "refresh-1", access: "access-1"},
+		"before the commit":          {before: "commit", refresh: "refresh-2", access: "access-2"},
+		"before lease and mark":      {before: "lease", refresh: "refresh-2", access: "access-2"},
+		"before both commits":        {before: "first", refresh: "refresh-2", access: "access-2"},
+		"nothing is undone":          {before: "", refresh: "refresh-2", access: "access-2"},
+		"while it was away for long": {before: "lease", away: 3 * time.Minute, refresh: "refresh-2", access: "access-2"},
+		"more than a minute ago":     {before: "lease", after: 62 * time.Second, refresh: "refresh-1", access: "access-1"},
 		"another has refreshed": {before: "lease", between: func(_, other *shared) {
 			other.commit(other.acquire(), 9, time.Now())
 		}, refresh: "refresh-9", access: "access-9"},
@@ -131,7 +135,8 @@ func TestWhatAFailoverUndidIsMadeAgain(t *testing.T) {
 					t.Fatal(err)
 				}
 				views := storetest.NewReplicas(2)
-				s, other := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], 0)
+				faults := storetest.NewFaults(views[0])
+				s, other := newShared(t, keys, faults.Whole(), 0), newShared(t, keys, views[1], 0)
 				s.create()
 				restore := func() {}
 				step := func(what string) {
@@ -145,17 +150,21 @@ func TestWhatAFailoverUndidIsMadeAgain(t *testing.T) {
 				l := s.acquire()
 				step("commit")
 				s.commit(l, 2, time.Now())
+				<-time.After(test.after)
+				faults.Away()
 				restore()
+				<-time.After(test.away)
+				faults.Set(storetest.Hooks{})
 				if test.between != nil {
 					test.between(s, other)
 				}
-				s.view.Return()
+				<-time.After(2 * time.Second)
 				synctest.Wait()
 				other.want(test.refresh, test.access)
 				if strings.Contains(s.log.String(), "refresh-") || strings.Contains(s.log.String(), "access-") {
 					t.Error("the log shows a token")
 				}
-				s.view.Return() // again: nothing more to do
+				<-time.After(2 * time.Minute) // nothing more is to do
 				synctest.Wait()
 				other.want(test.refresh, test.access)
 			})
@@ -176,7 +185,7 @@ func TestClocksThatDiffer(t *testing.T) {
 				right, wrong := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], ahead)
 				right.create()
 				right.commit(right.acquire(), 1, time.Now())
-				v, err := wrong.Read(t.Context(), keptKey)
+				v, err := wrong.Read(t.Context(), keptKey, "")
 				if err != nil || v.Token == nil {
 					t.Fatalf("got %v, %v", v.Token, err)
 				}
@@ -189,7 +198,7 @@ func TestClocksThatDiffer(t *testing.T) {
 				}
 				// What the wrong clock stores is right for the other one.
 				wrong.commit(wrong.acquire(), 2, now)
-				if v, err = right.Read(t.Context(), keptKey); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) != time.Hour {
+				if v, err = right.Read(t.Context(), keptKey, ""); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) != time.Hour {
 					t.Errorf("got %v, %v; want an hour", v.Token, err)
 				}
 				<-time.After(time.Hour)

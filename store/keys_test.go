@@ -109,12 +109,8 @@ func TestStartWithAnotherFingerprintKey(t *testing.T) {
 func TestDataOfANewerBroker(t *testing.T) {
 	m, k := storetest.NewMemory(), newKeyring(t)
 	newStore(t, m, k)
-	rows, err := m.Read(t.Context(), store.MetaGroup, store.CheckKey)
-	if err != nil || len(rows) != 1 {
-		t.Fatalf("the check: %d rows, %v", len(rows), err)
-	}
 	var check map[string]any
-	if err := json.Unmarshal(rows[0].Value, &check); err != nil {
+	if err := json.Unmarshal(rowOf(t, m, store.MetaGroup, store.CheckKey).Value, &check); err != nil {
 		t.Fatal(err)
 	}
 	check["schema"] = 2
@@ -182,11 +178,7 @@ func mixFiles(t *testing.T, a, b, to string) {
 // copyRow puts what is in one place into another.
 func copyRow(t *testing.T, b store.Backend, from store.Group, fromKey store.Key, to store.Group, toKey store.Key) {
 	t.Helper()
-	rows, err := b.Read(context.Background(), from, fromKey)
-	if err != nil || len(rows) != 1 {
-		t.Fatalf("read %s: %d rows, %v", fromKey.Kind, len(rows), err)
-	}
-	put := store.Put{Key: toKey, Revision: store.Revision(broker.NewID()), Value: bytes.Clone(rows[0].Value)}
+	put := store.Put{Key: toKey, Revision: store.Revision(broker.NewID()), Value: bytes.Clone(rowOf(t, b, from, fromKey).Value)}
 	if err := b.Apply(context.Background(), store.Batch{Group: to, Puts: []store.Put{put}}); err != nil {
 		t.Fatal(err)
 	}

@@ -8,68 +8,50 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// Acquire implements broker.Store. It fails with TooManyTokens where the key would be one too many, and with
+// Acquire implements broker.Tokens. It fails with TooManyTokens where the key would be one too many, and with
 // StoreUnavailable while refreshing is suspended (see suspend.go).
 //
 // It applies one batch whose conditions are the revisions that the view came with, so nothing is read before. Where that
 // conflicts, the lease may be this owner's already, because an answer was lost.
 func (s *Store) Acquire(ctx context.Context, v broker.View, owner broker.ID, ttl time.Duration, spend bool) (broker.Lease, error) {
-	r, ok := v.Revisions.(revisions)
+	n, ok := v.Rows.(*snapshot)
 	switch {
 	case !ok:
 		return broker.Lease{}, misused("a view that is not of this store")
 	case owner.IsZero() || ttl <= 0:
 		return broker.Lease{}, misused("a lease without an owner or without a time")
-	case spend && (r.grantRecord == nil || !v.Key.Spends):
+	case spend && (v.Grant.None() || !v.Key.Spends):
 		return broker.Lease{}, misused("nothing that this key may spend")
-	}
-	if r.token == (Revision{}) {
-		tokens, err := s.backend.Count(ctx, s.credentialGroup(v.Key.Credential), kindToken)
-		if err != nil {
-			return broker.Lease{}, fromBackend(err)
-		}
-		if tokens >= s.options.MaxTokens {
-			return broker.Lease{}, failure(broker.TooManyTokens, v.Key.Credential)
-		}
 	}
 	c := v.Credential
 	lease := broker.Lease{
 		Key: v.Key, Owner: owner, Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
-		Generation: v.Grant.Generation, Spends: spend,
+		Generation: v.Grant.Generation, Spends: spend, Taken: n.clock(),
 	}
-	batch, err := s.acquisition(v.Key, r, lease, ttl)
+	batch, err := n.acquisition(lease, ttl)
 	if err != nil {
 		return broker.Lease{}, err
 	}
-	asked := s.options.Now()
 	err = s.apply(ctx, s.backend, *batch)
-	if err == nil {
-		lease.Until = asked.Add(ttl)
+	switch {
+	case err == nil:
+		lease.Rows = n.after(*batch)
 		return lease, nil
-	}
-	if errors.Is(err, ErrUnconfirmed) {
+	case errors.Is(err, ErrUnconfirmed):
 		// A failover could forget that the refresh token is being presented: nothing is sent.
+		lease.Rows = n.after(*batch)
 		_ = s.Fail(ctx, lease, nil) // it ends by itself otherwise
 		return broker.Lease{}, Unavailable("too few replicas confirm what is written (wait_replicas)")
+	case errors.Is(err, ErrNoRoom):
+		return broker.Lease{}, failure(broker.TooManyTokens, v.Key.Credential)
+	case errors.Is(err, broker.ErrConflict):
+		return s.held(ctx, lease)
 	}
-	if !errors.Is(err, broker.ErrConflict) {
-		return broker.Lease{}, err
-	}
-	return s.held(ctx, lease)
+	return broker.Lease{}, err
 }
 
-func (s *Store) acquisition(key broker.TokenKey, r revisions, lease broker.Lease, ttl time.Duration) (*Batch, error) {
-	n := &snapshot{
-		s: s, group: s.credentialGroup(key.Credential), name: key.Credential,
-		credential: broker.Credential{Name: key.Credential, Incarnation: lease.Incarnation},
-		rows:       map[Key]Row{},
-	}
-	for k, revision := range map[Key]Revision{
-		credentialKey: r.credential, grantKey(key): r.grant, tokenKey(key): r.token, failureKey(key): r.failure,
-		healthKey: r.health, leaseKey(key): r.lease,
-	} {
-		n.rows[k] = Row{Key: k, Revision: revision}
-	}
+func (n *snapshot) acquisition(lease broker.Lease, ttl time.Duration) (*Batch, error) {
+	key := lease.Key
 	b := n.change()
 	b.unchanged(tokenKey(key))
 	b.unchanged(failureKey(key))
@@ -79,27 +61,34 @@ func (s *Store) acquisition(key broker.TokenKey, r revisions, lease broker.Lease
 	}
 	b.batch.Keep = lease.Spends
 	if lease.Spends {
-		marked := *r.grantRecord
-		marked.present(lease.Owner, s.options.Now())
-		b.put(grantKey(key), marked, 0)
+		var marked grantRecord
+		if _, err := n.open(grantKey(key), &marked); err != nil {
+			return nil, err
+		}
+		marked.present(lease.Owner, n.s.wall(), n.clock())
+		b.put(grantKey(key), marked)
 	} else {
 		b.unchanged(grantKey(key))
 	}
+	if n.revision(tokenKey(key)) == (Revision{}) {
+		b.batch.Room = &Room{kindToken, n.s.options.MaxTokens}
+	}
 	// The view says that nobody holds the lease: there is none, or one that does not count. One that the view did see held
 	// stands in the way as long as it is there.
-	if r.leaseHeld {
-		b.batch.Conditions = append(b.batch.Conditions, Condition{Key: leaseKey(key)})
-		b.overwrite(leaseKey(key), fromLease(lease), ttl)
-	} else {
-		b.put(leaseKey(key), fromLease(lease), ttl)
+	held, err := n.leased(key)
+	if err != nil {
+		return nil, err
 	}
+	if held {
+		b.batch.Conditions = append(b.batch.Conditions, Condition{Key: leaseKey(key)})
+	}
+	b.putFor(leaseKey(key), fromLease(lease), ttl)
 	return b.done()
 }
 
 // held returns the lease if it is this owner's already, and was taken for the same; else ErrConflict, or that refreshing is
 // suspended.
 func (s *Store) held(ctx context.Context, lease broker.Lease) (broker.Lease, error) {
-	asked := s.options.Now()
 	key := leaseKey(lease.Key)
 	n, err := s.read(ctx, lease.Key.Credential, key, suspendedKey)
 	if errors.Is(err, broker.NotFound) {
@@ -119,6 +108,5 @@ func (s *Store) held(ctx context.Context, lease broker.Lease) (broker.Lease, err
 		}
 		return broker.Lease{}, broker.ErrConflict
 	}
-	lease.Until = asked.Add(n.rows[key].Left)
 	return lease, nil
 }

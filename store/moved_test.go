@@ -36,7 +36,7 @@ func full(t *testing.T, s *store.Store, name broker.CredentialName) broker.Token
 	create(t, s, newCredential(name), "the seed of "+string(name))
 	k := broker.TokenKey{Credential: name, Token: [32]byte{1}, Selection: [32]byte{2}, Grant: [32]byte{2}, Digest: "d", Spends: true}
 	acquire := func(k broker.TokenKey) broker.Lease {
-		v, err := s.Read(t.Context(), k)
+		v, err := s.Read(t.Context(), k, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestMovedRowsAreRefused(t *testing.T) {
 			a, b := full(t, s, "a"), full(t, s, "b")
 			other := b
 			other.Token[5] = 1
-			v, err := s.Read(t.Context(), other)
+			v, err := s.Read(t.Context(), other, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -129,9 +129,9 @@ func TestMovedRowsAreRefused(t *testing.T) {
 			} else {
 				copyRow(t, m, from.group, from.key, to.group, to.key)
 			}
-			_, err = s.Read(t.Context(), b)
+			_, err = s.Read(t.Context(), b, "")
 			wantUnreadable(t, "read", err, "credential b", "belongs elsewhere")
-			if _, err := s.Read(t.Context(), a); err != nil {
+			if _, err := s.Read(t.Context(), a, ""); err != nil {
 				t.Errorf("read of what was not touched: %v", err)
 			}
 		})
@@ -150,17 +150,24 @@ func TestFormerIncarnation(t *testing.T) {
 	}
 	full(t, s, "a")
 	copyRow2(t, old, m, s.GroupFor("a"), store.GrantKey(key))
-	_, err := s.Read(t.Context(), key)
+	_, err := s.Read(t.Context(), key, "")
 	wantUnreadable(t, "a grant of a former incarnation", err, "the grant record")
+}
+
+// rowOf reads one row, which must be there.
+func rowOf(t *testing.T, b store.Backend, g store.Group, k store.Key) store.Row {
+	t.Helper()
+	read, err := b.Read(context.Background(), store.Ask{Group: g, Keys: []store.Key{k}})
+	if err != nil || len(read[0].Rows) != 1 {
+		t.Fatalf("read %s: %v, %v", k.Kind, read, err)
+	}
+	return read[0].Rows[0]
 }
 
 func copyRow2(t *testing.T, from, to store.Backend, g store.Group, k store.Key) {
 	t.Helper()
-	rows, err := from.Read(t.Context(), g, k)
-	if err != nil || len(rows) != 1 {
-		t.Fatalf("read: %d rows, %v", len(rows), err)
-	}
-	put := store.Put{Key: k, Revision: rows[0].Revision, Value: rows[0].Value}
+	row := rowOf(t, from, g, k)
+	put := store.Put{Key: k, Revision: row.Revision, Value: row.Value}
 	if err := to.Apply(t.Context(), store.Batch{Group: g, Puts: []store.Put{put}}); err != nil {
 		t.Fatal(err)
 	}
@@ -170,11 +177,8 @@ func copyRow2(t *testing.T, from, to store.Backend, g store.Group, k store.Key) 
 func TestDamagedRows(t *testing.T) {
 	damage := func(t *testing.T, m store.Backend, g store.Group, k store.Key) {
 		t.Helper()
-		rows, err := m.Read(t.Context(), g, k)
-		if err != nil || len(rows) != 1 {
-			t.Fatalf("read: %d rows, %v", len(rows), err)
-		}
-		put := store.Put{Key: k, Revision: store.Revision(broker.NewID()), Value: rows[0].Value[:len(rows[0].Value)-1]}
+		row := rowOf(t, m, g, k)
+		put := store.Put{Key: k, Revision: store.Revision(broker.NewID()), Value: row.Value[:len(row.Value)-1]}
 		if err := m.Apply(t.Context(), store.Batch{Group: g, Puts: []store.Put{put}}); err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +194,7 @@ func TestDamagedRows(t *testing.T) {
 		damage(t, m, s.GroupFor("a"), store.CredentialKey)
 		_, err := s.Credentials(t.Context(), "", 10)
 		wantUnreadable(t, "listing", err, "credential a")
-		_, err = s.Read(t.Context(), key)
+		_, err = s.Read(t.Context(), key, "")
 		wantUnreadable(t, "read", err, "credential a")
 		_, err = s.Drop(t.Context(), "a", broker.Match{Epoch: broker.NewID()})
 		wantUnreadable(t, "drop", err)
@@ -236,10 +240,11 @@ func TestDamagedRows(t *testing.T) {
 		}
 	})
 	t.Run("backoff", func(t *testing.T) {
-		m, s, _ := begin(t)
+		m, s, key := begin(t)
 		damage(t, m, s.UpstreamGroupFor("host of a"), store.BackoffKey)
-		_, err := s.Backoff(t.Context(), "host of a")
-		wantUnreadable(t, "backoff", err, "the backoff record")
+		if v, err := s.Read(t.Context(), key, "host of a"); err != nil || !v.UpstreamUnknown {
+			t.Errorf("read: unknown %v, %v; want what there is, without what is only advice", v.UpstreamUnknown, err)
+		}
 		if err := s.SaveBackoff(t.Context(), "host of a", broker.Backoff{Failures: 2}); err != nil {
 			t.Errorf("save: %v", err)
 		}
@@ -259,7 +264,7 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 		{BeforeApply: func(context.Context, store.Batch) error { return foreign }},
 	} {
 		f.Set(hooks)
-		_, errRead := s.Read(t.Context(), key)
+		_, errRead := s.Read(t.Context(), key, "")
 		errSave := s.SaveBackoff(t.Context(), "h", broker.Backoff{Failures: 1})
 		_, errStatus := s.Status(t.Context(), "a")
 		for _, err := range []error{errRead, errSave, errStatus} {
@@ -272,12 +277,12 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 		}
 	}
 	f.Set(storetest.Hooks{})
-	v, err := s.Read(t.Context(), key)
+	v, err := s.Read(t.Context(), key, "")
 	if err != nil || v.Grant.RefreshToken.Reveal() != secrets[4] {
 		t.Fatalf("read: %v", err)
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v"} {
-		for _, printed := range []any{v, v.Revisions, s} {
+		for _, printed := range []any{v, v.Rows, s} {
 			if found := leaktest.Find([]byte(fmt.Sprintf(verb, printed)), secrets); found != nil {
 				t.Errorf("%T prints a secret: %v", printed, found)
 			}

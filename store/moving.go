@@ -24,7 +24,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	if progress == nil {
 		progress = func(int, int) {}
 	}
-	now := s.options.Now()
+	now := s.wall()
 	check, err := readCheck(ctx, s.backend)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	if err != nil {
 		return err
 	}
-	rows, err := s.backend.Read(ctx, metaGroup, suspendedKey)
+	rows, err := s.rows(ctx, metaGroup, suspendedKey)
 	switch {
 	case err != nil:
 		return fromBackend(err)
@@ -126,7 +126,7 @@ func (s *Store) exported(ctx context.Context, name broker.CredentialName, now ti
 				return nil, Ended(ctx)
 			}
 		}
-		c := &exportedCredential{Name: string(name), Incarnation: id(n.credential.Incarnation), ReadAt: n.asked.UTC().Round(0)}
+		c := &exportedCredential{Name: string(name), Incarnation: id(n.credential.Incarnation), ReadAt: n.asked.Wall.UTC()}
 		for _, key := range n.order {
 			if row := n.rows[key]; slices.Contains(exportedKinds, key.Kind) {
 				c.Rows = append(c.Rows, exportedRow{
@@ -177,7 +177,7 @@ func (s *Store) Import(ctx context.Context, e *Exported, progress func(done, tot
 		progress = func(int, int) {}
 	}
 	var out Imported
-	if ahead := e.Time.Sub(s.options.Now()); ahead > clockSkew {
+	if ahead := e.Time.Sub(s.wall()); ahead > clockSkew {
 		return out, fmt.Errorf("the export was made at %s, which is yet to come by the clock of this machine: set the clock, or tokens would live too long",
 			e.Time.Format(time.RFC3339))
 	}
@@ -215,9 +215,9 @@ func (s *Store) importOne(ctx context.Context, c *exportedCredential, out *Impor
 	made := true
 	err := s.changeKept(ctx, s.backend, func() (*Batch, error) {
 		// What is there is looked at first, and not left to the condition: a batch of which any row is in place counts as made.
-		rows, err := s.backend.Read(ctx, group, keys...)
+		rows, err := s.rows(ctx, group, keys...)
 		if err != nil {
-			return nil, fromBackend(err)
+			return nil, err
 		}
 		there := slices.IndexFunc(rows, func(r Row) bool { return r.Key == credentialKey })
 		if there >= 0 {
@@ -248,7 +248,7 @@ func (s *Store) importOne(ctx context.Context, c *exportedCredential, out *Impor
 
 // imports are the rows that are still alive.
 func (s *Store) imports(c *exportedCredential) (puts []Put, ended int) {
-	since := max(0, s.options.Now().Sub(c.ReadAt))
+	since := max(0, s.wall().Sub(c.ReadAt))
 	for _, r := range c.Rows {
 		ttl := time.Duration(0)
 		if r.LeftMS > 0 {

@@ -105,8 +105,9 @@ func TestImportFromTheFuture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	behind := func() time.Time { return time.Now().Add(-time.Hour) }
-	s, err := store.New(storetest.NewMemory(), k, store.Options{Now: behind})
+	began := time.Now()
+	behind := broker.NewClock(func() (time.Time, time.Duration) { return time.Now().Add(-time.Hour), time.Since(began) })
+	s, err := store.New(storetest.NewMemory(), k, store.Options{Clock: behind})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +196,7 @@ func TestExportOfDamage(t *testing.T) {
 
 func mustRead(t testing.TB, s *store.Store, name broker.CredentialName) broker.View {
 	t.Helper()
-	v, err := s.Read(t.Context(), broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true})
+	v, err := s.Read(t.Context(), broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

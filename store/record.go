@@ -121,7 +121,21 @@ type rememberedRecord struct {
 	Count          int     `json:"count,omitzero"`
 	UpstreamStatus int     `json:"upstream_status,omitzero"`
 	UpstreamError  string  `json:"upstream_error,omitzero"`
+	// RetryEnds is RetryAt by the backend's clock; 0: in a record of a former version, or where no clock was asked.
+	RetryEnds stored `json:"retry_ends,omitzero"`
 }
+
+// stored is a moment by the backend's clock, in nanoseconds since 1970; 0: not known.
+type stored int64
+
+func storedAt(t time.Time) stored {
+	if t.IsZero() {
+		return 0
+	}
+	return stored(t.UnixNano())
+}
+
+func (s stored) time() time.Time { return time.Unix(0, int64(s)) }
 
 func fromRemembered(r broker.Remembered) rememberedRecord {
 	return rememberedRecord{
@@ -137,10 +151,23 @@ func (r rememberedRecord) remembered() broker.Remembered {
 	}
 }
 
-func (r *rememberedRecord) pointer() *broker.Remembered {
+// remember makes the record of a failure that other brokers are to share.
+func (n *snapshot) remember(r broker.Remembered) rememberedRecord {
+	record := fromRemembered(r)
+	if !r.RetryAt.IsZero() {
+		record.RetryEnds = storedAt(n.ends(r.RetryAt))
+	}
+	return record
+}
+
+// recall is the inverse of remember: whoever wrote it, it may be tried again when the backend's clock says so. nil: none.
+func (n *snapshot) recall(r *rememberedRecord) *broker.Remembered {
 	if r == nil {
 		return nil
 	}
 	remembered := r.remembered()
+	if n.s.shared != nil && r.RetryEnds != 0 {
+		remembered.RetryAt = n.local(r.RetryEnds.time())
+	}
 	return &remembered
 }

@@ -16,7 +16,10 @@ type grantRecord struct {
 	UsedAt       instant           `json:"used_at,omitzero"`
 	Marker       id                `json:"marker,omitzero"`
 	// MarkedAt is when Marker was set. It becomes UsedAt when it is known, or possible, that the token was presented then.
-	MarkedAt  instant           `json:"marked_at,omitzero"`
+	MarkedAt instant `json:"marked_at,omitzero"`
+	// Used and Marked are UsedAt and MarkedAt by the backend's clock.
+	Used      stored            `json:"used,omitzero"`
+	Marked    stored            `json:"marked,omitzero"`
 	Uncertain bool              `json:"uncertain,omitzero"`
 	Presented int               `json:"presented,omitzero"`
 	Refused   *rememberedRecord `json:"refused,omitzero"`
@@ -29,14 +32,18 @@ func freshGrant(seed broker.Grant) grantRecord {
 	}
 }
 
-func (r grantRecord) grant() broker.Grant {
+func (n *snapshot) grant(r grantRecord) broker.Grant {
 	g := broker.Grant{
 		Generation: r.Generation.id(), Predecessor: r.Predecessor.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
 		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain, Presented: r.Presented,
-		Refused: r.Refused.pointer(),
+		Refused: n.recall(r.Refused),
 	}
+	used := r.Used
 	if !g.Marker.IsZero() && !g.Uncertain {
-		g.UsedAt = r.MarkedAt.time()
+		g.UsedAt, used = r.MarkedAt.time(), r.Marked
+	}
+	if used != 0 {
+		g.UsedFor = max(n.now.Sub(used.time()), time.Nanosecond)
 	}
 	return g
 }
@@ -44,15 +51,15 @@ func (r grantRecord) grant() broker.Grant {
 // present marks the grant as being presented by owner. A marker that somebody else left is a presentation whose answer was
 // lost, and stays one whatever becomes of this one. UsedAt is then the first of the presentations that are in doubt: an
 // upstream that allows a second use for a while counts from the first.
-func (r *grantRecord) present(owner broker.ID, now time.Time) {
+func (r *grantRecord) present(owner broker.ID, wall, stored time.Time) {
 	if !r.Marker.IsZero() && r.Marker.id() != owner {
 		if !r.Uncertain {
-			r.UsedAt = r.MarkedAt
+			r.UsedAt, r.Used = r.MarkedAt, r.Marked
 		}
 		r.Uncertain = true
 		r.Presented++
 	}
-	r.Marker, r.MarkedAt = id(owner), at(now)
+	r.Marker, r.MarkedAt, r.Marked = id(owner), at(wall), storedAt(stored)
 }
 
 // unmark takes the marker away if it is the owner's. presented: the refresh token was sent.
@@ -61,9 +68,9 @@ func (r *grantRecord) unmark(owner broker.ID, presented bool) {
 		return
 	}
 	if presented && !r.Uncertain {
-		r.UsedAt = r.MarkedAt
+		r.UsedAt, r.Used = r.MarkedAt, r.Marked
 	}
-	r.Marker, r.MarkedAt = id{}, instant{}
+	r.Marker, r.MarkedAt, r.Marked = id{}, instant{}, 0
 }
 
 // leaseRecord is who holds a lease, and for what.

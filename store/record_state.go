@@ -1,7 +1,7 @@
 package store
 
 import (
-	"bytes"
+	"reflect"
 	"slices"
 	"time"
 
@@ -26,18 +26,19 @@ type healthRecord struct {
 
 func (r healthRecord) empty() bool { return r.Failure == nil && r.FormerWorked.IsZero() }
 
-func (r healthRecord) failure(version broker.ID, digest string) *broker.Remembered {
+func (r healthRecord) failure(version broker.ID, digest string) *rememberedRecord {
 	if r.Version.id() != version || r.Digest != digest {
 		return nil
 	}
-	return r.Failure.pointer()
+	return r.Failure
 }
 
-// historyRecord is what people see, and what makes a repeated Commit have the effect of one.
+// historyRecord is what people see.
 type historyRecord struct {
 	LastSuccess instant         `json:"last_success,omitzero"`
 	Attempts    []attemptRecord `json:"attempts,omitzero"`
-	// Receipts are the last owners that committed or failed: 17 bytes each, owner and what was stored, the newest first.
+	// Receipts are of brokers of a former version, for which they make a repeated Commit have the effect of one. They are passed
+	// on for as long as such a broker may share the store.
 	Receipts []byte `json:"receipts,omitzero"`
 }
 
@@ -51,37 +52,7 @@ type attemptRecord struct {
 	Taken         []string `json:"taken,omitzero"`
 }
 
-const (
-	maxAttempts = 20
-	maxReceipts = 64
-	receiptSize = len(broker.ID{}) + 1
-
-	receiptToken byte = 1
-	receiptGrant byte = 2
-)
-
-// receipt returns what an owner's commit stored, if that is among the last.
-func (r historyRecord) receipt(owner broker.ID) (broker.Committed, bool) {
-	for b := r.Receipts; len(b) >= receiptSize; b = b[receiptSize:] {
-		if bytes.Equal(b[:len(owner)], owner[:]) {
-			stored := b[len(owner)]
-			return broker.Committed{Token: stored&receiptToken != 0, Grant: stored&receiptGrant != 0}, true
-		}
-	}
-	return broker.Committed{}, false
-}
-
-func (r *historyRecord) addReceipt(owner broker.ID, c broker.Committed) {
-	var stored byte
-	if c.Token {
-		stored |= receiptToken
-	}
-	if c.Grant {
-		stored |= receiptGrant
-	}
-	b := slices.Concat(owner[:], []byte{stored}, r.Receipts)
-	r.Receipts = b[:min(len(b), maxReceipts*receiptSize)]
-}
+const maxAttempts = 20
 
 // addAttempts takes them in the order in which they were made.
 func (r *historyRecord) addAttempts(attempts []broker.Attempt) {
@@ -90,9 +61,19 @@ func (r *historyRecord) addAttempts(attempts []broker.Attempt) {
 			Start: at(a.Start), Duration: int64(a.Duration), Host: a.Host, Status: a.Status,
 			UpstreamError: a.UpstreamError, Reason: a.Reason, Taken: a.Taken,
 		}
-		r.Attempts = append([]attemptRecord{record}, r.Attempts...)
+		if !r.has(record) { // else its exchange is noted again, because the answer was lost
+			r.Attempts = append([]attemptRecord{record}, r.Attempts...)
+		}
 	}
 	r.Attempts = r.Attempts[:min(len(r.Attempts), maxAttempts)]
+}
+
+func (r historyRecord) has(a attemptRecord) bool {
+	return !a.Start.IsZero() && slices.ContainsFunc(r.Attempts, func(there attemptRecord) bool {
+		same := there.Start.time().Equal(a.Start.time())
+		there.Start = a.Start
+		return same && reflect.DeepEqual(there, a)
+	})
 }
 
 func (r historyRecord) attempts() []broker.Attempt {

@@ -63,16 +63,9 @@ func TestHistoryIsBounded(t *testing.T) {
 	var r historyRecord
 	for n := range 100 {
 		r.addAttempts([]broker.Attempt{{Host: fmt.Sprint(n)}})
-		r.addReceipt(broker.ID{byte(n)}, broker.Committed{Token: n%2 == 0})
 	}
 	if got := r.attempts(); len(got) != maxAttempts || got[0].Host != "99" || got[19].Host != "80" {
 		t.Errorf("got %d attempts, the newest %q", len(got), got[0].Host)
-	}
-	for n := range 100 {
-		c, ok := r.receipt(broker.ID{byte(n)})
-		if want := n >= 100-maxReceipts; ok != want || ok && c.Token != (n%2 == 0) {
-			t.Errorf("receipt %d: got %v, %v", n, c, ok)
-		}
 	}
 }
 

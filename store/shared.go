@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -16,37 +15,11 @@ const (
 	noteMoved Note = 'm'
 )
 
-// mark: see broker.Mark.
-func mark(key broker.TokenKey, credential, token Revision) broker.Mark {
-	return broker.Mark{Credential: key.Credential, Token: key.Token, Revisions: [2][16]byte{credential, token}}
-}
-
-// mark is of the token that a batch puts; zero if it puts none.
-func (b *changing) mark(key broker.TokenKey) broker.Mark {
-	credential := b.revision(credentialKey)
-	var token Revision
-	for _, p := range b.batch.Puts {
-		switch p.Key {
-		case credentialKey:
-			credential = p.Revision
-		case tokenKey(key):
-			token = p.Revision
-		}
-	}
-	if token == (Revision{}) {
-		return broker.Mark{}
-	}
-	return mark(key, credential, token)
-}
-
-// Unchanged implements broker.Store.
+// Unchanged implements broker.Tokens.
 func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]broker.Verdict, error) {
 	out := make([]broker.Verdict, len(marks))
 	if s.shared == nil {
 		return out, misused("the store is not shared")
-	}
-	if !s.ready.Load() {
-		return out, errNotReady
 	}
 	places := make([]Place, 0, 2*len(marks))
 	for _, m := range marks {
@@ -60,7 +33,7 @@ func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]broker.Ve
 	for i, m := range marks {
 		switch {
 		case !known[2*i] || !known[2*i+1]:
-		case m.Revisions[1] != (Revision{}) && there[2*i] == m.Revisions[0] && there[2*i+1] == m.Revisions[1]:
+		case !m.CredentialRevision.IsZero() && there[2*i] == Revision(m.CredentialRevision) && there[2*i+1] == Revision(m.TokenRevision):
 			out[i] = broker.Same
 		default:
 			out[i] = broker.Changed
@@ -69,89 +42,20 @@ func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]broker.Ve
 	return out, nil
 }
 
-// Watch implements broker.Store. It also puts commits back that a failover has undone.
+// Watch implements broker.Tokens. Meanwhile it looks after what is kept.
 func (s *Store) Watch(ctx context.Context, f func(broker.Notice)) {
 	if s.shared == nil {
 		<-ctx.Done()
 		return
 	}
-	returned := make(chan struct{}, 1)
-	var working sync.WaitGroup
-	defer working.Wait()
-	working.Go(func() {
-		for {
-			select {
-			case <-returned:
-				s.putBack(ctx)
-			case <-ctx.Done():
-				return
-			}
+	var tending sync.WaitGroup
+	defer tending.Wait()
+	tending.Go(func() { s.tendUntil(ctx) })
+	s.shared.shared.Watch(ctx, func(h Happened) {
+		if h.Group == "" {
+			f(broker.Notice{})
+		} else if name, ok := s.names.Load(h.Group); ok {
+			f(broker.Notice{Credential: name.(broker.CredentialName), Moved: h.Note == noteMoved})
 		}
 	})
-	s.shared.Watch(ctx, func(h Happened) {
-		switch {
-		case h.Returned:
-			select {
-			case returned <- struct{}{}:
-			default: // it has not begun yet
-			}
-			f(broker.Notice{})
-		case h.Missed:
-			f(broker.Notice{})
-		default:
-			if name, ok := s.names.Load(h.Group); ok {
-				f(broker.Notice{Credential: name.(broker.CredentialName), Moved: h.Note == noteMoved})
-			}
-		}
-	})
-}
-
-var errNotReady = Unavailable("the broker has not been able to look at it since it started")
-
-// unready is a backend that nothing is asked of before the store is ready.
-type unready struct {
-	Backend
-	ready *atomic.Bool
-}
-
-func (u *unready) check() error {
-	if u.ready.Load() {
-		return nil
-	}
-	return errNotReady
-}
-
-func (u *unready) Read(ctx context.Context, group Group, keys ...Key) ([]Row, error) {
-	if err := u.check(); err != nil {
-		return nil, err
-	}
-	return u.Backend.Read(ctx, group, keys...)
-}
-
-func (u *unready) List(ctx context.Context, group Group, kinds ...Kind) ([]Row, error) {
-	if err := u.check(); err != nil {
-		return nil, err
-	}
-	return u.Backend.List(ctx, group, kinds...)
-}
-
-func (u *unready) Count(ctx context.Context, group Group, kind Kind) (int, error) {
-	if err := u.check(); err != nil {
-		return 0, err
-	}
-	return u.Backend.Count(ctx, group, kind)
-}
-
-func (u *unready) Apply(ctx context.Context, b Batch) error {
-	if err := u.check(); err != nil {
-		return err
-	}
-	return u.Backend.Apply(ctx, b)
-}
-
-func (u *unready) Scan(ctx context.Context, key Key, after Listing, limit int) ([]Listed, error) {
-	if err := u.check(); err != nil {
-		return nil, err
-	}
-	return u.Backend.Scan(ctx, key, after, limit)
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -16,33 +18,48 @@ type snapshot struct {
 	rows       map[Key]Row
 	order      []Key
 	credential broker.Credential
-	// asked is from before the rows were read: what they have left counts from it.
-	asked time.Time
+	// asked is from before the rows were read, answered from after; now is what the backend's clock said between them. What
+	// others have written ends by the backend's clock: told by it, nothing ends later here than there.
+	asked, answered broker.Instant
+	now             time.Time
 }
 
 // read returns the rows with these keys, and the credential. NotFound.
 func (s *Store) read(ctx context.Context, name broker.CredentialName, keys ...Key) (*snapshot, error) {
-	group, asked := s.credentialGroup(name), s.options.Now()
-	rows, err := s.backend.Read(ctx, group, append([]Key{credentialKey}, keys...)...)
-	if err != nil {
-		return nil, fromBackend(err)
+	n, _, err := s.readWith(ctx, name, "", keys...)
+	return n, err
+}
+
+// readWith also reads, in the same round trip, what is known of an upstream; empty: of none.
+func (s *Store) readWith(ctx context.Context, name broker.CredentialName, upstream string, keys ...Key) (*snapshot, Reading, error) {
+	group, asked := s.credentialGroup(name), s.clock.Now()
+	asks := []Ask{{group, append([]Key{credentialKey}, keys...)}}
+	if upstream != "" {
+		asks = append(asks, Ask{s.upstreamGroup(upstream), []Key{backoffKey}})
 	}
-	return s.snapshot(group, name, asked, rows)
+	all, err := s.backend.Read(ctx, asks...)
+	if err != nil {
+		return nil, Reading{}, fromBackend(err)
+	}
+	n, err := s.snapshot(group, name, asked, all[0])
+	return n, all[len(all)-1], err
 }
 
 // list returns all rows of these kinds, and the credential. NotFound.
 func (s *Store) list(ctx context.Context, name broker.CredentialName, kinds ...Kind) (*snapshot, error) {
-	group, asked := s.credentialGroup(name), s.options.Now()
-	rows, err := s.backend.List(ctx, group, append([]Kind{kindCredential}, kinds...)...)
+	group, asked := s.credentialGroup(name), s.clock.Now()
+	all, err := s.backend.List(ctx, group, append([]Kind{kindCredential}, kinds...)...)
 	if err != nil {
 		return nil, fromBackend(err)
 	}
-	return s.snapshot(group, name, asked, rows)
+	return s.snapshot(group, name, asked, all)
 }
 
-func (s *Store) snapshot(group Group, name broker.CredentialName, asked time.Time, rows []Row) (*snapshot, error) {
-	n := &snapshot{s: s, group: group, name: name, asked: asked, rows: make(map[Key]Row, len(rows))}
-	for _, r := range rows {
+func (s *Store) snapshot(group Group, name broker.CredentialName, asked broker.Instant, read Reading) (*snapshot, error) {
+	n := &snapshot{
+		s: s, group: group, name: name, asked: asked, answered: s.clock.Now(), now: read.Now, rows: make(map[Key]Row, len(read.Rows)),
+	}
+	for _, r := range read.Rows {
 		n.rows[r.Key] = r
 		n.order = append(n.order, r.Key)
 	}
@@ -58,6 +75,19 @@ func (s *Store) snapshot(group Group, name broker.CredentialName, asked time.Tim
 	return n, err
 }
 
+// clock is what the backend's clock says now at the latest.
+func (n *snapshot) clock() time.Time {
+	return n.now.Add(n.s.clock.Now().At.Sub(n.answered.At))
+}
+
+// ends is when, by the backend's clock, something ends that ends at t by this process's.
+func (n *snapshot) ends(t time.Time) time.Time {
+	return n.clock().Add(min(t.Sub(n.s.wall()), maxTTL))
+}
+
+// local is the inverse of ends.
+func (n *snapshot) local(t time.Time) time.Time { return n.asked.Wall.Add(t.Sub(n.now)) }
+
 func (s *Store) openCredential(name broker.CredentialName, row Row) (broker.Credential, error) {
 	p := place{key: credentialKey, subject: string(name)}
 	var r credentialRecord
@@ -68,6 +98,7 @@ func (s *Store) openCredential(name broker.CredentialName, row Row) (broker.Cred
 	if err != nil {
 		return broker.Credential{}, s.unreadable(p, err)
 	}
+	c.Revision = broker.ID(row.Revision)
 	return c, nil
 }
 
@@ -101,7 +132,7 @@ func (n *snapshot) token(key Key) (*broker.Issued, error) {
 	}
 	n.anchor(&t, n.rows[key].Left)
 	c := n.credential
-	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || n.s.until(t.ExpireAt) <= 0 {
+	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || !n.s.wall().Before(t.ExpireAt) {
 		return nil, nil
 	}
 	return &t, nil
@@ -117,10 +148,10 @@ const (
 // anchor makes a token's times those of this process's clock, where another process may have stored it by its own: when it
 // ends is then what the backend says, whose clock is the same for all.
 func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
-	if n.s.shared == nil || left <= 0 || t.ExpireAt.Sub(n.asked) > maxTTL-time.Hour {
+	if n.s.shared == nil || left <= 0 || t.ExpireAt.Sub(n.asked.Wall) > maxTTL-time.Hour {
 		return // nobody else has written it, or the row ends long before the token
 	}
-	late := n.asked.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
+	late := n.asked.Wall.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
 	if late > -clockAhead && late < clockBehind {
 		return
 	}
@@ -130,14 +161,26 @@ func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 	}
 }
 
-// history returns what is there. One that cannot be read is as good as none: no commit may fail for it.
-func (n *snapshot) history() (historyRecord, error) {
-	var r historyRecord
-	_, err := n.open(historyKey, &r)
+// spare fills in the record if there is one that can be read. One that cannot is as good as none: no commit may fail for it.
+func (n *snapshot) spare(key Key, record any) error {
+	_, err := n.open(key, record)
 	if errors.Is(err, broker.RecordUnreadable) {
-		return historyRecord{}, nil
+		return nil
 	}
-	return r, err
+	return err
+}
+
+// after is the snapshot as it is once the batch has been applied.
+func (n *snapshot) after(b Batch) *snapshot {
+	changed := *n
+	changed.rows = maps.Clone(n.rows)
+	for _, k := range b.Deletes {
+		delete(changed.rows, k)
+	}
+	for _, p := range b.Puts {
+		changed.rows[p.Key] = Row{Key: p.Key, Revision: p.Revision, Value: p.Value}
+	}
+	return &changed
 }
 
 // A changing collects a batch for the group of a snapshot. Every row that it touches must be as it was read.
@@ -158,28 +201,50 @@ func (b *changing) unchanged(key Key) {
 	b.batch.Conditions = append(b.batch.Conditions, Condition{key, b.revision(key)})
 }
 
-// put replaces a row that was read, or that was asked for and is not there.
-func (b *changing) put(key Key, record any, ttl time.Duration) {
-	if key != credentialKey {
+// put replaces a row that was read, or that was asked for and is not there. It lives for ever.
+func (b *changing) put(key Key, record any) { b.write(key, record, func(*Put) {}) }
+
+// putUntil is put of a row that ends at t, by this process's clock.
+func (b *changing) putUntil(key Key, record any, t time.Time) {
+	b.write(key, record, func(p *Put) { p.Ends = b.ends(t) })
+}
+
+// putFor is put of a row that lives for ttl from when it is written.
+func (b *changing) putFor(key Key, record any, ttl time.Duration) {
+	b.write(key, record, func(p *Put) { p.TTL = ttl })
+}
+
+func (b *changing) write(key Key, record any, end func(*Put)) {
+	if !b.named(key) {
 		b.unchanged(key)
 	}
-	b.overwrite(key, record, ttl)
+	b.seal(key, record, end)
 }
 
 // overwrite writes a row whatever is there.
-func (b *changing) overwrite(key Key, record any, ttl time.Duration) {
-	p, err := b.s.seal(b.place(key), record, ttl)
+func (b *changing) overwrite(key Key, record any) { b.seal(key, record, func(*Put) {}) }
+
+func (b *changing) seal(key Key, record any, end func(*Put)) {
+	p, err := b.s.seal(b.place(key), record)
 	if err != nil {
 		b.err = err
 		return
 	}
+	end(&p)
 	b.batch.Puts = append(b.batch.Puts, p)
+}
+
+// named reports whether the batch has a condition on the row already.
+func (b *changing) named(key Key) bool {
+	return slices.ContainsFunc(b.batch.Conditions, func(c Condition) bool { return c.Key == key })
 }
 
 // remove deletes a row that was read.
 func (b *changing) remove(key Key) {
 	if _, ok := b.rows[key]; ok {
-		b.unchanged(key)
+		if !b.named(key) {
+			b.unchanged(key)
+		}
 		b.batch.Deletes = append(b.batch.Deletes, key)
 	}
 }

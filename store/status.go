@@ -22,7 +22,7 @@ func (s *Store) Status(ctx context.Context, name broker.CredentialName) (broker.
 		if _, err := n.open(key, &g); err != nil {
 			return none, err
 		}
-		st.Grants = append(st.Grants, g.grant())
+		st.Grants = append(st.Grants, n.grant(g))
 	}
 	if err := n.tokens(func(_ Key, t *broker.Issued) { st.Tokens = append(st.Tokens, *t) }); err != nil {
 		return none, err
@@ -31,43 +31,46 @@ func (s *Store) Status(ctx context.Context, name broker.CredentialName) (broker.
 	if _, err := n.open(healthKey, &h); err != nil {
 		return none, err
 	}
-	st.Failure = h.failure(n.credential.Version, h.Digest) // of whichever definition was tried last
+	st.Failure = n.recall(h.failure(n.credential.Version, h.Digest)) // of whichever definition was tried last
 	st.FormerWorked = !h.FormerWorked.IsZero() && h.FormerWorked.id() == n.credential.Version
-	history, err := n.history()
-	if err != nil {
+	var history historyRecord
+	if err := n.spare(historyKey, &history); err != nil {
 		return none, err
 	}
 	st.LastSuccess, st.Attempts = history.LastSuccess.time(), history.attempts()
 	return st, nil
 }
 
-// Backoff implements broker.Store.
-func (s *Store) Backoff(ctx context.Context, upstream string) (broker.Backoff, error) {
-	rows, err := s.backend.Read(ctx, s.upstreamGroup(upstream), backoffKey)
-	if err != nil {
-		return broker.Backoff{}, fromBackend(err)
-	}
-	if len(rows) == 0 {
-		return broker.Backoff{}, nil
+// backoff is what a reading says of an upstream. How long it is to be left alone is what the row has left, whose time counts by
+// the backend's clock.
+func (s *Store) backoff(upstream string, read Reading, asked broker.Instant) (b broker.Backoff, unknown bool) {
+	if read.Err != nil || len(read.Rows) == 0 {
+		return broker.Backoff{}, read.Err != nil
 	}
 	var r backoffRecord
-	if err := s.open(place{key: backoffKey, subject: upstream}, rows[0], &r); err != nil {
-		return broker.Backoff{}, err
+	row := read.Rows[0]
+	if err := s.open(place{key: backoffKey, subject: upstream}, row, &r); err != nil {
+		return broker.Backoff{}, true
 	}
-	return broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}, nil
+	b = broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}
+	if s.shared != nil && row.Left > 0 {
+		b.Until = asked.Wall.Add(row.Left - memory)
+		b.Last.RetryAt = b.Until
+	}
+	return b, false
 }
 
-// SaveBackoff implements broker.Store. It is advisory: the last one to save wins.
+// SaveBackoff implements broker.Tokens. It is advisory: the last one to save wins.
 func (s *Store) SaveBackoff(ctx context.Context, upstream string, b broker.Backoff) error {
 	batch := Batch{Group: s.upstreamGroup(upstream)}
 	if b == (broker.Backoff{}) {
 		batch.Deletes = []Key{backoffKey}
 	} else {
-		record := backoffRecord{b.Failures, at(b.Until), fromRemembered(b.Last)}
-		put, err := s.seal(place{key: backoffKey, subject: upstream}, record, s.remembered(b.Until))
+		put, err := s.seal(place{key: backoffKey, subject: upstream}, backoffRecord{b.Failures, at(b.Until), fromRemembered(b.Last)})
 		if err != nil {
 			return err
 		}
+		put.TTL = s.forgotten(b.Until).Sub(s.wall())
 		batch.Puts = []Put{put}
 	}
 	return fromBackend(s.backend.Apply(ctx, batch))

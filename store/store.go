@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -17,13 +16,12 @@ import (
 
 // Store implements broker.Store above a Backend. It is made by New. Safe for concurrent use.
 type Store struct {
-	backend Backend
+	backend *reach
 	keyring *seal.Keyring
 	options Options
+	clock   *broker.Clock
 	// shared is the backend, if others change it too; nil: they do not.
-	shared Shared
-	// ready is set once the backend was found to be fit, and to hold data of this keyring.
-	ready atomic.Bool
+	shared *reach
 	// names are the credentials that were read, by their groups: who hears that a group has changed has only its hash.
 	names sync.Map
 	kept  kept
@@ -35,13 +33,16 @@ var _ broker.Store = (*Store)(nil)
 type Options struct {
 	// MaxTokens is how many live tokens, grants and failures of single keys a credential may have; 0: 1,000.
 	MaxTokens int
-	// Now is the clock by which tokens end; nil: time.Now.
-	Now func() time.Time
+	// Clock is the process's; nil: the machine's.
+	Clock *broker.Clock
 	// Later: New does not ask the backend anything, and every call fails with StoreUnavailable until Begin has succeeded.
 	Later bool
 	// Unconfirmed is called for each change that too few replicas have confirmed; nil: nobody counts.
 	Unconfirmed func()
-	// Log gets what happens to commits after Redis was away; nil: discarded.
+	// Away is called when a part of a Shared backend has not answered for a while, and when all of it answers again; nil: nobody
+	// listens.
+	Away func(away bool)
+	// Log gets outages of a Shared backend, and what had to be put in place again after them; nil: discarded.
 	Log *slog.Logger
 }
 
@@ -65,15 +66,17 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	if options.MaxTokens <= 0 {
 		options.MaxTokens = defaultMaxTokens
 	}
-	if options.Now == nil {
-		options.Now = time.Now
+	if options.Clock == nil {
+		options.Clock = broker.NewClock(nil)
 	}
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{keyring: keyring, options: options}
-	s.backend = &unready{backend, &s.ready}
-	s.shared, _ = backend.(Shared)
+	s := &Store{keyring: keyring, options: options, clock: options.Clock}
+	s.backend = newReach(backend, s.clock, options)
+	if _, ok := backend.(Shared); ok {
+		s.shared = s.backend
+	}
 	if options.Later {
 		return s, nil
 	}
@@ -89,15 +92,15 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 // with StoreUnavailable while the backend cannot be asked: try again then. Any other failure stays until somebody mends it.
 // warnings are for the operator.
 func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
-	if s.ready.Load() {
+	if s.backend.ready.Load() {
 		return nil, nil
 	}
 	if s.shared != nil {
-		if warnings, err = s.shared.Check(ctx); err != nil {
+		if warnings, err = s.shared.shared.Check(ctx); err != nil {
 			return warnings, err
 		}
 	}
-	backend := s.backend.(*unready).Backend
+	backend := s.backend.Backend
 	if err := s.checkKeys(ctx, backend); err != nil {
 		return warnings, err
 	}
@@ -108,7 +111,7 @@ func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 			}
 		}
 	}
-	s.ready.Store(true)
+	s.backend.ready.Store(true)
 	return warnings, nil
 }
 
@@ -124,6 +127,15 @@ func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
 // It is bounded by ctx, and goes on as long as that does: each conflict means that somebody else got on.
 func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error {
 	return s.changeIn(ctx, s.backend, decide)
+}
+
+// rows reads rows of one group.
+func (s *Store) rows(ctx context.Context, group Group, keys ...Key) ([]Row, error) {
+	all, err := s.backend.Read(ctx, Ask{group, keys})
+	if err != nil {
+		return nil, fromBackend(err)
+	}
+	return all[0].Rows, nil
 }
 
 func (s *Store) changeIn(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
@@ -164,8 +176,8 @@ func (s *Store) apply(ctx context.Context, backend Backend, b Batch) error {
 	return err
 }
 
-// seal gives the put of a record.
-func (s *Store) seal(p place, record any, ttl time.Duration) (Put, error) {
+// seal gives the put of a record, which lives for ever.
+func (s *Store) seal(p place, record any) (Put, error) {
 	plain, err := encode(record)
 	if err != nil {
 		return Put{}, misused(err.Error())
@@ -174,7 +186,7 @@ func (s *Store) seal(p place, record any, ttl time.Duration) (Put, error) {
 	if err != nil {
 		return Put{}, misused(err.Error())
 	}
-	return Put{Key: p.key, Revision: newRevision(), Value: sealed, TTL: min(ttl, maxTTL)}, nil
+	return Put{Key: p.key, Revision: newRevision(), Value: sealed}, nil
 }
 
 // open is the inverse of seal. RecordUnreadable.
@@ -194,5 +206,5 @@ func newRevision() (r Revision) {
 	return r
 }
 
-// until is how long something lives that ends at t; 0 or less: it has ended.
-func (s *Store) until(t time.Time) time.Duration { return t.Sub(s.options.Now()) }
+// wall is the time of day.
+func (s *Store) wall() time.Time { return s.clock.Now().Wall }

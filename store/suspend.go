@@ -48,9 +48,9 @@ func (n *snapshot) suspended() error {
 
 // Suspended tells since when refreshing is suspended because the store was exported; the zero time: it is not.
 func (s *Store) Suspended(ctx context.Context) (time.Time, error) {
-	rows, err := s.backend.Read(ctx, metaGroup, suspendedKey)
+	rows, err := s.rows(ctx, metaGroup, suspendedKey)
 	if err != nil || len(rows) == 0 {
-		return time.Time{}, fromBackend(err)
+		return time.Time{}, err
 	}
 	var r suspendedRecord
 	if err := s.open(suspendedPlace, rows[0], &r); err != nil {
@@ -63,7 +63,7 @@ var errSuspensionUnconfirmed = Unavailable("too few replicas confirm that refres
 
 // suspendAll notes that the store is being exported, and returns the note's revision.
 func (s *Store) suspendAll(ctx context.Context, now time.Time) (Revision, error) {
-	p, err := s.seal(suspendedPlace, suspendedRecord{at(now)}, 0)
+	p, err := s.seal(suspendedPlace, suspendedRecord{at(now)})
 	if err != nil {
 		return Revision{}, err
 	}
@@ -87,7 +87,7 @@ func (s *Store) suspend(ctx context.Context, name broker.CredentialName, now tim
 		}
 		b := n.change()
 		b.batch.Keep = true
-		b.put(suspendedKey, suspendedRecord{at(now)}, 0)
+		b.put(suspendedKey, suspendedRecord{at(now)})
 		return b.done()
 	})
 	if errors.Is(err, ErrUnconfirmed) {
@@ -101,9 +101,9 @@ func (s *Store) suspend(ctx context.Context, name broker.CredentialName, now tim
 func (s *Store) Resume(ctx context.Context) (bool, error) {
 	resumed := false
 	remove := func(group Group) error {
-		rows, err := s.backend.Read(ctx, group, suspendedKey)
+		rows, err := s.rows(ctx, group, suspendedKey)
 		if err != nil || len(rows) == 0 {
-			return fromBackend(err)
+			return err
 		}
 		resumed = true
 		err = s.apply(ctx, s.backend, Batch{Group: group, Deletes: []Key{suspendedKey}, Tell: noteNews, Finish: true})

@@ -6,58 +6,72 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// revisions are those of the rows that decide about a token, as broker.View carries them from Read to Acquire.
-type revisions struct {
-	credential, grant, token, failure, health, lease Revision
-	// leaseHeld: the lease counts, so that it has to be gone.
-	leaseHeld bool
-	// grantRecord is what Acquire marks; nil: there is no grant.
-	grantRecord *grantRecord
+// Read implements broker.Tokens, in one round trip. The view's Rows are a snapshot, which Acquire decides by.
+func (s *Store) Read(ctx context.Context, key broker.TokenKey, upstream string) (broker.View, error) {
+	for {
+		n, backoff, err := s.readWith(ctx, key.Credential, upstream,
+			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key))
+		if err != nil {
+			return broker.View{}, err
+		}
+		mended, err := s.mend(ctx, n)
+		if err != nil {
+			return broker.View{}, err
+		}
+		if mended {
+			continue // the backend had lost something, which is in place again
+		}
+		v, err := n.view(key)
+		if err == nil && upstream != "" {
+			// It is advice, which nobody is to be without a token for.
+			v.Upstream, v.UpstreamUnknown = s.backoff(upstream, backoff, n.asked)
+		}
+		return v, err
+	}
 }
 
-// Read implements broker.Store.
-func (s *Store) Read(ctx context.Context, key broker.TokenKey) (broker.View, error) {
-	none := broker.View{}
-	grant, token, fail, lease := grantKey(key), tokenKey(key), failureKey(key), leaseKey(key)
-	n, err := s.read(ctx, key.Credential, grant, token, fail, healthKey, lease)
-	if err != nil {
-		return none, err
-	}
-	r := revisions{
-		credential: n.revision(credentialKey), grant: n.revision(grant), token: n.revision(token), failure: n.revision(fail),
-		health: n.revision(healthKey), lease: n.revision(lease),
-	}
-	v := broker.View{Key: key, Credential: n.credential}
+// view is what the rows say about a token.
+func (n *snapshot) view(key broker.TokenKey) (v broker.View, err error) {
+	v = broker.View{Key: key, Credential: n.credential, Mark: n.mark(key), Rows: n}
 	var g grantRecord
-	if ok, err := n.open(grant, &g); err != nil {
-		return none, err
-	} else if ok {
-		v.Grant, r.grantRecord = g.grant(), &g
+	if there, err := n.open(grantKey(key), &g); err != nil {
+		return v, err
+	} else if there {
+		v.Grant = n.grant(g)
 	}
-	if v.Token, err = n.token(token); err != nil {
-		return none, err
+	if v.Token, err = n.token(tokenKey(key)); err != nil {
+		return v, err
 	}
 	var f failureRecord
-	if ok, err := n.open(fail, &f); err != nil {
-		return none, err
-	} else if ok && f.Version.id() == n.credential.Version {
-		v.KeyFailure = f.Failure.pointer()
+	if there, err := n.open(failureKey(key), &f); err != nil {
+		return v, err
+	} else if there && f.Version.id() == n.credential.Version {
+		v.KeyFailure = n.recall(&f.Failure)
 	}
 	var h healthRecord
 	if _, err := n.open(healthKey, &h); err != nil {
-		return none, err
+		return v, err
 	}
-	v.CredentialFailure = h.failure(n.credential.Version, key.Digest)
+	v.CredentialFailure = n.recall(h.failure(n.credential.Version, key.Digest))
 	v.FormerWorked = !h.FormerWorked.IsZero() && h.FormerWorked.id() == n.credential.Version
+	held, err := n.leased(key)
+	if held {
+		v.LeaseLeft = n.rows[leaseKey(key)].Left
+	}
+	return v, err
+}
+
+// leased reports whether somebody holds a lease that stands in the way of an exchange for the key.
+func (n *snapshot) leased(key broker.TokenKey) (bool, error) {
 	var l leaseRecord
-	if ok, err := n.open(lease, &l); err != nil {
-		return none, err
-	} else if ok && l.counts(key, n.credential) {
-		v.LeaseLeft, r.leaseHeld = n.rows[lease].Left, true
+	there, err := n.open(leaseKey(key), &l)
+	return there && err == nil && l.counts(key, n.credential), err
+}
+
+// mark is of the credential and the token as they were read.
+func (n *snapshot) mark(key broker.TokenKey) broker.Mark {
+	return broker.Mark{
+		Credential: key.Credential, Token: key.Token,
+		CredentialRevision: broker.ID(n.revision(credentialKey)), TokenRevision: broker.ID(n.revision(tokenKey(key))),
 	}
-	v.Revisions = r
-	if v.Token != nil {
-		v.Mark = mark(key, r.credential, r.token)
-	}
-	return v, nil
 }

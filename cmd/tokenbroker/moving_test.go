@@ -172,7 +172,7 @@ func TestMovingInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v, err := st.Read(t.Context(), broker.TokenKey{Credential: "c7", Spends: true})
+	v, err := st.Read(t.Context(), broker.TokenKey{Credential: "c7", Spends: true}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

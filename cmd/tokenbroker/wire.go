@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/server"
@@ -38,7 +39,7 @@ type running struct {
 	transport *provider.Transport
 	// db is the embedded store; nil: it is Redis.
 	db     *bolt.DB
-	broker *broker.Broker
+	broker *engine.Broker
 	server *server.Server
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
 	addresses []string
@@ -97,8 +98,8 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if err != nil {
 		return nil, err
 	}
-	r.broker, err = broker.New(broker.Settings{
-		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: metrics,
+	r.broker, err = engine.New(engine.Settings{
+		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
 		CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})

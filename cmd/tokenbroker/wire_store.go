@@ -170,7 +170,7 @@ func (r *running) openRedis(ctx context.Context, metrics *server.Metrics, key st
 	if err != nil {
 		return nil, err
 	}
-	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Log: r.log})
+	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Away: metrics.StoreAway, Log: r.log})
 }
 
 // begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be

@@ -99,7 +99,7 @@ func (d *DB) writeAll(all []*change) {
 				begun = append(begun, c)
 				wrote, err := apply(tx, c.batch, now)
 				switch {
-				case errors.Is(err, broker.ErrConflict):
+				case errors.Is(err, broker.ErrConflict), errors.Is(err, store.ErrNoRoom):
 					c.err = err
 				case err != nil:
 					return err
@@ -149,6 +149,9 @@ func apply(tx *bbolt.Tx, b store.Batch, now time.Time) (bool, error) {
 			return false, broker.ErrConflict
 		}
 	}
+	if b.Room != nil && count(tx, b.Group, b.Room.Kind, now) >= b.Room.Most {
+		return false, store.ErrNoRoom
+	}
 	w := writer{rows: rows, ends: tx.Bucket(endsBucket), index: tx.Bucket(indexBucket)}
 	if b.DeleteGroup {
 		w.deletePrefix(groupPrefix(b.Group))
@@ -193,8 +196,13 @@ func (w *writer) delete(row []byte) {
 func (w *writer) put(row []byte, p store.Put, now time.Time) {
 	w.delete(row)
 	var end int64
-	if p.TTL > 0 {
+	switch {
+	case p.TTL > 0:
 		end = now.Add(p.TTL).UnixNano()
+	case !p.Ends.IsZero():
+		end = max(p.Ends.UnixNano(), 1)
+	}
+	if end != 0 {
 		w.note(w.ends.Put(endKey(end, row), nil))
 	}
 	w.note(w.rows.Put(row, rowValue(p, end)))

@@ -79,7 +79,7 @@ func TestBackupRestores(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := newStore(t, restored, keys).Read(ctx, broker.TokenKey{Credential: "a"})
+	v, err := newStore(t, restored, keys).Read(ctx, broker.TokenKey{Credential: "a"}, "")
 	if err != nil || v.Grant.RefreshToken.Reveal() != "r1" {
 		t.Errorf("restored: %+v, %v", v.Grant, err)
 	}

@@ -26,7 +26,7 @@ func benchStore(b *testing.B, credentials int) *store.Store {
 }
 
 func rotate(b *testing.B, s *store.Store, k broker.TokenKey) {
-	v, err := s.Read(b.Context(), k)
+	v, err := s.Read(b.Context(), k, "")
 	if err != nil {
 		b.Error(err)
 		return
@@ -75,7 +75,7 @@ func BenchmarkRead(b *testing.B) {
 	k := broker.TokenKey{Credential: "c50", Token: [32]byte{1}, Spends: true}
 	rotate(b, s, k)
 	for b.Loop() {
-		if v, err := s.Read(b.Context(), k); err != nil || v.Token == nil {
+		if v, err := s.Read(b.Context(), k, ""); err != nil || v.Token == nil {
 			b.Fatal(err)
 		}
 	}

@@ -50,13 +50,13 @@ func crashing() {
 	s, err := store.New(d, keys, store.Options{MaxTokens: 1 << 16})
 	die("new", err)
 	for {
-		v, err := s.Read(ctx, crashKey(0))
+		v, err := s.Read(ctx, crashKey(0), "")
 		die("read", err)
 		n, err := strconv.Atoi(strings.TrimPrefix(v.Grant.RefreshToken.Reveal(), "r"))
 		die("number", err)
 		n++
 		k := crashKey(n)
-		v, err = s.Read(ctx, k)
+		v, err = s.Read(ctx, k, "")
 		die("read", err)
 		l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, true)
 		die("acquire", err)
@@ -98,7 +98,7 @@ func TestKilled(t *testing.T) {
 		}
 		d := open(t, data)
 		s := newStore(t, d, keys)
-		v, err := s.Read(ctx, crashKey(0))
+		v, err := s.Read(ctx, crashKey(0), "")
 		if err != nil {
 			t.Fatalf("kill %d: %v", kill, err)
 		}
@@ -107,12 +107,12 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("kill %d: r%d was acknowledged, and %q is there", kill, acknowledged, v.Grant.RefreshToken.Reveal())
 		}
 		for n := total + 1; n <= last; n++ {
-			v, err := s.Read(ctx, crashKey(n))
+			v, err := s.Read(ctx, crashKey(n), "")
 			if err != nil || v.Token == nil || v.Token.ID != fmt.Sprint("t", n) {
 				t.Fatalf("kill %d: token %d, acknowledged up to %d: %+v, %v", kill, n, acknowledged, v.Token, err)
 			}
 		}
-		if v, err := s.Read(ctx, crashKey(last+1)); err != nil || v.Token != nil {
+		if v, err := s.Read(ctx, crashKey(last+1), ""); err != nil || v.Token != nil {
 			t.Fatalf("kill %d: a token without its refresh token: %v", kill, err)
 		}
 		total = last

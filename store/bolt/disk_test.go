@@ -56,9 +56,9 @@ func fullDisk() {
 		return d.Apply(ctx, store.Batch{Group: "c:a", Puts: []store.Put{p}})
 	}
 	rows := func() int {
-		n, err := d.Count(ctx, "c:a", "token")
-		check(err == nil, "count: %v", err)
-		return n
+		all, err := d.List(ctx, "c:a", "token")
+		check(err == nil, "list: %v", err)
+		return len(all.Rows)
 	}
 	check(write(0) == nil, "write: %v", err)
 	info, err := os.Stat(d.Path())

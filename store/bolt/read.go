@@ -30,18 +30,21 @@ func live(key store.Key, value []byte, now time.Time) (store.Row, bool) {
 }
 
 // Read implements store.Backend.
-func (d *DB) Read(ctx context.Context, group store.Group, keys ...store.Key) ([]store.Row, error) {
-	rows := make([]store.Row, 0, len(keys))
+func (d *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
+	all := make([]store.Reading, len(asks))
 	err := d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
 		b := tx.Bucket(rowsBucket)
-		for _, k := range keys {
-			if r, ok := live(k, b.Get(rowKey(group, k)), now); ok {
-				rows = append(rows, r)
+		for i, ask := range asks {
+			all[i].Now = now
+			for _, k := range ask.Keys {
+				if r, ok := live(k, b.Get(rowKey(ask.Group, k)), now); ok {
+					all[i].Rows = append(all[i].Rows, r)
+				}
 			}
 		}
 		return nil
 	})
-	return rows, err
+	return all, err
 }
 
 // each calls f with every row of a kind, those included whose time is over.
@@ -56,33 +59,29 @@ func each(tx *bbolt.Tx, group store.Group, kind store.Kind, f func(key store.Key
 }
 
 // List implements store.Backend.
-func (d *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) ([]store.Row, error) {
-	var rows []store.Row
-	err := d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
+func (d *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) (all store.Reading, err error) {
+	err = d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
+		all.Now = now
 		for _, kind := range kinds {
 			each(tx, group, kind, func(k store.Key, v []byte) {
 				if r, ok := live(k, v, now); ok {
-					rows = append(rows, r)
+					all.Rows = append(all.Rows, r)
 				}
 			})
 		}
 		return nil
 	})
-	return rows, err
+	return all, err
 }
 
-// Count implements store.Backend.
-func (d *DB) Count(ctx context.Context, group store.Group, kind store.Kind) (int, error) {
-	n := 0
-	err := d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
-		each(tx, group, kind, func(_ store.Key, v []byte) {
-			if h, ok := headOf(v); ok && !h.over(now) {
-				n++
-			}
-		})
-		return nil
+// count is how many rows of a kind there are.
+func count(tx *bbolt.Tx, group store.Group, kind store.Kind, now time.Time) (n int) {
+	each(tx, group, kind, func(_ store.Key, v []byte) {
+		if h, ok := headOf(v); ok && !h.over(now) {
+			n++
+		}
 	})
-	return n, err
+	return n
 }
 
 // Scan implements store.Backend.

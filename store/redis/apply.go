@@ -31,9 +31,12 @@ func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 	switch {
 	case err != nil:
 		return err
-	case made == 0:
+	case made <= 0:
 		if listed > 0 {
 			db.tidy(ctx, *b.List, b.Group)
+		}
+		if made < 0 {
+			return store.ErrNoRoom
 		}
 		return broker.ErrConflict
 	}
@@ -75,12 +78,24 @@ func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (ma
 		return 0, false, err
 	}
 	defer func() { _ = conn.Close() }()
-	made, err = script.Run(ctx, conn, names, args...).Int()
-	if err != nil || made == 0 {
-		return made, true, err
+	made, waited, err := runAndWait(ctx, conn, script.EvalSha, names, args, db.options)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		made, waited, err = runAndWait(ctx, conn, script.Eval, names, args, db.options)
 	}
-	n, err := conn.Wait(ctx, db.options.WaitReplicas, db.options.Timeout/2).Result()
-	return made, err == nil && n >= int64(db.options.WaitReplicas), nil
+	return made, made <= 0 || waited, err
+}
+
+// runAndWait runs a script, and waits for the replicas to have what it wrote, in one round trip.
+func runAndWait(ctx context.Context, conn *redis.Conn, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
+	names []string, args []any, o Options,
+) (made int, waited bool, err error) {
+	p := conn.Pipeline()
+	run := script(ctx, p, names, args...)
+	wait := p.Do(ctx, "WAIT", o.WaitReplicas, (o.Timeout / 2).Milliseconds())
+	_, _ = p.Exec(ctx) // each command has its own error
+	made, err = run.Int()
+	n, waitErr := wait.Int64()
+	return made, waitErr == nil && n >= int64(o.WaitReplicas), err
 }
 
 // conn is a connection of its own to the master that has the key.
@@ -112,8 +127,12 @@ func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, arg
 	if b.Tell != 0 {
 		message = db.who + " " + string(rune(b.Tell)) + " " + string(b.Group)
 	}
-	args = append(make([]any, 0, 7+len(b.Conditions)+2*len(b.Puts)),
-		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message)
+	kind, most := "", 0
+	if b.Room != nil {
+		kind, most = string(b.Room.Kind), b.Room.Most
+	}
+	args = append(make([]any, 0, 9+len(b.Conditions)+3*len(b.Puts)),
+		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, kind, most)
 	for _, c := range b.Conditions {
 		names = append(names, db.keys.row(b.Group, c.Key))
 		want := c.Revision[:]
@@ -129,11 +148,14 @@ func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, arg
 		names = append(names, db.keys.row(b.Group, p.Key))
 		value := make([]byte, 0, revisionSize+len(p.Value))
 		value = append(append(value, p.Revision[:]...), p.Value...)
-		ttl := int64(0)
-		if p.TTL > 0 {
+		ttl, ends := int64(0), int64(0)
+		switch {
+		case p.TTL > 0:
 			ttl = max(1, (p.TTL - since).Milliseconds())
+		case !p.Ends.IsZero():
+			ends = max(1, p.Ends.UnixMilli())
 		}
-		args = append(args, value, ttl)
+		args = append(args, value, ttl, ends)
 	}
 	return names, args
 }

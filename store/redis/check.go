@@ -132,7 +132,7 @@ func (db *DB) checkUser(ctx context.Context, f *findings) error {
 	names, args := db.arguments(store.Batch{Group: probeGroup, Deletes: []store.Key{{Kind: "none"}}}, 0)
 	for what, ask := range map[string]func() error{
 		"run scripts that read its keys":   func() error { return readScript.Run(ctx, db.client, []string{key}).Err() },
-		"run scripts that count its keys":  func() error { return countScript.Run(ctx, db.client, []string{rows}, "none").Err() },
+		"run scripts that list its keys":   func() error { return listScript.Run(ctx, db.client, []string{rows}, "none").Err() },
 		"run scripts that write its keys":  func() error { return applyScript.Run(ctx, db.client, names, args...).Err() },
 		"read ranges of its keys":          func() error { return db.client.GetRange(ctx, key, 0, 15).Err() },
 		"keep its index":                   func() error { return db.client.ZRem(ctx, db.keys.index(), "none").Err() },

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,8 +12,8 @@ import (
 )
 
 const (
-	// mastersEvery is how often Redis is looked at for whether another machine answers for it now.
-	mastersEvery = time.Second
+	// pingEvery is how often a subscription that is silent is asked whether it still is one.
+	pingEvery = time.Second
 	// eventsHeld is how many events may wait for the one that handles them; it is faster than they come.
 	eventsHeld = 10_000
 )
@@ -35,20 +34,18 @@ func (db *DB) Watch(ctx context.Context, f func(store.Happened)) {
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
-	known, _ := db.masters(ctx)
-	working.Go(func() { db.watchMasters(ctx, known, func() { tell(store.Happened{Returned: true}) }) })
 	sub := db.client.Subscribe(ctx, db.keys.events())
 	working.Go(func() {
 		<-ctx.Done()
 		_ = sub.Close() // ends the channel
 	})
 	events := sub.ChannelWithSubscriptions(
-		redis.WithChannelSize(eventsHeld), redis.WithChannelHealthCheckInterval(mastersEvery), redis.WithChannelPingTimeout(db.options.Timeout),
+		redis.WithChannelSize(eventsHeld), redis.WithChannelHealthCheckInterval(pingEvery), redis.WithChannelPingTimeout(db.options.Timeout),
 	)
 	for e := range events {
 		switch m := e.(type) {
 		case *redis.Subscription:
-			tell(store.Happened{Missed: true})
+			tell(store.Happened{})
 		case *redis.Message:
 			if h, ok := db.event(m.Payload); ok {
 				tell(h)
@@ -65,54 +62,6 @@ func (db *DB) event(payload string) (store.Happened, bool) {
 		return store.Happened{}, false
 	}
 	return store.Happened{Group: store.Group(group), Note: store.Note(note[0])}, true
-}
-
-// watchMasters tells when Redis is back after trouble, or when other processes than before are the masters: what was
-// acknowledged a moment before may be undone then.
-func (db *DB) watchMasters(ctx context.Context, known []string, returned func()) {
-	tick := time.NewTicker(mastersEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		now, err := db.masters(ctx)
-		if err != nil {
-			db.troubled.Store(true)
-			continue
-		}
-		if db.troubled.Swap(false) || known != nil && !slices.Equal(known, now) {
-			returned()
-		}
-		known = now
-	}
-}
-
-// masters tells the processes that are masters now apart from all others.
-func (db *DB) masters(ctx context.Context) ([]string, error) {
-	var mu sync.Mutex
-	var all []string
-	err := db.eachMaster(ctx, func(ctx context.Context, c redis.Cmdable) error {
-		id := ""
-		switch info, err := c.Info(ctx, "server").Result(); {
-		case err == nil:
-			id = field(info, "run_id")
-		case refusedBy(err, "NOPERM"):
-			if err := c.Ping(ctx).Err(); err != nil && !refusedBy(err, "NOPERM") {
-				return err
-			}
-		default:
-			return err
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		all = append(all, id)
-		return nil
-	})
-	slices.Sort(all)
-	return all, err
 }
 
 // eachMaster calls f for every master, several at a time, each bounded.

@@ -85,7 +85,7 @@ func (r *rig) create(name string) broker.TokenKey {
 
 // refresh takes the lease, and commits the next refresh token.
 func (r *rig) refresh(k broker.TokenKey, next string) error {
-	v, err := r.Read(context.Background(), k)
+	v, err := r.Read(context.Background(), k, "")
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (r *rig) commit(l broker.Lease, next string) error {
 }
 
 func (r *rig) grant(k broker.TokenKey) string {
-	v, err := r.Read(context.Background(), k)
+	v, err := r.Read(context.Background(), k, "")
 	if err != nil {
 		return err.Error()
 	}
@@ -218,7 +218,7 @@ func TestWithReplicasNothingUnconfirmedIsPresented(t *testing.T) {
 	if r.unconfirmed != 0 {
 		t.Errorf("%d unconfirmed although the replica is there", r.unconfirmed)
 	}
-	v, err := r.Read(t.Context(), k)
+	v, err := r.Read(t.Context(), k, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestWithReplicasNothingUnconfirmedIsPresented(t *testing.T) {
 	if err := r.refresh(k, "never"); err == nil || !strings.Contains(err.Error(), "too few replicas") {
 		t.Errorf("acquire: got %v, want that too few replicas confirm", err)
 	}
-	if v, err := r.Read(t.Context(), k); err != nil || v.LeaseLeft > 0 || !v.Grant.Marker.IsZero() {
+	if v, err := r.Read(t.Context(), k, ""); err != nil || v.LeaseLeft > 0 || !v.Grant.Marker.IsZero() {
 		t.Errorf("got lease %v, marker %v, %v; want both released", v.LeaseLeft, v.Grant.Marker, err)
 	}
 	replica.Kill()

@@ -119,7 +119,7 @@ func TestWhatWasBegunEndsWithoutRoom(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	r := newRig(t, server.URL())
 	k := r.create("main")
-	v, err := r.Read(t.Context(), k)
+	v, err := r.Read(t.Context(), k, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,73 +28,87 @@ func row(key store.Key, value, left any) (store.Row, bool) {
 	return r, true
 }
 
-// Read implements store.Backend.
-func (db *DB) Read(ctx context.Context, group store.Group, keys ...store.Key) ([]store.Row, error) {
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = db.keys.row(group, k)
+// reading makes the first number of what a script answered the time.
+func reading(out []any) store.Reading {
+	if len(out) == 0 {
+		return store.Reading{}
 	}
-	var rows []store.Row
+	ms, _ := out[0].(int64)
+	return store.Reading{Now: time.UnixMilli(ms)}
+}
+
+// Read implements store.Backend: one pipeline. In a Cluster it goes to the masters that have the groups at the same time.
+func (db *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
+	all := make([]store.Reading, len(asks))
 	err := db.do(ctx, func(ctx context.Context, _ time.Duration) error {
-		rows = rows[:0]
-		out, err := readScript.Run(ctx, db.client, names).Slice()
-		if err != nil {
-			return err
+		cmds := db.readAll(ctx, asks, readScript.EvalSha)
+		if slices.ContainsFunc(cmds, func(c *redis.Cmd) bool { return redis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
+			cmds = db.readAll(ctx, asks, readScript.Eval)
 		}
-		for i, k := range keys {
-			if 2*i+1 < len(out) {
-				if r, ok := row(k, out[2*i], out[2*i+1]); ok {
-					rows = append(rows, r)
+		for i, cmd := range cmds {
+			out, err := cmd.Slice()
+			if err != nil {
+				all[i] = store.Reading{Err: err}
+				continue
+			}
+			all[i] = reading(out)
+			for j, k := range asks[i].Keys {
+				if 2*j+2 < len(out) {
+					if r, ok := row(k, out[2*j+1], out[2*j+2]); ok {
+						all[i].Rows = append(all[i].Rows, r)
+					}
 				}
 			}
 		}
-		return nil
+		return all[0].Err
 	})
-	if err != nil {
-		return nil, err
+	for i := range all {
+		all[i].Err = failed(ctx, all[i].Err)
 	}
-	return rows, nil
+	return all, err
+}
+
+// readAll sends one pipeline. Each command has its own error.
+func (db *DB) readAll(ctx context.Context, asks []store.Ask, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, len(asks))
+	p := db.client.Pipeline()
+	for i, ask := range asks {
+		names := make([]string, len(ask.Keys))
+		for j, k := range ask.Keys {
+			names[j] = db.keys.row(ask.Group, k)
+		}
+		cmds[i] = script(ctx, p, names)
+	}
+	_, _ = p.Exec(ctx)
+	return cmds
 }
 
 // List implements store.Backend.
-func (db *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) ([]store.Row, error) {
+func (db *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) (all store.Reading, err error) {
 	wanted := make([]any, len(kinds))
 	for i, k := range kinds {
 		wanted[i] = string(k)
 	}
-	var rows []store.Row
-	err := db.do(ctx, func(ctx context.Context, _ time.Duration) error {
-		rows = rows[:0]
+	err = db.do(ctx, func(ctx context.Context, _ time.Duration) error {
 		out, err := listScript.Run(ctx, db.client, []string{db.keys.rows(group)}, wanted...).Slice()
 		if err != nil {
 			return err
 		}
-		for i := 0; i+2 < len(out); i += 3 {
+		all = reading(out)
+		for i := 1; i+2 < len(out); i += 3 {
 			name, _ := out[i].(string)
 			if key, ok := parseMember(name); ok {
 				if r, ok := row(key, out[i+1], out[i+2]); ok {
-					rows = append(rows, r)
+					all.Rows = append(all.Rows, r)
 				}
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(rows, func(a, b store.Row) int {
+	slices.SortFunc(all.Rows, func(a, b store.Row) int {
 		return cmp.Or(cmp.Compare(slices.Index(kinds, a.Key.Kind), slices.Index(kinds, b.Key.Kind)), bytes.Compare(a.Key.ID[:], b.Key.ID[:]))
 	})
-	return rows, nil
-}
-
-// Count implements store.Backend.
-func (db *DB) Count(ctx context.Context, group store.Group, kind store.Kind) (n int, err error) {
-	err = db.do(ctx, func(ctx context.Context, _ time.Duration) error {
-		n, err = countScript.Run(ctx, db.client, []string{db.keys.rows(group)}, string(kind)).Int()
-		return err
-	})
-	return n, err
+	return all, err
 }
 
 // mostAtOnce bounds a pipeline: its answers are held in memory by Redis until all are written.
@@ -123,9 +137,6 @@ func (db *DB) Revisions(ctx context.Context, places []store.Place) ([]store.Revi
 				}
 			}
 			if answered > 0 {
-				if err != nil {
-					db.troubled.Store(true)
-				}
 				return nil
 			}
 			return err

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -56,10 +55,7 @@ type DB struct {
 	// who tells this process's own events from others'.
 	who string
 	// turns bounds how many ask at a time: waiting for a connection must not count as Redis's being slow.
-	turns chan struct{}
-	// troubled: something failed since the masters were last seen to be well.
-	troubled atomic.Bool
-
+	turns    chan struct{}
 	stopping context.Context //nolint:containedctx // the life of the DB, not of a call
 	stop     context.CancelFunc
 	sweeping sync.WaitGroup
@@ -142,6 +138,18 @@ func or(a, b string) string {
 	return b
 }
 
+// Shard implements store.Shared: the address of the master that has the group.
+func (db *DB) Shard(g store.Group) string {
+	if db.cluster == nil {
+		return ""
+	}
+	master, err := db.cluster.MasterForKey(db.stopping, db.keys.rows(g))
+	if err != nil {
+		return ""
+	}
+	return master.Options().Addr
+}
+
 // Close implements store.Backend.
 func (db *DB) Close() error {
 	db.closed.Do(func() {
@@ -181,9 +189,6 @@ func (db *DB) do(ctx context.Context, ask func(ctx context.Context, since time.D
 	}
 	if err != nil {
 		err = failed(ctx, err)
-		if ctx.Err() == nil {
-			db.troubled.Store(true)
-		}
 	}
 	return err
 }

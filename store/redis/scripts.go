@@ -13,28 +13,29 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 `
 
-// readScript answers for each key its value, or false, and how many milliseconds it lives, -1: for ever.
+// readScript answers what time it is, and for each key its value, or false, and how many milliseconds it lives, -1: for ever.
 var readScript = redis.NewScript(`#!lua flags=no-writes
-local out = {}
+` + timeLua + `
+local out = {now}
 for i, key in ipairs(KEYS) do
 	local left = redis.call('PTTL', key)
 	if left == 0 or left == -2 then
-		out[2*i-1], out[2*i] = false, 0
+		out[2*i], out[2*i+1] = false, 0
 	else
-		out[2*i-1], out[2*i] = redis.call('GET', key), left
+		out[2*i], out[2*i+1] = redis.call('GET', key), left
 	end
 end
 return out
 `)
 
-// listScript answers member, value and time left of each row whose kind is among ARGV.
+// listScript answers what time it is, and member, value and time left of each row whose kind is among ARGV.
 // KEYS: the group's zset.
 var listScript = redis.NewScript(`#!lua flags=no-writes
 ` + timeLua + `
 local prefix = string.sub(KEYS[1], 1, -5)
 local wanted = {}
 for _, kind in ipairs(ARGV) do wanted[kind] = true end
-local out = {}
+local out = {now}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now), '+inf')) do
 	if wanted[string.match(member, '^[^:]*')] then
 		local left = redis.call('PTTL', prefix .. member)
@@ -47,35 +48,33 @@ end
 return out
 `)
 
-// countScript answers how many rows of the kind ARGV[1] there are.
-// KEYS: the group's zset.
-var countScript = redis.NewScript(`#!lua flags=no-writes
-` + timeLua + `
-local count = 0
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now), '+inf')) do
-	if string.match(member, '^[^:]*') == ARGV[1] then count = count + 1 end
-end
-return count
-`)
-
-// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold.
+// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold; -1: there is no room.
 // KEYS: the group's zset; then the rows that have conditions, that are to be deleted, that are to be put.
 // ARGV: how many of each there are; 1 if the group is to be deleted; kinds to be cleared, with commas; channel and message,
-// empty: none; then a revision for each condition; then value and time to live (ms; 0: for ever) for each put.
+// empty: none; the kind that must have room, and how many there may be, empty: none must; then a revision for each condition;
+// then for each put its value, its time to live in ms or 0, and when it ends in ms of Redis's clock or 0.
 const applyLua = timeLua + `
 local rows, prefix = KEYS[1], string.sub(KEYS[1], 1, -5)
 local conditions, deletes, puts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local head = 9
 local function revision(key)
 	if redis.call('PTTL', key) == 0 then return '' end
 	return redis.call('GETRANGE', key, 0, 15)
 end
 
 for i = 1, puts do
-	local key, value = KEYS[1 + conditions + deletes + i], ARGV[7 + conditions + 2*i - 1]
+	local key, value = KEYS[1 + conditions + deletes + i], ARGV[head + conditions + 3*i - 2]
 	if revision(key) == string.sub(value, 1, 16) then return 1 end
 end
 for i = 1, conditions do
-	if revision(KEYS[1 + i]) ~= ARGV[7 + i] then return 0 end
+	if revision(KEYS[1 + i]) ~= ARGV[head + i] then return 0 end
+end
+if ARGV[8] ~= '' then
+	local room = tonumber(ARGV[9])
+	for _, member in ipairs(redis.call('ZRANGEBYSCORE', rows, '(' .. string.format('%d', now), '+inf')) do
+		if string.match(member, '^[^:]*') == ARGV[8] then room = room - 1 end
+	end
+	if room <= 0 then return -1 end
 end
 
 redis.call('ZREMRANGEBYSCORE', rows, '-inf', '(' .. string.format('%d', now))
@@ -94,15 +93,20 @@ for i = 1, deletes do
 	drop(string.sub(KEYS[1 + conditions + i], #prefix + 1))
 end
 for i = 1, puts do
-	local key, value, ttl = KEYS[1 + conditions + deletes + i], ARGV[7 + conditions + 2*i - 1], ARGV[7 + conditions + 2*i]
-	local ends = '+inf'
-	if ttl == '0' then
+	local key, value = KEYS[1 + conditions + deletes + i], ARGV[head + conditions + 3*i - 2]
+	local ttl, ends = tonumber(ARGV[head + conditions + 3*i - 1]), tonumber(ARGV[head + conditions + 3*i])
+	if ttl > 0 then ends = now + ttl end
+	local member = string.sub(key, #prefix + 1)
+	if ends == 0 then
 		redis.call('SET', key, value)
+		redis.call('ZADD', rows, '+inf', member)
+	elseif ends <= now then
+		drop(member)
 	else
-		ends = string.format('%d', now + tonumber(ttl))
+		ends = string.format('%d', ends)
 		redis.call('SET', key, value, 'PXAT', ends)
+		redis.call('ZADD', rows, ends, member)
 	end
-	redis.call('ZADD', rows, ends, string.sub(key, #prefix + 1))
 end
 if ARGV[7] ~= '' then redis.pcall('PUBLISH', ARGV[6], ARGV[7]) end
 return 1

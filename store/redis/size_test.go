@@ -67,7 +67,7 @@ func TestSize(t *testing.T) {
 		reads := make([]time.Duration, 2000)
 		for i := range reads {
 			began := time.Now()
-			if _, err := fresh.Read(context.Background(), sizedKey(i*7919%n)); err != nil {
+			if _, err := fresh.Read(context.Background(), sizedKey(i*7919%n), ""); err != nil {
 				t.Fatal(err)
 			}
 			reads[i] = time.Since(began)
@@ -122,7 +122,7 @@ func sizedKey(i int) broker.TokenKey {
 // commitSized stores a token of the usual size, a JWT of 700 bytes.
 func commitSized(t *testing.T, s *store.Store, i int) {
 	ctx, now := context.Background(), time.Now()
-	v, err := s.Read(ctx, sizedKey(i))
+	v, err := s.Read(ctx, sizedKey(i), "")
 	if err != nil {
 		t.Error(err)
 		return

@@ -29,7 +29,7 @@ func testContention(t *testing.T, _ Config, b store.Backend) {
 	for range contenders {
 		all.Go(func() {
 			for done := 0; done < rounds; {
-				rows, err := b.Read(ctx, groupA, counter)
+				rows, err := rowsOf(ctx, b, groupA, counter)
 				if err != nil || len(rows) != 1 {
 					t.Errorf("read: %d rows, %v", len(rows), err)
 					return
@@ -90,13 +90,13 @@ func testWholeChanges(t *testing.T, _ Config, b store.Backend) {
 	for range 4 {
 		readers.Go(func() {
 			for {
-				read, err := b.Read(ctx, groupA, x, y)
+				read, err := rowsOf(ctx, b, groupA, x, y)
 				listed, errListed := b.List(ctx, groupA, kindX, kindY)
 				if err != nil || errListed != nil {
 					t.Errorf("read: %v, %v", err, errListed)
 					return
 				}
-				for _, rows := range [][]store.Row{read, listed} {
+				for _, rows := range [][]store.Row{read, listed.Rows} {
 					if len(rows) != 2 || string(rows[0].Value) != string(rows[1].Value) {
 						t.Errorf("got half of a change: %d rows", len(rows))
 						return
@@ -153,9 +153,8 @@ func testClosed(t *testing.T, _ Config, b store.Backend) {
 func everyCall(ctx context.Context, b store.Backend) map[string]error {
 	k := key(kindX, 1)
 	errs := map[string]error{}
-	_, errs["read"] = b.Read(ctx, groupA, k)
+	_, errs["read"] = rowsOf(ctx, b, groupA, k)
 	_, errs["list"] = b.List(ctx, groupA, kindX)
-	_, errs["count"] = b.Count(ctx, groupA, kindX)
 	_, errs["scan"] = b.Scan(ctx, k, store.Listing{}, 1)
 	errs["apply"] = b.Apply(ctx, store.Batch{Group: groupA, DeleteGroup: true, Puts: []store.Put{put(k, "lost")}})
 	if e, ok := b.(store.Exclusive); ok {

@@ -17,7 +17,7 @@ type Faults struct {
 
 // Hooks are called around a backend's work; nil: nothing is called.
 type Hooks struct {
-	// BeforeRead is called before Read, List, Count and Scan; they fail with its error.
+	// BeforeRead is called before Read, List, Scan and Revisions; they fail with its error.
 	BeforeRead func(context.Context) error
 	// BeforeApply is called before Apply, which fails with its error and changes nothing.
 	BeforeApply func(context.Context, store.Batch) error
@@ -57,6 +57,9 @@ func (f *sharedFaults) Revisions(ctx context.Context, places []store.Place) ([]s
 	return f.shared.Revisions(ctx, places)
 }
 
+// Shard implements store.Shared.
+func (f *sharedFaults) Shard(g store.Group) string { return f.shared.Shard(g) }
+
 // Watch implements store.Shared. What is told goes on being told: an event needs no answer.
 func (f *sharedFaults) Watch(ctx context.Context, tell func(store.Happened)) {
 	f.shared.Watch(ctx, tell)
@@ -88,27 +91,19 @@ func (f *Faults) reading(ctx context.Context) error {
 }
 
 // Read implements store.Backend.
-func (f *Faults) Read(ctx context.Context, group store.Group, keys ...store.Key) ([]store.Row, error) {
+func (f *Faults) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	if err := f.reading(ctx); err != nil {
 		return nil, err
 	}
-	return f.Backend.Read(ctx, group, keys...)
+	return f.Backend.Read(ctx, asks...)
 }
 
 // List implements store.Backend.
-func (f *Faults) List(ctx context.Context, group store.Group, kinds ...store.Kind) ([]store.Row, error) {
+func (f *Faults) List(ctx context.Context, group store.Group, kinds ...store.Kind) (store.Reading, error) {
 	if err := f.reading(ctx); err != nil {
-		return nil, err
+		return store.Reading{}, err
 	}
 	return f.Backend.List(ctx, group, kinds...)
-}
-
-// Count implements store.Backend.
-func (f *Faults) Count(ctx context.Context, group store.Group, kind store.Kind) (int, error) {
-	if err := f.reading(ctx); err != nil {
-		return 0, err
-	}
-	return f.Backend.Count(ctx, group, kind)
 }
 
 // Scan implements store.Backend.

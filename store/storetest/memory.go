@@ -64,28 +64,31 @@ func (m *Memory) live(group store.Group, key store.Key, now time.Time) (store.Ro
 }
 
 // Read implements store.Backend.
-func (m *Memory) Read(ctx context.Context, group store.Group, keys ...store.Key) ([]store.Row, error) {
+func (m *Memory) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	if err := m.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer m.mu.Unlock()
-	var rows []store.Row
 	now := time.Now()
-	for _, k := range keys {
-		if r, ok := m.live(group, k, now); ok {
-			rows = append(rows, r)
+	all := make([]store.Reading, len(asks))
+	for i, ask := range asks {
+		all[i].Now = now
+		for _, k := range ask.Keys {
+			if r, ok := m.live(ask.Group, k, now); ok {
+				all[i].Rows = append(all[i].Rows, r)
+			}
 		}
 	}
-	return rows, nil
+	return all, nil
 }
 
 // List implements store.Backend.
-func (m *Memory) List(ctx context.Context, group store.Group, kinds ...store.Kind) ([]store.Row, error) {
+func (m *Memory) List(ctx context.Context, group store.Group, kinds ...store.Kind) (store.Reading, error) {
 	if err := m.enter(ctx); err != nil {
-		return nil, err
+		return store.Reading{}, err
 	}
 	defer m.mu.Unlock()
-	return m.list(group, kinds), nil
+	return store.Reading{Rows: m.list(group, kinds), Now: time.Now()}, nil
 }
 
 func (m *Memory) list(group store.Group, kinds []store.Kind) []store.Row {
@@ -100,15 +103,6 @@ func (m *Memory) list(group store.Group, kinds []store.Kind) []store.Row {
 		return cmp.Or(cmp.Compare(slices.Index(kinds, a.Key.Kind), slices.Index(kinds, b.Key.Kind)), bytes.Compare(a.Key.ID[:], b.Key.ID[:]))
 	})
 	return rows
-}
-
-// Count implements store.Backend.
-func (m *Memory) Count(ctx context.Context, group store.Group, kind store.Kind) (int, error) {
-	if err := m.enter(ctx); err != nil {
-		return 0, err
-	}
-	defer m.mu.Unlock()
-	return len(m.list(group, []store.Kind{kind})), nil
 }
 
 // Apply implements store.Backend.
@@ -129,6 +123,9 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 			return broker.ErrConflict
 		}
 	}
+	if b.Room != nil && len(m.list(b.Group, []store.Kind{b.Room.Kind})) >= b.Room.Most {
+		return store.ErrNoRoom
+	}
 	if b.DeleteGroup {
 		delete(m.rows, b.Group)
 	}
@@ -144,7 +141,7 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 		delete(rows, k)
 	}
 	for _, p := range b.Puts {
-		r := memoryRow{Row: store.Row{Key: p.Key, Revision: p.Revision, Value: bytes.Clone(p.Value)}}
+		r := memoryRow{Row: store.Row{Key: p.Key, Revision: p.Revision, Value: bytes.Clone(p.Value)}, ends: p.Ends}
 		if p.TTL > 0 {
 			r.ends = now.Add(p.TTL)
 		}

@@ -57,12 +57,12 @@ func testModel(t *testing.T, c Config, b store.Backend) {
 				t.Fatalf("apply: got %v, want %v", got, want)
 			}
 			wait(time.Duration(rapid.IntRange(0, pauses).Draw(t, "wait")) * 500 * time.Millisecond)
-			gotRows, err := b.List(ctx, group, kindX, kindY)
+			listed, err := b.List(ctx, group, kindX, kindY)
 			if err != nil {
 				t.Fatalf("list: %v", err)
 			}
-			wantRows, _ := model.List(ctx, group, kindX, kindY)
-			if diff := cmp.Diff(wantRows, gotRows, cmpopts.EquateEmpty()); diff != "" {
+			modelled, _ := model.List(ctx, group, kindX, kindY)
+			if diff := cmp.Diff(modelled.Rows, listed.Rows, cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("list (-want +got):\n%s", diff)
 			}
 		}

@@ -25,7 +25,7 @@ func Plant(t *testing.T, s *store.Store, name broker.CredentialName, plant func(
 	must(s.CreateCredential(ctx, c, &broker.Grant{RefreshToken: plant("seed"), Held: map[string]broker.Secret{"h": plant("held seed")}}))
 	k := broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true}
 	acquire := func() broker.Lease {
-		v, err := s.Read(ctx, k)
+		v, err := s.Read(ctx, k, "")
 		must(err)
 		l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, true)
 		must(err)

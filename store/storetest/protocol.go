@@ -143,7 +143,7 @@ func issued(k broker.TokenKey, id string) *broker.Issued {
 
 func (b *bench) view(k broker.TokenKey) broker.View {
 	b.t.Helper()
-	v, err := b.Read(ctx, k)
+	v, err := b.Read(ctx, k, "")
 	if err != nil {
 		b.t.Fatalf("read: %v", err)
 	}
@@ -211,6 +211,15 @@ func (b *bench) want(what string, err, want error) {
 	if !errors.Is(err, want) {
 		b.t.Errorf("%s: got %v, want %v", what, err, want)
 	}
+}
+
+// upstream is what is known of an upstream, as a view of any token tells it.
+func (b *bench) upstream(name string) (broker.Backoff, error) {
+	if _, err := b.Credential(ctx, "any"); err != nil {
+		b.created("any", "")
+	}
+	v, err := b.Read(ctx, plain("any", 1), name)
+	return v.Upstream, err
 }
 
 // wantToken: id is empty for no token.

@@ -26,7 +26,10 @@ func testCommitGrant(t *testing.T, c Config, b *bench) {
 	g := b.view(k).Grant
 	want := broker.Grant{
 		Generation: g.Generation, Predecessor: first.Generation, RefreshToken: o.RefreshToken, Held: o.Held,
-		GivenAt: first.GivenAt, UsedAt: o.Now,
+		GivenAt: first.GivenAt, UsedAt: o.Now, UsedFor: g.UsedFor,
+	}
+	if g.UsedFor <= 0 || g.UsedFor > time.Minute {
+		t.Errorf("used %v ago, want a moment", g.UsedFor)
 	}
 	if diff := cmp.Diff(want, g, deeply); diff != "" || g.Generation.IsZero() || g.Generation == first.Generation {
 		t.Errorf("rotated grant (-want +got):\n%s", diff)
@@ -90,9 +93,10 @@ func testCommitLate(t *testing.T, c Config, b *bench) {
 	c.pass(leaseTime)
 	b.committed(b.acquired(k, true), broker.Outcome{Token: issued(k, "t2"), RefreshToken: broker.NewSecret("r3")})
 	holder := b.acquired(k, true)
-	if done := b.committed(late, broker.Outcome{Token: issued(k, "t3"), RefreshToken: broker.NewSecret("lost")}); done.Grant || !done.Token {
-		t.Errorf("a commit that lost: got %+v, want the token, which is as good as any", done)
+	if done := b.committed(late, broker.Outcome{Token: issued(k, "t3"), RefreshToken: broker.NewSecret("lost")}); done.Grant || done.Token {
+		t.Errorf("a commit that lost: got %+v, want nothing of it stored", done)
 	}
+	b.wantToken(k, "t2")
 	v := b.view(k)
 	if v.Grant.RefreshToken.Reveal() != "r3" || v.Grant.Marker != holder.Owner || v.LeaseLeft == 0 {
 		t.Errorf("after a commit that lost: got %+v, %v left; want the winner's, held by the next", v.Grant, v.LeaseLeft)

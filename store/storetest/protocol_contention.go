@@ -21,7 +21,7 @@ func testUnbrokenLine(t *testing.T, _ Config, b *bench) {
 		all.Go(func() {
 			k := spending("a", g%10)
 			for {
-				v, err := b.Read(ctx, k)
+				v, err := b.Read(ctx, k, "")
 				if err != nil {
 					t.Errorf("read: %v", err)
 					return
@@ -128,13 +128,12 @@ func testStoreCanceled(t *testing.T, _ Config, b *bench) {
 	errs["save"] = b.SaveCredential(ended, c.Etag, changed(c, true), nil)
 	errs["delete"] = b.DeleteCredential(ended, "a", broker.ID{})
 	_, errs["credentials"] = b.Credentials(ended, "", 10)
-	_, errs["read"] = b.Read(ended, k)
+	_, errs["read"] = b.Read(ended, k, "")
 	_, errs["acquire"] = b.Acquire(ended, v, broker.NewID(), leaseTime, false)
 	_, errs["commit"] = b.Commit(ended, l, broker.Outcome{RefreshToken: broker.NewSecret("r2")})
 	errs["fail"] = b.Fail(ended, l, nil)
 	_, errs["drop"] = b.Drop(ended, "a", broker.Match{TokenID: "t"})
 	_, errs["status"] = b.Status(ended, "a")
-	_, errs["backoff"] = b.Backoff(ended, "h")
 	errs["save backoff"] = b.SaveBackoff(ended, "h", broker.Backoff{Failures: 1})
 	for what, err := range errs {
 		wantUnavailable(t, what, err)

@@ -130,7 +130,7 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 func testBackoff(t *testing.T, c Config, b *bench) {
 	get := func() broker.Backoff {
 		t.Helper()
-		got, err := b.Backoff(ctx, "host:443")
+		got, err := b.upstream("host:443")
 		if err != nil {
 			t.Fatalf("backoff: %v", err)
 		}
@@ -146,7 +146,7 @@ func testBackoff(t *testing.T, c Config, b *bench) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
-	if got, err := b.Backoff(ctx, "other:443"); err != nil || got != (broker.Backoff{}) {
+	if got, err := b.upstream("other:443"); err != nil || got != (broker.Backoff{}) {
 		t.Errorf("of another upstream: got %+v, %v", got, err)
 	}
 	for range 2 {

@@ -60,9 +60,6 @@ func (r *Replica) Deafen(deaf bool) {
 	r.deaf = deaf
 }
 
-// Return tells it that the memory was away, and is back.
-func (r *Replica) Return() { r.hear(store.Happened{Returned: true}) }
-
 // Check implements store.Shared.
 func (r *Replica) Check(ctx context.Context) ([]string, error) { return nil, store.Ended(ctx) }
 
@@ -70,22 +67,25 @@ func (r *Replica) Check(ctx context.Context) ([]string, error) { return nil, sto
 func (r *Replica) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, []bool, error) {
 	out, known := make([]store.Revision, len(places)), make([]bool, len(places))
 	for i, p := range places {
-		rows, err := r.Read(ctx, p.Group, p.Key)
+		read, err := r.Read(ctx, store.Ask{Group: p.Group, Keys: []store.Key{p.Key}})
 		if err != nil {
 			return nil, nil, err
 		}
-		if known[i] = true; len(rows) > 0 {
-			out[i] = rows[0].Revision
+		if known[i] = true; len(read[0].Rows) > 0 {
+			out[i] = read[0].Rows[0].Revision
 		}
 	}
 	return out, known, nil
 }
 
+// Shard implements store.Shared: it has one.
+func (r *Replica) Shard(store.Group) string { return "" }
+
 // Watch implements store.Shared.
 func (r *Replica) Watch(ctx context.Context, f func(store.Happened)) {
 	r.mu.Lock()
 	r.tell = f
-	f(store.Happened{Missed: true})
+	f(store.Happened{})
 	r.mu.Unlock()
 	<-ctx.Done()
 	r.mu.Lock()

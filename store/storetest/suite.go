@@ -36,7 +36,10 @@ func Run(t *testing.T, c Config) {
 		"expiry/before, at and after":              testExpiry,
 		"expiry/conditions and listings":           testExpiryElsewhere,
 		"expiry/a new life":                        testExpiryReplaced,
-		"list/order and count":                     testList,
+		"expiry/by the backend's clock":            testExpiryByTheClock,
+		"read/several groups, with the time":       testReadings,
+		"room":                                     testRoom,
+		"list/order":                               testList,
 		"scan/pages in order of names":             testScan,
 		"scan/entries without a record":            testScanGaps,
 		"contention/no lost update":                testContention,
@@ -106,10 +109,19 @@ func conflicts(t tb, b store.Backend, batch store.Batch) {
 	}
 }
 
+// rowsOf reads rows of one group.
+func rowsOf(ctx context.Context, b store.Backend, g store.Group, keys ...store.Key) ([]store.Row, error) {
+	all, err := b.Read(ctx, store.Ask{Group: g, Keys: keys})
+	if err != nil {
+		return nil, err
+	}
+	return all[0].Rows, nil
+}
+
 // one returns the row, or a zero Row.
 func one(t tb, b store.Backend, g store.Group, k store.Key) store.Row {
 	t.Helper()
-	rows, err := b.Read(context.Background(), g, k)
+	rows, err := rowsOf(context.Background(), b, g, k)
 	if err != nil {
 		t.Fatalf("read: %v", err)
 	}

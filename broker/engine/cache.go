@@ -1,0 +1,301 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// cache has the tokens that this process serves, and is the only judge of whether one may be.
+//
+// Where others share the store, each entry has two moments: confirmed, when the store last said that it is current, and tried,
+// when it was last asked and could not say. It is served while confirmed is younger than the bound. It is served as degraded
+// while confirmed is younger than bound and grace, and tried is younger than the bound: the store was asked just now, and is
+// away. Otherwise somebody has to ask. This is compared on every hit, so nothing that gets lost or stuck can make a token live
+// longer; and it is about this entry alone, so a part of the store that is away is no other part's concern.
+type cache struct {
+	clock        *broker.Clock
+	shared       bool
+	bound, grace time.Duration
+	entries      *otter.Cache[lookup, *entry]
+
+	mu    sync.Mutex
+	lines map[broker.CredentialName]*line
+	// asked are the entries that the confirmer asks about, where the store is shared.
+	asked map[*entry]struct{}
+}
+
+// An entry is an answer in the cache.
+type entry struct {
+	answer
+	line             *line
+	confirmed, tried atomic.Int64 // broker.Moment
+	// dropped: it is never served again.
+	dropped atomic.Bool
+	// hit: it was served since it was last looked at by the confirmer.
+	hit atomic.Bool
+	// refreshFrom is when the next background refresh may start, in Unix nanoseconds.
+	refreshFrom atomic.Int64
+	// trouble is why the last refresh failed; nil: it did not.
+	trouble atomic.Pointer[broker.Failure]
+}
+
+func newCache(clock *broker.Clock, s Settings) (*cache, error) {
+	c := &cache{
+		clock: clock, shared: s.Store.Shared(), bound: s.CacheBound, grace: max(0, s.OutageGrace),
+		lines: map[broker.CredentialName]*line{}, asked: map[*entry]struct{}{},
+	}
+	if c.bound <= 0 {
+		c.bound = DefaultCacheBound
+	}
+	size := s.CacheSize
+	if size <= 0 {
+		size = DefaultCacheSize
+	}
+	var err error
+	c.entries, err = otter.New(&otter.Options[lookup, *entry]{
+		MaximumSize: size,
+		OnDeletion:  func(e otter.DeletionEvent[lookup, *entry]) { c.evicted(e.Value) },
+	})
+	return c, err
+}
+
+func (c *cache) close() { c.entries.StopAllGoroutines() }
+
+// look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
+func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
+	e, ok := c.entries.GetIfPresent(key)
+	if !ok || e.dropped.Load() || e.revision != revision {
+		return nil, fetch
+	}
+	if c.shared && !c.trusts(e, now.At) {
+		return e, fetch
+	}
+	return e, decide(e.issued, now.Wall, n)
+}
+
+// trusts reports whether an entry may be served by what is known of the store.
+func (c *cache) trusts(e *entry, now broker.Moment) bool {
+	if c.old(e, now) && (!c.graced(broker.Moment(e.confirmed.Load()), now) || now.Sub(broker.Moment(e.tried.Load())) >= c.bound) {
+		return false
+	}
+	if !e.hit.Load() {
+		e.hit.Store(true) // only when it changes: all callers share this line
+	}
+	return true
+}
+
+// old reports whether an entry is served, if at all, only because the store is away.
+func (c *cache) old(e *entry, now broker.Moment) bool {
+	return c.shared && now.Sub(broker.Moment(e.confirmed.Load())) >= c.bound
+}
+
+// graced reports whether what was confirmed then may be relied on while the store is away.
+func (c *cache) graced(confirmed, now broker.Moment) bool {
+	return c.grace > 0 && now.Sub(confirmed) < c.bound+c.grace
+}
+
+// degraded reports whether something is not well with the supply, although the token is valid.
+func (c *cache) degraded(e *entry, now broker.Moment) bool {
+	return e.local || e.trouble.Load() != nil || c.old(e, now)
+}
+
+// put caches an answer that the store confirmed at a moment. moved is what the line had moved to before that: if it has moved
+// since, the answer may be one that was dropped, and nil is returned: look again.
+func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64, why *broker.Failure) *entry {
+	e := c.entryOf(l, a, confirmed, why)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.moves() != moved {
+		return nil
+	}
+	l.entries[a.lookup] = e
+	c.entries.Set(a.lookup, e)
+	c.ask(e)
+	l.wake(&l.changed)
+	return e
+}
+
+// entryOf makes an entry without caching it. why is what its refresh has just failed with; nil: nothing.
+func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment, why *broker.Failure) *entry {
+	e := &entry{answer: a, line: l}
+	e.confirmed.Store(int64(confirmed))
+	e.tried.Store(int64(broker.Never))
+	if a.local {
+		e.tried.Store(int64(c.clock.Now().At)) // it is there because the store could not be asked
+	}
+	e.refreshFrom.Store(a.issued.RefreshAt.UnixNano())
+	if why != nil {
+		e.trouble.Store(why)
+	}
+	return e
+}
+
+// drop takes the entries of a credential that match out of service for good, and returns how many tokens of those only this
+// process had. Whatever is being read meanwhile is read again.
+func (c *cache) drop(name broker.CredentialName, match func(*entry) bool) (local int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[name]
+	if l == nil {
+		return 0
+	}
+	ids := map[string]bool{}
+	for key, e := range l.entries {
+		if !match(e) {
+			continue
+		}
+		if e.local && !ids[e.issued.ID] {
+			ids[e.issued.ID] = true
+			local++
+		}
+		c.remove(key, e)
+	}
+	l.move()
+	return local
+}
+
+// forget drops everything of a credential that has changed, or is gone.
+func (c *cache) forget(name broker.CredentialName) {
+	c.drop(name, func(*entry) bool { return true })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.lines[name]; l != nil {
+		l.known.Store(nil)
+	}
+}
+
+// doubt has the store asked before anything of a credential is served again: something may have changed. The grace counts from
+// what was confirmed all the same.
+func (c *cache) doubt(name broker.CredentialName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[name]
+	if l == nil {
+		return
+	}
+	if !c.shared {
+		for key, e := range l.entries {
+			c.remove(key, e)
+		}
+	}
+	old := int64(c.clock.Now().At.Add(-c.bound))
+	for _, e := range l.entries {
+		e.confirmed.Store(min(e.confirmed.Load(), old))
+		e.tried.Store(int64(broker.Never))
+	}
+	l.move()
+}
+
+// remove takes an entry out; the caller holds mu. Its line stays as long as somebody holds it.
+func (c *cache) remove(key lookup, e *entry) {
+	e.dropped.Store(true)
+	delete(e.line.entries, key)
+	delete(c.asked, e)
+	c.entries.Invalidate(key)
+}
+
+// evicted is called when an entry has left the cache, for whatever reason.
+func (c *cache) evicted(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.asked, e)
+	if e.line.entries[e.lookup] == e {
+		delete(e.line.entries, e.lookup)
+	}
+	c.tidy(e.line)
+}
+
+// ask has an entry confirmed for as long as it is asked for; the caller holds mu.
+func (c *cache) ask(e *entry) {
+	if c.shared {
+		c.asked[e] = struct{}{}
+	}
+}
+
+// warm is ask of an entry that may have been left to become too old.
+func (c *cache) warm(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.line.entries[e.lookup] == e {
+		c.ask(e)
+	}
+}
+
+// cool leaves an entry to become too old.
+func (c *cache) cool(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.asked, e)
+}
+
+// hot are the entries that are asked about. Those that have expired are left out for good.
+func (c *cache) hot(now broker.Instant) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hot := make([]*entry, 0, len(c.asked))
+	for e := range c.asked {
+		if !now.Wall.Before(e.issued.ExpireAt) {
+			delete(c.asked, e)
+			continue
+		}
+		hot = append(hot, e)
+	}
+	return hot
+}
+
+// hold returns a credential's line, which stays until it is released.
+func (c *cache) hold(name broker.CredentialName) *line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[name]
+	if l == nil {
+		l = newLine(name)
+		c.lines[name] = l
+	}
+	l.holders++
+	return l
+}
+
+func (c *cache) release(l *line) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.holders--
+	c.tidy(l)
+}
+
+// tidy drops a line that nobody holds and that has no entries: callers who ask for names that do not exist fill no memory.
+func (c *cache) tidy(l *line) {
+	if l.holders == 0 && len(l.entries) == 0 && c.lines[l.name] == l {
+		delete(c.lines, l.name)
+	}
+}
+
+// each calls f with every line.
+func (c *cache) each(f func(*line)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lines {
+		f(l)
+	}
+}
+
+// line returns a credential's line if there is one, without holding it.
+func (c *cache) line(name broker.CredentialName) *line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines[name]
+}
+
+// claim reports whether the caller is to start a background refresh. One wins; how the flight ends sets the next time.
+func (e *entry) claim(now time.Time) bool {
+	from := e.refreshFrom.Load()
+	return now.UnixNano() >= from && e.refreshFrom.CompareAndSwap(from, now.Add(refreshClaim).UnixNano())
+}
+
+// refreshClaim is how long after a background refresh was started another may be, should the first have told nothing.
+const refreshClaim = time.Minute

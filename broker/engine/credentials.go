@@ -1,0 +1,385 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A Draft is a credential as somebody wants it: what they may say of it, and the secrets that they set. The broker gives
+// identities and times.
+type Draft struct {
+	Provider        string
+	Inputs          map[string]string
+	DefaultScopes   broker.Scopes
+	DefaultAudience string
+	Labels          map[string]string
+	Disabled        bool
+	// Secrets are those to be set; the others stay. A Secret that is zero removes an optional one.
+	Secrets map[string]broker.Secret
+}
+
+// A Change says how a credential is written.
+type Change struct {
+	Name broker.CredentialName
+	// Edit turns what is there (the zero Draft for a new one) into what is wanted. It may be called several times, when
+	// somebody else changes the credential meanwhile.
+	Edit func(*Draft) error
+	// Etag must match what is there; zero: whatever is there.
+	Etag broker.ID
+	// AllowMissing creates it when it is not there; AllowExisting answers what is there when its content is the same.
+	AllowMissing, AllowExisting bool
+	// ValidateOnly checks everything and changes nothing.
+	ValidateOnly bool
+	// RequestID: a UUID; the same within an hour has the effect of one (AIP-155). Empty: none.
+	RequestID string
+}
+
+const (
+	// requestMemory is how long a request's id is remembered, requestsKept how many.
+	requestMemory = time.Hour
+	requestsKept  = 16
+	// conflictsMost bounds the times a change is tried again because somebody else changed the same credential.
+	conflictsMost = 20
+)
+
+// CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
+func (b *Broker) CreateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+	if err := b.authorize.Allow(caller, broker.WriteCredential, ch.Name, broker.Scopes{}); err != nil {
+		return broker.Credential{}, b.failed(broker.WriteCredential, err)
+	}
+	c, err := b.create(ctx, ch)
+	if err != nil {
+		return broker.Credential{}, b.failed(broker.WriteCredential, err)
+	}
+	return c, nil
+}
+
+func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, error) {
+	var d Draft
+	if err := ch.Edit(&d); err != nil {
+		return broker.Credential{}, err
+	}
+	now := time.Now()
+	blank := broker.Credential{Name: ch.Name, Incarnation: broker.NewID(), Epoch: broker.NewID(), CreateTime: now}
+	c, seed, err := b.apply(blank, d, now, ch.RequestID)
+	if err != nil {
+		return broker.Credential{}, err
+	}
+	there, err := b.store.Credential(ctx, ch.Name)
+	switch {
+	case err == nil:
+		_, repeated := there.Requests[ch.RequestID]
+		if repeated && now.Sub(there.Requests[ch.RequestID]) < requestMemory || ch.AllowExisting && sameContent(there, c) {
+			return there, nil
+		}
+		return broker.Credential{}, &broker.Failure{Kind: broker.AlreadyExists, Credential: ch.Name}
+	case broker.KindOf(err) != broker.NotFound:
+		return broker.Credential{}, storeFailure(ch.Name, err)
+	case ch.ValidateOnly:
+		return c, nil
+	}
+	if err := b.store.CreateCredential(ctx, c, seed); err != nil {
+		return broker.Credential{}, storeFailure(ch.Name, err)
+	}
+	b.wrote(ch.Name, err)
+	return c, nil
+}
+
+// UpdateCredential changes one. NotFound, EtagMismatch, SecretsRequired, RequestInvalid with every violation.
+func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+	if err := b.authorize.Allow(caller, broker.WriteCredential, ch.Name, broker.Scopes{}); err != nil {
+		return broker.Credential{}, b.failed(broker.WriteCredential, err)
+	}
+	for range conflictsMost {
+		there, err := b.store.Credential(ctx, ch.Name)
+		if broker.KindOf(err) == broker.NotFound && err != nil && ch.AllowMissing && ch.Etag.IsZero() {
+			c, err := b.create(ctx, ch)
+			if broker.KindOf(err) == broker.AlreadyExists && err != nil {
+				continue
+			}
+			return c, b.failedIf(broker.WriteCredential, err)
+		}
+		if err != nil {
+			return broker.Credential{}, b.failed(broker.WriteCredential, storeFailure(ch.Name, err))
+		}
+		c, again, err := b.update(ctx, there, ch)
+		if again && ch.Etag.IsZero() {
+			continue
+		}
+		return c, b.failedIf(broker.WriteCredential, err)
+	}
+	return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.EtagMismatch, Credential: ch.Name})
+}
+
+func (b *Broker) failedIf(op broker.Operation, err error) error {
+	if err != nil {
+		return b.failed(op, err)
+	}
+	return nil
+}
+
+// update writes a change of what is there; again: somebody else changed it meanwhile.
+func (b *Broker) update(ctx context.Context, there broker.Credential, ch Change) (c broker.Credential, again bool, err error) {
+	now := time.Now()
+	if at, ok := there.Requests[ch.RequestID]; ok && now.Sub(at) < requestMemory {
+		return there, false, nil
+	}
+	if !ch.Etag.IsZero() && ch.Etag != there.Etag {
+		return broker.Credential{}, false, &broker.Failure{Kind: broker.EtagMismatch, Credential: ch.Name}
+	}
+	d := Draft{
+		Provider: there.Provider, Inputs: maps.Clone(there.Inputs), DefaultScopes: there.DefaultScopes,
+		DefaultAudience: there.DefaultAudience, Labels: maps.Clone(there.Labels), Disabled: there.Disabled,
+	}
+	if err := ch.Edit(&d); err != nil {
+		return broker.Credential{}, false, err
+	}
+	c, seed, err := b.apply(there, d, now, ch.RequestID)
+	if err != nil {
+		return broker.Credential{}, false, err
+	}
+	if sameContent(there, c) && c.Version == there.Version && seed == nil {
+		return there, false, nil // nothing changes: no new etag either
+	}
+	if ch.ValidateOnly {
+		return c, false, nil
+	}
+	err = b.store.SaveCredential(ctx, there.Etag, c, seed)
+	b.wrote(ch.Name, err)
+	if err != nil {
+		return broker.Credential{}, broker.KindOf(err) == broker.EtagMismatch, storeFailure(ch.Name, err)
+	}
+	return c, false, nil
+}
+
+// apply makes the credential that a draft asks for of the one that is there, and the grant of a new seed. It finds
+// everything that is wrong.
+func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestID string) (broker.Credential, *broker.Grant, error) {
+	def, err := b.upstream.Definition(d.Provider)
+	if err != nil {
+		if d.Provider == there.Provider && there.Provider != "" {
+			return broker.Credential{}, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: there.Name, Provider: d.Provider}
+		}
+		return broker.Credential{}, nil, invalid("credential.provider", fmt.Sprintf("there is no provider %.80q; list them with `provider list`", d.Provider))
+	}
+	facts := def.Facts()
+	var wrong []broker.Violation
+	c := there.Clone()
+	c.Provider, c.Inputs, c.DefaultScopes, c.DefaultAudience = d.Provider, d.Inputs, d.DefaultScopes, d.DefaultAudience
+	c.Labels, c.Disabled = d.Labels, d.Disabled
+	if c.Secrets == nil {
+		c.Secrets = map[string]broker.SecretInput{}
+	}
+	if c.Seeds == nil {
+		c.Seeds = map[string]broker.Seed{}
+	}
+	rename(c, facts)
+	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
+	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
+		switch in, ok := facts.Inputs[name]; {
+		case !ok:
+			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Description: fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
+		case in.Secret:
+			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Description: "is a secret: give it under secrets"})
+		}
+	}
+	var seed *broker.Grant
+	for _, name := range slices.Sorted(maps.Keys(d.Secrets)) {
+		v := d.Secrets[name]
+		in, ok := facts.Inputs[name]
+		switch {
+		case !ok || !in.Secret:
+			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
+		case in.Seed && v.IsZero(), !in.Seed && v.IsZero() && !in.Optional:
+			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: "is empty, and required"})
+		case v.IsZero():
+			if _, set := c.Secrets[name]; set {
+				delete(c.Secrets, name)
+				moves = true
+			}
+		case in.Seed:
+			hash := b.seedHash(name, v)
+			if was, set := c.Seeds[name]; set && was.Hash == hash && there.Provider == d.Provider {
+				continue // a seed that was given before changes nothing: what it has become meanwhile is kept
+			}
+			c.Seeds[name] = broker.Seed{Hash: hash, SetTime: now}
+			seed = &broker.Grant{Generation: broker.NewID(), RefreshToken: v, GivenAt: now}
+			moves = true
+		default:
+			if was := c.Secrets[name]; !was.Value.Equal(v) {
+				c.Secrets[name] = broker.SecretInput{Value: v, SetTime: now}
+				moves = true
+			}
+		}
+	}
+	// What another definition does not have is forgotten with the former one.
+	for name := range c.Secrets {
+		if in, ok := facts.Inputs[name]; !ok || !in.Secret || in.Seed {
+			delete(c.Secrets, name)
+		}
+	}
+	for name := range c.Seeds {
+		if in, ok := facts.Inputs[name]; !ok || !in.Seed {
+			delete(c.Seeds, name)
+		}
+	}
+	wrong = append(wrong, checkLabels(d.Labels)...)
+	if len(wrong) == 0 {
+		wrong = def.Check(c)
+	}
+	if len(wrong) > 0 {
+		return broker.Credential{}, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: there.Name, Provider: d.Provider, Violations: wrong}
+	}
+	if missing := secretsToRepeat(there, c, d, facts); len(missing) > 0 {
+		return broker.Credential{}, nil, &broker.Failure{Kind: broker.SecretsRequired, Credential: there.Name, Provider: d.Provider, Violations: missing}
+	}
+	if moves {
+		c.Version = broker.NewID()
+		c.Number = there.Number + 1
+	}
+	c.Etag, c.UpdateTime = broker.NewID(), now
+	c.Requests = rememberRequest(c.Requests, requestID, now)
+	return c, seed, nil
+}
+
+// rename gives what is stored under an input's former name its new one.
+func rename(c broker.Credential, f *broker.Facts) {
+	for name, in := range f.Inputs {
+		if in.Was == "" {
+			continue
+		}
+		move(c.Inputs, in.Was, name)
+		move(c.Secrets, in.Was, name)
+		move(c.Seeds, in.Was, name)
+	}
+}
+
+func move[V any](m map[string]V, from, to string) {
+	v, ok := m[from]
+	if _, taken := m[to]; !ok || taken {
+		return
+	}
+	m[to] = v
+	delete(m, from)
+}
+
+// secretsToRepeat names the secrets that have to be given again, because the change sends them somewhere else: whoever may
+// edit a credential could otherwise send its secrets to themselves.
+func secretsToRepeat(there, c broker.Credential, d Draft, f *broker.Facts) []broker.Violation {
+	if there.Provider == "" {
+		return nil
+	}
+	there = there.Clone()
+	rename(there, f)
+	elsewhere := there.Provider != c.Provider
+	for _, in := range f.HostInputs {
+		elsewhere = elsewhere || there.Inputs[in] != c.Inputs[in]
+	}
+	if !elsewhere {
+		return nil
+	}
+	var missing []broker.Violation
+	for _, name := range c.SecretNames() {
+		if _, again := d.Secrets[name]; !again {
+			missing = append(missing, broker.Violation{Field: "secrets." + name, Description: "give it again: the change sends it to another place"})
+		}
+	}
+	return missing
+}
+
+func inputNames(f *broker.Facts, secret bool) string {
+	var names []string
+	for n, in := range f.Inputs {
+		if in.Secret == secret {
+			names = append(names, n)
+		}
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func checkLabels(labels map[string]string) []broker.Violation {
+	var wrong []broker.Violation
+	if len(labels) > 64 {
+		wrong = append(wrong, broker.Violation{Field: "credential.labels", Description: "more than 64"})
+	}
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		if !isName(k) || len(labels[k]) > 256 {
+			wrong = append(wrong, broker.Violation{Field: "credential.labels." + k, Description: "a label has 1 to 63 of a-z 0-9 . _ - as its key and at most 256 bytes as its value"})
+		}
+	}
+	return wrong
+}
+
+// sameContent reports whether two credentials say the same, identities and times aside.
+func sameContent(a, b broker.Credential) bool {
+	same := a.Provider == b.Provider && maps.Equal(a.Inputs, b.Inputs) && a.DefaultScopes == b.DefaultScopes &&
+		a.DefaultAudience == b.DefaultAudience && maps.Equal(a.Labels, b.Labels) && a.Disabled == b.Disabled &&
+		len(a.Secrets) == len(b.Secrets) && len(a.Seeds) == len(b.Seeds)
+	for n, s := range a.Secrets {
+		o, ok := b.Secrets[n]
+		same = same && ok && o.Value.Equal(s.Value) && o.Former.Equal(s.Former)
+	}
+	for n, s := range a.Seeds {
+		o, ok := b.Seeds[n]
+		same = same && ok && o.Hash == s.Hash
+	}
+	return same
+}
+
+func (b *Broker) seedHash(name string, v broker.Secret) (id broker.ID) {
+	h := b.store.Fingerprint("seed", name, v.Reveal())
+	copy(id[:], h[:])
+	return id
+}
+
+func rememberRequest(known map[string]time.Time, id string, now time.Time) map[string]time.Time {
+	out := map[string]time.Time{}
+	for k, at := range known {
+		if now.Sub(at) < requestMemory {
+			out[k] = at
+		}
+	}
+	if id != "" {
+		for len(out) >= requestsKept {
+			oldest := ""
+			for k, at := range out {
+				if oldest == "" || at.Before(out[oldest]) {
+					oldest = k
+				}
+			}
+			delete(out, oldest)
+		}
+		out[id] = now
+	}
+	return out
+}
+
+// isName reports whether a string is made like a credential's name.
+func isName(s string) bool {
+	_, err := broker.ParseCredentialName(s)
+	return err == nil
+}
+
+func invalid(field, description string) error {
+	return broker.Invalid(broker.Violation{Field: field, Description: description})
+}
+
+// wrote has this process look again after it has written a credential, or has tried to: where the answer was lost, nobody knows what
+// is stored.
+func (b *Broker) wrote(name broker.CredentialName, err error) {
+	if err == nil {
+		b.cache.forget(name)
+	} else {
+		b.cache.doubt(name)
+	}
+}

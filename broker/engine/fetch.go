@@ -1,0 +1,349 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events.
+const lookAgain = 250 * time.Millisecond
+
+// errAgain says that something has moved: look again.
+var errAgain = errors.New("look again")
+
+// flightKey tells flights apart. A test of a credential is no flight that callers share.
+type flightKey struct {
+	lookup
+	trial trial
+}
+
+// A trial is a test of a credential; the zero value is none.
+type trial struct {
+	on bool
+	// keep: the access token is kept.
+	keep bool
+}
+
+// An outcome is what a flight brings. Both entry and failure are set when a valid token is there but a better one could not be
+// had.
+type outcome struct {
+	// need is what the flight was started for.
+	need    need
+	entry   *entry
+	failure *broker.Failure
+	// attempts are the requests that it made.
+	attempts []broker.Attempt
+}
+
+// join returns the flight for a key, and whether the caller started it. It fails with ShuttingDown.
+func (b *Broker) join(key flightKey, n need) (*flight[outcome], bool, error) {
+	f, mine, err := b.flights.join(key, func() outcome { return b.fly(key, n) })
+	if err != nil {
+		return nil, false, &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+	}
+	return f, mine, nil
+}
+
+// fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, the queue's, and the
+// exchange's.
+func (b *Broker) fly(key flightKey, n need) (out outcome) {
+	l := b.cache.hold(key.name)
+	defer b.cache.release(l)
+	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial}
+	defer func() {
+		if r := recover(); r != nil {
+			b.logPanic(key.name, r)
+			out = outcome{need: n, failure: &broker.Failure{Kind: broker.Internal, Credential: key.name}}
+		}
+		out.need, out.attempts = n, p.attempts
+		b.settle(key, out)
+	}()
+	for {
+		e, err := p.round(b.stopping)
+		if err == nil {
+			return outcome{entry: e}
+		}
+		if errors.Is(err, errAgain) {
+			if b.stopping.Err() == nil {
+				continue
+			}
+			err = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+		}
+		f := asFailure(err, key.name)
+		if f.Kind == broker.StoreUnavailable && b.cache.shared {
+			l.missed()
+			if !p.asked && !key.trial.on {
+				return b.withoutStore(b.stopping, p, f)
+			}
+		}
+		return outcome{entry: p.fallback(f), failure: f}
+	}
+}
+
+// logPanic logs a panic that was recovered. Its value may hold anything: only its type is logged.
+func (b *Broker) logPanic(name broker.CredentialName, p any) {
+	b.log.Error("flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+}
+
+// settle tells the entry that is being served how its refresh went. A test disturbs nobody.
+func (b *Broker) settle(key flightKey, out outcome) {
+	if out.failure == nil || key.trial.on {
+		return // the flight has put its own entry in place
+	}
+	now := b.clock.Now().Wall
+	next := out.failure.RetryAt
+	if soon := now.Add(backoffFirst); next.Before(soon) {
+		next = soon
+	}
+	trouble := out.failure.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's, and no trouble of the token's
+	served, _ := b.cache.entries.GetEntryQuietly(key.lookup)
+	for _, e := range []*entry{served.Value, out.entry} {
+		if e != nil {
+			e.refreshFrom.Store(next.UnixNano())
+			if trouble {
+				e.trouble.Store(out.failure)
+			}
+		}
+	}
+	switch {
+	case !trouble:
+	case out.need.fresh:
+		b.log.LogAttrs(b.stopping, slog.LevelWarn, "refresh failed; the valid token goes on being served",
+			slog.String("credential", string(key.name)), slog.String("kind", out.failure.Kind.Name()), slog.Time("retry_at", out.failure.RetryAt))
+	default:
+		b.log.Debug("exchange failed", "credential", string(key.name), "kind", out.failure.Kind.Name())
+	}
+}
+
+// A pursuit is a flight at work: what it is for, and what it has found out.
+type pursuit struct {
+	b     *Broker
+	l     *line
+	key   lookup
+	need  need
+	trial trial
+	// view is what was last read; the zero View: nothing.
+	view broker.View
+	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time.
+	asked    bool
+	attempts []broker.Attempt
+}
+
+// asOf is what a round of a pursuit begins with: whatever changes after it is noticed.
+type asOf struct {
+	ended <-chan struct{}
+	moved uint64
+	read  broker.Moment
+}
+
+// asOf is taken before anything is read.
+func (p *pursuit) asOf() asOf {
+	return asOf{ended: p.l.ends(), moved: p.l.moves(), read: p.b.clock.Now().At}
+}
+
+// round looks once at everything, and does the one thing that is to be done. errAgain: look again.
+func (p *pursuit) round(ctx context.Context) (*entry, error) {
+	b := p.b
+	c, err := b.credential(ctx, p.l)
+	if err != nil {
+		return nil, err
+	}
+	t, err := b.resolve(p.key, c)
+	if err != nil {
+		return nil, p.refused(ctx, c, err)
+	}
+	if t.credential.Seeded() && t.token.Spends {
+		// All keys of this credential spend one refresh token: they take turns, and look after their turn has come.
+		select {
+		case p.l.turn <- struct{}{}:
+			defer func() { <-p.l.turn }()
+		case <-ctx.Done():
+			return nil, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.key.name}
+		}
+	}
+	at := p.asOf()
+	view, err := b.store.Read(ctx, t.token, t.place)
+	if err != nil {
+		if broker.KindOf(err) == broker.NotFound {
+			b.cache.forget(p.key.name)
+		}
+		return nil, storeFailure(p.key.name, err)
+	}
+	if view.Credential.Revision != t.credential.Revision {
+		p.l.learn(view.Credential, at.read)
+		return nil, errAgain
+	}
+	p.l.confirm(t.credential.Revision, at.read)
+	p.view = view
+	now := b.clock.Now().Wall
+	if decide(view.Token, now, p.need) != fetch {
+		a, err := b.answer(t, view.Token, view.Mark)
+		if err == nil {
+			return p.put(a, at.read, at.moved)
+		} // the definition presents something that this token does not have: another is needed
+	}
+	if f := p.remembered(t, now); f != nil {
+		return nil, f
+	}
+	if view.LeaseLeft > 0 {
+		return nil, pause(ctx, min(view.LeaseLeft, lookAgain), at.ended)
+	}
+	run, err := p.choose(t, now)
+	if errors.Is(err, errLooksAlive) {
+		return nil, pause(ctx, lookAgain, at.ended)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The turn first, the lease second: a lease's time is for the exchange.
+	turn, err := b.gates.enter(ctx, t, advice{known: view.Upstream, unknown: view.UpstreamUnknown, read: at.read}, p.need.force)
+	if err != nil {
+		return nil, err
+	}
+	return p.exchange(ctx, t, run, turn, at)
+}
+
+// refused is a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
+// round reads; so such a failure is told only of what was read just now.
+func (p *pursuit) refused(ctx context.Context, c broker.Credential, err error) error {
+	read := p.b.clock.Now().At
+	there, readErr := p.b.store.Credential(ctx, p.key.name)
+	switch {
+	case readErr != nil:
+		if broker.KindOf(readErr) == broker.NotFound {
+			p.b.cache.forget(p.key.name)
+		}
+		return storeFailure(p.key.name, readErr)
+	case there.Revision != c.Revision:
+		p.l.learn(there, read)
+		return errAgain
+	}
+	return err
+}
+
+// put caches an answer; errAgain: something has moved since it was read.
+func (p *pursuit) put(a answer, confirmed broker.Moment, moved uint64) (*entry, error) {
+	if e := p.b.cache.put(p.l, a, confirmed, moved, nil); e != nil {
+		return e, nil
+	}
+	return nil, errAgain
+}
+
+// fallback is the entry that is served although something better was wanted, and why; nil: none.
+func (p *pursuit) fallback(why *broker.Failure) *entry {
+	if p.trial.on || !fallback(p.view.Token, p.b.clock.Now().Wall, need{rejected: p.need.rejected}) {
+		return nil
+	}
+	at := p.asOf()
+	t, err := p.b.resolve(p.key, p.view.Credential)
+	if err != nil {
+		return nil
+	}
+	a, err := p.b.answer(t, p.view.Token, p.view.Mark)
+	if err != nil {
+		return nil
+	}
+	return p.b.cache.put(p.l, a, at.read, at.moved, why)
+}
+
+// pause waits until somebody lets go of a lease, at most for so long.
+func pause(ctx context.Context, most time.Duration, ended <-chan struct{}) error {
+	timer := time.NewTimer(most + time.Duration(rand.Float64()*float64(most)/4)) //nolint:gosec // jitter needs no secrecy
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ended:
+	case <-ctx.Done():
+	}
+	return errAgain
+}
+
+// remembered is the failure that is to be shared instead of asking; nil: there is none.
+func (p *pursuit) remembered(t target, now time.Time) *broker.Failure {
+	if p.need.force {
+		return nil // the operator says: try now
+	}
+	for _, r := range []*broker.Remembered{p.view.CredentialFailure, p.view.KeyFailure} {
+		if r != nil && now.Before(r.RetryAt) {
+			return share(r, t.credential)
+		}
+	}
+	return nil
+}
+
+// errLooksAlive says that whoever is presenting the refresh token may still come back with its successor.
+var errLooksAlive = errors.New("its owner may still come back")
+
+// choose decides between obtain and refresh, and whether a refresh token that may be spent is presented.
+func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
+	f, g, c := t.facts, p.view.Grant, t.credential
+	fail := func(kind broker.Kind, retry time.Time) error {
+		return &broker.Failure{Kind: kind, Credential: c.Name, Provider: c.Provider, RetryAt: retry}
+	}
+	if !f.Refreshes || g.None() {
+		if f.Obtains {
+			return broker.Obtain, nil
+		}
+		return 0, fail(broker.ReauthorizationRequired, time.Time{})
+	}
+	if g.Refused != nil {
+		if f.Obtains {
+			return broker.Obtain, nil
+		}
+		if p.need.force && !p.asked {
+			return broker.Refresh, nil // it cannot become worse
+		}
+		r := *g.Refused
+		r.Kind, r.RetryAt = broker.ReauthorizationRequired, time.Time{}
+		return 0, share(&r, c)
+	}
+	if !g.MayBeSpent() || f.Reuse.Allowed || g.UsedFor > 0 && g.UsedFor < f.Reuse.Within {
+		return broker.Refresh, nil
+	}
+	if f.Obtains {
+		return broker.Obtain, nil // never presented again
+	}
+	if t := p.view.Token; t != nil && now.Before(t.ExpireAt) && !t.Rejected && !p.need.force {
+		// While the old access token serves, nothing is gained by the risk.
+		return 0, fail(broker.RefreshUncertain, t.ExpireAt)
+	}
+	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.givenUp(t.token.Grant, g.Marker, p.b.clock.Now().At) {
+		return 0, errLooksAlive
+	}
+	return broker.Refresh, nil
+}
+
+// storeFailure passes a store's kind on, and nothing else of it.
+func storeFailure(name broker.CredentialName, err error) error {
+	var f *broker.Failure
+	if errors.As(err, &f) && f.Credential != "" {
+		return f
+	}
+	k := broker.KindOf(err)
+	if k == broker.Internal && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		k = broker.Canceled
+	}
+	out := &broker.Failure{Kind: k, Credential: name}
+	if f != nil {
+		out.Detail = f.Detail
+	}
+	if k == broker.StoreUnavailable {
+		out.RetryAt = time.Now().Round(0).Add(backoffFirst)
+	}
+	return out
+}
+
+func asFailure(err error, name broker.CredentialName) *broker.Failure {
+	var f *broker.Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return &broker.Failure{Kind: broker.KindOf(err), Credential: name}
+}

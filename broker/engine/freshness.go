@@ -1,0 +1,132 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+const (
+	// defaultLifetime is assumed where neither answer, token nor definition says how long a token lives.
+	defaultLifetime = 10 * time.Minute
+	// rejectedLifetime bounds a token of a definition that says until_rejected.
+	rejectedLifetime = 24 * time.Hour
+	// defaultMargin is how long before expiry a refresh begins, for long-lived tokens.
+	defaultMargin = 5 * time.Minute
+	// marginPart is the largest part of a lifetime that a margin may take: 1/5.
+	marginPart = 5
+	// sameTokenBackoff is how long an upstream that gave the same token again is not asked, at first; it doubles.
+	sameTokenBackoff = 30 * time.Second
+	sameTokenDoubles = 6
+	// unmetTTL is how close to a token's whole lifetime a min_ttl may come before it counts as one that the upstream cannot
+	// give: else every call after the first second would fetch.
+	unmetTTL = 30 * time.Second
+)
+
+// lifetime decides when a token ends, and how far that can be trusted. Nothing makes it later than the source says, but for
+// the clock: an absolute expiry is corrected by the difference between the answer's Date and the broker's own clock, earlier
+// only.
+func lifetime(e broker.Expiry, f *broker.Facts) (time.Time, broker.ExpirySource) {
+	switch {
+	case !e.At.IsZero():
+		at := e.At
+		if ahead := e.Date.Sub(e.SentAt); !e.Date.IsZero() && ahead > 0 {
+			at = at.Add(-ahead)
+		}
+		return at, broker.ExpiryUpstream
+	case e.In != nil:
+		return e.SentAt.Add(*e.In), broker.ExpiryUpstream
+	case !e.Claim.IsZero():
+		return e.Claim, broker.ExpiryToken
+	case f.Lifetime > 0:
+		return e.SentAt.Add(f.Lifetime), broker.ExpiryDefinition
+	case f.UntilRejected:
+		return e.SentAt.Add(rejectedLifetime), broker.ExpiryNone
+	}
+	return e.SentAt.Add(defaultLifetime), broker.ExpiryUnknown
+}
+
+// refreshTime decides when a refresh begins. jitter is in [0, 1) and drawn once, when the token is stored.
+func refreshTime(sent, expire time.Time, declared time.Duration, jitter float64) time.Time {
+	margin := declared
+	if margin <= 0 {
+		margin = defaultMargin
+	}
+	margin = max(0, min(margin, expire.Sub(sent)/marginPart))
+	return expire.Add(-margin - time.Duration(jitter*float64(margin)/4))
+}
+
+// A need is what a caller, or a flight, wants of a token beyond its being valid.
+type need struct {
+	minTTL   time.Duration
+	rejected string
+	// fresh: past its refresh time is not good enough (a background refresh).
+	fresh bool
+	// force: whatever there is, ask the upstream (TestCredential).
+	force bool
+}
+
+// A verdict says what to do about a token.
+type verdict int
+
+const (
+	fetch verdict = iota
+	serve
+	serveAndRefresh
+)
+
+// decide is the one place where freshness is decided: readers, flights, watches and the scheduler of refreshes ask it. A
+// token that it serves is valid at now.
+func decide(t *broker.Issued, now time.Time, n need) verdict {
+	if t == nil || !now.Before(t.ExpireAt) || n.force {
+		return fetch
+	}
+	if now.Before(t.AskAgainAt) {
+		return serve // the upstream has no other: true expiry, and no question before then
+	}
+	if t.Rejected || n.rejected != "" && n.rejected == t.ID {
+		return fetch
+	}
+	whole := t.ExpireAt.Sub(t.SentAt)
+	givable := whole - min(unmetTTL, whole/10)
+	if n.minTTL > t.ExpireAt.Sub(now) && n.minTTL <= givable {
+		return fetch
+	}
+	if !now.Before(t.RefreshAt) {
+		if n.fresh {
+			return fetch
+		}
+		return serveAndRefresh
+	}
+	return serve
+}
+
+// fallback reports whether the token may be handed out although something better could not be had.
+func fallback(t *broker.Issued, now time.Time, n need) bool {
+	return t != nil && now.Before(t.ExpireAt) && !t.Rejected && (n.rejected == "" || n.rejected != t.ID)
+}
+
+// issue makes the token that is stored of what an answer brought. before is the token that was stored until now, nil for
+// none.
+func issue(a broker.Answer, f *broker.Facts, key broker.TokenKey, sel broker.Selection, c broker.Credential, id string, before *broker.Issued, jitter float64) *broker.Issued {
+	t := &broker.Issued{
+		ID: id, Values: a.Values, Headers: a.Headers, TokenType: a.TokenType,
+		Selection: broker.Selection{Scopes: sel.Scopes, Audience: sel.Audience, Resources: sel.Resources}, SelectionID: key.Selection,
+		Granted: a.Scopes, SentAt: a.Expiry.SentAt,
+		Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
+	}
+	if t.Granted == nil {
+		t.Granted = sel.Scopes.List()
+	}
+	t.ExpireAt, t.Source = lifetime(a.Expiry, f)
+	t.RefreshAt = refreshTime(t.SentAt, t.ExpireAt, f.Margin, jitter)
+	if before != nil && before.ID == id {
+		t.SameCount = before.SameCount + 1
+		t.AskAgainAt = t.SentAt.Add(sameTokenBackoff << min(t.SameCount-1, sameTokenDoubles))
+		if t.Source != broker.ExpiryUpstream && before.ExpireAt.Before(t.ExpireAt) {
+			// Nothing but its first issue says when the token ends: a definition's lifetime does not begin anew.
+			t.ExpireAt, t.SentAt = before.ExpireAt, before.SentAt
+		}
+	}
+	return t
+}

@@ -1,0 +1,206 @@
+package engine
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// gates bound what upstreams are asked. They know no store: what other brokers know of an upstream comes in as advice, and what
+// has become known goes out of pass.leave.
+type gates struct {
+	clock *broker.Clock
+	// atOnce is how many exchanges an upstream may have at a time.
+	atOnce int
+	all    sync.Map // place to *gate
+}
+
+// A gate bounds what one upstream is asked: so many exchanges at a time, a declared rate, and nothing while it is known to
+// be failing, but for one exchange that tries whether it is well again.
+type gate struct {
+	clock *broker.Clock
+	slots chan struct{}
+
+	mu      sync.Mutex
+	limit   *rate.Limiter
+	known   broker.Backoff
+	since   broker.Moment // when known was found out
+	probing chan struct{} // closed when the exchange that tries has ended; nil: none is trying
+}
+
+// queueMost is how long a flight waits for an upstream's turn; callers have their own deadlines.
+const queueMost = time.Minute
+
+// advice is what the store knew of an upstream at a moment; unknown: it could not say.
+type advice struct {
+	known   broker.Backoff
+	unknown bool
+	read    broker.Moment
+}
+
+func (g *gates) gate(place string, f *broker.Facts) *gate {
+	v, ok := g.all.Load(place)
+	if !ok {
+		v, _ = g.all.LoadOrStore(place, &gate{clock: g.clock, slots: make(chan struct{}, g.atOnce), since: broker.Never})
+	}
+	one := v.(*gate)
+	if f.RateRequests > 0 {
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		// Half of the rate may come at once and the other half is spread, so that no period sees more than was declared.
+		burst := max(f.RateRequests/2, f.Requests)
+		every := rate.Limit(float64(max(f.RateRequests-burst, 1)) / f.RatePeriod.Seconds())
+		if one.limit == nil || one.limit.Limit() != every || one.limit.Burst() != burst {
+			one.limit = rate.NewLimiter(every, burst)
+		}
+	}
+	return one
+}
+
+// A pass is the right to one exchange with an upstream. Give it back with leave. nil: nobody is asked, and nothing is bounded.
+type pass struct {
+	gate  *gate
+	known broker.Backoff
+	probe chan struct{}
+	left  bool
+}
+
+// enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
+// with force, and with UpstreamRateLimited when its turn is too far away.
+func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pass, error) {
+	if t.place == "" {
+		return nil, nil
+	}
+	c, one := t.credential, g.gate(t.place, t.facts)
+	one.advise(a)
+	queueing, cancel := context.WithTimeout(ctx, queueMost)
+	defer cancel()
+	slow := func(wait time.Duration) error {
+		if ctx.Err() != nil {
+			return &broker.Failure{Kind: broker.ShuttingDown, Credential: c.Name, Provider: c.Provider}
+		}
+		return &broker.Failure{
+			Kind: broker.UpstreamRateLimited, Credential: c.Name, Provider: c.Provider, RetryAt: g.clock.Now().Wall.Add(wait),
+		}
+	}
+	select {
+	case one.slots <- struct{}{}:
+	case <-queueing.Done():
+		return nil, slow(backoffFirst)
+	}
+	p := &pass{gate: one}
+	for {
+		until, trying := p.blocked(force)
+		if !until.IsZero() {
+			p.leave()
+			r := p.known.Last
+			r.RetryAt = until
+			return nil, share(&r, c)
+		}
+		if trying == nil {
+			break
+		}
+		select {
+		case <-trying: // look again
+		case <-queueing.Done():
+			p.leave()
+			return nil, slow(backoffFirst)
+		}
+	}
+	one.mu.Lock()
+	limit := one.limit
+	one.mu.Unlock()
+	if limit != nil {
+		if err := limit.WaitN(queueing, t.facts.Requests); err != nil {
+			p.leave()
+			return nil, slow(t.facts.RatePeriod / time.Duration(max(t.facts.RateRequests, 1)))
+		}
+	}
+	return p, nil
+}
+
+// advise takes what the store knew, unless something has been found out here since.
+func (g *gate) advise(a advice) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !a.unknown && a.read > g.since {
+		g.known, g.since = a.known, a.read
+	}
+}
+
+// blocked says why the exchange may not go yet: the upstream is to be left alone until known.Until, or the exchange that tries is
+// under way, which ends with trying. Otherwise it may go, as the one that tries where the upstream was failing.
+func (p *pass) blocked(force bool) (until time.Time, trying <-chan struct{}) {
+	g := p.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.known = g.known
+	switch {
+	case g.known.Failures == 0 || force:
+	case g.clock.Now().Wall.Before(g.known.Until):
+		return g.known.Until, nil
+	case g.probing != nil:
+		return time.Time{}, g.probing
+	default:
+		g.probing = make(chan struct{})
+		p.probe = g.probing
+	}
+	return time.Time{}, nil
+}
+
+// leave gives the pass back. Given back already, it does nothing.
+func (p *pass) leave() {
+	if p == nil || p.left {
+		return
+	}
+	p.left = true
+	if p.probe != nil {
+		p.gate.mu.Lock()
+		p.gate.probing = nil
+		close(p.probe)
+		p.gate.mu.Unlock()
+	}
+	<-p.gate.slots
+}
+
+// answered gives the pass back with what became of the exchange, nil where it went well, and returns what all brokers are to know
+// of the upstream now; nil: nothing new.
+func (p *pass) answered(e *broker.UpstreamError) *broker.Backoff {
+	if p == nil {
+		return nil
+	}
+	defer p.leave()
+	g, now := p.gate, p.gate.clock.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case e != nil && e.Refused:
+		return nil // nothing was sent
+	case e == nil || e.Level >= broker.LevelScope: // it answered, and knows what it says
+		if p.known.Failures == 0 {
+			return nil
+		}
+		g.known, g.since = broker.Backoff{}, now.At
+		return &broker.Backoff{}
+	}
+	// Exchanges that were under way together count as one failure: their number says nothing about the upstream.
+	known := p.known
+	if latest := g.known; latest.Failures > known.Failures {
+		if e.RetryAfter <= latest.Until.Sub(now.Wall) {
+			return &latest
+		}
+		known = latest
+	}
+	next := broker.Backoff{Failures: known.Failures + 1, Last: broker.Remembered{
+		Kind: e.Kind(), At: now.Wall, Count: known.Failures + 1, UpstreamStatus: e.Status, UpstreamError: e.Code,
+	}}
+	next.Until = now.Wall.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	next.Last.RetryAt = next.Until
+	g.known, g.since = next, now.At
+	return &next
+}

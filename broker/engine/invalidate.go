@@ -1,0 +1,100 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// An Invalidation says which tokens are to be dropped. Exactly one of TokenID, AccessToken and All is set.
+type Invalidation struct {
+	Credential broker.CredentialName
+	// TokenID is of the rejected token; AccessToken is the token itself.
+	TokenID     string
+	AccessToken broker.Secret
+	// All drops every token, or exactly that of Selection where it is not the zero one.
+	All       bool
+	Selection broker.Selection
+}
+
+// Invalidated says what an Invalidation did.
+type Invalidated struct {
+	// Count of the tokens that were dropped; 0: what was rejected is no longer current.
+	Count int
+	// CurrentID is the id of the token that takes its place, where there is one already.
+	CurrentID string
+}
+
+// Invalidate drops tokens. A token that is not a current one any more is left alone, so that a thousand callers who got a 401
+// on the same token cause one exchange. Invalidating one token blocks no commit; invalidating all makes the access tokens of
+// running exchanges void and keeps their refresh tokens. Grants are not changed. What is named is gone from this process also where
+// it fails because the store is away, and nothing else is. It fails with a *broker.Failure; NotFound.
+func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalidation) (Invalidated, error) {
+	op := broker.InvalidateOne
+	if i.All {
+		op = broker.InvalidateAll
+	}
+	if err := b.authorize.Allow(caller, op, i.Credential, i.Selection.Scopes); err != nil {
+		return Invalidated{}, b.failed(op, err)
+	}
+	done, err := b.invalidate(ctx, i)
+	if err != nil {
+		return Invalidated{}, b.failed(op, err)
+	}
+	return Invalidated(done), nil
+}
+
+func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped, error) {
+	var named func(*entry) bool // in this process, without the store
+	switch {
+	case i.TokenID != "", !i.AccessToken.IsZero():
+		named = ofToken(i.TokenID, i.AccessToken)
+	case i.All && i.Selection != broker.Selection{}:
+		named = func(e *entry) bool { return e.sel == i.Selection }
+	case i.All:
+		named = func(*entry) bool { return true }
+	default:
+		return broker.Dropped{}, broker.Invalid(broker.Violation{Field: "target", Description: "say which token: token_id, access_token or all"})
+	}
+	// Whoever misspells a name must not believe that its tokens are gone.
+	c, err := b.store.Credential(ctx, i.Credential)
+	if err != nil {
+		if broker.KindOf(err) != broker.NotFound {
+			b.cache.drop(i.Credential, named)
+		}
+		return broker.Dropped{}, storeFailure(i.Credential, err)
+	}
+	m := broker.Match{TokenID: i.TokenID}
+	switch {
+	case !i.AccessToken.IsZero():
+		m.TokenID = b.tokenID(c, i.AccessToken)
+	case i.All && i.Selection != broker.Selection{}:
+		t, err := b.resolve(lookup{i.Credential, i.Selection}, c)
+		if err != nil {
+			return broker.Dropped{}, err
+		}
+		m.Selection = &t.token.Selection
+		named = func(e *entry) bool { return e.target.token.Selection == t.token.Selection }
+	case i.All:
+		m.Epoch = broker.NewID()
+	}
+	return b.drop(ctx, i.Credential, m, named)
+}
+
+// ofToken matches the entries of a token: by its id or, where that is empty, by the token itself.
+func ofToken(id string, token broker.Secret) func(*entry) bool {
+	return func(e *entry) bool {
+		return id != "" && e.issued.ID == id || !token.IsZero() && e.issued.Values["token"].Equal(token)
+	}
+}
+
+// drop drops in the store and, whatever the store answers, what is named in this process.
+func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, named func(*entry) bool) (broker.Dropped, error) {
+	done, err := b.store.Drop(ctx, name, m)
+	local := b.cache.drop(name, named)
+	if err != nil {
+		return broker.Dropped{}, storeFailure(name, err)
+	}
+	done.Count += local
+	return done, nil
+}

@@ -1,0 +1,167 @@
+package engine_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+func TestAThousandCallersThatRejectOneTokenCauseOneExchange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", nil)
+		bad := w.mustGet("main").Token.ID
+		dropped := 0
+		for _, r := range together(1000, func(int) (string, error) {
+			done, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", TokenID: bad})
+			return map[bool]string{true: "dropped"}[done.Count == 1], err
+		}) {
+			if r.err != nil {
+				t.Fatal(r.err)
+			}
+			if r.id == "dropped" {
+				dropped++
+			}
+		}
+		if dropped != 1 {
+			t.Errorf("got %d invalidations that dropped it, want 1", dropped)
+		}
+		results := together(1000, func(int) (string, error) { r, err := w.get("main"); return idOf(r), err })
+		results = append(results, together(1000, func(int) (string, error) { r, err := w.get("main", rejected(bad)); return idOf(r), err })...)
+		for _, r := range results {
+			if r.err != nil || r.id == bad || r.id != results[0].id {
+				t.Fatalf("got %q %v, want one new token for all", r.id, r.err)
+			}
+		}
+		w.wantExchanges(2)
+	})
+}
+
+func idOf(r engine.Result) string {
+	if r.Token == nil {
+		return ""
+	}
+	return r.Token.ID
+}
+
+func TestInvalidatingATokenThatIsNotCurrentChangesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", nil)
+		old := w.mustGet("main").Token.ID
+		now := w.mustGet("main", rejected(old)).Token.ID
+		done, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", TokenID: old})
+		if err != nil || done.Count != 0 || done.CurrentID != now {
+			t.Errorf("got %+v %v, want nothing dropped and %s as the current one", done, err, now)
+		}
+		if got := w.mustGet("main").Token.ID; got != now {
+			t.Errorf("got %s, want %s", got, now)
+		}
+		w.wantExchanges(2)
+	})
+}
+
+func TestInvalidateByTheTokenItself(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", nil)
+		first := w.mustGet("main").Token
+		done, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", AccessToken: first.AccessToken})
+		if err != nil || done.Count != 1 {
+			t.Fatalf("got %+v %v, want one dropped", done, err)
+		}
+		if w.mustGet("main").Token.ID == first.ID {
+			t.Error("got the rejected token")
+		}
+	})
+}
+
+func TestInvalidateAllAndBySelection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", nil)
+		a, b := scopes(t, "a"), scopes(t, "b")
+		idA, idB := w.mustGet("main", a).Token.ID, w.mustGet("main", b).Token.ID
+		set, _ := broker.ParseSet("scopes", []string{"a"})
+		done, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", All: true, Selection: broker.Selection{Scopes: set}})
+		if err != nil || done.Count != 1 {
+			t.Fatalf("got %+v %v, want one dropped", done, err)
+		}
+		if w.mustGet("main", a).Token.ID == idA || w.mustGet("main", b).Token.ID != idB {
+			t.Error("want a new token for a, and the same for b")
+		}
+		if _, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", All: true}); err != nil {
+			t.Fatal(err)
+		}
+		if w.mustGet("main", b).Token.ID == idB {
+			t.Error("got an invalidated token")
+		}
+		if _, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main"}); err == nil {
+			t.Error("an empty invalidation must never mean everything")
+		}
+	})
+}
+
+func TestInvalidatingAllMakesARunningExchangesTokenVoid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		fresh := issues(time.Hour)
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			return fresh(ctx, x)
+		}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		got := make(chan engine.Result, 1)
+		go func() { got <- w.mustGet("main") }()
+		synctest.Wait()
+		if _, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", All: true}); err != nil {
+			t.Fatal(err)
+		}
+		r := <-got
+		w.wantExchanges(2)
+		if r.Token.AccessToken.Reveal() != "token-2" {
+			t.Errorf("got %q, want the token that was asked for after the invalidation", r.Token.AccessToken.Reveal())
+		}
+	})
+}
+
+func TestAnUpstreamThatHandsOutTheRejectedTokenAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return token("the same", time.Hour), nil
+		}}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		id := w.mustGet("main").Token.ID
+		for range 100 {
+			if r := w.mustGet("main", rejected(id)); r.Token.ID != id {
+				t.Fatalf("got %s, want the same token: the upstream has no other", r.Token.ID)
+			}
+		}
+		w.wantExchanges(2)           // asked once, not a hundred times
+		time.Sleep(31 * time.Second) //nolint:forbidigo // in a bubble
+		w.mustGet("main", rejected(id))
+		w.wantExchanges(3)
+	})
+}
+
+func TestTheRejectedTokenIsNotHandedOutWhenThereIsNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour)}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		id := w.mustGet("main").Token.ID
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
+		}
+		_, err := w.get("main", rejected(id))
+		wantKind(t, err, broker.UpstreamUnavailable)
+		_, err = w.get("main")
+		wantKind(t, err, broker.UpstreamUnavailable)
+	})
+}

@@ -1,0 +1,256 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+func TestAnUpstreamIsAskedSoManyTimesAtOnceOnly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		fresh := issues(time.Hour)
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			time.Sleep(time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			return fresh(ctx, x)
+		}
+		w := newWorld(t, up)
+		for i := range 100 {
+			w.create(fmt.Sprintf("c-%d", i), nil)
+		}
+		for _, r := range together(100, func(i int) (string, error) { _, err := w.get(fmt.Sprintf("c-%d", i)); return "", err }) {
+			if r.err != nil {
+				t.Fatal(r.err)
+			}
+		}
+		if up.most != 16 {
+			t.Errorf("got %d exchanges at once, want 16", up.most)
+		}
+	})
+}
+
+func TestADeclaredRateIsKept(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{RateRequests: 60, RatePeriod: time.Minute}}
+		w := newWorld(t, up)
+		for i := range 100 {
+			w.create(fmt.Sprintf("c-%d", i), nil)
+		}
+		started := time.Now()
+		for i := range 100 {
+			go func() { _, _ = w.get(fmt.Sprintf("c-%d", i)) }()
+		}
+		time.Sleep(59 * time.Second) //nolint:forbidigo // in a bubble
+		if n := len(up.exchanges()); n > 60 || n < 55 {
+			t.Errorf("got %d exchanges in the first minute, want up to 60", n)
+		}
+		time.Sleep(time.Until(started.Add(10 * time.Minute))) //nolint:forbidigo // in a bubble
+		synctest.Wait()
+	})
+}
+
+func TestAFailingUpstreamIsLeftAloneAndThenTriedByOne(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the upstream's own time, in a bubble
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
+		}}
+		w := newWorld(t, up)
+		for i := range 50 {
+			w.create(fmt.Sprintf("c-%d", i), nil)
+		}
+		ask := func() {
+			together(50, func(i int) (string, error) { _, err := w.get(fmt.Sprintf("c-%d", i)); return "", err })
+		}
+		_, err := w.get("c-0")
+		f := wantKind(t, err, broker.UpstreamUnavailable)
+		ask()
+		w.wantExchanges(1)
+		time.Sleep(time.Until(f.RetryAt)) //nolint:forbidigo // in a bubble
+		ask()
+		w.wantExchanges(2)
+		// An hour of fifty callers that ask every ten seconds: a failing upstream is not hammered.
+		for range 360 {
+			ask()
+			time.Sleep(10 * time.Second) //nolint:forbidigo // in a bubble
+		}
+		if n := len(up.exchanges()); n > 30 {
+			t.Errorf("got %d exchanges with an upstream that is down for an hour, want a few", n)
+		}
+	})
+}
+
+func TestTheBackoffSurvivesARestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelRateLimited, Status: 429, RetryAfter: 10 * time.Minute}
+		}}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		_, err := w.get("main")
+		f := wantKind(t, err, broker.UpstreamRateLimited)
+		if d := time.Until(f.RetryAt); d < 10*time.Minute || d > 11*time.Minute {
+			t.Errorf("got a retry in %v, want what the upstream asked for", d)
+		}
+		w.start()
+		_, err = w.get("main")
+		wantKind(t, err, broker.UpstreamRateLimited)
+		w.wantExchanges(1)
+	})
+}
+
+func TestADeadCredentialCostsAHandfulOfRequestsADayAndOneThatIsRepairedWorksAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+		}}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"client_secret": "wrong"})
+		for range 24 * 60 {
+			_, err := w.get("main")
+			wantKind(t, err, broker.CredentialMisconfigured)
+			time.Sleep(time.Minute) //nolint:forbidigo // in a bubble
+		}
+		if n := len(up.exchanges()); n < 3 || n > 10 {
+			t.Errorf("got %d exchanges in a day, want a handful", n)
+		}
+		up.answer = issues(time.Hour)
+		_, err := w.get("main")
+		wantKind(t, err, broker.CredentialMisconfigured)
+		w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "right"}) })
+		w.mustGet("main")
+	})
+}
+
+func TestARefusedScopeBelongsToItsKeyOnly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		good := issues(time.Hour)
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Selection.Scopes.String() == "admin" {
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
+			}
+			return good(ctx, x)
+		}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		for range 3 {
+			_, err := w.get("main", scopes(t, "admin"))
+			wantKind(t, err, broker.ScopeRefused)
+		}
+		w.mustGet("main", scopes(t, "read"))
+		w.wantExchanges(2)
+	})
+}
+
+func TestTheFormerSecretIsTriedOnInvalidClientOnly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		good := issues(time.Minute)
+		accepted, status := "old", "invalid_client"
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Credential.Secrets["client_secret"].Value.Reveal() == accepted {
+				return good(ctx, x)
+			}
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: status, InvalidClient: status == "invalid_client"}
+		}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"client_secret": "old"})
+		rotate := func(s string) {
+			t.Helper()
+			if _, err := w.RotateSecret(context.Background(), local, engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": s})}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rotate("new")
+		w.mustGet("main")
+		w.wantExchanges(2)
+		rep, err := w.CredentialStatus(context.Background(), local, "main")
+		if err != nil || !rep.Credential.FormerKept(time.Now()) || rep.Credential.Secrets["client_secret"].FormerUsedTime.IsZero() {
+			t.Errorf("got %+v %v, want the former secret's last use", rep.Credential, err)
+		}
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
+		w.mustGet("main")           // the one that worked last is tried first
+		w.wantExchanges(3)
+		accepted = "new"
+		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
+		w.mustGet("main")
+		if _, err := w.RetireSecret(context.Background(), local, "main", nil); err != nil {
+			t.Fatal(err)
+		}
+		n := len(up.exchanges())
+		accepted, status = "old", "unauthorized_client"
+		rotate("newer")
+		_, err = w.get("main")
+		wantKind(t, err, broker.CredentialMisconfigured)
+		w.wantExchanges(n + 1)
+	})
+}
+
+func TestATestDisturbsNobodyAndKeepsARotatedRefreshToken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(time.Hour)
+		w := seeded(t, r, broker.Facts{})
+		served := w.mustGet("main")
+		trial, err := w.TestCredential(context.Background(), local, "main", broker.Selection{}, false)
+		if err != nil || trial.Failure != nil || len(trial.Attempts) != 1 || trial.ExpireTime.IsZero() {
+			t.Fatalf("got %+v %v, want one attempt that went well", trial, err)
+		}
+		if got := w.mustGet("main"); got.Token.ID != served.Token.ID {
+			t.Error("the test's token took the place of the served one")
+		}
+		trial, err = w.TestCredential(context.Background(), local, "main", broker.Selection{}, true)
+		if err != nil || trial.Failure != nil {
+			t.Fatalf("got %+v %v", trial, err)
+		}
+		if got := w.mustGet("main"); got.Token.ID == served.Token.ID {
+			t.Error("the kept token is not served")
+		}
+		if r.reused > 0 {
+			t.Error("a test lost a refresh token")
+		}
+		w.up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
+		}
+		trial, err = w.TestCredential(context.Background(), local, "main", broker.Selection{}, false)
+		if err != nil || trial.Failure == nil || trial.Failure.Kind != broker.CredentialMisconfigured {
+			t.Fatalf("got %+v %v, want a failure that is a result", trial, err)
+		}
+		w.mustGet("main")
+	})
+}
+
+func TestATestAsksWhateverIsRememberedOfTheUpstream(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelRateLimited, Status: 429, RetryAfter: time.Hour}
+		}}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		_, err := w.get("main")
+		wantKind(t, err, broker.UpstreamRateLimited)
+		up.answer = issues(time.Hour)
+		trial, err := w.TestCredential(context.Background(), local, "main", broker.Selection{}, true)
+		if err != nil || trial.Failure != nil {
+			t.Fatalf("got %+v %v, want an exchange now", trial, err)
+		}
+		w.mustGet("main") // and what it found out helps everybody
+	})
+}
+
+func TestACredentialWhoseTokenIsComputedHereIsReady(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), silent: true}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		w.mustGet("main")
+		if rep, err := w.CredentialStatus(context.Background(), local, "main"); err != nil || rep.State != engine.Ready {
+			t.Errorf("got %v %v, want ready", rep.State, err)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A line is what this process knows of one credential beside its tokens. It lives while flights, watches or entries refer to it.
+type line struct {
+	name broker.CredentialName
+	// holders and entries are guarded by cache.mu.
+	holders int
+	entries map[lookup]*entry
+
+	// known is the credential as it was last read.
+	known atomic.Pointer[known]
+	// rejected is the token that the store was last told to be rejected; nil: none.
+	rejected atomic.Pointer[rejection]
+	// watchers are how many watch its tokens.
+	watchers atomic.Int32
+	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
+	turn chan struct{}
+
+	mu sync.Mutex
+	// moved counts changes of the credential or its tokens: what was read before a change is read again.
+	moved uint64
+	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
+	// it. A failure wakes those only who wait for a lease: whoever it failed for would ask again at once.
+	changed, ended chan struct{}
+	// failures counts what the store could not do for this credential.
+	failures uint64
+	// abandoned are the markers that were seen without a lease, by grant.
+	abandoned map[[32]byte]abandoned
+}
+
+// known is a credential, and when the store last said that it is this one.
+type known struct {
+	credential broker.Credential
+	confirmed  atomic.Int64 // broker.Moment
+}
+
+// A rejection is a token that the store knows to be rejected, since a moment.
+type rejection struct {
+	id string
+	at broker.Moment
+}
+
+func newLine(name broker.CredentialName) *line {
+	return &line{
+		name: name, entries: map[lookup]*entry{}, turn: make(chan struct{}, 1),
+		changed: make(chan struct{}), ended: make(chan struct{}),
+	}
+}
+
+// learn notes a credential that was read at a moment.
+func (l *line) learn(c broker.Credential, read broker.Moment) {
+	switch k := l.known.Load(); {
+	case k != nil && k.credential.Revision == c.Revision:
+		l.confirm(c.Revision, read)
+	case k == nil || k.confirmed.Load() <= int64(read):
+		k = &known{credential: c}
+		k.confirmed.Store(int64(read))
+		l.known.Store(k)
+	}
+}
+
+// confirm notes that the credential is still the one with this revision.
+func (l *line) confirm(revision broker.ID, read broker.Moment) {
+	if k := l.known.Load(); k != nil && k.credential.Revision == revision && k.confirmed.Load() < int64(read) {
+		k.confirmed.Store(int64(read))
+	}
+}
+
+// changes and ends return the channels that are closed at the next change, and at the next end of a lease. Take them before
+// reading what they are about.
+func (l *line) changes() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+func (l *line) ends() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
+}
+
+// wake wakes whoever waits for a channel.
+func (l *line) wake(c *chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(*c)
+	*c = make(chan struct{})
+}
+
+func (l *line) moves() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.moved
+}
+
+// move has everything that is being read read again, and wakes everybody.
+func (l *line) move() {
+	l.mu.Lock()
+	l.moved++
+	l.mu.Unlock()
+	l.wake(&l.changed)
+	l.wake(&l.ended)
+}
+
+// missed notes that the store could not do something.
+func (l *line) missed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failures++
+}
+
+// takeoverGrace is how long a broker itself has to see a marker without a lease before it presents that refresh token again.
+// Whoever set it may be stopped, or hold the successor while the store is away; pending commits are tried more often than
+// this, and an answer is waited for no longer.
+const takeoverGrace = 10 * time.Second
+
+// abandoned is a marker without a lease, since when, and how often the store had failed then.
+type abandoned struct {
+	marker   broker.ID
+	since    broker.Moment
+	failures uint64
+}
+
+// givenUp reports whether this process has seen the marker, leaseless, for the takeover grace without a failure of the store
+// in between.
+func (l *line) givenUp(grant [32]byte, marker broker.ID, now broker.Moment) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen, ok := l.abandoned[grant]
+	if !ok || seen.marker != marker || seen.failures != l.failures {
+		if l.abandoned == nil {
+			l.abandoned = map[[32]byte]abandoned{}
+		}
+		l.abandoned[grant] = abandoned{marker, now, l.failures}
+		return false
+	}
+	return now.Sub(seen.since) >= takeoverGrace
+}

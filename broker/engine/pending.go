@@ -1,0 +1,135 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+const (
+	// storeRetry is how often a commit is tried while the store is away.
+	storeRetry = 500 * time.Millisecond
+	// commitMost bounds one such try where a network may hang; a disk is waited for.
+	commitMost = time.Second
+	// lastTry bounds the one that is made when the broker is stopped.
+	lastTry = 2 * time.Second
+)
+
+// errUnstored says that a token could not be committed in time, and may be handed out all the same.
+var errUnstored = errors.New("not stored yet")
+
+// A pending is the end of an exchange on its way to the store: whoever holds an answer commits it, and whoever holds a lease gives
+// it back, for as long as it counts.
+type pending struct {
+	l     *line
+	lease broker.Lease
+	// ends is when the lease ends by itself.
+	ends broker.Moment
+}
+
+// commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
+// whose refresh token is not. Where local says so, a token that hangs on none is waited for only a moment, and its commit goes on
+// behind: errUnstored.
+func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
+	must := !o.RefreshToken.IsZero() || p.lease.Spends || o.DropGrant
+	done, err := b.commitOnce(ctx, p, o)
+	if err == nil {
+		return done, nil
+	}
+	b.log.Warn("commit waits for the store", "credential", string(p.lease.Key.Credential), "kind", broker.KindOf(err).Name())
+	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
+		b.running.Go(func() { _, _ = b.commitOn(ctx, p, o, false) })
+		return broker.Committed{}, errUnstored
+	}
+	return b.commitOn(ctx, p, o, must)
+}
+
+// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped.
+func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, must bool) (broker.Committed, error) {
+	for {
+		select {
+		case <-ctx.Done():
+		case <-time.After(storeRetry):
+		}
+		try, stopped := ctx, ctx.Err() != nil
+		if stopped {
+			var cancel context.CancelFunc
+			try, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastTry)
+			defer cancel()
+		}
+		done, err := b.commitOnce(try, p, o)
+		switch {
+		case err == nil:
+			return done, nil
+		case stopped && must && !o.RefreshToken.IsZero():
+			b.lost.Add(1)
+			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.lease.Key.Credential),
+				"generation", p.lease.Generation.String(), "kind", broker.KindOf(err).Name())
+		case must && !stopped, !stopped && b.clock.Now().At < p.ends:
+			continue
+		}
+		if stopped {
+			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.lease.Key.Credential}
+		}
+		return broker.Committed{}, storeFailure(p.lease.Key.Credential, err)
+	}
+}
+
+func (b *Broker) commitOnce(ctx context.Context, p *pending, o broker.Outcome) (broker.Committed, error) {
+	if b.cache.shared {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, commitMost)
+		defer cancel()
+	}
+	done, err := b.store.Commit(ctx, p.lease, o)
+	if err != nil {
+		p.l.missed()
+	}
+	return done, err
+}
+
+// release gives a lease back, and records why its exchange failed; nil: nothing was presented.
+func (b *Broker) release(ctx context.Context, p *pending, r *broker.FailureRecord) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
+	defer cancel()
+	err := b.store.Fail(ctx, p.lease, r)
+	if err != nil {
+		p.l.missed()
+	}
+	return err
+}
+
+// later releases behind, and tries for as long as the lease would last.
+func (b *Broker) later(p *pending, r *broker.FailureRecord) {
+	b.running.Go(func() {
+		for b.release(b.stopping, p, r) != nil && b.clock.Now().At < p.ends {
+			select {
+			case <-b.stopping.Done():
+				return
+			case <-time.After(storeRetry):
+			}
+		}
+		p.l.wake(&p.l.ended)
+	})
+}
+
+// saves tells all brokers what has become known of an upstream; nil: nothing has.
+func (b *Broker) saves(t target, known *broker.Backoff) {
+	if known == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.stopping, commitMost)
+	defer cancel()
+	if err := b.store.SaveBackoff(ctx, t.place, *known); err != nil {
+		b.log.Warn("what is known of an upstream could not be stored", "upstream", t.place, "kind", broker.KindOf(err).Name())
+	}
+}
+
+// clears is saves, behind: nobody waits to hear that all is well.
+func (b *Broker) clears(t target, known *broker.Backoff) {
+	if known != nil {
+		b.running.Go(func() { b.saves(t, known) })
+	}
+}

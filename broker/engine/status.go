@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A State is how a credential is doing, in a word.
+type State int
+
+// The states.
+const (
+	// Unused: no exchange has been tried since it was created.
+	Unused State = iota
+	Ready
+	// Degraded: the last exchange failed, and it may help to wait.
+	Degraded
+	// Misconfigured: the upstream refuses the client, or an input is missing: somebody has to change something.
+	Misconfigured
+	// Reauthorize: the upstream refuses the refresh token.
+	Reauthorize
+	Disabled
+)
+
+// A Report is how a credential is doing.
+type Report struct {
+	State State
+	// Failure is what the next GetToken would meet; nil: nothing known.
+	Failure *broker.Failure
+	// Advice is what to do about it; empty: nothing.
+	Advice      string
+	LastSuccess time.Time
+	NextAttempt time.Time
+	Attempts    []broker.Attempt
+	Tokens      []broker.Issued
+	// RefreshTokenExpires is when the refresh token ends by what the definition says; zero: unknown, or there is none.
+	RefreshTokenExpires time.Time
+	Credential          broker.Credential
+}
+
+// CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
+func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, name broker.CredentialName) (Report, error) {
+	if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
+		return Report{}, b.failed(broker.ReadCredential, err)
+	}
+	s, err := b.store.Status(ctx, name)
+	if err != nil {
+		return Report{}, b.failed(broker.ReadCredential, storeFailure(name, err))
+	}
+	r := Report{Credential: s.Credential, LastSuccess: s.LastSuccess, Attempts: s.Attempts, Tokens: s.Tokens}
+	slices.SortFunc(r.Tokens, func(x, y broker.Issued) int { return x.SentAt.Compare(y.SentAt) })
+	b.judge(&r, s, time.Now())
+	if r.Advice == "" {
+		r.Advice = adviseAboutExpiry(r.Tokens)
+	}
+	return r, nil
+}
+
+// judge finds the state, the failure and the advice.
+func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
+	c := s.Credential
+	fail := func(k broker.Kind) { r.Failure = &broker.Failure{Kind: k, Credential: c.Name, Provider: c.Provider} }
+	if c.Disabled {
+		r.State, r.Advice = Disabled, "enable it with `credential update --enable`"
+		fail(broker.CredentialDisabled)
+		return
+	}
+	def, err := b.upstream.Definition(c.Provider)
+	if err != nil {
+		r.State, r.Advice = Misconfigured, "mend the provider's definition: `provider list` says what is wrong with it"
+		fail(broker.ProviderInvalid)
+		return
+	}
+	if v := def.Check(c); len(v) > 0 {
+		r.State, r.Advice = Misconfigured, "give the inputs that the definition wants, with `credential update`"
+		fail(broker.CredentialIncomplete)
+		r.Failure.Violations = v
+		return
+	}
+	facts := def.Facts()
+	if f := s.Failure; f != nil {
+		r.State, r.Failure, r.NextAttempt = Misconfigured, share(f, c), f.RetryAt
+		r.Advice = "check the inputs and set the secret again; `credential test` tries at once"
+		return
+	}
+	for _, g := range s.Grants {
+		switch {
+		case g.Refused != nil && !facts.Obtains:
+			r.State = Reauthorize
+			fail(broker.ReauthorizationRequired)
+			r.Advice = "give it a new refresh token: `credential update` with the seed's secret"
+			return
+		case g.MayBeSpent() && !facts.Obtains:
+			r.State = Degraded
+			fail(broker.RefreshUncertain)
+			r.Advice = "wait: the refresh token is presented once more when the access token has expired"
+		case facts.RefreshTokenIdle > 0 || facts.RefreshTokenAbsolute > 0:
+			r.RefreshTokenExpires = expires(g, facts)
+		}
+	}
+	if r.State == Unused && (len(s.Attempts) > 0 || !s.LastSuccess.IsZero()) { // a token that is computed here takes no attempt
+		r.State = Ready
+		if len(s.Attempts) > 0 && s.Attempts[0].Reason != "" {
+			last := s.Attempts[0]
+			r.State = Degraded
+			r.Failure = &broker.Failure{Kind: broker.KindNamed(last.Reason), Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError}
+			r.Advice = "wait: the broker asks again by itself"
+		}
+	}
+	if s.FormerWorked && r.Advice == "" {
+		r.Advice = "the former secret is the one that works: set the new one in the upstream, or rotate again"
+	}
+	if !s.FormerWorked && r.Advice == "" && c.FormerKept(now) && r.State == Ready {
+		r.Advice = "the former secret is no longer used: forget it with `credential retire-secret`"
+	}
+}
+
+// expires is when the refresh token ends by what the definition says.
+func expires(g broker.Grant, f *broker.Facts) time.Time {
+	var at time.Time
+	if f.RefreshTokenIdle > 0 {
+		used := g.UsedAt
+		if used.IsZero() {
+			used = g.GivenAt
+		}
+		at = used.Add(f.RefreshTokenIdle)
+	}
+	if f.RefreshTokenAbsolute > 0 {
+		if end := g.GivenAt.Add(f.RefreshTokenAbsolute); at.IsZero() || end.Before(at) {
+			at = end
+		}
+	}
+	return at
+}
+
+// adviseAboutExpiry says when nothing tells how long the tokens live.
+func adviseAboutExpiry(tokens []broker.Issued) string {
+	for _, t := range tokens {
+		if t.Source == broker.ExpiryUnknown {
+			return "neither the upstream nor the definition says how long its tokens live: ten minutes are assumed; set `lifetime`"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,156 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A Request asks for a token.
+type Request struct {
+	Credential broker.CredentialName
+	Selection  broker.Selection
+	// MinTTL is how long the token must live at least, as far as the upstream can give it; 0: no wish.
+	MinTTL time.Duration
+	// RejectedTokenID is the id of a token that the API refused: it is not the answer, unless the upstream hands out the same
+	// token again. Needs the permission InvalidateOne. Empty: none.
+	RejectedTokenID string
+}
+
+// A Result is a token, and whether all is well with it.
+type Result struct {
+	Token *broker.Token
+	// Rendering is what Settings.Render made of it.
+	Rendering any
+	// Degraded: the token is valid, but something is not well with its supply.
+	Degraded bool
+}
+
+// Token returns a token that is valid now. Equal requests share one token and one exchange; a caller that gives up leaves
+// the exchange running. It fails with a *broker.Failure.
+func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Result, error) {
+	if err := b.authorize.Allow(caller, broker.GetToken, r.Credential, r.Selection.Scopes); err != nil {
+		return Result{}, b.failed(broker.GetToken, err)
+	}
+	if r.RejectedTokenID != "" {
+		if err := b.authorize.Allow(caller, broker.InvalidateOne, r.Credential, r.Selection.Scopes); err != nil {
+			return Result{}, b.failed(broker.GetToken, err)
+		}
+	}
+	now, key, n := b.clock.Now(), lookup{r.Credential, r.Selection}, need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
+	e, v := b.cache.look(key, n, now, b.upstream.Revision())
+	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, broker.Moment(e.confirmed.Load())) {
+		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
+	}
+	if v == serveAndRefresh && e.claim(now.Wall) {
+		// Nobody waits for it; a broker that is closing goes on serving what it has.
+		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true})
+	}
+	if v != fetch {
+		b.observe.Hit()
+		return Result{e.token, e.rendering, b.cache.degraded(e, now.At)}, nil
+	}
+	b.observe.Miss()
+	res, err := b.miss(ctx, key, n)
+	if err != nil {
+		return Result{}, b.failed(broker.GetToken, err)
+	}
+	return res, nil
+}
+
+// miss brings a token that is not in the process.
+func (b *Broker) miss(ctx context.Context, key lookup, n need) (Result, error) {
+	l := b.cache.hold(key.name)
+	defer b.cache.release(l)
+	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, broker.Never)) {
+		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
+		if err := b.reject(ctx, l, n.rejected); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
+			return Result{}, err
+		}
+	}
+	return b.wait(ctx, key, n)
+}
+
+// told reports whether the store knows that a token is rejected, and knew it before a moment at which something was read; Never:
+// whenever that was.
+func (l *line) told(id string, read broker.Moment) bool {
+	r := l.rejected.Load()
+	return r != nil && r.id == id && (read == broker.Never || read >= r.at)
+}
+
+// rejectMost bounds the call to the store that drops a rejected token.
+const rejectMost = 10 * time.Second
+
+// reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
+func (b *Broker) reject(ctx context.Context, l *line, id string) error {
+	shared := b.rejections.DoChan(string(l.name)+" "+id, func() (_ any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				b.logPanic(l.name, p)
+				err = &broker.Failure{Kind: broker.Internal, Credential: l.name}
+			}
+		}()
+		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
+		defer cancel()
+		began := b.clock.Now().At
+		if _, err = b.drop(bounded, l.name, broker.Match{TokenID: id}, ofToken(id, broker.Secret{})); err == nil {
+			l.rejected.Store(&rejection{id, began})
+		}
+		return nil, err
+	})
+	select {
+	case done := <-shared:
+		return done.Err
+	case <-ctx.Done():
+		return b.gaveUp(l.name, ctx.Err())
+	}
+}
+
+// wait joins or starts flights until one brings what the caller needs, or fails.
+func (b *Broker) wait(ctx context.Context, key lookup, n need) (Result, error) {
+	b.observe.Waiting(1)
+	defer b.observe.Waiting(-1)
+	for {
+		if err := ctx.Err(); err != nil {
+			return Result{}, b.gaveUp(key.name, err)
+		}
+		f, mine, err := b.join(flightKey{lookup: key}, n)
+		if err != nil {
+			return Result{}, err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return Result{}, b.gaveUp(key.name, ctx.Err())
+		}
+		// Look again: a flight that somebody else started may have wanted less.
+		now, e, failure := b.clock.Now(), f.value.entry, f.value.failure
+		mine = mine || f.value.need == n
+		switch {
+		case e == nil && mine:
+			return Result{}, failure
+		case e == nil:
+		case decide(e.issued, now.Wall, n) != fetch, mine && failure == nil && now.Wall.Before(e.issued.ExpireAt),
+			mine && failure != nil && fallback(e.issued, now.Wall, n):
+			return Result{e.token, e.rendering, failure != nil || b.cache.degraded(e, now.At)}, nil
+		case mine && failure != nil:
+			return Result{}, failure
+		}
+	}
+}
+
+// gaveUp is the failure of a caller whose context ended while it waited.
+func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &broker.Failure{Kind: broker.UpstreamSlow, Credential: name, RetryAt: b.clock.Now().Wall.Add(backoffFirst)}
+	}
+	return &broker.Failure{Kind: broker.Canceled, Credential: name}
+}
+
+// failed counts a failure on its way out.
+func (b *Broker) failed(op broker.Operation, err error) error {
+	b.observe.Failed(op, broker.KindOf(err))
+	return err
+}

@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// An Event is what a watch tells. Exactly one of Token, InvalidatedID and Supply is set.
+type Event struct {
+	// Token is the current token: the first, or a successor. Rendering is what Settings.Render made of it.
+	Token     *broker.Token
+	Rendering any
+	// InvalidatedID is of a token that must not be used any more; a successor follows.
+	InvalidatedID string
+	// Supply says how the supply of tokens is doing; sent when it changes.
+	Supply *Supply
+}
+
+// Supply is how the supply of tokens is doing.
+type Supply struct {
+	// Degraded: what is held is valid, but something is not well with its supply.
+	Degraded bool
+	// Failure is why there is no token, or no better one; nil: all is well.
+	Failure *broker.Failure
+}
+
+// same reports whether two are the same to whoever watches: that the time of the next try has moved is no news.
+func (s Supply) same(o Supply) bool {
+	return s.Degraded == o.Degraded && (s.Failure == nil) == (o.Failure == nil) && (s.Failure == nil || s.Failure.Kind == o.Failure.Kind)
+}
+
+const (
+	// watchLook is how long a watch waits at most for news of a refresh that it has set off.
+	watchLook = 5 * time.Second
+	// watchIdle bounds the wait for a refresh time that is far away, so that a change of the clock does no harm.
+	watchIdle = 5 * time.Minute
+)
+
+// Watch sends the current token, then each successor before its predecessor expires, and what happens in between, until ctx
+// ends, send fails, or no token can be had before somebody changes something. known is the id of the token that the watcher
+// holds already: it is not sent again while it is the current one. Waiting costs a timer. r.RejectedTokenID is ignored. send
+// is never called concurrently.
+func (b *Broker) Watch(ctx context.Context, caller broker.Caller, r Request, known string, send func(Event) error) error {
+	r.RejectedTokenID = ""
+	if err := b.authorize.Allow(caller, broker.Watch, r.Credential, r.Selection.Scopes); err != nil {
+		return b.failed(broker.Watch, err)
+	}
+	l := b.cache.hold(r.Credential)
+	defer b.cache.release(l)
+	l.watchers.Add(1)
+	defer l.watchers.Add(-1)
+	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, send: send}
+	for {
+		changed := l.changes() // before looking: nothing is missed
+		in, err := w.look(ctx, changed)
+		if err != nil {
+			return b.failed(broker.Watch, err)
+		}
+		timer := time.NewTimer(in)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return b.failed(broker.Watch, &broker.Failure{Kind: broker.Canceled, Credential: r.Credential})
+		}
+		if b.flights.isClosed() {
+			return b.failed(broker.Watch, &broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
+		}
+	}
+}
+
+// A watcher is one watch: what it has told so far.
+type watcher struct {
+	b      *Broker
+	l      *line
+	caller broker.Caller
+	r      Request
+	held   string
+	told   Supply
+	send   func(Event) error
+}
+
+// look tells what is new, and says in how long to look again.
+func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Duration, error) {
+	if err := w.withdraw(ctx); err != nil {
+		return 0, err
+	}
+	res, err := w.token(ctx, changed)
+	now := w.b.clock.Now().Wall
+	if err != nil && w.held != "" && ctx.Err() == nil && broker.KindOf(err) == broker.Canceled {
+		return watchLook, nil // something has changed: what is held may be no longer good
+	}
+	if err != nil {
+		f := asFailure(err, w.r.Credential)
+		if f.RetryAt.IsZero() || !f.Kind.Passes() || ctx.Err() != nil {
+			return 0, f
+		}
+		return min(max(f.RetryAt.Sub(now), backoffFirst), watchIdle), w.tell(Supply{Failure: f})
+	}
+	if res.Token.ID != w.held {
+		if err := w.send(Event{Token: res.Token, Rendering: res.Rendering}); err != nil {
+			return 0, err
+		}
+		w.held = res.Token.ID
+	}
+	supply := Supply{Degraded: res.Degraded}
+	if res.Degraded {
+		supply.Failure = w.trouble()
+	}
+	in := res.Token.RefreshTime.Sub(now)
+	if in <= 0 {
+		// A refresh is under way, or waits for its upstream; once the token has expired, whoever holds it must know.
+		in = min(watchLook, max(res.Token.ExpireTime.Sub(now), 0))
+	}
+	return min(in, watchIdle), w.tell(supply)
+}
+
+// token is the current one. Whoever holds a token does not wait for another past a change: it may be that the one that is held
+// is no longer good, and that is to be told first.
+func (w *watcher) token(ctx context.Context, changed <-chan struct{}) (Result, error) {
+	if w.held != "" {
+		waiting, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-changed:
+				cancel()
+			case <-waiting.Done():
+			}
+		}()
+		ctx = waiting
+	}
+	return w.b.Token(ctx, w.caller, w.r)
+}
+
+// withdraw tells of a held token that was invalidated, before its successor is there.
+func (w *watcher) withdraw(ctx context.Context) error {
+	if w.held == "" {
+		return nil
+	}
+	b, key, now := w.b, lookup{w.r.Credential, w.r.Selection}, w.b.clock.Now()
+	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
+		return nil
+	}
+	t, err := b.store.Credential(ctx, key.name)
+	if err != nil {
+		return nil //nolint:nilerr // Token says it better
+	}
+	to, err := b.resolve(key, t)
+	if err != nil {
+		return nil //nolint:nilerr // Token says it better
+	}
+	v, err := b.store.Read(ctx, to.token, "")
+	if err != nil {
+		return nil //nolint:nilerr // Token says it better
+	}
+	there := v.Token
+	if there != nil && there.ID == w.held && !(there.Rejected && decide(there, now.Wall, need{}) == fetch) {
+		return nil
+	}
+	if there != nil && there.ID != w.held && !there.Rejected {
+		return nil // its successor is there: that says enough
+	}
+	id := w.held
+	w.held = ""
+	return w.send(Event{InvalidatedID: id})
+}
+
+// tell sends the supply when it has changed.
+func (w *watcher) tell(s Supply) error {
+	if s.same(w.told) {
+		return nil
+	}
+	w.told = s
+	return w.send(Event{Supply: &s})
+}
+
+// trouble is why the last refresh of what is cached failed; nil: it did not.
+func (w *watcher) trouble() *broker.Failure {
+	e, ok := w.b.cache.entries.GetEntryQuietly(lookup{w.r.Credential, w.r.Selection})
+	if !ok {
+		return nil
+	}
+	return e.Value.trouble.Load()
+}
