@@ -130,10 +130,7 @@ type world struct {
 func newWorld(t testing.TB, up *upstream, more ...func(*engine.Settings)) *world {
 	t.Helper()
 	up.complete()
-	keys, err := seal.New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys := newKeys(t)
 	backend := storetest.NewFaults(storetest.NewMemory())
 	s, err := store.New(backend, keys, store.Options{})
 	if err != nil {
@@ -142,6 +139,15 @@ func newWorld(t testing.TB, up *upstream, more ...func(*engine.Settings)) *world
 	w := &world{t: t, up: up, store: s, backend: backend}
 	w.start(more...)
 	return w
+}
+
+func newKeys(t testing.TB) *seal.Keyring {
+	t.Helper()
+	keys, err := seal.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
 
 // complete gives the facts that a test does not care for.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/store"
-	"github.com/tokenbroker/tokenbroker/store/seal"
 	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
@@ -28,10 +26,7 @@ type replica struct {
 // newReplicas makes n brokers on one store, for one scripted upstream, and the credential "main".
 func newReplicas(t testing.TB, n int, up *upstream, more ...func(*engine.Settings)) []*replica {
 	t.Helper()
-	keys, err := seal.New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys := newKeys(t)
 	up.complete()
 	var all []*replica
 	for _, m := range storetest.NewReplicas(n) {
@@ -581,18 +576,16 @@ func TestWatchesHearOfOtherReplicas(t *testing.T) {
 // TestTheBackoffIsAdvisory: where only it cannot be read, exchanges go on.
 func TestTheBackoffIsAdvisory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		all := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})
-		all[0].create("main", nil)
-		var reads atomic.Int32
-		all[0].backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
-			if reads.Add(1) == 3 { // after the credential, and what is there of the token
-				return store.Unavailable("a part of it is away, for a test")
-			}
-			return nil
-		}})
-		all[0].mustGet("main")
-		if n := reads.Load(); n < 3 {
-			t.Errorf("only %d reads", n)
+		w := newPartials(t, 1, &upstream{answer: issues(time.Hour)})[0]
+		w.create("main", nil)
+		main, asked := w.group("main"), false
+		w.parts.lose(func(g store.Group) bool {
+			asked = asked || g != main
+			return g != main
+		})
+		w.mustGet("main")
+		if !asked {
+			t.Error("nothing but the credential was read")
 		}
 	})
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 // watching collects a watch's events until the test ends it.
@@ -174,4 +176,67 @@ func TestClosingEndsWatches(t *testing.T) {
 		}
 		wantKind(t, <-ended, broker.ShuttingDown)
 	})
+}
+
+// TestAWatchThatGetsNothingIsQuiet: while there is no token to be had, a watch asks as often as it may help, and says once why.
+func TestAWatchThatGetsNothingIsQuiet(t *testing.T) {
+	away := func(context.Context) error { return store.Unavailable("away, for a test") }
+	for name, test := range map[string]struct {
+		held   bool // it has a token when it begins, which expires, or is no longer confirmed
+		away   bool // it is the store that is broken
+		breaks func(*replica)
+	}{
+		"the upstream is down": {breaks: func(w *replica) {
+			w.up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
+			})
+		}},
+		"the upstream is down, and the token has expired": {held: true, breaks: func(w *replica) {
+			w.up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
+			})
+		}},
+		"the store is away":                        {away: true, breaks: func(w *replica) { w.backend.Set(storetest.Hooks{BeforeRead: away}) }},
+		"the store is away, and the grace is over": {held: true, away: true, breaks: func(w *replica) { w.backend.Set(storetest.Hooks{BeforeRead: away}) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newReplicas(t, 1, &upstream{answer: issues(30 * time.Second)})[0]
+				w.create("main", nil)
+				synctest.Wait()
+				if !test.held {
+					test.breaks(w)
+				}
+				events, _, stop := watching(w.world, "")
+				defer stop()
+				if test.held {
+					<-events
+					test.breaks(w)
+					sleep(time.Minute)
+				} else {
+					sleep(5 * time.Second)
+				}
+				told := len(events)
+				for len(events) > 0 {
+					<-events
+				}
+				if told > 4 {
+					t.Errorf("%d events to say that there is no token", told)
+				}
+				asked := 0
+				w.backend.Set(storetest.Hooks{BeforeRead: func(ctx context.Context) error {
+					asked++
+					if test.away {
+						return away(ctx)
+					}
+					return nil
+				}})
+				const seconds = 60
+				sleep(seconds * time.Second)
+				if asked > 8*seconds || len(events) > 0 {
+					t.Errorf("in %d seconds: asked the store %d times, told %d events", seconds, asked, len(events))
+				}
+			})
+		})
+	}
 }
