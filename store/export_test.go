@@ -24,3 +24,6 @@ func (s *Store) GroupFor(name broker.CredentialName) Group { return s.credential
 
 // UpstreamGroupFor is the group of an upstream.
 func (s *Store) UpstreamGroupFor(upstream string) Group { return s.upstreamGroup(upstream) }
+
+// Kept is how many changes are kept.
+func (s *Store) Kept() int64 { return s.kept.size.Load() }

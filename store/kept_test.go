@@ -208,3 +208,180 @@ func TestClocksThatDiffer(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoeverReadsFirstPutsBack: there is no moment at which the process that has the successor reads the spent one.
+func TestWhoeverReadsFirstPutsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		views := storetest.NewReplicas(2)
+		s := newShared(t, keys, views[0], 0)
+		s.create()
+		s.commit(s.acquire(), 1, time.Now())
+		restore := views[0].Snapshot()
+		s.commit(s.acquire(), 2, time.Now())
+		restore()
+		s.want("refresh-2", "access-2") // at once
+	})
+}
+
+// TestInvalidationsThatAFailoverUndidAreMadeAgain: a rejection, a selection's, and that of everything.
+func TestInvalidationsThatAFailoverUndidAreMadeAgain(t *testing.T) {
+	for name, m := range map[string]broker.Match{
+		"one": {TokenID: "1"}, "a selection": {Selection: &keptKey.Selection}, "all": {Epoch: broker.NewID()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				keys, err := seal.New()
+				if err != nil {
+					t.Fatal(err)
+				}
+				views := storetest.NewReplicas(2)
+				s, other := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], 0)
+				s.create()
+				l := s.acquire()
+				_, err = s.Commit(t.Context(), l, broker.Outcome{RefreshToken: broker.NewSecret("refresh-1"), Now: time.Now(), Token: &broker.Issued{
+					ID: "1", SelectionID: keptKey.Selection, Values: map[string]broker.Secret{"token": broker.NewSecret("access-1")},
+					SentAt: time.Now(), ExpireAt: time.Now().Add(time.Hour), RefreshAt: time.Now().Add(50 * time.Minute),
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				restore := views[0].Snapshot()
+				if done, err := s.Drop(t.Context(), "main", m); err != nil || done.Count != 1 {
+					t.Fatalf("got %+v, %v", done, err)
+				}
+				restore()
+				<-time.After(1100 * time.Millisecond)
+				synctest.Wait()
+				for i, x := range []*shared{s, other} {
+					v, err := x.Read(t.Context(), keptKey, "")
+					if err != nil || v.Token != nil && !v.Token.Rejected || v.Grant.RefreshToken.Reveal() != "refresh-1" {
+						t.Errorf("store %d: the token is back (%v), or the grant is not as it was", i, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestOneThatCannotBePutBackKeepsNoOther from being.
+func TestOneThatCannotBePutBackKeepsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		views := storetest.NewReplicas(2)
+		s := newShared(t, keys, views[0], 0)
+		s.create()
+		create(t, s.Store, newCredential("bad"), "refresh-0")
+		key := keptKey
+		key.Credential = "bad"
+		v, err := s.Read(t.Context(), key, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Acquire(t.Context(), v, broker.NewID(), time.Minute, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(t.Context(), l, broker.Outcome{RefreshToken: broker.NewSecret("x"), Now: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		restore := views[0].Snapshot()
+		s.commit(s.acquire(), 1, time.Now())
+		restore()
+		err = views[0].Memory.Apply(t.Context(), store.Batch{Group: s.GroupFor("bad"), Puts: []store.Put{{
+			Key: store.CredentialKey, Revision: store.Revision{1}, Value: []byte("damaged"),
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(1100 * time.Millisecond)
+		synctest.Wait()
+		s.want("refresh-1", "access-1")
+		<-time.After(5 * time.Minute)
+		if n := s.Kept(); n != 0 {
+			t.Errorf("%d changes are kept for ever", n)
+		}
+	})
+}
+
+// TestACommitThatIsRepeatedUndoesNothing, however many others came since.
+func TestACommitThatIsRepeatedUndoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newShared(t, keys, storetest.NewReplicas(1)[0], 0)
+		s.create()
+		key := keptKey
+		key.Spends = false
+		do := func(k broker.TokenKey, name string) (broker.Lease, broker.Outcome) {
+			v, err := s.Read(t.Context(), k, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := s.Acquire(t.Context(), v, broker.NewID(), time.Minute, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Now()
+			o := broker.Outcome{Now: now, Token: &broker.Issued{
+				ID: name, Values: map[string]broker.Secret{"token": broker.NewSecret(name)}, SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(time.Hour),
+			}}
+			if _, err := s.Commit(t.Context(), l, o); err != nil {
+				t.Fatal(err)
+			}
+			return l, o
+		}
+		l, o := do(key, "first")
+		if _, err := s.Drop(t.Context(), "main", broker.Match{TokenID: "first"}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 { // of other selections
+			k := key
+			k.Token[5], k.Selection[5] = byte(i+1), byte(i+1)
+			do(k, fmt.Sprint("other-", i))
+		}
+		if _, err := s.Commit(t.Context(), l, o); err != nil { // the first one's answer was lost
+			t.Fatal(err)
+		}
+		if v, err := s.Read(t.Context(), key, ""); err != nil || v.Token == nil || !v.Token.Rejected {
+			t.Errorf("got %+v, %v, want the token as it was rejected", v.Token, err)
+		}
+	})
+}
+
+// TestACommitThatIsHeldUpMakesNothingLiveLonger: its row ends when the token does, whenever it is written.
+func TestACommitThatIsHeldUpMakesNothingLiveLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		views := storetest.NewReplicas(2)
+		faults := storetest.NewFaults(views[0])
+		a, b := newShared(t, keys, faults.Whole(), 0), newShared(t, keys, views[1], 0)
+		a.create()
+		l := a.acquire()
+		faults.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error {
+			<-time.After(5 * time.Second) // the network holds it back
+			return nil
+		}})
+		end := time.Now().Add(time.Hour)
+		a.commit(l, 1, time.Now())
+		v, err := b.Read(t.Context(), keptKey, "")
+		if err != nil || v.Token == nil || v.Token.ExpireAt.After(end) {
+			t.Errorf("another broker believes that it ends at %v, %v; it ends at %v", v.Token.ExpireAt, err, end)
+		}
+		<-time.After(time.Until(end))
+		if v, err := b.Read(t.Context(), keptKey, ""); err != nil || v.Token != nil {
+			t.Errorf("it is there at its end: %v", err)
+		}
+	})
+}
