@@ -50,30 +50,6 @@ func main() {
 	os.Exit(code)
 }
 
-// errInterrupted: the operator has ended the command while it waited to be given something.
-var errInterrupted = errors.New("interrupted")
-
-// awaited is what read brings from the operator. When the command is interrupted meanwhile it fails, and leaves read behind: no
-// deadline ends the read of a terminal, and the process ends anyway.
-func awaited[T any](p *process, read func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := read()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-p.ctx.Done():
-		var none T
-		return none, errInterrupted
-	}
-}
-
 // run executes one command line and returns its exit code. That standard output could not be written is a failure: somebody who
 // writes a token to a full disk must hear of it.
 func run(p *process, args []string) int {
