@@ -31,9 +31,10 @@ var may = map[string][]string{
 	"internal/herd":        {},
 	"internal/redistest":   {},
 	"internal/suggest":     {},
+	"internal/catalogview": {"broker", "gen/tokenbroker/v1", "provider", "server"},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "gen/tokenbroker/v1", "internal/catalogview", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 
