@@ -165,7 +165,11 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 		if d.Provider == there.Provider && there.Provider != "" {
 			return Credential{}, nil, &Failure{Kind: ProviderInvalid, Credential: there.Name, Provider: d.Provider}
 		}
-		return Credential{}, nil, invalid("credential.provider", fmt.Sprintf("there is no provider %.80q; list them with `provider list`", d.Provider))
+		code := CodeUnknown
+		if d.Provider == "" {
+			code = CodeRequired
+		}
+		return Credential{}, nil, Invalid(Violation{"credential.provider", code, fmt.Sprintf("there is no provider %.80q; list them with `provider list`", d.Provider)})
 	}
 	facts := def.Facts()
 	var wrong []Violation
@@ -183,9 +187,9 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
 		switch in, ok := facts.Inputs[name]; {
 		case !ok:
-			wrong = append(wrong, Violation{"credential.inputs." + name, fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
+			wrong = append(wrong, Violation{"credential.inputs." + name, CodeUnknown, fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
 		case in.Secret:
-			wrong = append(wrong, Violation{"credential.inputs." + name, "is a secret: give it under secrets"})
+			wrong = append(wrong, Violation{"credential.inputs." + name, CodeMisplaced, "is a secret: give it under secrets"})
 		}
 	}
 	var seed *Grant
@@ -194,9 +198,9 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 		in, ok := facts.Inputs[name]
 		switch {
 		case !ok || !in.Secret:
-			wrong = append(wrong, Violation{"secrets." + name, fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
+			wrong = append(wrong, Violation{"secrets." + name, CodeUnknown, fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
 		case in.Seed && v.IsZero(), !in.Seed && v.IsZero() && !in.Optional:
-			wrong = append(wrong, Violation{"secrets." + name, "is empty, and required"})
+			wrong = append(wrong, Violation{"secrets." + name, CodeRequired, "is empty, and required"})
 		case v.IsZero():
 			if _, set := c.Secrets[name]; set {
 				delete(c.Secrets, name)
@@ -286,7 +290,7 @@ func secretsToRepeat(there, c Credential, d Draft, f *Facts) []Violation {
 	var missing []Violation
 	for _, name := range c.SecretNames() {
 		if _, again := d.Secrets[name]; !again {
-			missing = append(missing, Violation{"secrets." + name, "give it again: the change sends it to another place"})
+			missing = append(missing, Violation{"secrets." + name, CodeRequired, "give it again: the change sends it to another place"})
 		}
 	}
 	return missing
@@ -309,11 +313,11 @@ func inputNames(f *Facts, secret bool) string {
 func checkLabels(labels map[string]string) []Violation {
 	var wrong []Violation
 	if len(labels) > 64 {
-		wrong = append(wrong, Violation{"credential.labels", "more than 64"})
+		wrong = append(wrong, Violation{"credential.labels", CodeTooLarge, "more than 64"})
 	}
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
 		if !credentialName.MatchString(k) || len(labels[k]) > 256 {
-			wrong = append(wrong, Violation{"credential.labels." + k, "a label has 1 to 63 of a-z 0-9 . _ - as its key and at most 256 bytes as its value"})
+			wrong = append(wrong, Violation{"credential.labels." + k, CodeInvalid, "a label has 1 to 63 of a-z 0-9 . _ - as its key and at most 256 bytes as its value"})
 		}
 	}
 	return wrong

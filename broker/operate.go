@@ -74,11 +74,11 @@ func (b *Broker) RotateSecret(ctx context.Context, caller Caller, r Rotation) (C
 			was, set := c.Secrets[name]
 			switch in := f.Inputs[name]; {
 			case in.Seed:
-				wrong = append(wrong, Violation{"secrets." + name, "is a refresh token, which has no fallback: set it with an update"})
+				wrong = append(wrong, Violation{"secrets." + name, CodeMisplaced, "is a refresh token, which has no fallback: set it with an update"})
 			case !in.Secret:
-				wrong = append(wrong, Violation{"secrets." + name, "provider " + f.Name + " has no such secret; it has: " + inputNames(f, true)})
+				wrong = append(wrong, Violation{"secrets." + name, CodeUnknown, "provider " + f.Name + " has no such secret; it has: " + inputNames(f, true)})
 			case v.IsZero():
-				wrong = append(wrong, Violation{"secrets." + name, "is empty"})
+				wrong = append(wrong, Violation{"secrets." + name, CodeRequired, "is empty"})
 			case set && was.Value.Equal(v): // a repeated rotation must not make the former one forgotten
 			default:
 				s := SecretInput{Value: v, SetTime: now, Former: was.Value}
@@ -111,7 +111,7 @@ func (b *Broker) RetireSecret(ctx context.Context, caller Caller, name Credentia
 			s, ok := c.Secrets[n]
 			if !ok {
 				if _, seed := c.Seeds[n]; !seed {
-					wrong = append(wrong, Violation{"secrets", "the credential has no secret of the name " + quoted(n) + "; it has: " + inputNames(f, true)})
+					wrong = append(wrong, Violation{"secrets", CodeUnknown, "the credential has no secret of the name " + quoted(n) + "; it has: " + inputNames(f, true)})
 				}
 				continue
 			}

@@ -183,7 +183,7 @@ func edit(d *broker.Draft, m *tokenbrokerv1.Credential, secrets map[string]strin
 				d.Secrets[key] = broker.Secret{} // named and not given: removed
 			}
 		default:
-			wrong = append(wrong, broker.Violation{Field: "update_mask", Description: fmt.Sprintf(
+			wrong = append(wrong, broker.Violation{Field: "update_mask", Code: broker.CodeUnknown, Description: fmt.Sprintf(
 				"%.80q is no field that can be changed; there are: provider, inputs, inputs.NAME, default_scopes, default_audience, labels, labels.KEY, disabled, secrets.NAME, *", path)})
 		}
 	}

@@ -228,7 +228,9 @@ func (e *edge) validate(m any) error {
 	}
 	var v []broker.Violation
 	for _, x := range verr.Violations {
-		v = append(v, broker.Violation{Field: protovalidate.FieldPathString(x.Proto.GetField()), Description: x.Proto.GetMessage()})
+		v = append(v, broker.Violation{
+			Field: protovalidate.FieldPathString(x.Proto.GetField()), Code: codeOf(x.Proto.GetRuleId()), Description: x.Proto.GetMessage(),
+		})
 	}
 	return broker.Invalid(v...)
 }

@@ -320,3 +320,36 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 		got.want(t, codes.NotFound, "NOT_FOUND")
 	}
 }
+
+func TestAViolationSaysToProgramsWhatIsWrong(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.create("main", r.account(upstreamsim.OfficeRnD))
+	c := r.credentials
+	wants := func(provider string, inputs, secrets map[string]string) refusal {
+		return refuse(t, c.CreateCredential, &create{Credential: &cred{Name: "other", Provider: provider, Inputs: inputs}, Secrets: secrets})
+	}
+	for i, row := range []struct {
+		got  refusal
+		want string
+	}{
+		{refuse(t, r.tokens.GetToken, &get{Credential: "Main"}), "INVALID"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Scopes: []string{""}}), "REQUIRED"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Audience: strings.Repeat("a", 2049)}), "TOO_LARGE"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Resources: []string{"https://api.example.com"}}), "UNKNOWN"},
+		{refuse(t, c.GetCredential, &tokenbrokerv1.GetCredentialRequest{}), "REQUIRED"},
+		{refuse(t, c.CreateCredential, &create{}), "REQUIRED"},
+		{wants("", nil, nil), "REQUIRED"},
+		{wants("nobody", nil, nil), "UNKNOWN"},
+		{wants("officernd", map[string]string{"client_id": "x"}, nil), "REQUIRED"},
+		{wants("officernd", map[string]string{"client_id": "x"}, map[string]string{"client_secret": ""}), "REQUIRED"},
+		{wants("officernd", map[string]string{"client_id": "x", "client_secret": "y"}, nil), "MISPLACED"},
+		{wants("officernd", map[string]string{"client_id": "x", "tenant": "y"}, nil), "UNKNOWN"},
+		{wants("oauth2-refresh-token", map[string]string{"token_url": "https://login.example.com/t", "client_id": "u"}, map[string]string{"client_secret": "s"}), "REQUIRED"},
+		{refuse(t, c.RotateSecret, &tokenbrokerv1.RotateSecretRequest{Name: "main", Secrets: map[string]string{"password": "x"}}), "UNKNOWN"},
+		{refuse(t, c.UpdateCredential, &update{Credential: &cred{Name: "main"}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"colour"}}}), "UNKNOWN"},
+	} {
+		if got := row.got.bad.GetFieldViolations(); len(got) != 1 || got[0].GetReason() != row.want {
+			t.Errorf("row %d: got %v, want %s", i, got, row.want)
+		}
+	}
+}

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -16,6 +19,17 @@ func requests() []proto.Message {
 		&tokenbrokerv1.RetireSecretRequest{}, &tokenbrokerv1.TestCredentialRequest{}, &tokenbrokerv1.GetCredentialStatusRequest{},
 		&tokenbrokerv1.ListProvidersRequest{}, &tokenbrokerv1.GetProviderRequest{}, &tokenbrokerv1.ExplainProviderRequest{},
 	}
+}
+
+// codeOf is what the contract's rule of this id finds wrong, such as `string.max_len` or `required`.
+func codeOf(rule string) broker.Code {
+	switch rule[strings.LastIndexByte(rule, '.')+1:] {
+	case "required", "min_len", "min_pairs", "min_items":
+		return broker.CodeRequired
+	case "max_len", "max_bytes", "max_pairs", "max_items":
+		return broker.CodeTooLarge
+	}
+	return broker.CodeInvalid
 }
 
 // plainlyValid reports whether a request for a token is of the usual kind, a name and perhaps scopes and a min_ttl, and well
