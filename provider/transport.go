@@ -43,6 +43,22 @@ const (
 	maxHeaderBytes     = 64 << 10
 )
 
+// A SettingError says which setting is wrong, as operators write it, and what is wrong with it.
+type SettingError struct {
+	Setting string
+	Err     error
+}
+
+// Error implements error.
+func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+// Unwrap is what is wrong.
+func (e *SettingError) Unwrap() error { return e.Err }
+
+func wrongSetting(setting, format string, args ...any) error {
+	return &SettingError{setting, fmt.Errorf(format, args...)}
+}
+
 // A Transport carries requests. It follows no redirect, keeps no cookies and never sends a request twice. Safe for concurrent
 // use.
 type Transport struct {
@@ -53,7 +69,7 @@ type Transport struct {
 	reused, fresh *http.Transport
 }
 
-// NewTransport makes a Transport. It fails when a setting is wrong, and says which.
+// NewTransport makes a Transport. It fails with a *SettingError.
 func NewTransport(s Settings) (*Transport, error) {
 	if s.MaxAnswer <= 0 {
 		s.MaxAnswer = defaultMaxAnswer
@@ -72,10 +88,10 @@ func NewTransport(s Settings) (*Transport, error) {
 	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
 		if _, _, err := net.SplitHostPort(from); err != nil {
-			return nil, fmt.Errorf("upstream.connect_to: %q is not host:port", from)
+			return nil, wrongSetting("upstream.connect_to", "%q is not host:port", from)
 		}
 		if _, _, err := net.SplitHostPort(to); err != nil {
-			return nil, fmt.Errorf("upstream.connect_to: %s: %q is not an address with a port", from, to)
+			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port", from, to)
 		}
 		elsewhere[strings.ToLower(from)] = to
 	}
@@ -120,14 +136,14 @@ func rootsWith(file string) (*x509.CertPool, error) {
 	}
 	pem, err := os.ReadFile(file) //nolint:gosec // the operator names it
 	if err != nil {
-		return nil, fmt.Errorf("upstream.ca_file: %w", err)
+		return nil, wrongSetting("upstream.ca_file", "%w", err)
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("upstream.ca_file: %s has no certificate in PEM", file)
+		return nil, wrongSetting("upstream.ca_file", "%s has no certificate in PEM", file)
 	}
 	return roots, nil
 }

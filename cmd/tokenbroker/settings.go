@@ -151,17 +151,11 @@ func (s *settings) problems() []error {
 			bad("providers_dir", "%s is no directory", s.ProvidersDir)
 		}
 	}
-	for _, part := range []struct {
-		setting string
-		is      provider.Settings
-	}{
-		{"upstream.ca_file", provider.Settings{CAFile: s.UpstreamCAFile}},
-		{"upstream.connect_to", provider.Settings{ConnectTo: s.UpstreamConnectTo}},
-		{"upstream.allow_private", provider.Settings{AllowPrivate: s.UpstreamAllowPrivate}},
-	} {
-		t, err := provider.NewTransport(part.is)
-		if err != nil {
-			bad(part.setting, "%s", strings.TrimPrefix(err.Error(), part.setting+": "))
+	for _, part := range []provider.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
+		t, err := provider.NewTransport(part)
+		var wrong *provider.SettingError
+		if errors.As(err, &wrong) {
+			bad(wrong.Setting, "%s", wrong.Err)
 			continue
 		}
 		t.Close()
