@@ -132,10 +132,25 @@ func usageHint(err error) error {
 		return fmt.Errorf("%w; see tokenbroker --help", err)
 	}
 	command := parse.Context.Selected()
-	if command.Leaf() && strings.HasPrefix(err.Error(), "unexpected argument") {
+	if surplus(parse.Context) {
 		err = errors.New("there is an argument too many")
 	}
 	return fmt.Errorf("%w; see %s --help", err, command.FullPath())
+}
+
+// surplus reports whether parsing stopped at an argument for which the command has no place.
+func surplus(c *kong.Context) bool {
+	taken := 0
+	for _, p := range c.Path {
+		if p.Positional != nil {
+			taken++
+		}
+	}
+	rest := c.Path[len(c.Path)-1].Remainder()
+	if command := c.Selected(); !command.Leaf() || taken < len(command.Positional) || len(rest) == 0 {
+		return false
+	}
+	return rest[0] == "-" || rest[0] == "--" || !strings.HasPrefix(rest[0], "-")
 }
 
 // outputOf finds how the caller wants errors, also when the command line does not parse.
