@@ -232,7 +232,6 @@ func (b *Broker) apply(there Credential, d Draft, now time.Time, requestID strin
 			delete(c.Seeds, name)
 		}
 	}
-	wrong = append(wrong, checkLabels(d.Labels)...)
 	if len(wrong) == 0 {
 		wrong = def.Check(c)
 	}
@@ -308,19 +307,6 @@ func inputNames(f *Facts, secret bool) string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
-}
-
-func checkLabels(labels map[string]string) []Violation {
-	var wrong []Violation
-	if len(labels) > 64 {
-		wrong = append(wrong, Violation{"credential.labels", CodeTooLarge, "more than 64"})
-	}
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		if !credentialName.MatchString(k) || len(labels[k]) > 256 {
-			wrong = append(wrong, Violation{"credential.labels." + k, CodeInvalid, "a label has 1 to 63 of a-z 0-9 . _ - as its key and at most 256 bytes as its value"})
-		}
-	}
-	return wrong
 }
 
 // sameContent reports whether two credentials say the same, identities and times aside.

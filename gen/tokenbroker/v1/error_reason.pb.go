@@ -22,14 +22,15 @@ const (
 )
 
 // google.rpc.ErrorInfo.reason is the name without ERROR_REASON_; domain is "tokenbroker". Metadata: credential, provider,
-// request_id, upstream_status, upstream_error (an OAuth code of at most 64 of [A-Za-z0-9._-], else absent). Every error has
-// google.rpc.RequestInfo; what may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
+// request_id, upstream_status, upstream_error (an OAuth code of at most 64 of [A-Za-z0-9._-], else absent). Every error of
+// these services has google.rpc.RequestInfo, and one with violations (BadRequest) has its message without them as
+// google.rpc.LocalizedMessage. What gRPC itself refuses, such as a message that is too large, has no details. What may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
 // trailer with -1, so that a client's retry policy cannot multiply an upstream's failure.
 type ErrorReason int32
 
 const (
-	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT (BadRequest)
+	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0 // also of CANCELLED: the caller gave up
+	// INVALID_ARGUMENT
 	ErrorReason_ERROR_REASON_REQUEST_INVALID        ErrorReason = 1
 	ErrorReason_ERROR_REASON_PARAMETER_NOT_DECLARED ErrorReason = 2 // also scopes, audience, resources that the definition does not use
 	ErrorReason_ERROR_REASON_PARAMETER_REQUIRED     ErrorReason = 3
@@ -153,7 +154,7 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 }
 
 // google.rpc.BadRequest.FieldViolation.reason is the name without VIOLATION_REASON_. Programs decide by it, and never by the
-// description, which is for people. Any error may have violations, those of INVALID_ARGUMENT have.
+// description, which is for people.
 type ViolationReason int32
 
 const (
