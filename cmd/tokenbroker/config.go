@@ -1,9 +1,9 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/alecthomas/kong"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 type configCommands struct {
@@ -32,8 +32,10 @@ func (c *configCheckCommand) Run(p *process) error {
 	if _, err := parser.Parse(nil); err != nil {
 		return badInput("%s: %w", c.File, err)
 	}
-	if wrong = sorted(append(wrong, s.problems()...)); len(wrong) > 0 {
-		return &inputError{errors.Join(wrong...)}
+	wrong = append(wrong, s.problems()...)
+	yamldoc.Sort(wrong)
+	if len(wrong) > 0 {
+		return &inputError{together(wrong)}
 	}
 	printline(p.stderr, "no problems")
 	return nil

@@ -30,17 +30,30 @@ func awaited[T any](p *process, read func() (T, error)) (T, error) {
 	}
 }
 
-// readFile reads a file or, for -, standard input.
-func readFile(p *process, name string) ([]byte, error) {
+// readFile reads a file of at most so many bytes or, for -, standard input.
+func readFile(p *process, name string, most int64) ([]byte, error) {
 	var b []byte
 	var err error
 	if name == "-" {
-		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(p.stdin) })
+		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, most+1)) })
 	} else {
-		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
+		b, err = readAtMost(name, most)
 	}
 	if err != nil {
 		return nil, badInput("read %s: %w", name, err)
 	}
+	if int64(len(b)) > most {
+		return nil, badInput("%s: larger than %d bytes", name, most)
+	}
 	return b, nil
+}
+
+// readAtMost reads a file, and no more of it than tells that it is too large.
+func readAtMost(name string, most int64) ([]byte, error) {
+	f, err := os.Open(name) //nolint:gosec // the operator names it
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	return io.ReadAll(io.LimitReader(f, most+1))
 }

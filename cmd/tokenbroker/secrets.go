@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"golang.org/x/term"
@@ -80,7 +79,7 @@ func readSecretFile(p *process, name string) (string, error) {
 		what = "standard input"
 		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, secretMost+1)) })
 	} else {
-		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
+		b, err = readAtMost(name, secretMost)
 	}
 	if err != nil {
 		return "", badInput("read a secret: %w", err)

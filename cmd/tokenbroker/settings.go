@@ -13,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
@@ -104,15 +105,15 @@ func flagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-")
 // check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *settings) check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return &inputError{errors.Join(wrong...)}
+		return &inputError{together(wrong)}
 	}
 	return nil
 }
 
-func (s *settings) problems() []error {
-	var wrong []error
+func (s *settings) problems() []yamldoc.Problem {
+	var wrong []yamldoc.Problem
 	bad := func(setting, format string, args ...any) {
-		wrong = append(wrong, &misplaced{s.at[flagOf(setting)], fmt.Sprintf("setting %s: %s", setting, fmt.Sprintf(format, args...))})
+		wrong = append(wrong, s.at[flagOf(setting)].problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")

@@ -18,7 +18,7 @@ const (
 // may says which of our packages each package imports, outside its tests. ARCHITECTURE.md draws the same.
 var may = map[string][]string{
 	"broker":               {},
-	"provider":             {"broker", "internal/suggest"},
+	"provider":             {"broker", "internal/suggest", "internal/yamldoc"},
 	"store":                {"broker", "store/seal"},
 	"store/seal":           {"broker"},
 	"store/bolt":           {"broker", "store"},
@@ -31,10 +31,11 @@ var may = map[string][]string{
 	"internal/herd":        {},
 	"internal/redistest":   {},
 	"internal/suggest":     {},
+	"internal/yamldoc":     {"internal/suggest"},
 	"internal/catalogview": {"broker", "gen/tokenbroker/v1", "provider", "server"},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "gen/tokenbroker/v1", "internal/catalogview", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "gen/tokenbroker/v1", "internal/catalogview", "internal/upstreamsim", "internal/yamldoc", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 
