@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -88,5 +89,19 @@ func TestAFormerSecretIsKeptUntilItsTimeIsOver(t *testing.T) {
 		if got.GetFormerKept() != want {
 			t.Errorf("%v: got %v, want %v", at.Sub(now), got.GetFormerKept(), want)
 		}
+	}
+}
+
+func TestTheContractSaysHowLargeAPageIs(t *testing.T) {
+	n := 0
+	for _, file := range []string{"credential_service", "provider_service"} {
+		text, err := os.ReadFile("../proto/tokenbroker/v1/" + file + ".proto")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += strings.Count(string(text), fmt.Sprintf("// 0: %d; above %d: %d.\n", defaultPage, largestPage, largestPage))
+	}
+	if n != 2 {
+		t.Errorf("%d of 2 lists say it", n)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
-	"net"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -55,17 +54,8 @@ func identify(ctx context.Context) broker.Caller {
 	if !ok {
 		return broker.Caller{}
 	}
-	switch a := p.Addr.(type) {
-	case *net.UnixAddr:
+	if isLocal(p.Addr) || p.Addr != nil && p.Addr.Network() == "bufconn" { // in-process: tests and embedding
 		return localCaller
-	case *net.TCPAddr:
-		if a.IP.IsLoopback() {
-			return localCaller
-		}
-	default:
-		if a != nil && a.Network() == "bufconn" {
-			return localCaller // in-process: tests and embedding
-		}
 	}
 	return broker.Caller{}
 }
