@@ -11,11 +11,12 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// selected is what GetToken, Invalidate, WatchToken and TestCredential share: fields 1 to 5.
+// selected is what GetToken, Invalidate, WatchToken and TestCredential share.
 type selected interface {
 	GetScopes() []string
 	GetAudience() string
 	GetParameters() map[string]string
+	GetResources() []string
 }
 
 func selection(r selected) (broker.Selection, error) {
@@ -23,13 +24,11 @@ func selection(r selected) (broker.Selection, error) {
 	if err != nil {
 		return broker.Selection{}, err
 	}
-	s := broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters())}
-	if w, ok := r.(interface{ GetResources() []string }); ok {
-		if s.Resources, err = broker.ParseSet("resources", w.GetResources()); err != nil {
-			return broker.Selection{}, err
-		}
+	resources, err := broker.ParseSet("resources", r.GetResources())
+	if err != nil {
+		return broker.Selection{}, err
 	}
-	return s, nil
+	return broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters()), Resources: resources}, nil
 }
 
 // stamp is nil for the zero time: absent, not 1970 or year 1.

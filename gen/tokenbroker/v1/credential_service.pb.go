@@ -1202,7 +1202,7 @@ type TestCredentialResponse struct {
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Of the token; absent where there is none.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// The requests that the exchange made, in order.
+	// The requests that were made, in order; more than one exchange's where a former secret was tried as well.
 	Attempts      []*Attempt `protobuf:"bytes,4,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1509,12 +1509,12 @@ func (x *GetCredentialStatusRequest) GetName() string {
 type GetCredentialStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State CredentialState        `protobuf:"varint,1,opt,name=state,proto3,enum=tokenbroker.v1.CredentialState" json:"state,omitempty"`
-	// What the next GetToken would meet: an ErrorReason without its prefix; empty: nothing is known.
+	// Why state is what it is: an ErrorReason without its prefix; empty: nothing is known to be wrong.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What to do about it, for people; empty: nothing.
 	Advice          string                 `protobuf:"bytes,3,opt,name=advice,proto3" json:"advice,omitempty"`
 	LastSuccessTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_success_time,json=lastSuccessTime,proto3" json:"last_success_time,omitempty"`
-	// When the upstream is asked again at the earliest; absent: nothing stands in the way, or somebody must change something.
+	// Where the upstream refuses the credential: when it is asked again without anybody's changing something. Else absent.
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
 	// As attempts, for clients from before it was called so.
 	//

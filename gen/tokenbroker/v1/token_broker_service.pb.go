@@ -692,9 +692,9 @@ func (*InvalidateRequest_All) isInvalidateRequest_Target() {}
 // What was done.
 type InvalidateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 0: it was no longer the current one.
+	// How many tokens were dropped. 0: what was rejected was no longer the current one, or there was none.
 	Invalidated int32 `protobuf:"varint,1,opt,name=invalidated,proto3" json:"invalidated,omitempty"`
-	// The current token, where there is one already.
+	// The token that takes its place, where there is one already, and only one.
 	CurrentTokenId string `protobuf:"bytes,3,opt,name=current_token_id,json=currentTokenId,proto3" json:"current_token_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
