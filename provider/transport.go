@@ -29,18 +29,22 @@ type Settings struct {
 	AllowHTTP []string
 	// AllowPrivate are ranges that may be dialled beside public addresses; link-local ones never.
 	AllowPrivate []netip.Prefix
-	// DialTimeout bounds the connection; 0: 10 s. The whole is bounded by the exchange's context, and by nothing else: a timer of
+	// DialTimeout bounds the connection; 0: DefaultDialTimeout. The whole is bounded by the exchange's context, and by nothing else: a timer of
 	// its own for the answer would fire beside the answer in a process that was stopped meanwhile.
 	DialTimeout time.Duration
-	// MaxAnswer bounds an answer's body in bytes; 0: 1 MiB.
+	// MaxAnswer bounds an answer's body in bytes; 0: DefaultMaxAnswer.
 	MaxAnswer int64
 }
 
+// What a zero value of Settings stands for.
 const (
-	defaultDialTimeout = 10 * time.Second
-	defaultMaxAnswer   = 1 << 20
-	idleTimeout        = 30 * time.Second
-	maxHeaderBytes     = 64 << 10
+	DefaultDialTimeout = 10 * time.Second
+	DefaultMaxAnswer   = 1 << 20
+)
+
+const (
+	idleTimeout    = 30 * time.Second
+	maxHeaderBytes = 64 << 10
 )
 
 // A SettingError says which setting is wrong, as operators write it, and what is wrong with it.
@@ -72,10 +76,10 @@ type Transport struct {
 // NewTransport makes a Transport. It fails with a *SettingError.
 func NewTransport(s Settings) (*Transport, error) {
 	if s.MaxAnswer <= 0 {
-		s.MaxAnswer = defaultMaxAnswer
+		s.MaxAnswer = DefaultMaxAnswer
 	}
 	if s.DialTimeout <= 0 {
-		s.DialTimeout = defaultDialTimeout
+		s.DialTimeout = DefaultDialTimeout
 	}
 	roots, err := rootsWith(s.CAFile)
 	if err != nil {
