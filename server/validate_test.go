@@ -14,7 +14,6 @@ import (
 
 	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"buf.build/go/protovalidate"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -137,120 +136,6 @@ func TestTheShortWayKnowsEveryRule(t *testing.T) {
 	}
 	if scopesMost < 1 || scopeLeast < 1 || scopeMost < 1 || minTTLMost < 1 || namePattern == "" {
 		t.Error("a limit is not in the contract any more")
-	}
-}
-
-// What is called the same has the same limits, in whichever request.
-func TestTheSameFieldHasTheSameLimitsEverywhere(t *testing.T) {
-	alike := map[string]string{"default_scopes": "scopes", "default_audience": "audience", "credential": "name", "rejected_token_id": "token_id", "known_token_id": "token_id"}
-	rules, seen := map[string]*validate.FieldRules{}, 0
-	var walk func(d protoreflect.MessageDescriptor, provider bool)
-	walk = func(d protoreflect.MessageDescriptor, provider bool) {
-		for i := range d.Fields().Len() {
-			f := d.Fields().Get(i)
-			if f.Message() != nil && !f.IsMap() && f.Message().ParentFile().Package() == d.ParentFile().Package() {
-				if f.Name() == "secrets" {
-					continue // output only
-				}
-				walk(f.Message(), provider)
-				continue
-			}
-			name := string(f.Name())
-			if to := alike[name]; to != "" {
-				name = to
-			}
-			if provider && name == "name" {
-				name = "provider's name"
-			}
-			got, _ := proto.GetExtension(f.Options(), validate.E_Field).(*validate.FieldRules)
-			switch name {
-			case "token_id": // required in one place, and not in others
-				got = proto.CloneOf(got)
-				got.GetString().MinLen = nil
-			case "secrets":
-				if !f.IsMap() { // of which only the names are said
-					continue
-				}
-				got = proto.CloneOf(got)
-				got.GetMap().MinPairs = nil
-			case "request_id":
-				continue // a UUID in one place, which came later in the other
-			}
-			if want, ok := rules[name]; ok && !proto.Equal(got, want) {
-				t.Errorf("%s: the limits are %v, elsewhere %v", f.FullName(), got, want)
-			}
-			rules[name] = got
-			seen++
-		}
-	}
-	for _, m := range requests() {
-		d := m.ProtoReflect().Descriptor()
-		walk(d, strings.Contains(string(d.Name()), "Provider"))
-	}
-	if seen < 40 {
-		t.Errorf("found %d fields only", seen)
-	}
-	if keys := rules["labels"].GetMap().GetKeys().GetString().GetPattern(); keys != namePattern {
-		t.Errorf("a label's key is of the form %q, a name of %q", keys, namePattern)
-	}
-}
-
-// Whatever a caller can make long or many is bounded by the contract.
-func TestEveryFieldOfARequestHasALimit(t *testing.T) {
-	// Those that are bounded by what they are held against, and kept nowhere, or output only.
-	free := map[protoreflect.Name]bool{"etag": true, "update_mask": true, "provider": true, "definition_revision": true}
-	var walk func(d protoreflect.MessageDescriptor)
-	walk = func(d protoreflect.MessageDescriptor) {
-		for i := range d.Fields().Len() {
-			f := d.Fields().Get(i)
-			rules, _ := proto.GetExtension(f.Options(), validate.E_Field).(*validate.FieldRules)
-			s := rules.GetString()
-			switch {
-			case free[f.Name()]:
-			case f.IsMap():
-				keys, values := rules.GetMap().GetKeys().GetString(), rules.GetMap().GetValues().GetString()
-				if rules.GetMap().GetMaxPairs() == 0 || keys.GetMaxLen() == 0 && keys.GetPattern() == "" || values.GetMaxLen() == 0 && values.GetMaxBytes() == 0 {
-					t.Errorf("%s has no limit", f.FullName())
-				}
-			case f.IsList() && f.Kind() == protoreflect.StringKind:
-				items := rules.GetRepeated().GetItems().GetString()
-				if rules.GetRepeated().GetMaxItems() == 0 || items.GetMaxLen() == 0 && !items.GetUri() {
-					t.Errorf("%s has no limit", f.FullName())
-				}
-			case f.Message() != nil && f.Message().ParentFile().Package() == d.ParentFile().Package() && !f.IsList():
-				walk(f.Message())
-			case f.Kind() == protoreflect.StringKind && s.GetMaxLen() == 0 && s.GetPattern() == "" && !s.GetUuid():
-				if s.GetMinLen() == 0 || f.Name() != "name" {
-					t.Errorf("%s has no limit", f.FullName())
-				}
-			}
-		}
-	}
-	for _, m := range requests() {
-		walk(m.ProtoReflect().Descriptor())
-	}
-}
-
-func TestEveryRequestOfTheContractIsCompiled(t *testing.T) {
-	have := map[protoreflect.FullName]bool{}
-	for _, m := range requests() {
-		have[m.ProtoReflect().Descriptor().FullName()] = true
-	}
-	srv := grpc.NewServer()
-	tokenbrokerv1.RegisterTokenBrokerServiceServer(srv, tokenbrokerv1.UnimplementedTokenBrokerServiceServer{})
-	tokenbrokerv1.RegisterCredentialServiceServer(srv, tokenbrokerv1.UnimplementedCredentialServiceServer{})
-	tokenbrokerv1.RegisterProviderServiceServer(srv, tokenbrokerv1.UnimplementedProviderServiceServer{})
-	n := 0
-	for service, info := range srv.GetServiceInfo() {
-		for _, m := range info.Methods {
-			n++
-			if name := protoreflect.FullName("tokenbroker.v1." + m.Name + "Request"); !have[name] {
-				t.Errorf("%s/%s: %s is not there", service, m.Name, name)
-			}
-		}
-	}
-	if n != len(have) {
-		t.Errorf("got %d requests for %d methods", len(have), n)
 	}
 }
 
