@@ -75,14 +75,15 @@ func (c Credential) Seeded() bool { return len(c.Seeds) > 0 }
 // FormerKept reports whether a former secret is kept as a fallback at now.
 func (c Credential) FormerKept(now time.Time) bool {
 	for _, s := range c.Secrets {
-		if s.formerAt(now) {
+		if s.FormerKept(now) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s SecretInput) formerAt(now time.Time) bool {
+// FormerKept reports whether the former secret is kept as a fallback at now.
+func (s SecretInput) FormerKept(now time.Time) bool {
 	return !s.Former.IsZero() && (s.FormerUntil.IsZero() || now.Before(s.FormerUntil))
 }
 
@@ -98,7 +99,7 @@ func (c Credential) SecretNames() []string {
 func (c Credential) WithFormer(now time.Time) Credential {
 	c = c.Clone()
 	for name, s := range c.Secrets {
-		if s.formerAt(now) {
+		if s.FormerKept(now) {
 			s.Value = s.Former
 			c.Secrets[name] = s
 		}

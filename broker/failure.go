@@ -119,14 +119,6 @@ func (k Kind) Passes() bool {
 	}
 }
 
-// A Violation is one thing wrong with a request or a credential.
-type Violation struct {
-	// Field is the path of what is wrong, such as `inputs.server`.
-	Field string
-	// Description says what to do. It holds no secret value.
-	Description string
-}
-
 // A Failure is what every operation of the Broker fails with. It names what a caller can act on: no upstream text, nothing
 // foreign wrapped. Treat it as immutable: waiters share one.
 type Failure struct {
@@ -144,8 +136,18 @@ type Failure struct {
 	Detail string
 }
 
-// Error implements error.
+// Error implements error: the summary, and every violation behind it.
 func (f *Failure) Error() string {
+	var b strings.Builder
+	b.WriteString(f.Summary())
+	for _, v := range f.Violations {
+		fmt.Fprintf(&b, "; %s: %s", v.Field, v.Description)
+	}
+	return b.String()
+}
+
+// Summary is the failure in a sentence, without the violations, for whoever shows those apart.
+func (f *Failure) Summary() string {
 	var b strings.Builder
 	if f.Credential != "" {
 		fmt.Fprintf(&b, "credential %s: ", f.Credential)
@@ -160,9 +162,6 @@ func (f *Failure) Error() string {
 			b.WriteString(", " + f.UpstreamError)
 		}
 		b.WriteString(")")
-	}
-	for _, v := range f.Violations {
-		fmt.Fprintf(&b, "; %s: %s", v.Field, v.Description)
 	}
 	return b.String()
 }
@@ -184,16 +183,4 @@ func KindOf(err error) Kind {
 		return k
 	}
 	return Internal
-}
-
-// Invalid returns a RequestInvalid failure with the violations, or nil for none.
-func Invalid(v ...Violation) error {
-	if len(v) == 0 {
-		return nil
-	}
-	return &Failure{Kind: RequestInvalid, Violations: v}
-}
-
-func invalid(field, description string) error {
-	return Invalid(Violation{Field: field, Description: description})
 }

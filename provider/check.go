@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A checker holds what names mean while a definition is checked.
@@ -26,7 +27,7 @@ func (r *reader) check(d *definition) {
 	c.cycles()
 	for _, in := range d.inputs {
 		if in.was != "" && d.inputs[in.was] != nil {
-			c.wrong(in.at, "inputs: was: %q is an input of its own", in.was)
+			c.Wrong(in.at, "inputs: was: %q is an input of its own", in.was)
 		}
 		c.defaulted(in, "inputs")
 	}
@@ -80,7 +81,7 @@ func (c *checker) defaulted(in *input, what string) {
 	}
 	s := in.byDefault(newValues(nil))
 	if why := in.wrongValue(s); s != "" && why != "" {
-		c.wrong(in.at, "%s: the default %s", what, why)
+		c.Wrong(in.at, "%s: the default %s", what, why)
 	}
 }
 
@@ -89,7 +90,7 @@ func (c *checker) chosen(t text, what string) {
 	c.text(t, what, c.inputNames())
 	for _, n := range t.names() {
 		if c.secret(n, map[string]bool{}) {
-			c.wrong(t.at, "%s: %q is a secret, and what was asked for is shown", what, n)
+			c.Wrong(t.at, "%s: %q is a secret, and what was asked for is shown", what, n)
 		}
 	}
 }
@@ -101,7 +102,7 @@ func (c *checker) seeds() {
 		switch in := c.d.inputs[name]; {
 		case !in.seed:
 		case first != "":
-			c.wrong(in.at, "inputs: %s and %s are both seeds; a credential has one refresh token", first, name)
+			c.Wrong(in.at, "inputs: %s and %s are both seeds; a credential has one refresh token", first, name)
 		default:
 			first = name
 		}
@@ -110,7 +111,7 @@ func (c *checker) seeds() {
 
 func (c *checker) tokenTaken(run string, qs []*request) {
 	if len(qs) > 0 && !slices.ContainsFunc(qs, takesToken) {
-		c.wrong(qs[len(qs)-1].at, "%s: no request takes a token; write take: {token: …}", run)
+		c.Wrong(qs[len(qs)-1].at, "%s: no request takes a token; write take: {token: …}", run)
 	}
 }
 
@@ -123,11 +124,11 @@ func (c *checker) namespace() {
 	seen := map[string]string{}
 	claim := func(name, what string, p position) {
 		if builtinNames[name] && what != "take" {
-			c.wrong(p, "%s: %q is a name of the language; choose another", what, name)
+			c.Wrong(p, "%s: %q is a name of the language; choose another", what, name)
 			return
 		}
 		if was, ok := seen[name]; ok && was != what {
-			c.wrong(p, "%s: %q is among %s already", what, name, was)
+			c.Wrong(p, "%s: %q is among %s already", what, name, was)
 		}
 		seen[name] = what
 	}
@@ -167,7 +168,7 @@ func (c *checker) cycles() {
 			return
 		}
 		if state[name] == busy {
-			c.wrong(x.at, "let.%s: it is computed from itself", name)
+			c.Wrong(x.at, "let.%s: it is computed from itself", name)
 			return
 		}
 		state[name] = busy
@@ -252,18 +253,18 @@ func ownOf(qs []*request) []string {
 func (c *checker) text(t text, what string, known map[string]bool) {
 	for _, n := range t.names() {
 		if through := c.lacks(n, known, map[string]bool{}); through != "" {
-			c.wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here", what, n, through)
+			c.Wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here", what, n, through)
 		}
 		if !known[n] {
 			p := Problem{
-				File: c.file, Line: t.at.line, Column: t.at.column,
+				File: c.File, Line: t.at.Line, Column: t.at.Column,
 				Message:    fmt.Sprintf("%s: nothing gives {{%s}} here", what, n),
 				Suggestion: suggest.Nearest(n, slices.Collect(maps.Keys(known))),
 			}
 			if n == "subject_token" || n == "actor_token" || n == "subject_token_type" {
 				p.Message = fmt.Sprintf("%s: this version does not know {{%s}} yet", what, n)
 			}
-			c.problems = append(c.problems, p)
+			c.Problems = append(c.Problems, p)
 		}
 	}
 }
@@ -317,7 +318,7 @@ func (c *checker) computed(x *compute, what string, known map[string]bool) {
 // wrapped: digests and random bytes are no text, and cannot be sent as one.
 func (c *checker) wrapped(x *compute, what string, asText bool) {
 	if asText && x.op != "first" && x.binary() {
-		c.wrong(x.at, "%s: %s gives bytes; wrap it in hex, base64 or base64url", what, x.op)
+		c.Wrong(x.at, "%s: %s gives bytes; wrap it in hex, base64 or base64url", what, x.op)
 	}
 	if x.of != nil {
 		switch x.op {
@@ -345,12 +346,12 @@ func (c *checker) fields(fs []field, what string, known map[string]bool, headers
 
 func (c *checker) headerName(f field, what string) {
 	if !validHeaderName(f.name) {
-		c.wrong(f.at, "%s: %q is no header's name", what, clip(f.name))
+		c.Wrong(f.at, "%s: %q is no header's name", what, yamldoc.Clip(f.name))
 		return
 	}
 	switch textproto.CanonicalMIMEHeaderKey(f.name) {
 	case "Content-Length", "Transfer-Encoding", "Connection", "Host", "Cookie", "Upgrade", "Te", "Trailer":
-		c.wrong(f.at, "%s: %s is the transport's (use cookies for Cookie)", what, f.name)
+		c.Wrong(f.at, "%s: %s is the transport's (use cookies for Cookie)", what, f.name)
 	}
 }
 
@@ -384,7 +385,7 @@ func (c *checker) request(q *request, what string, known map[string]bool) {
 		}
 	}
 	if q.withToken && !known["token"] {
-		c.wrong(q.at, "%s: with_token: no request before this one takes a token", what)
+		c.Wrong(q.at, "%s: with_token: no request before this one takes a token", what)
 	}
 	taken := maps.Clone(known)
 	for _, t := range q.take {
@@ -405,7 +406,7 @@ func (c *checker) takes(w *where, p position, what, name string, taken map[strin
 		}
 	}
 	if w.claim != nil && (!taken[w.of] || w.of == name) {
-		c.wrong(p, "%s: of: nothing was taken as %q", what, clip(w.of))
+		c.Wrong(p, "%s: of: nothing was taken as %q", what, yamldoc.Clip(w.of))
 	}
 }
 
@@ -429,13 +430,13 @@ func (c *checker) url(t text, what string, known map[string]bool) {
 	c.text(t, what, known)
 	for _, n := range t.names() {
 		if c.secret(n, map[string]bool{}) {
-			c.wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
+			c.Wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
 		}
 	}
 	c.leading(t, what)
 	for _, n := range hostNames(t) {
 		if s := c.callers(n, map[string]bool{}); s != "" {
-			c.wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
+			c.Wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
 		}
 	}
 }
@@ -448,7 +449,7 @@ func (c *checker) leading(t text, what string) {
 	}
 	n := t.parts[0].name
 	if in := cmp.Or(c.d.inputs[n], c.d.parameters[n]); in != nil && in.format != "url" {
-		c.wrong(t.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
+		c.Wrong(t.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // secret reports whether a name stands for a secret input, or for something computed of one.
@@ -83,10 +84,10 @@ func (c *checker) presents() {
 		c.text(t, what, known)
 		for _, n := range t.names() {
 			if c.changes(n, map[string]bool{}) {
-				c.wrong(t.at, "%s: %q is another value each time that the token is shown, and none that was sent", what, n)
+				c.Wrong(t.at, "%s: %q is another value each time that the token is shown, and none that was sent", what, n)
 			}
 			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.wrong(t.at, "%s: callers would see the secret %q; say handed_out: true on it if that is meant", what, s)
+				c.Wrong(t.at, "%s: callers would see the secret %q; say handed_out: true on it if that is meant", what, s)
 			}
 			_, static := c.d.inputs[n]
 			uses = uses || !static
@@ -103,27 +104,27 @@ func (c *checker) presents() {
 	}
 	for _, f := range slices.Concat(p.headers, c.d.headers) {
 		if notPresented(f.name) || !validHeaderName(f.name) {
-			c.wrong(f.at, "present: the header %s cannot be handed out", clip(f.name))
+			c.Wrong(f.at, "present: the header %s cannot be handed out", yamldoc.Clip(f.name))
 		}
 	}
 	for _, f := range c.d.headers {
 		for _, t := range f.values {
 			for _, n := range t.names() {
 				if s := c.keptSecret(n, map[string]bool{}); s != "" {
-					c.wrong(t.at, "headers.%s: headers are handed out with the token, and callers would see the secret %q; put it into the request's own headers", f.name, s)
+					c.Wrong(t.at, "headers.%s: headers are handed out with the token, and callers would see the secret %q; put it into the request's own headers", f.name, s)
 				}
 			}
 		}
 	}
 	if p.declared && !p.nothing && !uses && len(all) > 0 {
-		c.wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
+		c.Wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
 	}
 	if c.d.baseURL != nil {
 		c.text(*c.d.baseURL, "base_url", known)
 		c.leading(*c.d.baseURL, "base_url")
 		for _, n := range c.d.baseURL.names() {
 			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)
+				c.Wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)
 			}
 		}
 	}
@@ -131,9 +132,9 @@ func (c *checker) presents() {
 	for i, a := range c.d.attributes {
 		if !slices.Contains(own, a) && !builtinNames[a] || a == "refresh_token" || a == "token" {
 			p := c.d.attributesAt[i]
-			c.problems = append(c.problems, Problem{
-				File: c.file, Line: p.line, Column: p.column,
-				Message: fmt.Sprintf("attributes: nothing is taken as %q", clip(a)), Suggestion: suggest.Nearest(a, own),
+			c.Problems = append(c.Problems, Problem{
+				File: c.File, Line: p.Line, Column: p.Column,
+				Message: fmt.Sprintf("attributes: nothing is taken as %q", yamldoc.Clip(a)), Suggestion: suggest.Nearest(a, own),
 			})
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A compute is how a `let` value comes about.
@@ -44,12 +46,12 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 		c.text = &t
 		return c
 	}
-	words := r.words(n, what, computeWords...)
+	words := r.Words(n, what, computeWords...)
 	if len(words) != 1 {
-		if len(n.Content) <= 2 && len(r.problems) > 0 {
+		if len(n.Content) <= 2 && len(r.Problems) > 0 {
 			return c // the unknown word has been said
 		}
-		r.wrong(at(n), "%s: exactly one of %s", what, strings.Join(computeWords, ", "))
+		r.Wrong(at(n), "%s: exactly one of %s", what, strings.Join(computeWords, ", "))
 		return c
 	}
 	for op, it := range words {
@@ -57,60 +59,60 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 		what += "." + op
 		switch op {
 		case "uuid":
-			if it.value.Value != "4" {
-				r.wrong(at(it.value), "%s: only version 4", what)
+			if it.Value.Value != "4" {
+				r.Wrong(at(it.Value), "%s: only version 4", what)
 			}
 		case "random":
-			if _, err := fmt.Sscan(it.value.Value, &c.bytes); err != nil || c.bytes < 8 || c.bytes > 64 {
-				r.wrong(at(it.value), "%s: a number of bytes from 8 to 64", what)
+			if _, err := fmt.Sscan(it.Value.Value, &c.bytes); err != nil || c.bytes < 8 || c.bytes > 64 {
+				r.Wrong(at(it.Value), "%s: a number of bytes from 8 to 64", what)
 			}
 		case "first":
-			if it.value.Kind != yaml.SequenceNode || len(it.value.Content) == 0 {
-				r.wrong(at(it.value), "%s: a list is wanted, not %s", what, kindName(it.value))
+			if it.Value.Kind != yaml.SequenceNode || len(it.Value.Content) == 0 {
+				r.Wrong(at(it.Value), "%s: a list is wanted, not %s", what, yamldoc.KindName(it.Value))
 			}
-			for _, e := range it.value.Content {
+			for _, e := range it.Value.Content {
 				c.any = append(c.any, r.compute(e, what))
 			}
 		case "now":
-			w := r.words(it.value, what, "add", "layout")
+			w := r.Words(it.Value, what, "add", "layout")
 			if a, ok := w["add"]; ok {
-				s, negative := strings.CutPrefix(a.value.Value, "-")
+				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
 				if !good {
-					r.wrong(at(a.value), "%s.add: %q is no duration", what, clip(a.value.Value))
+					r.Wrong(at(a.Value), "%s.add: %q is no duration", what, yamldoc.Clip(a.Value.Value))
 				}
 				if c.add = d; negative {
 					c.add = -d
 				}
 			}
 			if l, ok := w["layout"]; ok {
-				c.layout = r.layout(l.value, what+".layout")
+				c.layout = r.layout(l.Value, what+".layout")
 			}
 		case "split":
-			w := r.words(it.value, what, "of", "by", "at")
+			w := r.Words(it.Value, what, "of", "by", "at")
 			c.of = r.part(w, "of", it, what)
-			if by, ok := w["by"]; ok && by.value.Value != "" {
-				c.by = by.value.Value
+			if by, ok := w["by"]; ok && by.Value.Value != "" {
+				c.by = by.Value.Value
 			} else {
-				r.wrong(it.at, "%s: by is missing", what)
+				r.Wrong(it.At, "%s: by is missing", what)
 			}
 			if i, ok := w["at"]; ok {
-				if _, err := fmt.Sscan(i.value.Value, &c.index); err != nil {
-					r.wrong(at(i.value), "%s.at: a number is wanted", what)
+				if _, err := fmt.Sscan(i.Value.Value, &c.index); err != nil {
+					r.Wrong(at(i.Value), "%s.at: a number is wanted", what)
 				}
 			} else {
-				r.wrong(it.at, "%s: at is missing", what)
+				r.Wrong(it.At, "%s: at is missing", what)
 			}
 		case "field":
-			w := r.words(it.value, what, "of", "path")
+			w := r.Words(it.Value, what, "of", "path")
 			c.of = r.part(w, "of", it, what)
 			if p, ok := w["path"]; ok {
-				c.path = r.path(p.value, what+".path")
+				c.path = r.path(p.Value, what+".path")
 			} else {
-				r.wrong(it.at, "%s: path is missing", what)
+				r.Wrong(it.At, "%s: path is missing", what)
 			}
 		default:
-			c.of = r.compute(it.value, what)
+			c.of = r.compute(it.Value, what)
 		}
 	}
 	return c
@@ -118,9 +120,9 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 
 func (r *reader) part(w map[string]item, word string, it item, what string) *compute {
 	if p, ok := w[word]; ok {
-		return r.compute(p.value, what+"."+word)
+		return r.compute(p.Value, what+"."+word)
 	}
-	r.wrong(it.at, "%s: %s is missing", what, word)
+	r.Wrong(it.At, "%s: %s is missing", what, word)
 	return &compute{text: &text{}}
 }
 

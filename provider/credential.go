@@ -22,7 +22,9 @@ func (d *definition) Facts() *broker.Facts { return d.facts }
 // Check implements broker.Definition.
 func (d *definition) Check(c broker.Credential) []broker.Violation {
 	var wrong []broker.Violation
-	bad := func(field, why string) { wrong = append(wrong, broker.Violation{Field: field, Description: why}) }
+	bad := func(field string, code broker.Code, why string) {
+		wrong = append(wrong, broker.Violation{Field: field, Code: code, Description: why})
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
 		in := d.inputs[name]
 		field := "credential.inputs." + name
@@ -31,7 +33,7 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 		case in.seed:
 			_, ok := c.Seeds[name]
 			if _, former := c.Seeds[in.was]; !ok && !former && !in.optional {
-				bad("secrets."+name, "is required: the first refresh token")
+				bad("secrets."+name, broker.CodeRequired, "is required: the first refresh token")
 			}
 			continue
 		case in.secret:
@@ -42,15 +44,15 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 		}
 		if v == "" {
 			if !in.optional && !in.hasDefault {
-				bad(field, "is required")
+				bad(field, broker.CodeRequired, "is required")
 			}
 			continue
 		}
 		if why := in.wrongValue(in.affixed(v)); why != "" {
-			bad(field, why)
+			bad(field, broker.CodeInvalid, why)
 		} else if in.format == "url" {
 			if why := d.transport.wrongURL(in.affixed(v)); why != "" {
-				bad(field, why)
+				bad(field, broker.CodeInvalid, why)
 			}
 		}
 	}
@@ -110,7 +112,7 @@ func (in *input) wrongValue(v string) string {
 // Select implements broker.Definition.
 func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
 	refuse := func(k broker.Kind, field, why string) (broker.Selection, error) {
-		return broker.Selection{}, &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: field, Description: why}}}
+		return broker.Selection{}, refusal(k, field, why)
 	}
 	v := newValues(nil)
 	d.give(v, c, broker.Selection{})
@@ -160,9 +162,7 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 }
 
 func (d *definition) chooseParameters(given map[string]string, v *values) (map[string]string, error) {
-	fail := func(k broker.Kind, name, why string) error {
-		return &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: "parameters." + name, Description: why}}}
-	}
+	fail := func(k broker.Kind, name, why string) error { return refusal(k, "parameters."+name, why) }
 	out := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		in, ok := d.parameters[name]
@@ -190,6 +190,19 @@ func (d *definition) chooseParameters(given map[string]string, v *values) (map[s
 		}
 	}
 	return out, nil
+}
+
+// refusal is of one thing that a caller has chosen.
+func refusal(k broker.Kind, field, why string) error {
+	code := broker.CodeInvalid
+	switch k {
+	case broker.ParameterNotDeclared:
+		code = broker.CodeUnknown
+	case broker.ParameterRequired:
+		code = broker.CodeRequired
+	default:
+	}
+	return &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: field, Code: code, Description: why}}}
 }
 
 func list(names []string) string {

@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"fmt"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -31,7 +30,7 @@ func newGuard(allowed []netip.Prefix) (*guard, error) {
 	for _, p := range allowed {
 		for _, l := range linkLocal {
 			if p.Overlaps(l) {
-				return nil, fmt.Errorf("upstream.allow_private: %s contains link-local addresses, where cloud metadata lives; name smaller ranges", p)
+				return nil, wrongSetting("upstream.allow_private", "%s contains link-local addresses, where cloud metadata lives; name smaller ranges", p)
 			}
 		}
 		if p.Addr().Is4() {

@@ -10,6 +10,8 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A layout says how a time is written: rfc3339, http, unix, unix_ms, or strftime such as %Y-%m-%dT%H:%M:%SZ; without a zone
@@ -20,7 +22,7 @@ var strftime = map[byte]string{
 }
 
 func (r *reader) layout(n *yaml.Node, what string) string {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return ""
 	}
@@ -29,7 +31,7 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		return s
 	}
 	if !strings.Contains(s, "%") {
-		r.wrong(at(n), "%s: %q is no layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, clip(s))
+		r.Wrong(at(n), "%s: %q is no layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, yamldoc.Clip(s))
 		return s
 	}
 	literal := ""
@@ -40,16 +42,16 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		}
 		i++
 		if i == len(s) || strftime[s[i]] == "" {
-			r.wrong(at(n), "%s: %q has an unknown conversion", what, clip(s))
+			r.Wrong(at(n), "%s: %q has an unknown conversion", what, yamldoc.Clip(s))
 			return s
 		}
 		if s[i] == 'f' && !strings.HasSuffix(literal, ".") {
-			r.wrong(at(n), "%s: %q: %%f comes after a dot", what, clip(s))
+			r.Wrong(at(n), "%s: %q: %%f comes after a dot", what, yamldoc.Clip(s))
 		}
 		literal += "|"
 	}
 	if strings.ContainsFunc(literal, unicode.IsDigit) || wordsOfLayouts.MatchString(literal) {
-		r.wrong(at(n), "%s: %q has digits or a month, day or zone in its literal text, which would be read as a time", what, clip(s))
+		r.Wrong(at(n), "%s: %q has digits or a month, day or zone in its literal text, which would be read as a time", what, yamldoc.Clip(s))
 	}
 	return s
 }

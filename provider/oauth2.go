@@ -13,23 +13,23 @@ import (
 // section 5.1. What is written in params wins over what is added, and null removes it.
 func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *definition, place broker.Run, nulled map[string]bool) {
 	q.oauth2, q.method = true, http.MethodPost
-	if it.value.Kind == yaml.MappingNode {
-		in := r.words(it.value, what+".oauth2", "issuer")
+	if it.Value.Kind == yaml.MappingNode {
+		in := r.Words(it.Value, what+".oauth2", "issuer")
 		if i, ok := in["issuer"]; ok {
-			t := r.url(i.value, what+".oauth2.issuer")
+			t := r.url(i.Value, what+".oauth2.issuer")
 			q.issuer = &t
 		} else {
-			r.wrong(at(it.value), "%s.oauth2: a URL, or issuer", what)
+			r.Wrong(at(it.Value), "%s.oauth2: a URL, or issuer", what)
 		}
 	} else {
-		q.url = r.url(it.value, what+".oauth2")
+		q.url = r.url(it.Value, what+".oauth2")
 	}
 	if q.body.kind != noBody {
-		r.wrong(it.at, "%s: oauth2 makes the body; use params", what)
+		r.Wrong(it.At, "%s: oauth2 makes the body; use params", what)
 	}
 	send := "form"
 	if s, ok := w["send"]; ok {
-		send = r.oneOf(s.value, what+".send", "form", "json", "query")
+		send = r.oneOf(s.Value, what+".send", "form", "json", "query")
 	}
 	params := r.params(w, what)
 	add := func(name string, t text) {
@@ -43,7 +43,7 @@ func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *
 		grant = literalText("refresh_token")
 	}
 	if g, ok := w["grant"]; ok {
-		grant = r.text(g.value, what+".grant")
+		grant = r.text(g.Value, what+".grant")
 	}
 	if !isNone(grant) {
 		add("grant_type", grant)
@@ -81,8 +81,8 @@ func (r *reader) params(w map[string]item, what string) []member {
 		return nil
 	}
 	var out []member
-	for _, p := range r.items(it.value, what+".params") {
-		out = append(out, member{p.key, r.tree(p.value, what+".params."+p.key)})
+	for _, p := range r.Items(it.Value, what+".params") {
+		out = append(out, member{p.Key, r.tree(p.Value, what+".params."+p.Key)})
 	}
 	return out
 }
@@ -126,7 +126,7 @@ func (r *reader) flat(m member, at position, what string) field {
 		case l.kind == treeRaw:
 			f.remove = true
 		default:
-			r.wrong(at, "%s.params.%s: only send: json can send a structure", what, m.name)
+			r.Wrong(at, "%s.params.%s: only send: json can send a structure", what, m.name)
 		}
 	}
 	return f

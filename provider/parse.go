@@ -1,9 +1,7 @@
 package provider
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,10 +11,8 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
-
-// mostBytes bounds a definition's file.
-const mostBytes = 1 << 20
 
 var definitionName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
@@ -28,87 +24,33 @@ var definitionWords = []string{
 
 // parse reads and checks one definition. It returns everything that is wrong, and a definition only when nothing is.
 func parse(file string, data []byte) (*definition, []Problem) {
-	r := &reader{file: file}
-	root := r.document(data)
+	r := newReader(file)
+	root := r.Document(data)
+	if root == nil && len(r.Problems) == 0 {
+		r.Wrong(position{}, "the file is empty")
+	}
 	if root == nil {
-		return nil, r.problems
+		return nil, r.Problems
 	}
 	d := r.definition(root)
 	if d != nil && !r.namesUnknown {
 		r.check(d)
 	}
-	if len(r.problems) > 0 {
-		sortProblems(r.problems)
-		return d, r.problems
+	if len(r.Problems) > 0 {
+		sortProblems(r.Problems)
+		return d, r.Problems
 	}
 	d.digest = digest(root)
 	d.facts = d.makeFacts()
 	return d, nil
 }
 
-// document reads the one document of a file.
-func (r *reader) document(data []byte) *yaml.Node {
-	if len(data) > mostBytes {
-		r.wrong(position{}, "larger than %d bytes", mostBytes)
-		return nil
-	}
-	dec := yaml.NewDecoder(strings.NewReader(string(data)))
-	var doc, more yaml.Node
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			r.wrong(position{}, "the file is empty")
-		} else {
-			r.wrong(yamlPosition(err), "not YAML: %s", yamlMessage(err))
-		}
-		return nil
-	}
-	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		r.wrong(position{more.Line, more.Column}, "one definition a file: this is a second document")
-		return nil
-	}
-	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
-		r.wrong(position{}, "the file is empty")
-		return nil
-	}
-	if r.aliases(doc.Content[0]); len(r.problems) > 0 {
-		return nil
-	}
-	return doc.Content[0]
-}
-
-// aliases finds them wherever they are: a few can stand for any number of nodes.
-func (r *reader) aliases(n *yaml.Node) {
-	if n.Kind == yaml.AliasNode {
-		r.wrong(at(n), "an alias: aliases are not allowed, write it out")
-	}
-	for _, c := range n.Content {
-		r.aliases(c)
-	}
-}
-
-var yamlLine = regexp.MustCompile(`line (\d+)(?:, column (\d+))?`)
-
-func yamlPosition(err error) position {
-	m := yamlLine.FindStringSubmatch(err.Error())
-	if m == nil {
-		return position{}
-	}
-	line, _ := strconv.Atoi(m[1])
-	column, _ := strconv.Atoi(m[2])
-	return position{line, max(column, 1)}
-}
-
-func yamlMessage(err error) string {
-	s := strings.TrimPrefix(err.Error(), "yaml: ")
-	return clip(strings.TrimLeft(yamlLine.ReplaceAllString(s, ""), ": "))
-}
-
 func (r *reader) definition(root *yaml.Node) *definition {
-	w := r.words(root, "definition", definitionWords...)
-	for _, p := range r.problems {
+	w := r.Words(root, "definition", definitionWords...)
+	for _, p := range r.Problems {
 		switch p.Suggestion {
 		case "inputs", "parameters", "scopes", "audience", "resources", "let", "obtain", "refresh":
-			r.namesUnknown = r.namesUnknown || w[p.Suggestion].value == nil
+			r.namesUnknown = r.namesUnknown || w[p.Suggestion].Value == nil
 		}
 	}
 	if root.Kind != yaml.MappingNode {
@@ -116,55 +58,55 @@ func (r *reader) definition(root *yaml.Node) *definition {
 	}
 	d := &definition{inputs: map[string]*input{}, parameters: map[string]*input{}, let: map[string]*compute{}}
 	has := func(word string) bool { _, ok := w[word]; return ok }
-	if l := w["language"]; l.value != nil && l.value.Value != "1" {
-		r.wrong(at(l.value), "language: this broker reads language 1")
+	if l := w["language"]; l.Value != nil && l.Value.Value != "1" {
+		r.Wrong(at(l.Value), "language: this broker reads language 1")
 	}
-	if n := w["name"]; n.value == nil {
-		r.wrong(at(root), "definition: name is missing")
-	} else if s, ok := r.scalar(n.value, "name"); ok {
+	if n := w["name"]; n.Value == nil {
+		r.Wrong(at(root), "definition: name is missing")
+	} else if s, ok := r.Text(n.Value, "name"); ok {
 		d.name = s
 		if !definitionName.MatchString(s) {
-			r.wrong(at(n.value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last", clip(s))
-		} else if base := strings.TrimSuffix(filepath.Base(r.file), ".yaml"); r.file != "" && strings.HasSuffix(r.file, ".yaml") && base != s {
-			r.wrong(at(n.value), "name: %q is in a file of another name: call it %s.yaml", s, s)
+			r.Wrong(at(n.Value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last", yamldoc.Clip(s))
+		} else if base := strings.TrimSuffix(filepath.Base(r.File), ".yaml"); r.File != "" && strings.HasSuffix(r.File, ".yaml") && base != s {
+			r.Wrong(at(n.Value), "name: %q is in a file of another name: call it %s.yaml", s, s)
 		}
 	}
 	d.override = r.yes(w["override"], "definition")
 	if has("title") {
-		d.title, _ = r.scalar(w["title"].value, "title")
+		d.title, _ = r.Text(w["title"].Value, "title")
 	}
 	if has("docs") {
-		d.docs, _ = r.scalar(w["docs"].value, "docs")
+		d.docs, _ = r.Text(w["docs"].Value, "docs")
 	}
 	if has("inputs") {
-		d.inputs = r.inputs(w["inputs"].value, "inputs", true)
+		d.inputs = r.inputs(w["inputs"].Value, "inputs", true)
 	}
 	if has("parameters") {
-		d.parameters = r.inputs(w["parameters"].value, "parameters", false)
+		d.parameters = r.inputs(w["parameters"].Value, "parameters", false)
 	}
 	if has("scopes") {
-		d.scopes = r.set(w["scopes"].value, "scopes", " ")
+		d.scopes = r.set(w["scopes"].Value, "scopes", " ")
 	}
 	if has("resources") {
-		d.resources = r.set(w["resources"].value, "resources", " ")
+		d.resources = r.set(w["resources"].Value, "resources", " ")
 	}
 	if has("audience") {
 		d.audience = r.input(w["audience"], "audience", false)
 	}
 	if has("let") {
-		for _, it := range r.items(w["let"].value, "let") {
+		for _, it := range r.Items(w["let"].Value, "let") {
 			r.nameOK(it, "let")
-			d.let[it.key] = r.compute(it.value, "let."+it.key)
+			d.let[it.Key] = r.compute(it.Value, "let."+it.Key)
 		}
 	}
 	if has("headers") {
-		d.headers = r.fields(w["headers"].value, "headers")
+		d.headers = r.fields(w["headers"].Value, "headers")
 	}
 	if has("error") {
-		d.errors = r.errorRules(w["error"].value, "error")
+		d.errors = r.errorRules(w["error"].Value, "error")
 	}
 	if has("when_store_is_away") {
-		d.whenAway = r.oneOf(w["when_store_is_away"].value, "when_store_is_away", "obtain", "fail")
+		d.whenAway = r.oneOf(w["when_store_is_away"].Value, "when_store_is_away", "obtain", "fail")
 	}
 	r.runs(d, w, root)
 	r.times(d, w)
@@ -183,25 +125,25 @@ func (r *reader) runs(d *definition, w map[string]item, root *yaml.Node) {
 	}
 	switch {
 	case hasObtain && hasToken:
-		r.wrong(t.at, "token: obtain is there already; a token is either asked for or computed")
+		r.Wrong(t.At, "token: obtain is there already; a token is either asked for or computed")
 	case hasToken && hasRefresh:
-		r.wrong(f.at, "refresh: a token that is computed is never refreshed")
+		r.Wrong(f.At, "refresh: a token that is computed is never refreshed")
 	case !hasObtain && !hasToken && !hasRefresh:
-		r.wrong(at(root), "definition: how does a token come about? obtain, token, or refresh with an input that is a seed")
+		r.Wrong(at(root), "definition: how does a token come about? obtain, token, or refresh with an input that is a seed")
 	case hasRefresh && !hasObtain && !seeded:
-		r.wrong(f.at, "refresh: without obtain an input must be the first refresh token: seed: true")
+		r.Wrong(f.At, "refresh: without obtain an input must be the first refresh token: seed: true")
 	case seeded && !hasRefresh:
-		r.wrong(at(root), "definition: an input is a seed, and there is no refresh that would use it")
+		r.Wrong(at(root), "definition: an input is a seed, and there is no refresh that would use it")
 	}
 	if hasObtain {
-		d.obtain = r.run(o.value, d, broker.Obtain)
+		d.obtain = r.run(o.Value, d, broker.Obtain)
 	}
 	if hasToken {
-		x := r.text(t.value, "token")
+		x := r.text(t.Value, "token")
 		d.token = &x
 	}
 	if hasRefresh {
-		d.refresh = r.run(f.value, d, broker.Refresh)
+		d.refresh = r.run(f.Value, d, broker.Refresh)
 		inheritTakes(d)
 	}
 }
@@ -247,42 +189,42 @@ func inheritTakes(d *definition) {
 
 func (r *reader) times(d *definition, w map[string]item) {
 	if l, ok := w["lifetime"]; ok {
-		if l.value.Value == "until_rejected" {
+		if l.Value.Value == "until_rejected" {
 			d.untilRejected = true
 		} else {
-			d.lifetime = r.duration(l.value, "lifetime")
+			d.lifetime = r.duration(l.Value, "lifetime")
 		}
 	}
 	if m, ok := w["margin"]; ok {
-		d.margin = r.duration(m.value, "margin")
+		d.margin = r.duration(m.Value, "margin")
 	}
 	if x, ok := w["rate"]; ok {
-		s, _ := r.scalar(x.value, "rate")
+		s, _ := r.Text(x.Value, "rate")
 		count, period, found := strings.Cut(s, "/")
 		n, err := strconv.Atoi(count)
 		p, good := parseDuration(period)
 		if !found || err != nil || n < 1 || !good || p <= 0 {
-			r.wrong(at(x.value), "rate: %q is no rate; write 60/1m", clip(s))
+			r.Wrong(at(x.Value), "rate: %q is no rate; write 60/1m", yamldoc.Clip(s))
 		}
 		d.rateRequests, d.ratePeriod = n, p
 	}
 	if x, ok := w["refresh_token_reuse"]; ok {
-		switch x.value.Value {
+		switch x.Value.Value {
 		case "forbidden":
 		case "allowed":
 			d.reuse.Allowed = true
 		default:
-			d.reuse.Within = r.duration(x.value, "refresh_token_reuse")
+			d.reuse.Within = r.duration(x.Value, "refresh_token_reuse")
 		}
 		r.needsRefresh(d, x)
 	}
 	if x, ok := w["refresh_token_lifetime"]; ok {
-		in := r.words(x.value, "refresh_token_lifetime", "idle", "absolute")
+		in := r.Words(x.Value, "refresh_token_lifetime", "idle", "absolute")
 		if i, ok := in["idle"]; ok {
-			d.idle = r.duration(i.value, "refresh_token_lifetime.idle")
+			d.idle = r.duration(i.Value, "refresh_token_lifetime.idle")
 		}
 		if a, ok := in["absolute"]; ok {
-			d.absolute = r.duration(a.value, "refresh_token_lifetime.absolute")
+			d.absolute = r.duration(a.Value, "refresh_token_lifetime.absolute")
 		}
 		r.needsRefresh(d, x)
 	}
@@ -290,7 +232,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 
 func (r *reader) needsRefresh(d *definition, it item) {
 	if len(d.refresh) == 0 {
-		r.wrong(it.at, "%s: there is no refresh", it.key)
+		r.Wrong(it.At, "%s: there is no refresh", it.Key)
 	}
 }
 
@@ -298,43 +240,43 @@ func (r *reader) needsRefresh(d *definition, it item) {
 func (r *reader) shown(d *definition, w map[string]item) {
 	if p, ok := w["present"]; ok {
 		d.present.declared = true
-		if p.value.Kind == yaml.ScalarNode {
-			d.present.nothing = r.oneOf(p.value, "present", "nothing") == "nothing"
+		if p.Value.Kind == yaml.ScalarNode {
+			d.present.nothing = r.oneOf(p.Value, "present", "nothing") == "nothing"
 		} else {
-			in := r.words(p.value, "present", "headers", "query", "cookies")
+			in := r.Words(p.Value, "present", "headers", "query", "cookies")
 			if h, ok := in["headers"]; ok {
-				d.present.headers = r.fields(h.value, "present.headers")
+				d.present.headers = r.fields(h.Value, "present.headers")
 			}
 			if q, ok := in["query"]; ok {
-				d.present.query = r.fields(q.value, "present.query")
+				d.present.query = r.fields(q.Value, "present.query")
 			}
 			if c, ok := in["cookies"]; ok {
-				d.present.cookies = r.cookies(c.value, "present.cookies")
+				d.present.cookies = r.cookies(c.Value, "present.cookies")
 			}
 			if len(in) == 0 {
-				r.wrong(p.at, "present: headers, query, cookies, or the word nothing")
+				r.Wrong(p.At, "present: headers, query, cookies, or the word nothing")
 			}
 		}
 	}
 	if a, ok := w["attributes"]; ok {
-		if a.value.Kind != yaml.SequenceNode {
-			r.wrong(at(a.value), "attributes: a list is wanted, not %s", kindName(a.value))
+		if a.Value.Kind != yaml.SequenceNode {
+			r.Wrong(at(a.Value), "attributes: a list is wanted, not %s", yamldoc.KindName(a.Value))
 		}
-		for _, n := range a.value.Content {
-			if s, ok := r.scalar(n, "attributes"); ok {
+		for _, n := range a.Value.Content {
+			if s, ok := r.Text(n, "attributes"); ok {
 				d.attributes, d.attributesAt = append(d.attributes, s), append(d.attributesAt, at(n))
 			}
 		}
 	}
 	if b, ok := w["base_url"]; ok {
-		t := r.url(b.value, "base_url")
+		t := r.url(b.Value, "base_url")
 		d.baseURL = &t
 	}
 }
 
 func (r *reader) nameOK(it item, what string) {
-	if !nameWord.MatchString(it.key) {
-		r.wrong(it.at, "%s: %q is no name: a-z, then a-z 0-9 and _", what, clip(it.key))
+	if !nameWord.MatchString(it.Key) {
+		r.Wrong(it.At, "%s: %q is no name: a-z, then a-z 0-9 and _", what, yamldoc.Clip(it.Key))
 	}
 }
 
@@ -342,75 +284,75 @@ var inputFormats = []string{"host", "url", "uuid", "email", "pem", "jwk", "json"
 
 func (r *reader) inputs(n *yaml.Node, what string, stored bool) map[string]*input {
 	out := map[string]*input{}
-	for _, it := range r.items(n, what) {
+	for _, it := range r.Items(n, what) {
 		r.nameOK(it, what)
-		out[it.key] = r.input(it, what+"."+it.key, stored)
+		out[it.Key] = r.input(it, what+"."+it.Key, stored)
 	}
 	return out
 }
 
 func (r *reader) input(it item, what string, stored bool) *input {
-	in := &input{at: it.at}
+	in := &input{at: it.At}
 	words := []string{"title", "hint", "secret", "optional", "default", "one_of", "pattern", "prefix", "suffix", "format"}
 	if stored {
 		words = append(words, "was", "handed_out", "seed")
 	}
-	w := r.words(it.value, what, words...)
+	w := r.Words(it.Value, what, words...)
 	in.secret = r.yes(w["secret"], what)
 	in.optional = r.yes(w["optional"], what)
 	in.handedOut = r.yes(w["handed_out"], what)
 	in.seed = r.yes(w["seed"], what)
 	if d, ok := w["default"]; ok {
 		in.hasDefault = true
-		in.fallback = r.text(d.value, what+".default")
+		in.fallback = r.text(d.Value, what+".default")
 		if stored && len(in.fallback.names()) > 0 {
-			r.wrong(at(d.value), "%s.default: an input's default names nothing; a parameter's may", what)
+			r.Wrong(at(d.Value), "%s.default: an input's default names nothing; a parameter's may", what)
 		}
 		if in.optional || in.secret {
-			r.wrong(d.at, "%s: a default goes with neither optional nor secret", what)
+			r.Wrong(d.At, "%s: a default goes with neither optional nor secret", what)
 		}
 	}
 	if o, ok := w["one_of"]; ok {
-		if in.oneOf = r.strings(o.value, what+".one_of"); len(in.oneOf) == 0 && o.value.Kind == yaml.SequenceNode {
-			r.wrong(at(o.value), "%s.one_of: an empty list allows nothing", what)
+		if in.oneOf = r.Texts(o.Value, what+".one_of"); len(in.oneOf) == 0 && o.Value.Kind == yaml.SequenceNode {
+			r.Wrong(at(o.Value), "%s.one_of: an empty list allows nothing", what)
 		}
 	}
 	if p, ok := w["pattern"]; ok {
-		in.pattern, in.patternText = r.regexp(p.value, what+".pattern", true)
+		in.pattern, in.patternText = r.regexp(p.Value, what+".pattern", true)
 	}
 	for word, to := range map[string]*string{"prefix": &in.prefix, "suffix": &in.suffix} {
 		if x, ok := w[word]; ok {
-			*to, _ = r.scalar(x.value, what+"."+word)
+			*to, _ = r.Text(x.Value, what+"."+word)
 		}
 	}
 	if f, ok := w["format"]; ok {
-		in.format = r.oneOf(f.value, what+".format", inputFormats...)
+		in.format = r.oneOf(f.Value, what+".format", inputFormats...)
 	}
 	if x, ok := w["was"]; ok {
-		in.was, _ = r.scalar(x.value, what+".was")
+		in.was, _ = r.Text(x.Value, what+".was")
 	}
 	if in.seed && !in.secret {
-		r.wrong(it.at, "%s: a seed is a refresh token: secret: true", what)
+		r.Wrong(it.At, "%s: a seed is a refresh token: secret: true", what)
 	}
 	return in
 }
 
 func (r *reader) set(n *yaml.Node, what, join string) *set {
 	s := &set{join: join}
-	w := r.words(n, what, "join", "default", "one_of")
+	w := r.Words(n, what, "join", "default", "one_of")
 	if j, ok := w["join"]; ok {
-		s.join, _ = r.scalar(j.value, what+".join")
+		s.join, _ = r.Text(j.Value, what+".join")
 	}
 	if d, ok := w["default"]; ok {
-		if d.value.Kind != yaml.SequenceNode {
-			r.wrong(at(d.value), "%s.default: a list is wanted, not %s", what, kindName(d.value))
+		if d.Value.Kind != yaml.SequenceNode {
+			r.Wrong(at(d.Value), "%s.default: a list is wanted, not %s", what, yamldoc.KindName(d.Value))
 		}
-		for _, c := range d.value.Content {
+		for _, c := range d.Value.Content {
 			s.defaults = append(s.defaults, r.text(c, what+".default"))
 		}
 	}
 	if o, ok := w["one_of"]; ok {
-		s.oneOf = r.strings(o.value, what+".one_of")
+		s.oneOf = r.Texts(o.Value, what+".one_of")
 	}
 	return s
 }
@@ -420,9 +362,9 @@ func (r *reader) url(n *yaml.Node, what string) text {
 	t := r.text(n, what)
 	switch {
 	case len(t.parts) == 0:
-		r.wrong(at(n), "%s: a URL is wanted", what)
+		r.Wrong(at(n), "%s: a URL is wanted", what)
 	case t.parts[0].name == "" && !strings.HasPrefix(t.parts[0].literal, "https://") && !strings.HasPrefix(t.parts[0].literal, "http://"):
-		r.wrong(at(n), "%s: a URL begins with https:// or with {{name}}", what)
+		r.Wrong(at(n), "%s: a URL begins with https:// or with {{name}}", what)
 	}
 	return t
 }
@@ -436,7 +378,7 @@ func (r *reader) run(n *yaml.Node, d *definition, place broker.Run) []*request {
 		out = append(out, r.request(c, fmt.Sprintf("%s[%d]", place, i), d, place))
 	}
 	if len(out) == 0 {
-		r.wrong(at(n), "%s: no request", place)
+		r.Wrong(at(n), "%s: no request", place)
 	}
 	return out
 }

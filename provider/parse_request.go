@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 var methods = map[string]string{"get": http.MethodGet, "post": http.MethodPost, "put": http.MethodPut, "delete": http.MethodDelete}
@@ -21,59 +22,59 @@ var requestWords = []string{
 
 func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.Run) *request {
 	q := &request{at: at(n)}
-	w := r.words(n, what, requestWords...)
+	w := r.Words(n, what, requestWords...)
 	var chosen []string
 	for _, word := range []string{"oauth2", "get", "post", "put", "delete"} {
 		if it, ok := w[word]; ok {
 			chosen = append(chosen, word)
 			if word != "oauth2" {
-				q.method, q.url = methods[word], r.url(it.value, what+"."+word)
+				q.method, q.url = methods[word], r.url(it.Value, what+"."+word)
 			}
 		}
 	}
 	if len(chosen) != 1 && n.Kind == yaml.MappingNode {
-		r.wrong(at(n), "%s: exactly one of oauth2, get, post, put, delete", what)
+		r.Wrong(at(n), "%s: exactly one of oauth2, get, post, put, delete", what)
 	}
 	r.bodyOf(q, w, what)
 	if it, ok := w["query"]; ok {
-		q.query = r.fields(it.value, what+".query")
+		q.query = r.fields(it.Value, what+".query")
 	}
 	if it, ok := w["headers"]; ok {
-		q.headers = r.fields(it.value, what+".headers")
+		q.headers = r.fields(it.Value, what+".headers")
 	}
 	if it, ok := w["cookies"]; ok {
-		q.cookies = r.cookies(it.value, what+".cookies")
+		q.cookies = r.cookies(it.Value, what+".cookies")
 	}
 	q.withToken = r.yes(w["with_token"], what)
 	if it, ok := w["answer"]; ok {
-		q.answer = r.oneOf(it.value, what+".answer", "json", "form", "text")
+		q.answer = r.oneOf(it.Value, what+".answer", "json", "form", "text")
 	}
 	if it, ok := w["ok"]; ok {
-		for _, s := range r.strings(it.value, what+".ok") {
+		for _, s := range r.Texts(it.Value, what+".ok") {
 			code, err := strconv.Atoi(s)
 			if err != nil || code < 100 || code > 599 {
-				r.wrong(at(it.value), "%s.ok: %q is no HTTP status", what, clip(s))
+				r.Wrong(at(it.Value), "%s.ok: %q is no HTTP status", what, yamldoc.Clip(s))
 			}
 			q.ok = append(q.ok, code)
 		}
 	}
 	if it, ok := w["error"]; ok {
-		q.errors = r.errorRules(it.value, what+".error")
+		q.errors = r.errorRules(it.Value, what+".error")
 	}
 	if it, ok := w["expect"]; ok {
-		for _, e := range r.items(it.value, what+".expect") {
-			p, err := parsePath(e.key)
+		for _, e := range r.Items(it.Value, what+".expect") {
+			p, err := parsePath(e.Key)
 			if err != nil {
-				r.wrong(e.at, "%s.expect: %v", what, err)
+				r.Wrong(e.At, "%s.expect: %v", what, err)
 				continue
 			}
-			q.expect = append(q.expect, expectation{p, r.test(e.value, what+".expect."+e.key)})
+			q.expect = append(q.expect, expectation{p, r.test(e.Value, what+".expect."+e.Key)})
 		}
 	}
 	nulled := r.takes(q, w, what)
 	q.untaken = nulled
 	if it, ok := w["auth"]; ok {
-		q.auth = r.auth(it.value, what+".auth", d)
+		q.auth = r.auth(it.Value, what+".auth", d)
 	} else if _, ok := w["oauth2"]; ok {
 		q.auth = secretAuth(secretPost, d)
 	}
@@ -82,7 +83,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 	} else {
 		for _, word := range []string{"grant", "send", "params"} {
 			if it, ok := w[word]; ok {
-				r.wrong(it.at, "%s: %s goes with oauth2 only", what, word)
+				r.Wrong(it.At, "%s: %s goes with oauth2 only", what, word)
 			}
 		}
 	}
@@ -102,20 +103,20 @@ func (r *reader) bodyOf(q *request, w map[string]item, what string) {
 		bodies = append(bodies, word)
 		switch word {
 		case "form":
-			q.body = body{kind: formBody, fields: r.fields(it.value, what+".form")}
+			q.body = body{kind: formBody, fields: r.fields(it.Value, what+".form")}
 		case "multipart":
-			q.body = body{kind: multipartBody, fields: r.fields(it.value, what+".multipart")}
+			q.body = body{kind: multipartBody, fields: r.fields(it.Value, what+".multipart")}
 		case "json":
-			q.body = body{kind: jsonBody, json: r.tree(it.value, what+".json")}
+			q.body = body{kind: jsonBody, json: r.tree(it.Value, what+".json")}
 		case "text":
-			q.body = body{kind: textBody, text: r.text(it.value, what+".text")}
+			q.body = body{kind: textBody, text: r.text(it.Value, what+".text")}
 		}
 		if q.method == http.MethodGet || q.method == http.MethodDelete {
-			r.wrong(it.at, "%s: %s has no body", what, strings.ToLower(q.method))
+			r.Wrong(it.At, "%s: %s has no body", what, strings.ToLower(q.method))
 		}
 	}
 	if len(bodies) > 1 {
-		r.wrong(w[bodies[1]].at, "%s: one body at most: %s", what, strings.Join(bodies, " and "))
+		r.Wrong(w[bodies[1]].At, "%s: one body at most: %s", what, strings.Join(bodies, " and "))
 	}
 }
 
@@ -129,26 +130,26 @@ func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 		}
 		return auth{}
 	}
-	w := r.words(n, what, "basic", "client_secret_basic", "client_secret_post")
+	w := r.Words(n, what, "basic", "client_secret_basic", "client_secret_post")
 	if len(w) != 1 {
-		r.wrong(at(n), "%s: exactly one of basic, client_secret_basic, client_secret_post", what)
+		r.Wrong(at(n), "%s: exactly one of basic, client_secret_basic, client_secret_post", what)
 	}
 	for word, it := range w {
 		what += "." + word
 		if word == "basic" {
-			if it.value.Kind != yaml.SequenceNode || len(it.value.Content) != 2 {
-				r.wrong(at(it.value), "%s: a list of user and password", what)
+			if it.Value.Kind != yaml.SequenceNode || len(it.Value.Content) != 2 {
+				r.Wrong(at(it.Value), "%s: a list of user and password", what)
 				return auth{}
 			}
-			return auth{kind: rawBasic, id: r.text(it.value.Content[0], what), secret: r.text(it.value.Content[1], what)}
+			return auth{kind: rawBasic, id: r.text(it.Value.Content[0], what), secret: r.text(it.Value.Content[1], what)}
 		}
 		a := secretAuth(map[string]authKind{"client_secret_basic": secretBasic, "client_secret_post": secretPost}[word], d)
-		in := r.words(it.value, what, "id", "secret")
+		in := r.Words(it.Value, what, "id", "secret")
 		if x, ok := in["id"]; ok {
-			a.id = r.text(x.value, what+".id")
+			a.id = r.text(x.Value, what+".id")
 		}
 		if x, ok := in["secret"]; ok {
-			a.secret = r.text(x.value, what+".secret")
+			a.secret = r.text(x.Value, what+".secret")
 		}
 		return a
 	}
@@ -199,13 +200,13 @@ func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[s
 		return nulled
 	}
 	q.takeWritten = true
-	for _, t := range r.items(it.value, what+".take") {
+	for _, t := range r.Items(it.Value, what+".take") {
 		r.nameOK(t, what+".take")
-		if isNull(t.value) {
-			nulled[t.key] = true
+		if yamldoc.IsNull(t.Value) {
+			nulled[t.Key] = true
 			continue
 		}
-		q.take = append(q.take, take{name: t.key, where: r.where(t.value, what+".take."+t.key), at: t.at})
+		q.take = append(q.take, take{name: t.Key, where: r.where(t.Value, what+".take."+t.Key), at: t.At})
 	}
 	return nulled
 }
@@ -224,7 +225,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		}
 		w.written = strings.Join(all, " or ")
 		if len(w.anyOf) == 0 {
-			r.wrong(at(n), "%s: an empty list takes nothing", what)
+			r.Wrong(at(n), "%s: an empty list takes nothing", what)
 		}
 		return w
 	case yaml.MappingNode:
@@ -233,54 +234,54 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		w.written = n.Value
 		return w
 	}
-	in := r.words(n, what, whereWords...)
+	in := r.Words(n, what, whereWords...)
 	var chosen []string
 	for _, word := range []string{"path", "header", "cookie", "cookies", "text", "claim"} {
 		if it, ok := in[word]; ok {
 			chosen = append(chosen, word)
-			w.written = word + " " + it.value.Value
+			w.written = word + " " + it.Value.Value
 		}
 	}
 	if len(chosen) != 1 {
-		r.wrong(at(n), "%s: exactly one of path, header, cookie, cookies, text, claim", what)
+		r.Wrong(at(n), "%s: exactly one of path, header, cookie, cookies, text, claim", what)
 	}
 	if it, ok := in["path"]; ok {
-		w.path = r.path(it.value, what+".path")
-		w.written = it.value.Value
+		w.path = r.path(it.Value, what+".path")
+		w.written = it.Value.Value
 	}
 	if it, ok := in["header"]; ok {
-		w.header, _ = r.scalar(it.value, what+".header")
+		w.header, _ = r.Text(it.Value, what+".header")
 	}
 	if it, ok := in["cookie"]; ok {
-		w.cookie, _ = r.scalar(it.value, what+".cookie")
+		w.cookie, _ = r.Text(it.Value, what+".cookie")
 	}
 	if it, ok := in["cookies"]; ok {
-		w.cookies = r.oneOf(it.value, what+".cookies", "all") == "all"
+		w.cookies = r.oneOf(it.Value, what+".cookies", "all") == "all"
 	}
 	w.text = r.yes(in["text"], what)
 	if it, ok := in["claim"]; ok {
-		w.claim = r.path(it.value, what+".claim")
+		w.claim = r.path(it.Value, what+".claim")
 		if _, ok := in["of"]; !ok {
-			r.wrong(it.at, "%s.claim: of which token? of is missing", what)
+			r.Wrong(it.At, "%s.claim: of which token? of is missing", what)
 		}
 	}
 	if it, ok := in["of"]; ok {
-		w.of, _ = r.scalar(it.value, what+".of")
+		w.of, _ = r.Text(it.Value, what+".of")
 		if w.claim == nil {
-			r.wrong(it.at, "%s.of: goes with claim", what)
+			r.Wrong(it.At, "%s.of: goes with claim", what)
 		}
 	}
 	r.eachWhere(w, in, what)
 	if it, ok := in["unit"]; ok {
-		w.unit = r.oneOf(it.value, what+".unit", "s", "ms", "m", "d:hh:mm")
+		w.unit = r.oneOf(it.Value, what+".unit", "s", "ms", "m", "d:hh:mm")
 	}
 	if it, ok := in["layout"]; ok {
-		w.layout = r.layout(it.value, what+".layout")
+		w.layout = r.layout(it.Value, what+".layout")
 	}
 	if it, ok := in["pattern"]; ok {
-		w.pattern, _ = r.regexp(it.value, what+".pattern", false)
+		w.pattern, _ = r.regexp(it.Value, what+".pattern", false)
 		if w.pattern != nil && w.pattern.NumSubexp() < 1 {
-			r.wrong(at(it.value), "%s.pattern: a group ( ) says what to take", what)
+			r.Wrong(at(it.Value), "%s.pattern: a group ( ) says what to take", what)
 		}
 	}
 	w.optional = r.yes(in["optional"], what)
@@ -295,14 +296,14 @@ func (r *reader) eachWhere(w *where, in map[string]item, what string) {
 		return
 	}
 	if !hasEach || !hasWanted || w.path == nil {
-		r.wrong(in["path"].at, "%s: each and where go together, with path", what)
+		r.Wrong(in["path"].At, "%s: each and where go together, with path", what)
 		return
 	}
-	w.each = r.path(each.value, what+".each")
-	for _, f := range r.fields(wanted.value, what+".where") {
+	w.each = r.path(each.Value, what+".each")
+	for _, f := range r.fields(wanted.Value, what+".where") {
 		p, err := parsePath(f.name)
 		if err != nil {
-			r.wrong(f.at, "%s.where: %v", what, err)
+			r.Wrong(f.at, "%s.where: %v", what, err)
 		}
 		w.match = append(w.match, match{p, f})
 	}
@@ -314,19 +315,19 @@ func (r *reader) test(n *yaml.Node, what string) test {
 	case yaml.SequenceNode:
 		t.is = r.scalars(n, what)
 	case yaml.MappingNode:
-		w := r.words(n, what, "present", "not")
+		w := r.Words(n, what, "present", "not")
 		if it, ok := w["present"]; ok {
-			yes := it.value.Value == "true"
-			if !yes && it.value.Value != "false" {
-				r.wrong(at(it.value), "%s.present: true or false", what)
+			yes := it.Value.Value == "true"
+			if !yes && it.Value.Value != "false" {
+				r.Wrong(at(it.Value), "%s.present: true or false", what)
 			}
 			t.present = &yes
 		}
 		if it, ok := w["not"]; ok {
-			t.not = r.scalars(it.value, what+".not")
+			t.not = r.scalars(it.Value, what+".not")
 		}
 		if len(w) != 1 {
-			r.wrong(at(n), "%s: a value, a list of values, {present: true} or {not: …}", what)
+			r.Wrong(at(n), "%s: a value, a list of values, {present: true} or {not: …}", what)
 		}
 	default:
 		t.is = r.scalars(n, what)
@@ -337,10 +338,10 @@ func (r *reader) test(n *yaml.Node, what string) test {
 // scalars reads a value or a list of values to compare with; null is absence.
 func (r *reader) scalars(n *yaml.Node, what string) []any {
 	if n.Kind != yaml.SequenceNode {
-		if isNull(n) {
+		if yamldoc.IsNull(n) {
 			return []any{nil}
 		}
-		s, _ := r.scalar(n, what)
+		s, _ := r.Text(n, what)
 		return []any{s}
 	}
 	var out []any
@@ -348,49 +349,49 @@ func (r *reader) scalars(n *yaml.Node, what string) []any {
 		out = append(out, r.scalars(c, what)...)
 	}
 	if len(out) == 0 {
-		r.wrong(at(n), "%s: an empty list", what)
+		r.Wrong(at(n), "%s: an empty list", what)
 	}
 	return out
 }
 
 func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 	e := &errorRules{}
-	w := r.words(n, what, "code", "message", "retry_after", "rules")
+	w := r.Words(n, what, "code", "message", "retry_after", "rules")
 	for word, to := range map[string]**where{"code": &e.code, "message": &e.message, "retry_after": &e.retryAfter} {
 		if it, ok := w[word]; ok {
-			*to = r.where(it.value, what+"."+word)
+			*to = r.where(it.Value, what+"."+word)
 		}
 	}
 	rules, ok := w["rules"]
 	if !ok {
 		return e
 	}
-	if rules.value.Kind != yaml.SequenceNode {
-		r.wrong(at(rules.value), "%s.rules: a list is wanted, not %s", what, kindName(rules.value))
+	if rules.Value.Kind != yaml.SequenceNode {
+		r.Wrong(at(rules.Value), "%s.rules: a list is wanted, not %s", what, yamldoc.KindName(rules.Value))
 		return e
 	}
-	for i, c := range rules.value.Content {
+	for i, c := range rules.Value.Content {
 		where := fmt.Sprintf("%s.rules[%d]", what, i)
-		in := r.words(c, where, "status", "code", "wait", "means")
+		in := r.Words(c, where, "status", "code", "wait", "means")
 		var x rule
 		if it, ok := in["status"]; ok {
-			t := r.test(it.value, where+".status")
+			t := r.test(it.Value, where+".status")
 			x.status = &t
 		}
 		if it, ok := in["code"]; ok {
-			t := r.test(it.value, where+".code")
+			t := r.test(it.Value, where+".code")
 			x.code = &t
 		}
 		if x.status == nil && x.code == nil {
-			r.wrong(at(c), "%s: status or code says when it applies", where)
+			r.Wrong(at(c), "%s: status or code says when it applies", where)
 		}
 		if it, ok := in["wait"]; ok {
-			x.wait = r.duration(it.value, where+".wait")
+			x.wait = r.duration(it.Value, where+".wait")
 		}
 		if it, ok := in["means"]; ok {
-			x.means = r.oneOf(it.value, where+".means", "upstream", "rate_limited", "request", "credential", "grant")
+			x.means = r.oneOf(it.Value, where+".means", "upstream", "rate_limited", "request", "credential", "grant")
 		} else {
-			r.wrong(at(c), "%s: means is missing", where)
+			r.Wrong(at(c), "%s: means is missing", where)
 		}
 		e.rules = append(e.rules, x)
 	}

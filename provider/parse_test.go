@@ -94,7 +94,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"reuse without refresh":       {right + "refresh_token_reuse: allowed", "there is no refresh"},
 		"an alias":                    {"name: x\ninputs: &a {id: {}}\nparameters: *a\ntoken: t", "aliases are not allowed"},
 		"a repeated key":              {"name: x\ntoken: a\nname: x", "twice"},
-		"a second document":           {right + "---\nname: y", "one definition a file"},
+		"a second document":           {right + "---\nname: y", "one document a file"},
 		"an empty file":               {"", "empty"},
 		"no mapping":                  {"- a\n- b", "a mapping is wanted"},
 		"no YAML":                     {"name: [", "not YAML"},

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A path names one place in a JSON document: `a.b`, `a."b.c"[-1].@x`; `$` alone is the whole. It is the singular query of
@@ -48,24 +50,24 @@ func parsePath(s string) (path, error) {
 		case rest[0] == '[':
 			end := strings.IndexByte(rest, ']')
 			if end < 0 {
-				return path{}, fmt.Errorf("path %q: [ without ]", clip(s))
+				return path{}, fmt.Errorf("path %q: [ without ]", yamldoc.Clip(s))
 			}
 			n, err := strconv.Atoi(rest[1:end])
 			if err != nil || strings.HasPrefix(rest[1:end], "+") {
-				return path{}, fmt.Errorf("path %q: %q is no index", clip(s), clip(rest[1:end]))
+				return path{}, fmt.Errorf("path %q: %q is no index", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
 			}
 			p.steps = append(p.steps, step{index: n, indexed: true})
 			rest = rest[end+1:]
 			continue
 		case !first && rest[0] != '.':
-			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q", clip(s), clip(rest))
+			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q", yamldoc.Clip(s), yamldoc.Clip(rest))
 		case !first:
 			rest = rest[1:]
 		}
 		if strings.HasPrefix(rest, `"`) {
 			end := strings.IndexByte(rest[1:], '"')
 			if end <= 0 {
-				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end", clip(s))
+				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end", yamldoc.Clip(s))
 			}
 			p.steps = append(p.steps, step{member: rest[1 : 1+end]})
 			rest = rest[end+2:]
@@ -73,7 +75,7 @@ func parsePath(s string) (path, error) {
 		}
 		m := bareMember.FindString(rest)
 		if m == "" {
-			return path{}, fmt.Errorf("path %q: %q is no member's name; quote it, as in a.\"b c\"", clip(s), clip(rest))
+			return path{}, fmt.Errorf("path %q: %q is no member's name; quote it, as in a.\"b c\"", yamldoc.Clip(s), yamldoc.Clip(rest))
 		}
 		p.steps = append(p.steps, step{member: m})
 		rest = rest[len(m):]

@@ -9,80 +9,26 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/tokenbroker/tokenbroker/internal/suggest"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
-// A reader walks a file's nodes and gathers everything that is wrong.
+// A reader reads the definition language, and gathers everything that is wrong.
 type reader struct {
-	file     string
-	problems []Problem
+	yamldoc.Reader
 	// namesUnknown: a word that declares names was not understood, so that every use of one would seem wrong.
 	namesUnknown bool
 }
 
-func at(n *yaml.Node) position { return position{n.Line, n.Column} }
-
-func (r *reader) wrong(p position, format string, args ...any) {
-	r.problems = append(r.problems, Problem{File: r.file, Line: p.line, Column: p.column, Message: fmt.Sprintf(format, args...)})
+func newReader(file string) *reader {
+	return &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}}
 }
 
-func (r *reader) unknown(p position, what, written string, known []string) {
-	r.problems = append(r.problems, Problem{
-		File: r.file, Line: p.line, Column: p.column,
-		Message: fmt.Sprintf("%s: unknown word %q", what, clip(written)), Suggestion: suggest.Nearest(written, known),
-	})
-}
+type (
+	position = yamldoc.Position
+	item     = yamldoc.Item
+)
 
-// An item is a member of a mapping.
-type item struct {
-	key   string
-	at    position
-	value *yaml.Node
-}
-
-// items returns the members of a mapping, in order. A repeated key, an alias and anything but a mapping are problems.
-func (r *reader) items(n *yaml.Node, what string) []item {
-	if n.Kind != yaml.MappingNode {
-		r.wrong(at(n), "%s: a mapping is wanted, not %s", what, kindName(n))
-		return nil
-	}
-	var out []item
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		k, v := n.Content[i], n.Content[i+1]
-		if k.Kind != yaml.ScalarNode {
-			r.wrong(at(k), "%s: a name is wanted, not %s", what, kindName(k))
-			continue
-		}
-		if seen[k.Value] {
-			r.wrong(at(k), "%s: %q is there twice", what, clip(k.Value))
-			continue
-		}
-		seen[k.Value] = true
-		out = append(out, item{k.Value, at(k), v})
-	}
-	return out
-}
-
-// words returns the members of a mapping whose keys are words of the language; others are problems.
-func (r *reader) words(n *yaml.Node, what string, known ...string) map[string]item {
-	out := map[string]item{}
-	for _, it := range r.items(n, what) {
-		ok := false
-		for _, w := range known {
-			ok = ok || w == it.key
-		}
-		switch {
-		case ok:
-			out[it.key] = it
-		case laterWords[it.key]:
-			r.wrong(it.at, "%s: this version does not know the word %q yet", what, it.key)
-		default:
-			r.unknown(it.at, what, it.key, known)
-		}
-	}
-	return out
-}
+func at(n *yaml.Node) position { return yamldoc.At(n) }
 
 // laterWords belong to the language, and not to this version of it.
 var laterWords = map[string]bool{
@@ -91,51 +37,26 @@ var laterWords = map[string]bool{
 	"private_key_jwt": true, "tls_client_auth": true, "self_signed_tls_client_auth": true,
 }
 
-func kindName(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.SequenceNode:
-		return "a list"
-	default:
-	}
-	if isNull(n) {
-		return "nothing"
-	}
-	return fmt.Sprintf("%q", clip(n.Value))
-}
-
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
-
-// scalar returns a scalar as it is spelled: 1.10 stays 1.10.
-func (r *reader) scalar(n *yaml.Node, what string) (string, bool) {
-	if n.Kind != yaml.ScalarNode || isNull(n) {
-		r.wrong(at(n), "%s: a text is wanted, not %s", what, kindName(n))
-		return "", false
-	}
-	return n.Value, true
-}
-
 // text reads a template.
 func (r *reader) text(n *yaml.Node, what string) text {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return text{at: at(n)}
 	}
 	parts, err := parseText(s)
 	if err != nil {
-		r.wrong(at(n), "%s: %v", what, err)
+		r.Wrong(at(n), "%s: %v", what, err)
 	}
 	return text{parts: parts, at: at(n)}
 }
 
 // yes reads a flag that is written to be true.
 func (r *reader) yes(it item, what string) bool {
-	if it.value == nil {
+	if it.Value == nil {
 		return false
 	}
-	if it.value.Value != "true" {
-		r.wrong(at(it.value), "%s.%s: only true can be written; leave it out otherwise", what, it.key)
+	if it.Value.Value != "true" {
+		r.Wrong(at(it.Value), "%s.%s: only true can be written; leave it out otherwise", what, it.Key)
 		return false
 	}
 	return true
@@ -169,19 +90,19 @@ func parseDuration(s string) (time.Duration, bool) {
 }
 
 func (r *reader) duration(n *yaml.Node, what string) time.Duration {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return 0
 	}
 	d, ok := parseDuration(s)
 	if !ok {
-		r.wrong(at(n), "%s: %q is no duration; write 90s, 1h30m or 5d", what, clip(s))
+		r.Wrong(at(n), "%s: %q is no duration; write 90s, 1h30m or 5d", what, yamldoc.Clip(s))
 	}
 	return d
 }
 
 func (r *reader) oneOf(n *yaml.Node, what string, known ...string) string {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return ""
 	}
@@ -191,45 +112,28 @@ func (r *reader) oneOf(n *yaml.Node, what string, known ...string) string {
 		}
 	}
 	if laterWords[s] {
-		r.wrong(at(n), "%s: this version does not know %q yet", what, s)
+		r.Wrong(at(n), "%s: this version does not know %q yet", what, s)
 		return ""
 	}
-	r.problems = append(r.problems, Problem{
-		File: r.file, Line: n.Line, Column: n.Column, Suggestion: suggest.Nearest(s, known),
-		Message: fmt.Sprintf("%s: %q is none of %s", what, clip(s), strings.Join(known, ", ")),
-	})
+	r.Unknown(at(n), fmt.Sprintf("%s: %q is none of %s", what, yamldoc.Clip(s), strings.Join(known, ", ")), s, known)
 	return ""
 }
 
-func (r *reader) strings(n *yaml.Node, what string) []string {
-	if n.Kind != yaml.SequenceNode {
-		r.wrong(at(n), "%s: a list is wanted, not %s", what, kindName(n))
-		return nil
-	}
-	var out []string
-	for _, c := range n.Content {
-		if s, ok := r.scalar(c, what); ok {
-			out = append(out, s)
-		}
-	}
-	return out
-}
-
 func (r *reader) path(n *yaml.Node, what string) *path {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return nil
 	}
 	p, err := parsePath(s)
 	if err != nil {
-		r.wrong(at(n), "%s: %v", what, err)
+		r.Wrong(at(n), "%s: %v", what, err)
 		return nil
 	}
 	return &p
 }
 
 func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, string) {
-	s, ok := r.scalar(n, what)
+	s, ok := r.Text(n, what)
 	if !ok {
 		return nil, ""
 	}
@@ -239,7 +143,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
-		r.wrong(at(n), "%s: %q is no RE2 expression", what, clip(s))
+		r.Wrong(at(n), "%s: %q is no RE2 expression", what, yamldoc.Clip(s))
 		return nil, s
 	}
 	return re, s
@@ -248,18 +152,18 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 // fields reads names with values.
 func (r *reader) fields(n *yaml.Node, what string) []field {
 	var out []field
-	for _, it := range r.items(n, what) {
-		f := field{name: it.key, at: it.at}
-		where := what + "." + it.key
+	for _, it := range r.Items(n, what) {
+		f := field{name: it.Key, at: it.At}
+		where := what + "." + it.Key
 		switch {
-		case isNull(it.value):
+		case yamldoc.IsNull(it.Value):
 			f.remove = true
-		case it.value.Kind == yaml.SequenceNode:
-			for _, c := range it.value.Content {
+		case it.Value.Kind == yaml.SequenceNode:
+			for _, c := range it.Value.Content {
 				f.values = append(f.values, r.text(c, where))
 			}
 		default:
-			f.values = []text{r.text(it.value, where)}
+			f.values = []text{r.text(it.Value, where)}
 		}
 		out = append(out, f)
 	}
@@ -279,8 +183,8 @@ func (r *reader) tree(n *yaml.Node, what string) *tree {
 	switch n.Kind {
 	case yaml.MappingNode:
 		t := &tree{kind: treeObject}
-		for _, it := range r.items(n, what) {
-			t.members = append(t.members, member{it.key, r.tree(it.value, what+"."+it.key)})
+		for _, it := range r.Items(n, what) {
+			t.members = append(t.members, member{it.Key, r.tree(it.Value, what+"."+it.Key)})
 		}
 		return t
 	case yaml.SequenceNode:
@@ -304,6 +208,6 @@ func (r *reader) tree(n *yaml.Node, what string) *tree {
 		return &tree{leaf: &t}
 	default:
 	}
-	r.wrong(at(n), "%s: %s cannot be sent", what, kindName(n))
+	r.Wrong(at(n), "%s: %s cannot be sent", what, yamldoc.KindName(n))
 	return &tree{kind: treeRaw}
 }

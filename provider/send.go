@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"strings"
 	"sync"
 	"time"
 
@@ -145,6 +144,7 @@ func (s *sending) failure(ctx context.Context, err error) *sendError {
 		dns     *net.DNSError
 		op      *net.OpError
 		verify  *tls.CertificateVerificationError
+		noTLS   tls.RecordHeaderError
 		timeout interface{ Timeout() bool }
 	)
 	switch {
@@ -160,7 +160,7 @@ func (s *sending) failure(ctx context.Context, err error) *sendError {
 		e.detail, e.timedOut = "no answer in time", errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	case errors.As(err, &op) && op.Op == "dial":
 		e.detail = "the host cannot be reached"
-	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &noTLS):
 		e.detail = "the host does not speak TLS"
 	}
 	return e

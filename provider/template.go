@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A text is a template: literals and names. `{{name}}` and `{{ name }}` stand for a value, `{{{{` for a literal `{{`. There
@@ -16,9 +18,6 @@ type text struct {
 
 // A part is a name, or a literal where name is empty.
 type part struct{ literal, name string }
-
-// position is where something stands in a file.
-type position struct{ line, column int }
 
 var nameWord = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
@@ -45,7 +44,7 @@ func parseText(s string) ([]part, error) {
 		}
 		name := strings.TrimSuffix(strings.TrimPrefix(s[:j], " "), " ")
 		if !nameWord.MatchString(name) {
-			return nil, fmt.Errorf("%q is no name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{", clip(s[:j]))
+			return nil, fmt.Errorf("%q is no name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{", yamldoc.Clip(s[:j]))
 		}
 		if lit.Len() > 0 {
 			parts = append(parts, part{literal: lit.String()})
@@ -58,13 +57,6 @@ func parseText(s string) ([]part, error) {
 		parts = append(parts, part{literal: lit.String()})
 	}
 	return parts, nil
-}
-
-func clip(s string) string {
-	if len(s) > 40 {
-		return s[:40] + "…"
-	}
-	return s
 }
 
 // names returns the names that the template uses, in order.

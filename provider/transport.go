@@ -29,19 +29,39 @@ type Settings struct {
 	AllowHTTP []string
 	// AllowPrivate are ranges that may be dialled beside public addresses; link-local ones never.
 	AllowPrivate []netip.Prefix
-	// DialTimeout bounds the connection; 0: 10 s. The whole is bounded by the exchange's context, and by nothing else: a timer of
+	// DialTimeout bounds the connection; 0: DefaultDialTimeout. The whole is bounded by the exchange's context, and by nothing else: a timer of
 	// its own for the answer would fire beside the answer in a process that was stopped meanwhile.
 	DialTimeout time.Duration
-	// MaxAnswer bounds an answer's body in bytes; 0: 1 MiB.
+	// MaxAnswer bounds an answer's body in bytes; 0: DefaultMaxAnswer.
 	MaxAnswer int64
 }
 
+// What a zero value of Settings stands for.
 const (
-	defaultDialTimeout = 10 * time.Second
-	defaultMaxAnswer   = 1 << 20
-	idleTimeout        = 30 * time.Second
-	maxHeaderBytes     = 64 << 10
+	DefaultDialTimeout = 10 * time.Second
+	DefaultMaxAnswer   = 1 << 20
 )
+
+const (
+	idleTimeout    = 30 * time.Second
+	maxHeaderBytes = 64 << 10
+)
+
+// A SettingError says which setting is wrong, as operators write it, and what is wrong with it.
+type SettingError struct {
+	Setting string
+	Err     error
+}
+
+// Error implements error.
+func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+// Unwrap is what is wrong.
+func (e *SettingError) Unwrap() error { return e.Err }
+
+func wrongSetting(setting, format string, args ...any) error {
+	return &SettingError{setting, fmt.Errorf(format, args...)}
+}
 
 // A Transport carries requests. It follows no redirect, keeps no cookies and never sends a request twice. Safe for concurrent
 // use.
@@ -53,13 +73,13 @@ type Transport struct {
 	reused, fresh *http.Transport
 }
 
-// NewTransport makes a Transport. It fails when a setting is wrong, and says which.
+// NewTransport makes a Transport. It fails with a *SettingError.
 func NewTransport(s Settings) (*Transport, error) {
 	if s.MaxAnswer <= 0 {
-		s.MaxAnswer = defaultMaxAnswer
+		s.MaxAnswer = DefaultMaxAnswer
 	}
 	if s.DialTimeout <= 0 {
-		s.DialTimeout = defaultDialTimeout
+		s.DialTimeout = DefaultDialTimeout
 	}
 	roots, err := rootsWith(s.CAFile)
 	if err != nil {
@@ -72,10 +92,10 @@ func NewTransport(s Settings) (*Transport, error) {
 	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
 		if _, _, err := net.SplitHostPort(from); err != nil {
-			return nil, fmt.Errorf("upstream.connect_to: %q is not host:port", from)
+			return nil, wrongSetting("upstream.connect_to", "%q is not host:port", from)
 		}
 		if _, _, err := net.SplitHostPort(to); err != nil {
-			return nil, fmt.Errorf("upstream.connect_to: %s: %q is not an address with a port", from, to)
+			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port", from, to)
 		}
 		elsewhere[strings.ToLower(from)] = to
 	}
@@ -120,14 +140,14 @@ func rootsWith(file string) (*x509.CertPool, error) {
 	}
 	pem, err := os.ReadFile(file) //nolint:gosec // the operator names it
 	if err != nil {
-		return nil, fmt.Errorf("upstream.ca_file: %w", err)
+		return nil, wrongSetting("upstream.ca_file", "%w", err)
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("upstream.ca_file: %s has no certificate in PEM", file)
+		return nil, wrongSetting("upstream.ca_file", "%s has no certificate in PEM", file)
 	}
 	return roots, nil
 }

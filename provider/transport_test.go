@@ -301,13 +301,26 @@ func TestAProxyOfTheEnvironmentIsUsedButNotForConnectTo(t *testing.T) {
 
 func TestSettingsThatAreWrongSayWhich(t *testing.T) {
 	for want, s := range map[string]Settings{
-		"upstream.ca_file":  {CAFile: "/does/not/exist"},
-		"connect_to: \"a\"": {ConnectTo: map[string]string{"a": "127.0.0.1:1"}},
-		"is not an address": {ConnectTo: map[string]string{"a:443": "b"}},
+		"upstream.allow_private": {AllowPrivate: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}},
+		"upstream.ca_file":       {CAFile: "/does/not/exist"},
+		"connect_to: \"a\"":      {ConnectTo: map[string]string{"a": "127.0.0.1:1"}},
+		"is not an address":      {ConnectTo: map[string]string{"a:443": "b"}},
 	} {
-		if _, err := NewTransport(s); err == nil || !strings.Contains(err.Error(), want) {
+		_, err := NewTransport(s)
+		var wrong *SettingError
+		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), want) || err.Error() != wrong.Setting+": "+wrong.Err.Error() {
 			t.Errorf("got %v, want one that says %s", err, want)
 		}
+	}
+}
+
+func TestAHostThatDoesNotSpeakTLSIsSaidToBeOne(t *testing.T) {
+	plainly := httptest.NewServer(http.NotFoundHandler())
+	defer plainly.Close()
+	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *Settings) { s.ConnectTo["example.com:443"] = plainly.Listener.Addr().String() })
+	_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+	if e := upstreamError(t, err); e.Lost || !strings.Contains(e.Detail, "does not speak TLS") {
+		t.Errorf("got %+v", e)
 	}
 }
 

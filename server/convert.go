@@ -1,8 +1,6 @@
 package server
 
 import (
-	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -14,11 +12,12 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// selected is what GetToken, Invalidate, WatchToken and TestCredential share: fields 1 to 5.
+// selected is what GetToken, Invalidate, WatchToken and TestCredential share.
 type selected interface {
 	GetScopes() []string
 	GetAudience() string
 	GetParameters() map[string]string
+	GetResources() []string
 }
 
 func selection(r selected) (broker.Selection, error) {
@@ -26,13 +25,11 @@ func selection(r selected) (broker.Selection, error) {
 	if err != nil {
 		return broker.Selection{}, err
 	}
-	s := broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters())}
-	if w, ok := r.(interface{ GetResources() []string }); ok {
-		if s.Resources, err = broker.ParseSet("resources", w.GetResources()); err != nil {
-			return broker.Selection{}, err
-		}
+	resources, err := broker.ParseSet("resources", r.GetResources())
+	if err != nil {
+		return broker.Selection{}, err
 	}
-	return s, nil
+	return broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters()), Resources: resources}, nil
 }
 
 // stamp is nil for the zero time: absent, not 1970 or year 1.
@@ -52,11 +49,14 @@ var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
 }
 
 // credentialMessage shows a credential without its secrets.
-func credentialMessage(c broker.Credential, state engine.State) *tokenbrokerv1.Credential {
+func credentialMessage(c broker.Credential, r engine.Report, now time.Time) *tokenbrokerv1.Credential {
 	m := &tokenbrokerv1.Credential{
 		Name: string(c.Name), Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(),
-		DefaultAudience: c.DefaultAudience, Labels: c.Labels, Disabled: c.Disabled, State: states[state],
+		DefaultAudience: c.DefaultAudience, Labels: c.Labels, Disabled: c.Disabled, State: states[r.State],
 		Etag: c.Etag.String(), Version: c.Number, CreateTime: stamp(c.CreateTime), UpdateTime: stamp(c.UpdateTime),
+	}
+	if r.Credential.Provider == c.Provider { // it is of what is stored, which a change that is only validated may not be
+		m.DefinitionRevision = r.Definition
 	}
 	for _, name := range c.SecretNames() {
 		if seed, ok := c.Seeds[name]; ok {
@@ -65,7 +65,7 @@ func credentialMessage(c broker.Credential, state engine.State) *tokenbrokerv1.C
 		}
 		s := c.Secrets[name]
 		m.Secrets = append(m.Secrets, &tokenbrokerv1.SecretInput{
-			Name: name, SetTime: stamp(s.SetTime), FormerKept: !s.Former.IsZero(), FormerUsedTime: stamp(s.FormerUsedTime),
+			Name: name, SetTime: stamp(s.SetTime), FormerKept: s.FormerKept(now), FormerUsedTime: stamp(s.FormerUsedTime),
 		})
 	}
 	return m
@@ -80,10 +80,10 @@ var states = map[engine.State]tokenbrokerv1.CredentialState{
 	engine.Disabled:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DISABLED,
 }
 
-func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Exchange {
-	var out []*tokenbrokerv1.Exchange
+func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Attempt {
+	var out []*tokenbrokerv1.Attempt
 	for _, a := range attempts {
-		x := &tokenbrokerv1.Exchange{
+		x := &tokenbrokerv1.Attempt{
 			StartTime: stamp(a.Start), Duration: durationpb.New(a.Duration), Host: a.Host, Status: int32(a.Status), //nolint:gosec // an HTTP status
 			UpstreamError: a.UpstreamError, Taken: a.Taken,
 		}
@@ -95,18 +95,24 @@ func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Exchange {
 	return out
 }
 
+// exchangeMessages are attempts for clients from before they were called so.
+func exchangeMessages(attempts []*tokenbrokerv1.Attempt) []*tokenbrokerv1.Exchange { //nolint:staticcheck // deprecated for clients
+	var out []*tokenbrokerv1.Exchange //nolint:staticcheck // deprecated for clients
+	for _, a := range attempts {
+		out = append(out, &tokenbrokerv1.Exchange{ //nolint:staticcheck // deprecated for clients
+			StartTime: a.GetStartTime(), Duration: a.GetDuration(), Host: a.GetHost(), Status: a.GetStatus(),
+			UpstreamError: a.GetUpstreamError(), Reason: a.GetReason(), Taken: a.GetTaken(),
+		})
+	}
+	return out
+}
+
 func secretsOf(m map[string]string) map[string]broker.Secret {
 	out := make(map[string]broker.Secret, len(m))
 	for k, v := range m {
 		out[k] = broker.NewSecret(v)
 	}
 	return out
-}
-
-// parseName is a credential's name where the request calls its field so.
-func parseName(field, s string) (broker.CredentialName, error) {
-	name, err := broker.ParseCredentialName(s)
-	return name, inField(field, err)
 }
 
 // parseEtag is an etag where the request calls its field so.
@@ -127,32 +133,4 @@ func inField(field string, err error) error {
 		moved.Violations[i].Field = field
 	}
 	return &moved
-}
-
-// tooMuch holds what the contract does not annotate against the limits that it has for GetToken.
-func tooMuch(prefix string, scopes []string, audience string, parameters map[string]string) error {
-	if len(scopes) > mostScopes {
-		return broker.Invalid(broker.Violation{Field: prefix + "scopes", Description: fmt.Sprintf("more than %d", mostScopes)})
-	}
-	for i, s := range scopes {
-		if len(s) > scopeBytes {
-			return broker.Invalid(broker.Violation{Field: fmt.Sprintf("%sscopes[%d]", prefix, i), Description: fmt.Sprintf("more than %d bytes", scopeBytes)})
-		}
-	}
-	if len(audience) > audienceBytes {
-		return broker.Invalid(broker.Violation{Field: prefix + "audience", Description: fmt.Sprintf("more than %d bytes", audienceBytes)})
-	}
-	return tooLarge(prefix+"parameters", parameters, parameterPairs, parameterBytes)
-}
-
-func tooLarge(field string, m map[string]string, pairs, bytes int) error {
-	if len(m) > pairs {
-		return broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("more than %d entries", pairs)})
-	}
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		if len(k) > 128 || len(m[k]) > bytes {
-			return broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("an entry has a name of more than 128 bytes or a value of more than %d", bytes)})
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -15,14 +16,6 @@ import (
 const (
 	defaultPage = 50
 	largestPage = 1000
-	mapPairs    = 128
-	inputBytes  = 64 << 10
-
-	mostScopes     = 100
-	scopeBytes     = 256
-	audienceBytes  = 2048
-	parameterPairs = 32
-	parameterBytes = 8192
 )
 
 // credentials is CredentialService.
@@ -35,36 +28,20 @@ type credentials struct {
 func (s *credentials) message(ctx context.Context, c broker.Credential) *tokenbrokerv1.Credential {
 	r, err := s.broker.CredentialStatus(ctx, callerOf(ctx), c.Name)
 	if err != nil {
-		return credentialMessage(c, engine.Unused) // validated only, or gone meanwhile
+		r = engine.Report{} // validated only, or gone meanwhile
 	}
-	return credentialMessage(c, r.State)
-}
-
-func checkSizes(c *tokenbrokerv1.Credential, secrets map[string]string) error {
-	if err := tooLarge("credential.inputs", c.GetInputs(), mapPairs, inputBytes); err != nil {
-		return err
-	}
-	if err := tooMuch("credential.default_", c.GetDefaultScopes(), c.GetDefaultAudience(), nil); err != nil {
-		return err
-	}
-	return tooLarge("secrets", secrets, mapPairs, inputBytes)
+	return credentialMessage(c, r, time.Now())
 }
 
 func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.CreateCredentialRequest) (*tokenbrokerv1.CreateCredentialResponse, error) {
 	m := r.GetCredential()
-	if err := checkSizes(m, r.GetSecrets()); err != nil {
-		return nil, err
-	}
-	name, err := parseName("credential.name", m.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(m.GetName())
 	scopes, err := broker.ParseSet("credential.default_scopes", m.GetDefaultScopes())
 	if err != nil {
 		return nil, err
 	}
 	c, err := s.broker.CreateCredential(ctx, callerOf(ctx), engine.Change{
-		Name: name, ValidateOnly: r.GetValidateOnly(), RequestID: r.GetRequestId(),
+		Name: name, ValidateOnly: r.GetValidateOnly(), AllowExisting: r.GetAllowExisting(), RequestID: r.GetRequestId(),
 		Edit: func(d *engine.Draft) error {
 			*d = engine.Draft{
 				Provider: m.GetProvider(), Inputs: maps.Clone(m.GetInputs()), DefaultScopes: scopes,
@@ -81,10 +58,7 @@ func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.Cre
 }
 
 func (s *credentials) GetCredential(ctx context.Context, r *tokenbrokerv1.GetCredentialRequest) (*tokenbrokerv1.GetCredentialResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	c, err := s.broker.Credential(ctx, callerOf(ctx), name)
 	if err != nil {
 		return nil, err
@@ -124,13 +98,7 @@ func pageSize(asked int32) int {
 
 func (s *credentials) UpdateCredential(ctx context.Context, r *tokenbrokerv1.UpdateCredentialRequest) (*tokenbrokerv1.UpdateCredentialResponse, error) {
 	m := r.GetCredential()
-	if err := checkSizes(m, r.GetSecrets()); err != nil {
-		return nil, err
-	}
-	name, err := parseName("credential.name", m.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(m.GetName())
 	etag, err := parseEtag("credential.etag", m.GetEtag())
 	if err != nil {
 		return nil, err
@@ -184,7 +152,7 @@ func edit(d *engine.Draft, m *tokenbrokerv1.Credential, secrets map[string]strin
 				d.Secrets[key] = broker.Secret{} // named and not given: removed
 			}
 		default:
-			wrong = append(wrong, broker.Violation{Field: "update_mask", Description: fmt.Sprintf(
+			wrong = append(wrong, broker.Violation{Field: "update_mask", Code: broker.CodeUnknown, Description: fmt.Sprintf(
 				"%.80q is no field that can be changed; there are: provider, inputs, inputs.NAME, default_scopes, default_audience, labels, labels.KEY, disabled, secrets.NAME, *", path)})
 		}
 	}
@@ -226,10 +194,7 @@ func setOrRemove(there, wanted map[string]string, key string) map[string]string 
 }
 
 func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.DeleteCredentialRequest) (*tokenbrokerv1.DeleteCredentialResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	etag, err := parseEtag("etag", r.GetEtag())
 	if err != nil {
 		return nil, err
@@ -242,23 +207,13 @@ func (s *credentials) DeleteCredential(ctx context.Context, r *tokenbrokerv1.Del
 }
 
 func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateSecretRequest) (*tokenbrokerv1.RotateSecretResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
-	if err := tooLarge("secrets", r.GetSecrets(), mapPairs, inputBytes); err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	etag, err := parseEtag("etag", r.GetEtag())
 	if err != nil {
 		return nil, err
 	}
-	keep := r.GetKeepFormer().AsDuration()
-	if keep < 0 {
-		return nil, broker.Invalid(broker.Violation{Field: "keep_former", Description: "is negative; leave it out to keep the former secret until it is retired"})
-	}
 	c, err := s.broker.RotateSecret(ctx, callerOf(ctx), engine.Rotation{
-		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: keep, Etag: etag, RequestID: r.GetRequestId(),
+		Name: name, Secrets: secretsOf(r.GetSecrets()), KeepFormer: r.GetKeepFormer().AsDuration(), Etag: etag, RequestID: r.GetRequestId(),
 	})
 	if err != nil {
 		return nil, err
@@ -267,10 +222,7 @@ func (s *credentials) RotateSecret(ctx context.Context, r *tokenbrokerv1.RotateS
 }
 
 func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireSecretRequest) (*tokenbrokerv1.RetireSecretResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	c, err := s.broker.RetireSecret(ctx, callerOf(ctx), name, r.GetSecrets())
 	if err != nil {
 		return nil, err
@@ -279,22 +231,17 @@ func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireS
 }
 
 func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestCredentialRequest) (*tokenbrokerv1.TestCredentialResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	sel, err := selection(r)
 	if err != nil {
-		return nil, err
-	}
-	if err := tooMuch("", r.GetScopes(), r.GetAudience(), r.GetParameters()); err != nil {
 		return nil, err
 	}
 	t, err := s.broker.TestCredential(ctx, callerOf(ctx), name, sel, r.GetKeep())
 	if err != nil {
 		return nil, err
 	}
-	out := &tokenbrokerv1.TestCredentialResponse{Exchanges: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime)}
+	out := &tokenbrokerv1.TestCredentialResponse{Attempts: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime)}
+	out.Exchanges = exchangeMessages(out.GetAttempts()) //nolint:staticcheck // deprecated for clients
 	if t.Failure != nil {
 		out.Reason = reasonOf(t.Failure.Kind)
 	}
@@ -302,18 +249,16 @@ func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestC
 }
 
 func (s *credentials) GetCredentialStatus(ctx context.Context, r *tokenbrokerv1.GetCredentialStatusRequest) (*tokenbrokerv1.GetCredentialStatusResponse, error) {
-	name, err := parseName("name", r.GetName())
-	if err != nil {
-		return nil, err
-	}
+	name := broker.CredentialName(r.GetName())
 	rep, err := s.broker.CredentialStatus(ctx, callerOf(ctx), name)
 	if err != nil {
 		return nil, err
 	}
 	out := &tokenbrokerv1.GetCredentialStatusResponse{
 		State: states[rep.State], Advice: rep.Advice, LastSuccessTime: stamp(rep.LastSuccess), NextAttemptTime: stamp(rep.NextAttempt),
-		Exchanges: attemptMessages(rep.Attempts), RefreshTokenExpireTime: stamp(rep.RefreshTokenExpires),
+		Attempts: attemptMessages(rep.Attempts), RefreshTokenExpireTime: stamp(rep.RefreshTokenExpires),
 	}
+	out.Exchanges = exchangeMessages(out.GetAttempts()) //nolint:staticcheck // deprecated for clients
 	if rep.Failure != nil {
 		out.Reason = reasonOf(rep.Failure.Kind)
 	}

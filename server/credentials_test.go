@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -272,10 +274,10 @@ func TestATrialIsARealExchangeThatDisturbsNobody(t *testing.T) {
 	}
 	for i, keep := range []bool{false, true} {
 		res := try(keep)
-		if len(res.GetExchanges()) != 3 || res.GetReason() != "" || res.GetExpireTime() == nil || r.sim.SystemStats(a.System).Total() != 3*(i+1) {
+		if len(res.GetAttempts()) != 3 || res.GetReason() != "" || res.GetExpireTime() == nil || r.sim.SystemStats(a.System).Total() != 3*(i+1) {
 			t.Errorf("got %v, want three requests that went well", res)
 		}
-		if x := res.GetExchanges()[2]; x.GetHost() == "" || x.GetStatus() != http.StatusOK || strings.Join(x.GetTaken(), " ") == "" {
+		if x := res.GetAttempts()[2]; x.GetHost() == "" || x.GetStatus() != http.StatusOK || strings.Join(x.GetTaken(), " ") == "" {
 			t.Errorf("got %v, want what was taken from where", x)
 		}
 		if n := len(r.status("main").GetTokens()); n != i {
@@ -290,11 +292,70 @@ func TestATrialIsARealExchangeThatDisturbsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := try(true)
-	if res.GetReason() != "CREDENTIAL_MISCONFIGURED" || len(res.GetExchanges()) != 3 || res.GetExchanges()[2].GetUpstreamError() != "invalid_client" {
+	if res.GetReason() != "CREDENTIAL_MISCONFIGURED" || len(res.GetAttempts()) != 3 || res.GetAttempts()[2].GetUpstreamError() != "invalid_client" {
 		t.Errorf("got %v, want the failure as a result, with what worked before it", res)
 	}
 	if r.mustGet("main").GetTokenId() != tok.GetTokenId() {
 		t.Error("a failed trial cost the token")
 	}
 	refuse(t, r.credentials.TestCredential, &tokenbrokerv1.TestCredentialRequest{Name: "main", Scopes: []string{"x"}}).want(t, codes.InvalidArgument, "PARAMETER_NOT_DECLARED")
+}
+
+func TestACreationThatMayFindTheSameThereDoes(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	a := r.account(upstreamsim.OfficeRnD)
+	req := &create{Credential: &cred{Name: "main", Provider: "officernd", Inputs: a.Inputs}, Secrets: a.Secrets, AllowExisting: true}
+	made := do(t, r.credentials.CreateCredential, req).GetCredential()
+	wantSame(t, do(t, r.credentials.CreateCredential, req).GetCredential(), made)
+	req.Secrets = map[string]string{"client_secret": "another"}
+	refuse(t, r.credentials.CreateCredential, req).want(t, codes.AlreadyExists, "ALREADY_EXISTS")
+	req.Secrets, req.AllowExisting = a.Secrets, false
+	refuse(t, r.credentials.CreateCredential, req).want(t, codes.AlreadyExists, "ALREADY_EXISTS")
+	wantSame(t, r.read("main"), made)
+}
+
+func TestACredentialNamesTheDefinitionOfItsNextToken(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.create("main", r.account(upstreamsim.OfficeRnD))
+	want := do(t, r.providers.GetProvider, &tokenbrokerv1.GetProviderRequest{Name: "officernd"}).GetProvider().GetRevision()
+	if got := r.read("main").GetDefinitionRevision(); got == "" || got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	other := &cred{Name: "main", Provider: "oauth2-client-credentials", Inputs: map[string]string{"token_url": "https://login.example.com/t", "client_id": "x"}}
+	checked := do(t, r.credentials.UpdateCredential, &update{Credential: other, Secrets: map[string]string{"client_secret": "x"}, ValidateOnly: true,
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"*"}}})
+	if got := checked.GetCredential().GetDefinitionRevision(); got != "" {
+		t.Errorf("got %q for what is not stored, want nothing", got)
+	}
+}
+
+// Clients from before attempts were called so find them where they were.
+func TestAttemptsAreThereUnderTheirFormerNameToo(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.create("main", r.account(upstreamsim.OfficeRnD))
+	r.mustGet("main")
+	trial, rep := do(t, r.credentials.TestCredential, &tokenbrokerv1.TestCredentialRequest{Name: "main"}), r.status("main")
+	for _, x := range []struct {
+		now    []*tokenbrokerv1.Attempt
+		before []*tokenbrokerv1.Exchange //nolint:staticcheck // deprecated for clients
+	}{{trial.GetAttempts(), trial.GetExchanges()}, {rep.GetAttempts(), rep.GetExchanges()}} { //nolint:staticcheck // deprecated for clients
+		if len(x.now) == 0 || len(x.now) != len(x.before) {
+			t.Fatalf("got %v and %v", x.now, x.before)
+		}
+		for i := range x.now {
+			a, err := proto.Marshal(x.now[i])
+			b, err2 := proto.Marshal(x.before[i])
+			if err != nil || err2 != nil || !bytes.Equal(a, b) {
+				t.Errorf("got %v and %v", x.now[i], x.before[i])
+			}
+		}
+	}
+}
+
+func TestATrialAsksForTheResourcesThatItIsGiven(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.create("main", r.account(upstreamsim.Snov))
+	got := refuse(t, r.credentials.TestCredential, &tokenbrokerv1.TestCredentialRequest{Name: "main", Resources: []string{"https://api.example.com"}})
+	got.want(t, codes.InvalidArgument, "PARAMETER_NOT_DECLARED")
+	got.wantFields(t, "resources")
 }

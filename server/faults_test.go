@@ -128,7 +128,7 @@ func TestEveryFaultHasItsCodeReasonAndRetry(t *testing.T) {
 func (r *rig) wantNoUpstreamTextAnywhere(got refusal) {
 	r.t.Helper()
 	rep, err := r.credentials.GetCredentialStatus(testContext(r.t), &tokenbrokerv1.GetCredentialStatusRequest{Name: "main"})
-	if err != nil || len(rep.GetExchanges()) == 0 {
+	if err != nil || len(rep.GetAttempts()) == 0 {
 		r.t.Fatalf("got %v %v, want a status with the failed exchange", rep, err)
 	}
 	wantNoUpstreamText(r.t, "the error", got.text)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
-	"net"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -15,10 +14,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // DefaultDeadline is for calls that bring none; streams have none.
@@ -57,17 +54,8 @@ func identify(ctx context.Context) broker.Caller {
 	if !ok {
 		return broker.Caller{}
 	}
-	switch a := p.Addr.(type) {
-	case *net.UnixAddr:
+	if isLocal(p.Addr) || p.Addr != nil && p.Addr.Network() == "bufconn" { // in-process: tests and embedding
 		return localCaller
-	case *net.TCPAddr:
-		if a.IP.IsLoopback() {
-			return localCaller
-		}
-	default:
-		if a != nil && a.Network() == "bufconn" {
-			return localCaller // in-process: tests and embedding
-		}
 	}
 	return broker.Caller{}
 }
@@ -205,33 +193,6 @@ func requestID(ctx context.Context) string {
 }
 
 func notPrintable(r rune) bool { return r <= 0x20 || r >= 0x7f }
-
-// ours begins the full name of every message that has limits; health and reflection have messages of their own.
-const ours = "tokenbroker."
-
-// validate holds a message against the limits in the contract.
-func (e *edge) validate(m any) error {
-	if r, ok := m.(*tokenbrokerv1.GetTokenRequest); ok && plainlyValid(r) {
-		return nil
-	}
-	msg, ok := m.(proto.Message)
-	if !ok || !strings.HasPrefix(string(msg.ProtoReflect().Descriptor().FullName()), ours) {
-		return nil
-	}
-	err := e.validator.Validate(msg)
-	if err == nil {
-		return nil
-	}
-	verr, ok := err.(*protovalidate.ValidationError) //nolint:errorlint // as its documentation says
-	if !ok {
-		return &broker.Failure{Kind: broker.Internal}
-	}
-	var v []broker.Violation
-	for _, x := range verr.Violations {
-		v = append(v, broker.Violation{Field: protovalidate.FieldPathString(x.Proto.GetField()), Description: x.Proto.GetMessage()})
-	}
-	return broker.Invalid(v...)
-}
 
 // recovered is what a panic in a handler becomes. Its value may hold anything: only the stack is logged, whose arguments are
 // addresses.

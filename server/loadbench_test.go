@@ -28,6 +28,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/server"
 )
@@ -85,7 +86,7 @@ var variants = []variant{
 		return server.Bare(r.broker)
 	}},
 	{slowHit, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
-		srv, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}, Metrics: r.metrics})
+		srv, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Metrics: r.metrics})
 		if err != nil {
 			panic(err)
 		}

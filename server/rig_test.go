@@ -22,6 +22,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/server"
@@ -172,7 +173,7 @@ func (r *rig) start(o rigOptions) {
 	})
 	must(err)
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}, Log: log, Metrics: r.metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Log: log, Metrics: r.metrics,
 	})
 	must(err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -216,25 +217,6 @@ func (r *rig) dial() *grpc.ClientConn {
 		r.t.Fatal(err)
 	}
 	return c
-}
-
-// catalogView shows a catalog as the server wants it.
-type catalogView struct{ c *provider.Catalog }
-
-func (v catalogView) Providers() []server.Provider {
-	var out []server.Provider
-	for _, e := range v.c.List() {
-		out = append(out, server.Provider{Name: e.Name, Title: e.Title, DocsURL: e.Docs, Revision: e.Revision, Definition: e.Text})
-	}
-	return out
-}
-
-func (v catalogView) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
-	requests, ps, err := v.c.Explain(name, inputs, sel)
-	for _, p := range ps {
-		problems = append(problems, p.String())
-	}
-	return requests, problems, err
 }
 
 func testContext(t testing.TB) context.Context {

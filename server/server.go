@@ -31,19 +31,23 @@ type Settings struct {
 	Log *slog.Logger
 	// Metrics is shown on /metrics where ServeMetrics is called. Default: none.
 	Metrics *Metrics
-	// MaxConcurrentStreams bounds the calls that run at a time on one connection; default 1,000.
+	// MaxConcurrentStreams bounds the calls that run at a time on one connection; default DefaultConcurrentStreams.
 	MaxConcurrentStreams uint32
-	// MaxMessageBytes bounds a request; default 1 MiB.
+	// MaxMessageBytes bounds a request; default DefaultMessageBytes.
 	MaxMessageBytes int
 	// MaxConnectionAge is when a connection is asked to be made anew, so that balancing below gRPC finds new replicas;
-	// default 30 minutes.
+	// default DefaultConnectionAge.
 	MaxConnectionAge time.Duration
 }
 
+// What a zero value of Settings stands for. Help and documents are made of these, or held against them.
 const (
-	defaultStreams = 1000
-	defaultBytes   = 1 << 20
-	defaultAge     = 30 * time.Minute
+	DefaultConcurrentStreams = 1000
+	DefaultMessageBytes      = 1 << 20
+	DefaultConnectionAge     = 30 * time.Minute
+)
+
+const (
 	ageGrace       = time.Minute
 	pingAfter      = 2 * time.Minute
 	pingTimeout    = 20 * time.Second
@@ -99,13 +103,13 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 // transportOptions are of connections, messages and goroutines, whatever is served.
 func transportOptions(s Settings) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, defaultStreams)),
-		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, defaultBytes)),
+		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams)),
+		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, DefaultMessageBytes)),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.ConnectionTimeout(pingTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsNotFaster, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionAge: orDefault(s.MaxConnectionAge, defaultAge), MaxConnectionAgeGrace: ageGrace, Time: pingAfter, Timeout: pingTimeout,
+			MaxConnectionAge: orDefault(s.MaxConnectionAge, DefaultConnectionAge), MaxConnectionAgeGrace: ageGrace, Time: pingAfter, Timeout: pingTimeout,
 		}),
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(workers),
@@ -169,26 +173,4 @@ func (s *Server) ServeMetrics(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-// CheckLocal refuses an address on which others than this machine could call: without authentication the broker listens on
-// loopback and on Unix sockets only.
-func CheckLocal(a net.Addr) error {
-	switch a := a.(type) {
-	case *net.UnixAddr:
-		return nil
-	case *net.TCPAddr:
-		if a.IP.IsLoopback() {
-			return nil
-		}
-	}
-	return fmt.Errorf("listen on %s: without authentication the broker listens on loopback addresses and Unix sockets only; use 127.0.0.1:%s", a, portOf(a))
-}
-
-func portOf(a net.Addr) string {
-	_, port, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return "7420"
-	}
-	return port
 }

@@ -63,6 +63,22 @@ func reasonOf(k broker.Kind) string {
 	return strings.TrimPrefix(outcomes[k].reason.String(), reasonPrefix)
 }
 
+const violationPrefix = "VIOLATION_REASON_"
+
+// violationReasons is the one table from a violation's code to its reason.
+var violationReasons = map[broker.Code]tokenbrokerv1.ViolationReason{
+	broker.CodeInvalid:   tokenbrokerv1.ViolationReason_VIOLATION_REASON_INVALID,
+	broker.CodeRequired:  tokenbrokerv1.ViolationReason_VIOLATION_REASON_REQUIRED,
+	broker.CodeUnknown:   tokenbrokerv1.ViolationReason_VIOLATION_REASON_UNKNOWN,
+	broker.CodeTooLarge:  tokenbrokerv1.ViolationReason_VIOLATION_REASON_TOO_LARGE,
+	broker.CodeMisplaced: tokenbrokerv1.ViolationReason_VIOLATION_REASON_MISPLACED,
+}
+
+// violationReason is the reason as it stands in BadRequest.
+func violationReason(c broker.Code) string {
+	return strings.TrimPrefix(violationReasons[c].String(), violationPrefix)
+}
+
 // retryPushback is gRPC's own trailer (gRFC A6): in how many milliseconds a client's retry policy may try again, and -1:
 // never. Without it such a policy would multiply an upstream's failure.
 const retryPushback = "grpc-retry-pushback-ms"
@@ -103,9 +119,12 @@ func toStatus(err error, requestID string, now time.Time) (*status.Status, strin
 	if len(f.Violations) > 0 {
 		bad := &errdetails.BadRequest{}
 		for _, v := range f.Violations {
-			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
+			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
+				Field: v.Field, Description: v.Description, Reason: violationReason(v.Code),
+			})
 		}
-		details = append(details, bad)
+		// The message has the violations in it, for clients that read no details. This one has not, for those that do.
+		details = append(details, bad, &errdetails.LocalizedMessage{Locale: "en", Message: f.Summary()})
 	}
 	s, err := status.New(o.code, f.Error()).WithDetails(details...)
 	if err != nil {

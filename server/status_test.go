@@ -1,6 +1,7 @@
 package server
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +69,41 @@ func TestEveryKindHasCodeReasonAndRetry(t *testing.T) {
 		if v != 0 && reasons[tokenbrokerv1.ErrorReason(v)] == 0 && tokenbrokerv1.ErrorReason(v) != tokenbrokerv1.ErrorReason_ERROR_REASON_INTERNAL {
 			t.Errorf("%s: no kind has this reason", name)
 		}
+	}
+}
+
+func TestEveryCodeOfAViolationHasAReason(t *testing.T) {
+	reasons := map[string]broker.Code{}
+	for _, c := range broker.Codes() {
+		reason := violationReason(c)
+		if other, twice := reasons[reason]; twice || violationReasons[c] == 0 || !regexp.MustCompile(`^[A-Z][A-Z0-9_]+[A-Z0-9]$`).MatchString(reason) {
+			t.Errorf("%d has the reason %q, which %d has too, or which is none", c, reason, other)
+		}
+		reasons[reason] = c
+	}
+	for v, name := range tokenbrokerv1.ViolationReason_name {
+		if _, ok := reasons[strings.TrimPrefix(name, violationPrefix)]; v != 0 && !ok {
+			t.Errorf("%s: no code has this reason", name)
+		}
+	}
+}
+
+func TestAViolationTravelsWithItsCode(t *testing.T) {
+	f := &broker.Failure{Kind: broker.RequestInvalid, Credential: "main", Violations: []broker.Violation{{Field: "a", Code: broker.CodeRequired, Description: "b; c"}}}
+	s, _ := toStatus(f, "id", time.Now())
+	var summary string
+	for _, d := range s.Details() {
+		switch d := d.(type) {
+		case *errdetails.LocalizedMessage:
+			summary = d.GetMessage()
+		case *errdetails.BadRequest:
+			if v := d.GetFieldViolations()[0]; v.GetReason() != "REQUIRED" || v.GetField() != "a" || v.GetDescription() != "b; c" {
+				t.Errorf("got %v", v)
+			}
+		}
+	}
+	if summary != "credential main: the request is invalid" || s.Message() != summary+"; a: b; c" {
+		t.Errorf("got %q and %q, want the message once with and once without what is wrong", summary, s.Message())
 	}
 }
 

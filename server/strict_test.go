@@ -205,13 +205,13 @@ func TestACredentialIsHeldAgainstItsDefinition(t *testing.T) {
 		{&create{Credential: with(&cred{Inputs: map[string]string{"client_id": "c", "tenant": "t"}}), Secrets: good}, "credential.inputs.tenant"},
 		{&create{Credential: with(&cred{Inputs: map[string]string{"client_id": "c", "client_secret": "s"}})}, "credential.inputs.client_secret"},
 		{&create{Credential: with(&cred{Inputs: pairs(129, 1)}), Secrets: good}, "credential.inputs"},
-		{&create{Credential: with(&cred{Inputs: pairs(1, 65537)}), Secrets: good}, "credential.inputs"},
+		{&create{Credential: with(&cred{Inputs: pairs(1, 65537)}), Secrets: good}, `credential.inputs["k000"]`},
 		{&create{Credential: with(&cred{}), Secrets: pairs(129, 1)}, "secrets"},
-		{&create{Credential: with(&cred{}), Secrets: pairs(1, 65537)}, "secrets"},
-		{&create{Credential: with(&cred{Labels: map[string]string{"Not A Key": "x"}}), Secrets: good}, "credential.labels.Not A Key"},
-		{&create{Credential: with(&cred{Labels: map[string]string{"a": strings.Repeat("x", 257)}}), Secrets: good}, "credential.labels.a"},
+		{&create{Credential: with(&cred{}), Secrets: pairs(1, 65537)}, `secrets["k000"]`},
+		{&create{Credential: with(&cred{Labels: map[string]string{"Not A Key": "x"}}), Secrets: good}, `credential.labels["Not A Key"]`},
+		{&create{Credential: with(&cred{Labels: map[string]string{"a": strings.Repeat("x", 257)}}), Secrets: good}, `credential.labels["a"]`},
 		{&create{Credential: with(&cred{Labels: pairs(65, 1)}), Secrets: good}, "credential.labels"},
-		{&create{Credential: with(&cred{DefaultScopes: []string{""}}), Secrets: good}, "credential.default_scopes"},
+		{&create{Credential: with(&cred{DefaultScopes: []string{""}}), Secrets: good}, "credential.default_scopes[0]"},
 		{&create{Credential: with(&cred{DefaultScopes: many(101)}), Secrets: good}, "credential.default_scopes"},
 		{&create{Credential: with(&cred{DefaultScopes: []string{strings.Repeat("s", 257)}}), Secrets: good}, "credential.default_scopes[0]"},
 		{&create{Credential: with(&cred{DefaultAudience: strings.Repeat("s", 2049)}), Secrets: good}, "credential.default_audience"},
@@ -276,7 +276,7 @@ func TestEveryOperatorsRequestIsHeldAgainstTheContract(t *testing.T) {
 		{refuse(t, c.RotateSecret, &rotate{Name: "main", Secrets: map[string]string{"client_id": "x"}}), "secrets.client_id"},
 		{refuse(t, c.RotateSecret, &rotate{Name: "main", Secrets: map[string]string{"client_secret": "x"}, Etag: "zz"}), "etag"},
 		{refuse(t, c.RotateSecret, &rotate{Name: "main", Secrets: map[string]string{"client_secret": "x"}, KeepFormer: durationpb.New(-1)}), "keep_former"},
-		{refuse(t, c.RotateSecret, &rotate{Name: "main", Secrets: pairs(1, 65537)}), "secrets"},
+		{refuse(t, c.RotateSecret, &rotate{Name: "main", Secrets: pairs(1, 65537)}), `secrets["k000"]`},
 		{refuse(t, c.TestCredential, &try{Name: "No Name"}), "name"},
 		{refuse(t, c.TestCredential, &try{Name: "main", Scopes: many(101)}), "scopes"},
 		{refuse(t, c.TestCredential, &try{Name: "main", Scopes: []string{"a\tb"}}), "scopes"},
@@ -286,7 +286,7 @@ func TestEveryOperatorsRequestIsHeldAgainstTheContract(t *testing.T) {
 		{refuse(t, p.ListProviders, &plist{PageToken: "forged"}), "page_token"},
 		{refuse(t, p.ListProviders, &plist{Filter: "state = ready"}), "filter"},
 		{refuse(t, p.ExplainProvider, &explain{}), "name"},
-		{refuse(t, p.ExplainProvider, &explain{Name: "officernd", Scopes: []string{""}}), "scopes"},
+		{refuse(t, p.ExplainProvider, &explain{Name: "officernd", Scopes: []string{""}}), "scopes[0]"},
 		{refuse(t, p.ExplainProvider, &explain{Name: "officernd", Inputs: pairs(129, 1)}), "inputs"},
 	} {
 		if row.got.code != codes.InvalidArgument {
@@ -318,5 +318,38 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 			continue
 		}
 		got.want(t, codes.NotFound, "NOT_FOUND")
+	}
+}
+
+func TestAViolationSaysToProgramsWhatIsWrong(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	r.create("main", r.account(upstreamsim.OfficeRnD))
+	c := r.credentials
+	wants := func(provider string, inputs, secrets map[string]string) refusal {
+		return refuse(t, c.CreateCredential, &create{Credential: &cred{Name: "other", Provider: provider, Inputs: inputs}, Secrets: secrets})
+	}
+	for i, row := range []struct {
+		got  refusal
+		want string
+	}{
+		{refuse(t, r.tokens.GetToken, &get{Credential: "Main"}), "INVALID"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Scopes: []string{""}}), "REQUIRED"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Audience: strings.Repeat("a", 2049)}), "TOO_LARGE"},
+		{refuse(t, r.tokens.GetToken, &get{Credential: "main", Resources: []string{"https://api.example.com"}}), "UNKNOWN"},
+		{refuse(t, c.GetCredential, &tokenbrokerv1.GetCredentialRequest{}), "REQUIRED"},
+		{refuse(t, c.CreateCredential, &create{}), "REQUIRED"},
+		{wants("", nil, nil), "REQUIRED"},
+		{wants("nobody", nil, nil), "UNKNOWN"},
+		{wants("officernd", map[string]string{"client_id": "x"}, nil), "REQUIRED"},
+		{wants("officernd", map[string]string{"client_id": "x"}, map[string]string{"client_secret": ""}), "REQUIRED"},
+		{wants("officernd", map[string]string{"client_id": "x", "client_secret": "y"}, nil), "MISPLACED"},
+		{wants("officernd", map[string]string{"client_id": "x", "tenant": "y"}, nil), "UNKNOWN"},
+		{wants("oauth2-refresh-token", map[string]string{"token_url": "https://login.example.com/t", "client_id": "u"}, map[string]string{"client_secret": "s"}), "REQUIRED"},
+		{refuse(t, c.RotateSecret, &tokenbrokerv1.RotateSecretRequest{Name: "main", Secrets: map[string]string{"password": "x"}}), "UNKNOWN"},
+		{refuse(t, c.UpdateCredential, &update{Credential: &cred{Name: "main"}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"colour"}}}), "UNKNOWN"},
+	} {
+		if got := row.got.bad.GetFieldViolations(); len(got) != 1 || got[0].GetReason() != row.want {
+			t.Errorf("row %d: got %v, want %s", i, got, row.want)
+		}
 	}
 }

@@ -1,58 +1,98 @@
 package server
 
 import (
-	"google.golang.org/protobuf/proto"
+	"fmt"
+	"strings"
 
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// requests are all messages that callers send: their limits are compiled when the server is made, so that none is compiled
-// while a caller waits, and one that does not compile is found at the start.
-func requests() []proto.Message {
-	return []proto.Message{
-		&tokenbrokerv1.GetTokenRequest{}, &tokenbrokerv1.InvalidateRequest{}, &tokenbrokerv1.WatchTokenRequest{},
-		&tokenbrokerv1.CreateCredentialRequest{}, &tokenbrokerv1.GetCredentialRequest{}, &tokenbrokerv1.ListCredentialsRequest{},
-		&tokenbrokerv1.UpdateCredentialRequest{}, &tokenbrokerv1.DeleteCredentialRequest{}, &tokenbrokerv1.RotateSecretRequest{},
-		&tokenbrokerv1.RetireSecretRequest{}, &tokenbrokerv1.TestCredentialRequest{}, &tokenbrokerv1.GetCredentialStatusRequest{},
-		&tokenbrokerv1.ListProvidersRequest{}, &tokenbrokerv1.GetProviderRequest{}, &tokenbrokerv1.ExplainProviderRequest{},
+// ours begins the full name of every message that has limits; health and reflection have messages of their own.
+const ours = "tokenbroker."
+
+const (
+	// violationsMost bounds what one refusal lists: a request can be wrong in more places than a client takes trailers.
+	violationsMost = 16
+	// pathBytes bounds the path of a field, in which a map's key stands as the caller wrote it.
+	pathBytes = 256
+)
+
+// validate holds a message against the limits in the contract.
+func (e *edge) validate(m any) error {
+	if r, ok := m.(*tokenbrokerv1.GetTokenRequest); ok && plainlyValid(r) {
+		return nil
 	}
+	msg, ok := m.(proto.Message)
+	if !ok || !strings.HasPrefix(string(msg.ProtoReflect().Descriptor().FullName()), ours) {
+		return nil
+	}
+	err := e.validator.Validate(msg)
+	if err == nil {
+		return nil
+	}
+	verr, ok := err.(*protovalidate.ValidationError) //nolint:errorlint // as its documentation says
+	if !ok {
+		return &broker.Failure{Kind: broker.Internal}
+	}
+	var v []broker.Violation
+	for _, x := range verr.Violations {
+		if len(v) == violationsMost {
+			v[len(v)-1].Description += fmt.Sprintf("; and %d more are wrong", len(verr.Violations)-len(v))
+			break
+		}
+		v = append(v, violationOf(x))
+	}
+	return broker.Invalid(v...)
 }
 
-// plainlyValid reports whether a request for a token is of the usual kind, a name and perhaps scopes and a min_ttl, and well
-// within the contract's limits. It says false where it does not know: what is refused, and how, is the contract's to say. A hit
-// is answered in the time that the general way takes to look at the fields that are not there.
+func violationOf(x *protovalidate.Violation) broker.Violation {
+	v := broker.Violation{Field: protovalidate.FieldPathString(x.Proto.GetField()), Code: codeOf(x), Description: x.Proto.GetMessage()}
+	if len(v.Field) > pathBytes {
+		v.Field = strings.ToValidUTF8(v.Field[:pathBytes], "") + "…"
+	}
+	if x.RuleValue.IsValid() && x.RuleDescriptor.Kind() == protoreflect.StringKind && x.RuleValue.String() == namePattern {
+		v.Description = broker.NameForm
+	}
+	return v
+}
+
+// codeOf is what the broken rule finds wrong.
+func codeOf(x *protovalidate.Violation) broker.Code {
+	if x.FieldDescriptor != nil && x.FieldDescriptor.Kind() == protoreflect.StringKind && x.FieldValue.IsValid() && x.FieldValue.Interface() == "" {
+		return broker.CodeRequired
+	}
+	id := x.Proto.GetRuleId() // such as string.max_len
+	switch id[strings.LastIndexByte(id, '.')+1:] {
+	case "required", "min_len", "min_pairs", "min_items":
+		return broker.CodeRequired
+	case "max_len", "max_bytes", "max_pairs", "max_items":
+		return broker.CodeTooLarge
+	}
+	return broker.CodeInvalid
+}
+
+// plainlyValid reports whether a request for a token is of the usual kind, a name and perhaps scopes and a min_ttl, and within
+// the contract's limits. It says false where it does not know: what is refused, and how, is the contract's to say. A hit is
+// answered in the time that the general way takes to look at the fields that are not there.
 func plainlyValid(r *tokenbrokerv1.GetTokenRequest) bool {
 	if r.GetAudience() != "" || len(r.GetParameters()) != 0 || len(r.GetResources()) != 0 || r.GetRejectedTokenId() != "" {
 		return false
 	}
-	if len(r.GetScopes()) > mostScopes {
+	if len(r.GetScopes()) > scopesMost {
 		return false
 	}
 	for _, s := range r.GetScopes() {
-		if s == "" || len(s) > scopeBytes {
+		if len(s) < scopeLeast || len(s) > scopeMost { // bytes, of which a text has no fewer than the characters that count
 			return false
 		}
 	}
-	if d := r.GetMinTtl(); d != nil && (d.GetSeconds() < 0 || d.GetSeconds() >= plainTTL || d.GetNanos() < 0 || d.GetNanos() >= 1e9) {
+	if d := r.GetMinTtl(); d != nil && (d.GetSeconds() < minTTLLeast || d.GetSeconds() >= minTTLMost || d.GetNanos() < 0 || d.GetNanos() >= 1e9) {
 		return false
 	}
-	return plainName(r.GetCredential())
+	return broker.IsCredentialName(r.GetCredential())
 }
-
-// plainTTL is a day: less than the contract allows.
-const plainTTL = 24 * 60 * 60
-
-// plainName reports whether s is a credential's name (broker.ParseCredentialName).
-func plainName(s string) bool {
-	if s == "" || len(s) > 63 || !letterOrDigit(s[0]) || !letterOrDigit(s[len(s)-1]) {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; !letterOrDigit(c) && c != '.' && c != '_' && c != '-' {
-			return false
-		}
-	}
-	return true
-}
-
-func letterOrDigit(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }

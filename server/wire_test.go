@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/server"
 )
@@ -22,7 +23,7 @@ func TestAnswersAreTheSameEncodedOnceOrForEveryCall(t *testing.T) {
 	r.create("main", r.account(upstreamsim.OfficeRnD))
 	req := &get{Credential: "main"}
 	first := do(t, r.tokens.GetToken, req)
-	each, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}})
+	each, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}})
 	if err != nil {
 		t.Fatal(err)
 	}

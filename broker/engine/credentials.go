@@ -166,7 +166,11 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 		if d.Provider == there.Provider && there.Provider != "" {
 			return broker.Credential{}, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: there.Name, Provider: d.Provider}
 		}
-		return broker.Credential{}, nil, invalid("credential.provider", fmt.Sprintf("there is no provider %.80q; list them with `provider list`", d.Provider))
+		code := broker.CodeUnknown
+		if d.Provider == "" {
+			code = broker.CodeRequired
+		}
+		return broker.Credential{}, nil, broker.Invalid(broker.Violation{Field: "credential.provider", Code: code, Description: fmt.Sprintf("there is no provider %.80q; list them with `provider list`", d.Provider)})
 	}
 	facts := def.Facts()
 	var wrong []broker.Violation
@@ -184,9 +188,9 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
 		switch in, ok := facts.Inputs[name]; {
 		case !ok:
-			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Description: fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
+			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Code: broker.CodeUnknown, Description: fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
 		case in.Secret:
-			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Description: "is a secret: give it under secrets"})
+			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Code: broker.CodeMisplaced, Description: "is a secret: give it under secrets"})
 		}
 	}
 	var seed *broker.Grant
@@ -195,9 +199,9 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 		in, ok := facts.Inputs[name]
 		switch {
 		case !ok || !in.Secret:
-			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
+			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeUnknown, Description: fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
 		case in.Seed && v.IsZero(), !in.Seed && v.IsZero() && !in.Optional:
-			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: "is empty, and required"})
+			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeRequired, Description: "is empty, and required"})
 		case v.IsZero():
 			if _, set := c.Secrets[name]; set {
 				delete(c.Secrets, name)
@@ -229,7 +233,6 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 			delete(c.Seeds, name)
 		}
 	}
-	wrong = append(wrong, checkLabels(d.Labels)...)
 	if len(wrong) == 0 {
 		wrong = def.Check(c)
 	}
@@ -287,7 +290,7 @@ func secretsToRepeat(there, c broker.Credential, d Draft, f *broker.Facts) []bro
 	var missing []broker.Violation
 	for _, name := range c.SecretNames() {
 		if _, again := d.Secrets[name]; !again {
-			missing = append(missing, broker.Violation{Field: "secrets." + name, Description: "give it again: the change sends it to another place"})
+			missing = append(missing, broker.Violation{Field: "secrets." + name, Code: broker.CodeRequired, Description: "give it again: the change sends it to another place"})
 		}
 	}
 	return missing
@@ -305,19 +308,6 @@ func inputNames(f *broker.Facts, secret bool) string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
-}
-
-func checkLabels(labels map[string]string) []broker.Violation {
-	var wrong []broker.Violation
-	if len(labels) > 64 {
-		wrong = append(wrong, broker.Violation{Field: "credential.labels", Description: "more than 64"})
-	}
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		if !isName(k) || len(labels[k]) > 256 {
-			wrong = append(wrong, broker.Violation{Field: "credential.labels." + k, Description: "a label has 1 to 63 of a-z 0-9 . _ - as its key and at most 256 bytes as its value"})
-		}
-	}
-	return wrong
 }
 
 // sameContent reports whether two credentials say the same, identities and times aside.
@@ -362,16 +352,6 @@ func rememberRequest(known map[string]time.Time, id string, now time.Time) map[s
 		out[id] = now
 	}
 	return out
-}
-
-// isName reports whether a string is made like a credential's name.
-func isName(s string) bool {
-	_, err := broker.ParseCredentialName(s)
-	return err == nil
-}
-
-func invalid(field, description string) error {
-	return broker.Invalid(broker.Violation{Field: field, Description: description})
 }
 
 // wrote has this process look again after it has written a credential, or has tried to: where the answer was lost, nobody knows what

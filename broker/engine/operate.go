@@ -76,11 +76,11 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 			was, set := c.Secrets[name]
 			switch in := f.Inputs[name]; {
 			case in.Seed:
-				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: "is a refresh token, which has no fallback: set it with an update"})
+				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeMisplaced, Description: "is a refresh token, which has no fallback: set it with an update"})
 			case !in.Secret:
-				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: "provider " + f.Name + " has no such secret; it has: " + inputNames(f, true)})
+				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeUnknown, Description: "provider " + f.Name + " has no such secret; it has: " + inputNames(f, true)})
 			case v.IsZero():
-				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Description: "is empty"})
+				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeRequired, Description: "is empty"})
 			case set && was.Value.Equal(v): // a repeated rotation must not make the former one forgotten
 			default:
 				s := broker.SecretInput{Value: v, SetTime: now, Former: was.Value}
@@ -113,7 +113,7 @@ func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name br
 			s, ok := c.Secrets[n]
 			if !ok {
 				if _, seed := c.Seeds[n]; !seed {
-					wrong = append(wrong, broker.Violation{Field: "secrets", Description: "the credential has no secret of the name " + quoted(n) + "; it has: " + inputNames(f, true)})
+					wrong = append(wrong, broker.Violation{Field: "secrets", Code: broker.CodeUnknown, Description: "the credential has no secret of the name " + quoted(n) + "; it has: " + inputNames(f, true)})
 				}
 				continue
 			}

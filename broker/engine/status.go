@@ -39,6 +39,8 @@ type Report struct {
 	// RefreshTokenExpires is when the refresh token ends by what the definition says; zero: unknown, or there is none.
 	RefreshTokenExpires time.Time
 	Credential          broker.Credential
+	// Definition is the Digest of its definition as it is now; empty: there is none that loads.
+	Definition string
 }
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
@@ -62,13 +64,16 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, nam
 // judge finds the state, the failure and the advice.
 func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	c := s.Credential
+	def, err := b.upstream.Definition(c.Provider)
+	if err == nil {
+		r.Definition = def.Facts().Digest
+	}
 	fail := func(k broker.Kind) { r.Failure = &broker.Failure{Kind: k, Credential: c.Name, Provider: c.Provider} }
 	if c.Disabled {
 		r.State, r.Advice = Disabled, "enable it with `credential update --enable`"
 		fail(broker.CredentialDisabled)
 		return
 	}
-	def, err := b.upstream.Definition(c.Provider)
 	if err != nil {
 		r.State, r.Advice = Misconfigured, "mend the provider's definition: `provider list` says what is wrong with it"
 		fail(broker.ProviderInvalid)

@@ -30,9 +30,9 @@ type credentialApplyCommand struct {
 
 // Run reads and checks everything before it changes anything.
 func (c *credentialApplyCommand) Run(p *process) error {
-	r := &declarationReader{p: p, seen: map[string]string{}}
+	r := &declarations{p: p, seen: map[string]string{}}
 	for _, f := range c.File {
-		data, err := readFile(p, f)
+		data, err := readFile(p, f, declarationsMost)
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func keysOf(a, b map[string]string) []string {
 }
 
 // prune deletes what was applied before and is declared no more.
-func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *client, r *declarationReader, there []*tokenbrokerv1.Credential) (bool, error) {
+func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *client, r *declarations, there []*tokenbrokerv1.Credential) (bool, error) {
 	if !c.Prune {
 		return false, nil
 	}

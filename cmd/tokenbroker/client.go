@@ -26,9 +26,9 @@ import (
 
 // remote is what every command has that talks to a broker.
 type remote struct {
-	Address string        `env:"TOKENBROKER_ADDRESS" default:"127.0.0.1:7420" help:"The broker: host:port, or unix:PATH of its socket."`
+	Address string        `env:"TOKENBROKER_ADDRESS" default:"${address}" help:"The broker: host:port, or unix:PATH of its socket."`
 	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
-	Timeout time.Duration `default:"${timeout=30s}" help:"How long to wait for an answer; 0: for ever."`
+	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
 }
 
 // client is a connection to a broker, with the services on it.

@@ -103,6 +103,9 @@ func (c *credentialCreateCommand) Run(p *process) error {
 	})
 }
 
+// violationRequired is the reason of a violation that a value would mend.
+var violationRequired = strings.TrimPrefix(tokenbrokerv1.ViolationReason_VIOLATION_REASON_REQUIRED.String(), "VIOLATION_REASON_")
+
 // missingSecrets are the secrets that a refusal says are required, if it says nothing else.
 func missingSecrets(err error) []string {
 	var names []string
@@ -113,7 +116,7 @@ func missingSecrets(err error) []string {
 		}
 		for _, v := range bad.GetFieldViolations() {
 			name, secret := strings.CutPrefix(v.GetField(), "secrets.")
-			if !secret || !strings.HasPrefix(v.GetDescription(), "is required") {
+			if !secret || v.GetReason() != violationRequired {
 				return nil
 			}
 			names = append(names, name)

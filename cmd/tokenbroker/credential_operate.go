@@ -83,7 +83,7 @@ var errTestFailed = errors.New("the test failed")
 func (c *credentialTestCommand) Run(p *process) error {
 	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
-			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Keep: c.Keep,
+			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, Keep: c.Keep,
 		})
 		if err != nil {
 			return err
@@ -92,7 +92,7 @@ func (c *credentialTestCommand) Run(p *process) error {
 			if err := printJSON(p.stdout, res); err != nil {
 				return err
 			}
-		} else if err := printExchanges(p.stdout, res.GetExchanges()); err != nil {
+		} else if err := printAttempts(p.stdout, res.GetAttempts()); err != nil {
 			return err
 		}
 		if res.GetReason() != "" {
@@ -105,7 +105,7 @@ func (c *credentialTestCommand) Run(p *process) error {
 	})
 }
 
-func printExchanges(w io.Writer, xs []*tokenbrokerv1.Exchange) error {
+func printAttempts(w io.Writer, xs []*tokenbrokerv1.Attempt) error {
 	if len(xs) == 0 {
 		return nil
 	}
@@ -164,10 +164,10 @@ func (c *credentialStatusCommand) Run(p *process) error {
 		if err := table(p.stdout, "", rows); err != nil {
 			return err
 		}
-		if len(res.GetExchanges()) > 0 {
+		if len(res.GetAttempts()) > 0 {
 			printline(p.stdout)
 		}
-		return printExchanges(p.stdout, res.GetExchanges())
+		return printAttempts(p.stdout, res.GetAttempts())
 	})
 }
 

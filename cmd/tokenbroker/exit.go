@@ -117,6 +117,7 @@ type described struct {
 
 type violation struct {
 	Field       string `json:"field"`
+	Reason      string `json:"reason,omitempty"`
 	Description string `json:"description"`
 }
 
@@ -138,10 +139,10 @@ func describe(err error) described {
 			d.RequestID = x.GetRequestId()
 		case *errdetails.BadRequest:
 			for _, v := range x.GetFieldViolations() {
-				d.Violations = append(d.Violations, violation{v.GetField(), v.GetDescription()})
+				d.Violations = append(d.Violations, violation{v.GetField(), v.GetReason(), v.GetDescription()})
 			}
-			// The message lists them as well, for clients that do not read details.
-			d.Message, _, _ = strings.Cut(d.Message, "; ")
+		case *errdetails.LocalizedMessage:
+			d.Message = x.GetMessage() // the status's own lists the violations as well
 		}
 	}
 	return d

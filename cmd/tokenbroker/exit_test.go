@@ -71,11 +71,12 @@ func TestExitCode(t *testing.T) {
 
 func refusal(t *testing.T) error {
 	t.Helper()
-	s, err := status.New(codes.InvalidArgument, "the request is invalid; scopes: too many").WithDetails(
+	s, err := status.New(codes.InvalidArgument, "the request is invalid; and this is still the message; scopes: too many").WithDetails(
 		&errdetails.ErrorInfo{Reason: "REQUEST_INVALID", Domain: "tokenbroker"},
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(3 * time.Second)},
 		&errdetails.RequestInfo{RequestId: "r1"},
-		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "scopes", Description: "too many"}}},
+		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: "scopes", Description: "too many", Reason: "TOO_LARGE"}}},
+		&errdetails.LocalizedMessage{Locale: "en", Message: "the request is invalid; and this is still the message"},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -88,10 +89,10 @@ func TestReport(t *testing.T) {
 		name, output, want string
 		err                error
 	}{
-		{"text", "text", "tokenbroker: the request is invalid\n  scopes: too many\n  reason REQUEST_INVALID, try again in 3s, request r1\n", refusal(t)},
-		{"wrapped", "", "tokenbroker: the request is invalid\n  scopes: too many\n  reason REQUEST_INVALID, try again in 3s, request r1\n", fmt.Errorf("kong: %w", refusal(t))},
-		{"json", "json", `{"error":{"message":"the request is invalid","code":"InvalidArgument","reason":"REQUEST_INVALID","retry_after":"3s",` +
-			`"request_id":"r1","violations":[{"field":"scopes","description":"too many"}],"exit_code":2}}` + "\n", refusal(t)},
+		{"text", "text", "tokenbroker: the request is invalid; and this is still the message\n  scopes: too many\n  reason REQUEST_INVALID, try again in 3s, request r1\n", refusal(t)},
+		{"wrapped", "", "tokenbroker: the request is invalid; and this is still the message\n  scopes: too many\n  reason REQUEST_INVALID, try again in 3s, request r1\n", fmt.Errorf("kong: %w", refusal(t))},
+		{"json", "json", `{"error":{"message":"the request is invalid; and this is still the message","code":"InvalidArgument","reason":"REQUEST_INVALID","retry_after":"3s",` +
+			`"request_id":"r1","violations":[{"field":"scopes","reason":"TOO_LARGE","description":"too many"}],"exit_code":2}}` + "\n", refusal(t)},
 		{"several", "text", "tokenbroker: a\ntokenbroker: b\n", &inputError{errors.Join(errors.New("a"), errors.New("b"))}},
 		{"no status", "json", `{"error":{"message":"a","exit_code":2}}` + "\n", badInput("a")},
 	} {
@@ -105,7 +106,7 @@ func TestReport(t *testing.T) {
 			}
 		})
 	}
-	if got := sentence(refusal(t)).Error(); got != "the request is invalid; scopes too many" {
+	if got := sentence(refusal(t)).Error(); got != "the request is invalid; and this is still the message; scopes too many" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -144,8 +145,8 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 func TestMissingSecrets(t *testing.T) {
 	bad := func(fields ...string) error {
 		var b errdetails.BadRequest
-		for i := 0; i+1 < len(fields); i += 2 {
-			b.FieldViolations = append(b.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: fields[i], Description: fields[i+1]})
+		for i := 0; i+2 < len(fields); i += 3 {
+			b.FieldViolations = append(b.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: fields[i], Reason: fields[i+1], Description: fields[i+2]})
 		}
 		s, err := status.New(codes.InvalidArgument, "text").WithDetails(&b)
 		if err != nil {
@@ -160,9 +161,9 @@ func TestMissingSecrets(t *testing.T) {
 	}{
 		{"nothing wrong", nil, ""},
 		{"no status", io.EOF, ""},
-		{"two are missing", bad("secrets.a", "is required", "secrets.b", "is required"), "a b"},
-		{"something else is wrong too", bad("secrets.a", "is required", "credential.inputs.c", "is required"), ""},
-		{"a secret is wrong", bad("secrets.a", "is no such secret"), ""},
+		{"two are missing", bad("secrets.a", "REQUIRED", "give it", "secrets.b", "REQUIRED", "the first refresh token is wanted"), "a b"},
+		{"something else is wrong too", bad("secrets.a", "REQUIRED", "is required", "credential.inputs.c", "REQUIRED", "is required"), ""},
+		{"a secret is wrong", bad("secrets.a", "UNKNOWN", "is required, and not known"), ""},
 	} {
 		if got := strings.Join(missingSecrets(x.err), " "); got != x.want {
 			t.Errorf("%s: got %q, want %q", x.name, got, x.want)

@@ -50,30 +50,6 @@ func main() {
 	os.Exit(code)
 }
 
-// errInterrupted: the operator has ended the command while it waited to be given something.
-var errInterrupted = errors.New("interrupted")
-
-// awaited is what read brings from the operator. When the command is interrupted meanwhile it fails, and leaves read behind: no
-// deadline ends the read of a terminal, and the process ends anyway.
-func awaited[T any](p *process, read func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := read()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-p.ctx.Done():
-		var none T
-		return none, errInterrupted
-	}
-}
-
 // run executes one command line and returns its exit code. That standard output could not be written is a failure: somebody who
 // writes a token to a full disk must hear of it.
 func run(p *process, args []string) int {
@@ -156,10 +132,25 @@ func usageHint(err error) error {
 		return fmt.Errorf("%w; see tokenbroker --help", err)
 	}
 	command := parse.Context.Selected()
-	if command.Leaf() && strings.HasPrefix(err.Error(), "unexpected argument") {
+	if surplus(parse.Context) {
 		err = errors.New("there is an argument too many")
 	}
 	return fmt.Errorf("%w; see %s --help", err, command.FullPath())
+}
+
+// surplus reports whether parsing stopped at an argument for which the command has no place.
+func surplus(c *kong.Context) bool {
+	taken := 0
+	for _, p := range c.Path {
+		if p.Positional != nil {
+			taken++
+		}
+	}
+	rest := c.Path[len(c.Path)-1].Remainder()
+	if command := c.Selected(); !command.Leaf() || taken < len(command.Positional) || len(rest) == 0 {
+		return false
+	}
+	return rest[0] == "-" || rest[0] == "--" || !strings.HasPrefix(rest[0], "-")
 }
 
 // outputOf finds how the caller wants errors, also when the command line does not parse.

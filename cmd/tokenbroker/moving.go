@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 	"github.com/tokenbroker/tokenbroker/store/redis"
@@ -36,12 +37,12 @@ type movedStore struct {
 }
 
 func (m *movedStore) keyring() (*seal.Keyring, error) {
-	var wrong []error
+	var wrong []yamldoc.Problem
 	m.redisProblems(func(setting, format string, args ...any) {
-		wrong = append(wrong, &misplaced{m.at[flagOf(setting)], fmt.Sprintf("setting %s: %s", setting, fmt.Sprintf(format, args...))})
+		wrong = append(wrong, m.at[flagOf(setting)].problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	})
 	if len(wrong) > 0 {
-		return nil, &inputError{errors.Join(wrong...)}
+		return nil, &inputError{together(wrong)}
 	}
 	path := orIn(m.KeyFile, m.DataDir, "key.json")
 	k, err := seal.Load(path)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 )
 
@@ -85,7 +86,7 @@ type providerCheckCommand struct {
 func (c *providerCheckCommand) Run(p *process) error {
 	n := 0
 	for _, f := range c.Files {
-		data, err := readFile(p, f)
+		data, err := readFile(p, f, yamldoc.MostBytes)
 		if err != nil {
 			return err
 		}
@@ -151,7 +152,7 @@ type providerLocoiaCommand struct {
 
 // Run prints the definition on standard output and what had to be decided on standard error.
 func (c *providerLocoiaCommand) Run(p *process) error {
-	data, err := readFile(p, c.File)
+	data, err := readFile(p, c.File, yamldoc.MostBytes)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +27,7 @@ type providerTryCommand struct {
 	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"As for serve."`
 	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"As for serve."`
 	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"As for serve."`
-	UpstreamAllowPrivate []string          `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"As for serve."`
+	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"As for serve."`
 }
 
 // Run asks the upstream for real.
@@ -39,12 +40,8 @@ func (c *providerTryCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	prefixes, err := parsePrefixes(c.UpstreamAllowPrivate)
-	if err != nil {
-		return err
-	}
 	tr, err := provider.NewTransport(provider.Settings{
-		ConnectTo: c.UpstreamConnectTo, CAFile: c.UpstreamCAFile, AllowHTTP: c.UpstreamAllowHTTP, AllowPrivate: prefixes,
+		ConnectTo: c.UpstreamConnectTo, CAFile: c.UpstreamCAFile, AllowHTTP: c.UpstreamAllowHTTP, AllowPrivate: c.UpstreamAllowPrivate,
 	})
 	if err != nil {
 		return &inputError{err}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"golang.org/x/term"
@@ -68,3 +69,30 @@ func prompt(p *process, name string) (string, error) {
 	}
 	return string(b), nil
 }
+
+// readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
+func readSecretFile(p *process, name string) (string, error) {
+	var b []byte
+	var err error
+	what := name
+	if name == "-" {
+		what = "standard input"
+		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, secretMost+1)) })
+	} else {
+		b, err = readAtMost(name, secretMost)
+	}
+	if err != nil {
+		return "", badInput("read a secret: %w", err)
+	}
+	if len(b) > secretMost {
+		return "", badInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
+	}
+	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if s == "" {
+		return "", badInput("%s is empty", what)
+	}
+	return s, nil
+}
+
+// secretMost bounds a secret in bytes.
+const secretMost = 64 << 10

@@ -13,7 +13,10 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
@@ -24,30 +27,30 @@ type settings struct {
 	at map[string]position
 
 	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
-	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"127.0.0.1:7420" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
+	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
 	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
-	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"127.0.0.1:7421" help:"Where /metrics is; none: nowhere."`
+	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
 	ProvidersDir    string        `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
 	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
 	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat       string        `name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed."`
 	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING."`
-	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"20s" help:"Bound of one exchange with an upstream."`
+	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream."`
 
 	storeSettings
-	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"2s" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
+	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
 	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0: not at all, for whom a revoked token is worse than none."`
 
 	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
 	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
 	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
 	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
-	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"16" help:"Exchanges that one upstream may have at a time."`
+	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time."`
 
-	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"1000" help:"Calls that may run at a time on one connection."`
-	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"1048576" help:"Size of a request."`
-	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"30m" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
+	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection."`
+	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request."`
+	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
 }
 
 // storeSettings say where the data are, for whoever opens them.
@@ -66,9 +69,32 @@ type storeSettings struct {
 	RedisAcceptLoss           bool   `name:"redis-accept-loss" env:"TOKENBROKER_REDIS_ACCEPT_LOSS" help:"Start although this Redis can lose what it has acknowledged when it crashes."`
 }
 
-// settingVars are what the settings' help and defaults name.
+// Where a broker answers, and a command asks, unless somebody says otherwise.
+const (
+	defaultAddress = "127.0.0.1:7420"
+	defaultMetrics = "127.0.0.1:7421"
+)
+
+// settingVars are what the settings' help and defaults name: a default is stated by what it is the default of.
 func settingVars(dataDir string) kong.Vars {
-	return kong.Vars{"data_dir": dataDir, "redis_forms": redis.AddressForms}
+	return kong.Vars{
+		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": defaultAddress, "metrics_address": defaultMetrics,
+		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
+		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
+		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
+		"timeout": written(server.DefaultDeadline),
+	}
+}
+
+// written is a duration as people write it: 30m, and not 30m0s.
+func written(d time.Duration) string {
+	s := d.String()
+	for _, none := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, none) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 // defaultDataDir follows the XDG base directories.
@@ -104,15 +130,15 @@ func flagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-")
 // check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *settings) check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return &inputError{errors.Join(wrong...)}
+		return &inputError{together(wrong)}
 	}
 	return nil
 }
 
-func (s *settings) problems() []error {
-	var wrong []error
+func (s *settings) problems() []yamldoc.Problem {
+	var wrong []yamldoc.Problem
 	bad := func(setting, format string, args ...any) {
-		wrong = append(wrong, &misplaced{s.at[flagOf(setting)], fmt.Sprintf("setting %s: %s", setting, fmt.Sprintf(format, args...))})
+		wrong = append(wrong, s.at[flagOf(setting)].problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")
@@ -151,17 +177,11 @@ func (s *settings) problems() []error {
 			bad("providers_dir", "%s is no directory", s.ProvidersDir)
 		}
 	}
-	for _, part := range []struct {
-		setting string
-		is      provider.Settings
-	}{
-		{"upstream.ca_file", provider.Settings{CAFile: s.UpstreamCAFile}},
-		{"upstream.connect_to", provider.Settings{ConnectTo: s.UpstreamConnectTo}},
-		{"upstream.allow_private", provider.Settings{AllowPrivate: s.UpstreamAllowPrivate}},
-	} {
-		t, err := provider.NewTransport(part.is)
-		if err != nil {
-			bad(part.setting, "%s", strings.TrimPrefix(err.Error(), part.setting+": "))
+	for _, part := range []provider.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
+		t, err := provider.NewTransport(part)
+		var wrong *provider.SettingError
+		if errors.As(err, &wrong) {
+			bad(wrong.Setting, "%s", wrong.Err)
 			continue
 		}
 		t.Close()
@@ -181,21 +201,18 @@ func (s *settings) problems() []error {
 }
 
 func checkListen(setting, a string, bad func(setting, format string, args ...any)) {
-	_, port, err := net.SplitHostPort(a)
-	if err != nil {
-		bad(setting, "%q is not host:port", a)
-	} else if !isLocal(a) {
-		bad(setting, "%q: without authentication the broker listens on loopback addresses only; use 127.0.0.1", a)
-	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+	if err := server.CheckLocalName(a); err != nil {
+		bad(setting, "%s", err)
+		return
+	}
+	if _, port, _ := net.SplitHostPort(a); !isPort(port) {
 		bad(setting, "%q: a port is a number up to 65535; 0 is one that is free", a)
 	}
 }
 
-// isLocal reports whether host:port names a loopback address.
-func isLocal(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	ip := net.ParseIP(host)
-	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
 }
 
 // socketPathMost bounds the path of a Unix socket: what every supported system's sockaddr_un holds.

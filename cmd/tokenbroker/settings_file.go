@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/tokenbroker/tokenbroker/internal/suggest"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
@@ -29,25 +28,15 @@ type fileSetting struct {
 
 // A position in a file of the operator's; zero: in none.
 type position struct {
-	file         string
-	line, column int
+	file string
+	yamldoc.Position
 }
 
-func at(file string, n *yaml.Node) position { return position{file, n.Line, n.Column} }
+func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.Line, p.Column) }
 
-func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.column) }
-
-// A misplaced is something wrong, with where it stands.
-type misplaced struct {
-	position
-	message string
-}
-
-func (m *misplaced) Error() string {
-	if m.file == "" {
-		return m.message
-	}
-	return m.String() + ": " + m.message
+// problem is something wrong with what stands there.
+func (p position) problem(format string, args ...any) yamldoc.Problem {
+	return yamldoc.Problem{File: p.file, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)}
 }
 
 // namedSettings reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
@@ -69,7 +58,7 @@ func namedSettings(args []string) (settingsFile, error) {
 	}
 	f, wrong, err := readSettings(name)
 	if err == nil && len(wrong) > 0 {
-		err = &inputError{errors.Join(wrong...)}
+		err = &inputError{together(wrong)}
 	}
 	return f, err
 }
@@ -118,51 +107,46 @@ func knownSettings() map[string]*kong.Value {
 }
 
 // readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
-func readSettings(name string) (f settingsFile, wrong []error, err error) {
-	data, err := os.ReadFile(name) //nolint:gosec // the operator names it
+func readSettings(name string) (f settingsFile, wrong []yamldoc.Problem, err error) {
+	data, err := readAtMost(name, yamldoc.MostBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, badInput("settings file %s does not exist", name)
 	}
 	if err != nil {
 		return nil, nil, badInput("read the settings file: %w", err)
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil {
-		return nil, nil, badInput("%s: not YAML: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: settingsFile{}}
+	if root := r.Document(data); root != nil {
+		r.mapping(root, "")
+	} else if len(r.Problems) > 0 {
+		return nil, nil, &inputError{together(r.Problems)}
 	}
-	r := &settingsReader{file: name, known: knownSettings(), out: settingsFile{}}
-	if len(doc.Content) > 0 {
-		r.mapping(doc.Content[0], "")
-	}
-	return r.out, sorted(r.wrong), nil
+	yamldoc.Sort(r.Problems)
+	return r.out, r.Problems, nil
 }
 
-// sorted puts what is wrong in the order of the file.
-func sorted(all []error) []error {
-	slices.SortStableFunc(all, func(a, b error) int {
-		var x, y *misplaced
-		if !errors.As(a, &x) || !errors.As(b, &y) {
-			return 0
-		}
-		return cmp.Or(cmp.Compare(x.line, y.line), cmp.Compare(x.column, y.column))
-	})
-	return all
+// together is everything that is wrong, as one error; nil: nothing is.
+func together(all []yamldoc.Problem) error {
+	var errs []error
+	for _, p := range all {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
 }
 
 type settingsReader struct {
-	file  string
+	yamldoc.Reader
 	known map[string]*kong.Value
 	out   settingsFile
-	wrong []error
 }
 
-func (r *settingsReader) bad(n *yaml.Node, format string, args ...any) {
-	r.wrong = append(r.wrong, &misplaced{at(r.file, n), fmt.Sprintf(format, args...)})
+func (r *settingsReader) wrong(n *yaml.Node, format string, args ...any) {
+	r.Wrong(yamldoc.At(n), format, args...)
 }
 
 func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 	if n.Kind != yaml.MappingNode {
-		r.bad(n, "settings are names with values")
+		r.wrong(n, "settings are names with values")
 		return
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -180,11 +164,7 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 			r.mapping(v, word)
 			continue
 		}
-		hint := ""
-		if near := suggest.Nearest(word, r.words()); near != "" {
-			hint = fmt.Sprintf("; did you mean %q?", near)
-		}
-		r.bad(k, "unknown setting %q%s", word, hint)
+		r.Unknown(yamldoc.At(k), fmt.Sprintf("unknown setting %q", yamldoc.Clip(word)), word, r.words())
 	}
 }
 
@@ -207,19 +187,19 @@ func (r *settingsReader) words() []string {
 // setting reads one value, and keeps it if it is of its kind.
 func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value) {
 	if first, twice := r.out[known.Name]; twice {
-		r.bad(k, "setting %s is there twice, first at %s", word, first.at)
+		r.wrong(k, "setting %s is there twice, first at %s", word, first.at)
 		return
 	}
-	before := len(r.wrong)
+	before := len(r.Problems)
 	value := r.value(v, word, known)
-	if len(r.wrong) > before {
+	if len(r.Problems) > before {
 		return
 	}
 	if why := kindOf(known, value); why != "" {
-		r.bad(v, "setting %s: %s", word, why)
+		r.wrong(v, "setting %s: %s", word, why)
 		return
 	}
-	r.out[known.Name] = fileSetting{value: value, at: at(r.file, v)}
+	r.out[known.Name] = fileSetting{value: value, at: position{r.File, yamldoc.At(v)}}
 }
 
 // kindOf says why a value is not of the setting's kind; empty: it is.
@@ -240,35 +220,35 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 	switch n.Kind {
 	case yaml.SequenceNode:
 		if !known.IsSlice() {
-			r.bad(n, "setting %s: one value is wanted, not a list", word)
+			r.wrong(n, "setting %s: one value is wanted, not a list", word)
 			return nil
 		}
 		out := []any{}
 		for _, c := range n.Content {
 			text := r.text(c, word)
 			if why := kindOf(known, text); why != "" {
-				r.bad(c, "setting %s: %s", word, why)
+				r.wrong(c, "setting %s: %s", word, why)
 			}
 			out = append(out, text)
 		}
 		return out
 	case yaml.MappingNode:
 		if !known.IsMap() {
-			r.bad(n, "setting %s: one value is wanted, not a mapping", word)
+			r.wrong(n, "setting %s: one value is wanted, not a mapping", word)
 			return nil
 		}
 		out := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			name := r.text(n.Content[i], word)
 			if _, twice := out[name]; twice {
-				r.bad(n.Content[i], "setting %s: %q is there twice", word, name)
+				r.wrong(n.Content[i], "setting %s: %q is there twice", word, name)
 			}
 			out[name] = r.text(n.Content[i+1], word)
 		}
 		return out
 	default:
 		if known.IsMap() {
-			r.bad(n, "setting %s: names with values are wanted", word)
+			r.wrong(n, "setting %s: names with values are wanted", word)
 			return nil
 		}
 		return r.text(n, word)
@@ -278,10 +258,8 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 // text is one value.
 func (r *settingsReader) text(n *yaml.Node, word string) string {
 	switch {
-	case n.Kind == yaml.AliasNode:
-		r.bad(n, "setting %s: aliases are not allowed", word)
 	case n.Kind != yaml.ScalarNode, n.Tag == "!!null":
-		r.bad(n, "setting %s: a value is wanted", word)
+		r.wrong(n, "setting %s: a value is wanted", word)
 	}
 	return n.Value
 }

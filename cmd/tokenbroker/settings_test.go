@@ -10,6 +10,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // goodSettings are settings that have nothing wrong with them.
@@ -80,7 +82,7 @@ func TestSettingsCheck(t *testing.T) {
 	}
 	s := goodSettings(t)
 	s.UpstreamConcurrency, s.ShutdownTimeout = 0, 0
-	s.at = map[string]position{"upstream-concurrency": {"f.yaml", 3, 7}}
+	s.at = map[string]position{"upstream-concurrency": {"f.yaml", yamldoc.Position{Line: 3, Column: 7}}}
 	want := "setting shutdown_timeout: must be longer than nothing\nf.yaml:3:7: setting upstream.concurrency: must be 1 or more"
 	if err := s.check(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -146,7 +148,7 @@ func TestSettingsFile(t *testing.T) {
 			if got.LogLevel != "debug" || got.ShutdownGrace != 3*time.Second || got.UpstreamConcurrency != 5 || got.LimitsConcurrentStreams != 6 {
 				t.Errorf("got %+v", got.settings)
 			}
-			if got.ExchangeTimeout != 20*time.Second || len(used) != 7 || used["shutdown-grace"] != (position{file, 3, 17}) {
+			if got.ExchangeTimeout != 20*time.Second || len(used) != 7 || used["shutdown-grace"] != (position{file, yamldoc.Position{Line: 3, Column: 17}}) {
 				t.Errorf("got used %v", used)
 			}
 		})

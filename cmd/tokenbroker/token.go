@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -129,30 +128,3 @@ func (c *tokenInvalidateCommand) Run(p *process) error {
 		return nil
 	})
 }
-
-// readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
-func readSecretFile(p *process, name string) (string, error) {
-	var b []byte
-	var err error
-	what := name
-	if name == "-" {
-		what = "standard input"
-		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, secretMost+1)) })
-	} else {
-		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
-	}
-	if err != nil {
-		return "", badInput("read a secret: %w", err)
-	}
-	if len(b) > secretMost {
-		return "", badInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
-	}
-	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	if s == "" {
-		return "", badInput("%s is empty", what)
-	}
-	return s, nil
-}
-
-// secretMost bounds a secret in bytes.
-const secretMost = 64 << 10

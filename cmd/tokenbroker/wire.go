@@ -19,7 +19,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
-	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
@@ -108,7 +108,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	}
 	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogView{r.catalog}, Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
 	})
 	if err != nil {
@@ -260,41 +260,6 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return l, nil
-}
-
-// catalogView shows a catalog to the server.
-type catalogView struct{ catalog *provider.Catalog }
-
-var origins = map[provider.Origin]tokenbrokerv1.Origin{
-	provider.Builtin:               tokenbrokerv1.Origin_ORIGIN_BUILTIN,
-	provider.File:                  tokenbrokerv1.Origin_ORIGIN_FILE,
-	provider.FileOverridingBuiltin: tokenbrokerv1.Origin_ORIGIN_FILE_OVERRIDING_BUILTIN,
-}
-
-// Providers implements server.Providers.
-func (v catalogView) Providers() []server.Provider {
-	var out []server.Provider
-	for _, e := range v.catalog.List() {
-		out = append(out, server.Provider{
-			Name: e.Name, Title: e.Title, DocsURL: e.Docs, Origin: origins[e.Origin], Revision: e.Revision,
-			Problems: problemStrings(e.Problems), Definition: e.Text,
-		})
-	}
-	return out
-}
-
-// Explain implements server.Providers.
-func (v catalogView) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
-	requests, ps, err := v.catalog.Explain(name, inputs, sel)
-	return requests, problemStrings(ps), err
-}
-
-func problemStrings(ps []provider.Problem) []string {
-	var out []string
-	for _, p := range ps {
-		out = append(out, p.String())
-	}
-	return out
 }
 
 func (r *running) banner() string {

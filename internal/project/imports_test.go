@@ -19,7 +19,7 @@ const (
 var may = map[string][]string{
 	"broker":               {},
 	"broker/engine":        {"broker"},
-	"provider":             {"broker", "internal/suggest"},
+	"provider":             {"broker", "internal/suggest", "internal/yamldoc"},
 	"store":                {"broker", "store/seal"},
 	"store/seal":           {"broker"},
 	"store/bolt":           {"broker", "store"},
@@ -32,9 +32,11 @@ var may = map[string][]string{
 	"internal/herd":        {},
 	"internal/redistest":   {},
 	"internal/suggest":     {},
+	"internal/yamldoc":     {"internal/suggest"},
+	"internal/catalogview": {"broker", "gen/tokenbroker/v1", "provider", "server"},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/upstreamsim", "internal/yamldoc", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 

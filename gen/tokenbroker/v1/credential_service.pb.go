@@ -29,11 +29,15 @@ const (
 type CredentialState int32
 
 const (
-	CredentialState_CREDENTIAL_STATE_UNSPECIFIED              CredentialState = 0
-	CredentialState_CREDENTIAL_STATE_UNUSED                   CredentialState = 1
-	CredentialState_CREDENTIAL_STATE_READY                    CredentialState = 2
-	CredentialState_CREDENTIAL_STATE_DEGRADED                 CredentialState = 3
-	CredentialState_CREDENTIAL_STATE_MISCONFIGURED            CredentialState = 4
+	CredentialState_CREDENTIAL_STATE_UNSPECIFIED CredentialState = 0
+	// No exchange has been tried since it was created.
+	CredentialState_CREDENTIAL_STATE_UNUSED CredentialState = 1
+	CredentialState_CREDENTIAL_STATE_READY  CredentialState = 2
+	// The last exchange failed, and it may help to wait.
+	CredentialState_CREDENTIAL_STATE_DEGRADED CredentialState = 3
+	// The upstream refuses the client, an input is missing, or the definition does not load.
+	CredentialState_CREDENTIAL_STATE_MISCONFIGURED CredentialState = 4
+	// The upstream refuses the refresh token.
 	CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED CredentialState = 5
 	CredentialState_CREDENTIAL_STATE_DISABLED                 CredentialState = 7
 )
@@ -89,25 +93,31 @@ func (CredentialState) EnumDescriptor() ([]byte, []int) {
 
 // A credential, without its secrets.
 type Credential struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Provider string                 `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The name of a definition.
+	Provider string `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
 	// Inputs that are not secret.
 	Inputs map[string]string `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Output only.
+	// Output only, by name. Secrets are given beside the credential.
 	Secrets []*SecretInput `protobuf:"bytes,4,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Used when a caller names none.
-	DefaultScopes   []string          `protobuf:"bytes,5,rep,name=default_scopes,json=defaultScopes,proto3" json:"default_scopes,omitempty"`
-	DefaultAudience string            `protobuf:"bytes,6,opt,name=default_audience,json=defaultAudience,proto3" json:"default_audience,omitempty"`
-	Labels          map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Disabled        bool              `protobuf:"varint,9,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	// Output only, from here on.
-	State      CredentialState        `protobuf:"varint,10,opt,name=state,proto3,enum=tokenbroker.v1.CredentialState" json:"state,omitempty"`
-	Etag       string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	DefaultScopes   []string `protobuf:"bytes,5,rep,name=default_scopes,json=defaultScopes,proto3" json:"default_scopes,omitempty"`
+	DefaultAudience string   `protobuf:"bytes,6,opt,name=default_audience,json=defaultAudience,proto3" json:"default_audience,omitempty"`
+	// For people, and for filters. A key is of the form of a credential's name.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// No token is handed out while it is.
+	Disabled bool `protobuf:"varint,9,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// Output only.
+	State CredentialState `protobuf:"varint,10,opt,name=state,proto3,enum=tokenbroker.v1.CredentialState" json:"state,omitempty"`
+	// New with every change. Makes UpdateCredential conditional; otherwise output only.
+	Etag string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Output only, from here on. Counts the changes of provider, inputs and secrets.
 	Version    int64                  `protobuf:"varint,12,opt,name=version,proto3" json:"version,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	// Of the definition with which it last worked.
+	// Provider.revision of the definition by which its next token is issued. Empty: none of this name loads, or the credential is
+	// not stored (validate_only).
 	DefinitionRevision string `protobuf:"bytes,15,opt,name=definition_revision,json=definitionRevision,proto3" json:"definition_revision,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -246,7 +256,7 @@ type SecretInput struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	SetTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=set_time,json=setTime,proto3" json:"set_time,omitempty"`
-	// A former one is kept as a fallback.
+	// A former one is kept as a fallback: it has been neither retired nor kept for long enough.
 	FormerKept bool `protobuf:"varint,3,opt,name=former_kept,json=formerKept,proto3" json:"former_kept,omitempty"`
 	// Last time the former one was the one that worked.
 	FormerUsedTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=former_used_time,json=formerUsedTime,proto3" json:"former_used_time,omitempty"`
@@ -312,14 +322,18 @@ func (x *SecretInput) GetFormerUsedTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Creates; with allow_existing and the same content, answers what is there.
+// What to create.
 type CreateCredentialRequest struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Credential   *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
-	Secrets      map[string]string      `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	ValidateOnly bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	// A UUID: the same request_id within an hour answers the first outcome (AIP-155).
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Credential *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	Secrets    map[string]string      `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Checks everything and stores nothing.
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID: within an hour the same request_id has the effect of one request (AIP-155), and answers the credential as it is by
+	// then.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// No ALREADY_EXISTS where one of the same content is there, secrets included: it is answered.
+	AllowExisting bool `protobuf:"varint,5,opt,name=allow_existing,json=allowExisting,proto3" json:"allow_existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,7 +396,14 @@ func (x *CreateCredentialRequest) GetRequestId() string {
 	return ""
 }
 
-// The credential as stored.
+func (x *CreateCredentialRequest) GetAllowExisting() bool {
+	if x != nil {
+		return x.AllowExisting
+	}
+	return false
+}
+
+// The credential as stored or, with validate_only, as it would be.
 type CreateCredentialResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Credential    *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
@@ -427,7 +448,7 @@ func (x *CreateCredentialResponse) GetCredential() *Credential {
 	return nil
 }
 
-// Which.
+// Which credential.
 type GetCredentialRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -472,7 +493,7 @@ func (x *GetCredentialRequest) GetName() string {
 	return ""
 }
 
-// The credential.
+// The credential as stored.
 type GetCredentialResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Credential    *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
@@ -633,15 +654,18 @@ func (x *ListCredentialsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// credential.etag, when set, must match.
+// What to change. credential.etag, when set, must match.
 type UpdateCredentialRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Credential *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
-	// `inputs`, `inputs.server`, `labels.env`, `secrets.client_secret`, …; empty: the fields that are set; `*`: all.
+	// `inputs`, `inputs.server`, `labels.env`, …; a map's entry that is named and not given is removed, also `secrets.NAME` of an
+	// optional secret. Empty: the fields that are set, a map's entries one by one. `*`: all fields that are no output.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
-	Secrets    map[string]string      `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Create it when it is not there (`credential apply`).
-	AllowMissing  bool `protobuf:"varint,4,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Those to be set, whatever update_mask names; the others stay.
+	Secrets map[string]string `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Creates it where it is not there, but not with an etag: what has one was there, and somebody has deleted it.
+	AllowMissing bool `protobuf:"varint,4,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Checks everything and changes nothing.
 	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -712,7 +736,7 @@ func (x *UpdateCredentialRequest) GetValidateOnly() bool {
 	return false
 }
 
-// The credential as stored.
+// The credential as stored or, with validate_only, as it would be.
 type UpdateCredentialResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Credential    *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
@@ -757,11 +781,12 @@ func (x *UpdateCredentialResponse) GetCredential() *Credential {
 	return nil
 }
 
-// Which.
+// Which credential.
 type DeleteCredentialRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Must match; empty: whatever is there.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// No error when it is not there.
 	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -819,7 +844,7 @@ func (x *DeleteCredentialRequest) GetAllowMissing() bool {
 	return false
 }
 
-// It is gone.
+// Empty.
 type DeleteCredentialResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -862,9 +887,11 @@ type RotateSecretRequest struct {
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Secrets map[string]string      `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How long the former stays at most. 0: until RetireSecret.
-	KeepFormer    *durationpb.Duration `protobuf:"bytes,3,opt,name=keep_former,json=keepFormer,proto3" json:"keep_former,omitempty"`
-	Etag          string               `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
-	RequestId     string               `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	KeepFormer *durationpb.Duration `protobuf:"bytes,3,opt,name=keep_former,json=keepFormer,proto3" json:"keep_former,omitempty"`
+	// Must match; empty: whatever is there.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// As CreateCredentialRequest's, but any text.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -979,11 +1006,12 @@ func (x *RotateSecretResponse) GetCredential() *Credential {
 	return nil
 }
 
-// Which.
+// Which credential.
 type RetireSecretRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Secrets       []string               `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whose former values are forgotten. Empty: all.
+	Secrets       []string `protobuf:"bytes,2,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,14 +1105,16 @@ func (x *RetireSecretResponse) GetCredential() *Credential {
 	return nil
 }
 
-// What to try.
+// What to try, with the defaults and limits of GetTokenRequest.
 type TestCredentialRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Scopes        []string               `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	Audience      string                 `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
-	Parameters    map[string]string      `protobuf:"bytes,4,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Keep          bool                   `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Scopes     []string               `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Audience   string                 `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
+	Parameters map[string]string      `protobuf:"bytes,4,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Serve the token that the test brings.
+	Keep          bool     `protobuf:"varint,5,opt,name=keep,proto3" json:"keep,omitempty"`
+	Resources     []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,13 +1184,26 @@ func (x *TestCredentialRequest) GetKeep() bool {
 	return false
 }
 
+func (x *TestCredentialRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 // What happened; OK also when the exchange failed, so that partial success can be seen.
 type TestCredentialResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Exchanges []*Exchange            `protobuf:"bytes,1,rep,name=exchanges,proto3" json:"exchanges,omitempty"`
-	// Empty: it worked.
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As attempts, for clients from before it was called so.
+	//
+	// Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
+	Exchanges []*Exchange `protobuf:"bytes,1,rep,name=exchanges,proto3" json:"exchanges,omitempty"`
+	// An ErrorReason without its prefix; empty: it worked.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of the token; absent where there is none.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The requests that were made, in order; more than one exchange's where a former secret was tried as well.
+	Attempts      []*Attempt `protobuf:"bytes,4,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1195,6 +1238,7 @@ func (*TestCredentialResponse) Descriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{17}
 }
 
+// Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
 func (x *TestCredentialResponse) GetExchanges() []*Exchange {
 	if x != nil {
 		return x.Exchanges
@@ -1216,7 +1260,114 @@ func (x *TestCredentialResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// One request to an upstream. Never a body, a URL's path or query, or a value.
+func (x *TestCredentialResponse) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+// One request to an upstream; an exchange makes one or several. Never a body, a URL's path or query, or a value.
+type Attempt struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	Duration  *durationpb.Duration   `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	// The upstream's host:port.
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// Of HTTP; 0: there was no answer.
+	Status int32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	// An OAuth error code of at most 64 of [A-Za-z0-9._-]; else empty.
+	UpstreamError string `protobuf:"bytes,5,opt,name=upstream_error,json=upstreamError,proto3" json:"upstream_error,omitempty"`
+	// An ErrorReason without its prefix; empty: it went well.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The names of what was taken from the answer.
+	Taken         []string `protobuf:"bytes,7,rep,name=taken,proto3" json:"taken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Attempt) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Attempt) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *Attempt) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Attempt) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Attempt) GetUpstreamError() string {
+	if x != nil {
+		return x.UpstreamError
+	}
+	return ""
+}
+
+func (x *Attempt) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Attempt) GetTaken() []string {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+// An Attempt, as it was called when it could be confused with the exchange that it is part of.
+//
+// Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
 type Exchange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StartTime     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
@@ -1232,7 +1383,7 @@ type Exchange struct {
 
 func (x *Exchange) Reset() {
 	*x = Exchange{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1395,7 @@ func (x *Exchange) String() string {
 func (*Exchange) ProtoMessage() {}
 
 func (x *Exchange) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1408,7 @@ func (x *Exchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exchange.ProtoReflect.Descriptor instead.
 func (*Exchange) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{18}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Exchange) GetStartTime() *timestamppb.Timestamp {
@@ -1309,7 +1460,7 @@ func (x *Exchange) GetTaken() []string {
 	return nil
 }
 
-// Which.
+// Which credential.
 type GetCredentialStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1319,7 +1470,7 @@ type GetCredentialStatusRequest struct {
 
 func (x *GetCredentialStatusRequest) Reset() {
 	*x = GetCredentialStatusRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1482,7 @@ func (x *GetCredentialStatusRequest) String() string {
 func (*GetCredentialStatusRequest) ProtoMessage() {}
 
 func (x *GetCredentialStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1495,7 @@ func (x *GetCredentialStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetCredentialStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{19}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetCredentialStatusRequest) GetName() string {
@@ -1354,25 +1505,34 @@ func (x *GetCredentialStatusRequest) GetName() string {
 	return ""
 }
 
-// No value of any token.
+// How it is doing; no value of any token.
 type GetCredentialStatusResponse struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	State  CredentialState        `protobuf:"varint,1,opt,name=state,proto3,enum=tokenbroker.v1.CredentialState" json:"state,omitempty"`
-	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What to do about it.
-	Advice                 string                 `protobuf:"bytes,3,opt,name=advice,proto3" json:"advice,omitempty"`
-	LastSuccessTime        *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_success_time,json=lastSuccessTime,proto3" json:"last_success_time,omitempty"`
-	NextAttemptTime        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
-	Exchanges              []*Exchange            `protobuf:"bytes,6,rep,name=exchanges,proto3" json:"exchanges,omitempty"`
-	Tokens                 []*HeldToken           `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State CredentialState        `protobuf:"varint,1,opt,name=state,proto3,enum=tokenbroker.v1.CredentialState" json:"state,omitempty"`
+	// Why state is what it is: an ErrorReason without its prefix; empty: nothing is known to be wrong.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What to do about it, for people; empty: nothing.
+	Advice          string                 `protobuf:"bytes,3,opt,name=advice,proto3" json:"advice,omitempty"`
+	LastSuccessTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_success_time,json=lastSuccessTime,proto3" json:"last_success_time,omitempty"`
+	// Where the upstream refuses the credential: when it is asked again without anybody's changing something. Else absent.
+	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
+	// As attempts, for clients from before it was called so.
+	//
+	// Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
+	Exchanges []*Exchange `protobuf:"bytes,6,rep,name=exchanges,proto3" json:"exchanges,omitempty"`
+	// By when their requests were sent.
+	Tokens []*HeldToken `protobuf:"bytes,7,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	// By what the definition says of its refresh tokens; absent: nothing, or there is none.
 	RefreshTokenExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=refresh_token_expire_time,json=refreshTokenExpireTime,proto3" json:"refresh_token_expire_time,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// The last 20, the newest first.
+	Attempts      []*Attempt `protobuf:"bytes,9,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetCredentialStatusResponse) Reset() {
 	*x = GetCredentialStatusResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1544,7 @@ func (x *GetCredentialStatusResponse) String() string {
 func (*GetCredentialStatusResponse) ProtoMessage() {}
 
 func (x *GetCredentialStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1557,7 @@ func (x *GetCredentialStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetCredentialStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{20}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetCredentialStatusResponse) GetState() CredentialState {
@@ -1435,6 +1595,7 @@ func (x *GetCredentialStatusResponse) GetNextAttemptTime() *timestamppb.Timestam
 	return nil
 }
 
+// Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
 func (x *GetCredentialStatusResponse) GetExchanges() []*Exchange {
 	if x != nil {
 		return x.Exchanges
@@ -1456,11 +1617,20 @@ func (x *GetCredentialStatusResponse) GetRefreshTokenExpireTime() *timestamppb.T
 	return nil
 }
 
+func (x *GetCredentialStatusResponse) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
 // A token that is held.
 type HeldToken struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TokenId       string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	Scopes        []string               `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TokenId string                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// Granted.
+	Scopes []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Asked for.
 	Audience      string                 `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
@@ -1470,7 +1640,7 @@ type HeldToken struct {
 
 func (x *HeldToken) Reset() {
 	*x = HeldToken{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1652,7 @@ func (x *HeldToken) String() string {
 func (*HeldToken) ProtoMessage() {}
 
 func (x *HeldToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1665,7 @@ func (x *HeldToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
 func (*HeldToken) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{21}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HeldToken) GetTokenId() string {
@@ -1537,16 +1707,16 @@ var File_tokenbroker_v1_credential_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\n" +
-	"'tokenbroker/v1/credential_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x06\n" +
+	"'tokenbroker/v1/credential_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\a\n" +
 	"\n" +
 	"Credential\x12A\n" +
 	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12\x1a\n" +
-	"\bprovider\x18\x02 \x01(\tR\bprovider\x12>\n" +
-	"\x06inputs\x18\x03 \x03(\v2&.tokenbroker.v1.Credential.InputsEntryR\x06inputs\x125\n" +
-	"\asecrets\x18\x04 \x03(\v2\x1b.tokenbroker.v1.SecretInputR\asecrets\x12%\n" +
-	"\x0edefault_scopes\x18\x05 \x03(\tR\rdefaultScopes\x12)\n" +
-	"\x10default_audience\x18\x06 \x01(\tR\x0fdefaultAudience\x12>\n" +
-	"\x06labels\x18\a \x03(\v2&.tokenbroker.v1.Credential.LabelsEntryR\x06labels\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12X\n" +
+	"\x06inputs\x18\x03 \x03(\v2&.tokenbroker.v1.Credential.InputsEntryB\x18\xbaH\x15\x9a\x01\x12\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04R\x06inputs\x125\n" +
+	"\asecrets\x18\x04 \x03(\v2\x1b.tokenbroker.v1.SecretInputR\asecrets\x128\n" +
+	"\x0edefault_scopes\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\rdefaultScopes\x123\n" +
+	"\x10default_audience\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x0fdefaultAudience\x12{\n" +
+	"\x06labels\x18\a \x03(\v2&.tokenbroker.v1.Credential.LabelsEntryB;\xbaH8\x9a\x015\x10@\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$*\x05r\x03(\x80\x02R\x06labels\x12\x1a\n" +
 	"\bdisabled\x18\t \x01(\bR\bdisabled\x125\n" +
 	"\x05state\x18\n" +
 	" \x01(\x0e2\x1f.tokenbroker.v1.CredentialStateR\x05state\x12\x12\n" +
@@ -1568,43 +1738,44 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\bset_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x12\x1f\n" +
 	"\vformer_kept\x18\x03 \x01(\bR\n" +
 	"formerKept\x12D\n" +
-	"\x10former_used_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0eformerUsedTime\"\xbf\x02\n" +
+	"\x10former_used_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0eformerUsedTime\"\xfe\x02\n" +
 	"\x17CreateCredentialRequest\x12B\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialB\x06\xbaH\x03\xc8\x01\x01R\n" +
-	"credential\x12S\n" +
-	"\asecrets\x18\x02 \x03(\v24.tokenbroker.v1.CreateCredentialRequest.SecretsEntryB\x03\x80\x01\x01R\asecrets\x12#\n" +
+	"credential\x12k\n" +
+	"\asecrets\x18\x02 \x03(\v24.tokenbroker.v1.CreateCredentialRequest.SecretsEntryB\x1b\xbaH\x15\x9a\x01\x12\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04\x80\x01\x01R\asecrets\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x1a:\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12%\n" +
+	"\x0eallow_existing\x18\x05 \x01(\bR\rallowExisting\x1a:\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
 	"\x18CreateCredentialResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"3\n" +
-	"\x14GetCredentialRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\"S\n" +
+	"credential\"Y\n" +
+	"\x14GetCredentialRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\"S\n" +
 	"\x15GetCredentialResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"\x7f\n" +
+	"credential\"\x89\x01\n" +
 	"\x16ListCredentialsRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\x12 \n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12 \n" +
 	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06filter\"\x7f\n" +
 	"\x17ListCredentialsResponse\x12<\n" +
 	"\vcredentials\x18\x01 \x03(\v2\x1a.tokenbroker.v1.CredentialR\vcredentials\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf5\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x03\n" +
 	"\x17UpdateCredentialRequest\x12B\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"credential\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
-	"updateMask\x12S\n" +
-	"\asecrets\x18\x03 \x03(\v24.tokenbroker.v1.UpdateCredentialRequest.SecretsEntryB\x03\x80\x01\x01R\asecrets\x12#\n" +
+	"updateMask\x12k\n" +
+	"\asecrets\x18\x03 \x03(\v24.tokenbroker.v1.UpdateCredentialRequest.SecretsEntryB\x1b\xbaH\x15\x9a\x01\x12\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04\x80\x01\x01R\asecrets\x12#\n" +
 	"\rallow_missing\x18\x04 \x01(\bR\fallowMissing\x12#\n" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x1a:\n" +
 	"\fSecretsEntry\x12\x10\n" +
@@ -1613,50 +1784,62 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x18UpdateCredentialResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"o\n" +
-	"\x17DeleteCredentialRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12\x12\n" +
+	"credential\"\x95\x01\n" +
+	"\x17DeleteCredentialRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"\x1a\n" +
-	"\x18DeleteCredentialResponse\"\xb6\x02\n" +
-	"\x13RotateSecretRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12W\n" +
-	"\asecrets\x18\x02 \x03(\v20.tokenbroker.v1.RotateSecretRequest.SecretsEntryB\v\xbaH\x05\x9a\x01\x02\b\x01\x80\x01\x01R\asecrets\x12:\n" +
-	"\vkeep_former\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"\x18DeleteCredentialResponse\"\x82\x03\n" +
+	"\x13RotateSecretRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12i\n" +
+	"\asecrets\x18\x02 \x03(\v20.tokenbroker.v1.RotateSecretRequest.SecretsEntryB\x1d\xbaH\x17\x9a\x01\x14\b\x01\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04\x80\x01\x01R\asecrets\x12D\n" +
+	"\vkeep_former\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
 	"keepFormer\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x1d\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12'\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\x1a:\n" +
+	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x1a:\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +
 	"\x14RotateSecretResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"L\n" +
-	"\x13RetireSecretRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12\x18\n" +
-	"\asecrets\x18\x02 \x03(\tR\asecrets\"R\n" +
+	"credential\"\x84\x01\n" +
+	"\x13RetireSecretRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
+	"\asecrets\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
+	"\x10\x80\x01\"\x05r\x03\x18\x80\x01R\asecrets\"R\n" +
 	"\x14RetireSecretResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"\x97\x02\n" +
-	"\x15TestCredentialRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12\x16\n" +
-	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
-	"\baudience\x18\x03 \x01(\tR\baudience\x12Z\n" +
+	"credential\"\x9f\x03\n" +
+	"\x15TestCredentialRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12)\n" +
+	"\x06scopes\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
+	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12p\n" +
 	"\n" +
-	"parameters\x18\x04 \x03(\v25.tokenbroker.v1.TestCredentialRequest.ParametersEntryB\x03\x80\x01\x01R\n" +
+	"parameters\x18\x04 \x03(\v25.tokenbroker.v1.TestCredentialRequest.ParametersEntryB\x19\xbaH\x13\x9a\x01\x10\x10 \"\x05r\x03\x18\x80\x01*\x05r\x03\x18\x80@\x80\x01\x01R\n" +
 	"parameters\x12\x12\n" +
-	"\x04keep\x18\x05 \x01(\bR\x04keep\x1a=\n" +
+	"\x04keep\x18\x05 \x01(\bR\x04keep\x12-\n" +
+	"\tresources\x18\x06 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
-	"\x16TestCredentialResponse\x126\n" +
-	"\texchanges\x18\x01 \x03(\v2\x18.tokenbroker.v1.ExchangeR\texchanges\x12\x16\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x16TestCredentialResponse\x12:\n" +
+	"\texchanges\x18\x01 \x03(\v2\x18.tokenbroker.v1.ExchangeB\x02\x18\x01R\texchanges\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xfd\x01\n" +
+	"expireTime\x123\n" +
+	"\battempts\x18\x04 \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\"\xfc\x01\n" +
+	"\aAttempt\x129\n" +
+	"\n" +
+	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\x05R\x06status\x12%\n" +
+	"\x0eupstream_error\x18\x05 \x01(\tR\rupstreamError\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05taken\x18\a \x03(\tR\x05taken\"\x81\x02\n" +
 	"\bExchange\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
@@ -1665,18 +1848,19 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\x05R\x06status\x12%\n" +
 	"\x0eupstream_error\x18\x05 \x01(\tR\rupstreamError\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05taken\x18\a \x03(\tR\x05taken\"9\n" +
-	"\x1aGetCredentialStatusRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\"\xd6\x03\n" +
+	"\x05taken\x18\a \x03(\tR\x05taken:\x02\x18\x01\"_\n" +
+	"\x1aGetCredentialStatusRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\"\x8f\x04\n" +
 	"\x1bGetCredentialStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.CredentialStateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06advice\x18\x03 \x01(\tR\x06advice\x12F\n" +
 	"\x11last_success_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastSuccessTime\x12F\n" +
-	"\x11next_attempt_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x126\n" +
-	"\texchanges\x18\x06 \x03(\v2\x18.tokenbroker.v1.ExchangeR\texchanges\x121\n" +
+	"\x11next_attempt_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12:\n" +
+	"\texchanges\x18\x06 \x03(\v2\x18.tokenbroker.v1.ExchangeB\x02\x18\x01R\texchanges\x121\n" +
 	"\x06tokens\x18\a \x03(\v2\x19.tokenbroker.v1.HeldTokenR\x06tokens\x12U\n" +
-	"\x19refresh_token_expire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x16refreshTokenExpireTime\"\xd6\x01\n" +
+	"\x19refresh_token_expire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x16refreshTokenExpireTime\x123\n" +
+	"\battempts\x18\t \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\"\xd6\x01\n" +
 	"\tHeldToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +
@@ -1717,7 +1901,7 @@ func file_tokenbroker_v1_credential_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_credential_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_tokenbroker_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_tokenbroker_v1_credential_service_proto_goTypes = []any{
 	(CredentialState)(0),                // 0: tokenbroker.v1.CredentialState
 	(*Credential)(nil),                  // 1: tokenbroker.v1.Credential
@@ -1738,78 +1922,83 @@ var file_tokenbroker_v1_credential_service_proto_goTypes = []any{
 	(*RetireSecretResponse)(nil),        // 16: tokenbroker.v1.RetireSecretResponse
 	(*TestCredentialRequest)(nil),       // 17: tokenbroker.v1.TestCredentialRequest
 	(*TestCredentialResponse)(nil),      // 18: tokenbroker.v1.TestCredentialResponse
-	(*Exchange)(nil),                    // 19: tokenbroker.v1.Exchange
-	(*GetCredentialStatusRequest)(nil),  // 20: tokenbroker.v1.GetCredentialStatusRequest
-	(*GetCredentialStatusResponse)(nil), // 21: tokenbroker.v1.GetCredentialStatusResponse
-	(*HeldToken)(nil),                   // 22: tokenbroker.v1.HeldToken
-	nil,                                 // 23: tokenbroker.v1.Credential.InputsEntry
-	nil,                                 // 24: tokenbroker.v1.Credential.LabelsEntry
-	nil,                                 // 25: tokenbroker.v1.CreateCredentialRequest.SecretsEntry
-	nil,                                 // 26: tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
-	nil,                                 // 27: tokenbroker.v1.RotateSecretRequest.SecretsEntry
-	nil,                                 // 28: tokenbroker.v1.TestCredentialRequest.ParametersEntry
-	(*timestamppb.Timestamp)(nil),       // 29: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 30: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),         // 31: google.protobuf.Duration
+	(*Attempt)(nil),                     // 19: tokenbroker.v1.Attempt
+	(*Exchange)(nil),                    // 20: tokenbroker.v1.Exchange
+	(*GetCredentialStatusRequest)(nil),  // 21: tokenbroker.v1.GetCredentialStatusRequest
+	(*GetCredentialStatusResponse)(nil), // 22: tokenbroker.v1.GetCredentialStatusResponse
+	(*HeldToken)(nil),                   // 23: tokenbroker.v1.HeldToken
+	nil,                                 // 24: tokenbroker.v1.Credential.InputsEntry
+	nil,                                 // 25: tokenbroker.v1.Credential.LabelsEntry
+	nil,                                 // 26: tokenbroker.v1.CreateCredentialRequest.SecretsEntry
+	nil,                                 // 27: tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
+	nil,                                 // 28: tokenbroker.v1.RotateSecretRequest.SecretsEntry
+	nil,                                 // 29: tokenbroker.v1.TestCredentialRequest.ParametersEntry
+	(*timestamppb.Timestamp)(nil),       // 30: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 31: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),         // 32: google.protobuf.Duration
 }
 var file_tokenbroker_v1_credential_service_proto_depIdxs = []int32{
-	23, // 0: tokenbroker.v1.Credential.inputs:type_name -> tokenbroker.v1.Credential.InputsEntry
+	24, // 0: tokenbroker.v1.Credential.inputs:type_name -> tokenbroker.v1.Credential.InputsEntry
 	2,  // 1: tokenbroker.v1.Credential.secrets:type_name -> tokenbroker.v1.SecretInput
-	24, // 2: tokenbroker.v1.Credential.labels:type_name -> tokenbroker.v1.Credential.LabelsEntry
+	25, // 2: tokenbroker.v1.Credential.labels:type_name -> tokenbroker.v1.Credential.LabelsEntry
 	0,  // 3: tokenbroker.v1.Credential.state:type_name -> tokenbroker.v1.CredentialState
-	29, // 4: tokenbroker.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
-	29, // 5: tokenbroker.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
-	29, // 6: tokenbroker.v1.SecretInput.set_time:type_name -> google.protobuf.Timestamp
-	29, // 7: tokenbroker.v1.SecretInput.former_used_time:type_name -> google.protobuf.Timestamp
+	30, // 4: tokenbroker.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
+	30, // 5: tokenbroker.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
+	30, // 6: tokenbroker.v1.SecretInput.set_time:type_name -> google.protobuf.Timestamp
+	30, // 7: tokenbroker.v1.SecretInput.former_used_time:type_name -> google.protobuf.Timestamp
 	1,  // 8: tokenbroker.v1.CreateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
-	25, // 9: tokenbroker.v1.CreateCredentialRequest.secrets:type_name -> tokenbroker.v1.CreateCredentialRequest.SecretsEntry
+	26, // 9: tokenbroker.v1.CreateCredentialRequest.secrets:type_name -> tokenbroker.v1.CreateCredentialRequest.SecretsEntry
 	1,  // 10: tokenbroker.v1.CreateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
 	1,  // 11: tokenbroker.v1.GetCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
 	1,  // 12: tokenbroker.v1.ListCredentialsResponse.credentials:type_name -> tokenbroker.v1.Credential
 	1,  // 13: tokenbroker.v1.UpdateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
-	30, // 14: tokenbroker.v1.UpdateCredentialRequest.update_mask:type_name -> google.protobuf.FieldMask
-	26, // 15: tokenbroker.v1.UpdateCredentialRequest.secrets:type_name -> tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
+	31, // 14: tokenbroker.v1.UpdateCredentialRequest.update_mask:type_name -> google.protobuf.FieldMask
+	27, // 15: tokenbroker.v1.UpdateCredentialRequest.secrets:type_name -> tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
 	1,  // 16: tokenbroker.v1.UpdateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
-	27, // 17: tokenbroker.v1.RotateSecretRequest.secrets:type_name -> tokenbroker.v1.RotateSecretRequest.SecretsEntry
-	31, // 18: tokenbroker.v1.RotateSecretRequest.keep_former:type_name -> google.protobuf.Duration
+	28, // 17: tokenbroker.v1.RotateSecretRequest.secrets:type_name -> tokenbroker.v1.RotateSecretRequest.SecretsEntry
+	32, // 18: tokenbroker.v1.RotateSecretRequest.keep_former:type_name -> google.protobuf.Duration
 	1,  // 19: tokenbroker.v1.RotateSecretResponse.credential:type_name -> tokenbroker.v1.Credential
 	1,  // 20: tokenbroker.v1.RetireSecretResponse.credential:type_name -> tokenbroker.v1.Credential
-	28, // 21: tokenbroker.v1.TestCredentialRequest.parameters:type_name -> tokenbroker.v1.TestCredentialRequest.ParametersEntry
-	19, // 22: tokenbroker.v1.TestCredentialResponse.exchanges:type_name -> tokenbroker.v1.Exchange
-	29, // 23: tokenbroker.v1.TestCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 24: tokenbroker.v1.Exchange.start_time:type_name -> google.protobuf.Timestamp
-	31, // 25: tokenbroker.v1.Exchange.duration:type_name -> google.protobuf.Duration
-	0,  // 26: tokenbroker.v1.GetCredentialStatusResponse.state:type_name -> tokenbroker.v1.CredentialState
-	29, // 27: tokenbroker.v1.GetCredentialStatusResponse.last_success_time:type_name -> google.protobuf.Timestamp
-	29, // 28: tokenbroker.v1.GetCredentialStatusResponse.next_attempt_time:type_name -> google.protobuf.Timestamp
-	19, // 29: tokenbroker.v1.GetCredentialStatusResponse.exchanges:type_name -> tokenbroker.v1.Exchange
-	22, // 30: tokenbroker.v1.GetCredentialStatusResponse.tokens:type_name -> tokenbroker.v1.HeldToken
-	29, // 31: tokenbroker.v1.GetCredentialStatusResponse.refresh_token_expire_time:type_name -> google.protobuf.Timestamp
-	29, // 32: tokenbroker.v1.HeldToken.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 33: tokenbroker.v1.HeldToken.refresh_time:type_name -> google.protobuf.Timestamp
-	3,  // 34: tokenbroker.v1.CredentialService.CreateCredential:input_type -> tokenbroker.v1.CreateCredentialRequest
-	5,  // 35: tokenbroker.v1.CredentialService.GetCredential:input_type -> tokenbroker.v1.GetCredentialRequest
-	7,  // 36: tokenbroker.v1.CredentialService.ListCredentials:input_type -> tokenbroker.v1.ListCredentialsRequest
-	9,  // 37: tokenbroker.v1.CredentialService.UpdateCredential:input_type -> tokenbroker.v1.UpdateCredentialRequest
-	11, // 38: tokenbroker.v1.CredentialService.DeleteCredential:input_type -> tokenbroker.v1.DeleteCredentialRequest
-	13, // 39: tokenbroker.v1.CredentialService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
-	15, // 40: tokenbroker.v1.CredentialService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
-	17, // 41: tokenbroker.v1.CredentialService.TestCredential:input_type -> tokenbroker.v1.TestCredentialRequest
-	20, // 42: tokenbroker.v1.CredentialService.GetCredentialStatus:input_type -> tokenbroker.v1.GetCredentialStatusRequest
-	4,  // 43: tokenbroker.v1.CredentialService.CreateCredential:output_type -> tokenbroker.v1.CreateCredentialResponse
-	6,  // 44: tokenbroker.v1.CredentialService.GetCredential:output_type -> tokenbroker.v1.GetCredentialResponse
-	8,  // 45: tokenbroker.v1.CredentialService.ListCredentials:output_type -> tokenbroker.v1.ListCredentialsResponse
-	10, // 46: tokenbroker.v1.CredentialService.UpdateCredential:output_type -> tokenbroker.v1.UpdateCredentialResponse
-	12, // 47: tokenbroker.v1.CredentialService.DeleteCredential:output_type -> tokenbroker.v1.DeleteCredentialResponse
-	14, // 48: tokenbroker.v1.CredentialService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
-	16, // 49: tokenbroker.v1.CredentialService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
-	18, // 50: tokenbroker.v1.CredentialService.TestCredential:output_type -> tokenbroker.v1.TestCredentialResponse
-	21, // 51: tokenbroker.v1.CredentialService.GetCredentialStatus:output_type -> tokenbroker.v1.GetCredentialStatusResponse
-	43, // [43:52] is the sub-list for method output_type
-	34, // [34:43] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	29, // 21: tokenbroker.v1.TestCredentialRequest.parameters:type_name -> tokenbroker.v1.TestCredentialRequest.ParametersEntry
+	20, // 22: tokenbroker.v1.TestCredentialResponse.exchanges:type_name -> tokenbroker.v1.Exchange
+	30, // 23: tokenbroker.v1.TestCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 24: tokenbroker.v1.TestCredentialResponse.attempts:type_name -> tokenbroker.v1.Attempt
+	30, // 25: tokenbroker.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	32, // 26: tokenbroker.v1.Attempt.duration:type_name -> google.protobuf.Duration
+	30, // 27: tokenbroker.v1.Exchange.start_time:type_name -> google.protobuf.Timestamp
+	32, // 28: tokenbroker.v1.Exchange.duration:type_name -> google.protobuf.Duration
+	0,  // 29: tokenbroker.v1.GetCredentialStatusResponse.state:type_name -> tokenbroker.v1.CredentialState
+	30, // 30: tokenbroker.v1.GetCredentialStatusResponse.last_success_time:type_name -> google.protobuf.Timestamp
+	30, // 31: tokenbroker.v1.GetCredentialStatusResponse.next_attempt_time:type_name -> google.protobuf.Timestamp
+	20, // 32: tokenbroker.v1.GetCredentialStatusResponse.exchanges:type_name -> tokenbroker.v1.Exchange
+	23, // 33: tokenbroker.v1.GetCredentialStatusResponse.tokens:type_name -> tokenbroker.v1.HeldToken
+	30, // 34: tokenbroker.v1.GetCredentialStatusResponse.refresh_token_expire_time:type_name -> google.protobuf.Timestamp
+	19, // 35: tokenbroker.v1.GetCredentialStatusResponse.attempts:type_name -> tokenbroker.v1.Attempt
+	30, // 36: tokenbroker.v1.HeldToken.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 37: tokenbroker.v1.HeldToken.refresh_time:type_name -> google.protobuf.Timestamp
+	3,  // 38: tokenbroker.v1.CredentialService.CreateCredential:input_type -> tokenbroker.v1.CreateCredentialRequest
+	5,  // 39: tokenbroker.v1.CredentialService.GetCredential:input_type -> tokenbroker.v1.GetCredentialRequest
+	7,  // 40: tokenbroker.v1.CredentialService.ListCredentials:input_type -> tokenbroker.v1.ListCredentialsRequest
+	9,  // 41: tokenbroker.v1.CredentialService.UpdateCredential:input_type -> tokenbroker.v1.UpdateCredentialRequest
+	11, // 42: tokenbroker.v1.CredentialService.DeleteCredential:input_type -> tokenbroker.v1.DeleteCredentialRequest
+	13, // 43: tokenbroker.v1.CredentialService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
+	15, // 44: tokenbroker.v1.CredentialService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
+	17, // 45: tokenbroker.v1.CredentialService.TestCredential:input_type -> tokenbroker.v1.TestCredentialRequest
+	21, // 46: tokenbroker.v1.CredentialService.GetCredentialStatus:input_type -> tokenbroker.v1.GetCredentialStatusRequest
+	4,  // 47: tokenbroker.v1.CredentialService.CreateCredential:output_type -> tokenbroker.v1.CreateCredentialResponse
+	6,  // 48: tokenbroker.v1.CredentialService.GetCredential:output_type -> tokenbroker.v1.GetCredentialResponse
+	8,  // 49: tokenbroker.v1.CredentialService.ListCredentials:output_type -> tokenbroker.v1.ListCredentialsResponse
+	10, // 50: tokenbroker.v1.CredentialService.UpdateCredential:output_type -> tokenbroker.v1.UpdateCredentialResponse
+	12, // 51: tokenbroker.v1.CredentialService.DeleteCredential:output_type -> tokenbroker.v1.DeleteCredentialResponse
+	14, // 52: tokenbroker.v1.CredentialService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
+	16, // 53: tokenbroker.v1.CredentialService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
+	18, // 54: tokenbroker.v1.CredentialService.TestCredential:output_type -> tokenbroker.v1.TestCredentialResponse
+	22, // 55: tokenbroker.v1.CredentialService.GetCredentialStatus:output_type -> tokenbroker.v1.GetCredentialStatusResponse
+	47, // [47:56] is the sub-list for method output_type
+	38, // [38:47] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_credential_service_proto_init() }
@@ -1823,7 +2012,7 @@ func file_tokenbroker_v1_credential_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_credential_service_proto_rawDesc), len(file_tokenbroker_v1_credential_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,7 +40,7 @@ type CredentialServiceClient interface {
 	CreateCredential(ctx context.Context, in *CreateCredentialRequest, opts ...grpc.CallOption) (*CreateCredentialResponse, error)
 	// Reads one.
 	GetCredential(ctx context.Context, in *GetCredentialRequest, opts ...grpc.CallOption) (*GetCredentialResponse, error)
-	// Those that the caller may read, by name.
+	// Those that the caller may read, in the order of their names.
 	ListCredentials(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
 	// Changes what update_mask names. A change of the provider, or of an input from which a host of a request is made, needs
 	// every secret again in the same call (SECRETS_REQUIRED): otherwise whoever may write could send the secrets to themselves.
@@ -51,7 +51,8 @@ type CredentialServiceClient interface {
 	RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error)
 	// Forgets the former secret.
 	RetireSecret(ctx context.Context, in *RetireSecretRequest, opts ...grpc.CallOption) (*RetireSecretResponse, error)
-	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`.
+	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
+	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
 	TestCredential(ctx context.Context, in *TestCredentialRequest, opts ...grpc.CallOption) (*TestCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(ctx context.Context, in *GetCredentialStatusRequest, opts ...grpc.CallOption) (*GetCredentialStatusResponse, error)
@@ -165,7 +166,7 @@ type CredentialServiceServer interface {
 	CreateCredential(context.Context, *CreateCredentialRequest) (*CreateCredentialResponse, error)
 	// Reads one.
 	GetCredential(context.Context, *GetCredentialRequest) (*GetCredentialResponse, error)
-	// Those that the caller may read, by name.
+	// Those that the caller may read, in the order of their names.
 	ListCredentials(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
 	// Changes what update_mask names. A change of the provider, or of an input from which a host of a request is made, needs
 	// every secret again in the same call (SECRETS_REQUIRED): otherwise whoever may write could send the secrets to themselves.
@@ -176,7 +177,8 @@ type CredentialServiceServer interface {
 	RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error)
 	// Forgets the former secret.
 	RetireSecret(context.Context, *RetireSecretRequest) (*RetireSecretResponse, error)
-	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`.
+	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
+	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
 	TestCredential(context.Context, *TestCredentialRequest) (*TestCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(context.Context, *GetCredentialStatusRequest) (*GetCredentialStatusResponse, error)

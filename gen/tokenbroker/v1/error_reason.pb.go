@@ -22,14 +22,15 @@ const (
 )
 
 // google.rpc.ErrorInfo.reason is the name without ERROR_REASON_; domain is "tokenbroker". Metadata: credential, provider,
-// request_id, upstream_status, upstream_error (an OAuth code of at most 64 of [A-Za-z0-9._-], else absent). Every error has
-// google.rpc.RequestInfo; what may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
+// request_id, upstream_status, upstream_error (an OAuth code of at most 64 of [A-Za-z0-9._-], else absent). Every error of
+// these services has google.rpc.RequestInfo, and one with violations (BadRequest) has its message without them as
+// google.rpc.LocalizedMessage. What gRPC itself refuses, such as a message that is too large, has no details. What may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
 // trailer with -1, so that a client's retry policy cannot multiply an upstream's failure.
 type ErrorReason int32
 
 const (
-	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// INVALID_ARGUMENT (BadRequest)
+	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0 // also of CANCELLED: the caller gave up
+	// INVALID_ARGUMENT
 	ErrorReason_ERROR_REASON_REQUEST_INVALID        ErrorReason = 1
 	ErrorReason_ERROR_REASON_PARAMETER_NOT_DECLARED ErrorReason = 2 // also scopes, audience, resources that the definition does not use
 	ErrorReason_ERROR_REASON_PARAMETER_REQUIRED     ErrorReason = 3
@@ -152,6 +153,71 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_error_reason_proto_rawDescGZIP(), []int{0}
 }
 
+// google.rpc.BadRequest.FieldViolation.reason is the name without VIOLATION_REASON_. Programs decide by it, and never by the
+// description, which is for people.
+type ViolationReason int32
+
+const (
+	ViolationReason_VIOLATION_REASON_UNSPECIFIED ViolationReason = 0
+	// The value is not of the form that is wanted.
+	ViolationReason_VIOLATION_REASON_INVALID ViolationReason = 1
+	// A value is wanted, and there is none.
+	ViolationReason_VIOLATION_REASON_REQUIRED ViolationReason = 2
+	// There is nothing of this name, or the definition does not use it.
+	ViolationReason_VIOLATION_REASON_UNKNOWN ViolationReason = 3
+	// The value is longer than its limit, or there are too many.
+	ViolationReason_VIOLATION_REASON_TOO_LARGE ViolationReason = 4
+	// The value belongs in another field, or in another call.
+	ViolationReason_VIOLATION_REASON_MISPLACED ViolationReason = 5
+)
+
+// Enum value maps for ViolationReason.
+var (
+	ViolationReason_name = map[int32]string{
+		0: "VIOLATION_REASON_UNSPECIFIED",
+		1: "VIOLATION_REASON_INVALID",
+		2: "VIOLATION_REASON_REQUIRED",
+		3: "VIOLATION_REASON_UNKNOWN",
+		4: "VIOLATION_REASON_TOO_LARGE",
+		5: "VIOLATION_REASON_MISPLACED",
+	}
+	ViolationReason_value = map[string]int32{
+		"VIOLATION_REASON_UNSPECIFIED": 0,
+		"VIOLATION_REASON_INVALID":     1,
+		"VIOLATION_REASON_REQUIRED":    2,
+		"VIOLATION_REASON_UNKNOWN":     3,
+		"VIOLATION_REASON_TOO_LARGE":   4,
+		"VIOLATION_REASON_MISPLACED":   5,
+	}
+)
+
+func (x ViolationReason) Enum() *ViolationReason {
+	p := new(ViolationReason)
+	*p = x
+	return p
+}
+
+func (x ViolationReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ViolationReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_error_reason_proto_enumTypes[1].Descriptor()
+}
+
+func (ViolationReason) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_error_reason_proto_enumTypes[1]
+}
+
+func (x ViolationReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ViolationReason.Descriptor instead.
+func (ViolationReason) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_error_reason_proto_rawDescGZIP(), []int{1}
+}
+
 var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
@@ -183,7 +249,14 @@ const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10,\x12\x1e\n" +
 	"\x1aERROR_REASON_UPSTREAM_SLOW\x102\x12\"\n" +
 	"\x1eERROR_REASON_RECORD_UNREADABLE\x103\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10<B\xc4\x01\n" +
+	"\x15ERROR_REASON_INTERNAL\x10<*\xce\x01\n" +
+	"\x0fViolationReason\x12 \n" +
+	"\x1cVIOLATION_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18VIOLATION_REASON_INVALID\x10\x01\x12\x1d\n" +
+	"\x19VIOLATION_REASON_REQUIRED\x10\x02\x12\x1c\n" +
+	"\x18VIOLATION_REASON_UNKNOWN\x10\x03\x12\x1e\n" +
+	"\x1aVIOLATION_REASON_TOO_LARGE\x10\x04\x12\x1e\n" +
+	"\x1aVIOLATION_REASON_MISPLACED\x10\x05B\xc4\x01\n" +
 	"\x12com.tokenbroker.v1B\x10ErrorReasonProtoP\x01ZCgithub.com/tokenbroker/tokenbroker/gen/tokenbroker/v1;tokenbrokerv1\xa2\x02\x03TXX\xaa\x02\x0eTokenbroker.V1\xca\x02\x0eTokenbroker\\V1\xe2\x02\x1aTokenbroker\\V1\\GPBMetadata\xea\x02\x0fTokenbroker::V1b\x06proto3"
 
 var (
@@ -198,9 +271,10 @@ func file_tokenbroker_v1_error_reason_proto_rawDescGZIP() []byte {
 	return file_tokenbroker_v1_error_reason_proto_rawDescData
 }
 
-var file_tokenbroker_v1_error_reason_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_tokenbroker_v1_error_reason_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_tokenbroker_v1_error_reason_proto_goTypes = []any{
-	(ErrorReason)(0), // 0: tokenbroker.v1.ErrorReason
+	(ErrorReason)(0),     // 0: tokenbroker.v1.ErrorReason
+	(ViolationReason)(0), // 1: tokenbroker.v1.ViolationReason
 }
 var file_tokenbroker_v1_error_reason_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -220,7 +294,7 @@ func file_tokenbroker_v1_error_reason_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_error_reason_proto_rawDesc), len(file_tokenbroker_v1_error_reason_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   0,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -83,10 +83,12 @@ type Provider struct {
 	Title   string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
 	DocsUrl string                 `protobuf:"bytes,3,opt,name=docs_url,json=docsUrl,proto3" json:"docs_url,omitempty"`
 	Origin  Origin                 `protobuf:"varint,4,opt,name=origin,proto3,enum=tokenbroker.v1.Origin" json:"origin,omitempty"`
-	// Hash of what decides how tokens are issued: comments, title, docs and order do not count.
-	Revision      string   `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Problems      []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
-	Definition    string   `protobuf:"bytes,7,opt,name=definition,proto3" json:"definition,omitempty"`
+	// Hash of what decides how tokens are issued: comments, title, docs, order and how a token is presented do not count.
+	Revision string `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Why it does not load, for people, or why a newer text of it is not used.
+	Problems []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The text as written; empty in lists.
+	Definition    string `protobuf:"bytes,7,opt,name=definition,proto3" json:"definition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,12 +172,14 @@ func (x *Provider) GetDefinition() string {
 	return ""
 }
 
-// A page.
+// A page. filter is as for ListCredentials, over name only.
 type ListProvidersRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	Filter        string                 `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: 50; above 1000: 1000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Valid with the same filter only.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,7 +235,7 @@ func (x *ListProvidersRequest) GetFilter() string {
 	return ""
 }
 
-// Without the definitions' text.
+// In the order of their names, without their text.
 type ListProvidersResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Providers     []*Provider            `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
@@ -284,7 +288,7 @@ func (x *ListProvidersResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Which.
+// Which definition.
 type GetProviderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -443,7 +447,7 @@ func (x *ExplainProviderRequest) GetAudience() string {
 	return ""
 }
 
-// For people.
+// For people, and not to be parsed.
 type ExplainProviderResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Requests      []string               `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
@@ -510,24 +514,24 @@ const file_tokenbroker_v1_provider_service_proto_rawDesc = "" +
 	"\bproblems\x18\x06 \x03(\tR\bproblems\x12\x1e\n" +
 	"\n" +
 	"definition\x18\a \x01(\tR\n" +
-	"definition\"s\n" +
+	"definition\"\x87\x01\n" +
 	"\x14ListProvidersRequest\x12$\n" +
-	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12\x1d\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x16\n" +
-	"\x06filter\x18\x03 \x01(\tR\x06filter\"w\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12 \n" +
+	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06filter\"w\n" +
 	"\x15ListProvidersResponse\x126\n" +
 	"\tproviders\x18\x01 \x03(\v2\x18.tokenbroker.v1.ProviderR\tproviders\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"1\n" +
 	"\x12GetProviderRequest\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\"K\n" +
 	"\x13GetProviderResponse\x124\n" +
-	"\bprovider\x18\x01 \x01(\v2\x18.tokenbroker.v1.ProviderR\bprovider\"\xf0\x01\n" +
+	"\bprovider\x18\x01 \x01(\v2\x18.tokenbroker.v1.ProviderR\bprovider\"\xa7\x02\n" +
 	"\x16ExplainProviderRequest\x12\x1b\n" +
-	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12J\n" +
-	"\x06inputs\x18\x02 \x03(\v22.tokenbroker.v1.ExplainProviderRequest.InputsEntryR\x06inputs\x12\x16\n" +
-	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x1a\n" +
-	"\baudience\x18\x04 \x01(\tR\baudience\x1a9\n" +
+	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12d\n" +
+	"\x06inputs\x18\x02 \x03(\v22.tokenbroker.v1.ExplainProviderRequest.InputsEntryB\x18\xbaH\x15\x9a\x01\x12\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04R\x06inputs\x12)\n" +
+	"\x06scopes\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
+	"\baudience\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x1a9\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Q\n" +

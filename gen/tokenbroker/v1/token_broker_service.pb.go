@@ -96,14 +96,15 @@ type GetTokenRequest struct {
 	Scopes []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	// RFC 8693 audience, or the vendor's own. Empty: the default. Refused where the definition has none.
 	Audience string `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
-	// What the definition declares under `parameters`; anything else is refused, and policy must allow each by name.
+	// What the definition declares under `parameters`; anything else is refused.
 	Parameters map[string]string `protobuf:"bytes,4,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// RFC 8707; order and repeats do not matter.
 	Resources []string `protobuf:"bytes,5,rep,name=resources,proto3" json:"resources,omitempty"`
 	// 6 is for the token on whose behalf the caller asks (RFC 8693).
 	// The token must live at least this long, as far as the upstream can give it.
 	MinTtl *durationpb.Duration `protobuf:"bytes,7,opt,name=min_ttl,json=minTtl,proto3" json:"min_ttl,omitempty"`
-	// Invalidate and GetToken in one call: do not answer with this token if it is still the current one.
+	// Invalidate and GetToken in one call: this token is not answered from any cache or store, if it is still the current one.
+	// An upstream that hands out the same token again can make it the answer again.
 	// Needs the permission `invalidate`.
 	RejectedTokenId string `protobuf:"bytes,8,opt,name=rejected_token_id,json=rejectedTokenId,proto3" json:"rejected_token_id,omitempty"`
 	unknownFields   protoimpl.UnknownFields
@@ -691,9 +692,9 @@ func (*InvalidateRequest_All) isInvalidateRequest_Target() {}
 // What was done.
 type InvalidateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 0: it was no longer the current one.
+	// How many tokens were dropped. 0: what was rejected was no longer the current one, or there was none.
 	Invalidated int32 `protobuf:"varint,1,opt,name=invalidated,proto3" json:"invalidated,omitempty"`
-	// The current token, where there is one already.
+	// The token that takes its place, where there is one already, and only one.
 	CurrentTokenId string `protobuf:"bytes,3,opt,name=current_token_id,json=currentTokenId,proto3" json:"current_token_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1003,15 +1004,15 @@ var File_tokenbroker_v1_token_broker_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_token_broker_service_proto_rawDesc = "" +
 	"\n" +
-	")tokenbroker/v1/token_broker_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x03\n" +
+	")tokenbroker/v1/token_broker_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x04\n" +
 	"\x0fGetTokenRequest\x12M\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\n" +
 	"credential\x12)\n" +
 	"\x06scopes\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
-	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12c\n" +
+	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12j\n" +
 	"\n" +
-	"parameters\x18\x04 \x03(\v2/.tokenbroker.v1.GetTokenRequest.ParametersEntryB\x12\xbaH\f\x9a\x01\t\x10 *\x05r\x03\x18\x80@\x80\x01\x01R\n" +
+	"parameters\x18\x04 \x03(\v2/.tokenbroker.v1.GetTokenRequest.ParametersEntryB\x19\xbaH\x13\x9a\x01\x10\x10 \"\x05r\x03\x18\x80\x01*\x05r\x03\x18\x80@\x80\x01\x01R\n" +
 	"parameters\x12-\n" +
 	"\tresources\x18\x05 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x12B\n" +
 	"\amin_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x06minTtl\x124\n" +
@@ -1051,15 +1052,15 @@ const file_tokenbroker_v1_token_broker_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05value\"?\n" +
 	"\x0eQueryParameter\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
-	"\x05value\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05value\"\x94\x04\n" +
+	"\x05value\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05value\"\x9b\x04\n" +
 	"\x11InvalidateRequest\x12M\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\n" +
 	"credential\x12)\n" +
 	"\x06scopes\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
-	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12e\n" +
+	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12l\n" +
 	"\n" +
-	"parameters\x18\x04 \x03(\v21.tokenbroker.v1.InvalidateRequest.ParametersEntryB\x12\xbaH\f\x9a\x01\t\x10 *\x05r\x03\x18\x80@\x80\x01\x01R\n" +
+	"parameters\x18\x04 \x03(\v21.tokenbroker.v1.InvalidateRequest.ParametersEntryB\x19\xbaH\x13\x9a\x01\x10\x10 \"\x05r\x03\x18\x80\x01*\x05r\x03\x18\x80@\x80\x01\x01R\n" +
 	"parameters\x12-\n" +
 	"\tresources\x18\x05 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x12'\n" +
 	"\btoken_id\x18\a \x01(\tB\n" +
@@ -1072,15 +1073,15 @@ const file_tokenbroker_v1_token_broker_service_proto_rawDesc = "" +
 	"\x06target\x12\x05\xbaH\x02\b\x01\"`\n" +
 	"\x12InvalidateResponse\x12 \n" +
 	"\vinvalidated\x18\x01 \x01(\x05R\vinvalidated\x12(\n" +
-	"\x10current_token_id\x18\x03 \x01(\tR\x0ecurrentTokenId\"\xfc\x03\n" +
+	"\x10current_token_id\x18\x03 \x01(\tR\x0ecurrentTokenId\"\x83\x04\n" +
 	"\x11WatchTokenRequest\x12M\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\n" +
 	"credential\x12)\n" +
 	"\x06scopes\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
-	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12e\n" +
+	"\baudience\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12l\n" +
 	"\n" +
-	"parameters\x18\x04 \x03(\v21.tokenbroker.v1.WatchTokenRequest.ParametersEntryB\x12\xbaH\f\x9a\x01\t\x10 *\x05r\x03\x18\x80@\x80\x01\x01R\n" +
+	"parameters\x18\x04 \x03(\v21.tokenbroker.v1.WatchTokenRequest.ParametersEntryB\x19\xbaH\x13\x9a\x01\x10\x10 \"\x05r\x03\x18\x80\x01*\x05r\x03\x18\x80@\x80\x01\x01R\n" +
 	"parameters\x12-\n" +
 	"\tresources\x18\x05 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x12B\n" +
 	"\amin_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x06minTtl\x12.\n" +

@@ -8,49 +8,11 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
-
-	"github.com/alecthomas/kong"
 
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
-
-type configCommands struct {
-	Check configCheckCommand `cmd:"" help:"Say everything that is wrong with a settings file."`
-}
-
-type configCheckCommand struct {
-	File string `arg:"" help:"The settings file."`
-}
-
-// Run reads the file as serve would, and holds the settings against their rules.
-func (c *configCheckCommand) Run(p *process) error {
-	file, wrong, err := readSettings(c.File)
-	if err != nil {
-		return err
-	}
-	s := struct{ settings }{settings{at: map[string]position{}}}
-	parser, err := kong.New(&s, settingVars(defaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.resolver(s.at)))
-	if err != nil {
-		return err
-	}
-	// It is the file that is checked, and not what is around it here.
-	if err := withoutEnvironment(parser, func(string) bool { return true }); err != nil {
-		return err
-	}
-	if _, err := parser.Parse(nil); err != nil {
-		return badInput("%s: %w", c.File, err)
-	}
-	if wrong = sorted(append(wrong, s.problems()...)); len(wrong) > 0 {
-		return &inputError{errors.Join(wrong...)}
-	}
-	printline(p.stderr, "no problems")
-	return nil
-}
 
 type backupCommand struct {
 	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory."`
@@ -141,56 +103,4 @@ func writeNew(path string, write func(io.Writer) error) (err error) {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return os.Remove(f.Name())
-}
-
-type versionCommand struct{}
-
-// version is set by the linker in a release.
-var version = ""
-
-// Run says what this is.
-func (versionCommand) Run(p *process) error { //nolint:unparam // kong wants one
-	v, commit := version, ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if v == "" {
-			v = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = " " + s.Value
-			}
-		}
-	}
-	if v == "" {
-		v = "(development)"
-	}
-	printf(p.stdout, "tokenbroker %s%s %s %s/%s\n", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return nil
-}
-
-// readFile reads a file or, for -, standard input.
-func readFile(p *process, name string) ([]byte, error) {
-	var b []byte
-	var err error
-	if name == "-" {
-		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(p.stdin) })
-	} else {
-		b, err = os.ReadFile(name) //nolint:gosec // the operator names it
-	}
-	if err != nil {
-		return nil, badInput("read %s: %w", name, err)
-	}
-	return b, nil
-}
-
-func parsePrefixes(all []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, s := range all {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, badInput("upstream.allow_private: %q is no range such as 10.1.0.0/16", s)
-		}
-		out = append(out, p)
-	}
-	return out, nil
 }

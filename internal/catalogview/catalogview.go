@@ -1,0 +1,47 @@
+// Package catalogview shows a catalog of definitions to the server, which knows no definition. It decides nothing.
+package catalogview
+
+import (
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+// A View is a catalog as server.Providers. Safe for concurrent use.
+type View struct{ catalog *provider.Catalog }
+
+// New shows the catalog as it is at each call.
+func New(c *provider.Catalog) View { return View{c} }
+
+var origins = map[provider.Origin]tokenbrokerv1.Origin{
+	provider.Builtin:               tokenbrokerv1.Origin_ORIGIN_BUILTIN,
+	provider.File:                  tokenbrokerv1.Origin_ORIGIN_FILE,
+	provider.FileOverridingBuiltin: tokenbrokerv1.Origin_ORIGIN_FILE_OVERRIDING_BUILTIN,
+}
+
+// Providers implements server.Providers.
+func (v View) Providers() []server.Provider {
+	var out []server.Provider
+	for _, e := range v.catalog.List() {
+		out = append(out, server.Provider{
+			Name: e.Name, Title: e.Title, DocsURL: e.Docs, Origin: origins[e.Origin], Revision: e.Revision,
+			Problems: sentences(e.Problems), Definition: e.Text,
+		})
+	}
+	return out
+}
+
+// Explain implements server.Providers.
+func (v View) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
+	requests, ps, err := v.catalog.Explain(name, inputs, sel)
+	return requests, sentences(ps), err
+}
+
+func sentences(ps []provider.Problem) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.String())
+	}
+	return out
+}

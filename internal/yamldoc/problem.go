@@ -1,0 +1,66 @@
+package yamldoc
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// A Position is where something stands in a file. Lines and columns count from 1; the zero Position is the file as a whole.
+type Position struct{ Line, Column int }
+
+// At is where the node begins.
+func At(n *yaml.Node) Position { return Position{n.Line, n.Column} }
+
+// A Problem is one thing wrong with a file. It is an error.
+type Problem struct {
+	// File is as its Reader was given it; empty: none is known.
+	File string
+	// Line and Column count from 1; 0: the file as a whole.
+	Line, Column int
+	Message      string
+	// Suggestion is what was probably meant; empty: nothing comes to mind.
+	Suggestion string
+}
+
+// String is `file:line:column: message; did you mean "…"?`.
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.File != "" {
+		b.WriteString(p.File + ":")
+	}
+	if p.Line > 0 {
+		fmt.Fprintf(&b, "%d:%d:", p.Line, p.Column)
+	}
+	if b.Len() > 0 {
+		b.WriteString(" ")
+	}
+	b.WriteString(p.Message)
+	if p.Suggestion != "" {
+		fmt.Fprintf(&b, "; did you mean %q?", p.Suggestion)
+	}
+	return b.String()
+}
+
+// Error implements error.
+func (p Problem) Error() string { return p.String() }
+
+// Sort puts problems in the order of their files, and in each in the order of the text.
+func Sort(ps []Problem) {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
+
+// Clip shortens what is quoted in a message.
+func Clip(s string) string { return clip(s, 40) }
+
+func clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,197 @@
+// Package yamldoc reads what people write in YAML, strictly: files of a bounded size, without aliases, with no key twice and no
+// word that nobody knows. It gathers everything that is wrong, each with its place, and knows no file's words.
+package yamldoc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
+)
+
+// MostBytes bounds a document of which there is one in a file.
+const MostBytes = 1 << 20
+
+// A Reader walks the nodes of a file and gathers what is wrong. One file, one Reader.
+type Reader struct {
+	// File is what problems call the file.
+	File     string
+	Problems []Problem
+	// Later are words that are known to mean something, and not to this version.
+	Later map[string]bool
+}
+
+// Wrong notes a problem.
+func (r *Reader) Wrong(p Position, format string, args ...any) {
+	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)})
+}
+
+// Unknown notes a word that is none of the known ones, and which of them was probably meant.
+func (r *Reader) Unknown(p Position, message, written string, known []string) {
+	r.Problems = append(r.Problems, Problem{
+		File: r.File, Line: p.Line, Column: p.Column, Message: message, Suggestion: suggest.Nearest(written, known),
+	})
+}
+
+// Document reads a file that is one document; nil: nothing is in it, or something is wrong.
+func (r *Reader) Document(data []byte) *yaml.Node {
+	all := r.Documents(data, MostBytes)
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
+	}
+	r.Wrong(At(all[1]), "one document a file: this is a second one")
+	return nil
+}
+
+// Documents reads a file of several documents, of most bytes together. Empty ones are left out; with one that is wrong there is
+// none at all.
+func (r *Reader) Documents(data []byte, most int) []*yaml.Node {
+	if len(data) > most {
+		r.Wrong(Position{}, "larger than %d bytes", most)
+		return nil
+	}
+	var all []*yaml.Node
+	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		var doc yaml.Node
+		err := dec.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			r.notYAML(err)
+			return nil
+		}
+		if len(doc.Content) == 0 || isEmpty(doc.Content[0]) {
+			continue
+		}
+		before := len(r.Problems)
+		if r.aliases(doc.Content[0]); len(r.Problems) > before {
+			return nil
+		}
+		all = append(all, doc.Content[0])
+	}
+}
+
+// isEmpty reports whether there is nothing, not even the word null.
+func isEmpty(n *yaml.Node) bool { return IsNull(n) && n.Value == "" }
+
+func (r *Reader) notYAML(err error) {
+	var at *yaml.LoadError
+	if !errors.As(err, &at) {
+		r.Wrong(Position{}, "not YAML")
+		return
+	}
+	p := Position{at.Mark.Line, max(at.Mark.Column, 1)}
+	if at.Mark.Line == 0 {
+		p = Position{}
+	}
+	r.Wrong(p, "not YAML: %s", clip(at.Message, 120))
+}
+
+// aliases finds them wherever they are: a few can stand for any number of nodes.
+func (r *Reader) aliases(n *yaml.Node) {
+	if n.Kind == yaml.AliasNode {
+		r.Wrong(At(n), "an alias: aliases are not allowed, write it out")
+	}
+	for _, c := range n.Content {
+		r.aliases(c)
+	}
+}
+
+// An Item is a member of a mapping.
+type Item struct {
+	Key   string
+	At    Position
+	Value *yaml.Node
+}
+
+// Items returns the members of a mapping, in order; what names the mapping in problems. A repeated key and anything but a mapping
+// are problems.
+func (r *Reader) Items(n *yaml.Node, what string) []Item {
+	if n.Kind != yaml.MappingNode {
+		r.Wrong(At(n), "%s: a mapping is wanted, not %s", what, KindName(n))
+		return nil
+	}
+	var out []Item
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if k.Kind != yaml.ScalarNode {
+			r.Wrong(At(k), "%s: a name is wanted, not %s", what, KindName(k))
+			continue
+		}
+		if seen[k.Value] {
+			r.Wrong(At(k), "%s: %q is there twice", what, Clip(k.Value))
+			continue
+		}
+		seen[k.Value] = true
+		out = append(out, Item{k.Value, At(k), v})
+	}
+	return out
+}
+
+// Words returns the members of a mapping whose keys are known words; others are problems.
+func (r *Reader) Words(n *yaml.Node, what string, known ...string) map[string]Item {
+	out := map[string]Item{}
+	for _, it := range r.Items(n, what) {
+		switch {
+		case slices.Contains(known, it.Key):
+			out[it.Key] = it
+		case r.Later[it.Key]:
+			r.Wrong(it.At, "%s: this version does not know the word %q yet", what, it.Key)
+		default:
+			r.Unknown(it.At, fmt.Sprintf("%s: unknown word %q", what, Clip(it.Key)), it.Key, known)
+		}
+	}
+	return out
+}
+
+// Text returns a scalar as it is spelled: 1.10 stays 1.10.
+func (r *Reader) Text(n *yaml.Node, what string) (string, bool) {
+	if n.Kind != yaml.ScalarNode || IsNull(n) {
+		r.Wrong(At(n), "%s: a text is wanted, not %s", what, KindName(n))
+		return "", false
+	}
+	return n.Value, true
+}
+
+// Texts returns the members of a list.
+func (r *Reader) Texts(n *yaml.Node, what string) []string {
+	if n.Kind != yaml.SequenceNode {
+		r.Wrong(At(n), "%s: a list is wanted, not %s", what, KindName(n))
+		return nil
+	}
+	var out []string
+	for _, c := range n.Content {
+		if s, ok := r.Text(c, what); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// KindName says for people what a node is.
+func KindName(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	default:
+	}
+	if IsNull(n) {
+		return "nothing"
+	}
+	return fmt.Sprintf("%q", Clip(n.Value))
+}
+
+// IsNull reports whether the node is null, or nothing.
+func IsNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }

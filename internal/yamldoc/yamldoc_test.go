@@ -1,0 +1,93 @@
+package yamldoc
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func read(text string) []string {
+	r := Reader{File: "f", Later: map[string]bool{"tomorrow": true}}
+	if root := r.Document([]byte(text)); root != nil {
+		w := r.Words(root, "root", "name", "list", "members")
+		if it, ok := w["name"]; ok {
+			r.Text(it.Value, "name")
+		}
+		if it, ok := w["list"]; ok {
+			r.Texts(it.Value, "list")
+		}
+		if it, ok := w["members"]; ok {
+			r.Items(it.Value, "members")
+		}
+	}
+	Sort(r.Problems)
+	var out []string
+	for _, p := range r.Problems {
+		out = append(out, p.Error())
+	}
+	return out
+}
+
+func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "",
+		"# nothing":                          "",
+		"---\n---\nname: a":                  "",
+		"name: a\nlist: [b, c]\nmembers: {}": "",
+		"name: 1.10":                         "",
+		"nam: a":                             `f:1:1: root: unknown word "nam"; did you mean "name"?`,
+		"tomorrow: a":                        `f:1:1: root: this version does not know the word "tomorrow" yet`,
+		"name: a\nname: b":                   `f:2:1: root: "name" is there twice`,
+		"members: {a: 1, a: 2}":              `f:1:17: members: "a" is there twice`,
+		"members:\n  ? [a]\n  : b":           `f:2:5: members: a name is wanted, not a list`,
+		"members: x":                         `f:1:10: members: a mapping is wanted, not "x"`,
+		"name:":                              `f:1:6: name: a text is wanted, not nothing`,
+		"name: {a: b}":                       `f:1:7: name: a text is wanted, not a mapping`,
+		"list: {a: b}":                       `f:1:7: list: a list is wanted, not a mapping`,
+		"list: [a, ~, [b]]\nname: []":        "f:1:11: list: a text is wanted, not nothing\nf:1:14: list: a text is wanted, not a list\nf:2:7: name: a text is wanted, not a list",
+		"- a":                                `f:1:1: root: a mapping is wanted, not a list`,
+		"name: a\n---\nname: b":              `f:3:1: one document a file: this is a second one`,
+		"name: &a b\nlist: [*a, *a]":         "f:2:8: an alias: aliases are not allowed, write it out\nf:2:12: an alias: aliases are not allowed, write it out",
+		"name: [":                            `f:2:1: not YAML: did not find expected node content`,
+		"name: a: b":                         `f:1:8: not YAML: mapping values are not allowed in this context`,
+		"list: [*absent]":                    `f:1:8: not YAML: unknown anchor 'absent' referenced`,
+		"\xff":                               `f: not YAML: invalid leading UTF-8 octet (value: 255)`,
+		strings.Repeat("#", MostBytes):       "",
+		strings.Repeat("#", MostBytes+1):     `f: larger than 1048576 bytes`,
+	} {
+		if diff := cmp.Diff(want, strings.Join(read(text), "\n")); diff != "" {
+			t.Errorf("%.40q (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
+func TestSeveralDocuments(t *testing.T) {
+	r := Reader{}
+	if all := r.Documents([]byte("a: b\n---\n# nothing\n---\n- c\n"), MostBytes); len(all) != 2 || len(r.Problems) > 0 {
+		t.Errorf("got %d documents and %v, want 2", len(all), r.Problems)
+	}
+	if all := r.Documents([]byte("a: b\n---\nc: ["), MostBytes); len(all) != 0 || len(r.Problems) != 1 {
+		t.Errorf("got %d documents and %v, want none and what is wrong", len(all), r.Problems)
+	}
+}
+
+// FuzzRead: whatever is in a file, it is read or something is wrong with it, and each problem has a place that is in the file.
+func FuzzRead(f *testing.F) {
+	for _, s := range []string{"", "name: a", "list: [b]\nmembers: {c: d}", "name: &a b\nlist: [*a]", "? [a]\n: b", "- [", "--- a\n--- b", "\xff", "%YAML 9"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r := Reader{File: "f"}
+		root := r.Document([]byte(text))
+		if root != nil && len(r.Problems) > 0 {
+			t.Errorf("got a document and %v", r.Problems)
+		}
+		lines := strings.Count(strings.NewReplacer("\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text), "\n") + 2
+		for _, p := range r.Problems {
+			if p.Line < 0 || p.Line > lines || p.Line > 0 && p.Column < 1 || p.Message == "" {
+				t.Errorf("got %+v, of %d lines", p, lines)
+			}
+		}
+	})
+}
