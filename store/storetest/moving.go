@@ -111,6 +111,14 @@ func about(c Config) cmp.Options {
 	return cmp.Options{deeply, cmpopts.EquateApproxTime(2*time.Second + 2*c.Resolution), cmpopts.IgnoreFields(broker.View{}, "Rows")}
 }
 
+// clocks compares ends that come back by the backend's clock: where that is another than this process's, a round trip lies between.
+func (c Config) clocks() cmp.Option {
+	if c.RealTime {
+		return cmpopts.EquateApproxTime(2*time.Second + 2*c.Resolution)
+	}
+	return cmp.Options{}
+}
+
 func (b *bench) wantSame(c Config, other *bench, keys []broker.TokenKey) {
 	b.t.Helper()
 	for _, k := range keys {

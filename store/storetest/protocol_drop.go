@@ -142,7 +142,7 @@ func testBackoff(t *testing.T, c Config, b *bench) {
 	want := broker.Backoff{Failures: 3, Until: now().Add(time.Minute), Last: remembered(3)}
 	for range 2 {
 		b.want("save", b.SaveBackoff(ctx, "host:443", want), nil)
-		if diff := cmp.Diff(want, get()); diff != "" {
+		if diff := cmp.Diff(want, get(), c.clocks()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}

@@ -15,10 +15,10 @@ func remembered(count int) broker.Remembered {
 	}
 }
 
-func testFailLevels(t *testing.T, _ Config, b *bench) {
+func testFailLevels(t *testing.T, c Config, b *bench) {
 	for level := broker.LevelUpstream; level <= broker.LevelGrant; level++ {
 		n := broker.CredentialName("a" + string(rune('0'+level)))
-		c := b.created(n, "r1")
+		cred := b.created(n, "r1")
 		k := spending(n, 1)
 		failure := remembered(int(level) + 1)
 		b.failed(b.acquired(k, true), &broker.FailureRecord{Level: level, Failure: failure, Presented: true, Now: now()})
@@ -36,7 +36,7 @@ func testFailLevels(t *testing.T, _ Config, b *bench) {
 		for what, p := range map[string]struct{ want, got *broker.Remembered }{
 			"key": {wantKey, v.KeyFailure}, "credential": {wantCredential, v.CredentialFailure}, "grant": {wantGrant, v.Grant.Refused},
 		} {
-			if diff := cmp.Diff(p.want, p.got); diff != "" {
+			if diff := cmp.Diff(p.want, p.got, c.clocks()); diff != "" {
 				t.Errorf("level %d, failure of the %s (-want +got):\n%s", level, what, diff)
 			}
 		}
@@ -47,12 +47,12 @@ func testFailLevels(t *testing.T, _ Config, b *bench) {
 		if other.KeyFailure != nil || (other.CredentialFailure != nil) != (wantCredential != nil) {
 			t.Errorf("level %d: another key sees %v, %v", level, other.KeyFailure, other.CredentialFailure)
 		}
-		if diff := cmp.Diff(wantCredential, b.status(n).Failure); diff != "" {
+		if diff := cmp.Diff(wantCredential, b.status(n).Failure, c.clocks()); diff != "" {
 			t.Errorf("level %d: status (-want +got):\n%s", level, diff)
 		}
 		// A version later neither the key's nor the credential's is left, nor recorded; the grant's belongs to its generation.
 		late := b.acquired(k, true)
-		b.saved(c, changed(c, true), nil)
+		b.saved(cred, changed(cred, true), nil)
 		if v := b.view(k); v.KeyFailure != nil || v.CredentialFailure != nil {
 			t.Errorf("level %d: a failure of the former version shows", level)
 		}
