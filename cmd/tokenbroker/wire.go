@@ -99,7 +99,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	r.broker, err = broker.New(broker.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
-		CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
+		CacheSize: s.tokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
 	if err != nil {
 		return nil, err

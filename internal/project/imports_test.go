@@ -31,9 +31,10 @@ var may = map[string][]string{
 	"internal/herd":        {},
 	"internal/redistest":   {},
 	"internal/suggest":     {},
+	"internal/heapfloor":   {},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "gen/tokenbroker/v1", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "gen/tokenbroker/v1", "internal/heapfloor", "internal/suggest", "internal/upstreamsim", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 
