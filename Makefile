@@ -14,7 +14,7 @@ BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
 COVERED := ./broker/... ./provider/... ./store/...
 
-.PHONY: all help build generate lint lint-image test test-deps bench herd size fuzz cover demo breaking tidy clean
+.PHONY: all help build generate lint lint-image test test-deps bench herd size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -90,6 +90,9 @@ herd: ## broker processes, a real Redis, ten thousand callers, at full size; one
 
 size: ## a million credentials in Redis beside ten: memory, times
 	CREDENTIALS=$${CREDENTIALS:-1000000} go test -count 1 -timeout 60m -run '^TestSize$$' -v ./store/redis
+
+memory: ## a broker's resident memory, with 10, 10,000 and 100,000 tokens in use; GOGC and GOMEMLIMIT are the broker's
+	cd cmd/tokenbroker && HOT="$${HOT:-10 10000 100000}" go test -count 1 -timeout 60m -run '^TestMemory$$' -v .
 
 fuzz: ## every fuzz target for FUZZTIME (60s)
 	@for pkg in $$(go list ./...); do \

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -29,12 +30,14 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
+	"github.com/tokenbroker/tokenbroker/internal/heapfloor"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
-// The load test holds GetToken against methods that do nothing. One child process has all the servers, one per variant, so
-// that they share one heap and one collector; this process asks them in turn. Only `make bench` runs it.
+// The load test holds GetToken against methods that do nothing. One child process has the servers, one per variant, so that
+// they share one heap and one collector, which is set as `serve` sets it where there is memory enough; another has those that
+// stand for Go's own settings. This process asks them in turn. Only `make bench` runs it.
 var (
 	loadRounds  = flag.Int("load.rounds", 0, "measure throughput in so many rounds (0: not at all)")
 	loadTime    = flag.Duration("load.time", 400*time.Millisecond, "how long each variant is asked in each round")
@@ -45,6 +48,9 @@ var (
 const (
 	loadServerEnv = "TOKENBROKER_TEST_LOAD_SERVER"
 	loadConns     = 4
+	// asServed and asGoDoes are the children, by how their collector is set.
+	asServed = "as served"
+	asGoDoes = "as Go does"
 )
 
 // A variant is a server to ask. Its answer must have as many bytes as the others' have.
@@ -53,11 +59,14 @@ type variant struct {
 	method string
 	// start makes the server; answer is the real one. The rig has the credential "main", whose token is in the cache.
 	start func(r *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server
+	// child is the process that it is in; empty: asServed.
+	child string
 }
 
 const (
 	plainNoop = "no-op"
 	newNoop   = "no-op, gRPC's own settings"
+	goNoop    = "no-op, gRPC's and Go's own settings"
 	readyNoop = "no-op, ready bytes"
 	fullHit   = "GetToken"
 	bareHit   = "GetToken, no interceptors"
@@ -66,41 +75,45 @@ const (
 
 // variants are what is compared: add yours here. The child starts them all, and each round asks each of them once.
 var variants = []variant{
-	{plainNoop, noopMethod, func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: plainNoop, method: noopMethod, start: func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		return noopServer(answer)
 	}},
-	{newNoop, noopMethod, func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
-		srv := grpc.NewServer()
-		srv.RegisterService(noop(answer), struct{}{})
-		return srv
-	}},
-	{readyNoop, noopMethod, func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: newNoop, method: noopMethod, start: defaultNoop},
+	{name: goNoop, method: noopMethod, start: defaultNoop, child: asGoDoes},
+	{name: readyNoop, method: noopMethod, start: func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		b, err := proto.Marshal(answer)
 		if err != nil {
 			panic(err)
 		}
 		return noopServer(b, grpc.ForceServerCodecV2(readyBytes{encoding.GetCodecV2(protocodec.Name)}))
 	}},
-	{fullHit, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, nil}, // the rig's own
-	{bareHit, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: fullHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName}, // the rig's own
+	{name: bareHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		return server.Bare(r.broker)
 	}},
-	{slowHit, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: slowHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		srv, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Metrics: r.metrics})
 		if err != nil {
 			panic(err)
 		}
 		return srv
 	}},
-	{readEach, tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, readingServer},
+	{name: readEach, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: readingServer},
 }
 
 // compared are pairs of variants whose ratios are shown.
-var compared = [][2]string{{fullHit, plainNoop}, {fullHit, readyNoop}, {fullHit, newNoop}, {bareHit, readyNoop}, {slowHit, plainNoop}, {readyNoop, plainNoop}, {fullHit, readEach}}
+var compared = [][2]string{{fullHit, plainNoop}, {fullHit, readyNoop}, {fullHit, newNoop}, {fullHit, goNoop}, {bareHit, readyNoop}, {slowHit, plainNoop}, {readyNoop, plainNoop}, {fullHit, readEach}}
 
 // noopServer has the connections and workers of the broker's, and neither interceptors nor limits.
 func noopServer(answer any, o ...grpc.ServerOption) *grpc.Server {
 	srv := grpc.NewServer(append(server.TransportOptions(server.Settings{}), o...)...)
+	srv.RegisterService(noop(answer), struct{}{})
+	return srv
+}
+
+// defaultNoop has gRPC's own settings.
+func defaultNoop(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	srv := grpc.NewServer()
 	srv.RegisterService(noop(answer), struct{}{})
 	return srv
 }
@@ -131,15 +144,19 @@ func (untouched) Unmarshal(data mem.BufferSlice, v any) error {
 
 // loadServer is what the child says of itself.
 type loadServer struct {
-	Addrs  []string // one for each variant
+	Addrs  []string // one for each variant; empty: that is not in this child
 	Answer []byte
 }
 
 // TestLoadServer is the child: it says where its servers listen, and then for each line that it reads how much processor time
 // it has used so far.
 func TestLoadServer(t *testing.T) {
-	if os.Getenv(loadServerEnv) == "" {
+	child := os.Getenv(loadServerEnv)
+	switch child {
+	case "":
 		t.Skip("is the load test's child")
+	case asServed:
+		defer heapfloor.Keep(heapfloor.Full)()
 	}
 	out := json.NewEncoder(os.NewFile(3, "parent"))
 	r := newRig(t, rigOptions{quiet: true})
@@ -153,6 +170,10 @@ func TestLoadServer(t *testing.T) {
 	var serving sync.WaitGroup
 	var stop []func()
 	for _, v := range variants {
+		if orServed(v.child) != child {
+			said.Addrs = append(said.Addrs, "")
+			continue
+		}
 		if v.start == nil {
 			said.Addrs = append(said.Addrs, r.addr)
 			continue
@@ -208,10 +229,11 @@ func TestLoad(t *testing.T) {
 		t.Skip("measures: make bench")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // the generator's own collections are not what is measured
-	child := startLoadServer(t)
+	children := map[string]*runningLoadServer{asServed: startLoadServer(t, asServed), asGoDoes: startLoadServer(t, asGoDoes)}
 	asked := variants
 	var conns [][]*grpc.ClientConn
-	for _, addr := range child.Addrs {
+	for i, v := range asked {
+		addr := children[orServed(v.child)].Addrs[i]
 		var c []*grpc.ClientConn
 		for range loadConns {
 			conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -225,7 +247,7 @@ func TestLoad(t *testing.T) {
 		conns = append(conns, c)
 	}
 	for i := range asked { // once round to get warm
-		child.round(t, asked[i].method, conns[i], *loadTime)
+		children[orServed(asked[i].child)].round(t, asked[i].method, conns[i], *loadTime)
 	}
 	took := make([][]round, len(asked))
 	for n := range *loadRounds {
@@ -234,14 +256,16 @@ func TestLoad(t *testing.T) {
 			if *loadProfile != "" && !strings.Contains(asked[i].name, *loadProfile) {
 				continue
 			}
-			took[i] = append(took[i], child.round(t, asked[i].method, conns[i], *loadTime))
+			took[i] = append(took[i], children[orServed(asked[i].child)].round(t, asked[i].method, conns[i], *loadTime))
 		}
 	}
-	printLoad(t, took, len(child.Answer))
+	printLoad(t, took, len(children[asServed].Answer))
 }
 
-// startLoadServer starts the child, which ends with the test.
-func startLoadServer(t *testing.T) *runningLoadServer {
+func orServed(child string) string { return cmp.Or(child, asServed) }
+
+// startLoadServer starts a child, which ends with the test.
+func startLoadServer(t *testing.T, as string) *runningLoadServer {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -251,11 +275,11 @@ func startLoadServer(t *testing.T) *runningLoadServer {
 		t.Fatal(err)
 	}
 	args := []string{"-test.run=^TestLoadServer$"}
-	if *loadProfile != "" {
+	if *loadProfile != "" && as == asServed {
 		args = append(args, "-test.cpuprofile=server.pprof", "-test.memprofile=server.mem.pprof", "-test.memprofilerate=65536")
 	}
 	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), loadServerEnv+"=1")
+	cmd.Env = append(os.Environ(), loadServerEnv+"="+as)
 	cmd.ExtraFiles = []*os.File{to}
 	var said lockedBuffer
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -351,19 +375,23 @@ func printLoad(t *testing.T, took [][]round, size int) {
 			median(took[i], func(r round) float64 { return r.p50.Seconds() * 1e3 }), median(took[i], func(r round) float64 { return r.p99.Seconds() * 1e3 }),
 			median(took[i], func(r round) float64 { return r.cpu }))
 	}
-	fmt.Fprintln(w, "\nratio, round by round\tthroughput\tof rounds\tserver CPU\tof rounds\t")
+	fmt.Fprintln(w, "\nratio, round by round\tthroughput\tof rounds\tserver CPU\tof rounds\tp99\tof rounds\t")
 	for _, c := range compared {
 		a, b := took[variantNamed(c[0])], took[variantNamed(c[1])]
 		if len(a) == 0 || len(b) == 0 {
 			continue
 		}
-		perSecond, cpu := make([]float64, len(a)), make([]float64, len(a))
-		for i := range a {
-			perSecond[i], cpu[i] = a[i].perSecond/b[i].perSecond, a[i].cpu/b[i].cpu
+		fmt.Fprintf(w, "%s : %s\t", c[0], c[1])
+		for _, figure := range []func(round) float64{
+			func(r round) float64 { return r.perSecond }, func(r round) float64 { return r.cpu }, func(r round) float64 { return r.p99.Seconds() },
+		} {
+			var ratios []float64
+			for i := range a {
+				ratios = append(ratios, figure(a[i])/figure(b[i]))
+			}
+			fmt.Fprintf(w, "%.3f\t%.2f-%.2f\t", median(ratios, func(x float64) float64 { return x }), slices.Min(ratios), slices.Max(ratios))
 		}
-		same := func(x float64) float64 { return x }
-		fmt.Fprintf(w, "%s : %s\t%.3f\t%.2f-%.2f\t%.3f\t%.2f-%.2f\t\n", c[0], c[1], median(perSecond, same), slices.Min(perSecond), slices.Max(perSecond),
-			median(cpu, same), slices.Min(cpu), slices.Max(cpu))
+		fmt.Fprintln(w)
 	}
 	if err := w.Flush(); err != nil {
 		t.Error(err)

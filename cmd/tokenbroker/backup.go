@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,13 +56,14 @@ func (c *backupCommand) online(ctx context.Context) error {
 	}
 	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("back up: the broker answers %s", res.Status)
+		why, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10)) // without it there is still the status
+		return fmt.Errorf("back up: the broker answers %s: %s", res.Status, bytes.TrimSpace(why))
 	}
 	return writeNew(c.File, func(w io.Writer) error {
 		if _, err := io.Copy(w, res.Body); err != nil {
 			return fmt.Errorf("back up: %w", err)
 		}
-		if res.Trailer.Get("X-Backup-Complete") != "yes" {
+		if res.Trailer.Get(backupComplete) != "yes" {
 			return errors.New("back up: the broker broke off; its log says why")
 		}
 		return nil

@@ -25,6 +25,8 @@ import (
 type settings struct {
 	// at is where in the settings file a value stands that came from there, by flag.
 	at map[string]position
+	// tokensInCache is how many tokens fit into memory; 0: the broker's own bound.
+	tokensInCache int
 
 	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
 	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`

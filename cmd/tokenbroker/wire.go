@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,7 +100,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	r.broker, err = engine.New(engine.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
-		CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
+		CacheSize: s.tokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
 	if err != nil {
 		return nil, err
@@ -208,31 +207,6 @@ func (r *running) close() {
 		r.cleanup[i]()
 	}
 	r.cleanup = nil
-}
-
-// serveAdmin hands out backups to whoever may open the socket: the user that the broker runs as.
-func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Trailer", "X-Backup-Complete")
-		if r.db == nil {
-			http.Error(w, "the data are in Redis", http.StatusConflict)
-			return
-		}
-		if err := r.db.Backup(req.Context(), w); err != nil {
-			r.log.Error("backup failed", "error", err.Error())
-			return // without the trailer the copy counts as broken
-		}
-		w.Header().Set("X-Backup-Complete", "yes")
-	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	return nil
 }
 
 // listenUnix listens on a socket that only this user may open. A socket that a dead broker left is replaced, that of a living

@@ -136,7 +136,7 @@ func TestBrokenBackup(t *testing.T) {
 		"an error":   answer,
 		"half of it": func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },
 		"a lost trail": func(w http.ResponseWriter) {
-			w.Header().Set("Trailer", "X-Backup-Complete")
+			w.Header().Set("Trailer", backupComplete)
 			_, _ = w.Write([]byte("half"))
 		},
 	} {

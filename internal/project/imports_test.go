@@ -34,9 +34,10 @@ var may = map[string][]string{
 	"internal/suggest":     {},
 	"internal/yamldoc":     {"internal/suggest"},
 	"internal/catalogview": {"broker", "gen/tokenbroker/v1", "provider", "server"},
+	"internal/heapfloor":   {},
 	"internal/project":     {},
 	"cmd/tokenbroker": {
-		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/upstreamsim", "internal/yamldoc", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/heapfloor", "internal/upstreamsim", "internal/yamldoc", "provider", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
 func TestBackupWhileWriting(t *testing.T) {
@@ -55,6 +57,105 @@ func TestBackupWhileWriting(t *testing.T) {
 	}
 	if got, want := count(t, open(t, path)), count(t, d); got != want {
 		t.Errorf("the backup has %d rows, want %d", got, want)
+	}
+}
+
+// A stuckWriter takes nothing until it is released: a reader that was stopped, or whose disk hangs.
+type stuckWriter struct {
+	bytes.Buffer
+	reached, released chan struct{}
+	once              sync.Once
+}
+
+func (w *stuckWriter) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.reached) })
+	<-w.released
+	return w.Buffer.Write(p)
+}
+
+// TestBackupThatNobodyReads: with a reader that is stuck, pages that are written anew make room as ever: the file does not
+// grow, and so never has to wait for the reader. What the reader gets in the end is the moment at which it began.
+func TestBackupThatNobodyReads(t *testing.T) {
+	path := newPath(t)
+	d := open(t, path)
+	apply(t, d, put(0, 0))
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	rewrite := func(times int) {
+		for range times {
+			p := put(1, 0)
+			p.Value = make([]byte, 256<<10)
+			apply(t, d, p)
+		}
+	}
+	rewrite(3)
+	// The name of the copy is taken by what a broker left that was killed.
+	if err := os.WriteFile(path+".copy", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := &stuckWriter{reached: make(chan struct{}), released: make(chan struct{})}
+	done := make(chan error)
+	go func() { done <- d.Backup(context.Background(), w) }()
+	<-w.reached
+	before := size()
+	rewrite(40) // 10 MiB
+	apply(t, d, put(2, 0))
+	if after := size(); after > before+1<<20 {
+		t.Errorf("the file grew from %d to %d bytes while nobody read the backup", before, after)
+	}
+	if n := count(t, d); n != 3 {
+		t.Errorf("got %d rows, want 3", n)
+	}
+	if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 2 {
+		t.Errorf("files: got %v, %v, want the data and the lock", files, err)
+	}
+	if err := d.Backup(t.Context(), io.Discard); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "another backup is under way") {
+		t.Errorf("a second backup: got %v", err)
+	}
+	close(w.released)
+	if err := <-done; err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.WriteFile(copied, w.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, open(t, copied)); n != 2 {
+		t.Errorf("the backup has %d rows, want the 2 of when it began", n)
+	}
+	if err := d.Backup(t.Context(), io.Discard); err != nil {
+		t.Errorf("another one afterwards: %v", err)
+	}
+}
+
+// TestBackupWithoutRoom: the copy must leave the broker's own writes some room.
+func TestBackupWithoutRoom(t *testing.T) {
+	d := open(t, newPath(t))
+	apply(t, d, put(0, 0))
+	var b bytes.Buffer
+	d.Free(bolt.Spare)
+	err := d.Backup(t.Context(), &b)
+	if !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "the disk is full: a backup needs 64 MiB") || b.Len() > 0 {
+		t.Errorf("got %v, %d bytes", err, b.Len())
+	}
+	d.Free(bolt.Spare + 1<<20)
+	if err := d.Backup(t.Context(), &b); err != nil || b.Len() == 0 {
+		t.Errorf("with room: got %v, %d bytes", err, b.Len())
+	}
+}
+
+func TestBackupOfASlowDisk(t *testing.T) {
+	d := open(t, newPath(t))
+	d.CopyWithin(-1)
+	var b bytes.Buffer
+	err := d.Backup(t.Context(), &b)
+	if !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "took more than") || b.Len() > 0 {
+		t.Errorf("got %v, %d bytes", err, b.Len())
 	}
 }
 

@@ -2,10 +2,12 @@ package bolt
 
 import (
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -24,6 +26,10 @@ type DB struct {
 	closing chan struct{}
 	working sync.WaitGroup
 	close   func() error
+	// backingUp: a Backup is under way, of which there is one at a time, since each takes room on the disk.
+	backingUp atomic.Bool
+	free      func(dir string) (bytes uint64, known bool)
+	copyMost  time.Duration
 }
 
 var _ store.Exclusive = (*DB)(nil)
@@ -38,9 +44,8 @@ type Options struct {
 
 const (
 	sweepEvery = time.Minute
-	// mapped is the address space that the file is mapped into at first, so that a backup does not hold up writers whenever
-	// the file grows.
-	mapped = 128 << 20
+	// mapped is the address space that the file is mapped into at least: 1 GiB, where addresses have 64 bits.
+	mapped = 128 << 20 << (3 * (bits.UintSize / 64))
 	// grown is by how much the file grows at a time.
 	grown = 1 << 20
 	// notHeld is how long bbolt waits for its own lock: not at all, since ours is held.
@@ -71,7 +76,7 @@ func Open(path string, options Options) (*DB, error) {
 	}
 	d := &DB{
 		path: path, db: file, options: options, holder: holder,
-		changes: make(chan *change), closing: make(chan struct{}),
+		changes: make(chan *change), closing: make(chan struct{}), free: freeAt, copyMost: copyMost,
 	}
 	d.close = sync.OnceValue(d.shut)
 	d.working.Go(d.write)
@@ -114,12 +119,21 @@ func openFile(path string) (*bbolt.DB, error) {
 
 func openBolt(path string) (*bbolt.DB, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: notHeld, InitialMmapSize: mapped, FreelistType: bbolt.FreelistMapType, NoStatistics: true,
+		Timeout: notHeld, InitialMmapSize: mapSize(path), FreelistType: bbolt.FreelistMapType, NoStatistics: true,
 	})
 	if err == nil {
 		db.AllocSize = grown
 	}
 	return db, err
+}
+
+// mapSize is the address space, and no memory, to map the file into. One that outgrows its map waits for all readers, and
+// new readers for it, so there is as much again as what a backup copies.
+func mapSize(path string) int {
+	if info, err := os.Stat(path); err == nil && bits.UintSize == 64 {
+		return max(mapped, 2*int(info.Size()))
+	}
+	return mapped
 }
 
 // createFile makes an empty data file under another name first, so that one that is there is always whole.

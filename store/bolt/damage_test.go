@@ -2,6 +2,7 @@ package bolt_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -57,6 +58,9 @@ func TestDamagedFiles(t *testing.T) {
 		copy(d[at:], b)
 		return d
 	}
+	// Where the first page of each kind is, and where in a branch the page below its first key stands.
+	branch, leaf, free, below := pageOf(t, data, 1), pageOf(t, data, 2), freePage(data, page), 16+8
+	number := func(n int) []byte { return binary.NativeEndian.AppendUint64(nil, uint64(n)) }
 	for name, test := range map[string]struct {
 		data []byte
 		says string
@@ -73,6 +77,13 @@ func TestDamagedFiles(t *testing.T) {
 		"zeros":                {make([]byte, len(data)), "not a data file"},
 		"both metas damaged":   {withBoth(data, page), "damaged"},
 		"the root page zeroed": {with(rootPage(data, page)*page, make([]byte, page)...), "damaged"},
+		// bbolt follows the first until its stack is full, and the second out of the file: both end the process.
+		"a branch of itself":         {with(branch+below, number(branch/page)...), "damaged"},
+		"a branch behind the end":    {with(branch+below, number(len(data)/page+100)...), "damaged"},
+		"two branches to one page":   {with(branch+below, data[branch+below+16:branch+below+24]...), "damaged"},
+		"a key behind its page":      {with(leaf+16+4, 0xff, 0xff, 0xff, 0x7f), "damaged"},
+		"a used page that is free":   {with(free+16, number(branch/page)...), "damaged"},
+		"a free page that is unused": {with(free+10, 0), "damaged"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "tokenbroker.db")
@@ -108,6 +119,24 @@ func withBoth(data []byte, page int) []byte {
 func rootPage(data []byte, page int) int {
 	m := meta(data, page)
 	return int(m[16]) | int(m[17])<<8
+}
+
+// freePage is where the freelist of the meta page in use is.
+func freePage(data []byte, page int) int {
+	m := meta(data, page)
+	return (int(m[32]) | int(m[33])<<8) * page
+}
+
+// pageOf is where the first page with these flags is.
+func pageOf(t *testing.T, data []byte, flags byte) int {
+	t.Helper()
+	for at := 0; at < len(data); at += os.Getpagesize() {
+		if data[at+8] == flags {
+			return at
+		}
+	}
+	t.Fatalf("there is no page with flags %d", flags)
+	return 0
 }
 
 // TestRandomDamage: whatever is changed, opening and reading neither panic nor crash; the file opens or is refused.

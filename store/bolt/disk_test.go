@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -65,6 +66,11 @@ func fullDisk() {
 	check(err == nil, "stat: %v", err)
 	var before unix.Rlimit
 	check(unix.Getrlimit(unix.RLIMIT_FSIZE, &before) == nil, "getrlimit")
+	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(info.Size()), Max: before.Max}) == nil, "setrlimit")
+	little := uint64(info.Size()) / 100
+	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: little, Max: before.Max}) == nil, "setrlimit")
+	err = d.Backup(ctx, io.Discard)
+	check(errors.Is(err, broker.StoreUnavailable) && strings.Contains(err.Error(), "the disk is full: file too large"), "a backup on a full disk: %v", err)
 	check(unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(info.Size()), Max: before.Max}) == nil, "setrlimit")
 	made := 1
 	for ; made < 1000; made++ {

@@ -1,6 +1,10 @@
 package bolt
 
-import "go.etcd.io/bbolt"
+import (
+	"time"
+
+	"go.etcd.io/bbolt"
+)
 
 // Sweep deletes up to SweepAtOnce rows whose time is over, and returns how many.
 func (d *DB) Sweep() (int, error) { return d.sweep() }
@@ -22,3 +26,12 @@ func (d *DB) Stored() (rows, ends int) {
 
 // Limit makes the file refuse to grow beyond so many bytes, as a full disk does; 0: no more.
 func (d *DB) Limit(bytes int) { d.db.MaxSize = bytes }
+
+// Free makes a backup believe that the disk has so many bytes left.
+func (d *DB) Free(bytes uint64) { d.free = func(string) (uint64, bool) { return bytes, true } }
+
+// Spare is what a backup leaves on the disk.
+const Spare = spare
+
+// CopyWithin bounds how long a backup may hold its transaction.
+func (d *DB) CopyWithin(t time.Duration) { d.copyMost = t }

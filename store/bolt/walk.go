@@ -26,19 +26,20 @@ const (
 	deepest = 64
 )
 
-// bbolt's own check does not do here: it runs in a goroutine of its own, whose faults nobody can catch.
+// bbolt's own check does not do here: see docs/decisions/0009-reading-the-file-ourselves.md.
 
 // A walker visits every page of a file once.
 type walker struct {
-	f    io.ReaderAt
-	m    meta
-	used map[uint64]bool // pages that hold something, or are free
+	f     io.ReaderAt
+	m     meta
+	used  []bool // pages that hold something, or are free
+	count uint64 // of them
 }
 
 // walk fails with errDamaged unless every page of the file is where it belongs, exactly once, and keys are in order.
 func walk(f io.ReaderAt, m meta) error {
-	w := &walker{f: f, m: m, used: map[uint64]bool{0: true, 1: true}}
-	if !w.tree(m.root, nil, nil, 0) || !w.free() || uint64(len(w.used)) != m.pages && m.freelist != noFreelist {
+	w := &walker{f: f, m: m, used: make([]bool, m.pages), count: 2} // the metas
+	if !w.tree(m.root, nil, nil, 0) || !w.free() || w.count != m.pages && m.freelist != noFreelist {
 		return errDamaged
 	}
 	return nil
@@ -86,10 +87,11 @@ func (w *walker) read(number uint64) (page, bool) {
 }
 
 func (w *walker) take(number uint64) bool {
-	if w.used[number] || number < 2 || number >= w.m.pages {
+	if number < 2 || number >= w.m.pages || w.used[number] {
 		return false
 	}
 	w.used[number] = true
+	w.count++
 	return true
 }
 
