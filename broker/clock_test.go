@@ -72,7 +72,7 @@ func TestAMomentNeverGoesBack(t *testing.T) {
 	}
 	began := c.Now().At
 	for range 2000 {
-		h.pass(rand.N(10*time.Second)-5*time.Second, rand.N(time.Millisecond)) //nolint:gosec // a test's dice
+		h.pass(rand.N(10*time.Second)-5*time.Second, rand.N(time.Millisecond))
 		if _, mono := h.read(); c.Now().At.Sub(began) < mono-time.Millisecond {
 			t.Fatal("younger than the monotonic clock says")
 		}
@@ -89,7 +89,7 @@ func TestTheMachinesClock(t *testing.T) {
 	if d := b.At.Sub(a.At); d < 10*time.Millisecond || d > time.Minute {
 		t.Errorf("10 ms were %v", d)
 	}
-	if b.Wall != b.Wall.Round(0) { //nolint:staticcheck // the monotonic part is what is looked for
+	if b.Wall != b.Wall.Round(0) {
 		t.Error("the wall clock has a monotonic part")
 	}
 }

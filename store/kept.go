@@ -152,14 +152,13 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (mended bool, err error) 
 func (k *kept) undone(n *snapshot) []*keptChange {
 	there := []broker.ID{n.credential.Epoch}
 	for key, row := range n.rows {
-		switch key.Kind {
-		case kindToken:
+		if key.Kind == kindToken {
 			there = append(there, broker.ID(row.Revision))
-		case kindGrant:
-			var g grantRecord
-			if ok, err := n.open(key, &g); ok && err == nil {
-				there = append(there, g.Generation.id())
-			}
+			continue
+		}
+		var g grantRecord
+		if key.Kind == kindGrant && n.s.open(n.place(key), row, &g) == nil {
+			there = append(there, g.Generation.id())
 		}
 	}
 	k.mu.Lock()

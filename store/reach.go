@@ -131,9 +131,9 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		return nil, err
 	}
 	all, err := r.Backend.Read(ctx, asks...)
-	for i, one := range all {
-		if part := r.shard(asks[i].Group); err == nil && part != first {
-			_ = r.noted(part, one.Err)
+	for i, ask := range asks {
+		if part := r.shard(ask.Group); err == nil && part != first {
+			_ = r.noted(part, all[i].Err)
 		}
 	}
 	return all, r.noted(first, err)

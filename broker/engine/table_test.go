@@ -16,19 +16,19 @@ import (
 
 // outages has a test for each row of the table in docs/redis.md, by its first three columns.
 var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
-	"GetToken | within the bound | any": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken | within the bound | any": func(_ *testing.T, w *replica, _ *upstream) string {
 		w.mustGet("main")
 		w.backend.Away()
 		sleep(time.Second)
 		return describe(w.get("main"))
 	},
-	"GetToken | within the grace | away": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken | within the grace | away": func(_ *testing.T, w *replica, _ *upstream) string {
 		w.mustGet("main")
 		w.backend.Away()
 		sleep(time.Minute)
 		return describe(w.get("main"))
 	},
-	"GetToken | within the grace | answers": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken | within the grace | answers": func(_ *testing.T, w *replica, _ *upstream) string {
 		id := w.mustGet("main").Token.ID
 		sleep(time.Minute) // nobody asks: it is not confirmed either
 		read := false
@@ -38,7 +38,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return "what is stored"
 	},
-	"GetToken | longer ago or never | away": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken | longer ago or never | away": func(_ *testing.T, w *replica, _ *upstream) string {
 		w.mustGet("main")
 		w.backend.Away()
 		sleep(6 * time.Minute)
@@ -68,7 +68,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return "a token of this broker's own, degraded, obtained once"
 	},
-	"GetToken that rejects the token | any | away": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken that rejects the token | any | away": func(_ *testing.T, w *replica, _ *upstream) string {
 		id := w.mustGet("main").Token.ID
 		w.backend.Away()
 		sleep(time.Second)
@@ -78,7 +78,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return first + ", and so does whoever asks for it next"
 	},
-	"GetToken that rejects another token | within the grace | away": func(t *testing.T, w *replica, _ *upstream) string {
+	"GetToken that rejects another token | within the grace | away": func(_ *testing.T, w *replica, _ *upstream) string {
 		w.mustGet("main")
 		w.backend.Away()
 		sleep(time.Minute)

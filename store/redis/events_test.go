@@ -77,10 +77,6 @@ func TestOthersAreTold(t *testing.T) {
 	lb.await("that something may have been missed", func(h store.Happened) bool { return h.Group == "" })
 	changeRow(t, a, "c:3")
 	lb.await("of c:3", func(h store.Happened) bool { return h.Group == "c:3" })
-	proxy.BlackHole()
-	<-time.After(3 * time.Second)
-	proxy.Forward()
-	lb.await("that something may have been missed, again", func(h store.Happened) bool { return h.Group == "" })
 }
 
 // TestARestartIsNoticed: what was told meanwhile was missed.
