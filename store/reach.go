@@ -124,6 +124,9 @@ func (r *reach) told(away bool) {
 	}
 }
 
+// heard notes that something came from the part that has a group: it can be asked again.
+func (r *reach) heard(g Group) { _ = r.noted(r.shard(g), nil) }
+
 // Read implements Backend.
 func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 	first := r.shard(asks[0].Group)

@@ -54,7 +54,10 @@ func (s *Store) Watch(ctx context.Context, f func(broker.Notice)) {
 	s.shared.shared.Watch(ctx, func(h Happened) {
 		if h.Group == "" {
 			f(broker.Notice{})
-		} else if name, ok := s.names.Load(h.Group); ok {
+			return
+		}
+		s.backend.heard(h.Group)
+		if name, ok := s.names.Load(h.Group); ok {
 			f(broker.Notice{Credential: name.(broker.CredentialName), Moved: h.Note == noteMoved})
 		}
 	})

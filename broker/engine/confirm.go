@@ -39,7 +39,7 @@ func (c *confirmer) hear(n broker.Notice) {
 		return
 	}
 	if n.Moved {
-		c.b.cache.forget(n.Credential)
+		c.b.cache.doubt(n.Credential)
 		return
 	}
 	if l := c.b.cache.line(n.Credential); l != nil {
@@ -106,9 +106,9 @@ func (c *confirmer) confirm(due []*entry) {
 }
 
 func (c *confirmer) confirmPart(due []*entry) {
-	marks := make([]broker.Mark, len(due))
+	marks, moved := make([]broker.Mark, len(due)), make([]uint64, len(due))
 	for i, e := range due {
-		marks[i] = e.mark
+		marks[i], moved[i] = e.mark, e.line.moves()
 	}
 	ctx, cancel := context.WithTimeout(c.b.stopping, max(c.b.cache.bound/4, 10*time.Millisecond))
 	defer cancel()
@@ -121,6 +121,7 @@ func (c *confirmer) confirmPart(due []*entry) {
 		switch {
 		case err != nil || verdicts[i] == broker.Unknown:
 			e.tried.Store(int64(asked))
+		case e.line.moves() != moved[i]: // what was asked about may be from before that
 		case verdicts[i] == broker.Same:
 			e.confirmed.Store(int64(asked))
 			e.line.confirm(e.mark.CredentialRevision, asked)

@@ -84,7 +84,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		sleep(time.Minute)
 		return describe(w.get("main", rejected(nobodys)))
 	},
-	"GetToken past the refresh time | within the grace | away": func(t *testing.T, w *replica, up *upstream) string {
+	"GetToken past the refresh time | within the grace | away": func(_ *testing.T, w *replica, up *upstream) string {
 		w.mustGet("main")
 		sleep(56 * time.Minute)
 		before := len(up.exchanges())
@@ -190,7 +190,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return "STORE_UNAVAILABLE; tokens are asked about before they are served again"
 	},
-	"WatchToken | longer ago or never | away": func(t *testing.T, w *replica, _ *upstream) string {
+	"WatchToken | longer ago or never | away": func(_ *testing.T, w *replica, _ *upstream) string {
 		w.backend.Away()
 		events, _, stop := watching(w.world, "")
 		defer stop()
