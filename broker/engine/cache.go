@@ -135,6 +135,19 @@ func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment, why *broker.
 	return e
 }
 
+// local returns the entry of a token that the store does not have, if it still has none: mark is of what was read at a moment. nil:
+// there is no such entry.
+func (c *cache) local(key lookup, mark broker.Mark, read broker.Moment) *entry {
+	there, _ := c.entries.GetEntryQuietly(key)
+	e := there.Value
+	if e == nil || !e.local || e.dropped.Load() || e.mark != mark {
+		return nil
+	}
+	e.confirmed.Store(int64(read))
+	c.warm(e)
+	return e
+}
+
 // drop takes the entries of a credential that match out of service for good, and returns how many tokens of those only this
 // process had. Whatever is being read meanwhile is read again.
 func (c *cache) drop(name broker.CredentialName, match func(*entry) bool) (local int) {

@@ -27,6 +27,9 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, turn *
 	if errors.Is(err, broker.ErrConflict) {
 		return nil, pause(ctx, lookAgain/10, at.ended)
 	}
+	if err != nil && broker.KindOf(err) != broker.StoreUnavailable {
+		return nil, storeFailure(p.key.name, err)
+	}
 	if err != nil {
 		// The lease may have been taken although nothing says so. Nothing was sent: nobody need wait for it, or believe that the
 		// refresh token may be spent.

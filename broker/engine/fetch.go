@@ -129,8 +129,9 @@ type pursuit struct {
 	key   lookup
 	need  need
 	trial trial
-	// view is what was last read; the zero View: nothing.
+	// view is what was last read, and at when that began; the zero View: nothing.
 	view broker.View
+	at   asOf
 	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time.
 	asked    bool
 	attempts []broker.Attempt
@@ -181,13 +182,16 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 		return nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, at.read)
-	p.view = view
+	p.view, p.at = view, at
 	now := b.clock.Now().Wall
 	if decide(view.Token, now, p.need) != fetch {
 		a, err := b.answer(t, view.Token, view.Mark)
 		if err == nil {
 			return p.put(a, at.read, at.moved)
 		} // the definition presents something that this token does not have: another is needed
+	}
+	if e := b.cache.local(p.key, view.Mark, at.read); e != nil && decide(e.issued, now, p.need) != fetch {
+		return e, nil // the store has none still
 	}
 	if f := p.remembered(t, now); f != nil {
 		return nil, f
@@ -236,21 +240,29 @@ func (p *pursuit) put(a answer, confirmed broker.Moment, moved uint64) (*entry, 
 	return nil, errAgain
 }
 
-// fallback is the entry that is served although something better was wanted, and why; nil: none.
+// fallback is the entry that is served although something better was wanted, and why; nil: none. What was read too long ago to
+// serve is read again: an exchange may have taken its time, and the token may have been rejected meanwhile.
 func (p *pursuit) fallback(why *broker.Failure) *entry {
-	if p.trial.on || !fallback(p.view.Token, p.b.clock.Now().Wall, need{rejected: p.need.rejected}) {
+	b, now := p.b, p.b.clock.Now()
+	if p.trial.on || !fallback(p.view.Token, now.Wall, need{rejected: p.need.rejected}) {
 		return nil
 	}
-	at := p.asOf()
-	t, err := p.b.resolve(p.key, p.view.Credential)
+	t, err := b.resolve(p.key, p.view.Credential)
 	if err != nil {
 		return nil
 	}
-	a, err := p.b.answer(t, p.view.Token, p.view.Mark)
+	if v := p.view; b.cache.shared && now.At.Sub(p.at.read) >= b.cache.bound {
+		p.at = p.asOf()
+		v, err = b.store.Read(b.stopping, t.token, "")
+		if err != nil || v.Mark != p.view.Mark {
+			return nil
+		}
+	}
+	a, err := b.answer(t, p.view.Token, p.view.Mark)
 	if err != nil {
 		return nil
 	}
-	return p.b.cache.put(p.l, a, at.read, at.moved, why)
+	return b.cache.put(p.l, a, p.at.read, p.at.moved, why)
 }
 
 // pause waits until somebody lets go of a lease, at most for so long.

@@ -30,7 +30,7 @@ type pending struct {
 }
 
 // commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
-// whose refresh token is not. Where local says so, a token that hangs on none is waited for only a moment, and its commit goes on
+// whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where local says so, a token that hangs on none is waited for only a moment, and its commit goes on
 // behind: errUnstored.
 func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
 	must := !o.RefreshToken.IsZero() || p.lease.Spends || o.DropGrant
@@ -60,15 +60,17 @@ func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, mus
 			defer cancel()
 		}
 		done, err := b.commitOnce(try, p, o)
-		switch {
-		case err == nil:
+		if err == nil {
 			return done, nil
-		case stopped && must && !o.RefreshToken.IsZero():
+		}
+		waits := must && broker.KindOf(err) == broker.StoreUnavailable
+		if !stopped && (waits || b.clock.Now().At < p.ends) {
+			continue
+		}
+		if !o.RefreshToken.IsZero() {
 			b.lost.Add(1)
 			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.lease.Key.Credential),
 				"generation", p.lease.Generation.String(), "kind", broker.KindOf(err).Name())
-		case must && !stopped, !stopped && b.clock.Now().At < p.ends:
-			continue
 		}
 		if stopped {
 			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.lease.Key.Credential}
