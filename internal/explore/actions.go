@@ -13,7 +13,7 @@ func (w *world) begin(a Action, b int, s *step) {
 	case "after":
 		s.after = a.number()
 	case "hold":
-		s.from = now.Add(span)
+		s.from = w.onBeat(now.Add(span))
 	case "crash":
 		if !strings.HasSuffix(string(a), "done") {
 			w.crash(b)

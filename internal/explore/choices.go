@@ -32,14 +32,14 @@ const (
 //	ahead D          the broker's wall clock is ahead from now on
 //	call OP@B        somebody asks broker B; see callers.go
 var (
-	anywhere = []Action{"after 1", "after 4", "hold 700ms", "hold 3s", "crash", "stop 3s", "stop 20s", "away 3s", "cut 3s", "cut 20s"}
+	anywhere = []Action{"after 1", "after 4", "hold 750ms", "hold 3s", "crash", "stop 3s", "stop 20s", "away 3s", "cut 3s", "cut 20s"}
 	ofReads  = slices.Concat(anywhere, []Action{"fail", "deaf 5s"})
 	ofWrites = slices.Concat(anywhere, []Action{
 		"fail", "lose", "late 3s", "crash done", "readonly 6s",
 		"failover 1 0s", "failover 1 1s", "failover 2 1s", "failover 1 70s", "lapse 1s",
 	})
 	ofSends   = slices.Concat(anywhere, []Action{"refuse", "busy", "down 8s", "down 40s"})
-	ofAnswers = []Action{"hold 700ms", "hold 3s", "hold 9s", "lose", "crash", "stop 3s", "stop 9s", "stop 20s", "away 3s", "away 70s", "cut 20s", "readonly 6s"}
+	ofAnswers = []Action{"hold 750ms", "hold 3s", "hold 9s", "lose", "crash", "stop 3s", "stop 9s", "stop 20s", "away 3s", "away 70s", "cut 20s", "readonly 6s"}
 	ofChecks  = []Action{"fail", "hold 3s", "stop 3s"}
 
 	// ofClocks need a broker whose clock can be set.

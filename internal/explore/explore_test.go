@@ -118,10 +118,10 @@ func TestCampaign(t *testing.T) {
 	}
 	c.Progress = func(seed uint64) { fmt.Printf("%v; go on with SEED=%d\n", c, seed) }
 	if depth := number(t, "DEPTH"); depth > 0 {
-		c.Most = int(min(n, math.MaxInt32)) //nolint:gosec // bounded
+		c.Most = int(min(n, math.MaxInt32))
 		for _, name := range Scenarios() {
 			if only := os.Getenv("SCENARIO"); only == "" || only == name {
-				c.Exhaust(t, runtime.GOMAXPROCS(0), int(min(depth, 9)), Schedule{Scenario: name}) //nolint:gosec // bounded
+				c.Exhaust(t, runtime.GOMAXPROCS(0), int(min(depth, 9)), Schedule{Scenario: name})
 			}
 		}
 	} else {

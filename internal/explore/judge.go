@@ -25,7 +25,7 @@ const (
 	// mostTold bounds what one watch is told in one instant.
 	mostTold = 20
 	// slack is what a confirmation may take on top of the bound.
-	slack = 250 * time.Millisecond
+	slack = 2 * beat
 	// patience is how long a caller waits where nothing stands in the way.
 	patience = 6 * time.Second
 )

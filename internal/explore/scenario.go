@@ -32,14 +32,14 @@ func at(d time.Duration, do ...Action) event { return event{d, do} }
 const (
 	sec  = time.Second
 	msec = time.Millisecond
-	// margin is short because the brokers draw a refresh's time from a quarter of it, and a schedule is to be the same each time.
-	margin = 800 * time.Millisecond
+	// margin is how long before its end a token is refreshed: the brokers draw the time from a beat before that.
+	margin = 4 * beat
 )
 
 // calm is an ordinary minute: a cold start, hits, a refresh ahead of time, a token that nobody refreshed.
 var calm = []event{
 	at(0, "call get@0", "call get@1"), at(1*sec, "call get@1"),
-	at(29300*msec, "call get@0", "call get@1"), at(29700*msec, "call get@0", "call get@1"),
+	at(29250*msec, "call get@0", "call get@1"), at(29750*msec, "call get@0", "call get@1"),
 	at(62*sec, "call get@0", "call get@1"), at(64*sec, "call get@0", "call get@1"),
 }
 
@@ -82,7 +82,7 @@ var scenarios = byName(
 		at(11*sec, "call get@0", "call get@1"), at(14*sec, "call get@0", "call get@1"),
 	}},
 	&scenario{name: "three", brokers: 3, facts: rotating, script: []event{
-		at(0, "call get@0", "call get@1", "call get@2"), at(29300*msec, "call get@1", "call get@2"), at(29700*msec, "call get@0"),
+		at(0, "call get@0", "call get@1", "call get@2"), at(29250*msec, "call get@1", "call get@2"), at(29750*msec, "call get@0"),
 		at(62*sec, "call get@2", "call get@0"), at(64*sec, "call get@1"),
 	}},
 )

@@ -91,6 +91,14 @@ func (w *world) run() {
 	}
 }
 
+// A beat is how finely time passes for the scheduler: a step that comes between two goes on at the second. Brokers draw many of
+// their waits from a range that lies between two beats, and do the same thing each time in spite of that.
+const beat = 250 * time.Millisecond
+
+func (w *world) onBeat(t time.Time) time.Time {
+	return w.began.Add((t.Sub(w.began) + beat - 1).Truncate(beat))
+}
+
 // mostNumber is up to which of its kind something can happen at a step.
 const mostNumber = 15
 
@@ -101,6 +109,9 @@ func (w *world) welcome() {
 	w.arrived = nil
 	slices.SortStableFunc(news, func(a, b *step) int { return cmp.Or(cmp.Compare(a.b, b.b), cmp.Compare(a.what, b.what)) })
 	w.waiting = append(w.waiting, news...)
+	for _, s := range news {
+		s.from = w.onBeat(time.Now())
+	}
 	w.mu.Unlock()
 	for _, s := range news {
 		key := fmt.Sprintf("%d %s", s.b, s.what)

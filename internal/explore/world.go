@@ -40,6 +40,7 @@ type world struct {
 	truth  *store.Store
 	views  []*storetest.Replica
 	vendor *vendor
+	began  time.Time
 	// ctx ends with the schedule; ended is closed when it is given up.
 	ctx   context.Context //nolint:containedctx // the life of all callers
 	end   context.CancelFunc
@@ -100,7 +101,7 @@ type clock struct{ ahead, slept time.Duration }
 func newWorld(s *scenario, keys *seal.Keyring, p pick) *world {
 	n := s.brokers
 	w := &world{
-		s: s, keys: keys, pick: p, views: storetest.NewReplicas(n), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		s: s, keys: keys, pick: p, began: time.Now(), views: storetest.NewReplicas(n), ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		vendor:  &vendor{s: s, families: map[string]*family{}, issued: map[string]issued{}},
 		brokers: make([]*broker.Broker, n), lives: make([]int, n), numbers: map[string]int{},
 		stopped: make([]time.Time, n), cut: make([]time.Time, n), freeFrom: make([]time.Time, n), troubled: make([]time.Time, n),
