@@ -90,12 +90,13 @@ func (w *world) failover(n int, away time.Duration) {
 		w.undone = true
 		n--
 	}
-	if w.exists == no {
+	w.failovers++
+	if w.exists == no || now.Sub(w.since) < 3*time.Second {
 		w.exists = unknown
 	}
 	for _, f := range w.vendor.families { // who holds a successor has to be given the time to store it again
 		if !f.holder.at.IsZero() {
-			f.holder.at, f.holder.free = now, false
+			f.holder.at, f.holder.free, f.early = now, false, now.Add(takeoverGrace)
 		}
 	}
 	w.mu.Unlock()

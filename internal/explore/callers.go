@@ -113,6 +113,9 @@ func (w *world) invalidate(ctx context.Context, op string, br *broker.Broker, q 
 	tokens := w.refuse(id, i.All)
 	done, err := br.Invalidate(ctx, local, i)
 	w.mu.Lock()
+	if i.All {
+		w.changed = time.Now()
+	}
 	heard := err == nil && w.lives[q.b] == q.life && !time.Now().Before(w.stopped[q.b])
 	for _, t := range tokens {
 		// A count of 0 says that there was nothing to be dropped; not of what this very broker gave.
@@ -138,7 +141,7 @@ func (w *world) edit(ctx context.Context, op string, br *broker.Broker) {
 	w.refuse("", true)
 	w.mu.Lock()
 	w.editing++
-	alone := w.editing == 1
+	alone, failovers := w.editing == 1, w.failovers
 	w.exists = unknown
 	w.mu.Unlock()
 	err := errors.New("nothing was done")
@@ -155,7 +158,7 @@ func (w *world) edit(ctx context.Context, op string, br *broker.Broker) {
 	}
 	w.mu.Lock()
 	w.editing--
-	if alone && w.editing == 0 && err == nil {
+	if alone && w.editing == 0 && err == nil && w.failovers == failovers {
 		w.exists, w.since = yes, time.Now()
 		if op == "delete" {
 			w.exists = no
@@ -228,7 +231,7 @@ func (w *world) watch(b int) {
 				}
 				if atOnce++; atOnce > mostTold {
 					w.mu.Lock()
-					w.report("a watch tells without end", fmt.Sprintf("of broker %d", b))
+					w.report(watchTells, fmt.Sprintf("of broker %d", b))
 					w.mu.Unlock()
 					<-w.ended
 				}

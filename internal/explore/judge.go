@@ -30,8 +30,6 @@ const (
 	patience = 6 * time.Second
 )
 
-const hotLoop = "hot loop"
-
 type existence int
 
 const (
@@ -108,6 +106,7 @@ type handed struct {
 	life  int
 	token string
 	at    time.Time
+	ends  time.Time // as the broker says, which may be too careful
 	order int
 }
 
@@ -143,7 +142,7 @@ func (w *world) judgeToken(q question, r broker.Result, err error) {
 		return // nobody hears it
 	}
 	if waited := now.Sub(later(q.began, w.excused)); waited > w.patience {
-		w.report("waits too long", fmt.Sprintf("a caller of broker %d for %v; in the end %v", q.b, waited, err))
+		w.report(waitsLong, fmt.Sprintf("a caller of broker %d for %v; in the end %v", q.b, waited, err))
 	}
 	if err != nil {
 		w.judgeFailure(q, err, now)
@@ -156,32 +155,32 @@ func (w *world) judgeToken(q question, r broker.Result, err error) {
 	h := &w.held[q.b]
 	switch {
 	case !now.Before(t.ends):
-		w.report("served past its end", fmt.Sprintf("%s by broker %d, %v late", token, q.b, now.Sub(t.ends)))
+		w.report(servedLate, fmt.Sprintf("%s by broker %d, %v late", token, q.b, now.Sub(t.ends)))
 	case r.Token.ID == q.request.RejectedTokenID:
-		w.report("gave the rejected token", token)
+		w.report(gaveRejected, token)
 	case dropped && now.Sub(at) > bound+slack && well:
-		w.report("served after it was invalidated", fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(at)))
+		w.report(servedInvalid, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(at)))
 	case w.exists == no && q.began.Sub(w.since) > bound+slack && well:
-		w.report("served after the credential was deleted", fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(w.since)))
+		w.report(servedDeleted, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(w.since)))
 	case h.life == q.life && h.at.Before(q.began) && t.order < h.order && !r.Degraded && !w.undone && !w.refused[h.token] && w.changed.Before(h.at):
-		w.report("an older token replaced a newer one", fmt.Sprintf("%s instead of %s by broker %d", token, h.token, q.b))
+		w.report(olderToken, fmt.Sprintf("%s instead of %s by broker %d", token, h.token, q.b))
 	}
 	w.lastID, w.ids[token], w.gave[token] = r.Token.ID, r.Token.ID, life{q.b, q.life}
 	if !r.Degraded {
-		*h = handed{q.life, token, now, t.order}
+		*h = handed{q.life, token, now, r.Token.ExpireTime, t.order}
 	}
 }
 
 // judgeFailure: whoever holds a valid token that nobody refused gives it, whatever is wrong with the store or the upstream.
 func (w *world) judgeFailure(q question, err error, now time.Time) {
 	h := w.held[q.b]
-	valid := h.token != "" && h.life == q.life && now.Before(w.vendor.issued[h.token].ends) && now.Sub(h.at) < outageGrace
+	valid := h.token != "" && h.life == q.life && now.Before(h.ends) && now.Sub(h.at) < outageGrace
 	kind := broker.KindOf(err)
 	switch {
 	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:
 	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || !w.changed.Before(h.at) || w.undone:
 	default:
-		w.report("denied although a valid token is there", fmt.Sprintf("broker %d: %s, %v before %s ends", q.b, kind.Name(), w.vendor.issued[h.token].ends.Sub(now), h.token))
+		w.report(denied, fmt.Sprintf("broker %d: %s, %v before %s ends", q.b, kind.Name(), h.ends.Sub(now), h.token))
 	}
 }
 
@@ -192,12 +191,14 @@ func (w *world) judgeReuse(b, life int, f *family, presented, stored string, kno
 	alive := !h.at.IsZero() && w.lives[h.broker] == h.life && w.brokers[h.broker] != nil
 	detail := fmt.Sprintf("broker %d presented %s, whose successor is %s", b, presented, latest)
 	switch {
+	case known && stored == latest && f.storedAt.After(w.acquired[b]):
+		// It took over from somebody who did not come back in time, and did before this one sent.
 	case known && stored == latest:
-		w.report("presented a spent refresh token whose successor is stored", detail)
+		w.report(spentStored, detail)
 	case alive && h.broker == b && h.life == life:
-		w.report("presented a spent refresh token whose successor it holds", detail)
-	case alive && (w.hadTime(f) || time.Since(h.at) < takeoverGrace):
-		w.report("presented a spent refresh token whose successor another broker holds", fmt.Sprintf("%s, held by %d", detail, h.broker))
+		w.report(spentByHolder, detail)
+	case alive && (w.hadTime(f) || time.Now().Before(f.early)):
+		w.report(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker))
 	}
 }
 
@@ -206,7 +207,7 @@ func (w *world) judgeGivenUp(b, life int, after time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.over && !w.quiet && w.lives[b] == life && !w.stopping[b] && after < exchangeTimeout+takeoverGrace-time.Second {
-		w.report("gave up the answer to a refresh", fmt.Sprintf("broker %d after %v", b, after))
+		w.report(gaveUp, fmt.Sprintf("broker %d after %v", b, after))
 	}
 }
 
@@ -231,7 +232,7 @@ func (w *world) judgeStored() {
 			continue
 		}
 		if f.stored && !w.undone || w.hadTime(f) {
-			w.report("lost a committed refresh token", fmt.Sprintf("%s is stored, and the upstream gave %s", token, latest))
+			w.report(lostCommitted, fmt.Sprintf("%s is stored, and the upstream gave %s", token, latest))
 		}
 	}
 }

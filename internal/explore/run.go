@@ -40,7 +40,7 @@ func run(t *testing.T, s *scenario, keys *seal.Keyring, p pick) (r Run) {
 			if w == nil {
 				panic(hung)
 			}
-			w.bad = append(w.bad, Violation{"something hangs", fmt.Sprint(hung)})
+			w.bad = append(w.bad, Violation{hangs, fmt.Sprint(hung)})
 		}
 		r = Run{Schedule{s.name, w.taken}, w.bad, w.trace, w.seen}
 	}()
@@ -110,7 +110,7 @@ func (w *world) settle() {
 	}
 	for b := range w.brokers {
 		if err := w.finalError[b]; err != nil {
-			w.report("no token in the end", fmt.Sprintf("at broker %d: %s", b, broker.KindOf(err).Name()))
+			w.report(noToken, fmt.Sprintf("at broker %d: %s", b, broker.KindOf(err).Name()))
 			return
 		}
 	}
@@ -145,7 +145,7 @@ func (w *world) judgeRows() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.exists == no && left > 0 {
-		w.report("something is left of a deleted credential", fmt.Sprintf("%d rows", left))
+		w.report(rowsLeft, fmt.Sprintf("%d rows", left))
 	}
 }
 
@@ -173,7 +173,7 @@ func (w *world) close() {
 		err := br.Close(ctx)
 		cancel()
 		if peace && (err != nil || time.Since(began) > closing/2) {
-			w.bad = append(w.bad, Violation{"does not stop", fmt.Sprintf("broker %d: %v after %v", b, err, time.Since(began))})
+			w.bad = append(w.bad, Violation{noStop, fmt.Sprintf("broker %d: %v after %v", b, err, time.Since(began))})
 		}
 	}
 	w.calls.Wait()

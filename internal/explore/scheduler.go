@@ -21,6 +21,11 @@ const (
 	gone           // its process is dead
 )
 
+// String is what a trace says of it.
+func (o outcome) String() string {
+	return [...]string{"", " failed", " lost", " late", " busy", " gone"}[o]
+}
+
 type verdict struct {
 	outcome outcome
 	span    time.Duration
@@ -179,7 +184,7 @@ func (w *world) goOn() bool {
 	}
 	w.last = next.b
 	v := w.judgeStep(next, now)
-	w.trace = append(w.trace, next.name)
+	w.trace = append(w.trace, fmt.Sprintf("%v %s%s", now.Sub(w.began), next.name, v.outcome))
 	w.mu.Unlock()
 	next.release <- v
 	synctest.Wait()
@@ -189,6 +194,9 @@ func (w *world) goOn() bool {
 
 // judgeStep is how a step ends that goes on now; w.mu is held.
 func (w *world) judgeStep(s *step, now time.Time) verdict {
+	if s.what == stepAcquire {
+		w.acquired[s.b] = now
+	}
 	ofStore := s.what != stepSend && s.what != stepAnswer
 	switch verb := s.do.Verb(); {
 	case ofStore && (now.Before(w.away) || now.Before(w.cut[s.b])), slices.Contains(writes, s.what) && now.Before(w.readonly),

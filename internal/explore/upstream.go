@@ -25,8 +25,11 @@ type family struct {
 	revoked bool
 	// holder is who was given the last one, and when; at zero: nobody was.
 	holder holder
-	// stored: the last one was acknowledged by the store.
-	stored bool
+	// stored: the last one was acknowledged by the store, at that time.
+	stored   bool
+	storedAt time.Time
+	// early: nobody may take over before.
+	early time.Time
 }
 
 type holder struct {
@@ -152,7 +155,7 @@ func (w *world) asked(b, life int, x broker.Exchange) (broker.Answer, *broker.Up
 			return a, refusal
 		}
 		f.last++
-		f.holder, f.stored = holder{}, false
+		f.holder, f.stored, f.early = holder{}, false, time.Now().Add(exchangeTimeout+2*time.Second+takeoverGrace-2*beat)
 		a.RefreshToken = broker.NewSecret(fmt.Sprintf("%s.%d", name, f.last))
 	} else if v.s.facts.Refreshes {
 		name, first := v.seed(len(v.families) + 1)

@@ -66,6 +66,8 @@ type world struct {
 	away, readonly                   time.Time
 	undo                             []undoable
 	undone                           bool
+	failovers                        int
+	acquired                         []time.Time
 	stopping                         []bool
 	clocks                           []clock
 
@@ -105,7 +107,7 @@ func newWorld(s *scenario, keys *seal.Keyring, p pick) *world {
 		vendor:  &vendor{s: s, families: map[string]*family{}, issued: map[string]issued{}},
 		brokers: make([]*broker.Broker, n), lives: make([]int, n), numbers: map[string]int{},
 		stopped: make([]time.Time, n), cut: make([]time.Time, n), freeFrom: make([]time.Time, n), troubled: make([]time.Time, n),
-		clocks: make([]clock, n), stopping: make([]bool, n), judge: newJudge(n),
+		clocks: make([]clock, n), stopping: make([]bool, n), acquired: make([]time.Time, n), judge: newJudge(n),
 	}
 	w.ctx, w.end = context.WithCancel(context.Background())
 	var err error
@@ -228,8 +230,8 @@ func (w *world) wrote(group store.Group, listed *store.Listing, restore func()) 
 	}
 	w.undo = append(w.undo, undoable{time.Now(), restore})
 	for _, f := range w.vendor.families {
-		if known && token == fmt.Sprintf("%s.%d", f.name, f.last) {
-			f.stored = true
+		if known && !f.stored && token == fmt.Sprintf("%s.%d", f.name, f.last) {
+			f.stored, f.storedAt = true, time.Now()
 		}
 	}
 }
