@@ -85,7 +85,7 @@ func (s *backend) Apply(ctx context.Context, b store.Batch) error {
 		restore := s.Memory.Snapshot()
 		err := s.Replica.Apply(ctx, b)
 		if err == nil {
-			s.w.wrote(b.Group, b.List, restore)
+			s.w.wrote(b, restore)
 		}
 		return err
 	})

@@ -32,10 +32,10 @@ const (
 //	ahead D          the broker's wall clock is ahead from now on
 //	call OP@B        somebody asks broker B; see callers.go
 var (
-	anywhere = []Action{"after 1", "after 4", "hold 750ms", "hold 3s", "crash", "stop 3s", "stop 20s", "away 3s", "cut 3s", "cut 20s"}
-	ofReads  = slices.Concat(anywhere, []Action{"fail", "deaf 5s"})
+	anywhere = []Action{"after 1", "after 4", "hold 3s", "crash", "stop 3s", "stop 20s", "away 3s", "cut 20s"}
+	ofReads  = slices.Concat(anywhere, []Action{"fail", "cut 3s", "deaf 5s"})
 	ofWrites = slices.Concat(anywhere, []Action{
-		"fail", "lose", "late 3s", "crash done", "readonly 6s",
+		"hold 750ms", "fail", "lose", "late 3s", "crash done", "readonly 6s",
 		"failover 1 0s", "failover 1 1s", "failover 2 1s", "failover 1 70s", "lapse 1s",
 	})
 	ofSends   = slices.Concat(anywhere, []Action{"refuse", "busy", "down 8s", "down 40s"})
@@ -46,7 +46,7 @@ var (
 	ofClocks = []Action{"asleep 40s", "ahead 10m"}
 
 	// ops are what callers do of which the scenario's own script says nothing, and whether they go to the same broker or another.
-	ops = []string{"get", "reject", "stale", "invalidate", "drop", "delete", "recreate", "rotate", "seed", "impatient", "test", "watch", "term"}
+	ops = []string{"reject", "stale", "invalidate", "drop", "delete", "recreate", "rotate", "seed", "impatient", "test", "watch", "term"}
 )
 
 // choicesAt are all that can happen at a step of this kind, of broker b of n.
@@ -64,9 +64,14 @@ func choicesAt(s *scenario, what string, b int) []Action {
 	default:
 		all = ofReads
 	}
-	all = slices.Clone(all)
+	all = slices.DeleteFunc(slices.Clone(all), func(a Action) bool {
+		return slices.ContainsFunc(s.not, func(verb string) bool { return strings.HasPrefix(string(a), verb) })
+	})
 	if settable != nil {
 		all = append(all, ofClocks...)
+	}
+	if what == stepCount || what == stepList {
+		return all // nothing lies between it and the step beside it
 	}
 	other := (b + 1) % s.brokers
 	all = append(all, Action(fmt.Sprintf("call invalidate@%d", b)))
@@ -75,7 +80,5 @@ func choicesAt(s *scenario, what string, b int) []Action {
 			all = append(all, Action(fmt.Sprintf("call %s@%d", op, other)))
 		}
 	}
-	return slices.DeleteFunc(all, func(a Action) bool {
-		return slices.ContainsFunc(s.not, func(verb string) bool { return strings.HasPrefix(string(a), verb) })
-	})
+	return all
 }

@@ -63,7 +63,11 @@ func TestOneThingHappens(t *testing.T) {
 // TestManyThingsHappen runs random schedules, the same ones every time.
 func TestManyThingsHappen(t *testing.T) {
 	c := newCampaign(t)
-	c.Random(t, runtime.GOMAXPROCS(0), 0, 3000)
+	n := uint64(3000)
+	if racing {
+		n = 1000 // each takes five times as long
+	}
+	c.Random(t, runtime.GOMAXPROCS(0), 0, n)
 	tell(t, c)
 }
 

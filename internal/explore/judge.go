@@ -163,7 +163,7 @@ func (w *world) judgeToken(q question, r broker.Result, err error) {
 	case w.exists == no && q.began.Sub(w.since) > bound+slack && well:
 		w.report(servedDeleted, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(w.since)))
 	case h.life == q.life && h.at.Before(q.began) && t.order < h.order && !r.Degraded && !w.undone && !w.refused[h.token] && w.changed.Before(h.at):
-		w.report(olderToken, fmt.Sprintf("%s instead of %s by broker %d", token, h.token, q.b))
+		w.report(wentBack, fmt.Sprintf("%s instead of %s by broker %d", token, h.token, q.b))
 	}
 	w.lastID, w.ids[token], w.gave[token] = r.Token.ID, r.Token.ID, life{q.b, q.life}
 	if !r.Degraded {

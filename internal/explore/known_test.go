@@ -25,7 +25,7 @@ var knownToday = []known{
 	{servedInvalid, []string{"readonly"}, "a token that is not stored cannot be invalidated"},
 	{servedInvalid, []string{"fail", "lose", "away", "cut", "hold", "stop", "late"}, "an entry that was once unreached is not confirmed any more"},
 	{servedDeleted, []string{"fail", "lose", "away", "cut", "hold", "stop", "late", "readonly"}, "an entry that was once unreached is not confirmed any more"},
-	{olderToken, nil, "a commit does not look when the stored token was sent"},
+	{wentBack, nil, "a commit does not look when the stored token was sent"},
 	{servedLate, []string{"late", "hold", "stop"}, "a commit says how long the token has left, and not when it ends"},
 	{waitsLong, []string{"fail", "lose", "late"}, "a commit that failed leaves its lease"},
 }

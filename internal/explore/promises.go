@@ -10,7 +10,7 @@ const (
 	denied        = "denied although a valid token is there"
 	servedInvalid = "served after it was invalidated"
 	servedDeleted = "served after the credential was deleted"
-	olderToken    = "an older token replaced a newer one"
+	wentBack      = "an older token replaced a newer one"
 	servedLate    = "served past its end"
 	waitsLong     = "waits too long"
 	lostCommitted = "lost a committed refresh token"

@@ -78,8 +78,8 @@ var scenarios = byName(
 	}},
 	// The store can be read, and takes nothing.
 	&scenario{name: "readonly", brokers: 2, facts: plain, not: []string{"away", "cut", "readonly"}, script: []event{
-		at(0, "readonly 8s"), at(1*sec, "call get@0"), at(4*sec, "call get@0", "call get@1"),
-		at(11*sec, "call get@0", "call get@1"), at(14*sec, "call get@0", "call get@1"),
+		at(0, "readonly 10s"), at(1*sec, "call get@0"), at(4*sec, "call get@0"),
+		at(12*sec, "call get@0", "call get@1"), at(15*sec, "call get@0", "call get@1"),
 	}},
 	&scenario{name: "three", brokers: 3, facts: rotating, script: []event{
 		at(0, "call get@0", "call get@1", "call get@2"), at(29250*msec, "call get@1", "call get@2"), at(29750*msec, "call get@0"),

@@ -104,8 +104,11 @@ func (w *world) onBeat(t time.Time) time.Time {
 	return w.began.Add((t.Sub(w.began) + beat - 1).Truncate(beat))
 }
 
-// mostNumber is up to which of its kind something can happen at a step.
-const mostNumber = 15
+// mostNumber is up to which of its kind something can happen at a step, mostChecks up to which check.
+const (
+	mostNumber = 15
+	mostChecks = 6
+)
 
 // welcome names the steps that have come, and lets begin what is to happen there.
 func (w *world) welcome() {
@@ -120,11 +123,14 @@ func (w *world) welcome() {
 	w.mu.Unlock()
 	for _, s := range news {
 		key := fmt.Sprintf("%d %s", s.b, s.what)
+		w.mu.Lock()
 		w.numbers[key]++
+		n := w.numbers[key]
+		w.mu.Unlock()
 		w.seq++
-		s.name, s.seq = fmt.Sprintf("%s#%d", key, w.numbers[key]), w.seq
-		if w.numbers[key] > mostNumber {
-			continue // somebody waits, and how often it looks is drawn at random
+		s.name, s.seq = fmt.Sprintf("%s#%d", key, n), w.seq
+		if n > mostNumber || s.what == stepCheck && n > mostChecks {
+			continue // it is done again and again
 		}
 		choices := choicesAt(w.s, s.what, s.b)
 		w.seen = append(w.seen, seen{s.name, choices})

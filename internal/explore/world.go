@@ -221,12 +221,15 @@ func (w *world) stored() (token string, known bool) {
 }
 
 // wrote notes a change of the store and how to undo it.
-func (w *world) wrote(group store.Group, listed *store.Listing, restore func()) {
-	token, known := w.stored()
+func (w *world) wrote(b store.Batch, restore func()) {
+	token, known := "", false
+	if slices.ContainsFunc(b.Puts, func(p store.Put) bool { return p.Key.Kind == "grant" }) {
+		token, known = w.stored()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if listed != nil {
-		w.group = group
+	if b.List != nil {
+		w.group = b.Group
 	}
 	w.undo = append(w.undo, undoable{time.Now(), restore})
 	for _, f := range w.vendor.families {
