@@ -18,6 +18,7 @@ var knownToday = []known{
 	{spentByHolder, []string{"failover 1 70s"}, "what is kept is forgotten after a minute, also while the store is away"},
 	{spentByHolder, []string{"failover", "lapse"}, "what is kept is made again beside whoever presents, and not before"},
 	{spentByOther, []string{"failover", "lapse"}, "a failover that undoes a marker leaves nothing that says so"},
+	{spentStored, []string{"failover", "lapse"}, "a failover that undoes a marker leaves nothing that says so"},
 	{gaveUp, nil, "an answer is waited for until the exchange's deadline only"},
 	{denied, []string{"call stale", "call reject"}, "a rejection that the store cannot hear of ends the grace of the whole credential"},
 	{denied, []string{"call drop", "call invalidate", "call rotate", "call recreate", "call seed"}, "what was asked for before a change is not kept, also if it was issued after"},

@@ -155,7 +155,7 @@ func (w *world) asked(b, life int, x broker.Exchange) (broker.Answer, *broker.Up
 			return a, refusal
 		}
 		f.last++
-		f.holder, f.stored, f.early = holder{}, false, time.Now().Add(exchangeTimeout+2*time.Second+takeoverGrace-2*beat)
+		f.holder, f.stored, f.early = holder{}, false, w.acquired[b].Add(exchangeTimeout+2*time.Second+takeoverGrace-2*beat)
 		a.RefreshToken = broker.NewSecret(fmt.Sprintf("%s.%d", name, f.last))
 	} else if v.s.facts.Refreshes {
 		name, first := v.seed(len(v.families) + 1)
