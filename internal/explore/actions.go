@@ -14,6 +14,7 @@ func (w *world) begin(a Action, b int, s *step) {
 		s.after = a.number()
 	case "hold":
 		s.from = w.onBeat(now.Add(span))
+		w.slow(b, s.from)
 	case "crash":
 		if !strings.HasSuffix(string(a), "done") {
 			w.crash(b)
@@ -109,6 +110,18 @@ func (w *world) failover(n int, away time.Duration) {
 
 // impede notes that a broker cannot store anything until then.
 func (w *world) impede(b int, until time.Time, also *time.Time) {
+	w.slow(b, until)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubled[b] = later(w.troubled[b], until)
+	if also != nil {
+		*also = later(*also, until)
+	}
+	w.until = later(w.until, until.Add(10*time.Second))
+}
+
+// slow notes that what a broker stores may not be stored before then.
+func (w *world) slow(b int, until time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, f := range w.vendor.families {
@@ -117,11 +130,6 @@ func (w *world) impede(b int, until time.Time, also *time.Time) {
 		}
 	}
 	w.freeFrom[b] = later(w.freeFrom[b], until)
-	w.troubled[b] = later(w.troubled[b], until)
-	if also != nil {
-		*also = later(*also, until)
-	}
-	w.until = later(w.until, until.Add(10*time.Second))
 }
 
 // excuse notes until when callers may have to wait because of an action.

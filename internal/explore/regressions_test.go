@@ -32,6 +32,8 @@ var regressions = []struct {
 	{"owned: 0 count#1 = call recreate@1; 1 delete#2 = failover 1 1s", ""},
 	{"three: 2 view#1 = stop 3s; 2 read#2 = fail", ""},
 	{"three: 0 send#2 = hold 3s; 0 view#5 = cut 20s", ""},
+	{"three: 0 view#5 = hold 3s; 0 commit#2 = stop 20s", ""},
+	{"rotating: 0 read#2 = call drop@1; 0 read#3 = stop 3s; 1 commit#2 = hold 3s; 1 view#7 = stop 20s", ""},
 }
 
 // TestRegressions: what is mended stays so, and what is known is still so: else it is to be taken out of the list.
