@@ -28,6 +28,7 @@ var may = map[string][]string{
 	"server":               {"broker", "broker/engine", "gen/tokenbroker/v1"},
 	"gen/tokenbroker/v1":   {},
 	"internal/upstreamsim": {},
+	"internal/explore":     {"broker", "broker/engine", "store", "store/seal", "store/storetest"},
 	"internal/leaktest":    {},
 	"internal/herd":        {},
 	"internal/redistest":   {},
