@@ -205,8 +205,8 @@ func (b *changing) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-// commitToken stores the token, unless one is there whose exchange began later: whoever was held up does not replace what came
-// meanwhile. It reports whether the token that is there is this exchange's.
+// commitToken stores the token, unless it was stored before and has been rejected since. It reports whether it did. Whoever was held up
+// does not come here: a lease that is still held, or a grant that nobody else has moved, says that nothing came meanwhile.
 func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 	key := tokenKey(l.Key)
 	var there tokenRecord
@@ -214,8 +214,8 @@ func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 		return false, err
 	}
 	current := there.Version.id() == l.Version && there.Epoch.id() == l.Epoch && there.Incarnation.id() == l.Incarnation
-	if current && (there.Owner.id() == l.Owner || there.Taken > storedAt(l.Taken)) {
-		return false, nil // rejected since it was stored, or replaced
+	if current && there.Owner.id() == l.Owner {
+		return false, nil
 	}
 	t.Incarnation, t.Version, t.Epoch = l.Incarnation, l.Version, l.Epoch
 	if !b.s.wall().Before(t.ExpireAt) {
@@ -223,7 +223,7 @@ func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 		return true, nil
 	}
 	record := fromToken(t)
-	record.Owner, record.Taken = id(l.Owner), storedAt(l.Taken)
+	record.Owner = id(l.Owner)
 	b.putUntil(key, record, t.ExpireAt)
 	return true, nil
 }

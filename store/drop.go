@@ -107,7 +107,7 @@ func (b *changing) replace(key Key, t broker.Issued) {
 	var old tokenRecord
 	_, _ = b.open(key, &old) // it was opened before
 	record := fromToken(t)
-	record.Owner, record.Taken = old.Owner, old.Taken
+	record.Owner = old.Owner
 	b.write(key, record, func(p *Put) {
 		if left := b.rows[key].Left; left > 0 {
 			p.Ends = b.now.Add(left)

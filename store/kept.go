@@ -62,7 +62,6 @@ type keptRecord struct {
 	Epoch       id                `json:"epoch"`
 	Generation  id                `json:"generation"`
 	Spends      bool              `json:"spends"`
-	Taken       stored            `json:"taken"`
 	Token       *tokenRecord      `json:"token,omitzero"`
 	Refresh     secret            `json:"refresh,omitzero"`
 	DropGrant   bool              `json:"drop_grant,omitzero"`
@@ -91,7 +90,7 @@ func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
 		Credential: string(l.Key.Credential),
 		Key:        keptKey{hash(l.Key.Token), hash(l.Key.Selection), hash(l.Key.Grant), l.Key.Digest, l.Key.Spends},
 		Owner:      id(l.Owner), Incarnation: id(l.Incarnation), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation),
-		Spends: l.Spends, Taken: storedAt(l.Taken), Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
+		Spends: l.Spends, Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
 		UsedFormer: o.UsedFormer, Now: at(o.Now),
 	}
 	if o.Token != nil {
@@ -265,7 +264,7 @@ func (r keptRecord) commit() (broker.Lease, broker.Outcome, error) {
 			Digest: r.Key.Digest, Spends: r.Key.Spends,
 		},
 		Owner: r.Owner.id(), Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
-		Generation: r.Generation.id(), Spends: r.Spends, Taken: r.Taken.time(),
+		Generation: r.Generation.id(), Spends: r.Spends,
 	}
 	o := broker.Outcome{
 		RefreshToken: r.Refresh.secret(), DropGrant: r.DropGrant, Held: secretsOf(r.Held), UsedFormer: r.UsedFormer, Now: r.Now.time(),

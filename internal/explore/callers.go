@@ -122,7 +122,7 @@ func (w *world) invalidate(ctx context.Context, op string, br *engine.Broker, q 
 		// A count of 0 says that there was nothing to be dropped; not of what this very broker gave.
 		_, before := w.dropped[t]
 		if promised := i.All || done.Count > 0 || w.gave[t] == (life{q.b, q.life}); heard && promised && !before {
-			w.dropped[t] = time.Now()
+			w.dropped[t], w.droppedBy[t] = time.Now(), life{q.b, q.life}
 		}
 	}
 	w.mu.Unlock()

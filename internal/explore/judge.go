@@ -87,6 +87,8 @@ func (g *guard) Allow(_ broker.Caller, _ broker.Operation, name broker.Credentia
 type judge struct {
 	// dropped are tokens that were invalidated, since it was acknowledged; refused those that somebody began to.
 	dropped map[string]time.Time
+	// droppedBy are the brokers that acknowledged it.
+	droppedBy map[string]life
 	refused map[string]bool
 	// exists says whether the credential does, and since when; editing is how many are changing that.
 	exists     existence
@@ -112,7 +114,7 @@ type handed struct {
 }
 
 func newJudge(brokers int) judge {
-	return judge{patience: patience, ids: map[string]string{}, gave: map[string]life{}, dropped: map[string]time.Time{}, refused: map[string]bool{}, held: make([]handed, brokers), finalError: map[int]error{}}
+	return judge{patience: patience, ids: map[string]string{}, gave: map[string]life{}, dropped: map[string]time.Time{}, droppedBy: map[string]life{}, refused: map[string]bool{}, held: make([]handed, brokers), finalError: map[int]error{}}
 }
 
 // report notes a violation; w.mu is held.
@@ -159,6 +161,8 @@ func (w *world) judgeToken(q question, r engine.Result, err error) {
 		w.report(servedLate, fmt.Sprintf("%s by broker %d, %v late", token, q.b, now.Sub(t.ends)))
 	case r.Token.ID == q.request.RejectedTokenID:
 		w.report(gaveRejected, token)
+	case dropped && w.droppedBy[token] == life{q.b, q.life} && q.began.After(at) && !w.undone:
+		w.report(servedInvalid, fmt.Sprintf("%s by broker %d, which has said that it is gone", token, q.b))
 	case dropped && now.Sub(at) > bound+slack && well:
 		w.report(servedInvalid, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(at)))
 	case w.exists == no && q.began.Sub(w.since) > bound+slack && well:

@@ -81,6 +81,11 @@ var scenarios = byName(
 		at(0, "readonly 10s"), at(1*sec, "call get@0"), at(4*sec, "call get@0"),
 		at(12*sec, "call get@0", "call get@1"), at(15*sec, "call get@0", "call get@1"),
 	}},
+	// A machine sleeps, and its broker hears nothing of what others do meanwhile.
+	&scenario{name: "sleeper", brokers: 2, facts: plain, deaf: true, script: []event{
+		at(0, "call get@0", "call get@1"), at(5*sec, "call get@0"), at(6*sec, "asleep 15s"), at(10*sec, "call invalidate@1"),
+		at(21*sec, "call get@0"), at(21250*msec, "call get@0"), at(21500*msec, "call get@0"),
+	}},
 	&scenario{name: "three", brokers: 3, facts: rotating, script: []event{
 		at(0, "call get@0", "call get@1", "call get@2"), at(29250*msec, "call get@1", "call get@2"), at(29750*msec, "call get@0"),
 		at(62*sec, "call get@2", "call get@0"), at(64*sec, "call get@1"),
