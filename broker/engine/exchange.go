@@ -162,7 +162,13 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
-		return b.putLocal(p.l, t, issued, p.view.Mark)
+		e, err := b.putLocal(p.l, t, issued, p.view.Mark)
+		if err == nil {
+			b.commitBehind(ctx, end, o, e)
+		} else {
+			b.later(end, nil)
+		}
+		return e, err
 	case err != nil:
 		return nil, err
 	case over:

@@ -30,8 +30,8 @@ type pending struct {
 }
 
 // commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
-// whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where local says so, a token that hangs on none is waited for only a moment, and its commit goes on
-// behind: errUnstored.
+// whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where
+// local says so, a token that hangs on none is waited for only a moment: errUnstored.
 func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
 	must := !o.RefreshToken.IsZero() || p.lease.Spends || o.DropGrant
 	done, err := b.commitOnce(ctx, p, o)
@@ -40,14 +40,30 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	}
 	b.log.Warn("commit waits for the store", "credential", string(p.lease.Key.Credential), "kind", broker.KindOf(err).Name())
 	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
-		b.running.Go(func() { _, _ = b.commitOn(ctx, p, o, false) })
 		return broker.Committed{}, errUnstored
 	}
-	return b.commitOn(ctx, p, o, must)
+	return b.commitOn(ctx, p, func() broker.Outcome { return o }, must)
 }
 
-// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped.
-func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, must bool) (broker.Committed, error) {
+// commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
+// dropped again.
+func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome, e *entry) {
+	b.running.Go(func() {
+		_, err := b.commitOn(ctx, p, func() broker.Outcome {
+			if e.dropped.Load() {
+				o.Token = nil
+			}
+			return o
+		}, false)
+		if err == nil && o.Token != nil && e.dropped.Load() {
+			_, _ = b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
+		}
+	})
+}
+
+// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped. outcome is what is to be
+// stored by now.
+func (b *Broker) commitOn(ctx context.Context, p *pending, outcome func() broker.Outcome, must bool) (broker.Committed, error) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -59,6 +75,7 @@ func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, mus
 			try, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 			defer cancel()
 		}
+		o := outcome()
 		done, err := b.commitOnce(try, p, o)
 		if err == nil {
 			return done, nil

@@ -89,7 +89,7 @@ type judge struct {
 	dropped map[string]time.Time
 	// droppedBy are the brokers that acknowledged it.
 	droppedBy map[string]life
-	refused map[string]bool
+	refused   map[string]bool
 	// exists says whether the credential does, and since when; editing is how many are changing that.
 	exists     existence
 	since      time.Time

@@ -24,6 +24,7 @@ var regressions = []struct {
 	{"deaf: 1 view#3 = fail", ""},
 	{"deaf: 1 view#3 = call delete@0; 1 view#4 = fail", ""},
 	{"plain: 1 answer#1 = stop 9s", ""},
+	{"plain: 0 view#2 = call invalidate@1; 0 answer#2 = readonly 6s; 1 view#5 = call invalidate@0", ""},
 	{"plain: 0 commit#2 = late 3s", ""},
 	{"deaf: 0 commit#1 = fail", ""},
 
