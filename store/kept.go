@@ -188,8 +188,8 @@ func (s *Store) again(ctx context.Context, c *keptChange) (made bool, err error)
 	if err != nil {
 		return false, err
 	}
-	_, shown, err := s.commit(ctx, l, o, true)
-	if err != nil || shown == (Revision{}) {
+	_, shown, made, err := s.commit(ctx, l, o, true)
+	if err != nil || !made {
 		return false, err
 	}
 	s.keepCommit(l, o, shown)

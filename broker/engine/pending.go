@@ -13,6 +13,8 @@ const (
 	storeRetry = 500 * time.Millisecond
 	// commitMost bounds one such try where a network may hang; a disk is waited for.
 	commitMost = time.Second
+	// commitWait is how long a flight waits for a commit that must not get lost.
+	commitWait = 3 * time.Second
 	// lastTry bounds the one that is made when the broker is stopped.
 	lastTry = 2 * time.Second
 )
@@ -42,7 +44,28 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
 		return broker.Committed{}, errUnstored
 	}
-	return b.commitOn(ctx, p, func() broker.Outcome { return o }, must)
+	same := func() broker.Outcome { return o }
+	if !must || !b.cache.shared {
+		return b.commitOn(ctx, p, same, must)
+	}
+	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
+	// not stored yet. Nothing is presented until it is.
+	p.l.wait(1)
+	stored := make(chan broker.Committed, 1)
+	b.running.Go(func() {
+		defer p.l.wake(&p.l.ended)
+		defer p.l.wait(-1)
+		if done, err := b.commitOn(ctx, p, same, true); err == nil {
+			stored <- done
+		}
+	})
+	select {
+	case done := <-stored:
+		return done, nil
+	case <-time.After(commitWait):
+	case <-ctx.Done():
+	}
+	return broker.Committed{}, storeFailure(p.lease.Key.Credential, err)
 }
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
