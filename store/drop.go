@@ -58,11 +58,12 @@ func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.M
 			if n.revision(key) == after.revision(key) {
 				continue
 			}
-			c := keptChange{
-				name: name, match: m, replaced: broker.ID(n.revision(key)), place: Place{n.group, key}, revision: after.revision(key),
-			}
+			c := keptChange{name: name, match: m, place: Place{n.group, key}, revision: after.revision(key)}
+			var t tokenRecord
 			if key == credentialKey {
 				c.replaced = n.credential.Epoch // of all its tokens
+			} else if err := n.spare(key, &t); err == nil {
+				c.replaced = replacedToken(t, n.rows[key])
 			}
 			changes = append(changes, c)
 		}

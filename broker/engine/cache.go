@@ -209,6 +209,16 @@ func (c *cache) doubt(name broker.CredentialName) {
 	l.move()
 }
 
+// doubtEntry is doubt of one entry, whose token is no longer the one that is stored.
+func (c *cache) doubtEntry(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.confirmed.Store(min(e.confirmed.Load(), int64(c.clock.Now().At.Add(-c.bound))))
+	e.tried.Store(int64(broker.Never))
+	delete(c.asked, e)
+	e.line.wake(&e.line.changed)
+}
+
 // remove takes an entry out; the caller holds mu. Its line stays as long as somebody holds it.
 func (c *cache) remove(key lookup, e *entry) {
 	e.dropped.Store(true)

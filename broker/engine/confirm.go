@@ -129,7 +129,7 @@ func (c *confirmer) confirmPart(due []*entry) {
 				_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{stored: true})
 			}
 		default:
-			c.b.cache.drop(e.name, func(other *entry) bool { return other == e })
+			c.b.cache.doubtEntry(e)
 			// Whoever asks next need not wait for it, and watches hear of it.
 			_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{})
 		}

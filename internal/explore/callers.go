@@ -238,7 +238,7 @@ func (w *world) watch(b int) {
 				}
 				if e.Token != nil {
 					known = e.Token.ID
-					w.judgeToken(question{b: b, life: life, began: time.Now()}, engine.Result{Token: e.Token}, nil)
+					w.judgeToken(question{b: b, life: life, began: time.Now()}, engine.Result{Token: e.Token, Degraded: true}, nil) // it does not say
 				}
 				return nil
 			})

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -183,7 +184,7 @@ func (w *world) judgeFailure(q question, err error, now time.Time) {
 	kind := broker.KindOf(err)
 	switch {
 	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:
-	case w.clocks[q.b].ahead > 0: // by its own clock, what it holds has ended
+	case slices.ContainsFunc(w.clocks, func(c clock) bool { return c.ahead > 0 }): // what has ended by one's clock may be replaced for all
 	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || !w.changed.Before(h.at) || w.undone:
 	default:
 		w.report(denied, fmt.Sprintf("broker %d: %s, %v before %s ends", q.b, kind.Name(), h.ends.Sub(now), h.token))

@@ -28,6 +28,20 @@ var regressions = []struct {
 	{"plain: 0 commit#2 = late 3s", ""},
 	{"deaf: 0 commit#1 = fail", ""},
 
+	{"sleeper: 1 drop#1 = failover 1 0s; 1 check#5 = hold 3s", ""},
+	{"rotating: 1 view#1 = call invalidate@0; 0 drop#1 = failover 2 1s", ""},
+	{"watch: 1 view#2 = call test@0; 1 acquire#1 = lapse 1s", ""},
+	{"rotating: 1 acquire#1 = lapse 1s; 0 view#4 = call drop@1", ""},
+	{"sleeper: 1 read#1 = call drop@0; 1 list#1 = ahead 10m", ""},
+	{"deaf: 0 commit#1 = away 3s; 0 list#1 = ahead 10m", ""},
+	{"owned: 0 acquire#1 = stop 3s; 0 view#3 = call invalidate@0; 0 list#1 = stop 20s", ""},
+	{"rotating: 1 view#4 = ahead 10m; 0 read#2 = cut 3s", ""},
+	{"sleeper: 1 acquire#1 = fail; 0 acquire#2 = call watch@1; 0 send#2 = down 40s", ""},
+	{"owned: 0 acquire#2 = failover 1 70s; 0 view#4 = away 3s; 0 acquire#3 = failover 2 1s", ""},
+	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
+	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", servedInvalid},
+	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", lostCommitted},
+
 	// What looked like a broken promise, and was none.
 	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
 	{"watch: 0 view#2 = cut 20s; 1 send#1 = stop 3s", ""},
