@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,9 +33,9 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 	"GetToken | within the grace | answers": func(_ *testing.T, w *replica, _ *upstream) string {
 		id := w.mustGet("main").Token.ID
 		sleep(time.Minute) // nobody asks: it is not confirmed either
-		read := false
-		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { read = true; return nil }})
-		if r := w.mustGet("main"); !read || r.Degraded || r.Token.ID != id {
+		var read atomic.Bool
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { read.Store(true); return nil }})
+		if r := w.mustGet("main"); !read.Load() || r.Degraded || r.Token.ID != id {
 			return "something else"
 		}
 		return "what is stored"
@@ -102,7 +103,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return "the token, degraded, and nobody is asked for another"
 	},
-	"GetToken whose exchange brought a refresh token | - | away when it is to be stored": func(t *testing.T, w *replica, up *upstream) string {
+	"GetToken whose exchange brought a refresh token | - | away when it is to be stored": func(_ *testing.T, w *replica, up *upstream) string {
 		up.facts.Refreshes = true
 		up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
 			w.backend.Away()
@@ -178,16 +179,16 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 				return err
 			},
 		} {
-			reads := 0
+			var reads atomic.Int32
 			w.backend.Set(storetest.Hooks{
-				BeforeRead:  func(context.Context) error { reads++; return nil },
+				BeforeRead:  func(context.Context) error { reads.Add(1); return nil },
 				BeforeApply: func(context.Context, store.Batch) error { return store.Unavailable("lost, for a test") },
 			})
 			if got := describe(engine.Result{}, write()); got != "STORE_UNAVAILABLE" {
 				return got
 			}
-			reads = 0
-			if got := describe(w.get("main")); got != "the token" || reads == 0 {
+			reads.Store(0)
+			if got := describe(w.get("main")); got != "the token" || reads.Load() == 0 {
 				return got + ", without asking"
 			}
 		}
