@@ -61,7 +61,7 @@ func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.M
 			c := keptChange{name: name, match: m, place: Place{n.group, key}, revision: after.revision(key)}
 			var t tokenRecord
 			if key == credentialKey {
-				c.replaced = n.credential.Epoch // of all its tokens
+				c.replaced = replacement{kindCredential, n.credential.Epoch} // of all its tokens
 			} else if err := n.spare(key, &t); err == nil {
 				c.replaced = replacedToken(t, n.rows[key])
 			}

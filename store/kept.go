@@ -35,15 +35,22 @@ type kept struct {
 	size atomic.Int64 // of items, for who only wants to know whether there are any
 	mu   sync.Mutex
 	// items by what they replaced.
-	items map[broker.ID]*keptChange
+	items map[replacement]*keptChange
+}
+
+// A replacement is what a change replaced: a grant's generation, the exchange that brought a token, or an epoch. An exchange that brings
+// both gives them the same id.
+type replacement struct {
+	kind Kind
+	id   broker.ID
 }
 
 // A keptChange is a commit, or a drop.
 type keptChange struct {
 	name     broker.CredentialName
-	replaced broker.ID
+	replaced replacement
 	// before is what replaced itself had replaced, of a grant; zero: nothing, or it is not known. If that is back, both are lost.
-	before broker.ID
+	before replacement
 	at     broker.Moment
 	// place is where it shows whether it is in place, and revision what was there when it was last seen to be; guarded by
 	// kept.mu.
@@ -104,33 +111,33 @@ func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
 		return // it was stored all the same
 	}
 	s.keep(keptChange{
-		name: l.Key.Credential, replaced: l.Generation, before: before(l), sealed: p.Value,
+		name: l.Key.Credential, replaced: replacement{kindGrant, l.Generation}, before: before(l), sealed: p.Value,
 		place: Place{s.credentialGroup(l.Key.Credential), grantKey(l.Key)}, revision: shown,
 	})
 }
 
 // before is the generation before the one that a lease was taken for, as far as Acquire has seen it.
-func before(l broker.Lease) broker.ID {
+func before(l broker.Lease) replacement {
 	var g grantRecord
 	if n, ok := l.Rows.(*snapshot); ok {
 		_ = n.spare(grantKey(l.Key), &g)
 	}
-	return g.Predecessor.id()
+	return replacement{kindGrant, g.Predecessor.id()}
 }
 
 // keep keeps a change. The generation of a grant that there was not is zero, and replaced nothing.
 func (s *Store) keep(c keptChange) {
-	if s.shared == nil || c.replaced.IsZero() {
+	if s.shared == nil || c.replaced.id.IsZero() {
 		return
 	}
 	c.at = s.clock.Now().At
 	s.kept.mu.Lock()
 	defer s.kept.mu.Unlock()
 	if s.kept.items == nil {
-		s.kept.items = map[broker.ID]*keptChange{}
+		s.kept.items = map[replacement]*keptChange{}
 	}
 	s.kept.items[c.replaced] = &c
-	if !c.before.IsZero() && s.kept.items[c.before] == nil {
+	if !c.before.id.IsZero() && s.kept.items[c.before] == nil {
 		s.kept.items[c.before] = &c
 	}
 	s.kept.size.Store(int64(len(s.kept.items)))
@@ -155,15 +162,15 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) 
 		}
 		if made {
 			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "the store had lost a change that it had acknowledged: it is in place again",
-				slog.String("credential", string(c.name)), slog.String("replaced", replaced.String()), slog.Bool("grant", c.sealed != nil))
+				slog.String("credential", string(c.name)), slog.String("replaced", replaced.id.String()), slog.Bool("grant", c.sealed != nil))
 		}
 	}
 	return undone, nil
 }
 
 // undone are the changes whose replaced is what was read, by that.
-func (k *kept) undone(n *snapshot) map[broker.ID]*keptChange {
-	there := []broker.ID{n.credential.Epoch}
+func (k *kept) undone(n *snapshot) map[replacement]*keptChange {
+	there := []replacement{{kindCredential, n.credential.Epoch}}
 	for key, row := range n.rows {
 		var t tokenRecord
 		if key.Kind == kindToken && n.s.open(n.place(key), row, &t) == nil && !t.Rejected {
@@ -171,12 +178,12 @@ func (k *kept) undone(n *snapshot) map[broker.ID]*keptChange {
 		}
 		var g grantRecord
 		if key.Kind == kindGrant && n.s.open(n.place(key), row, &g) == nil {
-			there = append(there, g.Generation.id())
+			there = append(there, replacement{kindGrant, g.Generation.id()})
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	undone := map[broker.ID]*keptChange{}
+	undone := map[replacement]*keptChange{}
 	for _, replaced := range there {
 		if c := k.items[replaced]; c != nil {
 			undone[replaced] = c
@@ -187,15 +194,15 @@ func (k *kept) undone(n *snapshot) map[broker.ID]*keptChange {
 
 // replacedToken is what a token that was dropped is kept by: the exchange that brought it, because a commit that is made again writes
 // another row; or the row, where a former version wrote it.
-func replacedToken(t tokenRecord, row Row) broker.ID {
+func replacedToken(t tokenRecord, row Row) replacement {
 	if t.Owner.IsZero() {
-		return broker.ID(row.Revision)
+		return replacement{kindToken, broker.ID(row.Revision)}
 	}
-	return t.Owner.id()
+	return replacement{kindToken, t.Owner.id()}
 }
 
 // again makes a change again where what it replaced is back, and reports whether it was not in place.
-func (s *Store) again(ctx context.Context, c *keptChange, replaced broker.ID) (made bool, err error) {
+func (s *Store) again(ctx context.Context, c *keptChange, replaced replacement) (made bool, err error) {
 	if c.sealed == nil {
 		changes, err := s.drop(ctx, c.name, c.match, &broker.Dropped{})
 		for _, made := range changes {
@@ -211,7 +218,7 @@ func (s *Store) again(ctx context.Context, c *keptChange, replaced broker.ID) (m
 	if err != nil {
 		return false, err
 	}
-	l.Generation = replaced // or the one before it, which is spent too
+	l.Generation = replaced.id // or the one before it, which is spent too
 	_, shown, made, err := s.commit(ctx, l, o, true)
 	if err != nil || !made {
 		return false, err
@@ -278,7 +285,7 @@ func (k *kept) well(c *keptChange, there Revision, asked broker.Moment) {
 	if asked.Sub(c.at) <= keptFor {
 		return
 	}
-	for _, replaced := range []broker.ID{c.replaced, c.before} {
+	for _, replaced := range []replacement{c.replaced, c.before} {
 		if k.items[replaced] == c {
 			delete(k.items, replaced)
 		}

@@ -75,9 +75,9 @@ func (s *Store) snapshot(group Group, name broker.CredentialName, asked broker.I
 	return n, err
 }
 
-// clock is what the backend's clock says now at the latest.
+// clock is what the backend's clock says now at the least: what has not passed for this machine may have passed for it.
 func (n *snapshot) clock() time.Time {
-	return n.now.Add(n.s.clock.Now().At.Sub(n.answered.At))
+	return n.now.Add(n.s.clock.Now().Ran - n.answered.Ran)
 }
 
 // ends is when, by the backend's clock, something ends that ends at t by this process's.

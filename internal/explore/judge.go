@@ -181,6 +181,9 @@ func (w *world) judgeToken(q question, r engine.Result, err error) {
 func (w *world) judgeFailure(q question, err error, now time.Time) {
 	h := w.held[q.b]
 	valid := h.token != "" && h.life == q.life && now.Before(h.ends) && now.Sub(h.at) < outageGrace
+	for token := range w.gave { // one that has been replaced for all is no longer owed
+		valid = valid && w.vendor.issued[token].order <= h.order
+	}
 	kind := broker.KindOf(err)
 	switch {
 	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:

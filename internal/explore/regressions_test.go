@@ -36,6 +36,8 @@ var regressions = []struct {
 	{"deaf: 0 commit#1 = away 3s; 0 list#1 = ahead 10m", ""},
 	{"owned: 0 acquire#1 = stop 3s; 0 view#3 = call invalidate@0; 0 list#1 = stop 20s", ""},
 	{"rotating: 1 view#4 = ahead 10m; 0 read#2 = cut 3s", ""},
+	{"three: 2 view#2 = call reject@0; 0 list#5 = ahead 10m", ""},
+	{"three: 2 view#2 = call reject@0; 0 acquire#2 = ahead 10m", ""},
 	{"sleeper: 1 acquire#1 = fail; 0 acquire#2 = call watch@1; 0 send#2 = down 40s", ""},
 	{"owned: 0 acquire#2 = failover 1 70s; 0 view#4 = away 3s; 0 acquire#3 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
