@@ -47,11 +47,19 @@ func (p *parts) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, e
 	return all, err
 }
 
-func (p *parts) List(ctx context.Context, g store.Group, kinds ...store.Kind) (store.Reading, error) {
-	if p.lost(g) {
-		return store.Reading{}, errPartAway
+func (p *parts) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
+	all, err := p.Replica.List(ctx, groups, kinds...)
+	some := false
+	for i := range all {
+		if p.lost(groups[i]) {
+			all[i] = store.Reading{Err: errPartAway}
+		}
+		some = some || all[i].Err == nil
 	}
-	return p.Replica.List(ctx, g, kinds...)
+	if err == nil && !some {
+		return nil, errPartAway
+	}
+	return all, err
 }
 
 func (p *parts) Apply(ctx context.Context, b store.Batch) error {
