@@ -21,8 +21,8 @@
 //   - A failure of LevelGrant sets Refused, and Uncertain sets Uncertain; a record may say both.
 //   - Every commit of a grant that was presented has a new generation, the id of its owner, also where the refresh token stays
 //     the same.
-//   - A Commit or Fail is remembered by its owner, for the last 64 of a credential: repeated, it changes nothing and
-//     answers the same.
+//   - A Commit is recognised by what it left, the generation of the grant and the owner of the token: repeated, it changes
+//     nothing and answers the same. A Fail that is repeated says the same again.
 //   - SaveCredential keeps the stored epoch, whatever the credential given says: an update that was read before all tokens
 //     were invalidated must not make them valid again.
 //   - Grants of single keys, which were obtained without a human, are bounded like tokens; the one that was used least
