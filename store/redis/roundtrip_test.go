@@ -172,15 +172,19 @@ func TestEachCallIsOneRoundTrip(t *testing.T) {
 				if err := call(t.Context()); err != nil { // connections are opened, and Redis learns the script
 					t.Fatal(err)
 				}
-				p.taken()
-				for range 3 {
-					if err := call(t.Context()); err != nil {
-						t.Fatal(err)
+				var got int64
+				for range 5 { // the pool may open a connection meanwhile, and greet; a call that takes two does so always
+					p.taken()
+					for range 3 {
+						if err := call(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if got = p.taken(); got == 3 {
+						return
 					}
 				}
-				if got := p.taken(); got != 3 {
-					t.Errorf("three calls took %d round trips", got)
-				}
+				t.Errorf("three calls took %d round trips", got)
 			})
 		}
 	}
