@@ -65,6 +65,9 @@ type Credentials interface {
 	Credentials(ctx context.Context, after CredentialName, limit int) ([]Credential, error)
 	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
 	Status(ctx context.Context, name CredentialName) (Status, error)
+	// Statuses is Status of each of these, in one question; why there is none of one of them is in its Err. It fails if nothing can
+	// be said of any.
+	Statuses(ctx context.Context, names []CredentialName) ([]Status, error)
 }
 
 // A conflict is not a failure of anybody: it says that what was read has changed.
@@ -261,6 +264,8 @@ type Status struct {
 	FormerWorked bool
 	// Attempts are the last 20, the newest first.
 	Attempts []Attempt
+	// Err, in an answer of Statuses, is what Status would have failed with; nil: it is known.
+	Err error
 }
 
 // Backoff is what all replicas know of an upstream that fails.

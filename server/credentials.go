@@ -80,10 +80,46 @@ func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.List
 	if err != nil {
 		return nil, err
 	}
-	out := &tokenbrokerv1.ListCredentialsResponse{NextPageToken: writePageToken(string(next), r.GetFilter())}
+	shown, err := s.messages(ctx, page, filter)
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(next), r.GetFilter())}, nil
+}
+
+// messages shows those of a page that the filter lets through. How they are doing is asked of the store once, and only for those
+// that may be shown.
+func (s *credentials) messages(ctx context.Context, page []broker.Credential, f filter) ([]*tokenbrokerv1.Credential, error) {
+	now, plain := time.Now(), f.withoutState()
+	var names []broker.CredentialName
+	var left []broker.Credential
 	for _, c := range page {
-		if m := s.message(ctx, c); filter.matches(m) {
-			out.Credentials = append(out.Credentials, m)
+		if plain.matches(credentialMessage(c, engine.Report{}, now)) {
+			names, left = append(names, c.Name), append(left, c)
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	reports, err := s.broker.CredentialStatuses(ctx, callerOf(ctx), names)
+	if err != nil {
+		return nil, err
+	}
+	var out []*tokenbrokerv1.Credential
+	for i, r := range reports {
+		if broker.KindOf(r.Err) == broker.NotFound {
+			continue // deleted since the page was read
+		}
+		c := r.Credential // as of the same moment as its state
+		if r.Err != nil {
+			c = left[i]
+		}
+		m := credentialMessage(c, r, now)
+		if r.Err != nil {
+			m.State = tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNSPECIFIED
+		}
+		if f.matches(m) {
+			out = append(out, m)
 		}
 	}
 	return out, nil

@@ -105,6 +105,11 @@ func (f filter) matches(m *tokenbrokerv1.Credential) bool {
 	return true
 }
 
+// withoutState is the part of it that a credential alone decides.
+func (f filter) withoutState() filter {
+	return slices.DeleteFunc(slices.Clone(f), func(c comparison) bool { return c.field == "state" })
+}
+
 func (c comparison) matches(m *tokenbrokerv1.Credential) bool {
 	var have string
 	there := true

@@ -82,8 +82,9 @@ type rigOptions struct {
 	overheard bool
 	// quiet: the log is as in production.
 	quiet bool
-	// around, if set, stands between the broker and the definitions.
+	// around, if set, stands between the broker and the definitions, before between the store and its backend.
 	around func(broker.Upstream) broker.Upstream
+	before func(store.Backend) store.Backend
 }
 
 func newRig(t testing.TB, o rigOptions) *rig {
@@ -155,7 +156,11 @@ func (r *rig) start(o rigOptions) {
 	must(err)
 	keys, err := store.LoadKeyring(context.Background(), r.db, filepath.Join(data, "key.json"))
 	must(err)
-	st, err := store.New(r.db, keys, store.Options{})
+	var backend store.Backend = r.db
+	if o.before != nil {
+		backend = o.before(backend)
+	}
+	st, err := store.New(backend, keys, store.Options{})
 	must(err)
 	level := slog.LevelDebug
 	r.overheard = o.overheard

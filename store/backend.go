@@ -127,9 +127,10 @@ type Backend interface {
 	// Read returns one Reading for each Ask, in one round trip, with rows in any order. It fails if the first group cannot be
 	// read; of any other its Reading says so.
 	Read(ctx context.Context, asks ...Ask) ([]Reading, error)
-	// List returns every row of these kinds, ordered by kind as given and then by ID. The caller sees to it that they are few
-	// (thousands at most).
-	List(ctx context.Context, group Group, kinds ...Kind) (Reading, error)
+	// List returns one Reading for each group, in one round trip, with every row of these kinds, ordered by kind as given and then
+	// by ID. It fails if none of the groups can be read; of one that others could be read beside, its Reading says so. The caller
+	// sees to it that rows are few (thousands at most).
+	List(ctx context.Context, groups []Group, kinds ...Kind) ([]Reading, error)
 	// Apply makes the change whole, durably, or fails with broker.ErrConflict if a condition does not hold, and nothing has
 	// changed. A batch one of whose puts is in place, by its revision, was applied already: applying it again does nothing and
 	// succeeds.

@@ -24,6 +24,7 @@
 //   - A Commit that is repeated sees that it was made: the grant's generation, or the token's owner, is its own. Where both have been
 //     replaced or dropped since, nothing of it is stored, and it says so. A token that hangs on no grant is stored only while the
 //     lease is held: whoever has lost it cannot know whether it was stored, and dropped since.
+//     A Fail that is repeated says the same again.
 //   - SaveCredential keeps the stored epoch, whatever the credential given says: an update that was read before all tokens
 //     were invalidated must not make them valid again.
 //   - Grants of single keys, which were obtained without a human, are bounded like tokens; the one that was used least

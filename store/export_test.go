@@ -1,6 +1,10 @@
 package store
 
-import "github.com/tokenbroker/tokenbroker/broker"
+import (
+	"context"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
 
 // What tests of the stored form need to see.
 var (
@@ -27,3 +31,14 @@ func (s *Store) UpstreamGroupFor(upstream string) Group { return s.upstreamGroup
 
 // Kept is how many changes are kept.
 func (s *Store) Kept() int64 { return s.kept.size.Load() }
+
+// Receipts are those of former brokers in a credential's history.
+func (s *Store) Receipts(ctx context.Context, name broker.CredentialName) ([]byte, error) {
+	n, err := s.read(ctx, name, historyKey)
+	if err != nil {
+		return nil, err
+	}
+	var history historyRecord
+	_, err = n.open(historyKey, &history)
+	return history.Receipts, err
+}

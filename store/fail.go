@@ -99,14 +99,14 @@ func (s *Store) forgotten(retry time.Time) time.Time {
 
 // forgetFailure makes room for another failure of a key: the one that ends first goes.
 func (b *changing) forgetFailure(ctx context.Context) error {
-	all, err := b.s.backend.List(ctx, b.group, kindFailure)
+	all, err := b.s.backend.List(ctx, []Group{b.group}, kindFailure)
 	if err != nil {
 		return fromBackend(err)
 	}
 	var first *Row
-	for i := range all.Rows {
-		if first == nil || all.Rows[i].Left < first.Left {
-			first = &all.Rows[i]
+	for i, r := range all[0].Rows {
+		if first == nil || r.Left < first.Left {
+			first = &all[0].Rows[i]
 		}
 	}
 	b.batch.Room = nil

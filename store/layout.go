@@ -12,7 +12,7 @@ import (
 //	group                      kind        id               lives        holds
 //	c:<hash of name>           credential  -                for ever     inputs, secrets, ids
 //	                           health      -                for ever     failure of the credential; whether the former secret worked
-//	                           history     -                for ever     last 20 attempts, last success, owners that are done
+//	                           history     -                for ever     last 20 attempts, last success; receipts of former brokers
 //	                           grant       - or Grant       for ever     a refresh token: the credential's own (-), or a key's
 //	                           token       Token            to expiry    an access token
 //	                           failure     Token            retry + 1 d  failure of one token key

@@ -168,18 +168,42 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 	return all, r.noted(ctx, asked, first, err)
 }
 
-// List implements Backend.
-func (r *reach) List(ctx context.Context, group Group, kinds ...Kind) (Reading, error) {
+// List implements Backend. Parts that are given up are not asked.
+func (r *reach) List(ctx context.Context, groups []Group, kinds ...Kind) ([]Reading, error) {
 	if !r.ready.Load() {
-		return Reading{}, errNotReady
+		return nil, errNotReady
 	}
-	part := r.shard(group)
-	if err := r.may(part); err != nil {
-		return Reading{}, err
+	if len(groups) == 0 {
+		return nil, nil
+	}
+	out := make([]Reading, len(groups))
+	parts, at := r.parts(len(groups), func(i int) Group { return groups[i] }, func(i int, why error) { out[i].Err = why })
+	if len(at) == 0 {
+		return nil, out[0].Err
+	}
+	some := make([]Group, len(at))
+	for i, j := range at {
+		some[i] = groups[j]
 	}
 	asked := r.clock.Now().At
-	all, err := r.Backend.List(ctx, group, kinds...)
-	return all, r.noted(ctx, asked, part, err)
+	all, err := r.Backend.List(ctx, some, kinds...)
+	answered := map[string]error{}
+	for i, j := range at {
+		said := err
+		if err == nil {
+			out[j], said = all[i], all[i].Err
+		}
+		if before, ok := answered[parts[j]]; !ok || before != nil {
+			answered[parts[j]] = said // a part is there if anything of it is
+		}
+	}
+	for part, said := range answered {
+		_ = r.noted(ctx, asked, part, said)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // Apply implements Backend.
@@ -207,28 +231,38 @@ func (r *reach) Scan(ctx context.Context, key Key, after Listing, limit int) ([]
 	return r.Backend.Scan(ctx, key, after, limit)
 }
 
+// parts returns the part of each of n groups, and which of them are to be asked now; not is called with each other one.
+func (r *reach) parts(n int, group func(int) Group, not func(i int, why error)) (parts []string, at []int) {
+	parts, may := make([]string, n), map[string]error{}
+	for i := range parts {
+		parts[i] = r.shard(group(i))
+		why, known := may[parts[i]]
+		if !known {
+			why = r.may(parts[i])
+			may[parts[i]] = why
+		}
+		if why == nil {
+			at = append(at, i)
+		} else {
+			not(i, why)
+		}
+	}
+	return parts, at
+}
+
 // Revisions is that of Shared. Parts that are given up are not asked.
 func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bool, error) {
 	if !r.ready.Load() {
 		return nil, nil, errNotReady
 	}
 	out, known := make([]Revision, len(places)), make([]bool, len(places))
-	parts, may := make([]string, len(places)), map[string]error{}
-	var some []Place
-	var at []int
-	for i, p := range places {
-		parts[i] = r.shard(p.Group)
-		err, ok := may[parts[i]]
-		if !ok {
-			err = r.may(parts[i])
-			may[parts[i]] = err
-		}
-		if err == nil {
-			some, at = append(some, p), append(at, i)
-		}
-	}
-	if len(some) == 0 {
+	parts, at := r.parts(len(places), func(i int) Group { return places[i].Group }, func(int, error) {})
+	if len(at) == 0 {
 		return nil, nil, errGivenUp
+	}
+	some := make([]Place, len(at))
+	for i, j := range at {
+		some[i] = places[j]
 	}
 	asked := r.clock.Now().At
 	there, told, err := r.shared.Revisions(ctx, some)

@@ -41,23 +41,44 @@ func (s *Store) readWith(ctx context.Context, name broker.CredentialName, upstre
 	if err != nil {
 		return nil, Reading{}, fromBackend(err)
 	}
-	n, err := s.snapshot(group, name, asked, all[0])
+	n, err := s.snapshot(group, name, asked, s.clock.Now(), all[0])
 	return n, all[len(all)-1], err
 }
 
 // list returns all rows of these kinds, and the credential. NotFound.
-func (s *Store) list(ctx context.Context, name broker.CredentialName, kinds ...Kind) (*snapshot, error) {
-	group, asked := s.credentialGroup(name), s.clock.Now()
-	all, err := s.backend.List(ctx, group, append([]Kind{kindCredential}, kinds...)...)
-	if err != nil {
-		return nil, fromBackend(err)
+func (s *Store) list(ctx context.Context, name broker.CredentialName, kinds ...Kind) (n *snapshot, err error) {
+	failed := s.listAll(ctx, []broker.CredentialName{name}, func(_ int, listed *snapshot, why error) { n, err = listed, why }, kinds...)
+	if failed != nil {
+		return nil, failed
 	}
-	return s.snapshot(group, name, asked, all)
+	return n, err
 }
 
-func (s *Store) snapshot(group Group, name broker.CredentialName, asked broker.Instant, read Reading) (*snapshot, error) {
+// listAll lists several credentials in one round trip, and calls f with each, in order: its rows, or why there are none.
+func (s *Store) listAll(ctx context.Context, names []broker.CredentialName, f func(i int, n *snapshot, err error), kinds ...Kind) error {
+	groups, asked := make([]Group, len(names)), s.clock.Now()
+	for i, name := range names {
+		groups[i] = s.credentialGroup(name)
+	}
+	all, err := s.backend.List(ctx, groups, append([]Kind{kindCredential}, kinds...)...)
+	if err != nil {
+		return fromBackend(err)
+	}
+	answered := s.clock.Now()
+	for i, name := range names {
+		if err := all[i].Err; err != nil {
+			f(i, nil, fromBackend(err))
+			continue
+		}
+		n, err := s.snapshot(groups[i], name, asked, answered, all[i])
+		f(i, n, err)
+	}
+	return nil
+}
+
+func (s *Store) snapshot(group Group, name broker.CredentialName, asked, answered broker.Instant, read Reading) (*snapshot, error) {
 	n := &snapshot{
-		s: s, group: group, name: name, asked: asked, answered: s.clock.Now(), now: read.Now, rows: make(map[Key]Row, len(read.Rows)),
+		s: s, group: group, name: name, asked: asked, answered: answered, now: read.Now, rows: make(map[Key]Row, len(read.Rows)),
 	}
 	for _, r := range read.Rows {
 		n.rows[r.Key] = r

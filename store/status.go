@@ -6,13 +6,35 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
+// statusKinds are what a status is made of.
+var statusKinds = []Kind{kindHealth, kindHistory, kindGrant, kindToken}
+
 // Status implements broker.Store. The credential's own grant comes first.
 func (s *Store) Status(ctx context.Context, name broker.CredentialName) (broker.Status, error) {
-	none := broker.Status{}
-	n, err := s.list(ctx, name, kindHealth, kindHistory, kindGrant, kindToken)
+	n, err := s.list(ctx, name, statusKinds...)
 	if err != nil {
-		return none, err
+		return broker.Status{}, err
 	}
+	return n.status()
+}
+
+// Statuses implements broker.Store.
+func (s *Store) Statuses(ctx context.Context, names []broker.CredentialName) ([]broker.Status, error) {
+	all := make([]broker.Status, len(names))
+	err := s.listAll(ctx, names, func(i int, n *snapshot, err error) {
+		if err == nil {
+			all[i], err = n.status()
+		}
+		all[i].Err = err
+	}, statusKinds...)
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+func (n *snapshot) status() (broker.Status, error) {
+	none := broker.Status{}
 	st := broker.Status{Credential: n.credential}
 	for _, key := range n.order {
 		if key.Kind != kindGrant {

@@ -96,12 +96,13 @@ func TestARowThatDoesNotMatterLosesNoRefreshToken(t *testing.T) {
 				w.create("main", map[string]string{"refresh_token": "a.0"})
 				group, inner := w.group("main"), up.answer
 				damage := func() {
-					all, err := w.parts.List(t.Context(), group, kind)
+					all, err := w.parts.List(t.Context(), []store.Group{group}, kind)
 					if err != nil {
 						t.Error(err)
+						return
 					}
 					keys := []store.Key{{Kind: kind}}
-					for _, r := range all.Rows {
+					for _, r := range all[0].Rows {
 						keys = append(keys, r.Key)
 					}
 					for i, k := range keys {

@@ -2,8 +2,10 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -47,11 +49,19 @@ func (p *parts) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, e
 	return all, err
 }
 
-func (p *parts) List(ctx context.Context, g store.Group, kinds ...store.Kind) (store.Reading, error) {
-	if p.lost(g) {
-		return store.Reading{}, errPartAway
+func (p *parts) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
+	all, err := p.Replica.List(ctx, groups, kinds...)
+	some := false
+	for i := range all {
+		if p.lost(groups[i]) {
+			all[i] = store.Reading{Err: errPartAway}
+		}
+		some = some || all[i].Err == nil
 	}
-	return p.Replica.List(ctx, g, kinds...)
+	if err == nil && !some {
+		return nil, errPartAway
+	}
+	return all, err
 }
 
 func (p *parts) Apply(ctx context.Context, b store.Batch) error {
@@ -111,3 +121,42 @@ func (p *partial) group(name broker.CredentialName) (g store.Group) {
 
 // only loses the part that has this credential.
 func only(g store.Group) func(store.Group) bool { return func(x store.Group) bool { return x == g } }
+
+// TestStatusesWhileAPartIsAway: of those in it nothing is known, at once when it has been away for a while, and of the others
+// everything.
+func TestStatusesWhileAPartIsAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newPartials(t, 1, &upstream{answer: issues(time.Hour)})[0]
+		names := []broker.CredentialName{"first", "lost", "last"}
+		for _, name := range names {
+			w.create(string(name), nil)
+			w.mustGet(string(name))
+		}
+		group := w.group("lost")
+		for range 20 {
+			w.parts.lose(only(group))
+			all, err := w.CredentialStatuses(t.Context(), local, names)
+			if err != nil || len(all) != 3 {
+				t.Fatalf("got %d, %v", len(all), err)
+			}
+			wantKind(t, all[1].Err, broker.StoreUnavailable)
+			for _, i := range []int{0, 2} {
+				if all[i].Err != nil || all[i].State != engine.Ready || len(all[i].Tokens) != 1 || all[i].Credential.Name != names[i] {
+					t.Errorf("%s: got %+v", names[i], all[i])
+				}
+			}
+			sleep(200 * time.Millisecond)
+		}
+		w.parts.lose(func(store.Group) bool { return true })
+		_, err := w.CredentialStatuses(t.Context(), local, names)
+		wantKind(t, err, broker.StoreUnavailable)
+		w.parts.lose(nil)
+		sleep(time.Second)
+		if all, err := w.CredentialStatuses(t.Context(), local, names); err != nil || all[1].Err != nil || all[1].State != engine.Ready {
+			t.Errorf("when it is back: got %+v, %v", all, err)
+		}
+		if all, err := w.CredentialStatuses(t.Context(), broker.Caller{Identity: "far"}, names); err != nil || !errors.Is(all[0].Err, broker.CallerNotAllowed) {
+			t.Errorf("of a caller who may not: got %+v, %v", all, err)
+		}
+	})
+}

@@ -41,6 +41,8 @@ type Report struct {
 	Credential          broker.Credential
 	// Definition is the Digest of its definition as it is now; empty: there is none that loads.
 	Definition string
+	// Err, in an answer of CredentialStatuses, is what CredentialStatus would have failed with; nil: it is known.
+	Err error
 }
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
@@ -52,13 +54,47 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, nam
 	if err != nil {
 		return Report{}, b.failed(broker.ReadCredential, storeFailure(name, err))
 	}
+	return b.report(s, time.Now()), nil
+}
+
+// CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any.
+func (b *Broker) CredentialStatuses(ctx context.Context, caller broker.Caller, names []broker.CredentialName) ([]Report, error) {
+	all := make([]Report, len(names))
+	var allowed []broker.CredentialName
+	var at []int
+	for i, name := range names {
+		if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
+			all[i].Err = b.failed(broker.ReadCredential, err)
+			continue
+		}
+		allowed, at = append(allowed, name), append(at, i)
+	}
+	if len(allowed) == 0 {
+		return all, nil
+	}
+	statuses, err := b.store.Statuses(ctx, allowed)
+	if err != nil {
+		return nil, b.failed(broker.ReadCredential, storeFailure("", err))
+	}
+	now := time.Now()
+	for i, s := range statuses {
+		if s.Err != nil {
+			all[at[i]].Err = b.failed(broker.ReadCredential, storeFailure(allowed[i], s.Err))
+			continue
+		}
+		all[at[i]] = b.report(s, now)
+	}
+	return all, nil
+}
+
+func (b *Broker) report(s broker.Status, now time.Time) Report {
 	r := Report{Credential: s.Credential, LastSuccess: s.LastSuccess, Attempts: s.Attempts, Tokens: s.Tokens}
 	slices.SortFunc(r.Tokens, func(x, y broker.Issued) int { return x.SentAt.Compare(y.SentAt) })
-	b.judge(&r, s, time.Now())
+	b.judge(&r, s, now)
 	if r.Advice == "" {
 		r.Advice = adviseAboutExpiry(r.Tokens)
 	}
-	return r, nil
+	return r
 }
 
 // judge finds the state, the failure and the advice.

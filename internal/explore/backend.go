@@ -67,8 +67,8 @@ func (s *backend) Read(ctx context.Context, asks ...store.Ask) (all []store.Read
 }
 
 // List implements store.Backend.
-func (s *backend) List(ctx context.Context, g store.Group, kinds ...store.Kind) (all store.Reading, err error) {
-	err = s.do(ctx, stepList, func(ctx context.Context) error { all, err = s.Replica.List(ctx, g, kinds...); return err })
+func (s *backend) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) (all []store.Reading, err error) {
+	err = s.do(ctx, stepList, func(ctx context.Context) error { all, err = s.Replica.List(ctx, groups, kinds...); return err })
 	return all, err
 }
 
@@ -113,9 +113,9 @@ func (s *backend) Revisions(ctx context.Context, places []store.Place) (r []stor
 
 // rows are how many there are in the group of the world's credential.
 func (w *world) rows(kinds ...store.Kind) int {
-	all, err := w.views[0].Memory.List(context.Background(), w.group, kinds...)
+	all, err := w.views[0].Memory.List(context.Background(), []store.Group{w.group}, kinds...)
 	if err != nil {
 		return 0
 	}
-	return len(all.Rows)
+	return len(all[0].Rows)
 }

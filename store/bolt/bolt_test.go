@@ -85,11 +85,11 @@ func apply(t testing.TB, b store.Backend, puts ...store.Put) {
 
 func count(t testing.TB, b store.Backend) int {
 	t.Helper()
-	all, err := b.List(context.Background(), "c:a", "token")
+	all, err := b.List(context.Background(), []store.Group{"c:a"}, "token")
 	if err != nil {
 		t.Fatalf("list: %v", err)
 	}
-	return len(all.Rows)
+	return len(all[0].Rows)
 }
 
 func TestSuite(t *testing.T) {

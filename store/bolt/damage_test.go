@@ -166,7 +166,7 @@ func TestRandomDamage(t *testing.T) {
 			}
 			continue
 		}
-		_, _ = db.List(t.Context(), "c:a", "token") // reads, or fails
+		_, _ = db.List(t.Context(), []store.Group{"c:a"}, "token") // reads, or fails
 		closeDB(t, db)
 	}
 	if refused == 0 {

@@ -57,9 +57,9 @@ func fullDisk() {
 		return d.Apply(ctx, store.Batch{Group: "c:a", Puts: []store.Put{p}})
 	}
 	rows := func() int {
-		all, err := d.List(ctx, "c:a", "token")
+		all, err := d.List(ctx, []store.Group{"c:a"}, "token")
 		check(err == nil, "list: %v", err)
-		return len(all.Rows)
+		return len(all[0].Rows)
 	}
 	check(write(0) == nil, "write: %v", err)
 	info, err := os.Stat(d.Path())

@@ -79,7 +79,7 @@ func FuzzInspect(f *testing.F) {
 			return
 		}
 		for _, group := range []store.Group{"c:a", "c:b"} {
-			_, _ = d.List(t.Context(), group, "token")
+			_, _ = d.List(t.Context(), []store.Group{group}, "token")
 			_, _ = d.Scan(t.Context(), store.Key{}, store.Listing{}, 10)
 			_ = d.Apply(t.Context(), store.Batch{Group: group, DeleteGroup: true, Puts: []store.Put{{Revision: store.Revision{2}}}})
 		}

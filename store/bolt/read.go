@@ -59,15 +59,18 @@ func each(tx *bbolt.Tx, group store.Group, kind store.Kind, f func(key store.Key
 }
 
 // List implements store.Backend.
-func (d *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) (all store.Reading, err error) {
-	err = d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
-		all.Now = now
-		for _, kind := range kinds {
-			each(tx, group, kind, func(k store.Key, v []byte) {
-				if r, ok := live(k, v, now); ok {
-					all.Rows = append(all.Rows, r)
-				}
-			})
+func (d *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
+	all := make([]store.Reading, len(groups))
+	err := d.view(ctx, func(tx *bbolt.Tx, now time.Time) error {
+		for i, group := range groups {
+			all[i].Now = now
+			for _, kind := range kinds {
+				each(tx, group, kind, func(k store.Key, v []byte) {
+					if r, ok := live(k, v, now); ok {
+						all[i].Rows = append(all[i].Rows, r)
+					}
+				})
+			}
 		}
 		return nil
 	})

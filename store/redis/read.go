@@ -41,10 +41,13 @@ func reading(out []any) store.Reading {
 func (db *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	all := make([]store.Reading, len(asks))
 	err := db.do(ctx, db.Shard(asks[0].Group), func(ctx context.Context, _ time.Duration) error {
-		cmds := db.readAll(ctx, asks, readScript.EvalSha)
-		if slices.ContainsFunc(cmds, func(c *redis.Cmd) bool { return redis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
-			cmds = db.readAll(ctx, asks, readScript.Eval)
-		}
+		cmds := db.runAll(ctx, readScript, len(asks), func(i int) ([]string, []any) {
+			names := make([]string, len(asks[i].Keys))
+			for j, k := range asks[i].Keys {
+				names[j] = db.keys.row(asks[i].Group, k)
+			}
+			return names, nil
+		})
 		for i, cmd := range cmds {
 			out, err := cmd.Slice()
 			if err != nil {
@@ -68,47 +71,79 @@ func (db *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, err
 	return all, err
 }
 
-// readAll sends one pipeline. Each command has its own error.
-func (db *DB) readAll(ctx context.Context, asks []store.Ask, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) []*redis.Cmd {
-	cmds := make([]*redis.Cmd, len(asks))
-	p := db.client.Pipeline()
-	for i, ask := range asks {
-		names := make([]string, len(ask.Keys))
-		for j, k := range ask.Keys {
-			names[j] = db.keys.row(ask.Group, k)
+// runAll runs a script n times, in one pipeline; another one where Redis does not know the script yet. Each command has its own
+// error.
+func (db *DB) runAll(ctx context.Context, script *redis.Script, n int, arguments func(i int) (names []string, args []any)) []*redis.Cmd {
+	send := func(run func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd) []*redis.Cmd {
+		cmds := make([]*redis.Cmd, n)
+		p := db.client.Pipeline()
+		for i := range cmds {
+			names, args := arguments(i)
+			cmds[i] = run(ctx, p, names, args...)
 		}
-		cmds[i] = script(ctx, p, names)
+		_, _ = p.Exec(ctx)
+		return cmds
 	}
-	_, _ = p.Exec(ctx)
+	cmds := send(script.EvalSha)
+	if slices.ContainsFunc(cmds, func(c *redis.Cmd) bool { return redis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
+		cmds = send(script.Eval)
+	}
 	return cmds
 }
 
-// List implements store.Backend.
-func (db *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) (all store.Reading, err error) {
+// List implements store.Backend: one pipeline, as Read.
+func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
+	all := make([]store.Reading, len(groups))
+	if len(groups) == 0 {
+		return all, nil
+	}
 	wanted := make([]any, len(kinds))
 	for i, k := range kinds {
 		wanted[i] = string(k)
 	}
-	err = db.do(ctx, db.Shard(group), func(ctx context.Context, _ time.Duration) error {
-		out, err := listScript.Run(ctx, db.client, []string{db.keys.rows(group)}, wanted...).Slice()
-		if err != nil {
-			return err
+	shard := many
+	if len(groups) == 1 {
+		shard = db.Shard(groups[0])
+	}
+	err := db.do(ctx, shard, func(ctx context.Context, _ time.Duration) error {
+		cmds := db.runAll(ctx, listScript, len(groups), func(i int) ([]string, []any) {
+			return []string{db.keys.rows(groups[i])}, wanted
+		})
+		answered := false
+		for i, cmd := range cmds {
+			out, err := cmd.Slice()
+			if err != nil {
+				all[i] = store.Reading{Err: err}
+				continue
+			}
+			all[i], answered = listed(out, kinds), true
 		}
-		all = reading(out)
-		for i := 1; i+2 < len(out); i += 3 {
-			name, _ := out[i].(string)
-			if key, ok := parseMember(name); ok {
-				if r, ok := row(key, out[i+1], out[i+2]); ok {
-					all.Rows = append(all.Rows, r)
-				}
+		if answered {
+			return nil
+		}
+		return all[0].Err
+	})
+	for i := range all {
+		all[i].Err = failed(ctx, all[i].Err)
+	}
+	return all, err
+}
+
+// listed is what listScript answered, in the order in which List promises it.
+func listed(out []any, kinds []store.Kind) store.Reading {
+	all := reading(out)
+	for i := 1; i+2 < len(out); i += 3 {
+		name, _ := out[i].(string)
+		if key, ok := parseMember(name); ok {
+			if r, ok := row(key, out[i+1], out[i+2]); ok {
+				all.Rows = append(all.Rows, r)
 			}
 		}
-		return nil
-	})
+	}
 	slices.SortFunc(all.Rows, func(a, b store.Row) int {
 		return cmp.Or(cmp.Compare(slices.Index(kinds, a.Key.Kind), slices.Index(kinds, b.Key.Kind)), bytes.Compare(a.Key.ID[:], b.Key.ID[:]))
 	})
-	return all, err
+	return all
 }
 
 // mostAtOnce bounds a pipeline: its answers are held in memory by Redis until all are written.

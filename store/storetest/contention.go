@@ -91,12 +91,12 @@ func testWholeChanges(t *testing.T, _ Config, b store.Backend) {
 		readers.Go(func() {
 			for {
 				read, err := rowsOf(ctx, b, groupA, x, y)
-				listed, errListed := b.List(ctx, groupA, kindX, kindY)
+				listed, errListed := listOf(ctx, b, groupA, kindX, kindY)
 				if err != nil || errListed != nil {
 					t.Errorf("read: %v, %v", err, errListed)
 					return
 				}
-				for _, rows := range [][]store.Row{read, listed.Rows} {
+				for _, rows := range [][]store.Row{read, listed} {
 					if len(rows) != 2 || string(rows[0].Value) != string(rows[1].Value) {
 						t.Errorf("got half of a change: %d rows", len(rows))
 						return
@@ -154,7 +154,7 @@ func everyCall(ctx context.Context, b store.Backend) map[string]error {
 	k := key(kindX, 1)
 	errs := map[string]error{}
 	_, errs["read"] = rowsOf(ctx, b, groupA, k)
-	_, errs["list"] = b.List(ctx, groupA, kindX)
+	_, errs["list"] = listOf(ctx, b, groupA, kindX)
 	_, errs["scan"] = b.Scan(ctx, k, store.Listing{}, 1)
 	errs["apply"] = b.Apply(ctx, store.Batch{Group: groupA, DeleteGroup: true, Puts: []store.Put{put(k, "lost")}})
 	if e, ok := b.(store.Exclusive); ok {

@@ -66,8 +66,8 @@ func testExpiryByTheClock(t *testing.T, c Config, b store.Backend) {
 	over.Ends = end
 	applyPuts(t, b, groupA, over)
 	wantAbsent(t, b, p.Key)
-	if all, err := b.List(ctx, groupA, kindX); err != nil || len(all.Rows) != 0 {
-		t.Errorf("list: got %d rows, %v, want none", len(all.Rows), err)
+	if all, err := listOf(ctx, b, groupA, kindX); err != nil || len(all) != 0 {
+		t.Errorf("list: got %d rows, %v, want none", len(all), err)
 	}
 }
 
@@ -80,8 +80,8 @@ func testExpiryElsewhere(t *testing.T, c Config, b store.Backend) {
 	conflicts(t, b, store.Batch{
 		Group: groupA, Conditions: []store.Condition{{Key: p.Key, Revision: p.Revision}}, Deletes: []store.Key{key(kindX, 2)},
 	})
-	if all, err := b.List(ctx, groupA, kindX); err != nil || len(all.Rows) != 1 {
-		t.Errorf("list: got %d rows, %v, want the one that lives", len(all.Rows), err)
+	if all, err := listOf(ctx, b, groupA, kindX); err != nil || len(all) != 1 {
+		t.Errorf("list: got %d rows, %v, want the one that lives", len(all), err)
 	}
 	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{put(key(kindX, 3), "there is room")}, Room: &store.Room{Kind: kindX, Most: 2}})
 	page, err := b.Scan(ctx, p.Key, store.Listing{}, 10)

@@ -99,11 +99,11 @@ func (f *Faults) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, 
 }
 
 // List implements store.Backend.
-func (f *Faults) List(ctx context.Context, group store.Group, kinds ...store.Kind) (store.Reading, error) {
+func (f *Faults) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
 	if err := f.reading(ctx); err != nil {
-		return store.Reading{}, err
+		return nil, err
 	}
-	return f.Backend.List(ctx, group, kinds...)
+	return f.Backend.List(ctx, groups, kinds...)
 }
 
 // Scan implements store.Backend.

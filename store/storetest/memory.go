@@ -83,12 +83,16 @@ func (m *Memory) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, 
 }
 
 // List implements store.Backend.
-func (m *Memory) List(ctx context.Context, group store.Group, kinds ...store.Kind) (store.Reading, error) {
+func (m *Memory) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
 	if err := m.enter(ctx); err != nil {
-		return store.Reading{}, err
+		return nil, err
 	}
 	defer m.mu.Unlock()
-	return store.Reading{Rows: m.list(group, kinds), Now: time.Now()}, nil
+	all := make([]store.Reading, len(groups))
+	for i, group := range groups {
+		all[i] = store.Reading{Rows: m.list(group, kinds), Now: time.Now()}
+	}
+	return all, nil
 }
 
 func (m *Memory) list(group store.Group, kinds []store.Kind) []store.Row {

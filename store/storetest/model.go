@@ -57,12 +57,12 @@ func testModel(t *testing.T, c Config, b store.Backend) {
 				t.Fatalf("apply: got %v, want %v", got, want)
 			}
 			wait(time.Duration(rapid.IntRange(0, pauses).Draw(t, "wait")) * 500 * time.Millisecond)
-			listed, err := b.List(ctx, group, kindX, kindY)
+			listed, err := listOf(ctx, b, group, kindX, kindY)
 			if err != nil {
 				t.Fatalf("list: %v", err)
 			}
-			modelled, _ := model.List(ctx, group, kindX, kindY)
-			if diff := cmp.Diff(modelled.Rows, listed.Rows, cmpopts.EquateEmpty()); diff != "" {
+			modelled, _ := listOf(ctx, model, group, kindX, kindY)
+			if diff := cmp.Diff(modelled, listed, cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("list (-want +got):\n%s", diff)
 			}
 		}

@@ -39,6 +39,7 @@ func runProtocol(t *testing.T, c Config) {
 		"drop":                                      testDrop,
 		"drop/everything":                           testDropAll,
 		"status":                                    testStatus,
+		"status/of several":                         testStatuses,
 		"backoff":                                   testBackoff,
 		"contention/an unbroken line":               testUnbrokenLine,
 		"contention/one lease":                      testOneLease,

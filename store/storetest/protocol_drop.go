@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -125,6 +126,46 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 	b.failed(b.acquired(k, false), &broker.FailureRecord{Attempts: add(19), Now: now()})
 	want = want[:20]
 	check()
+}
+
+// testStatuses: those of several are what each of them says, in the order in which they were asked for.
+func testStatuses(t *testing.T, _ Config, b *bench) {
+	if all, err := b.Statuses(ctx, nil); err != nil || len(all) != 0 {
+		t.Errorf("of none: got %+v, %v", all, err)
+	}
+	var names []broker.CredentialName
+	for i := range 30 {
+		name := broker.CredentialName(fmt.Sprintf("c%02d", 29-i))
+		names = append(names, name)
+		switch i % 3 {
+		case 0: // there is none
+		case 1:
+			b.created(name, "own of "+string(name))
+		default:
+			b.created(name, "")
+			k := plain(name, byte(i))
+			b.committed(b.acquired(k, false), broker.Outcome{Token: issued(k, string(name)), Attempts: []broker.Attempt{{Host: "h", Start: now()}}, Now: now()})
+		}
+	}
+	names = append(names, names[1])
+	all, err := b.Statuses(ctx, names)
+	if err != nil || len(all) != len(names) {
+		t.Fatalf("got %d, %v, want %d", len(all), err, len(names))
+	}
+	for i, got := range all {
+		want, err := b.Status(ctx, names[i])
+		if (got.Err == nil) != (err == nil) || err != nil && !errors.Is(got.Err, broker.NotFound) {
+			t.Errorf("%s: got %v, want %v", names[i], got.Err, err)
+		}
+		got.Err = nil
+		if diff := cmp.Diff(want, got, deeply); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", names[i], diff)
+		}
+	}
+	b.faults.Away()
+	_, err = b.Statuses(ctx, names)
+	wantUnavailable(t, "statuses while the backend is away", err)
+	b.faults.Set(Hooks{})
 }
 
 func testBackoff(t *testing.T, c Config, b *bench) {

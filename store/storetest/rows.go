@@ -137,8 +137,8 @@ func testAppliedAgain(t *testing.T, _ Config, b store.Backend) {
 
 func testList(t *testing.T, _ Config, b store.Backend) {
 	ctx := context.Background()
-	if all, err := b.List(ctx, groupA, kindX, kindY); len(all.Rows) != 0 || err != nil {
-		t.Errorf("list of an empty group: got %d rows, %v", len(all.Rows), err)
+	if all, err := listOf(ctx, b, groupA, kindX, kindY); len(all) != 0 || err != nil {
+		t.Errorf("list of an empty group: got %d rows, %v", len(all), err)
 	}
 	var puts []store.Put
 	for _, n := range []byte{200, 3, 0, 77} {
@@ -146,17 +146,65 @@ func testList(t *testing.T, _ Config, b store.Backend) {
 	}
 	applyPuts(t, b, groupA, puts...)
 	applyPuts(t, b, groupB, put(key(kindX, 1), "of another group"))
-	all, err := b.List(ctx, groupA, kindY, kindX, "none")
+	all, err := listOf(ctx, b, groupA, kindY, kindX, "none")
 	if err != nil {
 		t.Fatalf("list: %v", err)
 	}
 	var got []string
-	for _, r := range all.Rows {
+	for _, r := range all {
 		got = append(got, string(r.Value))
 	}
 	want := []string{"y0", "y3", "y77", "y200", "x0", "x3", "x77", "x200"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
+	}
+}
+
+// testListings: as many groups as a page has, in the order in which they were asked for, each with its own rows and the time.
+func testListings(t *testing.T, c Config, b store.Backend) {
+	ctx := context.Background()
+	if all, err := b.List(ctx, nil, kindX); err != nil || len(all) != 0 {
+		t.Errorf("list of no group: got %+v, %v", all, err)
+	}
+	var groups []store.Group
+	for i := range 100 {
+		g := store.Group(fmt.Sprint("c:", i))
+		groups = append(groups, g)
+		switch {
+		case i%3 == 0: // has nothing
+		case i%3 == 1:
+			applyPuts(t, b, g, put(key(kindX, 2), fmt.Sprint("x2 of ", i)), put(key(kindX, 1), fmt.Sprint("x1 of ", i)))
+		default:
+			applyPuts(t, b, g, put(key(kindX, 1), fmt.Sprint("x1 of ", i)), put(key(kindY, 1), fmt.Sprint("y1 of ", i)))
+			apply(t, b, store.Batch{Group: g, Puts: []store.Put{ending(key(kindX, 9), "ends", time.Second)}})
+		}
+	}
+	c.pass(time.Second)
+	groups = append(groups, groups[1]) // twice
+	all, err := b.List(ctx, groups, kindY, kindX)
+	if err != nil || len(all) != len(groups) {
+		t.Fatalf("list: got %d readings, %v, want %d", len(all), err, len(groups))
+	}
+	for i, r := range all {
+		var got, want []string
+		for _, row := range r.Rows {
+			got = append(got, string(row.Value))
+		}
+		switch of := i % 100; of % 3 {
+		case 1:
+			want = []string{fmt.Sprint("x1 of ", of), fmt.Sprint("x2 of ", of)}
+		case 2:
+			want = []string{fmt.Sprint("y1 of ", of), fmt.Sprint("x1 of ", of)}
+		}
+		if i == 100 {
+			want = []string{"x1 of 1", "x2 of 1"}
+		}
+		if diff := cmp.Diff(want, got); diff != "" || r.Err != nil {
+			t.Errorf("reading %d: %v (-want +got):\n%s", i, r.Err, diff)
+		}
+		if d := r.Now.Sub(all[0].Now); d < -c.Resolution || d > time.Minute {
+			t.Errorf("reading %d is of %v after the first", i, d)
+		}
 	}
 }
 
@@ -191,7 +239,7 @@ func testReadings(t *testing.T, c Config, b store.Backend) {
 	if string(all[0].Rows[0].Value) != "b" || string(all[1].Rows[0].Value) != "a" {
 		t.Errorf("got %q and %q, want b and a", all[0].Rows[0].Value, all[1].Rows[0].Value)
 	}
-	listed, err := b.List(ctx, groupA, kindX)
+	listed, err := b.List(ctx, []store.Group{groupA}, kindX)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +248,7 @@ func testReadings(t *testing.T, c Config, b store.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, at := range map[string]time.Time{"read": all[0].Now, "list": listed.Now} {
+	for what, at := range map[string]time.Time{"read": all[0].Now, "list": listed[0].Now} {
 		if d := later[0].Now.Sub(at); d < 10*time.Millisecond-c.Resolution || d > time.Minute {
 			t.Errorf("%s: a read 10 ms later says that %v have passed", what, d)
 		}

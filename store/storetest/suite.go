@@ -40,6 +40,7 @@ func Run(t *testing.T, c Config) {
 		"read/several groups, with the time":       testReadings,
 		"room":                                     testRoom,
 		"list/order":                               testList,
+		"list/several groups, with the time":       testListings,
 		"scan/pages in order of names":             testScan,
 		"scan/entries without a record":            testScanGaps,
 		"contention/no lost update":                testContention,
@@ -112,6 +113,15 @@ func conflicts(t tb, b store.Backend, batch store.Batch) {
 // rowsOf reads rows of one group.
 func rowsOf(ctx context.Context, b store.Backend, g store.Group, keys ...store.Key) ([]store.Row, error) {
 	all, err := b.Read(ctx, store.Ask{Group: g, Keys: keys})
+	if err != nil {
+		return nil, err
+	}
+	return all[0].Rows, nil
+}
+
+// listOf lists one group.
+func listOf(ctx context.Context, b store.Backend, g store.Group, kinds ...store.Kind) ([]store.Row, error) {
+	all, err := b.List(ctx, []store.Group{g}, kinds...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,63 @@
+package engine_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+// TestWhatAMissAsksTheStore: with a refresh token that rotates, a cold miss reads the credential and what is known of the token,
+// takes the lease with its mark, and commits: four calls, one after the other. Where the credential is known it is three, and
+// it is never more because others share the store.
+func TestWhatAMissAsksTheStore(t *testing.T) {
+	for name, open := range map[string]func() store.Backend{
+		"alone":  func() store.Backend { return storetest.NewMemory() },
+		"shared": func() store.Backend { return storetest.NewReplicas(2)[0] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				up := newLines()
+				up.facts.RefreshSendsScopes = true
+				up.complete()
+				backend := storetest.NewFaults(open())
+				s, err := store.New(backend.Whole(), newKeys(t), store.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				w := &world{t: t, up: up.upstream, store: s, backend: backend}
+				w.start()
+				for _, name := range []string{"main", "other"} {
+					w.create(name, map[string]string{"refresh_token": name + ".0"})
+				}
+				w.start() // another broker, which knows nothing
+				var calls atomic.Int64
+				backend.Set(storetest.Hooks{
+					BeforeRead:  func(context.Context) error { calls.Add(1); return nil },
+					BeforeApply: func(context.Context, store.Batch) error { calls.Add(1); return nil },
+				})
+				want := func(what string, most int64, more ...func(*engine.Request)) engine.Result {
+					t.Helper()
+					calls.Store(0)
+					r := w.mustGet("main", more...)
+					if got := calls.Load(); got > most {
+						t.Errorf("%s: %d calls of the backend, want %d at most", what, got, most)
+					}
+					return r
+				}
+				want("nothing is known", 4)
+				want("the credential is known", 3, scopes(t, "of another token"))
+				want("a hit", 0)
+				w.wantExchanges(2)
+				calls.Store(0)
+				if _, err := w.CredentialStatuses(t.Context(), local, []broker.CredentialName{"main", "nobody", "other"}); err != nil || calls.Load() != 1 {
+					t.Errorf("statuses of three: %d calls, %v, want one", calls.Load(), err)
+				}
+			})
+		})
+	}
+}
