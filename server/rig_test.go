@@ -3,15 +3,10 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +19,7 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store"
@@ -35,6 +31,7 @@ import (
 type rig struct {
 	t       testing.TB
 	sim     *upstreamsim.Sim
+	client  *simclient.Client
 	dir     string
 	addr    string
 	log     *lockedBuffer
@@ -95,7 +92,11 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err := sim.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, sim: sim, dir: t.TempDir(), log: &lockedBuffer{}, heard: &lockedBuffer{}}
+	client, err := simclient.Of(sim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, sim: sim, client: client, dir: t.TempDir(), log: &lockedBuffer{}, heard: &lockedBuffer{}}
 	r.write("ca.pem", string(sim.CA()))
 	for name, text := range o.definitions {
 		r.write(filepath.Join("providers", name+".yaml"), text)
@@ -266,41 +267,9 @@ func (r *rig) mustGet(name string, scopes ...string) *tokenbrokerv1.Token {
 // works shows the token to the account's API as the broker says, and returns the status.
 func (r *rig) works(a upstreamsim.Account, tok *tokenbrokerv1.Token) int {
 	r.t.Helper()
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(r.sim.CA())
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, r.sim.Addr())
-		},
-		DisableKeepAlives: true,
-	}}
-	req, err := http.NewRequestWithContext(testContext(r.t), http.MethodGet, a.APIURL, nil)
+	status, err := r.client.Show(testContext(r.t), a, tok)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if base := tok.GetBaseUrl(); base != "" && !strings.HasPrefix(a.APIURL, base) {
-		r.t.Errorf("%s: the API %s is not below base_url %s", a.System, a.APIURL, base)
-	}
-	for _, h := range tok.GetHeaders() {
-		req.Header.Set(h.GetName(), h.GetValue())
-	}
-	for _, c := range tok.GetCookies() {
-		req.Header.Add("Cookie", c.GetName()+"="+c.GetValue())
-	}
-	if c := req.Header.Values("Cookie"); len(c) > 1 {
-		req.Header.Set("Cookie", strings.Join(c, "; "))
-	}
-	q := req.URL.Query()
-	for _, p := range tok.GetQueryParameters() {
-		q.Set(p.GetName(), p.GetValue())
-	}
-	req.URL.RawQuery = q.Encode()
-	res, err := client.Do(req)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	_, _ = io.Copy(io.Discard, res.Body)
-	return res.StatusCode
+	return status
 }

@@ -18,6 +18,7 @@ import (
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 )
 
 type demoCommands struct {
@@ -52,6 +53,10 @@ func (c *demoRunCommand) Run(p *process) error {
 		return err
 	}
 	defer sim.Close() //nolint:errcheck // nobody needs it any more
+	client, err := simclient.Of(sim)
+	if err != nil {
+		return err
+	}
 	s, err := demoSettings(dir, sim)
 	if err != nil {
 		return err
@@ -61,7 +66,7 @@ func (c *demoRunCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	d := &demo{p: p, sim: sim, broker: r, callers: c.Callers}
+	d := &demo{p: p, sim: sim, client: client, broker: r, callers: c.Callers}
 	err = d.show(p.ctx)
 	if err == nil && !c.Once {
 		d.invite()
@@ -94,6 +99,7 @@ func demoSettings(dir string, sim *upstreamsim.Sim) (settings, error) {
 type demo struct {
 	p       *process
 	sim     *upstreamsim.Sim
+	client  *simclient.Client
 	broker  *running
 	callers int
 	conns   []*grpc.ClientConn
@@ -184,7 +190,7 @@ func (d *demo) herd(ctx context.Context, a upstreamsim.Account) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	api, err := d.callAPI(ctx, a, tok)
+	api, err := d.client.Show(ctx, a, tok)
 	if err != nil {
 		return nil, err
 	}

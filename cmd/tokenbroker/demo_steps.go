@@ -2,14 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -168,38 +161,4 @@ func (d *demo) outage(ctx context.Context) error {
 	})
 	d.promise(err == nil, "The upstream goes down: after %d reads the valid token is still served, now marked degraded.", reads)
 	return nil
-}
-
-// callAPI shows the token to the system's API as the broker says.
-func (d *demo) callAPI(ctx context.Context, a upstreamsim.Account, t *tokenbrokerv1.Token) (int, error) {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(d.sim.CA())
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, d.sim.Addr())
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.APIURL, nil)
-	if err != nil {
-		return 0, err
-	}
-	for _, h := range t.GetHeaders() {
-		req.Header.Set(h.GetName(), h.GetValue())
-	}
-	var cookies []string
-	for _, c := range t.GetCookies() {
-		cookies = append(cookies, c.GetName()+"="+c.GetValue())
-	}
-	if len(cookies) > 0 {
-		req.Header.Set("Cookie", strings.Join(cookies, "; "))
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return 0, fmt.Errorf("call the API of %s: %w", a.System, err)
-	}
-	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost
-	_, _ = io.Copy(io.Discard, res.Body)
-	return res.StatusCode, nil
 }
