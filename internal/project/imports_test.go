@@ -30,6 +30,7 @@ var may = map[string][]string{
 	"internal/upstreamsim":           {},
 	"internal/upstreamsim/simclient": {"gen/tokenbroker/v1", "internal/upstreamsim"},
 	"internal/leaktest":              {},
+	"internal/product":               {},
 	"internal/herd":                  {},
 	"internal/redistest":             {},
 	"internal/suggest":               {},
