@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // A wire is a request that is ready to be sent. What is in it is secret.
@@ -149,7 +151,7 @@ func formOf(fields []field, v *values) (string, error) {
 				}
 				if l, ok := x.v.([]any); ok {
 					for _, e := range l {
-						add(f.name, textOf(e))
+						add(f.name, jsondoc.Text(e))
 					}
 					continue
 				}

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
@@ -244,7 +245,7 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 		v, _ := rules.message.find(a)
 		s = v.String()
 	case m["error_description"] != nil:
-		s = textOf(m["error_description"])
+		s = jsondoc.Text(m["error_description"])
 	case a.status < 200 || a.status > 299 || said.there:
 		s = string(a.body)
 	case m != nil:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // FuzzDefinition: reading never panics, and what is right has a revision, can be explained and asks nobody unknown.
@@ -146,7 +147,7 @@ func FuzzPath(f *testing.F) {
 		if err != nil {
 			return
 		}
-		doc, err := decodeJSON([]byte(body))
+		doc, err := jsondoc.Read([]byte(body))
 		if err != nil {
 			return
 		}

@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -243,7 +245,10 @@ func isBool(v any) bool { _, ok := v.(bool); return ok }
 
 func spelled(v any) string {
 	if n, ok := v.(int); ok {
-		return textOf(jsonInt(n))
+		return jsondoc.Text(jsonInt(n))
 	}
-	return textOf(v)
+	return jsondoc.Text(v)
 }
+
+// jsonInt is a number as JSON spells it.
+func jsonInt(n int) json.Number { return json.Number(strconv.Itoa(n)) }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // An observer sees what a run asks and takes, for Try. from says of each value where it was found; nil: the request failed.
@@ -387,7 +388,7 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 // expOf is the `exp` of a JWT (RFC 7519 section 4.1.4); zero: it is none, or has none.
 func expOf(token string) time.Time {
 	claims, _ := claimsOf(token).(map[string]any)
-	at, ok := parseTime(textOf(claims["exp"]), "unix")
+	at, ok := parseTime(jsondoc.Text(claims["exp"]), "unix")
 	if !ok {
 		return time.Time{}
 	}
@@ -399,7 +400,7 @@ func scopesOf(v value, s *set) []string {
 	if l, ok := v.v.([]any); ok {
 		var out []string
 		for _, x := range l {
-			out = append(out, textOf(x))
+			out = append(out, jsondoc.Text(x))
 		}
 		return out
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // read parses the body: as the request says, else by Content-Type, else by its first character.
@@ -38,7 +40,7 @@ func (a *answer) read(kind string) {
 	}
 	switch kind {
 	case "json":
-		if doc, err := decodeJSON([]byte(body)); err == nil {
+		if doc, err := jsondoc.Read([]byte(body)); err == nil {
 			a.doc = doc
 		}
 	case "form":
@@ -92,7 +94,7 @@ func (w *where) find(a *answer) (value, *where) {
 		return value{}, nil // what is no text can be handed to nobody
 	}
 	if w.pattern != nil {
-		m := w.pattern.FindStringSubmatch(textOf(v))
+		m := w.pattern.FindStringSubmatch(jsondoc.Text(v))
 		if m == nil || m[1] == "" {
 			return value{}, nil
 		}
@@ -129,7 +131,7 @@ func (m match) holds(element any, names *values) bool {
 	}
 	return there && slices.ContainsFunc(m.field.values, func(t text) bool {
 		s, ok, err := t.expand(names)
-		return ok && err == nil && textOf(x) == s
+		return ok && err == nil && jsondoc.Text(x) == s
 	})
 }
 
@@ -187,7 +189,7 @@ func claimsOf(token string) any {
 	if err != nil {
 		return nil
 	}
-	claims, err := decodeJSON(raw)
+	claims, err := jsondoc.Read(raw)
 	if _, ok := claims.(map[string]any); !ok || err != nil {
 		return nil
 	}

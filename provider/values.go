@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // A value is what a name stands for. The zero value is absent.
@@ -18,7 +19,7 @@ type value struct {
 func (v value) absent() bool { return v.v == nil }
 
 // String is the value as text. It reveals secrets: for the wire only.
-func (v value) String() string { return textOf(v.v) }
+func (v value) String() string { return jsondoc.Text(v.v) }
 
 // Format implements fmt.Formatter: no verb reveals.
 func (v value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[value]")) }

@@ -7,6 +7,7 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/locoia"
 )
 
 type providerCommands struct {
@@ -156,7 +157,7 @@ func (c *providerLocoiaCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	def, notes, err := provider.ImportLocoia(data)
+	def, notes, err := locoia.Import(data)
 	if err != nil {
 		return &inputError{err}
 	}

@@ -1,4 +1,6 @@
-package provider
+// Package locoia turns configurations of Locoia's connectors into definitions. It decides what a connector's settings mean in
+// the definition language, says what it had to decide, and knows nothing of how a definition is run.
+package locoia
 
 import (
 	"bytes"
@@ -13,11 +15,13 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/provider"
 )
 
-// A locoia is the configuration of Locoia's "Refreshable Token" authentication, with the header block that goes with it,
+// A connector is the configuration of Locoia's "Refreshable Token" authentication, with the header block that goes with it,
 // beside or inside it.
-type locoia struct {
+type connector struct {
 	Name                            string            `json:"name"`
 	AuthorizationURL                string            `json:"authorization_request_url"`
 	AuthorizationMethod             string            `json:"authorization_request_method"`
@@ -33,11 +37,11 @@ type locoia struct {
 	RefreshResponseAccessTokenPath  string            `json:"refresh_response_access_token_path"`
 	RefreshResponseRefreshTokenPath string            `json:"refresh_response_refresh_token_path"`
 
-	HeaderConfiguration *locoiaHeader `json:"header_configuration"`
-	locoiaHeader
+	HeaderConfiguration *header `json:"header_configuration"`
+	header
 }
 
-type locoiaHeader struct {
+type header struct {
 	Encode        bool              `json:"encode"`
 	TokenInHeader *bool             `json:"token_in_header"`
 	HeaderKey     string            `json:"header_key"`
@@ -46,12 +50,13 @@ type locoiaHeader struct {
 	Headers       map[string]string `json:"headers"`
 }
 
-var locoiaName = regexp.MustCompile(`\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}`)
+// placeholder is a name in a template of Locoia's.
+var placeholder = regexp.MustCompile(`\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}`)
 
-// ImportLocoia turns a configuration of Locoia's "Refreshable Token" connector, in JSON, into a definition, and says what it
+// Import turns a configuration of Locoia's "Refreshable Token" connector, in JSON, into a definition, and says what it
 // had to decide. It fails with a sentence that says what it cannot read.
-func ImportLocoia(data []byte) (definition []byte, notes []string, err error) {
-	var l locoia
+func Import(data []byte) (definition []byte, notes []string, err error) {
+	var l connector
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&l); err != nil {
@@ -71,7 +76,7 @@ func ImportLocoia(data []byte) (definition []byte, notes []string, err error) {
 	if err := enc.Close(); err != nil {
 		return nil, nil, fmt.Errorf("import: the definition cannot be written")
 	}
-	for _, p := range Check("", out.Bytes()) {
+	for _, p := range provider.Check("", out.Bytes()) {
 		notes = append(notes, "to be mended by hand: "+p.String())
 	}
 	return out.Bytes(), append(im.notes, notes...), nil
@@ -85,7 +90,7 @@ func clipTo(s string, n int) string {
 }
 
 type importer struct {
-	l      locoia
+	l      connector
 	inputs map[string]bool // name to: is secret
 	notes  []string
 }
@@ -161,8 +166,8 @@ func or(a, b string) string {
 
 // names turns Locoia's template into ours and gathers its inputs.
 func (im *importer) names(s string) string {
-	return locoiaName.ReplaceAllStringFunc(s, func(m string) string {
-		name := strings.ToLower(locoiaName.FindStringSubmatch(m)[1])
+	return placeholder.ReplaceAllStringFunc(s, func(m string) string {
+		name := strings.ToLower(placeholder.FindStringSubmatch(m)[1])
 		switch name {
 		case "refresh_token":
 		case "access_token", "token":
@@ -210,7 +215,7 @@ func (im *importer) request(method, address string, headers map[string]string, b
 	}
 	switch trimmed := strings.TrimSpace(*body); {
 	case strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "["):
-		if doc, err := decodeJSON([]byte(im.names(trimmed))); err == nil {
+		if doc, err := jsondoc.Read([]byte(im.names(trimmed))); err == nil {
 			n.Content = append(n.Content, mapping("json", jsonNode(doc)).Content...)
 			return n
 		}
@@ -241,7 +246,7 @@ func jsonNode(doc any) *yaml.Node {
 	case string:
 		n.SetString(x)
 	default: // a number, true, false or null
-		n.Kind, n.Value = yaml.ScalarNode, textOf(x)
+		n.Kind, n.Value = yaml.ScalarNode, jsondoc.Text(x)
 		if x == nil {
 			n.Tag, n.Value = "!!null", "null"
 		}
@@ -284,7 +289,7 @@ func unescape(s string) string {
 		b.WriteString(s)
 	}
 	last := 0
-	for _, m := range locoiaName.FindAllStringIndex(s, -1) {
+	for _, m := range placeholder.FindAllStringIndex(s, -1) {
 		literal(s[last:m[0]])
 		b.WriteString(s[m[0]:m[1]])
 		last = m[1]
@@ -323,7 +328,7 @@ func (im *importer) take(access, refresh string, elsewhere bool) *yaml.Node {
 
 // present turns the header block into let and present.
 func (im *importer) present() (let, present *yaml.Node) {
-	h := im.l.locoiaHeader
+	h := im.l.header
 	if im.l.HeaderConfiguration != nil {
 		h = *im.l.HeaderConfiguration
 	}

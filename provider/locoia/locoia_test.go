@@ -1,14 +1,78 @@
-package provider
+package locoia
 
 import (
+	"encoding/pem"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A vendor is example.com, which answers as a test says and keeps what it was asked, a request at a time.
+type vendor struct {
+	t         *testing.T
+	dir       string
+	transport *provider.Transport
+	asked     []asked
+}
+
+type asked struct{ uri, body string }
+
+func newVendor(t *testing.T, answer http.HandlerFunc) *vendor {
+	t.Helper()
+	v := &vendor{t: t, dir: t.TempDir()}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		v.asked = append(v.asked, asked{r.URL.RequestURI(), string(b)})
+		answer(w, r)
+	}))
+	t.Cleanup(server.Close)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	v.transport, err = provider.NewTransport(provider.Settings{CAFile: ca, ConnectTo: map[string]string{"example.com:443": server.Listener.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.transport.Close)
+	return v
+}
+
+// define loads a definition, whose name is x.
+func (v *vendor) define(text []byte) broker.Definition {
+	v.t.Helper()
+	if err := os.WriteFile(filepath.Join(v.dir, "x.yaml"), text, 0o600); err != nil {
+		v.t.Fatal(err)
+	}
+	c, err := provider.Load(v.transport, v.dir)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	d, err := c.Definition("x")
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return d
+}
+
+func exchange(t *testing.T, d broker.Definition, x broker.Exchange) (broker.Answer, error) {
+	t.Helper()
+	x.BeforeSend = func(string) error { return nil }
+	return d.Exchange(t.Context(), x)
+}
 
 func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -29,12 +93,12 @@ func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 		"a header": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_header": "X-Token"}`, []string{"header: X-Token", "text: \"\""}},
 		"a cookie": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_cookie": "sid", "token_in_header": false, "header_key": "key"}`, []string{"cookie: sid", "query:"}},
 	} {
-		def, notes, err := ImportLocoia([]byte(c.config))
+		def, notes, err := Import([]byte(c.config))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for _, p := range Check("", def) {
+		for _, p := range provider.Check("", def) {
 			t.Errorf("%s: %s in\n%s", name, p, def)
 		}
 		for _, n := range notes {
@@ -49,7 +113,7 @@ func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{``, `{`, `[]`, `{}`, `{"authorization_request_url": 5}`, `{"unknown_word": 1}`} {
-		if _, _, err := ImportLocoia([]byte(bad)); err == nil {
+		if _, _, err := Import([]byte(bad)); err == nil {
 			t.Errorf("%s: no error", bad)
 		}
 	}
@@ -57,7 +121,7 @@ func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 
 // TestAnImportedConfigurationSendsWhatItSaid runs what was imported.
 func TestAnImportedConfigurationSendsWhatItSaid(t *testing.T) {
-	def, notes, err := ImportLocoia([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth?scope=https%3A%2F%2Fapi%2Fa+b&id={{ username }}&x=1&x=2&x=3",
+	def, notes, err := Import([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth?scope=https%3A%2F%2Fapi%2Fa+b&id={{ username }}&x=1&x=2&x=3",
 "authorization_request_method": "POST", "authorization_request_headers": {"content-type": "application/json"},
 "authorization_request_body_template": "{\"p\": \"{{password}}\", \"n\": 12345678901234567890, \"t\": true, \"z\": null, \"l\": [1.50, \"1\"]}",
 "response_access_token_path": "a.b", "response_refresh_token_path": "r", "refresh_request_url": "https://example.com/refresh?v=a%26b",
@@ -70,17 +134,22 @@ func TestAnImportedConfigurationSendsWhatItSaid(t *testing.T) {
 			t.Error(n)
 		}
 	}
-	v := newVendor(t, jsonSays(`{"a": {"b": "tok"}, "r": "next"}`))
-	d := v.define(strings.TrimPrefix(string(def), "name: x\n"))
-	c := credential(map[string]string{"username": "u&v", "!password": `p"w`})
-	a, err := v.obtain(d, c, broker.Selection{})
+	v := newVendor(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"a": {"b": "tok"}, "r": "next"}`)
+	})
+	d := v.define(def)
+	c := broker.Credential{
+		Name: "c", Provider: "x", Inputs: map[string]string{"username": "u&v"},
+		Secrets: map[string]broker.SecretInput{"password": {Value: broker.NewSecret(`p"w`)}},
+	}
+	a, err := exchange(t, d, broker.Exchange{Credential: c})
 	if err != nil || a.RefreshToken.Reveal() != "next" {
 		t.Fatalf("got %+v %v", a, err)
 	}
-	if a, err = v.refresh(d, c, "r&1", nil); err != nil || a.Values["token"].Reveal() != "tok" {
+	if a, err = exchange(t, d, broker.Exchange{Run: broker.Refresh, Credential: c, RefreshToken: broker.NewSecret("r&1")}); err != nil || a.Values["token"].Reveal() != "tok" {
 		t.Fatalf("got %+v %v: where a refresh says nothing, it takes what the first request took", a, err)
 	}
-	asked := v.requests()
+	asked := v.asked
 	u, err := url.Parse(asked[0].uri)
 	if err != nil || u.Query().Encode() != "id=u%26v&scope=https%3A%2F%2Fapi%2Fa+b&x=1&x=2&x=3" {
 		t.Errorf("got %s", asked[0].uri)
@@ -107,7 +176,7 @@ func TestWhatCannotBeImportedIsSaid(t *testing.T) {
 		`{"authorization_request_url": "https://a.example", "header_key": "X", "headers": {"x": "y"}}`:                                                          "the other is dropped",
 		`{"authorization_request_url": "https://a.example", "authorization_request_body_template": "just text", "response_access_token_path_in_cookie": "sid"}`: "must be the whole name",
 	} {
-		_, notes, err := ImportLocoia([]byte(config))
+		_, notes, err := Import([]byte(config))
 		if err != nil || !strings.Contains(strings.Join(notes, "\n"), want) {
 			t.Errorf("%s: got %q %v, want %q", config, notes, err, want)
 		}
@@ -116,12 +185,11 @@ func TestWhatCannotBeImportedIsSaid(t *testing.T) {
 
 // TestEachSettingOfTheTableHasItsPlace: every way in which a token comes, with a real answer.
 func TestEachSettingOfTheTableHasItsPlace(t *testing.T) {
-	v := newVendor(t, nil)
-	v.answer = func(w http.ResponseWriter, r *http.Request) {
+	v := newVendor(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Token", "of-header")
 		w.Header().Set("Set-Cookie", "sid=of-cookie; Path=/")
 		_, _ = io.WriteString(w, `{"access_token": "of-body", "method": "`+r.Method+`"}`)
-	}
+	})
 	for settings, want := range map[string]string{
 		`"response_access_token_path": "access_token"`:      "of-body",
 		`"response_access_token_path_in_header": "X-Token"`: "of-header",
@@ -129,11 +197,11 @@ func TestEachSettingOfTheTableHasItsPlace(t *testing.T) {
 		`"authorization_request_method": "GET", "authorization_request_body_template": "", "response_access_token_path": "method"`: "GET",
 		`"authorization_request_body_template": "", "response_access_token_path": "method"`:                                        "POST",
 	} {
-		def, _, err := ImportLocoia([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth", ` + settings + `}`))
+		def, _, err := Import([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth", ` + settings + `}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := v.obtain(v.define(strings.TrimPrefix(string(def), "name: x\n")), credential(nil), broker.Selection{})
+		a, err := exchange(t, v.define(def), broker.Exchange{Credential: broker.Credential{Name: "c", Provider: "x"}})
 		if err != nil || a.Values["token"].Reveal() != want {
 			t.Errorf("%s: got %q %v, want %q", settings, a.Values["token"].Reveal(), err, want)
 		}
