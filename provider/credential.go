@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
-	"net"
 	"net/mail"
 	"net/url"
 	"regexp"
@@ -14,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // Facts implements broker.Definition.
@@ -51,7 +51,7 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 		if why := in.wrongValue(in.affixed(v)); why != "" {
 			bad(field, broker.CodeInvalid, why)
 		} else if in.format == "url" {
-			if why := d.transport.wrongURL(in.affixed(v)); why != "" {
+			if why := d.wrongURL(in.affixed(v)); why != "" {
 				bad(field, broker.CodeInvalid, why)
 			}
 		}
@@ -59,10 +59,19 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 	return wrong
 }
 
-var (
-	hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
-	uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
-)
+var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
+
+// wrongURL says why a URL may not be asked; empty: it may.
+func (d *definition) wrongURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "must be an absolute https URL"
+	}
+	if err := d.transport.Allowed(u); err != nil {
+		return err.Error()
+	}
+	return ""
+}
 
 // wrongValue says what is wrong with a value, without showing it; empty: nothing.
 func (in *input) wrongValue(v string) string {
@@ -77,7 +86,7 @@ func (in *input) wrongValue(v string) string {
 	good := true
 	switch in.format {
 	case "host":
-		good = hostWord.MatchString(v)
+		good = transport.IsHost(v)
 	case "url":
 		u, err := url.Parse(v)
 		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
@@ -250,21 +259,9 @@ func (d *definition) Host(c broker.Credential) string {
 		if q.issuer != nil {
 			t = *q.issuer
 		}
-		if u, err := d.transport.url(hostOf(t), v); err == nil {
-			return hostPort(u)
+		if u, err := d.url(hostOf(t), v); err == nil {
+			return transport.HostPort(u)
 		}
 	}
 	return "unknown"
-}
-
-// hostPort is host:port, the scheme's port where none is written.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = "443"
-		if u.Scheme == "http" {
-			port = "80"
-		}
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

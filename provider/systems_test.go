@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // TestEveryBuiltinAgainstItsSystem runs the catalog byte for byte: the vendors' names are dialled elsewhere, and nothing else
@@ -30,14 +31,14 @@ func TestEveryBuiltinAgainstItsSystem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings := provider.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(t.TempDir(), "ca.pem")}
+	settings := transport.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	if err := os.WriteFile(settings.CAFile, sim.CA(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range sim.Hosts() {
 		settings.ConnectTo[h] = sim.Addr()
 	}
-	tr, err := provider.NewTransport(settings)
+	tr, err := transport.New(settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // tryMost bounds a try.
@@ -40,7 +41,7 @@ func (c *providerTryCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	tr, err := provider.NewTransport(provider.Settings{
+	tr, err := transport.New(transport.Settings{
 		ConnectTo: c.UpstreamConnectTo, CAFile: c.UpstreamCAFile, AllowHTTP: c.UpstreamAllowHTTP, AllowPrivate: c.UpstreamAllowPrivate,
 	})
 	if err != nil {
@@ -79,7 +80,7 @@ func (c *providerTryCommand) Run(p *process) error {
 
 // load returns the catalog with the definition, and its name. A file with anything wrong is refused: what has its name may be a
 // built-in, and the secrets are not meant for that.
-func (c *providerTryCommand) load(tr *provider.Transport) (catalog *provider.Catalog, name string, err error) {
+func (c *providerTryCommand) load(tr *transport.Transport) (catalog *provider.Catalog, name string, err error) {
 	dir, name, ext := "", c.File, filepath.Ext(c.File)
 	isFile := ext == ".yaml" || ext == ".yml" || strings.ContainsRune(c.File, filepath.Separator)
 	if isFile {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
-	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
@@ -179,9 +179,9 @@ func (s *settings) problems() []yamldoc.Problem {
 			bad("providers_dir", "%s is no directory", s.ProvidersDir)
 		}
 	}
-	for _, part := range []provider.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
-		t, err := provider.NewTransport(part)
-		var wrong *provider.SettingError
+	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
+		t, err := transport.New(part)
+		var wrong *transport.SettingError
 		if errors.As(err, &wrong) {
 			bad(wrong.Setting, "%s", wrong.Err)
 			continue

@@ -20,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
@@ -35,7 +36,7 @@ type running struct {
 	settings  settings
 	log       *slog.Logger
 	catalog   *provider.Catalog
-	transport *provider.Transport
+	transport *transport.Transport
 	// db is the embedded store; nil: it is Redis.
 	db     *bolt.DB
 	broker *engine.Broker
@@ -75,7 +76,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	if i, err := os.Stat(s.DataDir); err == nil && i.Mode().Perm()&0o077 != 0 {
 		log.Warn("other users may enter the data directory: only the broker's should", "data_dir", s.DataDir, "mode", fmt.Sprintf("%04o", i.Mode().Perm()), "wanted", "0700")
 	}
-	r.transport, err = provider.NewTransport(provider.Settings{
+	r.transport, err = transport.New(transport.Settings{
 		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
 	})
 	if err != nil {

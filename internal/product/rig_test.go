@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
@@ -45,7 +46,7 @@ type rig struct {
 	server    *server.Server
 	db        *bolt.DB
 	catalog   *provider.Catalog
-	tr        *provider.Transport
+	tr        *transport.Transport
 
 	tokens      tokenbrokerv1.TokenBrokerServiceClient
 	credentials tokenbrokerv1.CredentialServiceClient
@@ -132,12 +133,12 @@ func (r *rig) start(o rigOptions) {
 			t.Fatal(err)
 		}
 	}
-	settings := provider.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(r.dir, "ca.pem")}
+	settings := transport.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(r.dir, "ca.pem")}
 	for _, h := range r.sim.Hosts() {
 		settings.ConnectTo[h] = r.sim.Addr()
 	}
 	var err error
-	r.tr, err = provider.NewTransport(settings)
+	r.tr, err = transport.New(settings)
 	must(err)
 	dir := ""
 	if o.definitions != nil {

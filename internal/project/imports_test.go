@@ -19,7 +19,8 @@ const (
 var may = map[string][]string{
 	"broker":                         {},
 	"broker/engine":                  {"broker"},
-	"provider":                       {"broker", "internal/jsondoc", "internal/suggest", "internal/yamldoc"},
+	"provider":                       {"broker", "internal/jsondoc", "internal/suggest", "internal/yamldoc", "provider/transport"},
+	"provider/transport":             {},
 	"provider/locoia":                {"broker", "internal/jsondoc", "provider"},
 	"internal/jsondoc":               {},
 	"store":                          {"broker", "store/seal"},
@@ -41,7 +42,7 @@ var may = map[string][]string{
 	"internal/heapfloor":             {},
 	"internal/project":               {},
 	"cmd/tokenbroker": {
-		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/heapfloor", "internal/upstreamsim", "internal/upstreamsim/simclient", "internal/yamldoc", "provider", "provider/locoia", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/heapfloor", "internal/upstreamsim", "internal/upstreamsim/simclient", "internal/yamldoc", "provider", "provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 }
 
@@ -50,6 +51,7 @@ var never = map[string][]string{
 	"broker":               {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
 	"broker/engine":        {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/", "testing"},
 	"provider":             {"google.golang.org/grpc", "go.etcd.io/", "testing"},
+	"provider/transport":   {"google.golang.org/", "go.yaml.in/", "testing"},
 	"provider/locoia":      {"google.golang.org/", "net/http", "testing"},
 	"store":                {"google.golang.org/grpc", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
 	"server":               {"go.etcd.io/", "go.yaml.in/", "testing"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type vendor struct {
 	t         *testing.T
 	dir       string
-	transport *provider.Transport
+	transport *transport.Transport
 	asked     []asked
 }
 
@@ -43,7 +44,7 @@ func newVendor(t *testing.T, answer http.HandlerFunc) *vendor {
 		t.Fatal(err)
 	}
 	var err error
-	v.transport, err = provider.NewTransport(provider.Settings{CAFile: ca, ConnectTo: map[string]string{"example.com:443": server.Listener.Addr().String()}})
+	v.transport, err = transport.New(transport.Settings{CAFile: ca, ConnectTo: map[string]string{"example.com:443": server.Listener.Addr().String()}})
 	if err != nil {
 		t.Fatal(err)
 	}

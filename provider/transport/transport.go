@@ -1,4 +1,7 @@
-package provider
+// Package transport carries requests to upstreams and reads their answers, each at most once. It decides which hosts and
+// addresses may be asked, over which connection, whether a request may have arrived, and in which words a failure is told: no
+// foreign text leaves it. It knows nothing of definitions, of credentials, or of what an answer means.
+package transport
 
 import (
 	"context"
@@ -11,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -73,8 +77,8 @@ type Transport struct {
 	reused, fresh *http.Transport
 }
 
-// NewTransport makes a Transport. It fails with a *SettingError.
-func NewTransport(s Settings) (*Transport, error) {
+// New makes a Transport. It fails with a *SettingError.
+func New(s Settings) (*Transport, error) {
 	if s.MaxAnswer <= 0 {
 		s.MaxAnswer = DefaultMaxAnswer
 	}
@@ -108,7 +112,7 @@ func NewTransport(s Settings) (*Transport, error) {
 	proxy := proxies.ProxyFunc()
 	t := &Transport{settings: s, guard: guard, reused: &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
-			if _, ok := s.ConnectTo[hostPort(r.URL)]; ok {
+			if _, ok := s.ConnectTo[HostPort(r.URL)]; ok {
 				return nil, nil //nolint:nilnil // no proxy and no error is how http.Transport wants it
 			}
 			return proxy(r.URL)
@@ -160,7 +164,7 @@ func proxyAddresses(c *httpproxy.Config) []string {
 			p = "http://" + p
 		}
 		if u, err := url.Parse(p); err == nil && u.Host != "" {
-			out = append(out, hostPort(u))
+			out = append(out, HostPort(u))
 		}
 	}
 	return out
@@ -183,27 +187,16 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return nd.DialContext(ctx, network, addr)
 }
 
-var (
-	errNotHTTPS = errors.New("only https is allowed; the operator may allow a host with upstream.allow_http")
-	errBadURL   = errors.New("is no absolute https URL")
-)
+// ErrNoURL says that something is no URL of a kind that is asked.
+var ErrNoURL = errors.New("is no absolute https URL")
 
-// wrongURL says why a URL may not be asked; empty: it may.
-func (t *Transport) wrongURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "must be an absolute https URL"
-	}
-	if err := t.allowed(u); err != nil {
-		return err.Error()
-	}
-	return ""
-}
+var errNotHTTPS = errors.New("only https is allowed; the operator may allow a host with upstream.allow_http")
 
-// allowed holds a URL against the rules that do not need an address.
-func (t *Transport) allowed(u *url.URL) error {
+// Allowed holds a URL against the rules that do not need an address: it fails with ErrNoURL, or where TLS is missing. A nil
+// Transport allows https alone.
+func (t *Transport) Allowed(u *url.URL) error {
 	if u.Host == "" || u.User != nil || u.Opaque != "" || !hostLike(u.Hostname()) {
-		return errBadURL
+		return ErrNoURL
 	}
 	switch u.Scheme {
 	case "https":
@@ -212,7 +205,7 @@ func (t *Transport) allowed(u *url.URL) error {
 			return errNotHTTPS
 		}
 	default:
-		return errBadURL
+		return ErrNoURL
 	}
 	return nil
 }
@@ -221,5 +214,22 @@ func hostLike(h string) bool {
 	if _, err := netip.ParseAddr(h); err == nil {
 		return true
 	}
-	return hostWord.MatchString(h) && !strings.Contains(h, ":")
+	return IsHost(h) && !strings.Contains(h, ":")
+}
+
+var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+
+// IsHost reports whether a text is a host's name, with a port or without.
+func IsHost(s string) bool { return hostWord.MatchString(s) }
+
+// HostPort is host:port, the scheme's port where none is written.
+func HostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }

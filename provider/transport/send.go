@@ -1,4 +1,4 @@
-package provider
+package transport
 
 import (
 	"bytes"
@@ -9,37 +9,43 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync"
 	"time"
 
 	"code.dny.dev/ssrf"
 )
 
-// An answer is what came back.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
-	sentAt time.Time
-	doc    any // the parsed body, where it is JSON or a form
-	parsed bool
-	// html: a page for people, as proxies and login forms send.
-	html bool
-	// names are the values that hold in the run, for a where that compares with one, or looks into one.
-	names *values
+// A Request is ready to be sent. What is in it is secret.
+type Request struct {
+	Method string
+	URL    *url.URL
+	Header http.Header
+	Body   []byte
 }
 
-// A sendError is why nothing usable came back. It holds no foreign text.
-type sendError struct {
-	// sent: the request may have reached the upstream.
-	sent bool
-	// refused: before refused.
-	refused  bool
-	timedOut bool
-	detail   string
+// An Answer is what came back.
+type Answer struct {
+	Status int
+	Header http.Header
+	// Body is whole, or nil where it is too large.
+	Body []byte
+	// SentAt is when the request was sent; zero: it was answered before.
+	SentAt time.Time
 }
 
-func (e *sendError) Error() string { return e.detail }
+// An Error is why nothing usable came back. It holds no foreign text.
+type Error struct {
+	// Sent: the request may have reached the upstream.
+	Sent bool
+	// Refused: before refused.
+	Refused  bool
+	TimedOut bool
+	Detail   string
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Detail }
 
 // A sending is one request on its way. Its hooks run on goroutines of http.Transport.
 type sending struct {
@@ -76,29 +82,31 @@ func (s *sending) wroteHeaders() {
 	}
 }
 
-// send carries one request and reads its answer, at most once. spends says that the request spends a refresh token.
-func (t *Transport) send(ctx context.Context, w *wire, spends bool, before func(host string) error) (*answer, *sendError) {
-	host := hostPort(w.url)
-	if err := t.guardLiteral(w.url); err != nil {
-		return nil, &sendError{detail: "the host is a special address; upstream.allow_private may allow it"}
+// Send carries one request and reads its answer, at most once, bounded by ctx. spends says that the request spends a refresh
+// token: it has a connection of its own. before is asked when the request is about to leave, with its host and port; if it
+// fails, the request is not sent. Where both are returned, the answer has a status and its header, and no whole body.
+func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before func(host string) error) (*Answer, *Error) {
+	host := HostPort(r.URL)
+	if err := t.guardLiteral(r.URL); err != nil {
+		return nil, &Error{Detail: "the host is a special address; upstream.allow_private may allow it"}
 	}
 	traced, cancel := context.WithCancel(ctx)
 	defer cancel()
 	state := &sending{before: func() error { return before(host) }, cancel: cancel}
 	traced = httptrace.WithClientTrace(traced, &httptrace.ClientTrace{GotConn: state.gotConn, WroteHeaders: state.wroteHeaders})
-	req, err := http.NewRequestWithContext(traced, w.method, w.url.String(), nil)
+	req, err := http.NewRequestWithContext(traced, r.Method, r.URL.String(), nil)
 	if err != nil {
-		return nil, &sendError{detail: "the request cannot be made of the definition's values"}
+		return nil, &Error{Detail: "the request cannot be made of the definition's values"}
 	}
-	req.Header = w.header
+	req.Header = r.Header
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header["User-Agent"] = []string{""} // removed by null: http.Transport would send its own
 	}
 	tr := t.reused
 	switch {
-	case len(w.body) > 0, w.method == http.MethodGet, w.method == http.MethodDelete:
+	case len(r.Body) > 0, r.Method == http.MethodGet, r.Method == http.MethodDelete:
 		// A body that cannot be rewound, be it empty, keeps http.Transport from sending the request again on another connection.
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(w.body)), int64(len(w.body))
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
 	case req.Header.Get("Idempotency-Key") != "" || req.Header.Get("X-Idempotency-Key") != "":
 		// An empty body of a POST would be sent in chunks. Without one http.Transport takes these headers for its leave to send
 		// it again; on a new connection it never does.
@@ -113,15 +121,15 @@ func (t *Transport) send(ctx context.Context, w *wire, spends bool, before func(
 	}
 	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost
 	body, err := io.ReadAll(io.LimitReader(res.Body, t.settings.MaxAnswer+1))
-	a := &answer{status: res.StatusCode, header: res.Header, body: body, sentAt: state.at()}
+	a := &Answer{Status: res.StatusCode, Header: res.Header, Body: body, SentAt: state.at()}
 	if err != nil {
 		e := state.failure(ctx, err)
-		e.sent = true
+		e.Sent = true
 		return a, e
 	}
 	if int64(len(body)) > t.settings.MaxAnswer {
-		a.body = nil
-		return a, &sendError{sent: true, detail: "the answer is too large"}
+		a.Body = nil
+		return a, &Error{Sent: true, Detail: "the answer is too large"}
 	}
 	return a, nil
 }
@@ -133,12 +141,12 @@ func (s *sending) at() time.Time {
 }
 
 // failure names what went wrong, in words of ours.
-func (s *sending) failure(ctx context.Context, err error) *sendError {
+func (s *sending) failure(ctx context.Context, err error) *Error {
 	s.mu.Lock()
-	e := &sendError{sent: !s.sentAt.IsZero(), refused: s.refused, detail: "the connection failed"}
+	e := &Error{Sent: !s.sentAt.IsZero(), Refused: s.refused, Detail: "the connection failed"}
 	s.mu.Unlock()
-	if e.refused {
-		return &sendError{refused: true, detail: "too late to send"}
+	if e.Refused {
+		return &Error{Refused: true, Detail: "too late to send"}
 	}
 	var (
 		dns     *net.DNSError
@@ -149,19 +157,19 @@ func (s *sending) failure(ctx context.Context, err error) *sendError {
 	)
 	switch {
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
-		e.detail, e.sent = "the host resolves to a special address; upstream.allow_private may allow it", false
+		e.Detail, e.Sent = "the host resolves to a special address; upstream.allow_private may allow it", false
 	case errors.As(err, &dns) && ctx.Err() == nil:
-		e.detail = "the host's name cannot be resolved"
+		e.Detail = "the host's name cannot be resolved"
 	case errors.As(err, &verify):
-		e.detail = "the host's certificate cannot be verified"
+		e.Detail = "the host's certificate cannot be verified"
 	case errors.Is(ctx.Err(), context.Canceled):
-		e.detail = "given up before the answer came"
+		e.Detail = "given up before the answer came"
 	case ctx.Err() != nil || errors.As(err, &timeout) && timeout.Timeout():
-		e.detail, e.timedOut = "no answer in time", errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+		e.Detail, e.TimedOut = "no answer in time", errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 	case errors.As(err, &op) && op.Op == "dial":
-		e.detail = "the host cannot be reached"
+		e.Detail = "the host cannot be reached"
 	case errors.As(err, &noTLS):
-		e.detail = "the host does not speak TLS"
+		e.Detail = "the host does not speak TLS"
 	}
 	return e
 }

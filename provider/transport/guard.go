@@ -1,4 +1,4 @@
-package provider
+package transport
 
 import (
 	"net/netip"
@@ -90,7 +90,7 @@ func (g *guard) name(host string) error {
 
 // guardLiteral refuses a URL whose host is special as written, unless the operator sends it elsewhere.
 func (t *Transport) guardLiteral(u *url.URL) error {
-	if _, ok := t.settings.ConnectTo[hostPort(u)]; ok {
+	if _, ok := t.settings.ConnectTo[HostPort(u)]; ok {
 		return nil
 	}
 	return t.guard.name(u.Hostname())
