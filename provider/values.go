@@ -64,21 +64,6 @@ func (v *values) get(name string) (value, error) {
 	return x, nil
 }
 
-// stored is what a credential has for an input, also under the name that it was renamed from; empty: nothing. What was kept as
-// a secret is never read for an input that is none.
-func (in *input) stored(c broker.Credential, name string) string {
-	for _, n := range []string{name, in.was} {
-		s := c.Inputs[n]
-		if in.secret {
-			s = c.Secrets[n].Value.Reveal()
-		}
-		if n != "" && s != "" {
-			return s
-		}
-	}
-	return ""
-}
-
 // give sets what a credential and a selection bring.
 func (d *definition) give(v *values, c broker.Credential, sel broker.Selection) {
 	for name, in := range d.inputs {

@@ -1,122 +1,13 @@
 package provider
 
 import (
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"maps"
-	"net/mail"
-	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
-
-// Facts implements broker.Definition.
-func (d *definition) Facts() *broker.Facts { return d.facts }
-
-// Check implements broker.Definition.
-func (d *definition) Check(c broker.Credential) []broker.Violation {
-	var wrong []broker.Violation
-	bad := func(field string, code broker.Code, why string) {
-		wrong = append(wrong, broker.Violation{Field: field, Code: code, Description: why})
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
-		in := d.inputs[name]
-		field := "credential.inputs." + name
-		var v string
-		switch {
-		case in.seed:
-			_, ok := c.Seeds[name]
-			if _, former := c.Seeds[in.was]; !ok && !former && !in.optional {
-				bad("secrets."+name, broker.CodeRequired, "is required: the first refresh token")
-			}
-			continue
-		case in.secret:
-			field = "secrets." + name
-			v = in.stored(c, name)
-		default:
-			v = in.stored(c, name)
-		}
-		if v == "" {
-			if !in.optional && !in.hasDefault {
-				bad(field, broker.CodeRequired, "is required")
-			}
-			continue
-		}
-		if why := in.wrongValue(in.affixed(v)); why != "" {
-			bad(field, broker.CodeInvalid, why)
-		} else if in.format == "url" {
-			if why := d.wrongURL(in.affixed(v)); why != "" {
-				bad(field, broker.CodeInvalid, why)
-			}
-		}
-	}
-	return wrong
-}
-
-var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
-
-// wrongURL says why a URL may not be asked; empty: it may.
-func (d *definition) wrongURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "must be an absolute https URL"
-	}
-	if err := d.transport.Allowed(u); err != nil {
-		return err.Error()
-	}
-	return ""
-}
-
-// wrongValue says what is wrong with a value, without showing it; empty: nothing.
-func (in *input) wrongValue(v string) string {
-	switch {
-	case v == "":
-		return "is empty"
-	case in.oneOf != nil && !slices.Contains(in.oneOf, v):
-		return "must be one of " + strings.Join(in.oneOf, ", ")
-	case in.pattern != nil && !in.pattern.MatchString(v):
-		return "must match " + in.patternText
-	}
-	good := true
-	switch in.format {
-	case "host":
-		good = transport.IsHost(v)
-	case "url":
-		u, err := url.Parse(v)
-		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
-		if !good {
-			return "must be an absolute https URL, without user and fragment"
-		}
-	case "uuid":
-		good = uuidWord.MatchString(v)
-	case "email":
-		a, err := mail.ParseAddress(v)
-		good = err == nil && a.Address == v
-	case "pem":
-		b, _ := pem.Decode([]byte(v))
-		good = b != nil
-	case "json", "jwk":
-		good = json.Valid([]byte(v))
-	case "integer":
-		_, err := strconv.ParseInt(v, 10, 64)
-		good = err == nil
-	case "boolean":
-		good = v == "true" || v == "false"
-	}
-	if !good {
-		return "must be " + map[string]string{
-			"host": "a host name", "uuid": "a UUID", "email": "an e-mail address", "pem": "PEM", "json": "JSON", "jwk": "a JSON Web Key",
-			"integer": "a whole number", "boolean": "true or false",
-		}[in.format]
-	}
-	return ""
-}
 
 // Select implements broker.Definition.
 func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
@@ -244,24 +135,4 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 		}
 	}
 	return asked, nil
-}
-
-// Host implements broker.Definition.
-func (d *definition) Host(c broker.Credential) string {
-	v := newValues(d.let)
-	d.give(v, c, broker.Selection{})
-	qs := slices.Concat(d.obtain, d.refresh)
-	if len(qs) == 0 {
-		return ""
-	}
-	for _, q := range qs {
-		t := q.url
-		if q.issuer != nil {
-			t = *q.issuer
-		}
-		if u, err := d.url(hostOf(t), v); err == nil {
-			return transport.HostPort(u)
-		}
-	}
-	return "unknown"
 }
