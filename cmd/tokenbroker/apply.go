@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -29,22 +30,22 @@ type credentialApplyCommand struct {
 }
 
 // Run reads and checks everything before it changes anything.
-func (c *credentialApplyCommand) Run(p *process) error {
+func (c *credentialApplyCommand) Run(p *console.Process) error {
 	r := &declarations{p: p, seen: map[string]string{}}
 	for _, f := range c.File {
-		data, err := readFile(p, f, declarationsMost)
+		data, err := console.ReadFile(p, f, declarationsMost)
 		if err != nil {
 			return err
 		}
 		r.read(f, data)
 	}
 	if len(r.wrong) > 0 {
-		return &inputError{errors.Join(r.wrong...)}
+		return console.WrongInput(errors.Join(r.wrong...))
 	}
 	if len(r.all) == 0 {
-		return badInput("%s: there is no credential in it", strings.Join(c.File, ", "))
+		return console.BadInput("%s: there is no credential in it", strings.Join(c.File, ", "))
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		there, err := cl.list(ctx, "")
 		if err != nil {
 			return err
@@ -58,40 +59,29 @@ func (c *credentialApplyCommand) Run(p *process) error {
 		// All of them are checked by the broker before the first is changed.
 		for _, d := range r.all {
 			_, err := cl.apply(ctx, d, byName[d.name], true)
-			if code := exitCode(err); code == exitTemporary || code == exitNotAllowed || code == exitFailure {
+			if code := console.ExitCode(err); code == console.ExitTemporary || code == console.ExitNotAllowed || code == console.ExitFailure {
 				return err // it is not about what the file says
 			}
 			if err != nil {
-				failed = append(failed, fmt.Errorf("%s: credential %s: %w", d.at, d.name, sentence(err)))
+				failed = append(failed, fmt.Errorf("%s: credential %s: %w", d.at, d.name, console.Sentence(err)))
 			}
 		}
 		if len(failed) > 0 {
-			return &inputError{errors.Join(failed...)}
+			return console.WrongInput(errors.Join(failed...))
 		}
 		for _, d := range r.all {
 			after, err := cl.apply(ctx, d, byName[d.name], c.DryRun)
 			if err != nil {
 				return err
 			}
-			changed = difference(p.stdout, byName[d.name], after, d) || changed
+			changed = difference(p.Stdout, byName[d.name], after, d) || changed
 		}
 		pruned, err := c.prune(ctx, p, cl, r, there)
 		if err == nil && !changed && !pruned {
-			printline(p.stdout, "nothing to change")
+			console.Println(p.Stdout, "nothing to change")
 		}
 		return err
 	})
-}
-
-// sentence is a status as one line, with its violations.
-func sentence(err error) error {
-	d := describe(err)
-	var b strings.Builder
-	b.WriteString(d.Message)
-	for _, v := range d.Violations {
-		fmt.Fprintf(&b, "; %s %s", v.Field, v.Description)
-	}
-	return errors.New(b.String())
 }
 
 // apply makes one credential be as it is declared.
@@ -113,18 +103,18 @@ func (cl *client) apply(ctx context.Context, d declared, there *tokenbrokerv1.Cr
 // difference prints what changes, and reports whether anything does. A secret is "set" or "changed", never shown.
 func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared) bool {
 	if before == nil {
-		printf(w, "+ %s (%s)\n", d.name, d.provider)
+		console.Printf(w, "+ %s (%s)\n", d.name, d.provider)
 		for _, k := range slices.Sorted(maps.Keys(d.inputs)) {
-			printf(w, "    + inputs.%s: %s\n", k, visible(d.inputs[k]))
+			console.Printf(w, "    + inputs.%s: %s\n", k, console.Visible(d.inputs[k]))
 		}
 		for _, k := range slices.Sorted(maps.Keys(d.secrets)) {
-			printf(w, "    + secrets.%s: set\n", k)
+			console.Printf(w, "    + secrets.%s: set\n", k)
 		}
 		return true
 	}
 	var lines []string
 	one := func(field, a, b string) {
-		a, b = visible(a), visible(b)
+		a, b = console.Visible(a), console.Visible(b)
 		switch {
 		case a == b:
 		case a == "":
@@ -164,7 +154,7 @@ func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared
 	if len(lines) == 0 {
 		return false
 	}
-	printf(w, "~ %s\n%s\n", d.name, strings.Join(lines, "\n"))
+	console.Printf(w, "~ %s\n%s\n", d.name, strings.Join(lines, "\n"))
 	return true
 }
 
@@ -178,7 +168,7 @@ func keysOf(a, b map[string]string) []string {
 }
 
 // prune deletes what was applied before and is declared no more.
-func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *client, r *declarations, there []*tokenbrokerv1.Credential) (bool, error) {
+func (c *credentialApplyCommand) prune(ctx context.Context, p *console.Process, cl *client, r *declarations, there []*tokenbrokerv1.Credential) (bool, error) {
 	if !c.Prune {
 		return false, nil
 	}
@@ -186,7 +176,7 @@ func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *clie
 	for _, x := range there {
 		if _, declared := r.seen[x.GetName()]; !declared && x.GetLabels()[managedLabel] == managedValue {
 			gone = append(gone, x)
-			printf(p.stdout, "- %s (%s)\n", x.GetName(), x.GetProvider())
+			console.Printf(p.Stdout, "- %s (%s)\n", x.GetName(), x.GetProvider())
 		}
 	}
 	if len(gone) == 0 || c.DryRun {
@@ -194,10 +184,10 @@ func (c *credentialApplyCommand) prune(ctx context.Context, p *process, cl *clie
 	}
 	if !c.Yes {
 		if !canPrompt(p) {
-			return true, badInput("deleting %d credentials needs --yes", len(gone))
+			return true, console.BadInput("deleting %d credentials needs --yes", len(gone))
 		}
-		printf(p.stderr, "delete %d credentials with their refresh tokens? Type yes: ", len(gone))
-		line, err := awaited(p, func() (string, error) { return bufio.NewReader(p.stdin).ReadString('\n') })
+		console.Printf(p.Stderr, "delete %d credentials with their refresh tokens? Type yes: ", len(gone))
+		line, err := console.Awaited(p, func() (string, error) { return bufio.NewReader(p.Stdin).ReadString('\n') })
 		if err != nil || strings.TrimSpace(line) != "yes" {
 			return true, errors.New("nothing was deleted")
 		}

@@ -12,6 +12,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
@@ -21,19 +24,19 @@ type backupCommand struct {
 }
 
 // Run copies the data: through the running broker, or from the file itself when none runs.
-func (c *backupCommand) Run(p *process) error {
+func (c *backupCommand) Run(p *console.Process) error {
 	if _, err := os.Lstat(c.File); err == nil {
-		return badInput("%s exists already: a backup overwrites nothing", c.File)
+		return console.BadInput("%s exists already: a backup overwrites nothing", c.File)
 	}
-	err := c.online(p.ctx)
+	err := c.online(p.Context)
 	if errors.Is(err, errNoBroker) {
-		err = c.offline(p.ctx)
+		err = c.offline(p.Context)
 	}
 	if err != nil {
 		return err
 	}
-	printf(p.stdout, "wrote %s\n", c.File)
-	printline(p.stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
+	console.Printf(p.Stdout, "wrote %s\n", c.File)
+	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
 	return nil
 }
 
@@ -41,7 +44,7 @@ var errNoBroker = errors.New("no broker runs")
 
 // online asks the running broker for a consistent copy.
 func (c *backupCommand) online(ctx context.Context) error {
-	socket := filepath.Join(c.DataDir, adminSocket)
+	socket := filepath.Join(c.DataDir, settings.AdminSocket)
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
@@ -63,7 +66,7 @@ func (c *backupCommand) online(ctx context.Context) error {
 		if _, err := io.Copy(w, res.Body); err != nil {
 			return fmt.Errorf("back up: %w", err)
 		}
-		if res.Trailer.Get(backupComplete) != "yes" {
+		if res.Trailer.Get(daemon.BackupComplete) != "yes" {
 			return errors.New("back up: the broker broke off; its log says why")
 		}
 		return nil
@@ -71,9 +74,9 @@ func (c *backupCommand) online(ctx context.Context) error {
 }
 
 func (c *backupCommand) offline(ctx context.Context) error {
-	path := filepath.Join(c.DataDir, dataFile)
+	path := filepath.Join(c.DataDir, settings.DataFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return badInput("there is nothing to back up in %s; another directory goes with --data-dir", c.DataDir)
+		return console.BadInput("there is nothing to back up in %s; another directory goes with --data-dir", c.DataDir)
 	}
 	db, err := bolt.Open(path, bolt.Options{})
 	if err != nil {

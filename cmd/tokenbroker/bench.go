@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -58,18 +59,18 @@ type benchCaller struct {
 }
 
 // Run asks, and prints what it saw.
-func (c *benchCommand) Run(p *process) error {
+func (c *benchCommand) Run(p *console.Process) error {
 	switch {
 	case c.Callers < 1 || c.Callers > benchMost:
-		return badInput("--callers: from 1 to %d", benchMost)
+		return console.BadInput("--callers: from 1 to %d", benchMost)
 	case c.Connections < 1 || c.Connections > 1000:
-		return badInput("--connections: from 1 to 1000")
+		return console.BadInput("--connections: from 1 to 1000")
 	case c.Duration <= 0 || c.Pause < 0:
-		return badInput("--duration must be longer than nothing, and --pause not negative")
+		return console.BadInput("--duration must be longer than nothing, and --pause not negative")
 	}
 	addresses := append([]string{c.Address}, c.Broker...)
 	var clients []tokenbrokerv1.TokenBrokerServiceClient
-	return c.connect(p.ctx, addresses, &clients, func(ctx context.Context) error {
+	return c.connect(p.Context, addresses, &clients, func(ctx context.Context) error {
 		r, err := c.bench(ctx, clients)
 		if err != nil {
 			return err
@@ -138,7 +139,7 @@ func (c *benchCommand) bench(ctx context.Context, clients []tokenbrokerv1.TokenB
 	r.Seconds = time.Since(began).Seconds()
 	r.sum(callers)
 	if ctx.Err() != nil {
-		return nil, errInterrupted
+		return nil, console.ErrInterrupted
 	}
 	return r, nil
 }
@@ -190,13 +191,13 @@ func (r *benchResult) sum(callers []benchCaller) {
 	r.P50, r.P99, r.Max = milliseconds(took[(len(took)-1)/2]), milliseconds(took[(len(took)-1)*99/100]), milliseconds(took[len(took)-1])
 }
 
-func (r *benchResult) print(p *process, output string) error {
+func (r *benchResult) print(p *console.Process, output string) error {
 	if output == "json" {
 		b, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		return printIndented(p.stdout, b)
+		return printIndented(p.Stdout, b)
 	}
 	rows := [][]string{
 		{"brokers", strconv.Itoa(r.Brokers)}, {"callers", strconv.Itoa(r.Callers)},
@@ -210,5 +211,5 @@ func (r *benchResult) print(p *process, output string) error {
 	for _, reason := range slices.Sorted(maps.Keys(r.Errors)) {
 		rows = append(rows, []string{"error", fmt.Sprintf("%s: %d", reason, r.Errors[reason])})
 	}
-	return table(p.stdout, "", rows)
+	return console.Table(p.Stdout, "", rows)
 }

@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -21,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -51,18 +49,18 @@ var reconnect = grpc.ConnectParams{
 // else f does, such as waiting for somebody to type, and streams take as long as they take.
 func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
 	if r.Timeout < 0 {
-		return badInput("--timeout: must not be negative; 0 is for ever")
+		return console.BadInput("--timeout: must not be negative; 0 is for ever")
 	}
 	target := "passthrough:///" + r.Address
 	if strings.HasPrefix(r.Address, "unix:") {
 		target = r.Address
 	} else if !strings.Contains(r.Address, ":") {
-		return badInput("address %q is neither host:port nor unix:PATH", r.Address)
+		return console.BadInput("address %q is neither host:port nor unix:PATH", r.Address)
 	}
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
 		grpc.WithUnaryInterceptor(r.bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
 	if err != nil {
-		return badInput("address %q: %v", r.Address, err)
+		return console.BadInput("address %q: %v", r.Address, err)
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be lost
 	err = f(ctx, &client{
@@ -71,7 +69,7 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	})
 	// A status without details is the transport's own: the broker gives all of its errors some.
 	if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable && len(s.Details()) == 0 {
-		return &unreachableError{r.Address}
+		return console.Unreachable(r.Address)
 	}
 	return err
 }
@@ -117,30 +115,6 @@ func printJSONLine(w io.Writer, m proto.Message) error {
 	}
 	_, err = fmt.Fprintf(w, "%s\n", &line)
 	return err
-}
-
-// visible is a value for people: one that could move their terminal's cursor, or break a line, is quoted.
-func visible(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return strconv.Quote(s)
-	}
-	return s
-}
-
-// table lines up columns.
-func table(w io.Writer, header string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	if header != "" {
-		printline(t, header)
-	}
-	for _, r := range rows {
-		cells := make([]string, len(r))
-		for i, c := range r {
-			cells[i] = visible(c)
-		}
-		printline(t, strings.Join(cells, "\t"))
-	}
-	return t.Flush()
 }
 
 // when says a time for people: how far away it is, and when that is.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -42,10 +43,10 @@ func (f *credentialFlags) inputs() (map[string]string, error) {
 	for _, s := range f.Input {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok || name == "" {
-			return nil, badInput("--input: write NAME=VALUE")
+			return nil, console.BadInput("--input: write NAME=VALUE")
 		}
 		if _, twice := out[name]; twice {
-			return nil, badInput("input %s is given twice", name)
+			return nil, console.BadInput("input %s is given twice", name)
 		}
 		out[name] = value
 	}
@@ -61,7 +62,7 @@ type credentialCreateCommand struct {
 }
 
 // Run stores the credential; secrets that are missing are asked for where somebody is there to be asked.
-func (c *credentialCreateCommand) Run(p *process) error {
+func (c *credentialCreateCommand) Run(p *console.Process) error {
 	inputs, err := c.inputs()
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		req := &tokenbrokerv1.CreateCredentialRequest{
 			Credential: &tokenbrokerv1.Credential{
 				Name: c.Name, Provider: c.Provider, Inputs: inputs, DefaultScopes: c.DefaultScope, DefaultAudience: c.DefaultAudience, Labels: c.Label,
@@ -82,11 +83,11 @@ func (c *credentialCreateCommand) Run(p *process) error {
 			missing := missingSecrets(err)
 			switch {
 			case err == nil:
-				return showCredential(p.stdout, c.Output, res.GetCredential())
+				return showCredential(p.Stdout, c.Output, res.GetCredential())
 			case len(missing) == 0:
 				return err
 			case !canPrompt(p):
-				return badInput("credential %s: missing: %s; there is no terminal to ask at: give each secret with --secret NAME=@FILE or --secret-stdin NAME",
+				return console.BadInput("credential %s: missing: %s; there is no terminal to ask at: give each secret with --secret NAME=@FILE or --secret-stdin NAME",
 					c.Name, strings.Join(missing, ", "))
 			}
 			for _, name := range missing {
@@ -95,7 +96,7 @@ func (c *credentialCreateCommand) Run(p *process) error {
 					return err
 				}
 				if v == "" {
-					return badInput("%s is required", name)
+					return console.BadInput("%s is required", name)
 				}
 				req.Secrets[name] = v
 			}
@@ -131,13 +132,13 @@ type credentialGetCommand struct {
 }
 
 // Run shows one.
-func (c *credentialGetCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialGetCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
 		if err != nil {
 			return err
 		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
 	})
 }
 
@@ -171,7 +172,7 @@ func showCredential(w io.Writer, output string, c *tokenbrokerv1.Credential) err
 		rows = append(rows, []string{"label " + k, c.GetLabels()[k]})
 	}
 	rows = append(rows, []string{"version", fmt.Sprint(c.GetVersion())}, []string{"changed", when(c.GetUpdateTime())})
-	return table(w, "", rows)
+	return console.Table(w, "", rows)
 }
 
 func stateWord(s tokenbrokerv1.CredentialState) string {
@@ -184,24 +185,24 @@ type credentialListCommand struct {
 }
 
 // Run shows all pages.
-func (c *credentialListCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialListCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		all, err := cl.list(ctx, c.Filter)
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, &tokenbrokerv1.ListCredentialsResponse{Credentials: all})
+			return printJSON(p.Stdout, &tokenbrokerv1.ListCredentialsResponse{Credentials: all})
 		}
 		if len(all) == 0 {
-			printline(p.stderr, "no credentials; make one with credential create")
+			console.Println(p.Stderr, "no credentials; make one with credential create")
 			return nil
 		}
 		var rows [][]string
 		for _, x := range all {
 			rows = append(rows, []string{x.GetName(), x.GetProvider(), stateWord(x.GetState()), when(x.GetUpdateTime())})
 		}
-		return table(p.stdout, "NAME\tPROVIDER\tSTATE\tCHANGED", rows)
+		return console.Table(p.Stdout, "NAME\tPROVIDER\tSTATE\tCHANGED", rows)
 	})
 }
 
@@ -233,7 +234,7 @@ type credentialUpdateCommand struct {
 }
 
 // Run changes what the flags name.
-func (c *credentialUpdateCommand) Run(p *process) error {
+func (c *credentialUpdateCommand) Run(p *console.Process) error {
 	inputs, err := c.inputs()
 	if err != nil {
 		return err
@@ -266,16 +267,16 @@ func (c *credentialUpdateCommand) Run(p *process) error {
 		add(true, "secrets."+k)
 	}
 	if len(mask) == 0 {
-		return badInput("nothing to change: see tokenbroker credential update --help")
+		return console.BadInput("nothing to change: see tokenbroker credential update --help")
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.UpdateCredential(ctx, &tokenbrokerv1.UpdateCredentialRequest{
 			Credential: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, Secrets: secrets,
 		})
 		if err != nil {
 			return err
 		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
 	})
 }
 
@@ -287,13 +288,13 @@ type credentialDeleteCommand struct {
 }
 
 // Run deletes it.
-func (c *credentialDeleteCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialDeleteCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		if _, err := cl.credentials.DeleteCredential(ctx, &tokenbrokerv1.DeleteCredentialRequest{Name: c.Name, Etag: c.Etag, AllowMissing: c.AllowMissing}); err != nil {
 			return err
 		}
 		if c.Output != "json" {
-			printf(p.stdout, "deleted %s\n", c.Name)
+			console.Printf(p.Stdout, "deleted %s\n", c.Name)
 		}
 		return nil
 	})

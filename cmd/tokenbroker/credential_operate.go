@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -21,15 +22,15 @@ type credentialRotateCommand struct {
 }
 
 // Run sets new secrets; where none is named it asks for each, and an empty answer leaves one as it is.
-func (c *credentialRotateCommand) Run(p *process) error {
+func (c *credentialRotateCommand) Run(p *console.Process) error {
 	secrets, err := c.read(p)
 	if err != nil {
 		return err
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		if len(secrets) == 0 {
 			if !canPrompt(p) {
-				return badInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
+				return console.BadInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
 			}
 			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
 			if err != nil {
@@ -48,7 +49,7 @@ func (c *credentialRotateCommand) Run(p *process) error {
 		if err != nil {
 			return err
 		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
 	})
 }
 
@@ -59,13 +60,13 @@ type credentialRetireCommand struct {
 }
 
 // Run forgets former secrets.
-func (c *credentialRetireCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialRetireCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
 		if err != nil {
 			return err
 		}
-		return showCredential(p.stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
 	})
 }
 
@@ -80,8 +81,8 @@ type credentialTestCommand struct {
 var errTestFailed = errors.New("the test failed")
 
 // Run makes an exchange and prints each request.
-func (c *credentialTestCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialTestCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
 			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, Keep: c.Keep,
 		})
@@ -89,17 +90,17 @@ func (c *credentialTestCommand) Run(p *process) error {
 			return err
 		}
 		if c.Output == "json" {
-			if err := printJSON(p.stdout, res); err != nil {
+			if err := printJSON(p.Stdout, res); err != nil {
 				return err
 			}
-		} else if err := printAttempts(p.stdout, res.GetAttempts()); err != nil {
+		} else if err := printAttempts(p.Stdout, res.GetAttempts()); err != nil {
 			return err
 		}
 		if res.GetReason() != "" {
 			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
 		}
 		if c.Output != "json" {
-			printf(p.stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
+			console.Printf(p.Stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
 		}
 		return nil
 	})
@@ -126,7 +127,7 @@ func printAttempts(w io.Writer, xs []*tokenbrokerv1.Attempt) error {
 			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
 		})
 	}
-	return table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
+	return console.Table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
 }
 
 type credentialStatusCommand struct {
@@ -135,14 +136,14 @@ type credentialStatusCommand struct {
 }
 
 // Run shows how it is doing.
-func (c *credentialStatusCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *credentialStatusCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, res)
+			return printJSON(p.Stdout, res)
 		}
 		rows := [][]string{{"state", stateWord(res.GetState())}}
 		if res.GetReason() != "" {
@@ -161,13 +162,13 @@ func (c *credentialStatusCommand) Run(p *process) error {
 		for _, t := range res.GetTokens() {
 			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
 		}
-		if err := table(p.stdout, "", rows); err != nil {
+		if err := console.Table(p.Stdout, "", rows); err != nil {
 			return err
 		}
 		if len(res.GetAttempts()) > 0 {
-			printline(p.stdout)
+			console.Println(p.Stdout)
 		}
-		return printAttempts(p.stdout, res.GetAttempts())
+		return printAttempts(p.Stdout, res.GetAttempts())
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
@@ -27,7 +28,7 @@ const declarationsMost = 16 << 20
 
 // declarations are what files declare.
 type declarations struct {
-	p     *process
+	p     *console.Process
 	all   []declared
 	seen  map[string]string
 	wrong []error

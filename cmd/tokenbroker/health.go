@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 // healthCommand is for people, for scripts that start a broker, and for containers without a shell.
@@ -20,12 +22,12 @@ type healthCommand struct {
 const healthPause = 100 * time.Millisecond
 
 // Run asks a broker for its health.
-func (c *healthCommand) Run(p *process) error {
+func (c *healthCommand) Run(p *console.Process) error {
 	if c.Wait < 0 {
-		return badInput("--wait: must not be negative")
+		return console.BadInput("--wait: must not be negative")
 	}
 	var res *healthv1.HealthCheckResponse
-	err := c.with(p.ctx, func(ctx context.Context, on *client) (err error) {
+	err := c.with(p.Context, func(ctx context.Context, on *client) (err error) {
 		res, err = c.ask(ctx, on)
 		return err
 	})
@@ -34,10 +36,10 @@ func (c *healthCommand) Run(p *process) error {
 		waited = fmt.Sprintf(", after %s of asking", c.Wait)
 	}
 	switch {
-	case p.ctx.Err() != nil:
-		return errInterrupted
+	case p.Context.Err() != nil:
+		return console.ErrInterrupted
 	case status.Code(err) == codes.DeadlineExceeded, status.Code(err) == codes.Canceled: // by --timeout, or by --wait
-		return fmt.Errorf("%w; whoever may be there has not answered in time", &unreachableError{c.Address})
+		return fmt.Errorf("%w; whoever may be there has not answered in time", console.Unreachable(c.Address))
 	case status.Code(err) == codes.Unimplemented:
 		return status.Errorf(codes.Unimplemented, "what answers at %s has no health to ask for: it is no tokenbroker", c.Address)
 	case err != nil:
@@ -45,9 +47,9 @@ func (c *healthCommand) Run(p *process) error {
 	case res.GetStatus() != healthv1.HealthCheckResponse_SERVING:
 		return status.Errorf(codes.Unavailable, "the broker at %s answers, and says that it is %s%s: it is stopping, or its log says why not", c.Address, res.GetStatus(), waited)
 	case c.Output == "json":
-		return printJSON(p.stdout, res)
+		return printJSON(p.Stdout, res)
 	}
-	printline(p.stdout, res.GetStatus())
+	console.Println(p.Stdout, res.GetStatus())
 	return nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
@@ -28,42 +30,42 @@ type storeCommands struct {
 // movedStore is the store that is exported, or imported into.
 type movedStore struct {
 	// at is where in the settings file a value stands that came from there, by flag.
-	at map[string]position
+	at map[string]settings.Position
 
 	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its store is."`
 	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store and the key are."`
 	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored; both stores have the same. auto: key.json in the data directory."`
-	storeSettings
+	settings.StoreSettings
 }
 
 func (m *movedStore) keyring() (*seal.Keyring, error) {
 	var wrong []yamldoc.Problem
-	m.redisProblems(func(setting, format string, args ...any) {
-		wrong = append(wrong, m.at[flagOf(setting)].problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
+	m.RedisProblems(func(setting, format string, args ...any) {
+		wrong = append(wrong, m.at[settings.FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	})
 	if len(wrong) > 0 {
-		return nil, &inputError{together(wrong)}
+		return nil, console.WrongInput(settings.Together(wrong))
 	}
-	path := orIn(m.KeyFile, m.DataDir, "key.json")
+	path := settings.OrIn(m.KeyFile, m.DataDir, "key.json")
 	k, err := seal.Load(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, badInput("there is no key file %s: both stores have the same; name it with --key-file, or copy it there", path)
+		return nil, console.BadInput("there is no key file %s: both stores have the same; name it with --key-file, or copy it there", path)
 	}
 	return k, err
 }
 
 // open opens the backend; create: an embedded store that is not there yet is made.
 func (m *movedStore) open(create bool) (store.Backend, error) {
-	if !m.isEmbedded() {
-		o, err := m.redisOptions()
+	if !m.IsEmbedded() {
+		o, err := m.RedisOptions()
 		if err != nil {
-			return nil, &inputError{err}
+			return nil, console.WrongInput(err)
 		}
 		return redis.Open(o)
 	}
-	path := filepath.Join(m.DataDir, dataFile)
+	path := filepath.Join(m.DataDir, settings.DataFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !create {
-		return nil, badInput("there is no embedded store in %s; another directory goes with --data-dir, a Redis with --store", m.DataDir)
+		return nil, console.BadInput("there is no embedded store in %s; another directory goes with --data-dir, a Redis with --store", m.DataDir)
 	}
 	// A broker that runs on it has it for itself. It could be asked for the export; but it would go on with a store that is on its
 	// way to another one, and what is changed there is lost.
@@ -71,14 +73,14 @@ func (m *movedStore) open(create bool) (store.Backend, error) {
 }
 
 // begin makes the store usable, and says what is to be said of its backend.
-func (m *movedStore) begin(p *process, db store.Backend, keys *seal.Keyring) (*store.Store, error) {
+func (m *movedStore) begin(p *console.Process, db store.Backend, keys *seal.Keyring) (*store.Store, error) {
 	st, err := store.New(db, keys, store.Options{Later: true})
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := st.Begin(p.ctx)
+	warnings, err := st.Begin(p.Context)
 	for _, w := range warnings {
-		printf(p.stderr, "warning: %s\n", w)
+		console.Printf(p.Stderr, "warning: %s\n", w)
 	}
 	return st, err
 }
@@ -90,12 +92,12 @@ type storeExportCommand struct {
 }
 
 // Run exports, or resumes.
-func (c *storeExportCommand) Run(p *process) error {
+func (c *storeExportCommand) Run(p *console.Process) error {
 	switch _, err := os.Lstat(c.File); {
 	case (c.File == "") != c.Resume:
-		return badInput("name a file to export to, or say --resume")
+		return console.BadInput("name a file to export to, or say --resume")
 	case !c.Resume && err == nil:
-		return badInput("%s exists already: an export overwrites nothing", c.File)
+		return console.BadInput("%s exists already: an export overwrites nothing", c.File)
 	}
 	keys, err := c.keyring()
 	if err != nil {
@@ -106,11 +108,11 @@ func (c *storeExportCommand) Run(p *process) error {
 		return err
 	}
 	defer db.Close() //nolint:errcheck // what it acknowledged is stored
-	switch holds, err := store.Holds(p.ctx, db); {
+	switch holds, err := store.Holds(p.Context, db); {
 	case err != nil:
 		return err
 	case !holds:
-		return badInput("there is nothing of a tokenbroker in this store: is it the right one?")
+		return console.BadInput("there is nothing of a tokenbroker in this store: is it the right one?")
 	}
 	st, err := c.begin(p, db, keys)
 	if err != nil {
@@ -122,26 +124,26 @@ func (c *storeExportCommand) Run(p *process) error {
 	return c.export(p, st)
 }
 
-func (c *storeExportCommand) resume(p *process, st *store.Store) error {
-	was, err := st.Resume(p.ctx)
+func (c *storeExportCommand) resume(p *console.Process, st *store.Store) error {
+	was, err := st.Resume(p.Context)
 	if err != nil {
 		return err
 	}
 	if !was {
-		printline(p.stdout, "refreshing was not suspended")
+		console.Println(p.Stdout, "refreshing was not suspended")
 		return nil
 	}
-	printline(p.stdout, "refreshing goes on here")
-	printline(p.stderr, "what was exported must not be used any more: delete the file, and stop whoever serves from it")
+	console.Println(p.Stdout, "refreshing goes on here")
+	console.Println(p.Stderr, "what was exported must not be used any more: delete the file, and stop whoever serves from it")
 	return nil
 }
 
-func (c *storeExportCommand) export(p *process, st *store.Store) error {
-	bar := newProgress(p.stderr, "exported")
+func (c *storeExportCommand) export(p *console.Process, st *store.Store) error {
+	bar := newProgress(p.Stderr, "exported")
 	count := 0
 	err := writeNew(c.File, func(w io.Writer) error {
 		b := bufio.NewWriter(w)
-		err := st.Export(p.ctx, b, func(done, total int) {
+		err := st.Export(p.Context, b, func(done, total int) {
 			count = done
 			bar.show(done, total)
 		})
@@ -151,20 +153,20 @@ func (c *storeExportCommand) export(p *process, st *store.Store) error {
 		return b.Flush()
 	})
 	bar.end()
-	if p.ctx.Err() != nil && err != nil {
-		err = errInterrupted
+	if p.Context.Err() != nil && err != nil {
+		err = console.ErrInterrupted
 	}
 	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.Context), 5*time.Second)
 		defer cancel()
 		if since, sErr := st.Suspended(ctx); sErr != nil || !since.IsZero() {
 			err = fmt.Errorf("%w\nthere is no export, and refreshing may be suspended all the same: export again, or undo it with `tokenbroker store export --resume`", err)
 		}
 		return err
 	}
-	printf(p.stdout, "wrote %s: %s\n", c.File, credentials(count))
-	printline(p.stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
-	printline(p.stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
+	console.Printf(p.Stdout, "wrote %s: %s\n", c.File, credentials(count))
+	console.Println(p.Stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
+	console.Println(p.Stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
 	return nil
 }
 
@@ -174,21 +176,21 @@ type storeImportCommand struct {
 }
 
 // Run imports.
-func (c *storeImportCommand) Run(p *process) error {
+func (c *storeImportCommand) Run(p *console.Process) error {
 	keys, err := c.keyring()
 	if err != nil {
 		return err
 	}
 	f, err := os.Open(c.File)
 	if err != nil {
-		return badInput("read the export: %w", err)
+		return console.BadInput("read the export: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // it was only read
 	e, err := store.ReadExport(f, keys)
 	var bad *store.BadExport
 	switch {
 	case errors.As(err, &bad):
-		return badInput("%s: %w", c.File, err)
+		return console.BadInput("%s: %w", c.File, err)
 	case err != nil:
 		return fmt.Errorf("%s: %w", c.File, err)
 	}
@@ -201,43 +203,43 @@ func (c *storeImportCommand) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	bar := newProgress(p.stderr, "imported")
-	done, err := st.Import(p.ctx, e, bar.show)
+	bar := newProgress(p.Stderr, "imported")
+	done, err := st.Import(p.Context, e, bar.show)
 	bar.end()
 	if err == nil || done.Made > 0 {
 		c.report(p, done)
 	}
-	if p.ctx.Err() != nil && err != nil {
-		err = errInterrupted
+	if p.Context.Err() != nil && err != nil {
+		err = console.ErrInterrupted
 	}
 	switch n := len(done.Conflicts); {
-	case errors.Is(err, errInterrupted), errors.Is(err, broker.StoreUnavailable):
+	case errors.Is(err, console.ErrInterrupted), errors.Is(err, broker.StoreUnavailable):
 		return fmt.Errorf("%w\nnot everything is imported: import it again, which goes on from here", err)
 	case err != nil:
 		return err
 	case n > 0:
 		return fmt.Errorf("%s of the export not imported: what is here by the same name was left alone", credentials(n))
 	}
-	printf(p.stderr, "delete %s once the broker serves from here; where it was exported, refreshing stays suspended\n", c.File)
+	console.Printf(p.Stderr, "delete %s once the broker serves from here; where it was exported, refreshing stays suspended\n", c.File)
 	return nil
 }
 
-func (c *storeImportCommand) report(p *process, done store.Imported) {
-	printf(p.stdout, "imported %s\n", credentials(done.Made))
+func (c *storeImportCommand) report(p *console.Process, done store.Imported) {
+	console.Printf(p.Stdout, "imported %s\n", credentials(done.Made))
 	if done.There > 0 {
-		printf(p.stdout, "%s here already\n", credentials(done.There))
+		console.Printf(p.Stdout, "%s here already\n", credentials(done.There))
 	}
 	if done.Ended > 0 {
-		printf(p.stderr, "%d tokens had expired since the export; new ones are fetched when they are asked for\n", done.Ended)
+		console.Printf(p.Stderr, "%d tokens had expired since the export; new ones are fetched when they are asked for\n", done.Ended)
 	}
 	if done.Unconfirmed > 0 {
-		printf(p.stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", credentials(done.Unconfirmed))
+		console.Printf(p.Stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", credentials(done.Unconfirmed))
 	}
 	for _, name := range done.Moved {
-		printf(p.stderr, "%s: here already, and refreshed since the export, here or there; left alone\n", name)
+		console.Printf(p.Stderr, "%s: here already, and refreshed since the export, here or there; left alone\n", name)
 	}
 	for _, x := range done.Conflicts {
-		printf(p.stderr, "%s: not imported: %s\n", x.Name, x.Why)
+		console.Printf(p.Stderr, "%s: not imported: %s\n", x.Name, x.Why)
 	}
 }
 
@@ -265,7 +267,7 @@ const (
 )
 
 func newProgress(w io.Writer, what string) *progress {
-	p := &progress{w: w, what: what, terminal: isTerminal(w), now: time.Now}
+	p := &progress{w: w, what: what, terminal: console.IsTerminal(w), now: time.Now}
 	if !p.terminal {
 		p.next = p.now().Add(lineEvery) // what is done by then needs no line
 	}
@@ -279,17 +281,17 @@ func (p *progress) show(done, total int) {
 	}
 	if !p.terminal {
 		p.next = now.Add(lineEvery)
-		printf(p.w, "%s %d of %d\n", p.what, done, total)
+		console.Printf(p.w, "%s %d of %d\n", p.what, done, total)
 		return
 	}
 	p.next, p.shown = now.Add(barEvery), true
 	full := barWidth * done / total
-	printf(p.w, "\r%s [%s%s] %d of %d\x1b[K", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), done, total)
+	console.Printf(p.w, "\r%s [%s%s] %d of %d\x1b[K", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), done, total)
 }
 
 // end takes the bar away.
 func (p *progress) end() {
 	if p.shown {
-		printf(p.w, "\r\x1b[K")
+		console.Printf(p.w, "\r\x1b[K")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
@@ -23,8 +24,8 @@ type providerCommands struct {
 type providerListCommand struct{ remote }
 
 // Run lists.
-func (c *providerListCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *providerListCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		out := &tokenbrokerv1.ListProvidersResponse{}
 		for token := ""; ; {
 			res, err := cl.providers.ListProviders(ctx, &tokenbrokerv1.ListProvidersRequest{PageSize: 1000, PageToken: token})
@@ -37,19 +38,19 @@ func (c *providerListCommand) Run(p *process) error {
 			}
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, out)
+			return printJSON(p.Stdout, out)
 		}
 		var rows [][]string
 		for _, x := range out.GetProviders() {
 			origin := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(x.GetOrigin().String(), "ORIGIN_"), "_", " "))
 			rows = append(rows, []string{x.GetName(), origin, orDash(x.GetTitle())})
 		}
-		if err := table(p.stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
+		if err := console.Table(p.Stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
 			return err
 		}
 		for _, x := range out.GetProviders() {
 			for _, problem := range x.GetProblems() {
-				printf(p.stdout, "problem: %s\n", problem)
+				console.Printf(p.Stdout, "problem: %s\n", problem)
 			}
 		}
 		return nil
@@ -62,18 +63,18 @@ type providerShowCommand struct {
 }
 
 // Run prints the definition.
-func (c *providerShowCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *providerShowCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.providers.GetProvider(ctx, &tokenbrokerv1.GetProviderRequest{Name: c.Name})
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, res.GetProvider())
+			return printJSON(p.Stdout, res.GetProvider())
 		}
-		printf(p.stdout, "%s", res.GetProvider().GetDefinition())
+		console.Printf(p.Stdout, "%s", res.GetProvider().GetDefinition())
 		for _, problem := range res.GetProvider().GetProblems() {
-			printf(p.stderr, "problem: %s\n", problem)
+			console.Printf(p.Stderr, "problem: %s\n", problem)
 		}
 		return nil
 	})
@@ -84,22 +85,22 @@ type providerCheckCommand struct {
 }
 
 // Run says everything that is wrong.
-func (c *providerCheckCommand) Run(p *process) error {
+func (c *providerCheckCommand) Run(p *console.Process) error {
 	n := 0
 	for _, f := range c.Files {
-		data, err := readFile(p, f, yamldoc.MostBytes)
+		data, err := console.ReadFile(p, f, yamldoc.MostBytes)
 		if err != nil {
 			return err
 		}
 		for _, problem := range provider.Check(f, data) {
-			printline(p.stdout, problem)
+			console.Println(p.Stdout, problem)
 			n++
 		}
 	}
 	if n > 0 {
-		return badInput("%d %s", n, map[bool]string{true: "problem", false: "problems"}[n == 1])
+		return console.BadInput("%d %s", n, map[bool]string{true: "problem", false: "problems"}[n == 1])
 	}
-	printline(p.stderr, "no problems")
+	console.Println(p.Stderr, "no problems")
 	return nil
 }
 
@@ -112,24 +113,24 @@ type providerExplainCommand struct {
 }
 
 // Run prints the requests.
-func (c *providerExplainCommand) Run(p *process) error {
+func (c *providerExplainCommand) Run(p *console.Process) error {
 	inputs, err := (&credentialFlags{Input: c.Input}).inputs()
 	if err != nil {
 		return err
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.providers.ExplainProvider(ctx, &tokenbrokerv1.ExplainProviderRequest{Name: c.Name, Inputs: inputs, Scopes: c.Scope, Audience: c.Audience})
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, res)
+			return printJSON(p.Stdout, res)
 		}
 		for _, r := range res.GetRequests() {
-			printline(p.stdout, r)
+			console.Println(p.Stdout, r)
 		}
 		for _, problem := range res.GetProblems() {
-			printf(p.stdout, "note: %s\n", problem)
+			console.Printf(p.Stdout, "note: %s\n", problem)
 		}
 		return nil
 	})
@@ -138,8 +139,8 @@ func (c *providerExplainCommand) Run(p *process) error {
 type providerSchemaCommand struct{}
 
 // Run prints the schema.
-func (providerSchemaCommand) Run(p *process) error {
-	_, err := p.stdout.Write(provider.Schema())
+func (providerSchemaCommand) Run(p *console.Process) error {
+	_, err := p.Stdout.Write(provider.Schema())
 	return err
 }
 
@@ -152,18 +153,18 @@ type providerLocoiaCommand struct {
 }
 
 // Run prints the definition on standard output and what had to be decided on standard error.
-func (c *providerLocoiaCommand) Run(p *process) error {
-	data, err := readFile(p, c.File, yamldoc.MostBytes)
+func (c *providerLocoiaCommand) Run(p *console.Process) error {
+	data, err := console.ReadFile(p, c.File, yamldoc.MostBytes)
 	if err != nil {
 		return err
 	}
 	def, notes, err := locoia.Import(data)
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	for _, n := range notes {
-		printf(p.stderr, "note: %s\n", n)
+		console.Printf(p.Stderr, "note: %s\n", n)
 	}
-	_, err = p.stdout.Write(def)
+	_, err = p.Stdout.Write(def)
 	return err
 }

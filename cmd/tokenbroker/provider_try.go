@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
@@ -32,7 +33,7 @@ type providerTryCommand struct {
 }
 
 // Run asks the upstream for real.
-func (c *providerTryCommand) Run(p *process) error {
+func (c *providerTryCommand) Run(p *console.Process) error {
 	inputs, err := (&credentialFlags{Input: c.Input}).inputs()
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func (c *providerTryCommand) Run(p *process) error {
 		ConnectTo: c.UpstreamConnectTo, CAFile: c.UpstreamCAFile, AllowHTTP: c.UpstreamAllowHTTP, AllowPrivate: c.UpstreamAllowPrivate,
 	})
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	defer tr.Close()
 	catalog, name, err := c.load(tr)
@@ -54,7 +55,7 @@ func (c *providerTryCommand) Run(p *process) error {
 	}
 	def, err := catalog.Definition(name)
 	if err != nil {
-		return badInput("there is no definition %s", name)
+		return console.BadInput("there is no definition %s", name)
 	}
 	cred, seed, err := tryCredential(p, name, def.Facts(), inputs, secrets)
 	if err != nil {
@@ -62,18 +63,18 @@ func (c *providerTryCommand) Run(p *process) error {
 	}
 	scopes, err := broker.ParseSet("scope", c.Scope)
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	resources, err := broker.ParseSet("resource", c.Resource)
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	sel := broker.Selection{Scopes: scopes, Audience: c.Audience, Parameters: broker.NewPairs(c.Parameter), Resources: resources}
-	ctx, cancel := context.WithTimeout(p.ctx, tryMost)
+	ctx, cancel := context.WithTimeout(p.Context, tryMost)
 	defer cancel()
 	rep, _, err := catalog.Try(ctx, cred, sel, seed)
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	return printTry(p, rep)
 }
@@ -85,15 +86,15 @@ func (c *providerTryCommand) load(tr *transport.Transport) (catalog *provider.Ca
 	isFile := ext == ".yaml" || ext == ".yml" || strings.ContainsRune(c.File, filepath.Separator)
 	if isFile {
 		if _, err := os.Stat(c.File); err != nil {
-			return nil, "", badInput("read the definition: %w", err)
+			return nil, "", console.BadInput("read the definition: %w", err)
 		}
 		if ext != ".yaml" {
-			return nil, "", badInput("%s: a definition's file is called NAME.yaml", c.File)
+			return nil, "", console.BadInput("%s: a definition's file is called NAME.yaml", c.File)
 		}
 		dir, name = filepath.Dir(c.File), strings.TrimSuffix(filepath.Base(c.File), ext)
 	}
 	if catalog, err = provider.Load(tr, dir); err != nil {
-		return nil, "", badInput("read %s: %w", dir, err)
+		return nil, "", console.BadInput("read %s: %w", dir, err)
 	}
 	var wrong []string
 	for _, e := range catalog.List() {
@@ -104,13 +105,13 @@ func (c *providerTryCommand) load(tr *transport.Transport) (catalog *provider.Ca
 		}
 	}
 	if len(wrong) > 0 {
-		return nil, "", badInput("%s", strings.Join(wrong, "\n"))
+		return nil, "", console.BadInput("%s", strings.Join(wrong, "\n"))
 	}
 	return catalog, name, nil
 }
 
 // tryCredential makes a credential of what was given, and asks for the secrets that are missing.
-func tryCredential(p *process, name string, f *broker.Facts, inputs, secrets map[string]string) (broker.Credential, broker.Secret, error) {
+func tryCredential(p *console.Process, name string, f *broker.Facts, inputs, secrets map[string]string) (broker.Credential, broker.Secret, error) {
 	c := broker.Credential{Name: "try", Provider: name, Inputs: inputs, Secrets: map[string]broker.SecretInput{}, Seeds: map[string]broker.Seed{}}
 	var seed broker.Secret
 	var names []string
@@ -142,23 +143,23 @@ func tryCredential(p *process, name string, f *broker.Facts, inputs, secrets map
 // errTryFailed: what was found has been printed.
 var errTryFailed = errors.New("it did not work")
 
-func printTry(p *process, rep provider.TryReport) error {
+func printTry(p *console.Process, rep provider.TryReport) error {
 	for _, r := range rep.Requests {
 		code := "no answer"
 		if r.Status != 0 {
 			code = fmt.Sprint(r.Status)
 		}
-		printf(p.stdout, "%s %s: %s\n", r.Method, orDash(r.Host), code)
+		console.Printf(p.Stdout, "%s %s: %s\n", r.Method, orDash(r.Host), code)
 		var names []string
 		for n := range r.Taken {
 			names = append(names, n)
 		}
 		slices.Sort(names)
 		for _, n := range names {
-			printf(p.stdout, "  took %s from %s\n", n, r.Taken[n])
+			console.Printf(p.Stdout, "  took %s from %s\n", n, r.Taken[n])
 		}
 		if r.Message != "" {
-			printf(p.stdout, "  the upstream says: %s\n", r.Message)
+			console.Printf(p.Stdout, "  the upstream says: %s\n", r.Message)
 		}
 	}
 	if f := rep.Failure; f != nil {
@@ -166,14 +167,14 @@ func printTry(p *process, rep provider.TryReport) error {
 	}
 	switch {
 	case rep.ExpiresIn != nil:
-		printf(p.stdout, "it works: the token lives %s\n", *rep.ExpiresIn)
+		console.Printf(p.Stdout, "it works: the token lives %s\n", *rep.ExpiresIn)
 	case !rep.ExpiresAt.IsZero():
-		printf(p.stdout, "it works: the token ends at %s\n", rep.ExpiresAt)
+		console.Printf(p.Stdout, "it works: the token ends at %s\n", rep.ExpiresAt)
 	default:
-		printline(p.stdout, "it works; the answer does not say how long the token lives")
+		console.Println(p.Stdout, "it works; the answer does not say how long the token lives")
 	}
 	if rep.RefreshToken {
-		printline(p.stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
+		console.Println(p.Stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
 	}
 	return nil
 }

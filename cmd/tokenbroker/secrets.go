@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 // secretFlags say where secrets come from: a file, standard input or a hidden prompt, and never the command line, which the
@@ -16,21 +18,21 @@ type secretFlags struct {
 }
 
 // read returns the secrets that the flags name.
-func (f *secretFlags) read(p *process) (map[string]string, error) {
+func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
 	out := map[string]string{}
 	for _, s := range f.Secret {
 		name, from, ok := strings.Cut(s, "=")
 		file, isFile := strings.CutPrefix(from, "@")
 		if !ok || name == "" {
 			// What stands here may be the secret itself: it is not repeated.
-			return nil, badInput("--secret: write NAME=@FILE; a secret itself never stands on the command line")
+			return nil, console.BadInput("--secret: write NAME=@FILE; a secret itself never stands on the command line")
 		}
 		if !isFile || file == "" {
-			return nil, badInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
+			return nil, console.BadInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
 				"write --secret %s=@FILE, --secret-stdin %s, or leave it out and be asked for it", name, name, name)
 		}
 		if _, twice := out[name]; twice || name == f.SecretStdn {
-			return nil, badInput("secret %s is given twice", name)
+			return nil, console.BadInput("secret %s is given twice", name)
 		}
 		v, err := readSecretFile(p, file)
 		if err != nil {
@@ -49,20 +51,20 @@ func (f *secretFlags) read(p *process) (map[string]string, error) {
 }
 
 // canPrompt reports whether somebody is there to be asked.
-func canPrompt(p *process) bool {
-	return p.stdin != nil && term.IsTerminal(int(p.stdin.Fd()))
+func canPrompt(p *console.Process) bool {
+	return p.Stdin != nil && term.IsTerminal(int(p.Stdin.Fd()))
 }
 
 // prompt asks for a secret without showing what is typed.
-func prompt(p *process, name string) (string, error) {
-	fd := int(p.stdin.Fd())
+func prompt(p *console.Process, name string) (string, error) {
+	fd := int(p.Stdin.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
-	printf(p.stderr, "%s (not shown): ", name)
-	b, err := awaited(p, func() ([]byte, error) { return term.ReadPassword(fd) })
-	printline(p.stderr)
+	console.Printf(p.Stderr, "%s (not shown): ", name)
+	b, err := console.Awaited(p, func() ([]byte, error) { return term.ReadPassword(fd) })
+	console.Println(p.Stderr)
 	if err != nil {
 		_ = term.Restore(fd, before) // an interrupted read has left the terminal mute
 		return "", fmt.Errorf("read %s: %w", name, err)
@@ -71,25 +73,25 @@ func prompt(p *process, name string) (string, error) {
 }
 
 // readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
-func readSecretFile(p *process, name string) (string, error) {
+func readSecretFile(p *console.Process, name string) (string, error) {
 	var b []byte
 	var err error
 	what := name
 	if name == "-" {
 		what = "standard input"
-		b, err = awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.stdin, secretMost+1)) })
+		b, err = console.Awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.Stdin, secretMost+1)) })
 	} else {
-		b, err = readAtMost(name, secretMost)
+		b, err = console.ReadAtMost(name, secretMost)
 	}
 	if err != nil {
-		return "", badInput("read a secret: %w", err)
+		return "", console.BadInput("read a secret: %w", err)
 	}
 	if len(b) > secretMost {
-		return "", badInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
+		return "", console.BadInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
 	}
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if s == "" {
-		return "", badInput("%s is empty", what)
+		return "", console.BadInput("%s is empty", what)
 	}
 	return s, nil
 }

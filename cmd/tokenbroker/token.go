@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -35,8 +36,8 @@ type tokenGetCommand struct {
 }
 
 // Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
-func (c *tokenGetCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *tokenGetCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		req := &tokenbrokerv1.GetTokenRequest{
 			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: c.RejectedTokenID,
 		}
@@ -50,15 +51,15 @@ func (c *tokenGetCommand) Run(p *process) error {
 		t := res.GetToken()
 		switch {
 		case c.Output == "json":
-			return printJSON(p.stdout, res)
+			return printJSON(p.Stdout, res)
 		case c.Header:
-			return printHeaders(p.stdout, p.stderr, t)
+			return printHeaders(p.Stdout, p.Stderr, t)
 		}
-		printline(p.stdout, t.GetAccessToken())
-		if isTerminal(p.stderr) {
-			printf(p.stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
+		console.Println(p.Stdout, t.GetAccessToken())
+		if console.IsTerminal(p.Stderr) {
+			console.Printf(p.Stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
 			if res.GetDegraded() {
-				printline(p.stderr, "degraded: it is valid, but its refresh is failing; see credential status")
+				console.Println(p.Stderr, "degraded: it is valid, but its refresh is failing; see credential status")
 			}
 		}
 		return nil
@@ -68,17 +69,17 @@ func (c *tokenGetCommand) Run(p *process) error {
 // printHeaders writes one header a line, the cookies as one.
 func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
 	for _, h := range t.GetHeaders() {
-		printf(out, "%s: %s\n", h.GetName(), h.GetValue())
+		console.Printf(out, "%s: %s\n", h.GetName(), h.GetValue())
 	}
 	var cookies []string
 	for _, c := range t.GetCookies() {
 		cookies = append(cookies, c.GetName()+"="+c.GetValue())
 	}
 	if len(cookies) > 0 {
-		printf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
+		console.Printf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
 	}
 	if len(t.GetQueryParameters()) > 0 {
-		printline(notes, "tokenbroker: this API wants query parameters too: see --output json")
+		console.Println(notes, "tokenbroker: this API wants query parameters too: see --output json")
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ type tokenInvalidateCommand struct {
 }
 
 // Run says what was dropped.
-func (c *tokenInvalidateCommand) Run(p *process) error {
+func (c *tokenInvalidateCommand) Run(p *console.Process) error {
 	req := &tokenbrokerv1.InvalidateRequest{Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource}
 	switch {
 	case c.TokenID != "":
@@ -107,23 +108,23 @@ func (c *tokenInvalidateCommand) Run(p *process) error {
 	case c.All:
 		req.Target = &tokenbrokerv1.InvalidateRequest_All{All: true}
 	default:
-		return badInput("say which token: --token-id, --access-token-file or --all")
+		return console.BadInput("say which token: --token-id, --access-token-file or --all")
 	}
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.tokens.Invalidate(ctx, req)
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, res)
+			return printJSON(p.Stdout, res)
 		}
 		switch {
 		case res.GetInvalidated() > 0:
-			printf(p.stdout, "invalidated %d\n", res.GetInvalidated())
+			console.Printf(p.Stdout, "invalidated %d\n", res.GetInvalidated())
 		case c.All:
-			printline(p.stdout, "nothing to invalidate: there is no such token")
+			console.Println(p.Stdout, "nothing to invalidate: there is no such token")
 		default:
-			printf(p.stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
+			console.Printf(p.Stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
 		}
 		return nil
 	})

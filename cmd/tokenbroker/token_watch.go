@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -26,18 +27,18 @@ const watchPause = time.Second
 
 // Run prints one line an event. Brokers end connections, since they age and are stopped: then it connects again, perhaps to
 // another one, and goes on where it was. The timeout bounds how long it waits for a connection.
-func (c *tokenWatchCommand) Run(p *process) error {
-	return c.with(p.ctx, func(ctx context.Context, cl *client) error {
+func (c *tokenWatchCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		known := c.Known
 		for again := false; ; again = true {
 			connected, err := c.watch(ctx, p, cl, &known, again)
 			switch {
-			case p.ctx.Err() != nil, errors.Is(err, io.EOF):
+			case p.Context.Err() != nil, errors.Is(err, io.EOF):
 				return nil //nolint:nilerr // interrupted: that is how it ends
 			case !connected, !connectionEnded(err):
 				return err
 			}
-			printline(p.stderr, "tokenbroker: the connection has ended: connecting again")
+			console.Println(p.Stderr, "tokenbroker: the connection has ended: connecting again")
 			select {
 			case <-time.After(watchPause):
 			case <-ctx.Done():
@@ -49,7 +50,7 @@ func (c *tokenWatchCommand) Run(p *process) error {
 
 // watch prints events until the stream ends, and keeps the id of the token that is known then. The first time it fails at once
 // when nobody answers, later it waits.
-func (c *tokenWatchCommand) watch(ctx context.Context, p *process, cl *client, known *string, again bool) (connected bool, err error) {
+func (c *tokenWatchCommand) watch(ctx context.Context, p *console.Process, cl *client, known *string, again bool) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	inTime := func() bool { return true }
@@ -60,7 +61,7 @@ func (c *tokenWatchCommand) watch(ctx context.Context, p *process, cl *client, k
 		Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, KnownTokenId: *known,
 	}, grpc.WaitForReady(again))
 	if !inTime() {
-		return false, &unreachableError{c.Address}
+		return false, console.Unreachable(c.Address)
 	}
 	if err != nil {
 		return false, err
@@ -77,18 +78,18 @@ func (c *tokenWatchCommand) watch(ctx context.Context, p *process, cl *client, k
 			*known = ""
 		}
 		if c.Output == "json" {
-			if err := printJSONLine(p.stdout, e); err != nil {
+			if err := printJSONLine(p.Stdout, e); err != nil {
 				return true, err
 			}
 			continue
 		}
-		printf(p.stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
+		console.Printf(p.Stdout, "%s %s\n", time.Now().Format("15:04:05"), eventLine(e))
 	}
 }
 
 // connectionEnded reports whether an error tells of the connection, or of this one broker's end, and not of the token.
 func connectionEnded(err error) bool {
-	return status.Code(err) == codes.Unavailable && (len(status.Convert(err).Details()) == 0 || describe(err).Reason == "SHUTTING_DOWN")
+	return status.Code(err) == codes.Unavailable && (len(status.Convert(err).Details()) == 0 || console.Describe(err).Reason == "SHUTTING_DOWN")
 }
 
 func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {

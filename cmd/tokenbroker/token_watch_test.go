@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -32,8 +33,8 @@ func TestWatchOutlivesABroker(t *testing.T) {
 		t.Errorf("got the first token %d times, want once", n)
 	}
 	w.signal(syscall.SIGINT)
-	if got := w.code(); got != exitOK {
-		t.Errorf("got exit code %d, want %d", got, exitOK)
+	if got := w.code(); got != console.ExitOK {
+		t.Errorf("got exit code %d, want %d", got, console.ExitOK)
 	}
 	for _, token := range []string{first, second} {
 		if strings.Contains(w.output(), token) {
@@ -51,8 +52,8 @@ func TestWatchWaitsNoLongerThanItsTimeout(t *testing.T) {
 	w := start(t, "token", "watch", ochno, "--address", s.address, "--timeout", "1s", "-o", "json")
 	w.waitFor(`(?m)^\{"token":\{.*\}\}$`)
 	s.kill()
-	if got := w.code(); got != exitUnreachable {
-		t.Errorf("got exit code %d, want %d", got, exitUnreachable)
+	if got := w.code(); got != console.ExitUnreachable {
+		t.Errorf("got exit code %d, want %d", got, console.ExitUnreachable)
 	}
 	w.waitFor(`"exit_code":7`)
 }

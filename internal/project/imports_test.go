@@ -42,21 +42,38 @@ var may = map[string][]string{
 	"internal/heapfloor":             {},
 	"internal/project":               {},
 	"cmd/tokenbroker": {
-		"broker", "broker/engine", "gen/tokenbroker/v1", "internal/catalogview", "internal/heapfloor", "internal/upstreamsim", "internal/upstreamsim/simclient", "internal/yamldoc", "provider", "provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"broker", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/settings",
+		"gen/tokenbroker/v1", "internal/yamldoc", "provider", "provider/locoia", "provider/transport", "store", "store/bolt", "store/redis", "store/seal",
+	},
+	"cmd/tokenbroker/internal/console": {},
+	"cmd/tokenbroker/internal/settings": {
+		"broker/engine", "cmd/tokenbroker/internal/console", "internal/yamldoc", "provider/transport", "server", "store/redis",
+	},
+	"cmd/tokenbroker/internal/daemon": {
+		"broker", "broker/engine", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",
+		"provider", "provider/transport", "server", "store", "store/bolt", "store/redis", "store/seal",
+	},
+	"cmd/tokenbroker/internal/demo": {
+		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/settings",
+		"gen/tokenbroker/v1", "internal/upstreamsim", "internal/upstreamsim/simclient",
 	},
 }
 
 // never are imports that would let a package know what it must not.
 var never = map[string][]string{
-	"broker":               {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
-	"broker/engine":        {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/", "testing"},
-	"provider":             {"google.golang.org/grpc", "go.etcd.io/", "testing"},
-	"provider/transport":   {"google.golang.org/", "go.yaml.in/", "testing"},
-	"provider/locoia":      {"google.golang.org/", "net/http", "testing"},
-	"store":                {"google.golang.org/grpc", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
-	"server":               {"go.etcd.io/", "go.yaml.in/", "testing"},
-	"internal/upstreamsim": {"testing"},
-	"cmd/tokenbroker":      {"testing"},
+	"broker":                            {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
+	"broker/engine":                     {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/", "testing"},
+	"provider":                          {"google.golang.org/grpc", "go.etcd.io/", "testing"},
+	"provider/transport":                {"google.golang.org/", "go.yaml.in/", "testing"},
+	"provider/locoia":                   {"google.golang.org/", "net/http", "testing"},
+	"store":                             {"google.golang.org/grpc", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
+	"server":                            {"go.etcd.io/", "go.yaml.in/", "testing"},
+	"internal/upstreamsim":              {"testing"},
+	"cmd/tokenbroker":                   {"testing"},
+	"cmd/tokenbroker/internal/console":  {"go.etcd.io/", "github.com/redis/", "github.com/alecthomas/kong", "testing"},
+	"cmd/tokenbroker/internal/settings": {"google.golang.org/grpc", "go.etcd.io/", "testing"},
+	"cmd/tokenbroker/internal/daemon":   {"testing"},
+	"cmd/tokenbroker/internal/demo":     {"testing"},
 }
 
 func TestImportsPointOneWay(t *testing.T) {

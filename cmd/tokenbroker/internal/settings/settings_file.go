@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -12,36 +12,37 @@ import (
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
 var groups = []string{"upstream", "limits", "log", "redis"}
 
-// A settingsFile is what a settings file says, by flag.
-type settingsFile map[string]fileSetting
+// A File is what a settings file says, by flag.
+type File map[string]fileSetting
 
 type fileSetting struct {
 	value any // as kong reads it
-	at    position
+	at    Position
 }
 
-// A position in a file of the operator's; zero: in none.
-type position struct {
+// A Position in a file of the operator's; zero: in none.
+type Position struct {
 	file string
 	yamldoc.Position
 }
 
-func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.Line, p.Column) }
+func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.Line, p.Column) }
 
-// problem is something wrong with what stands there.
-func (p position) problem(format string, args ...any) yamldoc.Problem {
+// Problem is something wrong with what stands there.
+func (p Position) Problem(format string, args ...any) yamldoc.Problem {
 	return yamldoc.Problem{File: p.file, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)}
 }
 
-// namedSettings reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
+// Named reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
 // with it is said at once.
-func namedSettings(args []string) (settingsFile, error) {
+func Named(args []string) (File, error) {
 	if len(args) == 0 || args[0] != "serve" && args[0] != "store" {
 		return nil, nil //nolint:nilnil // no file, no settings
 	}
@@ -58,14 +59,14 @@ func namedSettings(args []string) (settingsFile, error) {
 	}
 	f, wrong, err := readSettings(name)
 	if err == nil && len(wrong) > 0 {
-		err = &inputError{together(wrong)}
+		err = console.WrongInput(Together(wrong))
 	}
 	return f, err
 }
 
-// resolver gives kong the values for which there is neither a flag nor an environment variable, and notes in used where they
+// Resolver gives kong the values for which there is neither a flag nor an environment variable, and notes in used where they
 // stand.
-func (f settingsFile) resolver(used map[string]position) kong.Resolver {
+func (f File) Resolver(used map[string]Position) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 		v, ok := f[flag.Name]
 		if !ok || slices.ContainsFunc(flag.Envs, func(name string) bool { return os.Getenv(name) != "" }) {
@@ -76,8 +77,8 @@ func (f settingsFile) resolver(used map[string]position) kong.Resolver {
 	})
 }
 
-// withoutEnvironment makes a parser read no environment variable for which drop is true.
-func withoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
+// WithoutEnvironment makes a parser read no environment variable for which drop is true.
+func WithoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
 	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
 		if f, ok := node.(*kong.Flag); ok {
 			f.Tag.Envs = slices.DeleteFunc(slices.Clone(f.Tag.Envs), drop)
@@ -87,16 +88,16 @@ func withoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
 	})
 }
 
-// isBlank reports whether an environment variable is set to nothing, which counts as not set.
-func isBlank(name string) bool {
+// IsBlank reports whether an environment variable is set to nothing, which counts as not set.
+func IsBlank(name string) bool {
 	v, set := os.LookupEnv(name)
 	return set && v == ""
 }
 
 // knownSettings are the settings by flag, with what kind of value each has.
 func knownSettings() map[string]*kong.Value {
-	var s struct{ settings }
-	k := kong.Must(&s, settingVars("d"), kong.Exit(func(int) {}))
+	var s struct{ Settings }
+	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
 	out := map[string]*kong.Value{}
 	for _, f := range k.Model.Flags {
 		if f.Name != "help" {
@@ -107,26 +108,26 @@ func knownSettings() map[string]*kong.Value {
 }
 
 // readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
-func readSettings(name string) (f settingsFile, wrong []yamldoc.Problem, err error) {
-	data, err := readAtMost(name, yamldoc.MostBytes)
+func readSettings(name string) (f File, wrong []yamldoc.Problem, err error) {
+	data, err := console.ReadAtMost(name, yamldoc.MostBytes)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, badInput("settings file %s does not exist", name)
+		return nil, nil, console.BadInput("settings file %s does not exist", name)
 	}
 	if err != nil {
-		return nil, nil, badInput("read the settings file: %w", err)
+		return nil, nil, console.BadInput("read the settings file: %w", err)
 	}
-	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: settingsFile{}}
+	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{}}
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
 	} else if len(r.Problems) > 0 {
-		return nil, nil, &inputError{together(r.Problems)}
+		return nil, nil, console.WrongInput(Together(r.Problems))
 	}
 	yamldoc.Sort(r.Problems)
 	return r.out, r.Problems, nil
 }
 
-// together is everything that is wrong, as one error; nil: nothing is.
-func together(all []yamldoc.Problem) error {
+// Together is everything that is wrong, as one error; nil: nothing is.
+func Together(all []yamldoc.Problem) error {
 	var errs []error
 	for _, p := range all {
 		errs = append(errs, p)
@@ -137,7 +138,7 @@ func together(all []yamldoc.Problem) error {
 type settingsReader struct {
 	yamldoc.Reader
 	known map[string]*kong.Value
-	out   settingsFile
+	out   File
 }
 
 func (r *settingsReader) wrong(n *yaml.Node, format string, args ...any) {
@@ -155,7 +156,7 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 		if prefix != "" {
 			word = prefix + "." + k.Value
 		}
-		flag := flagOf(word)
+		flag := FlagOf(word)
 		if known, ok := r.known[flag]; ok && !strings.Contains(k.Value, "-") {
 			r.setting(k, v, word, known)
 			continue
@@ -199,7 +200,7 @@ func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value
 		r.wrong(v, "setting %s: %s", word, why)
 		return
 	}
-	r.out[known.Name] = fileSetting{value: value, at: position{r.File, yamldoc.At(v)}}
+	r.out[known.Name] = fileSetting{value: value, at: Position{r.File, yamldoc.At(v)}}
 }
 
 // kindOf says why a value is not of the setting's kind; empty: it is.

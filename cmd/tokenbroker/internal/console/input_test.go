@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"os"
@@ -18,8 +18,8 @@ func TestAFileIsReadUpToItsLimit(t *testing.T) {
 		}
 		defer stdin.Close()
 		for _, name := range []string{file, "-"} {
-			b, err := readFile(&process{ctx: t.Context(), stdin: stdin}, name, most)
-			if want == "" && (err != nil || string(b) != "1234") || want != "" && exitCode(err) != exitUsage {
+			b, err := ReadFile(&Process{Context: t.Context(), Stdin: stdin}, name, most)
+			if want == "" && (err != nil || string(b) != "1234") || want != "" && ExitCode(err) != ExitUsage {
 				t.Errorf("%s, %d: got %q, %v", name, most, b, err)
 			}
 		}

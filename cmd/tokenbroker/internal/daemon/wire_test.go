@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -12,12 +12,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
 func TestListenUnix(t *testing.T) {
-	path := filepath.Join(shortDir(t), "s")
+	path := filepath.Join(shortDirectory(t), "s")
 	l, err := listenUnix(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
@@ -66,37 +71,37 @@ func TestStartBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	s := goodSettings(t)
-	for name, change := range map[string]func(*settings){
-		"taken address": func(s *settings) { s.Listen = []string{"127.0.0.1:0", taken.Addr().String()} },
-		"taken metrics": func(s *settings) { s.MetricsListen = taken.Addr().String() },
-		"bad setting":   func(s *settings) { s.UpstreamConcurrency = 0 },
-		"bad CA":        func(s *settings) { s.UpstreamCAFile = os.Args[0] },
-		"bad socket":    func(s *settings) { s.Socket = "/dev/null" },
+	s := startable(t)
+	for name, change := range map[string]func(*settings.Settings){
+		"taken address": func(s *settings.Settings) { s.Listen = []string{"127.0.0.1:0", taken.Addr().String()} },
+		"taken metrics": func(s *settings.Settings) { s.MetricsListen = taken.Addr().String() },
+		"bad setting":   func(s *settings.Settings) { s.UpstreamConcurrency = 0 },
+		"bad CA":        func(s *settings.Settings) { s.UpstreamCAFile = os.Args[0] },
+		"bad socket":    func(s *settings.Settings) { s.Socket = "/dev/null" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := s
 			change(&s)
-			if _, err := startBroker(t.Context(), s, slog.New(slog.DiscardHandler)); err == nil {
+			if _, err := Start(t.Context(), s, slog.New(slog.DiscardHandler)); err == nil {
 				t.Error("it starts")
 			}
 		})
 	}
 	s.MetricsListen = "127.0.0.1:0"
-	r, err := startBroker(t.Context(), s, slog.New(slog.DiscardHandler))
+	r, err := Start(t.Context(), s, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "answering on " + r.addresses[0] + ", unix:" + s.DataDir + "/tokenbroker.sock; metrics on http://" + r.metrics + "/metrics"
+	want := "answering on " + r.Addresses[0] + ", unix:" + s.DataDir + "/tokenbroker.sock; metrics on http://" + r.Metrics + "/metrics"
 	if got := r.banner(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	for _, a := range r.addresses {
-		if err := waitServing(t.Context(), a); err != nil {
+	for _, a := range r.Addresses {
+		if err := serving(t.Context(), a); err != nil {
 			t.Errorf("%s: %v", a, err)
 		}
 	}
-	res, err := http.Get("http://" + r.metrics + "/metrics")
+	res, err := http.Get("http://" + r.Metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,10 +111,10 @@ func TestStartBroker(t *testing.T) {
 	if err != nil || !strings.Contains(string(body), "# TYPE tokenbroker_") {
 		t.Errorf("got metrics %.100q, %v", body, err)
 	}
-	if err := r.stop(context.Background()); err != nil {
+	if err := r.Stop(context.Background()); err != nil {
 		t.Errorf("stop: %v", err)
 	}
-	conn, err := dial(r.addresses[0])
+	conn, err := connect(r.Addresses[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,33 +124,42 @@ func TestStartBroker(t *testing.T) {
 	}
 }
 
-// TestBrokenBackup: a copy that was broken off leaves no file.
-func TestBrokenBackup(t *testing.T) {
-	dir := shortDir(t)
-	l, err := listenUnix(t.Context(), filepath.Join(dir, adminSocket))
+// startable are settings with which a broker starts.
+func startable(t testing.TB) settings.Settings {
+	t.Helper()
+	return settings.Settings{
+		DataDir: shortDirectory(t), Listen: []string{"127.0.0.1:0"}, Socket: "auto", MetricsListen: "none", KeyFile: "auto", LogLevel: "info", LogFormat: "json",
+		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+	}
+}
+
+// shortDirectory is one whose path leaves room for the names of sockets.
+func shortDirectory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tb-") //nolint:usetesting // t.TempDir is too long
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer := func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) }
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) })}
-	done := make(chan struct{})
-	go func() { _ = srv.Serve(l); close(done) }()
-	defer func() { srv.Close(); <-done }()
-	c := &backupCommand{DataDir: dir, File: filepath.Join(dir, "copy")}
-	for name, f := range map[string]func(http.ResponseWriter){
-		"an error":   answer,
-		"half of it": func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },
-		"a lost trail": func(w http.ResponseWriter) {
-			w.Header().Set("Trailer", backupComplete)
-			_, _ = w.Write([]byte("half"))
-		},
-	} {
-		answer = f
-		if err := c.online(t.Context()); err == nil || errors.Is(err, errNoBroker) {
-			t.Errorf("%s: got %v, want a failure", name, err)
-		}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func connect(address string) (*grpc.ClientConn, error) {
+	if !strings.HasPrefix(address, "unix:") {
+		address = "passthrough:///" + address
 	}
-	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
-		t.Errorf("got %v, %v; want the socket only", files, err)
+	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// serving returns when the broker at the address says that it is serving.
+func serving(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	conn, err := connect(address)
+	if err != nil {
+		return err
 	}
+	defer conn.Close()
+	_, err = healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}, grpc.WaitForReady(true))
+	return err
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// backupComplete is the trailer of a backup that is whole: a copy without it counts as broken.
-const backupComplete = "X-Backup-Complete"
+// BackupComplete is the trailer of a backup that is whole: a copy without it counts as broken.
+const BackupComplete = "X-Backup-Complete"
 
 // takeMost is how long whoever reads a backup may take nothing of it. A copy lies on the broker's disk until it is read.
 const takeMost = time.Minute
 
 // serveAdmin hands out backups to whoever may open the socket: the user that the broker runs as.
-func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
+func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
 		if r.db == nil {
@@ -33,9 +33,9 @@ func (r *running) serveAdmin(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-func (r *running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {
+func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Trailer", backupComplete)
+	w.Header().Set("Trailer", BackupComplete)
 	to := &taken{w: w}
 	if err := backup(to); err != nil {
 		r.log.Error("backup failed", "error", err.Error())
@@ -45,7 +45,7 @@ func (r *running) answerBackup(w http.ResponseWriter, backup func(io.Writer) err
 		}
 		return
 	}
-	w.Header().Set(backupComplete, "yes")
+	w.Header().Set(BackupComplete, "yes")
 }
 
 // A taken is an answer that ends when nobody takes it.

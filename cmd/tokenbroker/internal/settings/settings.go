@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -14,19 +14,20 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
-// settings are the broker's. Each is a flag, an environment variable and a word of the settings file, where a dot or a nested
+// Settings are the broker's. Each is a flag, an environment variable and a word of the settings file, where a dot or a nested
 // mapping stands for the flag's first part: --upstream-ca-file is upstream.ca_file.
-type settings struct {
-	// at is where in the settings file a value stands that came from there, by flag.
-	at map[string]position
-	// tokensInCache is how many tokens fit into memory; 0: the broker's own bound.
-	tokensInCache int
+type Settings struct {
+	// At is where in the settings file a value stands that came from there, by flag.
+	At map[string]Position `kong:"-"`
+	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
+	TokensInCache int `kong:"-"`
 
 	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
 	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
@@ -40,7 +41,7 @@ type settings struct {
 	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING."`
 	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream."`
 
-	storeSettings
+	StoreSettings
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
 	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0: not at all, for whom a revoked token is worse than none."`
 
@@ -55,8 +56,8 @@ type settings struct {
 	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
 }
 
-// storeSettings say where the data are, for whoever opens them.
-type storeSettings struct {
+// StoreSettings say where the data are, for whoever opens them.
+type StoreSettings struct {
 	Store string `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
 
 	RedisUsername             string `name:"redis-username" env:"TOKENBROKER_REDIS_USERNAME" help:"ACL user."`
@@ -77,8 +78,8 @@ const (
 	defaultMetrics = "127.0.0.1:7421"
 )
 
-// settingVars are what the settings' help and defaults name: a default is stated by what it is the default of.
-func settingVars(dataDir string) kong.Vars {
+// Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
+func Vars(dataDir string) kong.Vars {
 	return kong.Vars{
 		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": defaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
@@ -99,8 +100,8 @@ func written(d time.Duration) string {
 	return s
 }
 
-// defaultDataDir follows the XDG base directories.
-func defaultDataDir() string {
+// DefaultDataDir follows the XDG base directories.
+func DefaultDataDir() string {
 	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "tokenbroker")
 	}
@@ -111,41 +112,45 @@ func defaultDataDir() string {
 	return filepath.Join(home, ".local", "state", "tokenbroker")
 }
 
-func (s *settings) keyFile() string { return orIn(s.KeyFile, s.DataDir, "key.json") }
-func (s *settings) socket() string {
+// KeyPath is where the key lies.
+func (s *Settings) KeyPath() string { return OrIn(s.KeyFile, s.DataDir, "key.json") }
+
+// SocketPath is where gRPC is answered on a Unix socket; empty: nowhere.
+func (s *Settings) SocketPath() string {
 	if s.Socket == "none" || s.Socket == "" {
 		return ""
 	}
-	return orIn(s.Socket, s.DataDir, "tokenbroker.sock")
+	return OrIn(s.Socket, s.DataDir, "tokenbroker.sock")
 }
 
-func orIn(v, dir, name string) string {
+// OrIn is the path v or, where that is empty or auto, the name in the directory.
+func OrIn(v, dir, name string) string {
 	if v == "auto" || v == "" {
 		return filepath.Join(dir, name)
 	}
 	return v
 }
 
-// flagOf is the flag of a setting as it is written in the file.
-func flagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(word) }
+// FlagOf is the flag of a setting as it is written in the file.
+func FlagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(word) }
 
-// check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
-func (s *settings) check() error {
+// Check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
+func (s *Settings) Check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return &inputError{together(wrong)}
+		return console.WrongInput(Together(wrong))
 	}
 	return nil
 }
 
-func (s *settings) problems() []yamldoc.Problem {
+func (s *Settings) problems() []yamldoc.Problem {
 	var wrong []yamldoc.Problem
 	bad := func(setting, format string, args ...any) {
-		wrong = append(wrong, s.at[flagOf(setting)].problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
+		wrong = append(wrong, s.At[FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")
 	}
-	if len(s.Listen) == 0 && s.socket() == "" {
+	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}
 	for _, a := range s.Listen {
@@ -193,10 +198,10 @@ func (s *settings) problems() []yamldoc.Problem {
 			bad("upstream.allow_http", "%q is neither a host nor host:port", h)
 		}
 	}
-	if path := filepath.Join(s.DataDir, adminSocket); len(path) > socketPathMost {
+	if path := filepath.Join(s.DataDir, AdminSocket); len(path) > socketPathMost {
 		bad("data_dir", "%s", tooLong(path))
 	}
-	if path := s.socket(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
+	if path := s.SocketPath(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
 		bad("socket", "%s", tooLong(path))
 	}
 	return wrong

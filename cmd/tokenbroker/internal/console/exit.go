@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"encoding/json"
@@ -13,14 +13,14 @@ import (
 
 // The exit codes, as --help lists them.
 const (
-	exitOK = iota
-	exitFailure
-	exitUsage
-	exitNotFound
-	exitNotAllowed
-	exitPrecondition
-	exitTemporary
-	exitUnreachable
+	ExitOK = iota
+	ExitFailure
+	ExitUsage
+	ExitNotFound
+	ExitNotAllowed
+	ExitPrecondition
+	ExitTemporary
+	ExitUnreachable
 )
 
 // An inputError is a mistake in what the operator gave.
@@ -28,84 +28,89 @@ type inputError struct{ error }
 
 func (e *inputError) Unwrap() error { return e.error }
 
-func badInput(format string, args ...any) error {
-	return &inputError{fmt.Errorf(format, args...)}
-}
+// WrongInput is an error that is the operator's to mend.
+func WrongInput(err error) error { return &inputError{err} }
+
+// BadInput is one in words.
+func BadInput(format string, args ...any) error { return WrongInput(fmt.Errorf(format, args...)) }
 
 // An unreachableError: nobody answers at the address.
 type unreachableError struct{ address string }
+
+// Unreachable says that nobody answers at the address.
+func Unreachable(address string) error { return &unreachableError{address} }
 
 func (e *unreachableError) Error() string {
 	return fmt.Sprintf("no broker answers at %s: is `tokenbroker serve` running? Another address goes with --address or TOKENBROKER_ADDRESS", e.address)
 }
 
-// exitCode says how a command ends.
-func exitCode(err error) int {
+// ExitCode says how a command ends.
+func ExitCode(err error) int {
 	var input *inputError
 	var away *unreachableError
 	switch {
 	case err == nil:
-		return exitOK
-	case errors.Is(err, errInterrupted): // also where an input could not be read for it
-		return exitFailure
+		return ExitOK
+	case errors.Is(err, ErrInterrupted): // also where an input could not be read for it
+		return ExitFailure
 	case errors.As(err, &away):
-		return exitUnreachable
+		return ExitUnreachable
 	case errors.As(err, &input):
-		return exitUsage
+		return ExitUsage
 	}
 	s, ok := status.FromError(err)
 	if !ok {
-		return exitFailure
+		return ExitFailure
 	}
 	switch s.Code() {
 	case codes.InvalidArgument:
-		return exitUsage
+		return ExitUsage
 	case codes.NotFound:
-		return exitNotFound
+		return ExitNotFound
 	case codes.PermissionDenied, codes.Unauthenticated:
-		return exitNotAllowed
+		return ExitNotAllowed
 	case codes.FailedPrecondition, codes.Aborted, codes.AlreadyExists:
-		return exitPrecondition
+		return ExitPrecondition
 	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded:
-		return exitTemporary
+		return ExitTemporary
 	default:
-		return exitFailure
+		return ExitFailure
 	}
 }
 
-// report tells the operator what went wrong, and returns the exit code.
-func report(p *process, output string, err error) int {
-	code := exitCode(err)
-	e := describe(err)
+// Report tells the operator what went wrong, and returns the exit code.
+func Report(p *Process, output string, err error) int {
+	code := ExitCode(err)
+	e := Describe(err)
 	e.ExitCode = code
 	if output == "json" {
 		b, mErr := json.Marshal(map[string]any{"error": e})
 		if mErr == nil {
-			printf(p.stderr, "%s\n", b)
+			Printf(p.Stderr, "%s\n", b)
 			return code
 		}
 	}
 	for line := range strings.Lines(e.Message) {
-		printf(p.stderr, "tokenbroker: %s\n", strings.TrimSuffix(line, "\n"))
+		Printf(p.Stderr, "tokenbroker: %s\n", strings.TrimSuffix(line, "\n"))
 	}
 	for _, v := range e.Violations {
-		printf(p.stderr, "  %s: %s\n", v.Field, v.Description)
+		Printf(p.Stderr, "  %s: %s\n", v.Field, v.Description)
 	}
 	if e.Reason != "" {
-		printf(p.stderr, "  reason %s", e.Reason)
+		Printf(p.Stderr, "  reason %s", e.Reason)
 		if e.RetryAfter != "" {
-			printf(p.stderr, ", try again in %s", e.RetryAfter)
+			Printf(p.Stderr, ", try again in %s", e.RetryAfter)
 		}
 		if e.RequestID != "" {
-			printf(p.stderr, ", request %s", e.RequestID)
+			Printf(p.Stderr, ", request %s", e.RequestID)
 		}
-		printline(p.stderr)
+		Println(p.Stderr)
 	}
 	return code
 }
 
-// described is an error for people and for scripts.
-type described struct {
+// Described is an error for people and for scripts.
+type Described struct {
 	Message    string      `json:"message"`
 	Code       string      `json:"code,omitempty"`
 	Reason     string      `json:"reason,omitempty"`
@@ -121,14 +126,15 @@ type violation struct {
 	Description string `json:"description"`
 }
 
-func describe(err error) described {
+// Describe makes of an error, which may wrap a status, what people and scripts are told; the exit code is left to ExitCode.
+func Describe(err error) Described {
 	// Not status.FromError: of an error that wraps a status it makes a message with the status's own words around it.
 	var grpc interface{ GRPCStatus() *status.Status }
 	if !errors.As(err, &grpc) || grpc.GRPCStatus().Code() == codes.OK {
-		return described{Message: err.Error()}
+		return Described{Message: err.Error()}
 	}
 	s := grpc.GRPCStatus()
-	d := described{Message: s.Message(), Code: s.Code().String()}
+	d := Described{Message: s.Message(), Code: s.Code().String()}
 	for _, x := range s.Details() {
 		switch x := x.(type) {
 		case *errdetails.ErrorInfo:
@@ -146,4 +152,15 @@ func describe(err error) described {
 		}
 	}
 	return d
+}
+
+// Sentence is a status as one line, with its violations.
+func Sentence(err error) error {
+	d := Describe(err)
+	var b strings.Builder
+	b.WriteString(d.Message)
+	for _, v := range d.Violations {
+		fmt.Fprintf(&b, "; %s %s", v.Field, v.Description)
+	}
+	return errors.New(b.String())
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -18,6 +18,8 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -25,15 +27,9 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
-// dataFile is the embedded store's file in the data directory, adminSocket where a running broker hands out backups.
-const (
-	dataFile    = "tokenbroker.db"
-	adminSocket = "admin.sock"
-)
-
-// A running broker, with everything that it is made of.
-type running struct {
-	settings  settings
+// A Running broker, with everything that it is made of.
+type Running struct {
+	settings  settings.Settings
 	log       *slog.Logger
 	catalog   *provider.Catalog
 	transport *transport.Transport
@@ -42,9 +38,9 @@ type running struct {
 	broker *engine.Broker
 	server *server.Server
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
-	addresses []string
-	metrics   string
-	registry  *prometheus.Registry
+	Addresses []string
+	Metrics   string
+	Registry  *prometheus.Registry
 	firstRun  bool
 	// madeKey: the key was made without knowing whether the store has data already.
 	madeKey bool
@@ -57,12 +53,12 @@ type running struct {
 	cleanup    []func()
 }
 
-// startBroker starts a broker and answers on all its addresses. Whatever it has begun is undone when it fails.
-func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running, err error) {
-	if err := s.check(); err != nil {
+// Start starts a broker and answers on all its addresses. Whatever it has begun is undone when it fails.
+func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Running, err error) {
+	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	r := &running{settings: s, log: log, failed: make(chan error, 8)}
+	r := &Running{settings: s, log: log, failed: make(chan error, 8)}
 	bg, end := context.WithCancel(context.WithoutCancel(ctx))
 	r.end = end
 	defer func() {
@@ -80,7 +76,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
 	})
 	if err != nil {
-		return nil, &inputError{err}
+		return nil, console.WrongInput(err)
 	}
 	r.cleanup = append(r.cleanup, r.transport.Close)
 	if r.catalog, err = provider.Load(r.transport, s.ProvidersDir); err != nil {
@@ -93,7 +89,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 		}
 	}
 	metrics := server.NewMetrics()
-	r.registry = metrics.Registry()
+	r.Registry = metrics.Registry()
 	st, err := r.openStore(ctx, metrics)
 	if err != nil {
 		return nil, err
@@ -101,7 +97,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 	r.broker, err = engine.New(engine.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
-		CacheSize: s.tokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
+		CacheSize: s.TokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
 	if err != nil {
 		return nil, err
@@ -130,7 +126,7 @@ func startBroker(ctx context.Context, s settings, log *slog.Logger) (_ *running,
 }
 
 // listen opens all addresses before any is answered.
-func (r *running) listen(ctx context.Context) error {
+func (r *Running) listen(ctx context.Context) error {
 	type opened struct {
 		net.Listener
 		serve func(net.Listener) error
@@ -149,17 +145,17 @@ func (r *running) listen(ctx context.Context) error {
 		}
 		all = append(all, opened{l, r.server.Serve})
 		if err := server.CheckLocal(l.Addr()); err != nil {
-			return fail(&inputError{err})
+			return fail(console.WrongInput(err))
 		}
-		r.addresses = append(r.addresses, l.Addr().String())
+		r.Addresses = append(r.Addresses, l.Addr().String())
 	}
-	if path := r.settings.socket(); path != "" {
+	if path := r.settings.SocketPath(); path != "" {
 		l, err := listenUnix(ctx, path)
 		if err != nil {
 			return fail(err)
 		}
 		all = append(all, opened{l, r.server.Serve})
-		r.addresses = append(r.addresses, "unix:"+path)
+		r.Addresses = append(r.Addresses, "unix:"+path)
 	}
 	if a := r.settings.MetricsListen; a != "" && a != "none" {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
@@ -168,11 +164,11 @@ func (r *running) listen(ctx context.Context) error {
 		}
 		all = append(all, opened{l, func(l net.Listener) error { return r.server.ServeMetrics(ctx, l) }})
 		if err := server.CheckLocal(l.Addr()); err != nil {
-			return fail(&inputError{err})
+			return fail(console.WrongInput(err))
 		}
-		r.metrics = l.Addr().String()
+		r.Metrics = l.Addr().String()
 	}
-	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, adminSocket))
+	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, settings.AdminSocket))
 	if err != nil {
 		return fail(err)
 	}
@@ -192,8 +188,8 @@ func (r *running) listen(ctx context.Context) error {
 	return nil
 }
 
-// stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
-func (r *running) stop(ctx context.Context) error {
+// Stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
+func (r *Running) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.ShutdownTimeout)
 	defer cancel()
 	err := r.server.Stop(ctx, r.settings.ShutdownGrace)
@@ -201,7 +197,7 @@ func (r *running) stop(ctx context.Context) error {
 	return err
 }
 
-func (r *running) close() {
+func (r *Running) close() {
 	r.end()
 	r.background.Wait()
 	for i := len(r.cleanup) - 1; i >= 0; i-- {
@@ -237,11 +233,11 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	return l, nil
 }
 
-func (r *running) banner() string {
+func (r *Running) banner() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "answering on %s", strings.Join(r.addresses, ", "))
-	if r.metrics != "" {
-		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.metrics)
+	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
+	if r.Metrics != "" {
+		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)
 	}
 	return b.String()
 }

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -7,12 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	"github.com/alecthomas/kong"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
-	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
@@ -37,7 +34,7 @@ func TestDocumentsSayTheDefaults(t *testing.T) {
 		{"docker-compose.yml", "TOKENBROKER_METRICS_LISTEN: " + defaultMetrics},
 		{"proto/tokenbroker/v1/token_broker_service.proto", fmt.Sprintf("a call without one gets %s", spoken(server.DefaultDeadline))},
 	} {
-		text, err := os.ReadFile("../../" + x.file)
+		text, err := os.ReadFile("../../../../" + x.file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,9 +46,9 @@ func TestDocumentsSayTheDefaults(t *testing.T) {
 
 // A setting that nobody sets is what its package takes a zero value for.
 func TestDefaultsAreOfWhatTheyAreTheDefaultOf(t *testing.T) {
-	var s struct{ settings }
-	k := kong.Must(&s, settingVars("d"), kong.Exit(func(int) {}))
-	if err := withoutEnvironment(k, func(string) bool { return true }); err != nil {
+	var s struct{ Settings }
+	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
+	if err := WithoutEnvironment(k, func(string) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := k.Parse(nil); err != nil {
@@ -79,13 +76,5 @@ func TestWritten(t *testing.T) {
 		if got := written(d); got != want {
 			t.Errorf("%v: got %s, want %s", d, got, want)
 		}
-	}
-}
-
-func TestASecretMayBeAsLargeAsTheContractAllows(t *testing.T) {
-	field := (&tokenbrokerv1.CreateCredentialRequest{}).ProtoReflect().Descriptor().Fields().ByName("secrets")
-	rules, _ := proto.GetExtension(field.Options(), validate.E_Field).(*validate.FieldRules)
-	if got := rules.GetMap().GetValues().GetString().GetMaxBytes(); got != secretMost {
-		t.Errorf("the contract says %d bytes, the command %d", got, secretMost)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -16,17 +16,21 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 )
 
-type demoCommands struct {
-	Run      demoRunCommand      `cmd:"" default:"withargs" help:"Run everything in this process (the default)."`
-	Upstream demoUpstreamCommand `cmd:"" help:"Run the simulated upstreams alone and print the settings that point a broker at them."`
+// Commands are the demo's.
+type Commands struct {
+	Run      runCommand      `cmd:"" default:"withargs" help:"Run everything in this process (the default)."`
+	Upstream upstreamCommand `cmd:"" help:"Run the simulated upstreams alone and print the settings that point a broker at them."`
 }
 
-type demoRunCommand struct {
+type runCommand struct {
 	Once    bool   `help:"Exit after the show, with status 1 if anything is not as promised."`
 	Callers int    `default:"200" help:"Callers at a time, for each system."`
 	Listen  string `default:"127.0.0.1:0" help:"Where the embedded broker answers."`
@@ -36,9 +40,9 @@ type demoRunCommand struct {
 var errDemo = errors.New("not everything is as promised")
 
 // Run shows the main job: an embedded broker, the hostile upstream behind the vendors' own names, and many callers.
-func (c *demoRunCommand) Run(p *process) error {
+func (c *runCommand) Run(p *console.Process) error {
 	if c.Callers < 1 {
-		return badInput("--callers: at least 1")
+		return console.BadInput("--callers: at least 1")
 	}
 	dir, err := os.MkdirTemp("", "tokenbroker-demo-")
 	if err != nil {
@@ -62,29 +66,29 @@ func (c *demoRunCommand) Run(p *process) error {
 		return err
 	}
 	s.Listen = []string{c.Listen}
-	r, err := startBroker(p.ctx, s, slog.New(slog.DiscardHandler))
+	r, err := daemon.Start(p.Context, s, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	d := &demo{p: p, sim: sim, client: client, broker: r, callers: c.Callers}
-	err = d.show(p.ctx)
+	err = d.show(p.Context)
 	if err == nil && !c.Once {
 		d.invite()
-		<-p.ctx.Done()
+		<-p.Context.Done()
 	}
-	if stopErr := r.stop(p.ctx); err == nil {
+	if stopErr := r.Stop(p.Context); err == nil {
 		err = stopErr
 	}
 	return err
 }
 
 // demoSettings are a broker's whose upstreams are the simulator.
-func demoSettings(dir string, sim *upstreamsim.Sim) (settings, error) {
+func demoSettings(dir string, sim *upstreamsim.Sim) (settings.Settings, error) {
 	ca := filepath.Join(dir, "ca.pem")
 	if err := os.WriteFile(ca, sim.CA(), 0o600); err != nil {
-		return settings{}, err
+		return settings.Settings{}, err
 	}
-	s := settings{
+	s := settings.Settings{
 		DataDir: filepath.Join(dir, "data"), Socket: "auto", MetricsListen: "127.0.0.1:0", KeyFile: "auto", LogLevel: "info", LogFormat: "auto",
 		ShutdownTimeout: 25 * time.Second, ExchangeTimeout: 20 * time.Second, UpstreamConcurrency: 16, LimitsMessageBytes: 1 << 20,
 		LimitsConnectionAge: 30 * time.Minute, UpstreamCAFile: ca, UpstreamConnectTo: map[string]string{},
@@ -97,10 +101,10 @@ func demoSettings(dir string, sim *upstreamsim.Sim) (settings, error) {
 
 // A demo is the show.
 type demo struct {
-	p       *process
+	p       *console.Process
 	sim     *upstreamsim.Sim
 	client  *simclient.Client
-	broker  *running
+	broker  *daemon.Running
 	callers int
 	conns   []*grpc.ClientConn
 	clients []tokenbrokerv1.TokenBrokerServiceClient
@@ -113,7 +117,7 @@ const demoConnections = 10
 
 func (d *demo) show(ctx context.Context) error {
 	for range demoConnections {
-		conn, err := grpc.NewClient("passthrough:///"+d.broker.addresses[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+		conn, err := grpc.NewClient("passthrough:///"+d.broker.Addresses[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			return err
 		}
@@ -122,7 +126,7 @@ func (d *demo) show(ctx context.Context) error {
 		d.clients = append(d.clients, tokenbrokerv1.NewTokenBrokerServiceClient(conn))
 	}
 	d.admin = tokenbrokerv1.NewCredentialServiceClient(d.conns[0])
-	d.say("An embedded broker answers gRPC on %s. Behind the vendors' own names stands a hostile upstream that counts.", d.broker.addresses[0])
+	d.say("An embedded broker answers gRPC on %s. Behind the vendors' own names stands a hostile upstream that counts.", d.broker.Addresses[0])
 	d.say("%d callers ask at once for a token of each system:\n", d.callers)
 	var rows [][]string
 	for _, a := range d.sim.Accounts() {
@@ -132,7 +136,7 @@ func (d *demo) show(ctx context.Context) error {
 		}
 		rows = append(rows, row)
 	}
-	if err := table(d.p.stdout, "SYSTEM\tCALLERS\tEXCHANGES\tREQUESTS\tFIRST\tLAST\tEXPIRES IN\tPRESENTED AS\tAPI", rows); err != nil {
+	if err := console.Table(d.p.Stdout, "SYSTEM\tCALLERS\tEXCHANGES\tREQUESTS\tFIRST\tLAST\tEXPIRES IN\tPRESENTED AS\tAPI", rows); err != nil {
 		return err
 	}
 	d.say("")
@@ -148,7 +152,7 @@ func (d *demo) show(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) say(format string, args ...any) { printf(d.p.stdout, format+"\n", args...) }
+func (d *demo) say(format string, args ...any) { console.Printf(d.p.Stdout, format+"\n", args...) }
 
 // promise prints whether something is as it should be.
 func (d *demo) promise(kept bool, format string, args ...any) {
@@ -251,7 +255,7 @@ func mask(s string) string {
 
 // exchanges counts the broker's exchanges for a provider, by its own metrics.
 func (d *demo) exchanges(provider string) (int, error) {
-	families, err := d.broker.registry.Gather()
+	families, err := d.broker.Registry.Gather()
 	if err != nil {
 		return 0, err
 	}
@@ -273,7 +277,7 @@ func (d *demo) exchanges(provider string) (int, error) {
 
 // invite prints commands that work while the demo stays up.
 func (d *demo) invite() {
-	addr := d.broker.addresses[0]
+	addr := d.broker.Addresses[0]
 	d.say("\nIt stays up until Ctrl-C. In another terminal:\n")
 	for _, l := range []string{
 		"grpcurl -plaintext " + addr + " list",
@@ -282,19 +286,19 @@ func (d *demo) invite() {
 		"grpcurl -plaintext -d '{\"name\": \"ochno-operated\"}' " + addr + " tokenbroker.v1.CredentialService/GetCredentialStatus",
 		"go run ./cmd/tokenbroker credential list --address " + addr,
 		"go run ./cmd/tokenbroker token watch officernd --address " + addr,
-		"curl http://" + d.broker.metrics + "/metrics",
+		"curl http://" + d.broker.Metrics + "/metrics",
 	} {
 		d.say("  %s", l)
 	}
 }
 
-type demoUpstreamCommand struct {
+type upstreamCommand struct {
 	Listen string `default:"127.0.0.1:7443" help:"Where the simulator answers; loopback only."`
 	Dir    string `help:"Where to write settings, CA and credentials for it; made if missing. None: a temporary directory."`
 }
 
 // Run runs the simulator until interrupted, and prints a line for each thing that happens there.
-func (c *demoUpstreamCommand) Run(p *process) error {
+func (c *upstreamCommand) Run(p *console.Process) error {
 	dir := c.Dir
 	if dir == "" {
 		var err error
@@ -311,10 +315,10 @@ func (c *demoUpstreamCommand) Run(p *process) error {
 		return err
 	}
 	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
-		printf(p.stdout, "%s\n", e)
+		console.Printf(p.Stdout, "%s\n", e)
 	}})
 	if err != nil {
-		return &inputError{err}
+		return console.WrongInput(err)
 	}
 	if err := sim.Start(); err != nil {
 		return err
@@ -323,7 +327,7 @@ func (c *demoUpstreamCommand) Run(p *process) error {
 	if err := writeDemoFiles(dir, sim); err != nil {
 		return err
 	}
-	printf(p.stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
+	console.Printf(p.Stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
 In another terminal:
 
   tokenbroker serve --config %[2]s/settings.yaml
@@ -337,7 +341,7 @@ and in a third:
 What happens here, a line each:
 
 `, sim.Addr(), dir)
-	<-p.ctx.Done()
+	<-p.Context.Done()
 	return nil
 }
 
@@ -378,9 +382,9 @@ func writeMap(w io.Writer, title string, m map[string]string) {
 	if len(m) == 0 {
 		return
 	}
-	printf(w, "  %s:\n", title)
+	console.Printf(w, "  %s:\n", title)
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		printf(w, "    %s: %q\n", k, m[k])
+		console.Printf(w, "    %s: %q\n", k, m[k])
 	}
 }
 

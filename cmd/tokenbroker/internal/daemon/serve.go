@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"errors"
@@ -7,38 +7,38 @@ import (
 	"os/signal"
 	"syscall"
 
-	"golang.org/x/term"
-
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
-// serveCommand runs the broker.
-type serveCommand struct {
+// ServeCommand runs the broker.
+type ServeCommand struct {
 	Config string `env:"TOKENBROKER_CONFIG" type:"path" help:"Settings file in YAML. A flag wins over the environment, the environment over the file."`
-	settings
+	settings.Settings
 }
 
 // Help implements kong.HelpProvider.
-func (*serveCommand) Help() string {
+func (*ServeCommand) Help() string {
 	return "In a container with a memory limit the broker keeps within it. It collects garbage less often than Go does by itself, for up to 64 MiB of memory, or half of the limit. The environment variables GOMEMLIMIT and GOGC win over both."
 }
 
 // Run serves until the process is told to stop.
-func (c *serveCommand) Run(p *process) error {
+func (c *ServeCommand) Run(p *console.Process) error {
 	log := newLog(p, c.LogLevel, c.LogFormat)
 	tokens, stop := useMemory(log)
 	defer stop()
-	c.tokensInCache = tokens
-	r, err := startBroker(p.ctx, c.settings, log)
+	c.TokensInCache = tokens
+	r, err := Start(p.Context, c.Settings, log)
 	if err != nil {
 		return err
 	}
 	if r.firstRun {
-		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.keyFile(), "data_dir", c.DataDir)
+		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.KeyPath(), "data_dir", c.DataDir)
 	}
 	log.Info("without authentication: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
 	if a, err := redis.ParseAddress(c.Store); err == nil {
-		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.keyFile())
+		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.KeyPath())
 	}
 	log.Info(r.banner())
 	hup := make(chan os.Signal, 1)
@@ -54,7 +54,7 @@ func (c *serveCommand) Run(p *process) error {
 			log.Info("definitions reloaded")
 			continue
 		case err = <-r.failed:
-		case <-p.ctx.Done():
+		case <-p.Context.Done():
 		}
 		break
 	}
@@ -63,7 +63,7 @@ func (c *serveCommand) Run(p *process) error {
 	defer signal.Stop(again)
 	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.stop(p.ctx) }()
+	go func() { stopped <- r.Stop(p.Context) }()
 	select {
 	case stopErr := <-stopped:
 		return errors.Join(err, stopErr)
@@ -73,19 +73,14 @@ func (c *serveCommand) Run(p *process) error {
 }
 
 // newLog writes to standard error.
-func newLog(p *process, level, format string) *slog.Logger {
+func newLog(p *console.Process, level, format string) *slog.Logger {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		l = slog.LevelInfo
 	}
 	o := &slog.HandlerOptions{Level: l}
-	if format == "text" || format == "auto" && isTerminal(p.stderr) {
-		return slog.New(slog.NewTextHandler(p.stderr, o))
+	if format == "text" || format == "auto" && console.IsTerminal(p.Stderr) {
+		return slog.New(slog.NewTextHandler(p.Stderr, o))
 	}
-	return slog.New(slog.NewJSONHandler(p.stderr, o))
-}
-
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return slog.New(slog.NewJSONHandler(p.Stderr, o))
 }

@@ -1,12 +1,14 @@
-package main
+package settings
 
 import (
 	"github.com/alecthomas/kong"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
-type configCommands struct {
+// ConfigCommands are for whoever writes a settings file.
+type ConfigCommands struct {
 	Check configCheckCommand `cmd:"" help:"Say everything that is wrong with a settings file."`
 }
 
@@ -15,28 +17,28 @@ type configCheckCommand struct {
 }
 
 // Run reads the file as serve would, and holds the settings against their rules.
-func (c *configCheckCommand) Run(p *process) error {
+func (c *configCheckCommand) Run(p *console.Process) error {
 	file, wrong, err := readSettings(c.File)
 	if err != nil {
 		return err
 	}
-	s := struct{ settings }{settings{at: map[string]position{}}}
-	parser, err := kong.New(&s, settingVars(defaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.resolver(s.at)))
+	s := struct{ Settings }{Settings{At: map[string]Position{}}}
+	parser, err := kong.New(&s, Vars(DefaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.Resolver(s.At)))
 	if err != nil {
 		return err
 	}
 	// It is the file that is checked, and not what is around it here.
-	if err := withoutEnvironment(parser, func(string) bool { return true }); err != nil {
+	if err := WithoutEnvironment(parser, func(string) bool { return true }); err != nil {
 		return err
 	}
 	if _, err := parser.Parse(nil); err != nil {
-		return badInput("%s: %w", c.File, err)
+		return console.BadInput("%s: %w", c.File, err)
 	}
 	wrong = append(wrong, s.problems()...)
 	yamldoc.Sort(wrong)
 	if len(wrong) > 0 {
-		return &inputError{together(wrong)}
+		return console.WrongInput(Together(wrong))
 	}
-	printline(p.stderr, "no problems")
+	console.Println(p.Stderr, "no problems")
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"errors"
@@ -27,7 +27,7 @@ func (r *deadlineRecorder) SetWriteDeadline(t time.Time) error {
 // TestBackupIsBounded: each part has its own bound, so that a slow reader gets all, and one that has stopped is broken off.
 func TestBackupIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &running{log: slog.New(slog.DiscardHandler)}
+		r := &Running{log: slog.New(slog.DiscardHandler)}
 		w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
 		r.answerBackup(w, func(to io.Writer) error {
 			for range 3 {
@@ -41,7 +41,7 @@ func TestBackupIsBounded(t *testing.T) {
 		if len(w.within) != 3 || w.within[0] != takeMost || w.within[2] != takeMost {
 			t.Errorf("got bounds %v, want %v for each part", w.within, takeMost)
 		}
-		if w.Body.String() != "partpartpart" || w.Header().Get(backupComplete) != "yes" {
+		if w.Body.String() != "partpartpart" || w.Header().Get(BackupComplete) != "yes" {
 			t.Errorf("got %q, header %v", w.Body, w.Header())
 		}
 	})
@@ -49,10 +49,10 @@ func TestBackupIsBounded(t *testing.T) {
 
 // TestFailedBackup: why it failed is in the answer, unless it has begun.
 func TestFailedBackup(t *testing.T) {
-	r := &running{log: slog.New(slog.DiscardHandler)}
+	r := &Running{log: slog.New(slog.DiscardHandler)}
 	w := httptest.NewRecorder()
 	r.answerBackup(w, func(io.Writer) error { return errors.New("the disk is full") })
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the disk is full") || w.Header().Get(backupComplete) != "" {
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the disk is full") || w.Header().Get(BackupComplete) != "" {
 		t.Errorf("got %d, %q, header %v", w.Code, w.Body, w.Header())
 	}
 	begun := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
@@ -60,7 +60,7 @@ func TestFailedBackup(t *testing.T) {
 		_, _ = io.WriteString(to, "part")
 		return errors.New("the disk is full")
 	})
-	if begun.Body.String() != "part" || begun.Header().Get(backupComplete) != "" {
+	if begun.Body.String() != "part" || begun.Header().Get(BackupComplete) != "" {
 		t.Errorf("got %q, header %v", begun.Body, begun.Header())
 	}
 }
