@@ -17,22 +17,23 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/demo"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/operator"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
 // cli is the command line; help is generated from it.
 type cli struct {
-	Serve      daemon.ServeCommand     `cmd:"" help:"Run the broker."`
-	Demo       demo.Commands           `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
-	Token      tokenCommands           `cmd:"" help:"Get, invalidate and watch tokens."`
-	Credential credentialCommands      `cmd:"" help:"Look after credentials."`
-	Provider   providerCommands        `cmd:"" help:"Look at provider definitions, check and try them."`
-	Health     healthCommand           `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
-	Config     settings.ConfigCommands `cmd:"" help:"Check a settings file."`
-	Backup     backupCommand           `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
-	Bench      benchCommand            `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
-	Store      storeCommands           `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
-	Version    versionCommand          `cmd:"" help:"Say which version this is."`
+	Serve      daemon.ServeCommand         `cmd:"" help:"Run the broker."`
+	Demo       demo.Commands               `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
+	Token      operator.TokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
+	Credential operator.CredentialCommands `cmd:"" help:"Look after credentials."`
+	Provider   operator.ProviderCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
+	Health     operator.HealthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
+	Config     settings.ConfigCommands     `cmd:"" help:"Check a settings file."`
+	Backup     operator.BackupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
+	Bench      operator.BenchCommand       `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
+	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
+	Version    versionCommand              `cmd:"" help:"Say which version this is."`
 }
 
 const description = `tokenbroker gives internal services access tokens for third-party APIs.
@@ -101,7 +102,7 @@ func execute(p *console.Process, args []string) int {
 		return console.Report(p, outputOf(args), err)
 	}
 	c.Serve.At = map[string]settings.Position{}
-	c.Store.Export.at, c.Store.Import.at = c.Serve.At, c.Serve.At
+	c.Store.NotePlaces(c.Serve.At)
 	if err := kong.Resolvers(file.Resolver(c.Serve.At)).Apply(parser); err != nil {
 		return console.Report(p, outputOf(args), err)
 	}

@@ -98,7 +98,13 @@ func (u *upstream) secrets() []string {
 // bench drives both brokers with the command: all callers have the same token, and none an error.
 func bench(t *testing.T, a, b *served) {
 	t.Helper()
-	var got benchResult
+	var got struct {
+		Brokers, Calls, Tokens, Degraded int
+		P50                              float64 `json:"p50_ms"`
+		P99                              float64 `json:"p99_ms"`
+		Max                              float64 `json:"max_ms"`
+		Errors                           map[string]int
+	}
 	out := command(t, "bench", ochno, "--address", a.address, "--broker", b.address, "--callers", "20", "--duration", "300ms", "-o", "json")
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)

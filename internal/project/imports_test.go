@@ -42,8 +42,12 @@ var may = map[string][]string{
 	"internal/heapfloor":             {},
 	"internal/project":               {},
 	"cmd/tokenbroker": {
-		"broker", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/settings",
-		"gen/tokenbroker/v1", "internal/yamldoc", "provider", "provider/locoia", "provider/transport", "store", "store/bolt", "store/redis", "store/seal",
+		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/operator",
+		"cmd/tokenbroker/internal/settings",
+	},
+	"cmd/tokenbroker/internal/operator": {
+		"broker", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/yamldoc", "provider", "provider/locoia",
+		"provider/transport", "store", "store/bolt", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/console": {},
 	"cmd/tokenbroker/internal/settings": {
@@ -73,6 +77,7 @@ var never = map[string][]string{
 	"cmd/tokenbroker/internal/console":  {"go.etcd.io/", "github.com/redis/", "github.com/alecthomas/kong", "testing"},
 	"cmd/tokenbroker/internal/settings": {"google.golang.org/grpc", "go.etcd.io/", "testing"},
 	"cmd/tokenbroker/internal/daemon":   {"testing"},
+	"cmd/tokenbroker/internal/operator": {"testing"},
 	"cmd/tokenbroker/internal/demo":     {"testing"},
 }
 

@@ -6,10 +6,9 @@ import (
 	"net"
 	"net/http"
 	"time"
-)
 
-// BackupComplete is the trailer of a backup that is whole: a copy without it counts as broken.
-const BackupComplete = "X-Backup-Complete"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+)
 
 // takeMost is how long whoever reads a backup may take nothing of it. A copy lies on the broker's disk until it is read.
 const takeMost = time.Minute
@@ -35,7 +34,7 @@ func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 
 func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Trailer", BackupComplete)
+	w.Header().Set("Trailer", settings.BackupComplete)
 	to := &taken{w: w}
 	if err := backup(to); err != nil {
 		r.log.Error("backup failed", "error", err.Error())
@@ -45,7 +44,7 @@ func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) err
 		}
 		return
 	}
-	w.Header().Set(BackupComplete, "yes")
+	w.Header().Set(settings.BackupComplete, "yes")
 }
 
 // A taken is an answer that ends when nobody takes it.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
 // A deadlineRecorder is an answer that notes by when it has to be taken.
@@ -41,7 +43,7 @@ func TestBackupIsBounded(t *testing.T) {
 		if len(w.within) != 3 || w.within[0] != takeMost || w.within[2] != takeMost {
 			t.Errorf("got bounds %v, want %v for each part", w.within, takeMost)
 		}
-		if w.Body.String() != "partpartpart" || w.Header().Get(BackupComplete) != "yes" {
+		if w.Body.String() != "partpartpart" || w.Header().Get(settings.BackupComplete) != "yes" {
 			t.Errorf("got %q, header %v", w.Body, w.Header())
 		}
 	})
@@ -52,7 +54,7 @@ func TestFailedBackup(t *testing.T) {
 	r := &Running{log: slog.New(slog.DiscardHandler)}
 	w := httptest.NewRecorder()
 	r.answerBackup(w, func(io.Writer) error { return errors.New("the disk is full") })
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the disk is full") || w.Header().Get(BackupComplete) != "" {
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the disk is full") || w.Header().Get(settings.BackupComplete) != "" {
 		t.Errorf("got %d, %q, header %v", w.Code, w.Body, w.Header())
 	}
 	begun := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
@@ -60,7 +62,7 @@ func TestFailedBackup(t *testing.T) {
 		_, _ = io.WriteString(to, "part")
 		return errors.New("the disk is full")
 	})
-	if begun.Body.String() != "part" || begun.Header().Get(BackupComplete) != "" {
+	if begun.Body.String() != "part" || begun.Header().Get(settings.BackupComplete) != "" {
 		t.Errorf("got %q, header %v", begun.Body, begun.Header())
 	}
 }

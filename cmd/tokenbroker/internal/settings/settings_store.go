@@ -16,6 +16,9 @@ const (
 	AdminSocket = "admin.sock"
 )
 
+// BackupComplete is the trailer of a backup that is whole: a copy without it counts as broken.
+const BackupComplete = "X-Backup-Complete"
+
 // embedded is the store that needs no other process.
 const embedded = "embedded"
 

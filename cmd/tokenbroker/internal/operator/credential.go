@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -16,7 +16,8 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-type credentialCommands struct {
+// CredentialCommands look after credentials.
+type CredentialCommands struct {
 	Create       credentialCreateCommand `cmd:"" help:"Store a new credential."`
 	Get          credentialGetCommand    `cmd:"" help:"Show one, without its secrets."`
 	List         credentialListCommand   `cmd:"" help:"Show all, or those that a filter chooses."`

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"bytes"
@@ -13,18 +13,18 @@ import (
 	"path/filepath"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
-	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
-type backupCommand struct {
+// BackupCommand copies the embedded store.
+type BackupCommand struct {
 	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory."`
 	File    string `arg:"" help:"Where to write the copy; it must not exist."`
 }
 
 // Run copies the data: through the running broker, or from the file itself when none runs.
-func (c *backupCommand) Run(p *console.Process) error {
+func (c *BackupCommand) Run(p *console.Process) error {
 	if _, err := os.Lstat(c.File); err == nil {
 		return console.BadInput("%s exists already: a backup overwrites nothing", c.File)
 	}
@@ -43,7 +43,7 @@ func (c *backupCommand) Run(p *console.Process) error {
 var errNoBroker = errors.New("no broker runs")
 
 // online asks the running broker for a consistent copy.
-func (c *backupCommand) online(ctx context.Context) error {
+func (c *BackupCommand) online(ctx context.Context) error {
 	socket := filepath.Join(c.DataDir, settings.AdminSocket)
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -66,14 +66,14 @@ func (c *backupCommand) online(ctx context.Context) error {
 		if _, err := io.Copy(w, res.Body); err != nil {
 			return fmt.Errorf("back up: %w", err)
 		}
-		if res.Trailer.Get(daemon.BackupComplete) != "yes" {
+		if res.Trailer.Get(settings.BackupComplete) != "yes" {
 			return errors.New("back up: the broker broke off; its log says why")
 		}
 		return nil
 	})
 }
 
-func (c *backupCommand) offline(ctx context.Context) error {
+func (c *BackupCommand) offline(ctx context.Context) error {
 	path := filepath.Join(c.DataDir, settings.DataFile)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return console.BadInput("there is nothing to back up in %s; another directory goes with --data-dir", c.DataDir)

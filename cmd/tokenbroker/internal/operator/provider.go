@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -11,7 +11,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/provider/locoia"
 )
 
-type providerCommands struct {
+// ProviderCommands show definitions, check and try them.
+type ProviderCommands struct {
 	List    providerListCommand    `cmd:"" help:"Show all definitions, and those that do not load with their problems."`
 	Show    providerShowCommand    `cmd:"" help:"Print a definition as it is written."`
 	Check   providerCheckCommand   `cmd:"" help:"Say everything that is wrong with definition files. Needs no broker."`

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -18,8 +18,8 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// benchCommand asks a deployment that runs, as many callers would.
-type benchCommand struct {
+// BenchCommand asks a deployment that runs, as many callers would.
+type BenchCommand struct {
 	remote
 	selectionFlags
 	Name        string        `arg:"" help:"The credential."`
@@ -59,7 +59,7 @@ type benchCaller struct {
 }
 
 // Run asks, and prints what it saw.
-func (c *benchCommand) Run(p *console.Process) error {
+func (c *BenchCommand) Run(p *console.Process) error {
 	switch {
 	case c.Callers < 1 || c.Callers > benchMost:
 		return console.BadInput("--callers: from 1 to %d", benchMost)
@@ -81,7 +81,7 @@ func (c *benchCommand) Run(p *console.Process) error {
 }
 
 // connect opens the connections, one inside the other, and then calls f.
-func (c *benchCommand) connect(ctx context.Context, addresses []string, clients *[]tokenbrokerv1.TokenBrokerServiceClient, f func(context.Context) error) error {
+func (c *BenchCommand) connect(ctx context.Context, addresses []string, clients *[]tokenbrokerv1.TokenBrokerServiceClient, f func(context.Context) error) error {
 	if len(*clients) == len(addresses)*c.Connections {
 		return f(ctx)
 	}
@@ -93,13 +93,13 @@ func (c *benchCommand) connect(ctx context.Context, addresses []string, clients 
 	})
 }
 
-func (c *benchCommand) request(rejected string) *tokenbrokerv1.GetTokenRequest {
+func (c *BenchCommand) request(rejected string) *tokenbrokerv1.GetTokenRequest {
 	return &tokenbrokerv1.GetTokenRequest{
 		Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: rejected,
 	}
 }
 
-func (c *benchCommand) bench(ctx context.Context, clients []tokenbrokerv1.TokenBrokerServiceClient) (*benchResult, error) {
+func (c *BenchCommand) bench(ctx context.Context, clients []tokenbrokerv1.TokenBrokerServiceClient) (*benchResult, error) {
 	r := &benchResult{Callers: c.Callers, Errors: map[string]int{}}
 	current := ""
 	for _, cl := range clients { // one answer from each connection: what is wrong shows at once

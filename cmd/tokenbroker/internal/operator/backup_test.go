@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"errors"
@@ -8,13 +8,16 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
 // TestBrokenBackup: a copy that was broken off leaves no file.
 func TestBrokenBackup(t *testing.T) {
-	dir := shortDir(t)
+	dir, err := os.MkdirTemp("", "tb-") //nolint:usetesting // t.TempDir is too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
 	l, err := net.Listen("unix", filepath.Join(dir, settings.AdminSocket))
 	if err != nil {
 		t.Fatal(err)
@@ -24,12 +27,12 @@ func TestBrokenBackup(t *testing.T) {
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(l); close(done) }()
 	defer func() { srv.Close(); <-done }()
-	c := &backupCommand{DataDir: dir, File: filepath.Join(dir, "copy")}
+	c := &BackupCommand{DataDir: dir, File: filepath.Join(dir, "copy")}
 	for name, f := range map[string]func(http.ResponseWriter){
 		"an error":   answer,
 		"half of it": func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },
 		"a lost trail": func(w http.ResponseWriter) {
-			w.Header().Set("Trailer", daemon.BackupComplete)
+			w.Header().Set("Trailer", settings.BackupComplete)
 			_, _ = w.Write([]byte("half"))
 		},
 	} {

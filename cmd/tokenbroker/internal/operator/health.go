@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
-// healthCommand is for people, for scripts that start a broker, and for containers without a shell.
-type healthCommand struct {
+// HealthCommand is for people, for scripts that start a broker, and for containers without a shell.
+type HealthCommand struct {
 	remote
 	Wait time.Duration `help:"Ask again until it is SERVING, at most for so long."`
 }
@@ -22,7 +22,7 @@ type healthCommand struct {
 const healthPause = 100 * time.Millisecond
 
 // Run asks a broker for its health.
-func (c *healthCommand) Run(p *console.Process) error {
+func (c *HealthCommand) Run(p *console.Process) error {
 	if c.Wait < 0 {
 		return console.BadInput("--wait: must not be negative")
 	}
@@ -54,7 +54,7 @@ func (c *healthCommand) Run(p *console.Process) error {
 }
 
 // ask asks once or, with --wait, until the broker is serving or the wait is over; then what it heard last counts.
-func (c *healthCommand) ask(ctx context.Context, on *client) (*healthv1.HealthCheckResponse, error) {
+func (c *HealthCommand) ask(ctx context.Context, on *client) (*healthv1.HealthCheckResponse, error) {
 	health := healthv1.NewHealthClient(on.conn)
 	if c.Wait == 0 {
 		return health.Check(ctx, &healthv1.HealthCheckRequest{})

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"context"
@@ -12,7 +12,8 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-type tokenCommands struct {
+// TokenCommands get, invalidate and watch tokens.
+type TokenCommands struct {
 	Get        tokenGetCommand        `cmd:"" help:"Print a token that is valid now."`
 	Invalidate tokenInvalidateCommand `cmd:"" help:"Drop a token that an API has refused, or all of them."`
 	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted."`

@@ -1,4 +1,4 @@
-package main
+package operator
 
 import (
 	"bufio"
@@ -22,9 +22,15 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
-type storeCommands struct {
+// StoreCommands move what is stored.
+type StoreCommands struct {
 	Export storeExportCommand `cmd:"" help:"Write everything that is stored to a file, sealed, and suspend refreshing where it was."`
 	Import storeImportCommand `cmd:"" help:"Add what an export has to another store. Nothing that is there is changed."`
+}
+
+// NotePlaces says where in the settings file values stand that came from there, by flag.
+func (c *StoreCommands) NotePlaces(at map[string]settings.Position) {
+	c.Export.at, c.Import.at = at, at
 }
 
 // movedStore is the store that is exported, or imported into.
