@@ -14,7 +14,7 @@ BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
 COVERED := ./broker/... ./provider/... ./store/...
 
-.PHONY: all help build generate lint lint-image test test-deps bench herd size memory fuzz cover demo breaking tidy clean
+.PHONY: all help build generate lint lint-image test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -87,6 +87,9 @@ bench: ## the hit path: in process, over gRPC, and under load beside methods tha
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE
 	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i:$(MODE))'
+
+explore: ## random schedules of brokers' steps, SCHEDULES (100000) of them from SEED (0) on; DEPTH=2 for all with so many deviations, of one SCENARIO
+	SCHEDULES=$${SCHEDULES:-100000} go test ./internal/explore -count 1 -timeout 0 -v -run '^TestCampaign$$'
 
 size: ## a million credentials in Redis beside ten: memory, times
 	CREDENTIALS=$${CREDENTIALS:-1000000} go test -count 1 -timeout 60m -run '^TestSize$$' -v ./store/redis

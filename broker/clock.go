@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,8 +25,11 @@ type Instant struct {
 	// Wall is the time of day, without a monotonic part. Ends of tokens, and whatever people and upstreams say, are held
 	// against it.
 	Wall time.Time
-	// At is what ages, deadlines and waits are held against.
+	// At is what ages and deadlines are held against.
 	At Moment
+	// Ran is for how long the machine has run: it stands while that sleeps, and nobody can set it. Waiting for others to give up
+	// counts by this: what has not passed for them may not have passed for us.
+	Ran time.Duration
 }
 
 // A Clock tells the time. Make one with NewClock; safe for concurrent use.
@@ -39,8 +43,9 @@ type Instant struct {
 type Clock struct {
 	read func() (wall time.Time, mono time.Duration)
 	// apart is how far the wall clock was from the monotonic one when they were last found to be apart, and slept is the sum
-	// of all its jumps ahead.
+	// of all its jumps ahead. jumping guards their changes.
 	apart, slept atomic.Int64
+	jumping      sync.Mutex
 }
 
 // jump is the least difference that is taken for a sleep: less is how clocks are corrected.
@@ -64,12 +69,30 @@ func NewClock(read func() (wall time.Time, mono time.Duration)) *Clock {
 // Now is the current instant.
 func (c *Clock) Now() Instant {
 	wall, mono := c.read()
-	wall = wall.Round(0)
-	apart, known := wall.UnixNano()-int64(mono), c.apart.Load()
-	if ahead := apart - known; ahead > int64(jump) || ahead < -int64(jump) {
-		if c.apart.CompareAndSwap(known, apart) && ahead > 0 {
-			c.slept.Add(ahead)
-		}
+	if c.jumped(wall, mono) != 0 {
+		wall, mono = c.jump()
 	}
-	return Instant{Wall: wall, At: Moment(int64(mono) + c.slept.Load())}
+	return Instant{Wall: wall.Round(0), At: Moment(int64(mono) + c.slept.Load()), Ran: mono}
+}
+
+// jumped is how far the clocks have come apart since that was last noted; 0: no further than they are corrected.
+func (c *Clock) jumped(wall time.Time, mono time.Duration) time.Duration {
+	ahead := time.Duration(wall.UnixNano() - int64(mono) - c.apart.Load())
+	if ahead > jump || ahead < -jump {
+		return ahead
+	}
+	return 0
+}
+
+// jump notes a jump, once: it looks again, alone. What has slept is added first, so that nobody sees the clocks as they are and a
+// moment that is too early.
+func (c *Clock) jump() (wall time.Time, mono time.Duration) {
+	c.jumping.Lock()
+	defer c.jumping.Unlock()
+	wall, mono = c.read()
+	if ahead := c.jumped(wall, mono); ahead != 0 {
+		c.slept.Add(int64(max(ahead, 0)))
+		c.apart.Add(int64(ahead))
+	}
+	return wall, mono
 }

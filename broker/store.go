@@ -24,8 +24,9 @@ type Tokens interface {
 	// owner may repeat it.
 	Acquire(ctx context.Context, v View, owner ID, ttl time.Duration, spend bool) (Lease, error)
 	// Commit stores what an exchange brought, in one step. The grant is stored if credential incarnation and grant
-	// generation are those of the lease; the token if incarnation, version and epoch are, and none is stored whose exchange began
-	// later. It clears failures and marker and releases the lease if it is still owned. A lease that ran out is no obstacle.
+	// generation are those of the lease, also where the lease ran out. The token is if incarnation, version and epoch are, and the
+	// grant was stored along with it or the lease is still held: whoever was held up replaces nothing that came meanwhile. It clears
+	// failures and marker, and releases the lease if it is still owned.
 	Commit(ctx context.Context, l Lease, o Outcome) (Committed, error)
 	// Fail records why an exchange failed and releases the lease, in one step and under Commit's conditions; what no longer
 	// applies is not recorded. A nil record only releases, and says that nothing was presented.
@@ -179,8 +180,6 @@ type Lease struct {
 	Incarnation, Version, Epoch, Generation ID
 	// Spends: the exchange presents the grant's refresh token.
 	Spends bool
-	// Taken is when it was taken, by the store's clock.
-	Taken time.Time
 	// Rows are the store's own, for Commit and Fail; nil: they read.
 	Rows any
 }

@@ -49,7 +49,7 @@ func (s *Store) endIn(ctx context.Context, l broker.Lease, decide func(*changing
 // Commit implements broker.Tokens. Token is true also for a token whose life was over before it could be stored: it would be
 // gone by now.
 func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (broker.Committed, error) {
-	stored, shown, err := s.commit(ctx, l, o, false)
+	stored, shown, _, err := s.commit(ctx, l, o, false)
 	if err == nil && stored.Grant {
 		s.keepCommit(l, o, shown)
 	}
@@ -57,10 +57,10 @@ func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (b
 }
 
 // commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
-// one that the lease was taken for. shown is the revision of the grant that it wrote; zero: it wrote none.
-func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, err error) {
+// one that the lease was taken for. shown is the revision of the grant as it is then; made: it was changed now.
+func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, made bool, err error) {
 	err = s.end(ctx, l, func(b *changing, full bool) (err error) {
-		stored, shown = broker.Committed{}, Revision{}
+		stored, shown, made = broker.Committed{}, Revision{}, false
 		if b == nil {
 			return nil
 		}
@@ -100,15 +100,13 @@ func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, ag
 		if stored.Token {
 			stored.Mark = after.mark(l.Key)
 		}
-		if stored.Grant {
-			shown = after.revision(grantKey(l.Key))
-		}
+		shown, made = after.revision(grantKey(l.Key)), stored.Grant
 		return nil
 	})
 	if err != nil {
-		return broker.Committed{}, Revision{}, err
+		return broker.Committed{}, Revision{}, false, err
 	}
-	return stored, shown, nil
+	return stored, shown, made, nil
 }
 
 // committed reports whether this commit was made before, and its answer was lost.
@@ -205,8 +203,8 @@ func (b *changing) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-// commitToken stores the token, unless one is there whose exchange began later: whoever was held up does not replace what came
-// meanwhile. It reports whether the token that is there is this exchange's.
+// commitToken stores the token, unless it was stored before and has been rejected since. It reports whether it did. Whoever was held up
+// does not come here: a lease that is still held, or a grant that nobody else has moved, says that nothing came meanwhile.
 func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 	key := tokenKey(l.Key)
 	var there tokenRecord
@@ -214,8 +212,8 @@ func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 		return false, err
 	}
 	current := there.Version.id() == l.Version && there.Epoch.id() == l.Epoch && there.Incarnation.id() == l.Incarnation
-	if current && (there.Owner.id() == l.Owner || there.Taken > storedAt(l.Taken)) {
-		return false, nil // rejected since it was stored, or replaced
+	if current && there.Owner.id() == l.Owner {
+		return false, nil
 	}
 	t.Incarnation, t.Version, t.Epoch = l.Incarnation, l.Version, l.Epoch
 	if !b.s.wall().Before(t.ExpireAt) {
@@ -223,7 +221,7 @@ func (b *changing) commitToken(l broker.Lease, t broker.Issued) (bool, error) {
 		return true, nil
 	}
 	record := fromToken(t)
-	record.Owner, record.Taken = id(l.Owner), storedAt(l.Taken)
+	record.Owner = id(l.Owner)
 	b.putUntil(key, record, t.ExpireAt)
 	return true, nil
 }

@@ -21,8 +21,9 @@
 //   - A failure of LevelGrant sets Refused, and Uncertain sets Uncertain; a record may say both.
 //   - Every commit of a grant that was presented has a new generation, the id of its owner, also where the refresh token stays
 //     the same.
-//   - A Commit or Fail is remembered by its owner, for the last 64 of a credential: repeated, it changes nothing and
-//     answers the same.
+//   - A Commit that is repeated sees that it was made: the grant's generation, or the token's owner, is its own. Where both have been
+//     replaced or dropped since, nothing of it is stored, and it says so. A token that hangs on no grant is stored only while the
+//     lease is held: whoever has lost it cannot know whether it was stored, and dropped since.
 //   - SaveCredential keeps the stored epoch, whatever the credential given says: an update that was read before all tokens
 //     were invalidated must not make them valid again.
 //   - Grants of single keys, which were obtained without a human, are bounded like tokens; the one that was used least

@@ -58,11 +58,12 @@ func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.M
 			if n.revision(key) == after.revision(key) {
 				continue
 			}
-			c := keptChange{
-				name: name, match: m, replaced: broker.ID(n.revision(key)), place: Place{n.group, key}, revision: after.revision(key),
-			}
+			c := keptChange{name: name, match: m, place: Place{n.group, key}, revision: after.revision(key)}
+			var t tokenRecord
 			if key == credentialKey {
 				c.replaced = n.credential.Epoch // of all its tokens
+			} else if err := n.spare(key, &t); err == nil {
+				c.replaced = replacedToken(t, n.rows[key])
 			}
 			changes = append(changes, c)
 		}
@@ -107,7 +108,7 @@ func (b *changing) replace(key Key, t broker.Issued) {
 	var old tokenRecord
 	_, _ = b.open(key, &old) // it was opened before
 	record := fromToken(t)
-	record.Owner, record.Taken = old.Owner, old.Taken
+	record.Owner = old.Owner
 	b.write(key, record, func(p *Put) {
 		if left := b.rows[key].Left; left > 0 {
 			p.Ends = b.now.Add(left)

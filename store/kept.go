@@ -16,9 +16,9 @@ import (
 // without its last second. Of two things that must not be undone this process keeps what it has done: a grant that was
 // committed, because what it replaced is spent, and tokens that were dropped, because somebody was told so.
 //
-// Each is kept by what it replaced: a grant's generation, the credential's epoch, the revision of a token's row. So whoever reads
-// such a thing sees that it is back, and puts what replaced it in place again before anything is decided: there is no moment
-// at which a spent refresh token could be presented by the process that has its successor.
+// Each is kept by what it replaced: a grant's generation and the one before, the credential's epoch, the exchange that brought a
+// token. So whoever reads such a thing sees that it is back, and puts what replaced it in place again before anything is
+// decided: there is no moment at which a spent refresh token could be presented by the process that has its successor.
 
 // keptFor is how long a change is kept. It goes at that age at the earliest, and only when it was seen to be in place then:
 // while the backend is away nothing goes.
@@ -42,7 +42,9 @@ type kept struct {
 type keptChange struct {
 	name     broker.CredentialName
 	replaced broker.ID
-	at       broker.Moment
+	// before is what replaced itself had replaced, of a grant; zero: nothing, or it is not known. If that is back, both are lost.
+	before broker.ID
+	at     broker.Moment
 	// place is where it shows whether it is in place, and revision what was there when it was last seen to be; guarded by
 	// kept.mu.
 	place    Place
@@ -62,7 +64,6 @@ type keptRecord struct {
 	Epoch       id                `json:"epoch"`
 	Generation  id                `json:"generation"`
 	Spends      bool              `json:"spends"`
-	Taken       stored            `json:"taken"`
 	Token       *tokenRecord      `json:"token,omitzero"`
 	Refresh     secret            `json:"refresh,omitzero"`
 	DropGrant   bool              `json:"drop_grant,omitzero"`
@@ -91,7 +92,7 @@ func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
 		Credential: string(l.Key.Credential),
 		Key:        keptKey{hash(l.Key.Token), hash(l.Key.Selection), hash(l.Key.Grant), l.Key.Digest, l.Key.Spends},
 		Owner:      id(l.Owner), Incarnation: id(l.Incarnation), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation),
-		Spends: l.Spends, Taken: storedAt(l.Taken), Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
+		Spends: l.Spends, Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
 		UsedFormer: o.UsedFormer, Now: at(o.Now),
 	}
 	if o.Token != nil {
@@ -103,9 +104,18 @@ func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
 		return // it was stored all the same
 	}
 	s.keep(keptChange{
-		name: l.Key.Credential, replaced: l.Generation, sealed: p.Value,
+		name: l.Key.Credential, replaced: l.Generation, before: before(l), sealed: p.Value,
 		place: Place{s.credentialGroup(l.Key.Credential), grantKey(l.Key)}, revision: shown,
 	})
+}
+
+// before is the generation before the one that a lease was taken for, as far as Acquire has seen it.
+func before(l broker.Lease) broker.ID {
+	var g grantRecord
+	if n, ok := l.Rows.(*snapshot); ok {
+		_ = n.spare(grantKey(l.Key), &g)
+	}
+	return g.Predecessor.id()
 }
 
 // keep keeps a change. The generation of a grant that there was not is zero, and replaced nothing.
@@ -120,17 +130,21 @@ func (s *Store) keep(c keptChange) {
 		s.kept.items = map[broker.ID]*keptChange{}
 	}
 	s.kept.items[c.replaced] = &c
+	if !c.before.IsZero() && s.kept.items[c.before] == nil {
+		s.kept.items[c.before] = &c
+	}
 	s.kept.size.Store(int64(len(s.kept.items)))
 }
 
-// mend makes the changes again that what was read shows to be undone. It reports whether it made any: read again then. It fails
+// mend makes the changes again that what was read shows to be undone. It reports whether there are any: read again then. It fails
 // while the backend takes nothing: nothing is to be decided on what was read.
-func (s *Store) mend(ctx context.Context, n *snapshot) (mended bool, err error) {
+func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) {
 	if s.kept.size.Load() == 0 {
 		return false, nil
 	}
-	for _, c := range s.kept.undone(n) {
-		made, err := s.again(ctx, c)
+	for replaced, c := range s.kept.undone(n) {
+		undone = true
+		made, err := s.again(ctx, c, replaced)
 		if broker.KindOf(err) == broker.StoreUnavailable {
 			return false, err
 		}
@@ -140,21 +154,20 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (mended bool, err error) 
 			continue
 		}
 		if made {
-			mended = true
 			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "the store had lost a change that it had acknowledged: it is in place again",
-				slog.String("credential", string(c.name)), slog.String("replaced", c.replaced.String()), slog.Bool("grant", c.sealed != nil))
+				slog.String("credential", string(c.name)), slog.String("replaced", replaced.String()), slog.Bool("grant", c.sealed != nil))
 		}
 	}
-	return mended, nil
+	return undone, nil
 }
 
-// undone are the changes whose replaced is what was read.
-func (k *kept) undone(n *snapshot) []*keptChange {
+// undone are the changes whose replaced is what was read, by that.
+func (k *kept) undone(n *snapshot) map[broker.ID]*keptChange {
 	there := []broker.ID{n.credential.Epoch}
 	for key, row := range n.rows {
-		if key.Kind == kindToken {
-			there = append(there, broker.ID(row.Revision))
-			continue
+		var t tokenRecord
+		if key.Kind == kindToken && n.s.open(n.place(key), row, &t) == nil && !t.Rejected {
+			there = append(there, replacedToken(t, row))
 		}
 		var g grantRecord
 		if key.Kind == kindGrant && n.s.open(n.place(key), row, &g) == nil {
@@ -163,17 +176,26 @@ func (k *kept) undone(n *snapshot) []*keptChange {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var undone []*keptChange
+	undone := map[broker.ID]*keptChange{}
 	for _, replaced := range there {
 		if c := k.items[replaced]; c != nil {
-			undone = append(undone, c)
+			undone[replaced] = c
 		}
 	}
 	return undone
 }
 
-// again makes a change again, and reports whether it was not in place.
-func (s *Store) again(ctx context.Context, c *keptChange) (made bool, err error) {
+// replacedToken is what a token that was dropped is kept by: the exchange that brought it, because a commit that is made again writes
+// another row; or the row, where a former version wrote it.
+func replacedToken(t tokenRecord, row Row) broker.ID {
+	if t.Owner.IsZero() {
+		return broker.ID(row.Revision)
+	}
+	return t.Owner.id()
+}
+
+// again makes a change again where what it replaced is back, and reports whether it was not in place.
+func (s *Store) again(ctx context.Context, c *keptChange, replaced broker.ID) (made bool, err error) {
 	if c.sealed == nil {
 		changes, err := s.drop(ctx, c.name, c.match, &broker.Dropped{})
 		for _, made := range changes {
@@ -189,8 +211,9 @@ func (s *Store) again(ctx context.Context, c *keptChange) (made bool, err error)
 	if err != nil {
 		return false, err
 	}
-	_, shown, err := s.commit(ctx, l, o, true)
-	if err != nil || shown == (Revision{}) {
+	l.Generation = replaced // or the one before it, which is spent too
+	_, shown, made, err := s.commit(ctx, l, o, true)
+	if err != nil || !made {
 		return false, err
 	}
 	s.keepCommit(l, o, shown)
@@ -252,10 +275,15 @@ func (k *kept) well(c *keptChange, there Revision, asked broker.Moment) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c.revision = there
-	if asked.Sub(c.at) > keptFor && k.items[c.replaced] == c {
-		delete(k.items, c.replaced)
-		k.size.Store(int64(len(k.items)))
+	if asked.Sub(c.at) <= keptFor {
+		return
 	}
+	for _, replaced := range []broker.ID{c.replaced, c.before} {
+		if k.items[replaced] == c {
+			delete(k.items, replaced)
+		}
+	}
+	k.size.Store(int64(len(k.items)))
 }
 
 func (r keptRecord) commit() (broker.Lease, broker.Outcome, error) {
@@ -265,7 +293,7 @@ func (r keptRecord) commit() (broker.Lease, broker.Outcome, error) {
 			Digest: r.Key.Digest, Spends: r.Key.Spends,
 		},
 		Owner: r.Owner.id(), Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
-		Generation: r.Generation.id(), Spends: r.Spends, Taken: r.Taken.time(),
+		Generation: r.Generation.id(), Spends: r.Spends,
 	}
 	o := broker.Outcome{
 		RefreshToken: r.Refresh.secret(), DropGrant: r.DropGrant, Held: secretsOf(r.Held), UsedFormer: r.UsedFormer, Now: r.Now.time(),

@@ -26,7 +26,7 @@ func (s *Store) Acquire(ctx context.Context, v broker.View, owner broker.ID, ttl
 	c := v.Credential
 	lease := broker.Lease{
 		Key: v.Key, Owner: owner, Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
-		Generation: v.Grant.Generation, Spends: spend, Taken: n.clock(),
+		Generation: v.Grant.Generation, Spends: spend,
 	}
 	batch, err := n.acquisition(lease, ttl)
 	if err != nil {

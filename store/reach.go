@@ -62,9 +62,6 @@ func (r *reach) shard(g Group) string {
 
 // may says why a part is not to be asked now; nil: it is.
 func (r *reach) may(part string) error {
-	if !r.ready.Load() {
-		return errNotReady
-	}
 	if r.shared == nil {
 		return nil
 	}
@@ -81,15 +78,25 @@ func (r *reach) may(part string) error {
 	return nil
 }
 
-// noted notes what became of a question to a part, and passes it on. A caller who gave up says nothing about the part.
-func (r *reach) noted(part string, err error) error {
-	if r.shared == nil || errors.Is(err, context.Canceled) {
+// tooLittle is how little time a caller may have left for a question that says nothing about the part it went to.
+const tooLittle = 250 * time.Millisecond
+
+// noted notes what became of a question to a part, and passes it on.
+func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err error) error {
+	if r.shared == nil {
 		return err
 	}
 	failed := errors.Is(err, broker.StoreUnavailable)
 	now := r.clock.Now().At
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	s, before := r.shards[part], r.away
+	if failed && ctx.Err() != nil && now.Sub(asked) < tooLittle {
+		if s != nil {
+			s.tried = broker.Never // somebody else may try
+		}
+		return err
+	}
 	switch {
 	case failed && s == nil:
 		r.shards[part] = &shard{since: now, tried: now}
@@ -104,8 +111,8 @@ func (r *reach) noted(part string, err error) error {
 			r.away--
 		}
 	}
+	r.forget(now)
 	after := r.away
-	r.mu.Unlock()
 	switch {
 	case before == 0 && after > 0:
 		r.log.LogAttrs(context.Background(), slog.LevelWarn, "the store cannot be reached: valid tokens go on being served for the outage's grace",
@@ -118,6 +125,21 @@ func (r *reach) noted(part string, err error) error {
 	return err
 }
 
+// forgetAfter is how long after nobody has asked for a part it is forgotten: no group may be there any more.
+const forgetAfter = 10 * time.Second
+
+// forget forgets parts that nobody asks for; the caller holds mu.
+func (r *reach) forget(now broker.Moment) {
+	for part, s := range r.shards {
+		if s.tried != broker.Never && now.Sub(s.tried) >= forgetAfter {
+			delete(r.shards, part)
+			if s.given {
+				r.away--
+			}
+		}
+	}
+}
+
 func (r *reach) told(away bool) {
 	if r.tell != nil {
 		r.tell(away)
@@ -125,44 +147,56 @@ func (r *reach) told(away bool) {
 }
 
 // heard notes that something came from the part that has a group: it can be asked again.
-func (r *reach) heard(g Group) { _ = r.noted(r.shard(g), nil) }
+func (r *reach) heard(g Group) { _ = r.noted(context.Background(), 0, r.shard(g), nil) }
 
 // Read implements Backend.
 func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
+	if !r.ready.Load() {
+		return nil, errNotReady
+	}
 	first := r.shard(asks[0].Group)
 	if err := r.may(first); err != nil {
 		return nil, err
 	}
+	asked := r.clock.Now().At
 	all, err := r.Backend.Read(ctx, asks...)
 	for i, ask := range asks {
 		if part := r.shard(ask.Group); err == nil && part != first {
-			_ = r.noted(part, all[i].Err)
+			_ = r.noted(ctx, asked, part, all[i].Err)
 		}
 	}
-	return all, r.noted(first, err)
+	return all, r.noted(ctx, asked, first, err)
 }
 
 // List implements Backend.
 func (r *reach) List(ctx context.Context, group Group, kinds ...Kind) (Reading, error) {
+	if !r.ready.Load() {
+		return Reading{}, errNotReady
+	}
 	part := r.shard(group)
 	if err := r.may(part); err != nil {
 		return Reading{}, err
 	}
+	asked := r.clock.Now().At
 	all, err := r.Backend.List(ctx, group, kinds...)
-	return all, r.noted(part, err)
+	return all, r.noted(ctx, asked, part, err)
 }
 
 // Apply implements Backend.
 func (r *reach) Apply(ctx context.Context, b Batch) error {
+	if !r.ready.Load() {
+		return errNotReady
+	}
 	part := r.shard(b.Group)
 	if err := r.may(part); err != nil {
 		return err
 	}
+	asked := r.clock.Now().At
 	err := r.Backend.Apply(ctx, b)
 	if errors.Is(err, broker.StoreUnavailable) && r.shared != nil {
 		return err // one that takes no writes may well answer: what is read says whether it is there
 	}
-	return r.noted(part, err)
+	return r.noted(ctx, asked, part, err)
 }
 
 // Scan implements Backend. The index and the rows may be in many parts.
@@ -175,9 +209,12 @@ func (r *reach) Scan(ctx context.Context, key Key, after Listing, limit int) ([]
 
 // Revisions is that of Shared. Parts that are given up are not asked.
 func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bool, error) {
+	if !r.ready.Load() {
+		return nil, nil, errNotReady
+	}
 	out, known := make([]Revision, len(places)), make([]bool, len(places))
 	parts, may := make([]string, len(places)), map[string]error{}
-	var asked []Place
+	var some []Place
 	var at []int
 	for i, p := range places {
 		parts[i] = r.shard(p.Group)
@@ -187,19 +224,20 @@ func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bo
 			may[parts[i]] = err
 		}
 		if err == nil {
-			asked, at = append(asked, p), append(at, i)
+			some, at = append(some, p), append(at, i)
 		}
 	}
-	if len(asked) == 0 {
+	if len(some) == 0 {
 		return nil, nil, errGivenUp
 	}
-	there, some, err := r.shared.Revisions(ctx, asked)
+	asked := r.clock.Now().At
+	there, told, err := r.shared.Revisions(ctx, some)
 	answered := map[string]error{}
 	for i, j := range at {
 		switch {
 		case err != nil:
 			answered[parts[j]] = err
-		case some[i]:
+		case told[i]:
 			out[j], known[j], answered[parts[j]] = there[i], true, nil
 		default:
 			if _, ok := answered[parts[j]]; !ok {
@@ -208,7 +246,7 @@ func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bo
 		}
 	}
 	for part, err := range answered {
-		_ = r.noted(part, err)
+		_ = r.noted(ctx, asked, part, err)
 	}
 	return out, known, err
 }

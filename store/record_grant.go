@@ -43,7 +43,9 @@ func (n *snapshot) grant(r grantRecord) broker.Grant {
 		g.UsedAt, used = r.MarkedAt.time(), r.Marked
 	}
 	if used != 0 {
-		g.UsedFor = max(n.now.Sub(used.time()), time.Nanosecond)
+		if d := n.now.Sub(used.time()); d >= 0 { // a clock that went back knows nothing
+			g.UsedFor = max(d, time.Nanosecond)
+		}
 	}
 	return g
 }

@@ -23,10 +23,8 @@ type tokenRecord struct {
 	Incarnation id                `json:"incarnation"`
 	Version     id                `json:"version"`
 	Epoch       id                `json:"epoch"`
-	// Owner is of the exchange that brought it, and Taken when that took its lease, by the backend's clock: a token replaces only
-	// one whose exchange began earlier. Zero in records of a former version, which any replaces.
-	Owner id     `json:"owner,omitzero"`
-	Taken stored `json:"taken,omitzero"`
+	// Owner is of the exchange that brought it: a commit whose answer was lost finds itself. Zero in records of a former version.
+	Owner id `json:"owner,omitzero"`
 }
 
 type fieldRecord struct {

@@ -132,7 +132,7 @@ func (n *snapshot) token(key Key) (*broker.Issued, error) {
 	}
 	n.anchor(&t, n.rows[key].Left)
 	c := n.credential
-	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || !n.s.wall().Before(t.ExpireAt) {
+	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || !n.asked.Wall.Before(t.ExpireAt) {
 		return nil, nil
 	}
 	return &t, nil

@@ -6,20 +6,23 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
+// mendMost is how often it is read again because something was undone: what cannot be put in place must not keep others waiting.
+const mendMost = 3
+
 // Read implements broker.Tokens, in one round trip. The view's Rows are a snapshot, which Acquire decides by.
 func (s *Store) Read(ctx context.Context, key broker.TokenKey, upstream string) (broker.View, error) {
-	for {
+	for try := 0; ; try++ {
 		n, backoff, err := s.readWith(ctx, key.Credential, upstream,
 			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key))
 		if err != nil {
 			return broker.View{}, err
 		}
-		mended, err := s.mend(ctx, n)
+		undone, err := s.mend(ctx, n)
 		if err != nil {
 			return broker.View{}, err
 		}
-		if mended {
-			continue // the backend had lost something, which is in place again
+		if undone && try < mendMost {
+			continue // the backend had lost something: this process has put it in place again, or somebody was quicker
 		}
 		v, err := n.view(key)
 		if err == nil && upstream != "" {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failure) outcome {
 	now := b.clock.Now()
 	there, _ := b.cache.entries.GetEntryQuietly(p.key)
+	if e := there.Value; e != nil && p.view.Rows != nil && e.mark != p.view.Mark {
+		b.cache.drop(p.key.name, func(other *entry) bool { return other == e }) // what was read says that it is over
+	}
 	if e := there.Value; e != nil && !e.dropped.Load() && e.revision == b.upstream.Revision() {
 		e.tried.Store(int64(now.At))
 		b.cache.warm(e)
@@ -23,8 +27,8 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 			}
 		}
 	}
-	if p.need.fresh {
-		return outcome{failure: why}
+	if p.need.fresh || p.need.stored || p.asked {
+		return outcome{entry: p.fallback(why), failure: why}
 	}
 	k := p.l.known.Load()
 	if k == nil || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {
@@ -42,6 +46,9 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 		before = there.Value.issued
 	}
 	e, err := p.obtainAlone(ctx, t, before)
+	if errors.Is(err, errAgain) {
+		return outcome{failure: why} // something has moved meanwhile
+	}
 	if err != nil {
 		f := asFailure(err, p.key.name)
 		b.refusals.put(p.key, f)
@@ -52,7 +59,7 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 
 // obtainAlone obtains without a lease. before is what the process had until now; nil: nothing.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued) (*entry, error) {
-	b, c := p.b, t.credential
+	b, c, moved := p.b, t.credential, p.l.moves()
 	turn, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
 	if err != nil {
 		return nil, err
@@ -82,30 +89,32 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 		return nil, f
 	}
 	issued := b.issued(t, a, before)
+	shown, unfit := b.answer(t, issued, broker.Mark{})
 	if !now.Before(issued.ExpireAt) {
-		return nil, expired(c, turn.answered(&broker.UpstreamError{Level: broker.LevelResponse}), now)
+		unfit = expired(c)
+	}
+	if unfit != nil {
+		f := *asFailure(unfit, c.Name)
+		f.RetryAt = retryAt(turn.answered(&broker.UpstreamError{Level: broker.LevelResponse}), now)
+		return nil, &f
 	}
 	turn.answered(nil)
 	mark := p.view.Mark // what was read of the token, if the store can be read
 	if mark.CredentialRevision != c.Revision {
 		mark = broker.Mark{Credential: c.Name, Token: t.token.Token, CredentialRevision: c.Revision}
 	}
-	return b.putLocal(p.l, t, issued, mark)
+	return b.putLocal(p.l, shown, mark, moved)
 }
 
 // putLocal caches a token that the store does not have. It is relied on for as long as the credential is, and until the store has
-// one: mark is of what was stored when it was obtained.
-func (b *Broker) putLocal(l *line, t target, issued *broker.Issued, mark broker.Mark) (*entry, error) {
+// one: mark is of what was stored when it was obtained, and moved what the line had moved to before.
+func (b *Broker) putLocal(l *line, a answer, mark broker.Mark, moved uint64) (*entry, error) {
 	k := l.known.Load()
 	if k == nil {
 		return nil, errAgain
 	}
-	a, err := b.answer(t, issued, mark)
-	if err != nil {
-		return nil, err
-	}
-	a.local = true
-	if e := b.cache.put(l, a, broker.Moment(k.confirmed.Load()), l.moves(), nil); e != nil {
+	a.local, a.mark = true, mark
+	if e := b.cache.put(l, a, broker.Moment(k.confirmed.Load()), moved, nil); e != nil {
 		return e, nil
 	}
 	return nil, errAgain

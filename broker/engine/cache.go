@@ -36,8 +36,11 @@ type entry struct {
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again.
 	dropped atomic.Bool
-	// hit: it was served since it was last looked at by the confirmer.
-	hit atomic.Bool
+	// ends is when the token ends, should the wall clock be set back meanwhile.
+	ends broker.Moment
+	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
+	hit  atomic.Bool
+	idle int
 	// refreshFrom is when the next background refresh may start, in Unix nanoseconds.
 	refreshFrom atomic.Int64
 	// trouble is why the last refresh failed; nil: it did not.
@@ -69,7 +72,7 @@ func (c *cache) close() { c.entries.StopAllGoroutines() }
 // look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
 func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
 	e, ok := c.entries.GetIfPresent(key)
-	if !ok || e.dropped.Load() || e.revision != revision {
+	if !ok || e.dropped.Load() || e.revision != revision || now.At >= e.ends {
 		return nil, fetch
 	}
 	if c.shared && !c.trusts(e, now.At) {
@@ -122,16 +125,31 @@ func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64, wh
 
 // entryOf makes an entry without caching it. why is what its refresh has just failed with; nil: nothing.
 func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment, why *broker.Failure) *entry {
-	e := &entry{answer: a, line: l}
+	now := c.clock.Now()
+	e := &entry{answer: a, line: l, ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
-	if a.local {
-		e.tried.Store(int64(c.clock.Now().At)) // it is there because the store could not be asked
-	}
 	e.refreshFrom.Store(a.issued.RefreshAt.UnixNano())
+	if a.local { // it is there because the store could not be asked, and another takes its place as soon as it can
+		e.tried.Store(int64(now.At))
+		e.refreshFrom.Store(now.Wall.Add(backoffFirst).UnixNano())
+	}
 	if why != nil {
 		e.trouble.Store(why)
 	}
+	return e
+}
+
+// local returns the entry of a token that the store does not have, if it still has none: mark is of what was read at a moment. nil:
+// there is no such entry.
+func (c *cache) local(key lookup, mark broker.Mark, read broker.Moment) *entry {
+	there, _ := c.entries.GetEntryQuietly(key)
+	e := there.Value
+	if e == nil || !e.local || e.dropped.Load() || e.mark != mark {
+		return nil
+	}
+	e.confirmed.Store(int64(read))
+	c.warm(e)
 	return e
 }
 
@@ -189,6 +207,16 @@ func (c *cache) doubt(name broker.CredentialName) {
 		e.tried.Store(int64(broker.Never))
 	}
 	l.move()
+}
+
+// doubtEntry is doubt of one entry, whose token is no longer the one that is stored.
+func (c *cache) doubtEntry(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.confirmed.Store(min(e.confirmed.Load(), int64(c.clock.Now().At.Add(-c.bound))))
+	e.tried.Store(int64(broker.Never))
+	delete(c.asked, e)
+	e.line.wake(&e.line.changed)
 }
 
 // remove takes an entry out; the caller holds mu. Its line stays as long as somebody holds it.

@@ -51,7 +51,6 @@ func (c *confirmer) hear(n broker.Notice) {
 // answer: there is time to know that the store is away before the entry is too old.
 func (c *confirmer) run() {
 	every := max(c.b.cache.bound/8, time.Millisecond)
-	idle := map[*entry]int{} // questions without a hit
 	timer := time.NewTimer(every)
 	defer timer.Stop()
 	for {
@@ -63,13 +62,13 @@ func (c *confirmer) run() {
 		case <-c.b.stopping.Done():
 			return
 		}
-		c.confirm(c.due(idle, all))
+		c.confirm(c.due(all))
 		timer.Reset(every)
 	}
 }
 
 // due are the entries to ask about.
-func (c *confirmer) due(idle map[*entry]int, all bool) []*entry {
+func (c *confirmer) due(all bool) []*entry {
 	now, half := c.b.clock.Now(), int64(c.b.cache.bound/2)
 	var due []*entry
 	for _, e := range c.b.cache.hot(now) {
@@ -77,10 +76,10 @@ func (c *confirmer) due(idle map[*entry]int, all bool) []*entry {
 			continue
 		}
 		if e.hit.Swap(false) || e.line.watchers.Load() > 0 {
-			delete(idle, e)
-		} else if idle[e]++; idle[e] > idleMost {
+			e.idle = 0
+		} else if e.idle++; e.idle > idleMost {
 			c.b.cache.cool(e)
-			delete(idle, e)
+			e.idle = 0
 			continue
 		}
 		due = append(due, e)
@@ -125,8 +124,12 @@ func (c *confirmer) confirmPart(due []*entry) {
 		case verdicts[i] == broker.Same:
 			e.confirmed.Store(int64(asked))
 			e.line.confirm(e.mark.CredentialRevision, asked)
+			if e.local && e.claim(c.b.clock.Now().Wall) {
+				// The store can be asked: what all brokers share takes the place of what only this one has.
+				_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{stored: true})
+			}
 		default:
-			c.b.cache.drop(e.name, func(other *entry) bool { return other == e })
+			c.b.cache.doubtEntry(e)
 			// Whoever asks next need not wait for it, and watches hear of it.
 			_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{})
 		}

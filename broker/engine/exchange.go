@@ -27,6 +27,9 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, turn *
 	if errors.Is(err, broker.ErrConflict) {
 		return nil, pause(ctx, lookAgain/10, at.ended)
 	}
+	if err != nil && broker.KindOf(err) != broker.StoreUnavailable {
+		return nil, storeFailure(p.key.name, err)
+	}
 	if err != nil {
 		// The lease may have been taken although nothing says so. Nothing was sent: nobody need wait for it, or believe that the
 		// refresh token may be spent.
@@ -55,18 +58,18 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, turn *
 	}()
 	// What a refresh token is spent for is waited for longer: nobody else presents that token before the takeover grace is over,
 	// and given up it would be lost.
-	patience := b.timeout
+	until := deadline
 	if lease.Spends && !t.facts.Reuse.Allowed {
-		patience += takeoverGrace
+		until = until.Add(takeoverGrace)
 	}
-	bounded, cancel := patient(ctx, b.clock, patience)
+	bounded, cancel := patient(ctx, b.clock, until.Sub(b.clock.Now().At))
 	defer cancel()
 	p.asked = true
 	a, former, failure := p.ask(bounded, t, x)
 	if failure != nil {
 		return nil, p.failed(ctx, t, end, turn, failure)
 	}
-	return p.commit(ctx, t, end, turn, a, former)
+	return p.commit(ctx, t, end, turn, a, former, at.moved)
 }
 
 // request is what an exchange asks with, but for BeforeSend.
@@ -131,8 +134,8 @@ func (b *Broker) issued(t target, a broker.Answer, before *broker.Issued) *broke
 	return issue(a, t.facts, t.token, t.chosen, t.credential, id, before, rand.Float64()) //nolint:gosec // jitter needs no secrecy
 }
 
-// commit stores what the exchange brought, before anybody gets it.
-func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass, a broker.Answer, former bool) (*entry, error) {
+// commit stores what the exchange brought, before anybody gets it. began is what the line had moved to before the exchange.
+func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass, a broker.Answer, former bool, began uint64) (*entry, error) {
 	b, c, lease := p.b, t.credential, end.lease
 	issued, now := b.issued(t, a, p.view.Token), b.clock.Now().Wall
 	o := broker.Outcome{
@@ -142,9 +145,12 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	if t.facts.Refreshes {
 		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
 	}
-	over := !now.Before(issued.ExpireAt)
+	shown, unfit := b.answer(t, issued, broker.Mark{})
+	if !now.Before(issued.ExpireAt) {
+		unfit = expired(c)
+	}
 	var retry *broker.Backoff
-	if over {
+	if unfit != nil {
 		o.Token = nil // the refresh token, if there is one, is good all the same
 		retry = turn.answered(&broker.UpstreamError{Level: broker.LevelResponse})
 		b.saves(t, retry)
@@ -159,16 +165,22 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
-		return b.putLocal(p.l, t, issued, p.view.Mark)
+		e, err := b.putLocal(p.l, shown, p.view.Mark, began)
+		if err == nil {
+			b.commitBehind(ctx, end, o, e)
+		} else {
+			b.later(end, nil)
+		}
+		return e, err
 	case err != nil:
 		return nil, err
-	case over:
-		return nil, expired(c, retry, now)
+	case unfit != nil:
+		f := *asFailure(unfit, c.Name)
+		f.RetryAt = retryAt(retry, now)
+		return nil, &f
 	}
-	shown, err := b.answer(t, issued, done.Mark)
+	shown.mark = done.Mark
 	switch {
-	case err != nil:
-		return nil, err
 	case o.Token == nil: // a test
 		return b.cache.entryOf(p.l, shown, stored, nil), nil
 	case !done.Token:
@@ -179,10 +191,9 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 }
 
 // expired is the failure of a token that had ended when it came.
-func expired(c broker.Credential, known *broker.Backoff, now time.Time) *broker.Failure {
+func expired(c broker.Credential) *broker.Failure {
 	return &broker.Failure{
-		Kind: broker.UpstreamResponseInvalid, Credential: c.Name, Provider: c.Provider, RetryAt: retryAt(known, now),
-		Detail: "the token that it gave has expired already",
+		Kind: broker.UpstreamResponseInvalid, Credential: c.Name, Provider: c.Provider, Detail: "the token that it gave has expired already",
 	}
 }
 

@@ -79,11 +79,14 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		f := asFailure(err, key.name)
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.missed()
-			if !p.asked && !key.trial.on {
+			if !key.trial.on {
 				return b.withoutStore(b.stopping, p, f)
 			}
 		}
-		return outcome{entry: p.fallback(f), failure: f}
+		if e := p.fallback(f); e != nil || !b.cache.shared || p.view.Token == nil {
+			return outcome{entry: e, failure: f}
+		}
+		return outcome{entry: p.served(), failure: f}
 	}
 }
 
@@ -129,8 +132,9 @@ type pursuit struct {
 	key   lookup
 	need  need
 	trial trial
-	// view is what was last read; the zero View: nothing.
+	// view is what was last read, and at when that began; the zero View: nothing.
 	view broker.View
+	at   asOf
 	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time.
 	asked    bool
 	attempts []broker.Attempt
@@ -181,7 +185,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 		return nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, at.read)
-	p.view = view
+	p.view, p.at = view, at
 	now := b.clock.Now().Wall
 	if decide(view.Token, now, p.need) != fetch {
 		a, err := b.answer(t, view.Token, view.Mark)
@@ -189,8 +193,14 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 			return p.put(a, at.read, at.moved)
 		} // the definition presents something that this token does not have: another is needed
 	}
+	if e := b.cache.local(p.key, view.Mark, at.read); e != nil && !p.need.stored && decide(e.issued, now, p.need) != fetch {
+		return e, nil // the store has none still
+	}
 	if f := p.remembered(t, now); f != nil {
 		return nil, f
+	}
+	if p.l.waits() {
+		return nil, pause(ctx, lookAgain, at.ended)
 	}
 	if view.LeaseLeft > 0 {
 		return nil, pause(ctx, min(view.LeaseLeft, lookAgain), at.ended)
@@ -236,21 +246,35 @@ func (p *pursuit) put(a answer, confirmed broker.Moment, moved uint64) (*entry, 
 	return nil, errAgain
 }
 
-// fallback is the entry that is served although something better was wanted, and why; nil: none.
+// fallback is the entry that is served although something better was wanted, and why; nil: none. It is not cached: a flight that
+// fails changes nothing, and what was read may have been dropped since, of which the line tells, or too long ago to be served.
 func (p *pursuit) fallback(why *broker.Failure) *entry {
-	if p.trial.on || !fallback(p.view.Token, p.b.clock.Now().Wall, need{rejected: p.need.rejected}) {
+	b, now := p.b, p.b.clock.Now()
+	if p.trial.on || !fallback(p.view.Token, now.Wall, need{rejected: p.need.rejected}) {
 		return nil
 	}
-	at := p.asOf()
-	t, err := p.b.resolve(p.key, p.view.Credential)
+	if p.l.moves() != p.at.moved || b.cache.shared && now.At.Sub(p.at.read) >= b.cache.bound {
+		return nil
+	}
+	t, err := b.resolve(p.key, p.view.Credential)
 	if err != nil {
 		return nil
 	}
-	a, err := p.b.answer(t, p.view.Token, p.view.Mark)
+	a, err := b.answer(t, p.view.Token, p.view.Mark)
 	if err != nil {
 		return nil
 	}
-	return p.b.cache.put(p.l, a, at.read, at.moved, why)
+	return b.cache.entryOf(p.l, a, p.at.read, why)
+}
+
+// served is the entry that is in the cache, and trusted, where what this flight has read is too old.
+func (p *pursuit) served() *entry {
+	n := need{rejected: p.need.rejected}
+	e, v := p.b.cache.look(p.key, n, p.b.clock.Now(), p.b.upstream.Revision())
+	if v == fetch {
+		return nil
+	}
+	return e
 }
 
 // pause waits until somebody lets go of a lease, at most for so long.
@@ -314,7 +338,7 @@ func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
 		// While the old access token serves, nothing is gained by the risk.
 		return 0, fail(broker.RefreshUncertain, t.ExpireAt)
 	}
-	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.givenUp(t.token.Grant, g.Marker, p.b.clock.Now().At) {
+	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.givenUp(t.token.Grant, g.Marker, p.b.clock.Now().Ran) {
 		return 0, errLooksAlive
 	}
 	return broker.Refresh, nil

@@ -62,6 +62,8 @@ type need struct {
 	rejected string
 	// fresh: past its refresh time is not good enough (a background refresh).
 	fresh bool
+	// stored: what only this process has is not good enough (the same).
+	stored bool
 	// force: whatever there is, ask the upstream (TestCredential).
 	force bool
 }

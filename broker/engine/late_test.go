@@ -300,11 +300,11 @@ func TestAMachineThatSleptAsksFirst(t *testing.T) {
 		w := newClocked(t, &upstream{answer: issues(time.Hour)}, s.clock())[0]
 		w.create("main", nil)
 		w.mustGet("main")
-		reads := 0
-		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { reads++; return nil }})
+		var reads atomic.Int32
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { reads.Add(1); return nil }})
 		s.slept.Store(int64(10 * time.Second))
 		w.mustGet("main")
-		if reads == 0 {
+		if reads.Load() == 0 {
 			t.Error("what was confirmed before the machine slept is served without asking")
 		}
 	})
@@ -351,6 +351,54 @@ func TestAMachineThatSleptPresentsNothing(t *testing.T) {
 		sleep(time.Minute)
 		if len(up.reused) > 0 {
 			t.Errorf("presented although spent: %v", up.reused)
+		}
+	})
+}
+
+// TestAStepOfTheClockEndsNoGrace: whoever waits for others to give up counts time in which they could have come back.
+func TestAStepOfTheClockEndsNoGrace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up, step := newLines(), &sleeper{}
+		inner := up.answer
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			sleep(engine.DefaultExchangeTimeout + 6*time.Second) // beyond the lease, and waited for
+			return inner(ctx, x)
+		}
+		all := newClocked(t, up.upstream, nil, step.clock())
+		all[0].create("main", map[string]string{"refresh_token": "a.0"})
+		done := make(chan struct{}, 2)
+		for _, w := range all {
+			go func() { _, _ = w.get("main"); done <- struct{}{} }()
+			sleep(time.Second)
+		}
+		sleep(21*time.Second + 500*time.Millisecond) // the lease has just ended
+		step.slept.Store(int64(15 * time.Second))
+		<-done
+		<-done
+		if len(up.reused) > 0 {
+			t.Errorf("presented although spent: %v", up.reused)
+		}
+	})
+}
+
+// TestAClockThatIsSetBackMakesNothingLiveLonger: a token ends after its time, whatever the time of day is.
+func TestAClockThatIsSetBackMakesNothingLiveLonger(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, up := &sleeper{}, &upstream{answer: issues(time.Hour)}
+		up.complete()
+		kept, err := store.New(storetest.NewMemory(), newKeys(t), store.Options{Clock: s.clock()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{t: t, up: up, store: kept}
+		w.start(func(x *engine.Settings) { x.Clock = s.clock() })
+		w.create("main", nil)
+		first := w.mustGet("main").Token.ID
+		sleep(50 * time.Minute)
+		s.slept.Store(-int64(30 * time.Minute)) // it is 30 minutes earlier again
+		sleep(11 * time.Minute)
+		if w.mustGet("main").Token.ID == first {
+			t.Error("served 61 minutes after it was issued for 60")
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +18,6 @@ type line struct {
 
 	// known is the credential as it was last read.
 	known atomic.Pointer[known]
-	// rejected is the token that the store was last told to be rejected; nil: none.
-	rejected atomic.Pointer[rejection]
 	// watchers are how many watch its tokens.
 	watchers atomic.Int32
 	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
@@ -34,6 +33,10 @@ type line struct {
 	failures uint64
 	// abandoned are the markers that were seen without a lease, by grant.
 	abandoned map[[32]byte]abandoned
+	// rejected are the tokens that the store was last told to be rejected, the newest last.
+	rejected []rejection
+	// pending are commits of refresh tokens that wait for the store.
+	pending int
 }
 
 // known is a credential, and when the store last said that it is this one.
@@ -118,6 +121,39 @@ func (l *line) missed() {
 	l.failures++
 }
 
+// rejectionsKept is how many rejections are remembered.
+const rejectionsKept = 16
+
+// tell notes that the store knows a token to be rejected, since a moment.
+func (l *line) tell(r rejection) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rejected = append(l.rejected, r)
+	l.rejected = l.rejected[max(0, len(l.rejected)-rejectionsKept):]
+}
+
+// told reports whether the store knows that a token is rejected, and knew it before a moment at which something was read; Never:
+// whenever that was.
+func (l *line) told(id string, read broker.Moment) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.rejected, func(r rejection) bool { return r.id == id && (read == broker.Never || read >= r.at) })
+}
+
+// wait counts commits of refresh tokens that wait for the store: more, or fewer.
+func (l *line) wait(delta int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending += delta
+}
+
+// waits reports whether there are some: nothing is to be presented before they are stored.
+func (l *line) waits() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pending > 0
+}
+
 // takeoverGrace is how long a broker itself has to see a marker without a lease before it presents that refresh token again.
 // Whoever set it may be stopped, or hold the successor while the store is away; pending commits are tried more often than
 // this, and an answer is waited for no longer.
@@ -126,13 +162,13 @@ const takeoverGrace = 10 * time.Second
 // abandoned is a marker without a lease, since when, and how often the store had failed then.
 type abandoned struct {
 	marker   broker.ID
-	since    broker.Moment
+	since    time.Duration // broker.Instant.Ran
 	failures uint64
 }
 
 // givenUp reports whether this process has seen the marker, leaseless, for the takeover grace without a failure of the store
 // in between.
-func (l *line) givenUp(grant [32]byte, marker broker.ID, now broker.Moment) bool {
+func (l *line) givenUp(grant [32]byte, marker broker.ID, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen, ok := l.abandoned[grant]
@@ -143,5 +179,5 @@ func (l *line) givenUp(grant [32]byte, marker broker.ID, now broker.Moment) bool
 		l.abandoned[grant] = abandoned{marker, now, l.failures}
 		return false
 	}
-	return now.Sub(seen.since) >= takeoverGrace
+	return now-seen.since >= takeoverGrace
 }

@@ -13,6 +13,8 @@ const (
 	storeRetry = 500 * time.Millisecond
 	// commitMost bounds one such try where a network may hang; a disk is waited for.
 	commitMost = time.Second
+	// commitWait is how long a flight waits for a commit that must not get lost.
+	commitWait = 3 * time.Second
 	// lastTry bounds the one that is made when the broker is stopped.
 	lastTry = 2 * time.Second
 )
@@ -30,8 +32,8 @@ type pending struct {
 }
 
 // commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
-// whose refresh token is not. Where local says so, a token that hangs on none is waited for only a moment, and its commit goes on
-// behind: errUnstored.
+// whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where
+// local says so, a token that hangs on none is waited for only a moment: errUnstored.
 func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
 	must := !o.RefreshToken.IsZero() || p.lease.Spends || o.DropGrant
 	done, err := b.commitOnce(ctx, p, o)
@@ -40,14 +42,51 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	}
 	b.log.Warn("commit waits for the store", "credential", string(p.lease.Key.Credential), "kind", broker.KindOf(err).Name())
 	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
-		b.running.Go(func() { _, _ = b.commitOn(ctx, p, o, false) })
 		return broker.Committed{}, errUnstored
 	}
-	return b.commitOn(ctx, p, o, must)
+	same := func() broker.Outcome { return o }
+	if !must || !b.cache.shared {
+		return b.commitOn(ctx, p, same, must)
+	}
+	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
+	// not stored yet. Nothing is presented until it is.
+	p.l.wait(1)
+	stored := make(chan broker.Committed, 1)
+	b.running.Go(func() {
+		defer p.l.wake(&p.l.ended)
+		defer p.l.wait(-1)
+		if done, err := b.commitOn(ctx, p, same, true); err == nil {
+			stored <- done
+		}
+	})
+	select {
+	case done := <-stored:
+		return done, nil
+	case <-time.After(commitWait):
+	case <-ctx.Done():
+	}
+	return broker.Committed{}, storeFailure(p.lease.Key.Credential, err)
 }
 
-// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped.
-func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, must bool) (broker.Committed, error) {
+// commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
+// dropped again.
+func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome, e *entry) {
+	b.running.Go(func() {
+		_, err := b.commitOn(ctx, p, func() broker.Outcome {
+			if e.dropped.Load() {
+				o.Token = nil
+			}
+			return o
+		}, false)
+		if err == nil && o.Token != nil && e.dropped.Load() {
+			_, _ = b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
+		}
+	})
+}
+
+// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped. outcome is what is to be
+// stored by now.
+func (b *Broker) commitOn(ctx context.Context, p *pending, outcome func() broker.Outcome, must bool) (broker.Committed, error) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -59,16 +98,19 @@ func (b *Broker) commitOn(ctx context.Context, p *pending, o broker.Outcome, mus
 			try, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 			defer cancel()
 		}
+		o := outcome()
 		done, err := b.commitOnce(try, p, o)
-		switch {
-		case err == nil:
+		if err == nil {
 			return done, nil
-		case stopped && must && !o.RefreshToken.IsZero():
+		}
+		waits := must && broker.KindOf(err) == broker.StoreUnavailable
+		if !stopped && (waits || b.clock.Now().At < p.ends) {
+			continue
+		}
+		if !o.RefreshToken.IsZero() {
 			b.lost.Add(1)
 			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.lease.Key.Credential),
 				"generation", p.lease.Generation.String(), "kind", broker.KindOf(err).Name())
-		case must && !stopped, !stopped && b.clock.Now().At < p.ends:
-			continue
 		}
 		if stopped {
 			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.lease.Key.Credential}

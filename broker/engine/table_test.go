@@ -2,8 +2,10 @@ package engine_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,9 +33,9 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 	"GetToken | within the grace | answers": func(_ *testing.T, w *replica, _ *upstream) string {
 		id := w.mustGet("main").Token.ID
 		sleep(time.Minute) // nobody asks: it is not confirmed either
-		read := false
-		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { read = true; return nil }})
-		if r := w.mustGet("main"); !read || r.Degraded || r.Token.ID != id {
+		var read atomic.Bool
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { read.Store(true); return nil }})
+		if r := w.mustGet("main"); !read.Load() || r.Degraded || r.Token.ID != id {
 			return "something else"
 		}
 		return "what is stored"
@@ -51,11 +53,11 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		up.facts.ObtainsAlone = true
 		w.mustGet("main")
 		full := storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error { return store.Unavailable("full, for a test") }}
-		for _, how := range []func(){w.backend.Away, func() { w.backend.Set(full) }} {
+		for i, how := range []func(){w.backend.Away, func() { w.backend.Set(full) }} {
 			before := len(up.exchanges())
 			how()
 			for range 10 {
-				if got := describe(w.get("main", scopes(t, "of its own"))); got != "the token, degraded" {
+				if got := describe(w.get("main", scopes(t, fmt.Sprint("of its own, ", i)))); got != "the token, degraded" {
 					return got
 				}
 				sleep(100 * time.Millisecond)
@@ -101,7 +103,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		}
 		return "the token, degraded, and nobody is asked for another"
 	},
-	"GetToken whose exchange brought a refresh token | - | away when it is to be stored": func(t *testing.T, w *replica, up *upstream) string {
+	"GetToken whose exchange brought a refresh token | - | away when it is to be stored": func(_ *testing.T, w *replica, up *upstream) string {
 		up.facts.Refreshes = true
 		up.script(func(context.Context, broker.Exchange) (broker.Answer, error) {
 			w.backend.Away()
@@ -109,17 +111,19 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 			a.RefreshToken = broker.NewSecret("r")
 			return a, nil
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if _, err := w.Token(ctx, local, engine.Request{Credential: "main"}); broker.KindOf(err) != broker.UpstreamSlow {
-			return err.Error()
+		if got := describe(w.get("main")); got != "STORE_UNAVAILABLE" {
+			return got
+		}
+		sleep(time.Minute)
+		if got := describe(w.get("main")); got != "STORE_UNAVAILABLE" {
+			return got
 		}
 		w.backend.Set(storetest.Hooks{})
 		sleep(time.Second)
-		if got := describe(w.get("main")); got != "the token" {
+		if got := describe(w.get("main")); got != "the token" || len(up.exchanges()) != 1 {
 			return got
 		}
-		return "nothing until it is stored"
+		return "STORE_UNAVAILABLE, or the former token, degraded, while that is valid; and the new one once it is stored"
 	},
 	"GetToken whose exchange brought none | its credential within the grace | away when it is to be stored": func(t *testing.T, w *replica, up *upstream) string {
 		inner := up.answer
@@ -175,16 +179,16 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 				return err
 			},
 		} {
-			reads := 0
+			var reads atomic.Int32
 			w.backend.Set(storetest.Hooks{
-				BeforeRead:  func(context.Context) error { reads++; return nil },
+				BeforeRead:  func(context.Context) error { reads.Add(1); return nil },
 				BeforeApply: func(context.Context, store.Batch) error { return store.Unavailable("lost, for a test") },
 			})
 			if got := describe(engine.Result{}, write()); got != "STORE_UNAVAILABLE" {
 				return got
 			}
-			reads = 0
-			if got := describe(w.get("main")); got != "the token" || reads == 0 {
+			reads.Store(0)
+			if got := describe(w.get("main")); got != "the token" || reads.Load() == 0 {
 				return got + ", without asking"
 			}
 		}

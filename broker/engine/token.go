@@ -73,13 +73,6 @@ func (b *Broker) miss(ctx context.Context, key lookup, n need) (Result, error) {
 	return b.wait(ctx, key, n)
 }
 
-// told reports whether the store knows that a token is rejected, and knew it before a moment at which something was read; Never:
-// whenever that was.
-func (l *line) told(id string, read broker.Moment) bool {
-	r := l.rejected.Load()
-	return r != nil && r.id == id && (read == broker.Never || read >= r.at)
-}
-
 // rejectMost bounds the call to the store that drops a rejected token.
 const rejectMost = 10 * time.Second
 
@@ -96,7 +89,7 @@ func (b *Broker) reject(ctx context.Context, l *line, id string) error {
 		defer cancel()
 		began := b.clock.Now().At
 		if _, err = b.drop(bounded, l.name, broker.Match{TokenID: id}, ofToken(id, broker.Secret{})); err == nil {
-			l.rejected.Store(&rejection{id, began})
+			l.tell(rejection{id, began})
 		}
 		return nil, err
 	})

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,9 +224,9 @@ func TestAWatchThatGetsNothingIsQuiet(t *testing.T) {
 				if told > 4 {
 					t.Errorf("%d events to say that there is no token", told)
 				}
-				asked := 0
+				var asked atomic.Int32
 				w.backend.Set(storetest.Hooks{BeforeRead: func(ctx context.Context) error {
-					asked++
+					asked.Add(1)
 					if test.away {
 						return away(ctx)
 					}
@@ -233,8 +234,8 @@ func TestAWatchThatGetsNothingIsQuiet(t *testing.T) {
 				}})
 				const seconds = 60
 				sleep(seconds * time.Second)
-				if asked > 8*seconds || len(events) > 0 {
-					t.Errorf("in %d seconds: asked the store %d times, told %d events", seconds, asked, len(events))
+				if asked.Load() > 8*seconds || len(events) > 0 {
+					t.Errorf("in %d seconds: asked the store %d times, told %d events", seconds, asked.Load(), len(events))
 				}
 			})
 		})

@@ -32,6 +32,7 @@ var may = map[string][]string{
 	"gen/tokenbroker/v1":             {},
 	"internal/upstreamsim":           {},
 	"internal/upstreamsim/simclient": {"gen/tokenbroker/v1", "internal/upstreamsim"},
+	"internal/explore":               {"broker", "broker/engine", "store", "store/seal", "store/storetest"},
 	"internal/leaktest":              {},
 	"internal/product":               {},
 	"internal/herd":                  {},

@@ -14,7 +14,7 @@ import (
 func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 	var listed int64
 	if b.List != nil {
-		err := db.do(ctx, func(ctx context.Context, _ time.Duration) (err error) {
+		err := db.do(ctx, many, func(ctx context.Context, _ time.Duration) (err error) {
 			listed, err = db.client.ZAdd(ctx, db.keys.index(), redis.Z{Member: entry(*b.List, b.Group)}).Result()
 			return err
 		})
@@ -24,7 +24,7 @@ func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 	}
 	var made int
 	confirmed := true
-	err := db.do(ctx, func(ctx context.Context, since time.Duration) (err error) {
+	err := db.do(ctx, db.Shard(b.Group), func(ctx context.Context, since time.Duration) (err error) {
 		made, confirmed, err = db.apply(ctx, b, since)
 		return err
 	})
@@ -51,7 +51,7 @@ func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 
 // tidy removes an entry that nothing belongs to. One that stays is skipped, and swept: that fails nobody's change.
 func (db *DB) tidy(ctx context.Context, l store.Listing, g store.Group) {
-	_ = db.do(ctx, func(ctx context.Context, _ time.Duration) error { return db.unlist(ctx, l, g) })
+	_ = db.do(ctx, many, func(ctx context.Context, _ time.Duration) error { return db.unlist(ctx, l, g) })
 }
 
 func (db *DB) unlist(ctx context.Context, l store.Listing, g store.Group) error {

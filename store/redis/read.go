@@ -40,7 +40,7 @@ func reading(out []any) store.Reading {
 // Read implements store.Backend: one pipeline. In a Cluster it goes to the masters that have the groups at the same time.
 func (db *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	all := make([]store.Reading, len(asks))
-	err := db.do(ctx, func(ctx context.Context, _ time.Duration) error {
+	err := db.do(ctx, db.Shard(asks[0].Group), func(ctx context.Context, _ time.Duration) error {
 		cmds := db.readAll(ctx, asks, readScript.EvalSha)
 		if slices.ContainsFunc(cmds, func(c *redis.Cmd) bool { return redis.HasErrorPrefix(c.Err(), "NOSCRIPT") }) {
 			cmds = db.readAll(ctx, asks, readScript.Eval)
@@ -89,7 +89,7 @@ func (db *DB) List(ctx context.Context, group store.Group, kinds ...store.Kind) 
 	for i, k := range kinds {
 		wanted[i] = string(k)
 	}
-	err = db.do(ctx, func(ctx context.Context, _ time.Duration) error {
+	err = db.do(ctx, db.Shard(group), func(ctx context.Context, _ time.Duration) error {
 		out, err := listScript.Run(ctx, db.client, []string{db.keys.rows(group)}, wanted...).Slice()
 		if err != nil {
 			return err
@@ -119,7 +119,7 @@ func (db *DB) Revisions(ctx context.Context, places []store.Place) ([]store.Revi
 	out, known := make([]store.Revision, len(places)), make([]bool, len(places))
 	for from := 0; from < len(places); from += mostAtOnce {
 		part := places[from:min(from+mostAtOnce, len(places))]
-		err := db.do(ctx, func(ctx context.Context, _ time.Duration) (err error) {
+		err := db.do(ctx, many, func(ctx context.Context, _ time.Duration) (err error) {
 			asked := make([]*redis.StringCmd, len(part))
 			p := db.client.Pipeline()
 			for i, place := range part {

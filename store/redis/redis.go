@@ -54,8 +54,9 @@ type DB struct {
 	options Options
 	// who tells this process's own events from others'.
 	who string
-	// turns bounds how many ask at a time: waiting for a connection must not count as Redis's being slow.
-	turns    chan struct{}
+	// turns bound how many ask a shard at a time (chan struct{} by its name): waiting for a connection must not count as Redis's being
+	// slow, and who waits for one that is dead must not keep others from those that are well.
+	turns    sync.Map
 	stopping context.Context //nolint:containedctx // the life of the DB, not of a call
 	stop     context.CancelFunc
 	sweeping sync.WaitGroup
@@ -107,7 +108,6 @@ func Open(o Options) (*DB, error) {
 	_, _ = rand.Read(who[:]) // never fails (crypto/rand)
 	db := &DB{
 		client: connect(u), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
-		turns: make(chan struct{}, o.Connections),
 	}
 	db.cluster, _ = db.client.(*redis.ClusterClient)
 	db.stopping, db.stop = context.WithCancel(context.Background())
@@ -150,6 +150,33 @@ func (db *DB) Shard(g store.Group) string {
 	return master.Options().Addr
 }
 
+// turn waits for a turn at a shard, no longer than a question may take; call give afterwards.
+func (db *DB) turn(ctx context.Context, shard string) (give func(), err error) {
+	v, ok := db.turns.Load(shard)
+	if !ok {
+		v, _ = db.turns.LoadOrStore(shard, make(chan struct{}, db.options.Connections))
+	}
+	turns := v.(chan struct{})
+	give = func() { <-turns }
+	select {
+	case turns <- struct{}{}:
+		return give, nil
+	default:
+	}
+	timer := time.NewTimer(db.options.Timeout)
+	defer timer.Stop()
+	select {
+	case turns <- struct{}{}:
+		return give, nil
+	case <-timer.C:
+		return nil, store.Unavailable("too many wait for Redis")
+	case <-ctx.Done():
+		return nil, store.Ended(ctx)
+	case <-db.stopping.Done():
+		return nil, errClosed
+	}
+}
+
 // Close implements store.Backend.
 func (db *DB) Close() error {
 	db.closed.Do(func() {
@@ -160,26 +187,27 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// do asks Redis: when it is the caller's turn, bounded, and once more where that may help at once. since is how long ago do
+// many is where what is asked of several shards at once has its turn.
+const many = "many"
+
+// do asks a shard: when it is the caller's turn, bounded, and once more where that may help at once. since is how long ago do
 // was called.
-func (db *DB) do(ctx context.Context, ask func(ctx context.Context, since time.Duration) error) error {
+func (db *DB) do(ctx context.Context, shard string, ask func(ctx context.Context, since time.Duration) error) error {
 	if err := store.Ended(ctx); err != nil {
 		return err
-	}
-	select {
-	case db.turns <- struct{}{}:
-		defer func() { <-db.turns }()
-	case <-ctx.Done():
-		return store.Ended(ctx)
-	case <-db.stopping.Done():
 	}
 	if db.stopping.Err() != nil {
 		return errClosed
 	}
+	give, err := db.turn(ctx, shard)
+	if err != nil {
+		return err
+	}
+	defer give()
 	started := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, 2*db.options.Timeout)
 	defer cancel()
-	err := ask(bounded, 0)
+	err = ask(bounded, 0)
 	if passing(err) && bounded.Err() == nil {
 		select {
 		case <-time.After(retryPause):

@@ -25,7 +25,7 @@ func (db *DB) Scan(ctx context.Context, key store.Key, after store.Listing, limi
 	page := make([]store.Listed, 0, len(entries))
 	for part := range slices.Chunk(entries, mostAtOnce) {
 		var some []store.Listed
-		err := db.do(ctx, func(ctx context.Context, _ time.Duration) error {
+		err := db.do(ctx, many, func(ctx context.Context, _ time.Duration) error {
 			some = some[:0]
 			asked := make([]*redis.StringCmd, 0, len(part))
 			p := db.client.Pipeline()
@@ -58,7 +58,7 @@ func (db *DB) Scan(ctx context.Context, key store.Key, after store.Listing, limi
 }
 
 func (db *DB) entries(ctx context.Context, from string, limit int) (out []string, err error) {
-	err = db.do(ctx, func(ctx context.Context, _ time.Duration) error {
+	err = db.do(ctx, many, func(ctx context.Context, _ time.Duration) error {
 		out, err = db.client.ZRangeByLex(ctx, db.keys.index(), &redis.ZRangeBy{Min: from, Max: "+", Count: int64(limit)}).Result()
 		return err
 	})

@@ -60,6 +60,9 @@ func (r *Replica) Deafen(deaf bool) {
 	r.deaf = deaf
 }
 
+// Resubscribe tells it that something may have been missed, as a subscription does that was made anew.
+func (r *Replica) Resubscribe() { r.hear(store.Happened{}) }
+
 // Check implements store.Shared.
 func (r *Replica) Check(ctx context.Context) ([]string, error) { return nil, store.Ended(ctx) }
 

@@ -1,0 +1,162 @@
+package explore
+
+import (
+	"strings"
+	"time"
+)
+
+// begin lets an action take place; s is the step at which it does, nil for the script's own.
+func (w *world) begin(a Action, b int, s *step) {
+	now, span := time.Now(), a.span()
+	w.excuse(a, s)
+	switch a.Verb() {
+	case "after":
+		s.after = a.number()
+	case "hold":
+		s.from = w.onBeat(now.Add(span))
+		w.slow(b, s.from)
+	case "crash":
+		if !strings.HasSuffix(string(a), "done") {
+			w.crash(b)
+		}
+	case "stop":
+		w.impede(b, now.Add(span), &w.stopped[b])
+	case "asleep":
+		w.impede(b, now.Add(span), &w.stopped[b])
+		w.plan(span, func() { w.turnClock(b, clock{slept: span}) })
+	case "ahead":
+		w.turnClock(b, clock{ahead: span})
+	case "away", "readonly":
+		for i := range w.brokers {
+			w.impede(i, now.Add(span), nil)
+		}
+		if a.Verb() == "readonly" {
+			w.readonly = later(w.readonly, now.Add(span))
+			break
+		}
+		w.away = later(w.away, now.Add(span))
+		w.plan(span, w.returned)
+	case "cut":
+		w.impede(b, now.Add(span), &w.cut[b])
+		w.plan(span, func() { w.views[b].Resubscribe() })
+	case "down":
+		w.vendor.downTo = later(w.vendor.downTo, now.Add(span))
+	case "deaf":
+		w.views[b].Deafen(true)
+		w.plan(span, func() { w.views[b].Deafen(w.s.deaf) })
+	}
+	if op, ok := strings.CutPrefix(string(a), "call "); ok {
+		name, at, _ := strings.Cut(op, "@")
+		w.call(name, int(at[0]-'0'))
+	}
+}
+
+// finish lets take place what comes after a step that was done.
+func (w *world) finish(s *step) {
+	switch {
+	case s.do == "crash done":
+		w.crash(s.b)
+	case s.do.Verb() == "failover":
+		w.failover(s.do.number(), s.do.span())
+	case s.do.Verb() == "lapse":
+		w.mu.Lock()
+		before := len(w.undo)
+		w.mu.Unlock()
+		w.plan(time.Second, func() {
+			w.mu.Lock()
+			since := 1 + len(w.undo) - before
+			w.mu.Unlock()
+			w.failover(since, s.do.span())
+		})
+	}
+}
+
+// returned tells the brokers that the store is back, or another machine answers for it.
+func (w *world) returned() {
+	if time.Now().Before(w.away) {
+		return
+	}
+	for _, v := range w.views {
+		v.Resubscribe()
+	}
+}
+
+// failover undoes the last writes, as far as they are of the last two seconds.
+func (w *world) failover(n int, away time.Duration) {
+	now := time.Now()
+	w.mu.Lock()
+	for n > 0 && len(w.undo) > 0 && now.Sub(w.undo[len(w.undo)-1].at) < 2*time.Second {
+		w.undo[len(w.undo)-1].restore()
+		w.undo = w.undo[:len(w.undo)-1]
+		w.undone = true
+		n--
+	}
+	w.failovers++
+	if w.exists == no || now.Sub(w.since) < 3*time.Second {
+		w.exists = unknown
+	}
+	for _, f := range w.vendor.families { // who holds a successor has to be given the time to store it again
+		if !f.holder.at.IsZero() {
+			f.holder.at, f.holder.free, f.early = now, false, now.Add(takeoverGrace)
+		}
+	}
+	w.mu.Unlock()
+	w.away = later(w.away, now.Add(away))
+	for b := range w.brokers {
+		w.impede(b, now.Add(away), nil)
+	}
+	w.plan(away, w.returned)
+}
+
+// impede notes that a broker cannot store anything until then.
+func (w *world) impede(b int, until time.Time, also *time.Time) {
+	w.slow(b, until)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubled[b] = later(w.troubled[b], until)
+	if also != nil {
+		*also = later(*also, until)
+	}
+	w.until = later(w.until, until.Add(10*time.Second))
+}
+
+// slow notes that what a broker stores may not be stored before then.
+func (w *world) slow(b int, until time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.vendor.families {
+		if f.holder.broker == b && w.hadTime(f) {
+			f.holder.free = true
+		}
+	}
+	w.freeFrom[b] = later(w.freeFrom[b], until)
+}
+
+// excuse notes until when callers may have to wait because of an action.
+func (w *world) excuse(a Action, s *step) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	in := a.span()
+	unstored := in
+	switch a.Verb() {
+	case "late", "crash", "stop", "call term", "failover", "lapse", "cut", "away", "asleep", "readonly":
+		// A lease may be left, and a marker which everybody has to see for a while before somebody takes over.
+		unstored += restartAfter + exchangeTimeout + 5*time.Second + takeoverGrace
+		w.patience = patience + takeoverGrace
+	case "busy", "refuse", "down":
+		unstored += in + 3*time.Second
+	case "lose", "hold":
+		if s != nil && (s.what == stepAnswer || s.what == stepSend) {
+			unstored += lifetime + takeoverGrace // it is uncertain then
+		}
+	}
+	w.excused = later(w.excused, time.Now().Add(unstored))
+}
+
+// turnClock changes a machine's clock by so much.
+func (w *world) turnClock(b int, by clock) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clocks[b].ahead += by.ahead
+	w.clocks[b].slept += by.slept
+}

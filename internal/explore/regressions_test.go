@@ -1,0 +1,84 @@
+package explore
+
+import "testing"
+
+// regressions are schedules that broke a promise once. A new one comes from what a search prints.
+var regressions = []struct {
+	schedule string
+	// breaks is the promise that it breaks today; empty: it is mended.
+	breaks string
+}{
+	{"watch: 0 send#1 = busy", ""},
+	{"watch: 1 read#1 = cut 3s", ""},
+	{"watch: 0 read#1 = call delete@1", ""},
+	{"outage: 0 commit#2 = failover 1 70s", ""},
+	{"rotating: 0 commit#2 = failover 2 1s; 0 view#6 = after 4", ""},
+	{"rotating: 1 acquire#1 = lapse 1s", ""},
+	{"rotating: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentByOther},
+	{"outage: 0 acquire#2 = failover 1 0s", spentByOther},
+	{"rotating: 0 answer#1 = hold 9s", ""},
+	{"outage: 1 read#2 = call stale@0", ""},
+	{"outage: 0 read#2 = call drop@1; 1 view#1 = hold 3s", ""},
+	{"deaf: 0 drop#1 = lapse 1s", ""},
+	{"readonly: 1 view#2 = call invalidate@0", ""},
+	{"deaf: 1 view#3 = fail", ""},
+	{"deaf: 1 view#3 = call delete@0; 1 view#4 = fail", ""},
+	{"plain: 1 answer#1 = stop 9s", ""},
+	{"plain: 0 view#2 = call invalidate@1; 0 answer#2 = readonly 6s; 1 view#5 = call invalidate@0", ""},
+	{"plain: 0 commit#2 = late 3s", ""},
+	{"deaf: 0 commit#1 = fail", ""},
+
+	{"sleeper: 1 drop#1 = failover 1 0s; 1 check#5 = hold 3s", ""},
+	{"rotating: 1 view#1 = call invalidate@0; 0 drop#1 = failover 2 1s", ""},
+	{"watch: 1 view#2 = call test@0; 1 acquire#1 = lapse 1s", ""},
+	{"rotating: 1 acquire#1 = lapse 1s; 0 view#4 = call drop@1", ""},
+	{"sleeper: 1 read#1 = call drop@0; 1 list#1 = ahead 10m", ""},
+	{"deaf: 0 commit#1 = away 3s; 0 list#1 = ahead 10m", ""},
+	{"owned: 0 acquire#1 = stop 3s; 0 view#3 = call invalidate@0; 0 list#1 = stop 20s", ""},
+	{"rotating: 1 view#4 = ahead 10m; 0 read#2 = cut 3s", ""},
+	{"sleeper: 1 acquire#1 = fail; 0 acquire#2 = call watch@1; 0 send#2 = down 40s", ""},
+	{"owned: 0 acquire#2 = failover 1 70s; 0 view#4 = away 3s; 0 acquire#3 = failover 2 1s", ""},
+	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
+	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", servedInvalid},
+	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", lostCommitted},
+
+	// What looked like a broken promise, and was none.
+	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
+	{"watch: 0 view#2 = cut 20s; 1 send#1 = stop 3s", ""},
+	{"owned: 0 count#1 = call recreate@1; 1 delete#2 = failover 1 1s", ""},
+	{"three: 2 view#1 = stop 3s; 2 read#2 = fail", ""},
+	{"three: 0 send#2 = hold 3s; 0 view#5 = cut 20s", ""},
+	{"three: 0 view#5 = hold 3s; 0 commit#2 = stop 20s", ""},
+	{"rotating: 0 read#2 = call drop@1; 0 read#3 = stop 3s; 1 commit#2 = hold 3s; 1 view#7 = stop 20s", ""},
+}
+
+// TestRegressions: what is mended stays so, and what is known is still so: else it is to be taken out of the list.
+func TestRegressions(t *testing.T) {
+	c := newCampaign(t)
+	shown := map[int]bool{}
+	for _, g := range regressions {
+		s, err := Parse(g.schedule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.String() != g.schedule {
+			t.Errorf("%s: read as %s", g.schedule, s)
+		}
+		r := Replay(t, c.keys, s)
+		switch {
+		case len(r.Violations) == 0 && g.breaks != "":
+			t.Errorf("%s: mended: it does not break %q any more: say so here, and take it out of knownToday if nothing else shows it", s, g.breaks)
+		case len(r.Violations) > 0 && r.Violations[0].Promise != g.breaks:
+			t.Errorf("%s: %v; want %q", s, r.Violations[0], g.breaks)
+		case len(r.Violations) > 0:
+			if i := isKnown(r); i >= 0 {
+				shown[i] = true
+			}
+		}
+	}
+	for i, k := range knownToday {
+		if !shown[i] {
+			t.Errorf("known: %s (%s): no regression schedule shows it: take it out, or add one", k.promise, k.why)
+		}
+	}
+}
