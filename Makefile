@@ -82,7 +82,7 @@ cover: ## coverage of broker, provider and store
 	go tool cover -func=coverage.out | tail -1
 
 bench: ## the hit path: in process, over gRPC, and under load beside methods that do nothing
-	go test -run '^$$' -bench . -benchmem -count 5 ./broker ./server
+	go test -run '^$$' -bench . -benchmem -count 5 ./broker/engine ./server
 	go test -run '^TestLoad$$' -v ./server -load.rounds 31
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE

@@ -10,16 +10,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-)
 
-// A wire is a request that is ready to be sent. What is in it is secret.
-type wire struct {
-	method      string
-	url         *url.URL
-	header      http.Header
-	body        []byte
-	contentType string
-}
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
+)
 
 // defaultHeader is what a request has unless the definition says otherwise.
 func defaultHeader() http.Header {
@@ -27,13 +21,13 @@ func defaultHeader() http.Header {
 }
 
 // buildAt makes a request of its declaration, its URL and the values that hold. Errors quote the definition only.
-func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
-	w := &wire{method: q.method, url: u, header: defaultHeader()}
+func (d *definition) buildAt(q *request, u *url.URL, v *values) (*transport.Request, error) {
+	w := &transport.Request{Method: q.method, URL: u, Header: defaultHeader()}
 	if err := addQuery(u, q.query, v); err != nil {
 		return nil, err
 	}
 	for _, fs := range [][]field{d.headers, q.headers} {
-		if err := setHeaders(w.header, fs, v); err != nil {
+		if err := setHeaders(w.Header, fs, v); err != nil {
 			return nil, err
 		}
 	}
@@ -47,23 +41,24 @@ func (d *definition) buildAt(q *request, u *url.URL, v *values) (*wire, error) {
 		}
 	}
 	if cookie != "" {
-		w.header.Set("Cookie", cookie)
+		w.Header.Set("Cookie", cookie)
 	}
-	if err := q.auth.apply(w.header, v); err != nil {
+	if err := q.auth.apply(w.Header, v); err != nil {
 		return nil, err
 	}
-	if w.body, w.contentType, err = q.body.encode(v); err != nil {
+	var contentType string
+	if w.Body, contentType, err = q.body.encode(v); err != nil {
 		return nil, err
 	}
-	if w.contentType != "" && w.header.Get("Content-Type") == "" {
-		w.header.Set("Content-Type", w.contentType)
+	if contentType != "" && w.Header.Get("Content-Type") == "" {
+		w.Header.Set("Content-Type", contentType)
 	}
 	return w, nil
 }
 
 // url expands a URL's template. A leading name is a whole URL, whose final slash is dropped; other names are escaped by
 // place, and in the host they may only be parts of a host's name.
-func (t *Transport) url(tx text, v *values) (*url.URL, error) {
+func (d *definition) url(tx text, v *values) (*url.URL, error) {
 	var b strings.Builder
 	for i, p := range tx.parts {
 		if p.name == "" {
@@ -78,7 +73,7 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 		switch {
 		case i == 0:
 			whole, err := url.Parse(s)
-			if err != nil || t.allowed(whole) != nil || whole.Fragment != "" {
+			if err != nil || d.transport.Allowed(whole) != nil || whole.Fragment != "" {
 				return nil, nameText(p.name).bad("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
 			}
 			if len(tx.parts) > 1 && (whole.RawQuery != "" || whole.ForceQuery) {
@@ -88,7 +83,7 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 		case s == "":
 			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
 		case hostEnd(b.String()) == b.Len():
-			if !hostWord.MatchString(s) || strings.Contains(s, ":") {
+			if !transport.IsHost(s) || strings.Contains(s, ":") {
 				return nil, nameText(p.name).bad("{{%s}} is no part of a host's name", p.name)
 			}
 			b.WriteString(s)
@@ -100,12 +95,12 @@ func (t *Transport) url(tx text, v *values) (*url.URL, error) {
 	}
 	u, err := url.Parse(b.String())
 	if err != nil {
-		return nil, errBadURL
+		return nil, transport.ErrNoURL
 	}
 	if len(tx.names()) > 0 && hasDots(u.EscapedPath()) {
 		return nil, tx.bad("{{%s}} is no part of a path", tx.names()[len(tx.names())-1])
 	}
-	return u, t.allowed(u)
+	return u, d.transport.Allowed(u)
 }
 
 // hasDots reports whether a path has a segment that leads elsewhere (RFC 3986 section 5.2.4).
@@ -149,7 +144,7 @@ func formOf(fields []field, v *values) (string, error) {
 				}
 				if l, ok := x.v.([]any); ok {
 					for _, e := range l {
-						add(f.name, textOf(e))
+						add(f.name, jsondoc.Text(e))
 					}
 					continue
 				}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 //go:embed catalog/*.yaml
@@ -42,7 +43,7 @@ type Entry struct {
 
 // A Catalog holds the built-in definitions and a user's own. It implements broker.Upstream. Safe for concurrent use.
 type Catalog struct {
-	transport *Transport
+	transport *transport.Transport
 	dir       string
 	log       *slog.Logger
 	revision  atomic.Uint64
@@ -56,7 +57,7 @@ type Catalog struct {
 
 // Load reads the built-in definitions and those in dir; empty: no others. A file that is wrong does not fail it: its entry
 // says what is wrong. It fails when dir cannot be read.
-func Load(t *Transport, dir string) (*Catalog, error) {
+func Load(t *transport.Transport, dir string) (*Catalog, error) {
 	c := &Catalog{transport: t, dir: dir, log: slog.New(slog.DiscardHandler)}
 	return c, c.Reload()
 }

@@ -1,9 +1,13 @@
 package provider
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/provider/transport"
+)
 
 func TestEveryBuiltinLoads(t *testing.T) {
-	tr, err := NewTransport(Settings{})
+	tr, err := transport.New(transport.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}

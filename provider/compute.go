@@ -15,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
@@ -224,7 +225,7 @@ func (c *compute) apply(in []byte) ([]byte, error) {
 		}
 		return []byte(parts[i]), nil
 	case "field":
-		doc, err := decodeJSON(in)
+		doc, err := jsondoc.Read(in)
 		if err != nil {
 			return nil, errors.New("field: not JSON")
 		}
@@ -232,7 +233,7 @@ func (c *compute) apply(in []byte) ([]byte, error) {
 		if !ok {
 			return nil, fmt.Errorf("field: nothing at %s", c.path.as)
 		}
-		return []byte(textOf(x)), nil
+		return []byte(jsondoc.Text(x)), nil
 	}
 	return nil, fmt.Errorf("%s: unknown", c.op)
 }

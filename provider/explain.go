@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
@@ -134,24 +135,24 @@ func (d *definition) explainRequest(q *request, v *values) string {
 	if err != nil {
 		return "  cannot be made: " + err.Error() + "\n"
 	}
-	if w.url.RawQuery != "" {
+	if w.URL.RawQuery != "" {
 		separator := "?"
 		if strings.Contains(to, "?") {
 			separator = "&"
 		}
-		to += separator + mask(w.url.RawQuery)
+		to += separator + mask(w.URL.RawQuery)
 	}
-	fmt.Fprintf(&b, "  %s %s\n", w.method, to)
-	for _, name := range slices.Sorted(maps.Keys(w.header)) {
-		for _, h := range w.header[name] {
+	fmt.Fprintf(&b, "  %s %s\n", w.Method, to)
+	for _, name := range slices.Sorted(maps.Keys(w.Header)) {
+		for _, h := range w.Header[name] {
 			if name == "Authorization" && (q.auth.kind == secretBasic || q.auth.kind == rawBasic) {
 				h = "Basic " + explainURL(q.auth.id, v) + ":" + explainURL(q.auth.secret, v)
 			}
 			fmt.Fprintf(&b, "  %s: %s\n", name, mask(h))
 		}
 	}
-	if len(w.body) > 0 {
-		fmt.Fprintf(&b, "\n  %s\n", mask(strings.ReplaceAll(string(w.body), "\n", "\n  ")))
+	if len(w.Body) > 0 {
+		fmt.Fprintf(&b, "\n  %s\n", mask(strings.ReplaceAll(string(w.Body), "\n", "\n  ")))
 	}
 	for _, t := range q.take {
 		need := ""
@@ -244,15 +245,15 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 		v, _ := rules.message.find(a)
 		s = v.String()
 	case m["error_description"] != nil:
-		s = textOf(m["error_description"])
-	case a.status < 200 || a.status > 299 || said.there:
-		s = string(a.body)
+		s = jsondoc.Text(m["error_description"])
+	case a.Status < 200 || a.Status > 299 || said.there:
+		s = string(a.Body)
 	case m != nil:
 		s = "the answer has " + list(slices.Sorted(maps.Keys(m)))
 	case a.html:
 		s = "the answer is a page for people"
 	default:
-		s = fmt.Sprintf("the answer has %d bytes", len(a.body))
+		s = fmt.Sprintf("the answer has %d bytes", len(a.Body))
 	}
 	return printable(e.v.conceal(s))
 }

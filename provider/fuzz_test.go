@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // FuzzDefinition: reading never panics, and what is right has a revision, can be explained and asks nobody unknown.
@@ -42,7 +44,7 @@ func FuzzDefinition(f *testing.F) {
 		if again.Facts().Digest != d.Facts().Digest {
 			t.Error("two revisions of one text")
 		}
-		tr, err := NewTransport(Settings{})
+		tr, err := transport.New(transport.Settings{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +115,7 @@ obtain:
 		f.Fatal(problems)
 	}
 	f.Fuzz(func(t *testing.T, status int, contentType, cookie, body string) {
-		a := &answer{status: status, header: http.Header{"Content-Type": {contentType}, "Set-Cookie": {cookie}, "Date": {contentType}, "Retry-After": {cookie}}, body: []byte(body), sentAt: time.Now()}
+		a := &answer{Answer: transport.Answer{Status: status, Header: http.Header{"Content-Type": {contentType}, "Set-Cookie": {cookie}, "Date": {contentType}, "Retry-After": {cookie}}, Body: []byte(body), SentAt: time.Now()}}
 		for _, place := range []broker.Run{broker.Obtain, broker.Refresh} {
 			q := d.obtain[0]
 			failure := d.judge(q, a, place)
@@ -146,7 +148,7 @@ func FuzzPath(f *testing.F) {
 		if err != nil {
 			return
 		}
-		doc, err := decodeJSON([]byte(body))
+		doc, err := jsondoc.Read([]byte(body))
 		if err != nil {
 			return
 		}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type vendor struct {
 	t      *testing.T
 	server *httptest.Server
-	tr     *Transport
+	tr     *transport.Transport
 	mu     sync.Mutex
 	asked  []asked
 	opened int
@@ -38,7 +39,7 @@ type asked struct {
 }
 
 // newVendor starts one; change lets a test change the transport's settings.
-func newVendor(t *testing.T, answer http.HandlerFunc, change ...func(*Settings)) *vendor {
+func newVendor(t *testing.T, answer http.HandlerFunc, change ...func(*transport.Settings)) *vendor {
 	t.Helper()
 	v := &vendor{t: t, answer: answer}
 	v.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -63,11 +64,11 @@ func newVendor(t *testing.T, answer http.HandlerFunc, change ...func(*Settings))
 		t.Fatal(err)
 	}
 	// The test server's certificate is for example.com.
-	s := Settings{CAFile: ca, ConnectTo: map[string]string{"example.com:443": v.server.Listener.Addr().String(), "www.example.com:443": v.server.Listener.Addr().String()}}
+	s := transport.Settings{CAFile: ca, ConnectTo: map[string]string{"example.com:443": v.server.Listener.Addr().String(), "www.example.com:443": v.server.Listener.Addr().String()}}
 	for _, f := range change {
 		f(&s)
 	}
-	tr, err := NewTransport(s)
+	tr, err := transport.New(s)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,3 +129,34 @@ present: {headers: {Authorization: "Bearer {{token}}", user-agent: b}}`)
 		t.Errorf("got %v %v", p.Headers, err)
 	}
 }
+
+func TestAStaticTokenAsksNobody(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define(`
+inputs: {user: {}, key: {secret: true}}
+let: {pair: {base64: "{{user}}:{{key}}"}}
+token: "{{pair}}"
+lifetime: until_rejected`)
+	a, err := v.obtain(d, credential(map[string]string{"user": "u", "!key": "k"}), broker.Selection{})
+	if err != nil || a.Values["token"].Reveal() != "dTpr" || len(a.Attempts) != 0 || d.Host(credential(nil)) != "" {
+		t.Errorf("got %+v %v", a, err)
+	}
+	if _, err := v.obtain(d, credential(map[string]string{"user": "u"}), broker.Selection{}); err == nil {
+		t.Error("a token was made of an absent secret")
+	}
+}
+
+func TestARefreshTakesWhatObtainTakesAndMayNameWhatIsHeld(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"data": {"at": "new", "rt": "next"}, "instance": "i2"}`))
+	d := v.define(`
+obtain: {post: "https://example.com/login", take: {token: data.at, refresh_token: data.rt, instance: instance}}
+refresh: {post: "https://example.com/refresh/{{instance}}", headers: {Authorization: "Bearer {{refresh_token}}"}, text: ""}`)
+	a, err := v.refresh(d, credential(nil), "r1", map[string]broker.Secret{"instance": broker.NewSecret("i1")})
+	if err != nil || a.Values["token"].Reveal() != "new" || a.RefreshToken.Reveal() != "next" || a.Values["instance"].Reveal() != "i2" {
+		t.Fatalf("got %+v %v", a, err)
+	}
+	r := v.requests()[0]
+	if r.uri != "/refresh/i1" || r.header.Get("Authorization") != "Bearer r1" || r.body != "" || r.header.Get("Transfer-Encoding") != "" {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -155,5 +157,53 @@ func TestAHeaderThatARequestRemovesIsNotSent(t *testing.T) {
 	}
 	if got := v.requests()[0].header["Accept"]; got != nil {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestEverythingThatIsWrongWithACredentialIsSaid(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define(`
+inputs:
+  host: {format: host}
+  url: {format: url}
+  id: {format: uuid}
+  mail: {format: email, optional: true}
+  pem: {format: pem, optional: true}
+  doc: {format: json, optional: true}
+  n: {format: integer, optional: true}
+  yes: {format: boolean, optional: true}
+  color: {one_of: [red, blue], default: red}
+  code: {pattern: "[A-Z]{3}", prefix: "Code ", optional: true}
+  secret: {secret: true, pattern: "[a-z]+"}
+  refresh_token: {secret: true, seed: true}
+refresh: {oauth2: "https://example.com/t", auth: none}`)
+	good := map[string]string{
+		"host": "a.example", "url": "https://a.example/x", "id": "6F9619FF-8B86-D011-B42D-00CF4FC964FF", "mail": "a@b.example",
+		"pem": "-----BEGIN X-----\nAAAA\n-----END X-----\n", "doc": "{}", "n": "-5", "yes": "true", "color": "blue", "code": "Code ABC", "!secret": "abc",
+	}
+	c := credential(good)
+	c.Seeds["refresh_token"] = broker.Seed{Hash: broker.NewID()}
+	if got := d.Check(c); len(got) != 0 {
+		t.Errorf("got %v of what is right", got)
+	}
+	bad := credential(map[string]string{
+		"host": "a b", "url": "http://a.example", "id": "1", "mail": "x", "pem": "y", "doc": "{", "n": "1.5", "yes": "maybe", "color": "green", "code": "abcd", "!secret": "WRONG-VALUE",
+	})
+	fields := map[string]string{}
+	for _, x := range d.Check(bad) {
+		fields[x.Field] = x.Description
+		if strings.Contains(x.Description, "WRONG-VALUE") {
+			t.Errorf("%s shows the value", x.Field)
+		}
+	}
+	want := []string{
+		"credential.inputs.code", "credential.inputs.color", "credential.inputs.doc", "credential.inputs.host", "credential.inputs.id", "credential.inputs.mail",
+		"credential.inputs.n", "credential.inputs.pem", "credential.inputs.url", "credential.inputs.yes", "secrets.refresh_token", "secrets.secret",
+	}
+	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
+		t.Errorf("got violations of %v, want %v", got, want)
+	}
+	if got := d.Check(credential(nil)); len(got) != 5 {
+		t.Errorf("got %v, want the five that are required", got)
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 var errorCode = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -21,7 +23,7 @@ func (d *definition) judge(q *request, a *answer, place broker.Run) *broker.Upst
 	rules := d.rulesOf(q)
 	a.read(q.answer)
 	said := rules.find(a)
-	bad := len(q.ok) == 0 && (a.status < 200 || a.status > 299) || len(q.ok) > 0 && !slices.Contains(q.ok, a.status)
+	bad := len(q.ok) == 0 && (a.Status < 200 || a.Status > 299) || len(q.ok) > 0 && !slices.Contains(q.ok, a.Status)
 	detail := ""
 	if !bad && said.there && (rules.code != nil || q.oauth2) {
 		bad = true
@@ -90,10 +92,10 @@ func (e *errorRules) find(a *answer) saidError {
 // classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client",
+		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
-	if a.status >= 300 && a.status < 400 && e.Detail == "" {
+	if a.Status >= 300 && a.Status < 400 && e.Detail == "" {
 		e.Detail = "the upstream answers with a redirect, and none is followed"
 	}
 	e.Lost = mayBeProcessed(e, said)
@@ -192,7 +194,7 @@ func orNil(s string) any {
 // wait is what the upstream asks for: the declared place, else Retry-After (RFC 9110 section 10.2.3), in seconds or as a date
 // that counts from the answer's own.
 func (e *errorRules) wait(a *answer) time.Duration {
-	said, as := a.header.Get("Retry-After"), &where{}
+	said, as := a.Header.Get("Retry-After"), &where{}
 	if e.retryAfter != nil {
 		if v, found := e.retryAfter.find(a); !v.absent() {
 			said, as = v.String(), found
@@ -208,7 +210,7 @@ func (e *errorRules) wait(a *answer) time.Duration {
 		return 0
 	}
 	from := time.Now()
-	if date, err := http.ParseTime(a.header.Get("Date")); err == nil {
+	if date, err := http.ParseTime(a.Header.Get("Date")); err == nil {
 		from = date
 	}
 	return max(at.Sub(from), 0)
@@ -243,7 +245,10 @@ func isBool(v any) bool { _, ok := v.(bool); return ok }
 
 func spelled(v any) string {
 	if n, ok := v.(int); ok {
-		return textOf(jsonInt(n))
+		return jsondoc.Text(jsonInt(n))
 	}
-	return textOf(v)
+	return jsondoc.Text(v)
 }
+
+// jsonInt is a number as JSON spells it.
+func jsonInt(n int) json.Number { return json.Number(strconv.Itoa(n)) }

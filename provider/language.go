@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // A definition is a file that has been read and checked. Immutable.
@@ -39,7 +40,7 @@ type definition struct {
 	attributesAt      []position
 	baseURL           *text
 	digest            string
-	transport         *Transport
+	transport         *transport.Transport
 	user              bool // it is of a user's file
 	facts             *broker.Facts
 }

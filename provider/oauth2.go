@@ -7,6 +7,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // oauth2 turns the shorthand into an ordinary request: POST, the grant's parameters as a form, and the answer of RFC 6749
@@ -122,7 +123,7 @@ func (r *reader) flat(m member, at position, what string) field {
 		case l.kind == treeLeaf && l.leaf != nil:
 			f.values = append(f.values, *l.leaf)
 		case l.kind == treeRaw && l.raw != nil:
-			f.values = append(f.values, literalText(textOf(l.raw)))
+			f.values = append(f.values, literalText(jsondoc.Text(l.raw)))
 		case l.kind == treeRaw:
 			f.remove = true
 		default:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 func check(t *testing.T, text string) []string {
@@ -195,7 +197,7 @@ func TestTemplates(t *testing.T) {
 }
 
 func TestPaths(t *testing.T) {
-	doc, err := decodeJSON([]byte(`{"a": {"b c": [1, {"@x": "y"}], "d.e": true}, "$": "dollar", "n": null, "a-b:c": 5}`))
+	doc, err := jsondoc.Read([]byte(`{"a": {"b c": [1, {"@x": "y"}], "d.e": true}, "$": "dollar", "n": null, "a-b:c": 5}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +209,7 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%q: %v", in, err)
 			continue
 		}
-		if got, ok := p.find(doc); !ok || textOf(got) != want {
+		if got, ok := p.find(doc); !ok || jsondoc.Text(got) != want {
 			t.Errorf("%q: got %v, want %s", in, got, want)
 		}
 	}

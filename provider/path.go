@@ -1,15 +1,11 @@
 package provider
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
@@ -108,84 +104,3 @@ func (p path) find(doc any) (any, bool) {
 	}
 	return doc, doc != nil
 }
-
-// jsonDeepest bounds the nesting of a document.
-const jsonDeepest = 100
-
-// decodeJSON reads one document with its numbers as they are spelled. It is strict where leniency would guess: a name that is
-// there twice, what is no UTF-8, and anything after the document are no JSON (RFC 8259 sections 4 and 8.1).
-func decodeJSON(b []byte) (any, error) {
-	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-	if !utf8.Valid(b) {
-		return nil, errNotJSON
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	doc, err := decodeValue(d, 0)
-	if err != nil {
-		return nil, errNotJSON
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errNotJSON
-	}
-	return doc, nil
-}
-
-func decodeValue(d *json.Decoder, depth int) (any, error) {
-	t, err := d.Token()
-	if err != nil || depth > jsonDeepest {
-		return nil, errNotJSON
-	}
-	switch t {
-	case json.Delim('{'):
-		m := map[string]any{}
-		for d.More() {
-			k, err := d.Token()
-			name, ok := k.(string)
-			if _, twice := m[name]; err != nil || !ok || twice {
-				return nil, errNotJSON
-			}
-			if m[name], err = decodeValue(d, depth+1); err != nil {
-				return nil, err
-			}
-		}
-		_, err = d.Token()
-		return m, err
-	case json.Delim('['):
-		l := []any{}
-		for d.More() {
-			x, err := decodeValue(d, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			l = append(l, x)
-		}
-		_, err = d.Token()
-		return l, err
-	}
-	return t, nil
-}
-
-var errNotJSON = errors.New("not JSON")
-
-// textOf is a JSON value as text: strings as they are, numbers and booleans as spelled, anything else as JSON.
-func textOf(v any) string {
-	switch v := v.(type) {
-	case nil:
-		return ""
-	case string:
-		return v
-	case json.Number:
-		return v.String()
-	case bool:
-		return strconv.FormatBool(v)
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return ""
-	}
-	return string(b)
-}
-
-// jsonInt is a number as JSON spells it.
-func jsonInt(n int) json.Number { return json.Number(strconv.Itoa(n)) }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 func splitScopes(s, join string) []string {
@@ -59,7 +60,7 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 		}
 	}
 	if d.baseURL != nil {
-		u, err := d.transport.url(*d.baseURL, v)
+		u, err := d.url(*d.baseURL, v)
 		if err != nil {
 			return broker.Presentation{}, err
 		}
@@ -169,19 +170,19 @@ func visible(s string) bool {
 }
 
 // putToken shows the token on a request of the definition itself.
-func (d *definition) putToken(w *wire, cookie string, v *values) (string, error) {
+func (d *definition) putToken(w *transport.Request, cookie string, v *values) (string, error) {
 	token, err := v.get("token")
 	if err != nil {
 		return "", err
 	}
 	if !d.present.declared {
-		w.header.Set("Authorization", "Bearer "+token.String())
+		w.Header.Set("Authorization", "Bearer "+token.String())
 		return cookie, nil
 	}
-	if err := setHeaders(w.header, d.present.headers, v); err != nil {
+	if err := setHeaders(w.Header, d.present.headers, v); err != nil {
 		return "", err
 	}
-	if err := addQuery(w.url, d.present.query, v); err != nil {
+	if err := addQuery(w.URL, d.present.query, v); err != nil {
 		return "", err
 	}
 	own, err := d.present.cookies.header(v)

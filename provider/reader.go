@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
@@ -200,7 +201,7 @@ func (r *reader) tree(n *yaml.Node, what string) *tree {
 		case "!!bool":
 			return &tree{kind: treeRaw, raw: strings.EqualFold(n.Value, "true")}
 		case "!!int", "!!float":
-			if v, err := decodeJSON([]byte(n.Value)); err == nil {
+			if v, err := jsondoc.Read([]byte(n.Value)); err == nil {
 				return &tree{kind: treeRaw, raw: v}
 			}
 		}

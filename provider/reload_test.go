@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // catalogIn loads a directory with these files.
@@ -21,7 +22,7 @@ func catalogIn(t *testing.T, files map[string]string) (*Catalog, string) {
 	for name, text := range files {
 		writeFile(t, dir, name, text)
 	}
-	tr, err := NewTransport(Settings{})
+	tr, err := transport.New(transport.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // An observer sees what a run asks and takes, for Try. from says of each value where it was found; nil: the request failed.
@@ -172,7 +174,7 @@ func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 
 func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
 	if q.issuer == nil {
-		u, err := e.d.transport.url(q.url, e.v)
+		u, err := e.d.url(q.url, e.v)
 		if err != nil {
 			return nil, e.cannotBuild(q, err)
 		}
@@ -183,14 +185,14 @@ func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.Ups
 
 // discover asks the issuer where its token endpoint is (OpenID Connect Discovery section 4).
 func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
-	issuer, err := e.d.transport.url(*q.issuer, e.v)
+	issuer, err := e.d.url(*q.issuer, e.v)
 	if err != nil {
 		return nil, e.cannotBuild(q, err)
 	}
 	at := *issuer
 	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
 	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
-	a, failure := e.send(ctx, dq, &wire{method: http.MethodGet, url: &at, header: defaultHeader()}, false)
+	a, failure := e.send(ctx, dq, &transport.Request{Method: http.MethodGet, URL: &at, Header: defaultHeader()}, false)
 	if failure != nil {
 		failure.Lost = false // it only asked where to ask
 		return nil, failure
@@ -201,9 +203,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	u, err := url.Parse(endpoint)
 	switch {
 	case trimSlash(said) != trimSlash(issuer.String()):
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration is another issuer's"}
-	case err != nil || endpoint == "" || e.d.transport.allowed(u) != nil:
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the issuer's configuration is another issuer's"}
+	case err != nil || endpoint == "" || e.d.transport.Allowed(u) != nil:
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
 	}
 	return u, nil
 }
@@ -215,15 +217,17 @@ func trimSlash(s string) string {
 	return s
 }
 
-func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (*answer, *broker.UpstreamError) {
-	attempt := broker.Attempt{Start: time.Now(), Host: hostPort(w.url)}
-	a, sendErr := e.d.transport.send(ctx, w, spends, e.x.BeforeSend)
-	if sendErr != nil && sendErr.refused {
-		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Detail: sendErr.detail}
+func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, spends bool) (*answer, *broker.UpstreamError) {
+	attempt := broker.Attempt{Start: time.Now(), Host: transport.HostPort(w.URL)}
+	came, sendErr := e.d.transport.Send(ctx, w, spends, e.x.BeforeSend)
+	if sendErr != nil && sendErr.Refused {
+		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Detail: sendErr.Detail}
 	}
 	attempt.Duration = time.Since(attempt.Start)
-	if a != nil {
-		attempt.Status, a.names = a.status, e.v
+	var a *answer
+	if came != nil {
+		a = &answer{Answer: *came, names: e.v}
+		attempt.Status = a.Status
 	}
 	e.attempts = append(e.attempts, attempt)
 	failure := e.wrong(q, a, sendErr)
@@ -237,22 +241,22 @@ func (e *exchange) send(ctx context.Context, q *request, w *wire, spends bool) (
 }
 
 // wrong is why an answer cannot be taken from; nil: it can.
-func (e *exchange) wrong(q *request, a *answer, sendErr *sendError) *broker.UpstreamError {
+func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broker.UpstreamError {
 	if sendErr != nil {
-		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.sent, TimedOut: sendErr.timedOut, Detail: sendErr.detail}
+		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.Sent, TimedOut: sendErr.TimedOut, Detail: sendErr.Detail}
 		if a != nil {
-			f.Status = a.status
+			f.Status = a.Status
 		}
 		return f
 	}
 	if failure := e.d.judge(q, a, e.x.Run); failure != nil {
 		return failure
 	}
-	f := &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.status, Lost: true}
+	f := &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.Status, Lost: true}
 	switch {
 	case len(q.take) == 0 || takesHeaders(q):
 		return nil
-	case len(bytes.TrimSpace(a.body)) == 0:
+	case len(bytes.TrimSpace(a.Body)) == 0:
 		f.Detail = "the answer is empty"
 	case a.html && !takesText(q):
 		f.Detail = "the answer is a page for people, as a proxy's or a login form"
@@ -352,7 +356,7 @@ func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError 
 		return e.d.classify(rules, a, said, e.x.Run, "")
 	}
 	return &broker.UpstreamError{
-		Level: broker.LevelResponse, Status: a.status, Lost: true,
+		Level: broker.LevelResponse, Status: a.Status, Lost: true,
 		Detail: "the answer has no " + t.name + " at " + t.where.written,
 	}
 }
@@ -361,8 +365,8 @@ func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError 
 func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*where, out *broker.Answer) {
 	if token, ok := taken["token"]; ok {
 		out.TokenType, out.Scopes = "", nil
-		out.Expiry = broker.Expiry{SentAt: a.sentAt, Claim: expOf(token.String())}
-		if date, err := http.ParseTime(a.header.Get("Date")); err == nil {
+		out.Expiry = broker.Expiry{SentAt: a.SentAt, Claim: expOf(token.String())}
+		if date, err := http.ParseTime(a.Header.Get("Date")); err == nil {
 			out.Expiry.Date = date
 		}
 	}
@@ -387,7 +391,7 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 // expOf is the `exp` of a JWT (RFC 7519 section 4.1.4); zero: it is none, or has none.
 func expOf(token string) time.Time {
 	claims, _ := claimsOf(token).(map[string]any)
-	at, ok := parseTime(textOf(claims["exp"]), "unix")
+	at, ok := parseTime(jsondoc.Text(claims["exp"]), "unix")
 	if !ok {
 		return time.Time{}
 	}
@@ -399,7 +403,7 @@ func scopesOf(v value, s *set) []string {
 	if l, ok := v.v.([]any); ok {
 		var out []string
 		for _, x := range l {
-			out = append(out, textOf(x))
+			out = append(out, jsondoc.Text(x))
 		}
 		return out
 	}

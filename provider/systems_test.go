@@ -2,19 +2,18 @@ package provider_test
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // TestEveryBuiltinAgainstItsSystem runs the catalog byte for byte: the vendors' names are dialled elsewhere, and nothing else
@@ -28,14 +27,18 @@ func TestEveryBuiltinAgainstItsSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sim.Close() })
-	settings := provider.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(t.TempDir(), "ca.pem")}
+	client, err := simclient.Of(sim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := transport.Settings{ConnectTo: map[string]string{}, CAFile: filepath.Join(t.TempDir(), "ca.pem")}
 	if err := os.WriteFile(settings.CAFile, sim.CA(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range sim.Hosts() {
 		settings.ConnectTo[h] = sim.Addr()
 	}
-	tr, err := provider.NewTransport(settings)
+	tr, err := transport.New(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +70,7 @@ func TestEveryBuiltinAgainstItsSystem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := works(t, sim, d, x, ans, a); got != http.StatusOK {
+			if got := works(t, client, d, x, ans, a); got != http.StatusOK {
 				t.Errorf("the API answers %d to the token, want 200", got)
 			}
 			if x.hosts[0] != d.Host(x.Credential) {
@@ -84,7 +87,7 @@ func TestEveryBuiltinAgainstItsSystem(t *testing.T) {
 				if ans, err = d.Exchange(x.ctx, x.Exchange); err != nil {
 					t.Fatal(err)
 				}
-				if got := works(t, sim, d, x, ans, a); got != http.StatusOK {
+				if got := works(t, client, d, x, ans, a); got != http.StatusOK {
 					t.Errorf("the API answers %d to the refreshed token, want 200", got)
 				}
 			}
@@ -135,42 +138,25 @@ func exchangeFor(t *testing.T, d broker.Definition, a upstreamsim.Account) *exch
 }
 
 // works shows the token to the system's API, and returns the status.
-func works(t *testing.T, sim *upstreamsim.Sim, d broker.Definition, x *exchange, ans broker.Answer, a upstreamsim.Account) int {
+func works(t *testing.T, client *simclient.Client, d broker.Definition, x *exchange, ans broker.Answer, a upstreamsim.Account) int {
 	t.Helper()
 	p, err := d.Present(x.Credential, x.Selection, broker.Issued{Values: ans.Values, Headers: ans.Headers, TokenType: ans.TokenType})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.BaseURL != "" && !strings.HasPrefix(a.APIURL, p.BaseURL) {
-		t.Errorf("the API %s is not below %s", a.APIURL, p.BaseURL)
-	}
-	req, err := http.NewRequestWithContext(x.ctx, http.MethodGet, a.APIURL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tok := &tokenbrokerv1.Token{BaseUrl: p.BaseURL}
 	for _, h := range p.Headers {
-		req.Header.Set(h.Name, h.Value.Reveal())
+		tok.Headers = append(tok.Headers, &tokenbrokerv1.Header{Name: h.Name, Value: h.Value.Reveal()})
 	}
-	var cookies []string
 	for _, k := range p.Cookies {
-		cookies = append(cookies, k.Name+"="+k.Value.Reveal())
+		tok.Cookies = append(tok.Cookies, &tokenbrokerv1.Cookie{Name: k.Name, Value: k.Value.Reveal()})
 	}
-	if len(cookies) > 0 {
-		req.Header.Set("Cookie", strings.Join(cookies, "; "))
+	for _, q := range p.Query {
+		tok.QueryParameters = append(tok.QueryParameters, &tokenbrokerv1.QueryParameter{Name: q.Name, Value: q.Value.Reveal()})
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(sim.CA())
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, sim.Addr())
-		},
-		DisableKeepAlives: true,
-	}}
-	res, err := client.Do(req)
+	status, err := client.Show(x.ctx, a, tok)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
-	return res.StatusCode
+	return status
 }

@@ -11,7 +11,21 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
+
+// An answer is what came back, and what is read out of it.
+type answer struct {
+	transport.Answer
+	doc    any // the parsed body, where it is JSON or a form
+	parsed bool
+	// html: a page for people, as proxies and login forms send.
+	html bool
+	// names are the values that hold in the run, for a where that compares with one, or looks into one.
+	names *values
+}
 
 // read parses the body: as the request says, else by Content-Type, else by its first character.
 func (a *answer) read(kind string) {
@@ -19,11 +33,11 @@ func (a *answer) read(kind string) {
 		return
 	}
 	a.parsed = true
-	media, _, err := mime.ParseMediaType(a.header.Get("Content-Type"))
+	media, _, err := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	if err != nil {
 		media = ""
 	}
-	body := strings.TrimSpace(string(a.body))
+	body := strings.TrimSpace(string(a.Body))
 	switch {
 	case kind != "":
 	case media == "application/json", strings.HasSuffix(media, "+json"):
@@ -38,7 +52,7 @@ func (a *answer) read(kind string) {
 	}
 	switch kind {
 	case "json":
-		if doc, err := decodeJSON([]byte(body)); err == nil {
+		if doc, err := jsondoc.Read([]byte(body)); err == nil {
 			a.doc = doc
 		}
 	case "form":
@@ -68,19 +82,19 @@ func (w *where) find(a *answer) (value, *where) {
 			v, _ = w.path.find(a.doc)
 		}
 	case w.header != "":
-		if h := a.header.Get(w.header); h != "" {
+		if h := a.Header.Get(w.header); h != "" {
 			v = h
 		}
 	case w.cookie != "":
-		if c := lastCookie(a.header, w.cookie); c != "" {
+		if c := lastCookie(a.Header, w.cookie); c != "" {
 			v = c
 		}
 	case w.cookies:
-		if c := allCookies(a.header); c != "" {
+		if c := allCookies(a.Header); c != "" {
 			v = c
 		}
 	case w.text:
-		if s := strings.TrimSpace(string(a.body)); s != "" {
+		if s := strings.TrimSpace(string(a.Body)); s != "" {
 			v = s
 		}
 	case w.claim != nil:
@@ -92,7 +106,7 @@ func (w *where) find(a *answer) (value, *where) {
 		return value{}, nil // what is no text can be handed to nobody
 	}
 	if w.pattern != nil {
-		m := w.pattern.FindStringSubmatch(textOf(v))
+		m := w.pattern.FindStringSubmatch(jsondoc.Text(v))
 		if m == nil || m[1] == "" {
 			return value{}, nil
 		}
@@ -129,7 +143,7 @@ func (m match) holds(element any, names *values) bool {
 	}
 	return there && slices.ContainsFunc(m.field.values, func(t text) bool {
 		s, ok, err := t.expand(names)
-		return ok && err == nil && textOf(x) == s
+		return ok && err == nil && jsondoc.Text(x) == s
 	})
 }
 
@@ -187,7 +201,7 @@ func claimsOf(token string) any {
 	if err != nil {
 		return nil
 	}
-	claims, err := decodeJSON(raw)
+	claims, err := jsondoc.Read(raw)
 	if _, ok := claims.(map[string]any); !ok || err != nil {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 const plain = `
@@ -41,13 +42,13 @@ func TestSpecialAddressesAreNotAsked(t *testing.T) {
 }
 
 func TestTheOperatorMayAllowPrivateAddressesButNoLinkLocalOnes(t *testing.T) {
-	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *Settings) { s.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
+	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *transport.Settings) { s.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
 	d := v.define(plain)
 	if _, err := v.obtain(d, credential(map[string]string{"url": v.server.URL}), broker.Selection{}); err != nil {
 		t.Errorf("got %v of an allowed address", err) // the test server's certificate is for 127.0.0.1 too
 	}
 	for _, p := range []string{"169.254.0.0/16", "0.0.0.0/0", "::/0", "fe80::/64"} {
-		if _, err := NewTransport(Settings{AllowPrivate: []netip.Prefix{netip.MustParsePrefix(p)}}); err == nil {
+		if _, err := transport.New(transport.Settings{AllowPrivate: []netip.Prefix{netip.MustParsePrefix(p)}}); err == nil {
 			t.Errorf("%s: it was allowed", p)
 		}
 	}
@@ -56,13 +57,13 @@ func TestTheOperatorMayAllowPrivateAddressesButNoLinkLocalOnes(t *testing.T) {
 func TestHTTPNeedsTheOperatorsWord(t *testing.T) {
 	srv := httptest.NewServer(jsonSays(`{"t": "x"}`))
 	defer srv.Close()
-	settings := Settings{ConnectTo: map[string]string{"plain.example:80": srv.Listener.Addr().String()}}
+	settings := transport.Settings{ConnectTo: map[string]string{"plain.example:80": srv.Listener.Addr().String()}}
 	c := credential(map[string]string{"url": "http://plain.example/t"})
 	for _, allowed := range []bool{false, true} {
 		if allowed {
 			settings.AllowHTTP = []string{"plain.example"}
 		}
-		tr, err := NewTransport(settings)
+		tr, err := transport.New(settings)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +232,7 @@ func TestAGetHasNoBodyOnTheWire(t *testing.T) {
 		got <- r
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n{\"t\": \"x\"}")
 	}()
-	tr, err := NewTransport(Settings{ConnectTo: map[string]string{"plain.example:80": l.Addr().String()}, AllowHTTP: []string{"plain.example"}})
+	tr, err := transport.New(transport.Settings{ConnectTo: map[string]string{"plain.example:80": l.Addr().String()}, AllowHTTP: []string{"plain.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,25 +300,10 @@ func TestAProxyOfTheEnvironmentIsUsedButNotForConnectTo(t *testing.T) {
 	}
 }
 
-func TestSettingsThatAreWrongSayWhich(t *testing.T) {
-	for want, s := range map[string]Settings{
-		"upstream.allow_private": {AllowPrivate: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}},
-		"upstream.ca_file":       {CAFile: "/does/not/exist"},
-		"connect_to: \"a\"":      {ConnectTo: map[string]string{"a": "127.0.0.1:1"}},
-		"is not an address":      {ConnectTo: map[string]string{"a:443": "b"}},
-	} {
-		_, err := NewTransport(s)
-		var wrong *SettingError
-		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), want) || err.Error() != wrong.Setting+": "+wrong.Err.Error() {
-			t.Errorf("got %v, want one that says %s", err, want)
-		}
-	}
-}
-
 func TestAHostThatDoesNotSpeakTLSIsSaidToBeOne(t *testing.T) {
 	plainly := httptest.NewServer(http.NotFoundHandler())
 	defer plainly.Close()
-	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *Settings) { s.ConnectTo["example.com:443"] = plainly.Listener.Addr().String() })
+	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *transport.Settings) { s.ConnectTo["example.com:443"] = plainly.Listener.Addr().String() })
 	_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
 	if e := upstreamError(t, err); e.Lost || !strings.Contains(e.Detail, "does not speak TLS") {
 		t.Errorf("got %+v", e)
@@ -325,7 +311,7 @@ func TestAHostThatDoesNotSpeakTLSIsSaidToBeOne(t *testing.T) {
 }
 
 func TestAnUntrustedCertificateIsRefused(t *testing.T) {
-	v := newVendor(t, jsonSays(`{"access_token": "t"}`), func(s *Settings) { s.CAFile = "" })
+	v := newVendor(t, jsonSays(`{"access_token": "t"}`), func(s *transport.Settings) { s.CAFile = "" })
 	_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
 	if e := upstreamError(t, err); e.Lost || !strings.Contains(e.Detail, "certificate") {
 		t.Errorf("got %+v", e)

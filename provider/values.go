@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // A value is what a name stands for. The zero value is absent.
@@ -18,7 +19,7 @@ type value struct {
 func (v value) absent() bool { return v.v == nil }
 
 // String is the value as text. It reveals secrets: for the wire only.
-func (v value) String() string { return textOf(v.v) }
+func (v value) String() string { return jsondoc.Text(v.v) }
 
 // Format implements fmt.Formatter: no verb reveals.
 func (v value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[value]")) }
@@ -61,21 +62,6 @@ func (v *values) get(name string) (value, error) {
 	}
 	v.fixed[name] = x
 	return x, nil
-}
-
-// stored is what a credential has for an input, also under the name that it was renamed from; empty: nothing. What was kept as
-// a secret is never read for an input that is none.
-func (in *input) stored(c broker.Credential, name string) string {
-	for _, n := range []string{name, in.was} {
-		s := c.Inputs[n]
-		if in.secret {
-			s = c.Secrets[n].Value.Reveal()
-		}
-		if n != "" && s != "" {
-			return s
-		}
-	}
-	return ""
 }
 
 // give sets what a credential and a selection bring.

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
-	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 )
 
 // callers are how many ask at a time.
@@ -42,21 +41,19 @@ func inParallel(b *testing.B, n int, call func() error) {
 
 // BenchmarkGetToken is a hit over loopback TCP, on one connection. Hold it against BenchmarkNoop.
 func BenchmarkGetToken(b *testing.B) {
-	r := newRig(b, rigOptions{quiet: true})
-	a := r.account(upstreamsim.OfficeRnD)
-	r.create("main", a)
-	r.mustGet("main")
+	s := newStand(b)
+	s.get()
 	req := &get{Credential: "main"}
 	for _, n := range callers {
 		b.Run(fmt.Sprintf("callers=%d", n), func(b *testing.B) {
 			inParallel(b, n, func() error {
-				_, err := r.tokens.GetToken(context.Background(), req)
+				_, err := s.tokens.GetToken(context.Background(), req)
 				return err
 			})
 		})
 	}
-	if n := r.sim.Stats(a.ID).Total(); n != 1 {
-		b.Errorf("got %d requests, want 1", n)
+	if n := s.upstream.exchanges.Load(); n != 1 {
+		b.Errorf("got %d exchanges, want 1", n)
 	}
 }
 
@@ -78,12 +75,7 @@ func noop(answer any) *grpc.ServiceDesc {
 // BenchmarkNoop is a call with the same request and the same answer, to a handler that does nothing; no interceptors, no
 // limits.
 func BenchmarkNoop(b *testing.B) {
-	r := newRig(b, rigOptions{quiet: true})
-	r.create("main", r.account(upstreamsim.OfficeRnD))
-	res, err := r.tokens.GetToken(context.Background(), &get{Credential: "main"})
-	if err != nil {
-		b.Fatal(err)
-	}
+	res := newStand(b).get()
 	srv := grpc.NewServer()
 	srv.RegisterService(noop(res), struct{}{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -21,17 +21,17 @@ const readEach = "a read of Redis for each call"
 
 // readingServer is what a broker without a cache would be: each call reads credential and token from Redis in one script, opens
 // and decodes both, and encodes its answer. No interceptors, no limits.
-func readingServer(r *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+func readingServer(s *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 	must := func(err error) {
 		if err != nil {
 			panic(err)
 		}
 	}
-	address, err := redis.ParseAddress(redistest.Start(r.t, redistest.Options{}).URL())
+	address, err := redis.ParseAddress(redistest.Start(s.t, redistest.Options{}).URL())
 	must(err)
 	db, err := redis.Open(redis.Options{Address: address})
 	must(err)
-	r.t.Cleanup(func() { _ = db.Close() })
+	s.t.Cleanup(func() { _ = db.Close() })
 	keys, err := seal.New()
 	must(err)
 	st, err := store.New(db, keys, store.Options{})

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -29,9 +30,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
-	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/heapfloor"
-	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
@@ -57,8 +56,8 @@ const (
 type variant struct {
 	name   string
 	method string
-	// start makes the server; answer is the real one. The rig has the credential "main", whose token is in the cache.
-	start func(r *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server
+	// start makes the server; answer is the real one. The stand has the credential "main", whose token is in the cache.
+	start func(s *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server
 	// child is the process that it is in; empty: asServed.
 	child string
 }
@@ -75,24 +74,24 @@ const (
 
 // variants are what is compared: add yours here. The child starts them all, and each round asks each of them once.
 var variants = []variant{
-	{name: plainNoop, method: noopMethod, start: func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: plainNoop, method: noopMethod, start: func(_ *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		return noopServer(answer)
 	}},
 	{name: newNoop, method: noopMethod, start: defaultNoop},
 	{name: goNoop, method: noopMethod, start: defaultNoop, child: asGoDoes},
-	{name: readyNoop, method: noopMethod, start: func(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+	{name: readyNoop, method: noopMethod, start: func(_ *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 		b, err := proto.Marshal(answer)
 		if err != nil {
 			panic(err)
 		}
 		return noopServer(b, grpc.ForceServerCodecV2(readyBytes{encoding.GetCodecV2(protocodec.Name)}))
 	}},
-	{name: fullHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName}, // the rig's own
-	{name: bareHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
-		return server.Bare(r.broker)
+	{name: fullHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName}, // the stand's own
+	{name: bareHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(s *stand, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+		return server.Bare(s.broker)
 	}},
-	{name: slowHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(r *rig, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
-		srv, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Metrics: r.metrics})
+	{name: slowHit, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, start: func(s *stand, _ *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+		srv, err := server.DefaultCodec(server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: broker.LocalOnly{}, Metrics: s.metrics})
 		if err != nil {
 			panic(err)
 		}
@@ -112,7 +111,7 @@ func noopServer(answer any, o ...grpc.ServerOption) *grpc.Server {
 }
 
 // defaultNoop has gRPC's own settings.
-func defaultNoop(_ *rig, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+func defaultNoop(_ *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
 	srv := grpc.NewServer()
 	srv.RegisterService(noop(answer), struct{}{})
 	return srv
@@ -159,9 +158,8 @@ func TestLoadServer(t *testing.T) {
 		defer heapfloor.Keep(heapfloor.Full)()
 	}
 	out := json.NewEncoder(os.NewFile(3, "parent"))
-	r := newRig(t, rigOptions{quiet: true})
-	r.create("main", r.account(upstreamsim.OfficeRnD))
-	answer := do(t, r.tokens.GetToken, &get{Credential: "main"})
+	s := newStand(t)
+	answer := s.get()
 	wire, err := proto.Marshal(answer)
 	if err != nil {
 		t.Fatal(err)
@@ -175,10 +173,10 @@ func TestLoadServer(t *testing.T) {
 			continue
 		}
 		if v.start == nil {
-			said.Addrs = append(said.Addrs, r.addr)
+			said.Addrs = append(said.Addrs, s.addr)
 			continue
 		}
-		srv := v.start(r, answer)
+		srv := v.start(s, answer)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -199,12 +197,12 @@ func TestLoadServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, s := range stop {
-		s()
+	for _, end := range stop {
+		end()
 	}
 	serving.Wait()
-	if n := r.sim.SystemStats(upstreamsim.OfficeRnD).Total(); n != 1 {
-		t.Errorf("got %d requests at the upstream, want 1: not all were hits", n)
+	if n := s.upstream.exchanges.Load(); n != 1 {
+		t.Errorf("got %d exchanges, want 1: not all were hits", n)
 	}
 }
 
@@ -281,7 +279,7 @@ func startLoadServer(t *testing.T, as string) *runningLoadServer {
 	cmd := exec.Command(exe, args...)
 	cmd.Env = append(os.Environ(), loadServerEnv+"="+as)
 	cmd.ExtraFiles = []*os.File{to}
-	var said lockedBuffer
+	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -13,22 +13,19 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
-	"github.com/tokenbroker/tokenbroker/internal/catalogview"
-	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
 func TestAnswersAreTheSameEncodedOnceOrForEveryCall(t *testing.T) {
-	r := newRig(t, rigOptions{})
-	r.create("main", r.account(upstreamsim.OfficeRnD))
+	s := newStand(t)
 	req := &get{Credential: "main"}
-	first := do(t, r.tokens.GetToken, req)
-	each, err := server.DefaultCodec(server.Settings{Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}})
+	first := s.get()
+	each, err := server.DefaultCodec(server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: broker.LocalOnly{}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := bufconn.Listen(1 << 16)
-	r.serving.Go(func() { _ = each.Serve(l) })
+	s.serving.Go(func() { _ = each.Serve(l) })
 	defer each.Stop()
 	conn, err := grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
@@ -36,9 +33,9 @@ func TestAnswersAreTheSameEncodedOnceOrForEveryCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	for _, tokens := range []tokenbrokerv1.TokenBrokerServiceClient{r.tokens, tokenbrokerv1.NewTokenBrokerServiceClient(conn)} {
+	for _, tokens := range []tokenbrokerv1.TokenBrokerServiceClient{s.tokens, tokenbrokerv1.NewTokenBrokerServiceClient(conn)} {
 		for _, o := range [][]grpc.CallOption{nil, {grpc.UseCompressor(gzip.Name)}} {
-			res, err := tokens.GetToken(testContext(t), req, o...)
+			res, err := tokens.GetToken(t.Context(), req, o...)
 			if err != nil || !proto.Equal(res, first) {
 				t.Errorf("got %v, %v; want %v", res, err, first)
 			}
@@ -48,7 +45,7 @@ func TestAnswersAreTheSameEncodedOnceOrForEveryCall(t *testing.T) {
 			}
 		}
 	}
-	if n := r.sim.SystemStats(upstreamsim.OfficeRnD).Total(); n != 1 {
-		t.Errorf("got %d requests, want 1", n)
+	if n := s.upstream.exchanges.Load(); n != 1 {
+		t.Errorf("got %d exchanges, want 1", n)
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 // ends wants this exit code, and this in the output.
@@ -23,11 +25,11 @@ func TestHealthWaitsForABrokerThatStartsAndTellsOfOneThatStops(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	socket := "unix:" + filepath.Join(dir, "tokenbroker.sock")
-	start(t, "health", "--address", socket).ends(exitUnreachable, "no broker answers at "+socket)
+	start(t, "health", "--address", socket).ends(console.ExitUnreachable, "no broker answers at "+socket)
 	waiting := start(t, "health", "--address", socket, "--wait", patience.String())
 	s := start(t, "serve", "--data-dir", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "none", "--shutdown-grace", patience.String())
-	waiting.ends(exitOK, "SERVING\n")
-	start(t, "health", "--address", s.waitFor(`answering on (127\.0\.0\.1:\d+)`)).ends(exitOK, "SERVING\n")
+	waiting.ends(console.ExitOK, "SERVING\n")
+	start(t, "health", "--address", s.waitFor(`answering on (127\.0\.0\.1:\d+)`)).ends(console.ExitOK, "SERVING\n")
 
 	conn, err := dial(socket)
 	if err != nil {
@@ -50,12 +52,12 @@ func TestHealthWaitsForABrokerThatStartsAndTellsOfOneThatStops(t *testing.T) {
 			s.signal(syscall.SIGTERM)
 		}
 	}
-	start(t, "health", "--address", socket).ends(exitTemporary, "says that it is NOT_SERVING")
-	start(t, "health", "--address", socket, "--wait", "300ms").ends(exitTemporary, "NOT_SERVING, after 300ms of asking")
-	start(t, "health", "--address", socket, "--output", "json").ends(exitTemporary, `"exit_code":6`)
+	start(t, "health", "--address", socket).ends(console.ExitTemporary, "says that it is NOT_SERVING")
+	start(t, "health", "--address", socket, "--wait", "300ms").ends(console.ExitTemporary, "NOT_SERVING, after 300ms of asking")
+	start(t, "health", "--address", socket, "--output", "json").ends(console.ExitTemporary, `"exit_code":6`)
 	s.signal(syscall.SIGTERM) // at once
 	s.code()
-	start(t, "health", "--address", socket, "--wait", "300ms").ends(exitUnreachable, "no broker answers at "+socket)
+	start(t, "health", "--address", socket, "--wait", "300ms").ends(console.ExitUnreachable, "no broker answers at "+socket)
 }
 
 func TestHealthOfWhatIsNoBroker(t *testing.T) {
@@ -66,7 +68,7 @@ func TestHealthOfWhatIsNoBroker(t *testing.T) {
 	}
 	defer mute.Close()
 	for _, more := range [][]string{{"--timeout", "200ms"}, {"--timeout", "0", "--wait", "200ms"}} {
-		start(t, append([]string{"health", "--address", mute.Addr().String()}, more...)...).ends(exitUnreachable, "has not answered in time")
+		start(t, append([]string{"health", "--address", mute.Addr().String()}, more...)...).ends(console.ExitUnreachable, "has not answered in time")
 	}
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,7 +77,7 @@ func TestHealthOfWhatIsNoBroker(t *testing.T) {
 	srv := grpc.NewServer()
 	go func() { _ = srv.Serve(other) }()
 	defer srv.Stop()
-	start(t, "health", "--address", other.Addr().String(), "--wait", patience.String()).ends(exitFailure, "it is no tokenbroker")
+	start(t, "health", "--address", other.Addr().String(), "--wait", patience.String()).ends(console.ExitFailure, "it is no tokenbroker")
 
 	asked, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -89,5 +91,5 @@ func TestHealthOfWhatIsNoBroker(t *testing.T) {
 	}
 	defer accepted.Close()
 	waiting.signal(syscall.SIGINT)
-	waiting.ends(exitFailure, "interrupted")
+	waiting.ends(console.ExitFailure, "interrupted")
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 // terminal is a terminal, and the end at which somebody would type.
@@ -53,7 +55,7 @@ func TestInterruptedPrompt(t *testing.T) {
 	notes, stderr := io.Pipe()
 	ended := make(chan int, 1)
 	go func() {
-		ended <- run(&process{ctx: ctx, stdin: tty, stdout: io.Discard, stderr: stderr}, []string{"provider", "try", "officernd", "--input", "client_id=me"})
+		ended <- run(&console.Process{Context: ctx, Stdin: tty, Stdout: io.Discard, Stderr: stderr}, []string{"provider", "try", "officernd", "--input", "client_id=me"})
 		stderr.Close()
 	}()
 	read := bufio.NewReader(notes)
@@ -73,8 +75,8 @@ func TestInterruptedPrompt(t *testing.T) {
 	if got, want := string(rest), " \ntokenbroker: read client_secret: interrupted\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if code := <-ended; code != exitFailure {
-		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	if code := <-ended; code != console.ExitFailure {
+		t.Errorf("got exit code %d, want %d", code, console.ExitFailure)
 	}
 	if !echoes(t, tty) {
 		t.Error("the terminal is left mute")
@@ -107,8 +109,8 @@ func TestInterruptedInput(t *testing.T) {
 			defer open.Close()
 			ctx, interrupt := context.WithCancel(t.Context())
 			interrupt()
-			if code := run(&process{ctx: ctx, stdin: stdin, stdout: io.Discard, stderr: io.Discard}, args); code != exitFailure {
-				t.Errorf("got exit code %d, want %d", code, exitFailure)
+			if code := run(&console.Process{Context: ctx, Stdin: stdin, Stdout: io.Discard, Stderr: io.Discard}, args); code != console.ExitFailure {
+				t.Errorf("got exit code %d, want %d", code, console.ExitFailure)
 			}
 		})
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 )
 
@@ -249,7 +251,7 @@ func (l *leakSearch) moving() {
 // everyCommandRan fails when somebody adds a command and forgets it here.
 func (l *leakSearch) everyCommandRan() {
 	l.t.Helper()
-	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), settingVars("d"), kong.Bind(&process{}))
+	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), settings.Vars("d"), kong.Bind(&console.Process{}))
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -13,21 +13,27 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/daemon"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/demo"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/operator"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
 // cli is the command line; help is generated from it.
 type cli struct {
-	Serve      serveCommand       `cmd:"" help:"Run the broker."`
-	Demo       demoCommands       `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
-	Token      tokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
-	Credential credentialCommands `cmd:"" help:"Look after credentials."`
-	Provider   providerCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
-	Health     healthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
-	Config     configCommands     `cmd:"" help:"Check a settings file."`
-	Backup     backupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
-	Bench      benchCommand       `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
-	Store      storeCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
-	Version    versionCommand     `cmd:"" help:"Say which version this is."`
+	Serve      daemon.ServeCommand         `cmd:"" help:"Run the broker."`
+	Demo       demo.Commands               `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
+	Token      operator.TokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
+	Credential operator.CredentialCommands `cmd:"" help:"Look after credentials."`
+	Provider   operator.ProviderCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
+	Health     operator.HealthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
+	Config     settings.ConfigCommands     `cmd:"" help:"Check a settings file."`
+	Backup     operator.BackupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
+	Bench      operator.BenchCommand       `cmd:"" help:"Ask a deployment that runs, as many callers would, and say how long it took."`
+	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
+	Version    versionCommand              `cmd:"" help:"Say which version this is."`
 }
 
 const description = `tokenbroker gives internal services access tokens for third-party APIs.
@@ -35,28 +41,21 @@ const description = `tokenbroker gives internal services access tokens for third
 Exit codes: 0 all is well; 1 failure; 2 bad usage or input; 3 not found; 4 not allowed; 5 somebody must change something
 first; 6 temporary, try again; 7 the broker cannot be reached.`
 
-// process is what a command works with, so that tests can run it in-process.
-type process struct {
-	ctx            context.Context //nolint:containedctx // the life of one command
-	stdin          *os.File
-	stdout, stderr io.Writer
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // so that a second signal ends what does not heed the first
-	code := run(&process{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}, os.Args[1:])
+	code := run(&console.Process{Context: ctx, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
 
 // run executes one command line and returns its exit code. That standard output could not be written is a failure: somebody who
 // writes a token to a full disk must hear of it.
-func run(p *process, args []string) int {
-	out := &output{Writer: p.stdout}
-	code := execute(&process{ctx: p.ctx, stdin: p.stdin, stdout: out, stderr: p.stderr}, args)
-	if code == exitOK && out.err != nil {
-		return report(p, outputOf(args), fmt.Errorf("write the output: %w", out.err))
+func run(p *console.Process, args []string) int {
+	out := &output{Writer: p.Stdout}
+	code := execute(&console.Process{Context: p.Context, Stdin: p.Stdin, Stdout: out, Stderr: p.Stderr}, args)
+	if code == console.ExitOK && out.err != nil {
+		return console.Report(p, outputOf(args), fmt.Errorf("write the output: %w", out.err))
 	}
 	return code
 }
@@ -78,51 +77,46 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// printf and printline write for the operator; run hears of a failure from output.
-func printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
-
-func printline(w io.Writer, args ...any) { _, _ = fmt.Fprintln(w, args...) }
-
-func execute(p *process, args []string) int {
+func execute(p *console.Process, args []string) int {
 	var c cli
 	code, exited := 0, false
 	parser, err := kong.New(&c,
 		kong.Name("tokenbroker"), kong.Description(description),
-		kong.Writers(p.stdout, p.stderr), kong.Exit(func(n int) { code, exited = n, true }),
+		kong.Writers(p.Stdout, p.Stderr), kong.Exit(func(n int) { code, exited = n, true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
-		settingVars(defaultDataDir()),
+		settings.Vars(settings.DefaultDataDir()),
 		kong.Bind(p),
 	)
 	if err != nil {
-		printf(p.stderr, "tokenbroker: %v\n", err)
-		return exitFailure
+		console.Printf(p.Stderr, "tokenbroker: %v\n", err)
+		return console.ExitFailure
 	}
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}
-	file, err := namedSettings(args)
+	file, err := settings.Named(args)
 	if err != nil {
-		return report(p, outputOf(args), err)
+		return console.Report(p, outputOf(args), err)
 	}
-	if err := withoutEnvironment(parser, isBlank); err != nil {
-		return report(p, outputOf(args), err)
+	if err := settings.WithoutEnvironment(parser, settings.IsBlank); err != nil {
+		return console.Report(p, outputOf(args), err)
 	}
-	c.Serve.at = map[string]position{}
-	c.Store.Export.at, c.Store.Import.at = c.Serve.at, c.Serve.at
-	if err := kong.Resolvers(file.resolver(c.Serve.at)).Apply(parser); err != nil {
-		return report(p, outputOf(args), err)
+	c.Serve.At = map[string]settings.Position{}
+	c.Store.NotePlaces(c.Serve.At)
+	if err := kong.Resolvers(file.Resolver(c.Serve.At)).Apply(parser); err != nil {
+		return console.Report(p, outputOf(args), err)
 	}
 	k, err := parser.Parse(args)
 	if exited {
 		return code
 	}
 	if err != nil {
-		return report(p, outputOf(args), &inputError{usageHint(err)})
+		return console.Report(p, outputOf(args), console.WrongInput(usageHint(err)))
 	}
 	if err := k.Run(p); err != nil {
-		return report(p, outputOf(args), err)
+		return console.Report(p, outputOf(args), err)
 	}
-	return exitOK
+	return console.ExitOK
 }
 
 // usageHint adds where help is. A surplus argument is not repeated: it may be a secret that somebody put there.

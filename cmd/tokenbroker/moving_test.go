@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -50,7 +50,7 @@ func wantSays(t testing.TB, what, got, want string) {
 func (p *proc) terminated() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
-	if got := p.code(); got != exitOK {
+	if got := p.code(); got != console.ExitOK {
 		p.t.Errorf("got exit code %d, want 0", got)
 	}
 }
@@ -73,12 +73,12 @@ func TestMoving(t *testing.T) {
 	all := fmt.Sprint(len(upstreamsim.Systems()), " credentials")
 	export := with([]string{"store", "export", file}, config...)
 
-	wantSays(t, "export while the broker runs", commandFails(t, exitFailure, export...), "stop that first")
+	wantSays(t, "export while the broker runs", commandFails(t, console.ExitFailure, export...), "stop that first")
 	s.terminated()
 	if out := command(t, export...); out != "wrote "+file+": "+all+"\n" {
 		t.Errorf("export: got %q", out)
 	}
-	wantSays(t, "export again", commandFails(t, exitUsage, export...), "exists already")
+	wantSays(t, "export again", commandFails(t, console.ExitUsage, export...), "exists already")
 	if i, err := os.Stat(file); err != nil || i.Mode().Perm() != 0o600 {
 		t.Errorf("the export: got %v, %v, want mode 0600", i, err)
 	}
@@ -90,7 +90,7 @@ func TestMoving(t *testing.T) {
 		t.Error("got another token than before the export")
 	}
 	s.invalidate(id)
-	wantSays(t, "token of a suspended store", commandFails(t, exitTemporary, "token", "get", ochno, "--address", s.address), "suspended")
+	wantSays(t, "token of a suspended store", commandFails(t, console.ExitTemporary, "token", "get", ochno, "--address", s.address), "suspended")
 	s.terminated()
 
 	for _, want := range []string{"imported " + all + "\n", "imported 0 credentials\n" + all + " here already\n"} {
@@ -198,8 +198,8 @@ func TestMovingInterrupted(t *testing.T) {
 		suspended = !at.IsZero()
 	}
 	p.signal(syscall.SIGINT)
-	if got := p.code(); got != exitFailure {
-		t.Errorf("export: got exit code %d, want %d", got, exitFailure)
+	if got := p.code(); got != console.ExitFailure {
+		t.Errorf("export: got exit code %d, want %d", got, console.ExitFailure)
 	}
 	p.waitFor("tokenbroker: interrupted\n.*there is no export, and refreshing may be suspended")
 	if files, err := filepath.Glob(filepath.Join(dir, "*export*")); err != nil || len(files) > 0 {
@@ -270,20 +270,20 @@ func TestMovingRefused(t *testing.T) {
 		says string
 		args []string
 	}{
-		{"no file", exitUsage, "name a file", []string{"export", "--data-dir", in("a")}},
-		{"a file to resume", exitUsage, "name a file", []string{"export", in("x"), "--resume", "--data-dir", in("a")}},
-		{"nothing there", exitUsage, "there is no key file", []string{"export", in("x"), "--data-dir", in("none")}},
-		{"a key only", exitUsage, "there is no embedded store in", []string{"export", in("x"), "--data-dir", in("none"), "--key-file", in("a/key.json")}},
-		{"a key that is not its own", exitFailure, in("b/key.json"), []string{"export", in("x"), "--data-dir", in("a"), "--key-file", in("b/key.json")}},
-		{"no directory", exitFailure, "no such file", []string{"export", in("x/x"), "--data-dir", in("b")}},
-		{"nonsense", exitUsage, "setting store", []string{"export", in("x"), "--store", "x://"}},
-		{"no export", exitUsage, "no such file", []string{"import", in("x"), "--data-dir", in("b")}},
-		{"cut", exitUsage, "cut off", []string{"import", in("cut"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
-		{"damaged", exitUsage, "schema 2", []string{"import", in("damaged"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
-		{"foreign", exitUsage, "no export of tokenbroker", []string{"import", in("foreign"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
-		{"another key", exitFailure, "the export's data are sealed with key", []string{"import", in("a.export"), "--data-dir", in("new"), "--key-file", in("b/key.json")}},
-		{"a store of another key", exitFailure, in("a/key.json"), []string{"import", in("a.export"), "--data-dir", in("b"), "--key-file", in("a/key.json")}},
-		{"itself", exitFailure, "was itself exported", []string{"import", in("a.export"), "--data-dir", in("a")}},
+		{"no file", console.ExitUsage, "name a file", []string{"export", "--data-dir", in("a")}},
+		{"a file to resume", console.ExitUsage, "name a file", []string{"export", in("x"), "--resume", "--data-dir", in("a")}},
+		{"nothing there", console.ExitUsage, "there is no key file", []string{"export", in("x"), "--data-dir", in("none")}},
+		{"a key only", console.ExitUsage, "there is no embedded store in", []string{"export", in("x"), "--data-dir", in("none"), "--key-file", in("a/key.json")}},
+		{"a key that is not its own", console.ExitFailure, in("b/key.json"), []string{"export", in("x"), "--data-dir", in("a"), "--key-file", in("b/key.json")}},
+		{"no directory", console.ExitFailure, "no such file", []string{"export", in("x/x"), "--data-dir", in("b")}},
+		{"nonsense", console.ExitUsage, "setting store", []string{"export", in("x"), "--store", "x://"}},
+		{"no export", console.ExitUsage, "no such file", []string{"import", in("x"), "--data-dir", in("b")}},
+		{"cut", console.ExitUsage, "cut off", []string{"import", in("cut"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
+		{"damaged", console.ExitUsage, "schema 2", []string{"import", in("damaged"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
+		{"foreign", console.ExitUsage, "no export of tokenbroker", []string{"import", in("foreign"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
+		{"another key", console.ExitFailure, "the export's data are sealed with key", []string{"import", in("a.export"), "--data-dir", in("new"), "--key-file", in("b/key.json")}},
+		{"a store of another key", console.ExitFailure, in("a/key.json"), []string{"import", in("a.export"), "--data-dir", in("b"), "--key-file", in("a/key.json")}},
+		{"itself", console.ExitFailure, "was itself exported", []string{"import", in("a.export"), "--data-dir", in("a")}},
 	} {
 		wantSays(t, x.name, commandFails(t, x.code, append([]string{"store"}, x.args...)...), x.says)
 	}
@@ -294,34 +294,5 @@ func TestMovingRefused(t *testing.T) {
 	}
 	if out := command(t, "store", "export", "--resume", "--data-dir", in("b")); out != "refreshing was not suspended\n" {
 		t.Errorf("resume: got %q", out)
-	}
-}
-
-func TestProgress(t *testing.T) {
-	now := time.Unix(0, 0)
-	for name, x := range map[string]struct {
-		terminal bool
-		want     string
-	}{
-		"a file":     {false, "moved 5 of 10\nmoved 10 of 10\n"},
-		"a terminal": {true, "\rmoved [" + strings.Repeat(".", 30) + "] 0 of 10\x1b[K"},
-	} {
-		var out bytes.Buffer
-		p := newProgress(&out, "moved")
-		p.terminal, p.now, p.next = x.terminal, func() time.Time { return now }, time.Time{}
-		if !x.terminal {
-			p.next = now.Add(lineEvery)
-		}
-		for n := range 11 {
-			p.show(n, 10)
-			now = now.Add(time.Second)
-		}
-		p.end()
-		if got := out.String(); !strings.HasPrefix(got, x.want) || !x.terminal && got != x.want {
-			t.Errorf("%s: got %q, want %q", name, got, x.want)
-		}
-		if got := out.String(); x.terminal && !strings.HasSuffix(got, "["+strings.Repeat("#", 30)+"] 10 of 10\x1b[K\r\x1b[K") {
-			t.Errorf("%s: got %q, want a full bar that is taken away", name, got)
-		}
 	}
 }

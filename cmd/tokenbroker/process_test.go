@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 )
 
@@ -146,8 +147,8 @@ func TestKillWhileRefreshing(t *testing.T) {
 				u.waitFor("spent ")
 			}
 			s.kill()
-			if got := waiting.code(); got != exitUnreachable {
-				t.Errorf("the caller: got exit code %d, want %d", got, exitUnreachable)
+			if got := waiting.code(); got != console.ExitUnreachable {
+				t.Errorf("the caller: got exit code %d, want %d", got, console.ExitUnreachable)
 			}
 			u.control(http.MethodPost, "/clear")
 
@@ -182,10 +183,10 @@ func TestTerminate(t *testing.T) {
 	s.signal(syscall.SIGTERM)
 	s.waitFor(`"msg":"stopping`)
 	u.control(http.MethodPost, "/clear")
-	if got := waiting.code(); got != exitOK {
+	if got := waiting.code(); got != console.ExitOK {
 		t.Errorf("the caller: got exit code %d, want 0", got)
 	}
-	if got := s.code(); got != exitOK {
+	if got := s.code(); got != console.ExitOK {
 		t.Errorf("the broker: got exit code %d, want 0", got)
 	}
 
@@ -216,12 +217,12 @@ func TestTerminateAtOnce(t *testing.T) {
 			if name == "second signal" {
 				s.signal(syscall.SIGTERM)
 				s.waitFor("stopped at once, at a second signal")
-				if got := s.code(); got != exitFailure {
-					t.Errorf("got exit code %d, want %d", got, exitFailure)
+				if got := s.code(); got != console.ExitFailure {
+					t.Errorf("got exit code %d, want %d", got, console.ExitFailure)
 				}
 			}
 			s.code()
-			if got := waiting.code(); got == exitOK {
+			if got := waiting.code(); got == console.ExitOK {
 				t.Error("the caller got a token that nobody issued")
 			}
 		})
@@ -253,7 +254,7 @@ func TestDemoStaysUp(t *testing.T) {
 		t.Errorf("got\n%s\nwant officernd", out)
 	}
 	d.signal(syscall.SIGINT)
-	if got := d.code(); got != exitOK {
+	if got := d.code(); got != console.ExitOK {
 		t.Errorf("got exit code %d, want 0", got)
 	}
 }
@@ -273,12 +274,12 @@ func TestWatch(t *testing.T) {
 		_, id = s.token()
 		w.waitFor(id)
 		w.signal(syscall.SIGINT)
-		if got := w.code(); got != exitOK {
+		if got := w.code(); got != console.ExitOK {
 			t.Errorf("%s: got exit code %d, want 0", output, got)
 		}
 	}
 	u.signal(syscall.SIGINT)
-	if got := u.code(); got != exitOK {
+	if got := u.code(); got != console.ExitOK {
 		t.Errorf("the upstream: got exit code %d, want 0", got)
 	}
 }

@@ -3,13 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim/simclient"
 )
 
 // binary builds the command as it is shipped, once for all tests.
@@ -219,7 +216,7 @@ func grpcurl(t testing.TB) string {
 type upstream struct {
 	*proc
 	dir, address string
-	client       *http.Client
+	client       *simclient.Client
 }
 
 func startUpstream(t testing.TB) *upstream {
@@ -232,33 +229,20 @@ func startUpstream(t testing.TB) *upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	u.client = &http.Client{Timeout: patience, Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, u.address)
-		},
-		DisableKeepAlives: true,
-	}}
+	if u.client, err = simclient.New(u.address, ca); err != nil {
+		t.Fatal(err)
+	}
 	return u
 }
 
 // control sends an order to the simulator and returns its answer.
 func (u *upstream) control(method, path string) []byte {
 	u.t.Helper()
-	req, err := http.NewRequest(method, "https://localhost"+path, http.NoBody)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	body, err := u.client.Order(ctx, method, path)
 	if err != nil {
 		u.t.Fatal(err)
-	}
-	res, err := u.client.Do(req)
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		u.t.Fatalf("%s %s: %s %s %v", method, path, res.Status, body, err)
 	}
 	return body
 }

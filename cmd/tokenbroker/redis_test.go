@@ -12,6 +12,7 @@ import (
 
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 )
@@ -97,7 +98,13 @@ func (u *upstream) secrets() []string {
 // bench drives both brokers with the command: all callers have the same token, and none an error.
 func bench(t *testing.T, a, b *served) {
 	t.Helper()
-	var got benchResult
+	var got struct {
+		Brokers, Calls, Tokens, Degraded int
+		P50                              float64 `json:"p50_ms"`
+		P99                              float64 `json:"p99_ms"`
+		Max                              float64 `json:"max_ms"`
+		Errors                           map[string]int
+	}
 	out := command(t, "bench", ochno, "--address", a.address, "--broker", b.address, "--callers", "20", "--duration", "300ms", "-o", "json")
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
@@ -109,11 +116,11 @@ func bench(t *testing.T, a, b *served) {
 		t.Errorf("got\n%s", out)
 	}
 	for _, wrong := range [][]string{{"--callers", "0"}, {"--connections", "0"}, {"--duration", "0s"}, {"--pause=-1s"}} {
-		if p := start(t, append([]string{"bench", ochno, "--address", a.address}, wrong...)...); p.code() != exitUsage {
-			t.Errorf("%v: got exit code %d, want %d", wrong, p.code(), exitUsage)
+		if p := start(t, append([]string{"bench", ochno, "--address", a.address}, wrong...)...); p.code() != console.ExitUsage {
+			t.Errorf("%v: got exit code %d, want %d", wrong, p.code(), console.ExitUsage)
 		}
 	}
-	if p := start(t, "bench", "nobody", "--address", a.address); p.code() != exitNotFound {
+	if p := start(t, "bench", "nobody", "--address", a.address); p.code() != console.ExitNotFound {
 		t.Errorf("an unknown credential: got exit code %d", p.code())
 	}
 }
@@ -254,7 +261,7 @@ redis:
 		}
 		broken := write("broken.yaml", strings.Replace(string(text), wrong.old, wrong.now, 1))
 		p := start(t, "config", "check", broken)
-		if p.code() != exitUsage || !strings.Contains(p.output(), wrong.want) || strings.Contains(p.output(), "the-password") {
+		if p.code() != console.ExitUsage || !strings.Contains(p.output(), wrong.want) || strings.Contains(p.output(), "the-password") {
 			t.Errorf("%s: got exit code %d and\n%swant %q", what, p.code(), p.output(), wrong.want)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"testing"
 
-	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 // TestWatchOutlivesABroker: a watch goes on with the next broker at the address, and is not told again what it knows.
@@ -32,8 +32,8 @@ func TestWatchOutlivesABroker(t *testing.T) {
 		t.Errorf("got the first token %d times, want once", n)
 	}
 	w.signal(syscall.SIGINT)
-	if got := w.code(); got != exitOK {
-		t.Errorf("got exit code %d, want %d", got, exitOK)
+	if got := w.code(); got != console.ExitOK {
+		t.Errorf("got exit code %d, want %d", got, console.ExitOK)
 	}
 	for _, token := range []string{first, second} {
 		if strings.Contains(w.output(), token) {
@@ -51,27 +51,8 @@ func TestWatchWaitsNoLongerThanItsTimeout(t *testing.T) {
 	w := start(t, "token", "watch", ochno, "--address", s.address, "--timeout", "1s", "-o", "json")
 	w.waitFor(`(?m)^\{"token":\{.*\}\}$`)
 	s.kill()
-	if got := w.code(); got != exitUnreachable {
-		t.Errorf("got exit code %d, want %d", got, exitUnreachable)
+	if got := w.code(); got != console.ExitUnreachable {
+		t.Errorf("got exit code %d, want %d", got, console.ExitUnreachable)
 	}
 	w.waitFor(`"exit_code":7`)
-}
-
-func TestEventLines(t *testing.T) {
-	t.Parallel()
-	for want, e := range map[string]*tokenbrokerv1.WatchTokenResponse{
-		"token a1 expires -":                     {Event: &tokenbrokerv1.WatchTokenResponse_Token{Token: &tokenbrokerv1.Token{TokenId: "a1", AccessToken: "hidden"}}},
-		"invalidated a1: do not use it any more": {Event: &tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId{InvalidatedTokenId: "a1"}},
-		"all is well":                            {Event: &tokenbrokerv1.WatchTokenResponse_State{State: &tokenbrokerv1.TokenState{}}},
-		"degraded: the token is valid, its refresh fails: UPSTREAM_UNAVAILABLE, next attempt -": {Event: &tokenbrokerv1.WatchTokenResponse_State{
-			State: &tokenbrokerv1.TokenState{Degraded: true, Reason: "UPSTREAM_UNAVAILABLE"},
-		}},
-		"no token: UPSTREAM_UNAVAILABLE, next attempt -": {Event: &tokenbrokerv1.WatchTokenResponse_State{
-			State: &tokenbrokerv1.TokenState{Reason: "UPSTREAM_UNAVAILABLE"},
-		}},
-	} {
-		if got := eventLine(e); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
 type versionCommand struct{}
@@ -11,7 +13,7 @@ type versionCommand struct{}
 var version = ""
 
 // Run says what this is.
-func (versionCommand) Run(p *process) error { //nolint:unparam // kong wants one
+func (versionCommand) Run(p *console.Process) error { //nolint:unparam // kong wants one
 	v, commit := version, ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v == "" {
@@ -26,6 +28,6 @@ func (versionCommand) Run(p *process) error { //nolint:unparam // kong wants one
 	if v == "" {
 		v = "(development)"
 	}
-	printf(p.stdout, "tokenbroker %s%s %s %s/%s\n", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	console.Printf(p.Stdout, "tokenbroker %s%s %s %s/%s\n", v, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return nil
 }

@@ -1,0 +1,57 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// A Process is what a command works with, so that tests can run it in-process.
+type Process struct {
+	Context        context.Context //nolint:containedctx // the life of one command
+	Stdin          *os.File
+	Stdout, Stderr io.Writer
+}
+
+// Printf writes for the operator. Whoever made the writer hears of a failure.
+func Printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
+// Println writes a line, as Printf does.
+func Println(w io.Writer, args ...any) { _, _ = fmt.Fprintln(w, args...) }
+
+// IsTerminal reports whether somebody looks at what is written there.
+func IsTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Visible is a value for people: one that could move their terminal's cursor, or break a line, is quoted.
+func Visible(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
+// Table lines up columns.
+func Table(w io.Writer, header string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	if header != "" {
+		Println(t, header)
+	}
+	for _, r := range rows {
+		cells := make([]string, len(r))
+		for i, c := range r {
+			cells[i] = Visible(c)
+		}
+		Println(t, strings.Join(cells, "\t"))
+	}
+	return t.Flush()
+}

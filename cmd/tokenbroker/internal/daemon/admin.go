@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+)
+
+// takeMost is how long whoever reads a backup may take nothing of it. A copy lies on the broker's disk until it is read.
+const takeMost = time.Minute
+
+// serveAdmin hands out backups to whoever may open the socket: the user that the broker runs as.
+func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
+		if r.db == nil {
+			http.Error(w, "the data are in Redis", http.StatusConflict)
+			return
+		}
+		r.answerBackup(w, func(to io.Writer) error { return r.db.Backup(req.Context(), to) })
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Trailer", settings.BackupComplete)
+	to := &taken{w: w}
+	if err := backup(to); err != nil {
+		r.log.Error("backup failed", "error", err.Error())
+		if !to.any {
+			w.Header().Del("Trailer")
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+		return
+	}
+	w.Header().Set(settings.BackupComplete, "yes")
+}
+
+// A taken is an answer that ends when nobody takes it.
+type taken struct {
+	w   http.ResponseWriter
+	any bool
+}
+
+// Write implements io.Writer.
+func (t *taken) Write(p []byte) (int, error) {
+	t.any = true
+	if err := http.NewResponseController(t.w).SetWriteDeadline(time.Now().Add(takeMost)); err != nil {
+		return 0, err
+	}
+	return t.w.Write(p)
+}

@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"math"
+	"runtime/debug"
+	"testing"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+)
+
+func TestPlanMemory(t *testing.T) {
+	const mib = 1 << 20
+	limited := func(n uint64) func() (uint64, error) { return func() (uint64, error) { return n, nil } }
+	fails := func(err error) func() (uint64, error) { return func() (uint64, error) { return 0, err } }
+	unreadable := errors.New("permission denied")
+	for _, test := range []struct {
+		name        string
+		env         map[string]string
+		current     int64
+		ofContainer func() (uint64, error)
+		want        memoryPlan
+	}{
+		{"no limit", nil, math.MaxInt64, fails(memlimit.ErrNoLimit), memoryPlan{floor: 64 * mib}},
+		{"no container", nil, math.MaxInt64, fails(memlimit.ErrNoCgroup), memoryPlan{floor: 64 * mib}},
+		{"another system", nil, math.MaxInt64, fails(memlimit.ErrCgroupsNotSupported), memoryPlan{floor: 64 * mib}},
+		{"64 MiB", nil, math.MaxInt64, limited(64 * mib), memoryPlan{limit: 54 * mib, floor: 27 * mib, tokens: 3456}},
+		{"1 GB", nil, math.MaxInt64, limited(1e9), memoryPlan{limit: 9e8, floor: 64 * mib, tokens: 54931}},
+		{"16 MiB", nil, math.MaxInt64, limited(16 * mib), memoryPlan{limit: 8 * mib, floor: 4 * mib, tokens: 512}},
+		{"nothing", nil, math.MaxInt64, limited(0), memoryPlan{tokens: 1}},
+		{"more than there are numbers", nil, math.MaxInt64, limited(math.MaxUint64), memoryPlan{limit: math.MaxInt64 - math.MaxInt64/10, floor: 64 * mib, tokens: (math.MaxInt64 - math.MaxInt64/10) / 2 / tokenBytes}},
+		{"GOGC", map[string]string{"GOGC": "50"}, math.MaxInt64, limited(64 * mib), memoryPlan{limit: 54 * mib, tokens: 3456}},
+		{"GOGC, no limit", map[string]string{"GOGC": "off"}, math.MaxInt64, fails(memlimit.ErrNoLimit), memoryPlan{}},
+		{"GOMEMLIMIT", map[string]string{"GOMEMLIMIT": "40MB"}, 40e6, limited(64 * mib), memoryPlan{floor: 20e6, tokens: 2441}},
+		{"GOMEMLIMIT, unreadable", map[string]string{"GOMEMLIMIT": "40MB"}, 40e6, fails(unreadable), memoryPlan{floor: 20e6, tokens: 2441}},
+		{"GOMEMLIMIT is off", map[string]string{"GOMEMLIMIT": "off"}, math.MaxInt64, limited(64 * mib), memoryPlan{floor: 64 * mib}},
+		{"both", map[string]string{"GOGC": "50", "GOMEMLIMIT": "40MB"}, 40e6, limited(64 * mib), memoryPlan{tokens: 2441}},
+		{"unreadable", nil, math.MaxInt64, fails(unreadable), memoryPlan{unread: unreadable}},
+	} {
+		if got := planMemory(func(name string) string { return test.env[name] }, test.current, test.ofContainer); got != test.want {
+			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestUseMemory: whatever holds here, the process has it, and the collector is as before in the end.
+func TestUseMemory(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	limit, percent := debug.SetMemoryLimit(-1), debug.SetGCPercent(77)
+	defer func() {
+		debug.SetMemoryLimit(limit)
+		debug.SetGCPercent(percent)
+	}()
+	_, stop := useMemory(slog.New(slog.DiscardHandler))
+	stop()
+	if got := debug.SetGCPercent(77); got != 77 {
+		t.Errorf("the percentage is %d, want 77 again", got)
+	}
+	t.Setenv("GOGC", "77")
+	_, stop = useMemory(slog.New(slog.DiscardHandler))
+	defer stop()
+	if got := debug.SetGCPercent(77); got != 77 {
+		t.Errorf("with GOGC: the percentage is %d, want 77", got)
+	}
+}

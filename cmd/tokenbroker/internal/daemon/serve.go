@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/store/redis"
+)
+
+// ServeCommand runs the broker.
+type ServeCommand struct {
+	Config string `env:"TOKENBROKER_CONFIG" type:"path" help:"Settings file in YAML. A flag wins over the environment, the environment over the file."`
+	settings.Settings
+}
+
+// Help implements kong.HelpProvider.
+func (*ServeCommand) Help() string {
+	return "In a container with a memory limit the broker keeps within it. It collects garbage less often than Go does by itself, for up to 64 MiB of memory, or half of the limit. The environment variables GOMEMLIMIT and GOGC win over both."
+}
+
+// Run serves until the process is told to stop.
+func (c *ServeCommand) Run(p *console.Process) error {
+	log := newLog(p, c.LogLevel, c.LogFormat)
+	tokens, stop := useMemory(log)
+	defer stop()
+	c.TokensInCache = tokens
+	r, err := Start(p.Context, c.Settings, log)
+	if err != nil {
+		return err
+	}
+	if r.firstRun {
+		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.KeyPath(), "data_dir", c.DataDir)
+	}
+	log.Info("without authentication: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
+	if a, err := redis.ParseAddress(c.Store); err == nil {
+		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.KeyPath())
+	}
+	log.Info(r.banner())
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-hup:
+			if err := r.catalog.Reload(); err != nil {
+				log.Warn("definitions not reloaded", "error", err.Error())
+				continue
+			}
+			log.Info("definitions reloaded")
+			continue
+		case err = <-r.failed:
+		case <-p.Context.Done():
+		}
+		break
+	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(again)
+	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.Stop(p.Context) }()
+	select {
+	case stopErr := <-stopped:
+		return errors.Join(err, stopErr)
+	case <-again:
+		return errors.New("stopped at once, at a second signal: exchanges that were under way are lost")
+	}
+}
+
+// newLog writes to standard error.
+func newLog(p *console.Process, level, format string) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if format == "text" || format == "auto" && console.IsTerminal(p.Stderr) {
+		return slog.New(slog.NewTextHandler(p.Stderr, o))
+	}
+	return slog.New(slog.NewJSONHandler(p.Stderr, o))
+}

@@ -1,0 +1,243 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/internal/catalogview"
+	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
+	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
+)
+
+// A Running broker, with everything that it is made of.
+type Running struct {
+	settings  settings.Settings
+	log       *slog.Logger
+	catalog   *provider.Catalog
+	transport *transport.Transport
+	// db is the embedded store; nil: it is Redis.
+	db     *bolt.DB
+	broker *engine.Broker
+	server *server.Server
+	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
+	Addresses []string
+	Metrics   string
+	Registry  *prometheus.Registry
+	firstRun  bool
+	// madeKey: the key was made without knowing whether the store has data already.
+	madeKey bool
+	// notReady is why the store could not be used when it was last tried; empty: it could.
+	notReady string
+
+	background sync.WaitGroup
+	end        context.CancelFunc
+	failed     chan error
+	cleanup    []func()
+}
+
+// Start starts a broker and answers on all its addresses. Whatever it has begun is undone when it fails.
+func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Running, err error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	r := &Running{settings: s, log: log, failed: make(chan error, 8)}
+	bg, end := context.WithCancel(context.WithoutCancel(ctx))
+	r.end = end
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	if i, err := os.Stat(s.DataDir); err == nil && i.Mode().Perm()&0o077 != 0 {
+		log.Warn("other users may enter the data directory: only the broker's should", "data_dir", s.DataDir, "mode", fmt.Sprintf("%04o", i.Mode().Perm()), "wanted", "0700")
+	}
+	r.transport, err = transport.New(transport.Settings{
+		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
+	})
+	if err != nil {
+		return nil, console.WrongInput(err)
+	}
+	r.cleanup = append(r.cleanup, r.transport.Close)
+	if r.catalog, err = provider.Load(r.transport, s.ProvidersDir); err != nil {
+		return nil, fmt.Errorf("load definitions: %w", err)
+	}
+	r.catalog.SetLog(log)
+	for _, e := range r.catalog.List() {
+		for _, p := range e.Problems {
+			log.Warn("definition not used", "provider", e.Name, "problem", p.String())
+		}
+	}
+	metrics := server.NewMetrics()
+	r.Registry = metrics.Registry()
+	st, err := r.openStore(ctx, metrics)
+	if err != nil {
+		return nil, err
+	}
+	r.broker, err = engine.New(engine.Settings{
+		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
+		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency,
+		CacheSize: s.TokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
+	r.server, err = server.New(server.Settings{
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
+		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.cleanup = append(r.cleanup, func() { _ = r.server.Stop(bg, 0) }) // at once, if it has not been stopped before
+	ready, err := r.begin(bg, st)
+	if err != nil {
+		return nil, err
+	}
+	r.server.SetServing(ready)
+	if err := r.listen(bg); err != nil {
+		return nil, err
+	}
+	if !ready {
+		r.background.Go(func() { r.beginLater(bg, st) })
+	}
+	return r, nil
+}
+
+// listen opens all addresses before any is answered.
+func (r *Running) listen(ctx context.Context) error {
+	type opened struct {
+		net.Listener
+		serve func(net.Listener) error
+	}
+	var all []opened
+	fail := func(err error) error {
+		for _, l := range all {
+			_ = l.Close()
+		}
+		return err
+	}
+	for _, a := range r.settings.Listen {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
+		if err != nil {
+			return fail(fmt.Errorf("listen on %s: %w", a, err))
+		}
+		all = append(all, opened{l, r.server.Serve})
+		if err := server.CheckLocal(l.Addr()); err != nil {
+			return fail(console.WrongInput(err))
+		}
+		r.Addresses = append(r.Addresses, l.Addr().String())
+	}
+	if path := r.settings.SocketPath(); path != "" {
+		l, err := listenUnix(ctx, path)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, opened{l, r.server.Serve})
+		r.Addresses = append(r.Addresses, "unix:"+path)
+	}
+	if a := r.settings.MetricsListen; a != "" && a != "none" {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
+		if err != nil {
+			return fail(fmt.Errorf("listen on %s for metrics: %w", a, err))
+		}
+		all = append(all, opened{l, func(l net.Listener) error { return r.server.ServeMetrics(ctx, l) }})
+		if err := server.CheckLocal(l.Addr()); err != nil {
+			return fail(console.WrongInput(err))
+		}
+		r.Metrics = l.Addr().String()
+	}
+	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, settings.AdminSocket))
+	if err != nil {
+		return fail(err)
+	}
+	all = append(all, opened{admin, func(l net.Listener) error { return r.serveAdmin(ctx, l) }})
+	for _, l := range all {
+		r.background.Go(func() {
+			if err := l.serve(l.Listener); err != nil && ctx.Err() == nil {
+				r.failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+		})
+	}
+	r.background.Go(func() {
+		if err := r.catalog.Watch(ctx); err != nil {
+			r.log.Warn("definitions are not watched", "error", err.Error())
+		}
+	})
+	return nil
+}
+
+// Stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
+func (r *Running) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.ShutdownTimeout)
+	defer cancel()
+	err := r.server.Stop(ctx, r.settings.ShutdownGrace)
+	r.close()
+	return err
+}
+
+func (r *Running) close() {
+	r.end()
+	r.background.Wait()
+	for i := len(r.cleanup) - 1; i >= 0; i-- {
+		r.cleanup[i]()
+	}
+	r.cleanup = nil
+}
+
+// listenUnix listens on a socket that only this user may open. A socket that a dead broker left is replaced, that of a living
+// one is not.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if i, err := os.Lstat(path); err == nil {
+		if i.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen on %s: there is a file that is no socket", path)
+		}
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err == nil {
+			_ = c.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) { // a busy one may not answer, but refuses nobody
+			return nil, fmt.Errorf("listen on %s: another process has it open", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", path, err)
+		}
+	}
+	old := syscall.Umask(0o177) // so that at no moment anybody else may open it
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
+}
+
+func (r *Running) banner() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
+	if r.Metrics != "" {
+		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)
+	}
+	return b.String()
+}

@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
+	"github.com/tokenbroker/tokenbroker/store/redis"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// beginAgain is how long after a Redis could not be asked at the start it is asked again.
+const beginAgain = time.Second
+
+// beginMost bounds one such try.
+const beginMost = 10 * time.Second
+
+// openStore opens the store with its key, which is made at the first start. A Redis need not be there yet.
+func (r *Running) openStore(ctx context.Context, metrics *server.Metrics) (*store.Store, error) {
+	key := r.settings.KeyPath()
+	_, missing := os.Stat(key)
+	r.firstRun = errors.Is(missing, fs.ErrNotExist)
+	if !r.settings.IsEmbedded() {
+		return r.openRedis(ctx, metrics, key)
+	}
+	var err error
+	if r.db, err = bolt.Open(filepath.Join(r.settings.DataDir, settings.DataFile), bolt.Options{}); err != nil {
+		return nil, err
+	}
+	r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
+	keys, err := store.LoadKeyring(ctx, r.db, key)
+	if err != nil {
+		return nil, err
+	}
+	return store.New(r.db, keys, store.Options{})
+}
+
+func (r *Running) openRedis(ctx context.Context, metrics *server.Metrics, key string) (*store.Store, error) {
+	o, err := r.settings.RedisOptions()
+	if err != nil {
+		return nil, console.WrongInput(err)
+	}
+	db, err := redis.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	r.cleanup = append(r.cleanup, func() { _ = db.Close() })
+	bounded, cancel := context.WithTimeout(ctx, beginAgain)
+	defer cancel()
+	keys, err := store.LoadKeyring(bounded, db, key)
+	if errors.Is(err, broker.StoreUnavailable) && r.firstRun {
+		// Whether this key is the right one is found out when Redis can be asked.
+		keys, err = seal.Create(key)
+		if errors.Is(err, fs.ErrExist) { // another broker was quicker
+			keys, err = seal.Load(key)
+		}
+		r.madeKey = err == nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Away: metrics.StoreAway, Log: r.log})
+}
+
+// begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be
+// used fails it.
+func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, beginMost)
+	defer cancel()
+	warnings, err := st.Begin(bounded)
+	for _, w := range warnings {
+		r.log.Warn(w)
+	}
+	switch {
+	case err == nil:
+		r.warnSuspended(bounded, st)
+		return true, nil
+	case errors.Is(err, broker.StoreUnavailable):
+		if why := err.Error(); why != r.notReady {
+			r.log.Warn("the store cannot be asked yet: trying again until it can", "error", why)
+			r.notReady = why
+		}
+		return false, nil
+	}
+	return false, r.unfit(err)
+}
+
+// warnSuspended warns that refreshing is suspended, if it is.
+func (r *Running) warnSuspended(ctx context.Context, st *store.Store) {
+	since, err := st.Suspended(ctx)
+	if err != nil {
+		r.log.Warn("whether refreshing is suspended cannot be found out", "error", err.Error())
+	} else if !since.IsZero() {
+		r.log.Warn("refreshing is suspended since this store was exported: no refresh token is presented, until `tokenbroker store export --resume` undoes it",
+			"since", since.Format(time.RFC3339))
+	}
+}
+
+// beginLater tries until the store can be used. Until then health says NOT_SERVING. A store that must not be used ends the
+// broker.
+func (r *Running) beginLater(ctx context.Context, st *store.Store) {
+	for {
+		select {
+		case <-time.After(beginAgain):
+		case <-ctx.Done():
+			return
+		}
+		switch ready, err := r.begin(ctx, st); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			r.failed <- err
+			return
+		case ready:
+			r.log.Info("the store can be asked now")
+			r.server.SetServing(true)
+			return
+		}
+	}
+}
+
+// unfit passes the failure on. A key that was made for a store which turns out to be sealed with another is of no use.
+func (r *Running) unfit(err error) error {
+	if r.madeKey && errors.Is(err, broker.RecordUnreadable) {
+		_ = os.Remove(r.settings.KeyPath())
+	}
+	return err
+}

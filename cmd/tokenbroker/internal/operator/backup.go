@@ -1,0 +1,111 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
+)
+
+// BackupCommand copies the embedded store.
+type BackupCommand struct {
+	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory."`
+	File    string `arg:"" help:"Where to write the copy; it must not exist."`
+}
+
+// Run copies the data: through the running broker, or from the file itself when none runs.
+func (c *BackupCommand) Run(p *console.Process) error {
+	if _, err := os.Lstat(c.File); err == nil {
+		return console.BadInput("%s exists already: a backup overwrites nothing", c.File)
+	}
+	err := c.online(p.Context)
+	if errors.Is(err, errNoBroker) {
+		err = c.offline(p.Context)
+	}
+	if err != nil {
+		return err
+	}
+	console.Printf(p.Stdout, "wrote %s\n", c.File)
+	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
+	return nil
+}
+
+var errNoBroker = errors.New("no broker runs")
+
+// online asks the running broker for a consistent copy.
+func (c *BackupCommand) online(ctx context.Context) error {
+	socket := filepath.Join(c.DataDir, settings.AdminSocket)
+	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	defer h.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://broker/backup", nil)
+	if err != nil {
+		return err
+	}
+	res, err := h.Do(req)
+	if err != nil {
+		return errNoBroker
+	}
+	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost
+	if res.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10)) // without it there is still the status
+		return fmt.Errorf("back up: the broker answers %s: %s", res.Status, bytes.TrimSpace(why))
+	}
+	return writeNew(c.File, func(w io.Writer) error {
+		if _, err := io.Copy(w, res.Body); err != nil {
+			return fmt.Errorf("back up: %w", err)
+		}
+		if res.Trailer.Get(settings.BackupComplete) != "yes" {
+			return errors.New("back up: the broker broke off; its log says why")
+		}
+		return nil
+	})
+}
+
+func (c *BackupCommand) offline(ctx context.Context) error {
+	path := filepath.Join(c.DataDir, settings.DataFile)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return console.BadInput("there is nothing to back up in %s; another directory goes with --data-dir", c.DataDir)
+	}
+	db, err := bolt.Open(path, bolt.Options{})
+	if err != nil {
+		return err
+	}
+	defer db.Close() //nolint:errcheck // it was only read
+	return db.BackupFile(ctx, c.File)
+}
+
+// writeNew writes a file of mode 0600 that appears when it is complete.
+func writeNew(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err = write(f); err != nil {
+		return err
+	}
+	if err = errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err = os.Link(f.Name(), path); err != nil { // unlike a rename it overwrites nothing
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.Remove(f.Name())
+}

@@ -1,0 +1,138 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// remote is what every command has that talks to a broker.
+type remote struct {
+	Address string        `env:"TOKENBROKER_ADDRESS" default:"${address}" help:"The broker: host:port, or unix:PATH of its socket."`
+	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
+	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
+}
+
+// client is a connection to a broker, with the services on it.
+type client struct {
+	conn        *grpc.ClientConn
+	tokens      tokenbrokerv1.TokenBrokerServiceClient
+	credentials tokenbrokerv1.CredentialServiceClient
+	providers   tokenbrokerv1.ProviderServiceClient
+}
+
+const answerBytes = 64 << 20
+
+// reconnect is how a watch comes back: somebody looks at it, and it is one connection.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+	MinConnectTimeout: 20 * time.Second, // gRPC's own
+}
+
+// with connects, lets f make calls, each of which ends after the timeout, and names the address if nobody answers there. What
+// else f does, such as waiting for somebody to type, and streams take as long as they take.
+func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
+	if r.Timeout < 0 {
+		return console.BadInput("--timeout: must not be negative; 0 is for ever")
+	}
+	target := "passthrough:///" + r.Address
+	if strings.HasPrefix(r.Address, "unix:") {
+		target = r.Address
+	} else if !strings.Contains(r.Address, ":") {
+		return console.BadInput("address %q is neither host:port nor unix:PATH", r.Address)
+	}
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+		grpc.WithUnaryInterceptor(r.bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+	if err != nil {
+		return console.BadInput("address %q: %v", r.Address, err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing is left to be lost
+	err = f(ctx, &client{
+		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
+		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
+	})
+	// A status without details is the transport's own: the broker gives all of its errors some.
+	if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable && len(s.Details()) == 0 {
+		return console.Unreachable(r.Address)
+	}
+	return err
+}
+
+// bounded ends a call after the timeout.
+func (r *remote) bounded(ctx context.Context, method string, req, res any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if r.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+	}
+	return call(ctx, method, req, res, conn, opts...)
+}
+
+// printJSON writes a message for scripts.
+func printJSON(w io.Writer, m proto.Message) error {
+	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: false}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return printIndented(w, b)
+}
+
+func printIndented(w io.Writer, b []byte) error {
+	var v json.RawMessage = b
+	out, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", out)
+	return err
+}
+
+// printJSONLine writes a message on a line of its own, for scripts that read one after the other.
+func printJSONLine(w io.Writer, m proto.Message) error {
+	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, b); err != nil { // protojson puts blanks where it likes
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", &line)
+	return err
+}
+
+// when says a time for people: how far away it is, and when that is.
+func when(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "-"
+	}
+	d := time.Until(t.AsTime())
+	at := t.AsTime().Local().Format("2006-01-02 15:04:05")
+	if d <= 0 {
+		return fmt.Sprintf("%s ago (%s)", (-d).Round(time.Second), at)
+	}
+	return fmt.Sprintf("in %s (%s)", d.Round(time.Second), at)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

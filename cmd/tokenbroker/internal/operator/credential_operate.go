@@ -1,0 +1,180 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+type credentialRotateCommand struct {
+	remote
+	secretFlags
+	Name       string        `arg:"" help:"The credential."`
+	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
+}
+
+// Run sets new secrets; where none is named it asks for each, and an empty answer leaves one as it is.
+func (c *credentialRotateCommand) Run(p *console.Process) error {
+	secrets, err := c.read(p)
+	if err != nil {
+		return err
+	}
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		if len(secrets) == 0 {
+			if !canPrompt(p) {
+				return console.BadInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
+			}
+			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+			if err != nil {
+				return err
+			}
+			for _, s := range there.GetCredential().GetSecrets() {
+				if secrets[s.GetName()], err = prompt(p, s.GetName()); err != nil {
+					return err
+				}
+				if secrets[s.GetName()] == "" {
+					delete(secrets, s.GetName())
+				}
+			}
+		}
+		res, err := cl.credentials.RotateSecret(ctx, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialRetireCommand struct {
+	remote
+	Name    string   `arg:"" help:"The credential."`
+	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
+}
+
+// Run forgets former secrets.
+func (c *credentialRetireCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
+		if err != nil {
+			return err
+		}
+		return showCredential(p.Stdout, c.Output, res.GetCredential())
+	})
+}
+
+type credentialTestCommand struct {
+	remote
+	selectionFlags
+	Name string `arg:"" help:"The credential."`
+	Keep bool   `help:"Serve the token that the test brings."`
+}
+
+// errTestFailed: what the test found has been printed.
+var errTestFailed = errors.New("the test failed")
+
+// Run makes an exchange and prints each request.
+func (c *credentialTestCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
+			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, Keep: c.Keep,
+		})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			if err := printJSON(p.Stdout, res); err != nil {
+				return err
+			}
+		} else if err := printAttempts(p.Stdout, res.GetAttempts()); err != nil {
+			return err
+		}
+		if res.GetReason() != "" {
+			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
+		}
+		if c.Output != "json" {
+			console.Printf(p.Stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
+		}
+		return nil
+	})
+}
+
+func printAttempts(w io.Writer, xs []*tokenbrokerv1.Attempt) error {
+	if len(xs) == 0 {
+		return nil
+	}
+	var rows [][]string
+	for _, x := range xs {
+		code := "no answer"
+		if x.GetStatus() != 0 {
+			code = fmt.Sprint(x.GetStatus())
+		}
+		outcome := "ok"
+		if x.GetReason() != "" {
+			outcome = x.GetReason()
+			if x.GetUpstreamError() != "" {
+				outcome += " (" + x.GetUpstreamError() + ")"
+			}
+		}
+		rows = append(rows, []string{
+			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
+		})
+	}
+	return console.Table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
+}
+
+type credentialStatusCommand struct {
+	remote
+	Name string `arg:"" help:"The credential."`
+}
+
+// Run shows how it is doing.
+func (c *credentialStatusCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, res)
+		}
+		rows := [][]string{{"state", stateWord(res.GetState())}}
+		if res.GetReason() != "" {
+			rows = append(rows, []string{"reason", res.GetReason()})
+		}
+		if res.GetAdvice() != "" {
+			rows = append(rows, []string{"advice", res.GetAdvice()})
+		}
+		rows = append(rows, []string{"last success", when(res.GetLastSuccessTime())})
+		if res.GetNextAttemptTime() != nil {
+			rows = append(rows, []string{"next attempt", when(res.GetNextAttemptTime())})
+		}
+		if res.GetRefreshTokenExpireTime() != nil {
+			rows = append(rows, []string{"refresh token ends", when(res.GetRefreshTokenExpireTime())})
+		}
+		for _, t := range res.GetTokens() {
+			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
+		}
+		if err := console.Table(p.Stdout, "", rows); err != nil {
+			return err
+		}
+		if len(res.GetAttempts()) > 0 {
+			console.Println(p.Stdout)
+		}
+		return printAttempts(p.Stdout, res.GetAttempts())
+	})
+}
+
+func scopesNote(scopes []string) string {
+	if len(scopes) == 0 {
+		return ""
+	}
+	return ", for " + strings.Join(scopes, " ")
+}

@@ -1,0 +1,48 @@
+package operator
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+)
+
+func TestMissingSecrets(t *testing.T) {
+	bad := func(fields ...string) error {
+		var b errdetails.BadRequest
+		for i := 0; i+2 < len(fields); i += 3 {
+			b.FieldViolations = append(b.FieldViolations, &errdetails.BadRequest_FieldViolation{Field: fields[i], Reason: fields[i+1], Description: fields[i+2]})
+		}
+		s, err := status.New(codes.InvalidArgument, "text").WithDetails(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Err()
+	}
+	for _, x := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"nothing wrong", nil, ""},
+		{"no status", io.EOF, ""},
+		{"two are missing", bad("secrets.a", "REQUIRED", "give it", "secrets.b", "REQUIRED", "the first refresh token is wanted"), "a b"},
+		{"something else is wrong too", bad("secrets.a", "REQUIRED", "is required", "credential.inputs.c", "REQUIRED", "is required"), ""},
+		{"a secret is wrong", bad("secrets.a", "UNKNOWN", "is required, and not known"), ""},
+	} {
+		if got := strings.Join(missingSecrets(x.err), " "); got != x.want {
+			t.Errorf("%s: got %q, want %q", x.name, got, x.want)
+		}
+	}
+}
+
+func TestATestThatFailsIsAFailure(t *testing.T) {
+	if got := console.ExitCode(errTestFailed); got != console.ExitFailure {
+		t.Errorf("got %d, want %d", got, console.ExitFailure)
+	}
+}

@@ -1,0 +1,84 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+)
+
+// HealthCommand is for people, for scripts that start a broker, and for containers without a shell.
+type HealthCommand struct {
+	remote
+	Wait time.Duration `help:"Ask again until it is SERVING, at most for so long."`
+}
+
+// healthPause is between two questions of --wait.
+const healthPause = 100 * time.Millisecond
+
+// Run asks a broker for its health.
+func (c *HealthCommand) Run(p *console.Process) error {
+	if c.Wait < 0 {
+		return console.BadInput("--wait: must not be negative")
+	}
+	var res *healthv1.HealthCheckResponse
+	err := c.with(p.Context, func(ctx context.Context, on *client) (err error) {
+		res, err = c.ask(ctx, on)
+		return err
+	})
+	waited := ""
+	if c.Wait > 0 {
+		waited = fmt.Sprintf(", after %s of asking", c.Wait)
+	}
+	switch {
+	case p.Context.Err() != nil:
+		return console.ErrInterrupted
+	case status.Code(err) == codes.DeadlineExceeded, status.Code(err) == codes.Canceled: // by --timeout, or by --wait
+		return fmt.Errorf("%w; whoever may be there has not answered in time", console.Unreachable(c.Address))
+	case status.Code(err) == codes.Unimplemented:
+		return status.Errorf(codes.Unimplemented, "what answers at %s has no health to ask for: it is no tokenbroker", c.Address)
+	case err != nil:
+		return err
+	case res.GetStatus() != healthv1.HealthCheckResponse_SERVING:
+		return status.Errorf(codes.Unavailable, "the broker at %s answers, and says that it is %s%s: it is stopping, or its log says why not", c.Address, res.GetStatus(), waited)
+	case c.Output == "json":
+		return printJSON(p.Stdout, res)
+	}
+	console.Println(p.Stdout, res.GetStatus())
+	return nil
+}
+
+// ask asks once or, with --wait, until the broker is serving or the wait is over; then what it heard last counts.
+func (c *HealthCommand) ask(ctx context.Context, on *client) (*healthv1.HealthCheckResponse, error) {
+	health := healthv1.NewHealthClient(on.conn)
+	if c.Wait == 0 {
+		return health.Check(ctx, &healthv1.HealthCheckRequest{})
+	}
+	ctx, cancel := context.WithCancel(ctx) // without a deadline, which the broker would hear of and might act upon first
+	defer cancel()
+	defer time.AfterFunc(c.Wait, cancel).Stop()
+	again := time.NewTicker(healthPause)
+	defer again.Stop()
+	res, err := health.Check(ctx, &healthv1.HealthCheckRequest{})
+	for {
+		if err == nil && res.GetStatus() == healthv1.HealthCheckResponse_SERVING || status.Code(err) == codes.Unimplemented {
+			return res, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return res, err
+		}
+		on.conn.ResetConnectBackoff() // somebody waits, and it is one connection
+		nextRes, nextErr := health.Check(ctx, &healthv1.HealthCheckRequest{})
+		if nextErr != nil && ctx.Err() != nil {
+			return res, err // cut short: it says nothing
+		}
+		res, err = nextRes, nextErr
+	}
+}

@@ -1,0 +1,171 @@
+package operator
+
+import (
+	"context"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/provider"
+	"github.com/tokenbroker/tokenbroker/provider/locoia"
+)
+
+// ProviderCommands show definitions, check and try them.
+type ProviderCommands struct {
+	List    providerListCommand    `cmd:"" help:"Show all definitions, and those that do not load with their problems."`
+	Show    providerShowCommand    `cmd:"" help:"Print a definition as it is written."`
+	Check   providerCheckCommand   `cmd:"" help:"Say everything that is wrong with definition files. Needs no broker."`
+	Explain providerExplainCommand `cmd:"" help:"Print the requests that a definition sends, secrets masked. Nothing is sent."`
+	Try     providerTryCommand     `cmd:"" help:"Run a definition file for real and show what was taken from where. Needs no broker."`
+	Schema  providerSchemaCommand  `cmd:"" help:"Print the definition language as a JSON Schema, for editors."`
+	Import  providerImportCommands `cmd:"" help:"Make a definition of another product's configuration."`
+}
+
+type providerListCommand struct{ remote }
+
+// Run lists.
+func (c *providerListCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		out := &tokenbrokerv1.ListProvidersResponse{}
+		for token := ""; ; {
+			res, err := cl.providers.ListProviders(ctx, &tokenbrokerv1.ListProvidersRequest{PageSize: 1000, PageToken: token})
+			if err != nil {
+				return err
+			}
+			out.Providers = append(out.Providers, res.GetProviders()...)
+			if token = res.GetNextPageToken(); token == "" {
+				break
+			}
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, out)
+		}
+		var rows [][]string
+		for _, x := range out.GetProviders() {
+			origin := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(x.GetOrigin().String(), "ORIGIN_"), "_", " "))
+			rows = append(rows, []string{x.GetName(), origin, orDash(x.GetTitle())})
+		}
+		if err := console.Table(p.Stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
+			return err
+		}
+		for _, x := range out.GetProviders() {
+			for _, problem := range x.GetProblems() {
+				console.Printf(p.Stdout, "problem: %s\n", problem)
+			}
+		}
+		return nil
+	})
+}
+
+type providerShowCommand struct {
+	remote
+	Name string `arg:"" help:"The provider."`
+}
+
+// Run prints the definition.
+func (c *providerShowCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.providers.GetProvider(ctx, &tokenbrokerv1.GetProviderRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, res.GetProvider())
+		}
+		console.Printf(p.Stdout, "%s", res.GetProvider().GetDefinition())
+		for _, problem := range res.GetProvider().GetProblems() {
+			console.Printf(p.Stderr, "problem: %s\n", problem)
+		}
+		return nil
+	})
+}
+
+type providerCheckCommand struct {
+	Files []string `arg:"" help:"The definition files; - for standard input."`
+}
+
+// Run says everything that is wrong.
+func (c *providerCheckCommand) Run(p *console.Process) error {
+	n := 0
+	for _, f := range c.Files {
+		data, err := console.ReadFile(p, f, yamldoc.MostBytes)
+		if err != nil {
+			return err
+		}
+		for _, problem := range provider.Check(f, data) {
+			console.Println(p.Stdout, problem)
+			n++
+		}
+	}
+	if n > 0 {
+		return console.BadInput("%d %s", n, map[bool]string{true: "problem", false: "problems"}[n == 1])
+	}
+	console.Println(p.Stderr, "no problems")
+	return nil
+}
+
+type providerExplainCommand struct {
+	remote
+	Name     string   `arg:"" help:"The provider."`
+	Input    []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
+	Scope    []string `sep:"none" help:"A scope; repeat for several."`
+	Audience string   `help:"The audience."`
+}
+
+// Run prints the requests.
+func (c *providerExplainCommand) Run(p *console.Process) error {
+	inputs, err := (&credentialFlags{Input: c.Input}).inputs()
+	if err != nil {
+		return err
+	}
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.providers.ExplainProvider(ctx, &tokenbrokerv1.ExplainProviderRequest{Name: c.Name, Inputs: inputs, Scopes: c.Scope, Audience: c.Audience})
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, res)
+		}
+		for _, r := range res.GetRequests() {
+			console.Println(p.Stdout, r)
+		}
+		for _, problem := range res.GetProblems() {
+			console.Printf(p.Stdout, "note: %s\n", problem)
+		}
+		return nil
+	})
+}
+
+type providerSchemaCommand struct{}
+
+// Run prints the schema.
+func (providerSchemaCommand) Run(p *console.Process) error {
+	_, err := p.Stdout.Write(provider.Schema())
+	return err
+}
+
+type providerImportCommands struct {
+	Locoia providerLocoiaCommand `cmd:"" help:"A \"Refreshable Token\" configuration of Locoia, in JSON."`
+}
+
+type providerLocoiaCommand struct {
+	File string `arg:"" help:"The configuration; - for standard input."`
+}
+
+// Run prints the definition on standard output and what had to be decided on standard error.
+func (c *providerLocoiaCommand) Run(p *console.Process) error {
+	data, err := console.ReadFile(p, c.File, yamldoc.MostBytes)
+	if err != nil {
+		return err
+	}
+	def, notes, err := locoia.Import(data)
+	if err != nil {
+		return console.WrongInput(err)
+	}
+	for _, n := range notes {
+		console.Printf(p.Stderr, "note: %s\n", n)
+	}
+	_, err = p.Stdout.Write(def)
+	return err
+}

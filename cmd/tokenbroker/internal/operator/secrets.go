@@ -1,0 +1,100 @@
+package operator
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+)
+
+// secretFlags say where secrets come from: a file, standard input or a hidden prompt, and never the command line, which the
+// shell's history and every user's process list show.
+type secretFlags struct {
+	Secret     []string `sep:"none" placeholder:"NAME=@FILE" help:"Read a secret input from a file; repeat for several."`
+	SecretStdn string   `name:"secret-stdin" placeholder:"NAME" help:"Read this secret input from standard input."`
+}
+
+// read returns the secrets that the flags name.
+func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range f.Secret {
+		name, from, ok := strings.Cut(s, "=")
+		file, isFile := strings.CutPrefix(from, "@")
+		if !ok || name == "" {
+			// What stands here may be the secret itself: it is not repeated.
+			return nil, console.BadInput("--secret: write NAME=@FILE; a secret itself never stands on the command line")
+		}
+		if !isFile || file == "" {
+			return nil, console.BadInput("--secret %s=…: a secret never stands on the command line, where the shell's history and the process list show it; "+
+				"write --secret %s=@FILE, --secret-stdin %s, or leave it out and be asked for it", name, name, name)
+		}
+		if _, twice := out[name]; twice || name == f.SecretStdn {
+			return nil, console.BadInput("secret %s is given twice", name)
+		}
+		v, err := readSecretFile(p, file)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = v
+	}
+	if f.SecretStdn != "" {
+		v, err := readSecretFile(p, "-")
+		if err != nil {
+			return nil, err
+		}
+		out[f.SecretStdn] = v
+	}
+	return out, nil
+}
+
+// canPrompt reports whether somebody is there to be asked.
+func canPrompt(p *console.Process) bool {
+	return p.Stdin != nil && term.IsTerminal(int(p.Stdin.Fd()))
+}
+
+// prompt asks for a secret without showing what is typed.
+func prompt(p *console.Process, name string) (string, error) {
+	fd := int(p.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	console.Printf(p.Stderr, "%s (not shown): ", name)
+	b, err := console.Awaited(p, func() ([]byte, error) { return term.ReadPassword(fd) })
+	console.Println(p.Stderr)
+	if err != nil {
+		_ = term.Restore(fd, before) // an interrupted read has left the terminal mute
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return string(b), nil
+}
+
+// readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
+func readSecretFile(p *console.Process, name string) (string, error) {
+	var b []byte
+	var err error
+	what := name
+	if name == "-" {
+		what = "standard input"
+		b, err = console.Awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.Stdin, secretMost+1)) })
+	} else {
+		b, err = console.ReadAtMost(name, secretMost)
+	}
+	if err != nil {
+		return "", console.BadInput("read a secret: %w", err)
+	}
+	if len(b) > secretMost {
+		return "", console.BadInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
+	}
+	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if s == "" {
+		return "", console.BadInput("%s is empty", what)
+	}
+	return s, nil
+}
+
+// secretMost bounds a secret in bytes.
+const secretMost = 64 << 10

@@ -1,0 +1,132 @@
+package operator
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+// TokenCommands get, invalidate and watch tokens.
+type TokenCommands struct {
+	Get        tokenGetCommand        `cmd:"" help:"Print a token that is valid now."`
+	Invalidate tokenInvalidateCommand `cmd:"" help:"Drop a token that an API has refused, or all of them."`
+	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted."`
+}
+
+// selectionFlags say which of a credential's tokens is meant.
+type selectionFlags struct {
+	Scope     []string          `sep:"none" help:"A scope; repeat for several. None: the defaults."`
+	Audience  string            `help:"The audience."`
+	Parameter map[string]string `mapsep:"none" help:"NAME=VALUE of a parameter that the definition declares."`
+	Resource  []string          `sep:"none" help:"A resource (RFC 8707); repeat for several."`
+}
+
+type tokenGetCommand struct {
+	remote
+	selectionFlags
+	Name            string        `arg:"" help:"The credential."`
+	MinTTL          time.Duration `name:"min-ttl" help:"How long the token must live at least."`
+	RejectedTokenID string        `name:"rejected-token-id" help:"Id of a token that the API has refused: another one is wanted."`
+	Header          bool          `help:"Print headers and cookies as curl reads them: curl -H @<(tokenbroker token get NAME --header) URL."`
+}
+
+// Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
+func (c *tokenGetCommand) Run(p *console.Process) error {
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		req := &tokenbrokerv1.GetTokenRequest{
+			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: c.RejectedTokenID,
+		}
+		if c.MinTTL != 0 {
+			req.MinTtl = durationpb.New(c.MinTTL)
+		}
+		res, err := cl.tokens.GetToken(ctx, req)
+		if err != nil {
+			return err
+		}
+		t := res.GetToken()
+		switch {
+		case c.Output == "json":
+			return printJSON(p.Stdout, res)
+		case c.Header:
+			return printHeaders(p.Stdout, p.Stderr, t)
+		}
+		console.Println(p.Stdout, t.GetAccessToken())
+		if console.IsTerminal(p.Stderr) {
+			console.Printf(p.Stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
+			if res.GetDegraded() {
+				console.Println(p.Stderr, "degraded: it is valid, but its refresh is failing; see credential status")
+			}
+		}
+		return nil
+	})
+}
+
+// printHeaders writes one header a line, the cookies as one.
+func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
+	for _, h := range t.GetHeaders() {
+		console.Printf(out, "%s: %s\n", h.GetName(), h.GetValue())
+	}
+	var cookies []string
+	for _, c := range t.GetCookies() {
+		cookies = append(cookies, c.GetName()+"="+c.GetValue())
+	}
+	if len(cookies) > 0 {
+		console.Printf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
+	}
+	if len(t.GetQueryParameters()) > 0 {
+		console.Println(notes, "tokenbroker: this API wants query parameters too: see --output json")
+	}
+	return nil
+}
+
+type tokenInvalidateCommand struct {
+	remote
+	selectionFlags
+	Name            string `arg:"" help:"The credential."`
+	TokenID         string `name:"token-id" xor:"target" help:"Id of the rejected token."`
+	AccessTokenFile string `name:"access-token-file" xor:"target" help:"File with the rejected token itself; - for standard input."`
+	All             bool   `xor:"target" help:"Every token of the credential; with --scope and the like, exactly that one."`
+}
+
+// Run says what was dropped.
+func (c *tokenInvalidateCommand) Run(p *console.Process) error {
+	req := &tokenbrokerv1.InvalidateRequest{Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource}
+	switch {
+	case c.TokenID != "":
+		req.Target = &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: c.TokenID}
+	case c.AccessTokenFile != "":
+		token, err := readSecretFile(p, c.AccessTokenFile)
+		if err != nil {
+			return err
+		}
+		req.Target = &tokenbrokerv1.InvalidateRequest_AccessToken{AccessToken: token}
+	case c.All:
+		req.Target = &tokenbrokerv1.InvalidateRequest_All{All: true}
+	default:
+		return console.BadInput("say which token: --token-id, --access-token-file or --all")
+	}
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		res, err := cl.tokens.Invalidate(ctx, req)
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, res)
+		}
+		switch {
+		case res.GetInvalidated() > 0:
+			console.Printf(p.Stdout, "invalidated %d\n", res.GetInvalidated())
+		case c.All:
+			console.Println(p.Stdout, "nothing to invalidate: there is no such token")
+		default:
+			console.Printf(p.Stdout, "nothing to invalidate: that token is no longer the current one; the current one is %s\n", orDash(res.GetCurrentTokenId()))
+		}
+		return nil
+	})
+}

@@ -1,0 +1,230 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
+	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/store/redis"
+)
+
+// Settings are the broker's. Each is a flag, an environment variable and a word of the settings file, where a dot or a nested
+// mapping stands for the flag's first part: --upstream-ca-file is upstream.ca_file.
+type Settings struct {
+	// At is where in the settings file a value stands that came from there, by flag.
+	At map[string]Position `kong:"-"`
+	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
+	TokensInCache int `kong:"-"`
+
+	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
+	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
+	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
+	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
+	ProvidersDir    string        `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
+	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
+	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+	LogFormat       string        `name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
+	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed."`
+	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING."`
+	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream."`
+
+	StoreSettings
+	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
+	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0: not at all, for whom a revoked token is worse than none."`
+
+	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
+	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
+	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
+	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
+	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time."`
+
+	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection."`
+	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request."`
+	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
+}
+
+// StoreSettings say where the data are, for whoever opens them.
+type StoreSettings struct {
+	Store string `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
+
+	RedisUsername             string `name:"redis-username" env:"TOKENBROKER_REDIS_USERNAME" help:"ACL user."`
+	RedisPasswordFile         string `name:"redis-password-file" env:"TOKENBROKER_REDIS_PASSWORD_FILE" help:"File with the password."`
+	RedisSentinelUsername     string `name:"redis-sentinel-username" env:"TOKENBROKER_REDIS_SENTINEL_USERNAME" help:"ACL user at the Sentinels."`
+	RedisSentinelPasswordFile string `name:"redis-sentinel-password-file" env:"TOKENBROKER_REDIS_SENTINEL_PASSWORD_FILE" help:"File with the password for the Sentinels."`
+	RedisCAFile               string `name:"redis-ca-file" env:"TOKENBROKER_REDIS_CA_FILE" help:"Roots in PEM to trust instead of the system's."`
+	RedisCertFile             string `name:"redis-cert-file" env:"TOKENBROKER_REDIS_CERT_FILE" help:"Client certificate in PEM; read again for each connection."`
+	RedisKeyFile              string `name:"redis-key-file" env:"TOKENBROKER_REDIS_KEY_FILE" help:"Its key in PEM."`
+	RedisPrefix               string `name:"redis-prefix" env:"TOKENBROKER_REDIS_PREFIX" default:"tokenbroker" help:"What every key and channel begins with."`
+	RedisWaitReplicas         int    `name:"redis-wait-replicas" env:"TOKENBROKER_REDIS_WAIT_REPLICAS" default:"0" help:"Replicas that must have a refresh token before it is relied on; see docs/redis.md."`
+	RedisAcceptLoss           bool   `name:"redis-accept-loss" env:"TOKENBROKER_REDIS_ACCEPT_LOSS" help:"Start although this Redis can lose what it has acknowledged when it crashes."`
+}
+
+// Where a broker answers, and a command asks, unless somebody says otherwise.
+const (
+	defaultAddress = "127.0.0.1:7420"
+	defaultMetrics = "127.0.0.1:7421"
+)
+
+// Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
+func Vars(dataDir string) kong.Vars {
+	return kong.Vars{
+		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": defaultAddress, "metrics_address": defaultMetrics,
+		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
+		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
+		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
+		"timeout": written(server.DefaultDeadline),
+	}
+}
+
+// written is a duration as people write it: 30m, and not 30m0s.
+func written(d time.Duration) string {
+	s := d.String()
+	for _, none := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, none) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
+}
+
+// DefaultDataDir follows the XDG base directories.
+func DefaultDataDir() string {
+	if d := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "tokenbroker")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "tokenbroker-data"
+	}
+	return filepath.Join(home, ".local", "state", "tokenbroker")
+}
+
+// KeyPath is where the key lies.
+func (s *Settings) KeyPath() string { return OrIn(s.KeyFile, s.DataDir, "key.json") }
+
+// SocketPath is where gRPC is answered on a Unix socket; empty: nowhere.
+func (s *Settings) SocketPath() string {
+	if s.Socket == "none" || s.Socket == "" {
+		return ""
+	}
+	return OrIn(s.Socket, s.DataDir, "tokenbroker.sock")
+}
+
+// OrIn is the path v or, where that is empty or auto, the name in the directory.
+func OrIn(v, dir, name string) string {
+	if v == "auto" || v == "" {
+		return filepath.Join(dir, name)
+	}
+	return v
+}
+
+// FlagOf is the flag of a setting as it is written in the file.
+func FlagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(word) }
+
+// Check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
+func (s *Settings) Check() error {
+	if wrong := s.problems(); len(wrong) > 0 {
+		return console.WrongInput(Together(wrong))
+	}
+	return nil
+}
+
+func (s *Settings) problems() []yamldoc.Problem {
+	var wrong []yamldoc.Problem
+	bad := func(setting, format string, args ...any) {
+		wrong = append(wrong, s.At[FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
+	}
+	if s.DataDir == "" {
+		bad("data_dir", "must not be empty")
+	}
+	if len(s.Listen) == 0 && s.SocketPath() == "" {
+		bad("listen", "there is nothing to answer on: neither an address nor a socket")
+	}
+	for _, a := range s.Listen {
+		checkListen("listen", a, bad)
+	}
+	if a := s.MetricsListen; a != "none" && a != "" {
+		checkListen("metrics_listen", a, bad)
+	}
+	for _, d := range []struct {
+		setting string
+		value   time.Duration
+	}{
+		{"shutdown_timeout", s.ShutdownTimeout}, {"exchange_timeout", s.ExchangeTimeout}, {"limits.connection_age", s.LimitsConnectionAge},
+	} {
+		if d.value <= 0 {
+			bad(d.setting, "must be longer than nothing")
+		}
+	}
+	s.storeProblems(bad)
+	if s.ShutdownGrace < 0 {
+		bad("shutdown_grace", "must not be negative")
+	}
+	if s.UpstreamConcurrency < 1 {
+		bad("upstream.concurrency", "must be 1 or more")
+	}
+	if s.LimitsMessageBytes < 1024 {
+		bad("limits.message_bytes", "must be 1024 or more")
+	}
+	if s.ProvidersDir != "" {
+		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
+			bad("providers_dir", "%s is no directory", s.ProvidersDir)
+		}
+	}
+	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
+		t, err := transport.New(part)
+		var wrong *transport.SettingError
+		if errors.As(err, &wrong) {
+			bad(wrong.Setting, "%s", wrong.Err)
+			continue
+		}
+		t.Close()
+	}
+	for _, h := range s.UpstreamAllowHTTP {
+		if h == "" || strings.Contains(h, "/") {
+			bad("upstream.allow_http", "%q is neither a host nor host:port", h)
+		}
+	}
+	if path := filepath.Join(s.DataDir, AdminSocket); len(path) > socketPathMost {
+		bad("data_dir", "%s", tooLong(path))
+	}
+	if path := s.SocketPath(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
+		bad("socket", "%s", tooLong(path))
+	}
+	return wrong
+}
+
+func checkListen(setting, a string, bad func(setting, format string, args ...any)) {
+	if err := server.CheckLocalName(a); err != nil {
+		bad(setting, "%s", err)
+		return
+	}
+	if _, port, _ := net.SplitHostPort(a); !isPort(port) {
+		bad(setting, "%q: a port is a number up to 65535; 0 is one that is free", a)
+	}
+}
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// socketPathMost bounds the path of a Unix socket: what every supported system's sockaddr_un holds.
+const socketPathMost = 103
+
+func tooLong(path string) string {
+	return fmt.Sprintf("the path of the socket %s is longer than the %d bytes that the system allows", path, socketPathMost)
+}

@@ -1,0 +1,266 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+)
+
+// groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
+var groups = []string{"upstream", "limits", "log", "redis"}
+
+// A File is what a settings file says, by flag.
+type File map[string]fileSetting
+
+type fileSetting struct {
+	value any // as kong reads it
+	at    Position
+}
+
+// A Position in a file of the operator's; zero: in none.
+type Position struct {
+	file string
+	yamldoc.Position
+}
+
+func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.Line, p.Column) }
+
+// Problem is something wrong with what stands there.
+func (p Position) Problem(format string, args ...any) yamldoc.Problem {
+	return yamldoc.Problem{File: p.file, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)}
+}
+
+// Named reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
+// with it is said at once.
+func Named(args []string) (File, error) {
+	if len(args) == 0 || args[0] != "serve" && args[0] != "store" {
+		return nil, nil //nolint:nilnil // no file, no settings
+	}
+	name := os.Getenv("TOKENBROKER_CONFIG")
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--config="); ok {
+			name = v
+		} else if a == "--config" && i+1 < len(args) {
+			name = args[i+1]
+		}
+	}
+	if name == "" {
+		return nil, nil //nolint:nilnil // no file, no settings
+	}
+	f, wrong, err := readSettings(name)
+	if err == nil && len(wrong) > 0 {
+		err = console.WrongInput(Together(wrong))
+	}
+	return f, err
+}
+
+// Resolver gives kong the values for which there is neither a flag nor an environment variable, and notes in used where they
+// stand.
+func (f File) Resolver(used map[string]Position) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		v, ok := f[flag.Name]
+		if !ok || slices.ContainsFunc(flag.Envs, func(name string) bool { return os.Getenv(name) != "" }) {
+			return nil, nil //nolint:nilnil // the file says nothing about it, or the environment wins
+		}
+		used[flag.Name] = v.at
+		return v.value, nil
+	})
+}
+
+// WithoutEnvironment makes a parser read no environment variable for which drop is true.
+func WithoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if f, ok := node.(*kong.Flag); ok {
+			f.Tag.Envs = slices.DeleteFunc(slices.Clone(f.Tag.Envs), drop)
+			f.Envs = f.Tag.Envs
+		}
+		return next(nil)
+	})
+}
+
+// IsBlank reports whether an environment variable is set to nothing, which counts as not set.
+func IsBlank(name string) bool {
+	v, set := os.LookupEnv(name)
+	return set && v == ""
+}
+
+// knownSettings are the settings by flag, with what kind of value each has.
+func knownSettings() map[string]*kong.Value {
+	var s struct{ Settings }
+	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
+	out := map[string]*kong.Value{}
+	for _, f := range k.Model.Flags {
+		if f.Name != "help" {
+			out[f.Name] = f.Value
+		}
+	}
+	return out
+}
+
+// readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
+func readSettings(name string) (f File, wrong []yamldoc.Problem, err error) {
+	data, err := console.ReadAtMost(name, yamldoc.MostBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, console.BadInput("settings file %s does not exist", name)
+	}
+	if err != nil {
+		return nil, nil, console.BadInput("read the settings file: %w", err)
+	}
+	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{}}
+	if root := r.Document(data); root != nil {
+		r.mapping(root, "")
+	} else if len(r.Problems) > 0 {
+		return nil, nil, console.WrongInput(Together(r.Problems))
+	}
+	yamldoc.Sort(r.Problems)
+	return r.out, r.Problems, nil
+}
+
+// Together is everything that is wrong, as one error; nil: nothing is.
+func Together(all []yamldoc.Problem) error {
+	var errs []error
+	for _, p := range all {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}
+
+type settingsReader struct {
+	yamldoc.Reader
+	known map[string]*kong.Value
+	out   File
+}
+
+func (r *settingsReader) wrong(n *yaml.Node, format string, args ...any) {
+	r.Wrong(yamldoc.At(n), format, args...)
+}
+
+func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
+	if n.Kind != yaml.MappingNode {
+		r.wrong(n, "settings are names with values")
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		word := k.Value
+		if prefix != "" {
+			word = prefix + "." + k.Value
+		}
+		flag := FlagOf(word)
+		if known, ok := r.known[flag]; ok && !strings.Contains(k.Value, "-") {
+			r.setting(k, v, word, known)
+			continue
+		}
+		if prefix == "" && slices.Contains(groups, flag) {
+			r.mapping(v, word)
+			continue
+		}
+		r.Unknown(yamldoc.At(k), fmt.Sprintf("unknown setting %q", yamldoc.Clip(word)), word, r.words())
+	}
+}
+
+// words are the settings as they are written in the file.
+func (r *settingsReader) words() []string {
+	var out []string
+	for name := range r.known {
+		word := strings.ReplaceAll(name, "-", "_")
+		for _, g := range groups {
+			if rest, ok := strings.CutPrefix(word, g+"_"); ok {
+				word = g + "." + rest
+			}
+		}
+		out = append(out, word)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// setting reads one value, and keeps it if it is of its kind.
+func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value) {
+	if first, twice := r.out[known.Name]; twice {
+		r.wrong(k, "setting %s is there twice, first at %s", word, first.at)
+		return
+	}
+	before := len(r.Problems)
+	value := r.value(v, word, known)
+	if len(r.Problems) > before {
+		return
+	}
+	if why := kindOf(known, value); why != "" {
+		r.wrong(v, "setting %s: %s", word, why)
+		return
+	}
+	r.out[known.Name] = fileSetting{value: value, at: Position{r.File, yamldoc.At(v)}}
+}
+
+// kindOf says why a value is not of the setting's kind; empty: it is.
+func kindOf(known *kong.Value, value any) string {
+	target := reflect.New(known.Target.Type()).Elem()
+	scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
+	if err := known.Mapper.Decode(&kong.DecodeContext{Value: known, Scan: scan}, target); err != nil {
+		return err.Error()
+	}
+	if text, ok := value.(string); ok && known.Enum != "" && !slices.Contains(known.EnumSlice(), text) {
+		return fmt.Sprintf("%q is none of %s", text, strings.Join(known.EnumSlice(), ", "))
+	}
+	return ""
+}
+
+// value makes of a node what kong reads.
+func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		if !known.IsSlice() {
+			r.wrong(n, "setting %s: one value is wanted, not a list", word)
+			return nil
+		}
+		out := []any{}
+		for _, c := range n.Content {
+			text := r.text(c, word)
+			if why := kindOf(known, text); why != "" {
+				r.wrong(c, "setting %s: %s", word, why)
+			}
+			out = append(out, text)
+		}
+		return out
+	case yaml.MappingNode:
+		if !known.IsMap() {
+			r.wrong(n, "setting %s: one value is wanted, not a mapping", word)
+			return nil
+		}
+		out := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			name := r.text(n.Content[i], word)
+			if _, twice := out[name]; twice {
+				r.wrong(n.Content[i], "setting %s: %q is there twice", word, name)
+			}
+			out[name] = r.text(n.Content[i+1], word)
+		}
+		return out
+	default:
+		if known.IsMap() {
+			r.wrong(n, "setting %s: names with values are wanted", word)
+			return nil
+		}
+		return r.text(n, word)
+	}
+}
+
+// text is one value.
+func (r *settingsReader) text(n *yaml.Node, word string) string {
+	switch {
+	case n.Kind != yaml.ScalarNode, n.Tag == "!!null":
+		r.wrong(n, "setting %s: a value is wanted", word)
+	}
+	return n.Value
+}

@@ -1,0 +1,122 @@
+package settings
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/store/redis"
+)
+
+// DataFile is the embedded store's file in the data directory, adminSocket where a running broker hands out backups.
+const (
+	DataFile    = "tokenbroker.db"
+	AdminSocket = "admin.sock"
+)
+
+// BackupComplete is the trailer of a backup that is whole: a copy without it counts as broken.
+const BackupComplete = "X-Backup-Complete"
+
+// embedded is the store that needs no other process.
+const embedded = "embedded"
+
+// IsEmbedded reports whether it is the store that needs no other process.
+func (s *StoreSettings) IsEmbedded() bool { return s.Store == "" || s.Store == embedded }
+
+func (s *Settings) storeProblems(bad func(setting, format string, args ...any)) {
+	if s.CacheBound < 0 {
+		bad("cache_bound", "must not be negative")
+	}
+	if s.OutageGrace < 0 {
+		bad("outage_grace", "must not be negative")
+	}
+	s.RedisProblems(bad)
+}
+
+// RedisProblems hands everything that is wrong with them to bad.
+func (s *StoreSettings) RedisProblems(bad func(setting, format string, args ...any)) {
+	if s.RedisWaitReplicas < 0 {
+		bad("redis.wait_replicas", "must not be negative")
+	}
+	if s.IsEmbedded() {
+		return
+	}
+	a, err := redis.ParseAddress(s.Store)
+	if err != nil {
+		bad("store", "neither %s nor a Redis: %s", embedded, err)
+		return
+	}
+	if strings.ContainsAny(s.RedisPrefix, "{} \t\n*?[]") || s.RedisPrefix == "" {
+		bad("redis.prefix", "must not be empty, nor have blanks, braces or wildcards in it")
+	}
+	if (s.RedisCertFile == "") != (s.RedisKeyFile == "") {
+		bad("redis.cert_file", "a certificate needs its key (redis.key_file), and the key its certificate")
+	}
+	if !a.TLS && (s.RedisCAFile != "" || s.RedisCertFile != "") {
+		bad("redis.ca_file", "the address of the store says no TLS: write rediss:// instead of redis://")
+	}
+	if _, err := s.RedisOptions(); err != nil {
+		bad("store", "%s", err)
+	}
+}
+
+// RedisOptions are those of the Redis that the settings name.
+func (s *StoreSettings) RedisOptions() (o redis.Options, err error) {
+	if o.Address, err = redis.ParseAddress(s.Store); err != nil {
+		return o, err
+	}
+	o.Username, o.SentinelUsername = s.RedisUsername, s.RedisSentinelUsername
+	o.Prefix, o.WaitReplicas, o.AcceptLoss = s.RedisPrefix, s.RedisWaitReplicas, s.RedisAcceptLoss
+	if o.Password, err = secretFile(s.RedisPasswordFile); err != nil {
+		return o, err
+	}
+	if o.SentinelPassword, err = secretFile(s.RedisSentinelPasswordFile); err != nil {
+		return o, err
+	}
+	if o.Address.TLS {
+		o.TLS, err = s.redisTLS()
+	}
+	return o, err
+}
+
+func (s *StoreSettings) redisTLS() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.RedisCAFile != "" {
+		pem, err := os.ReadFile(s.RedisCAFile)
+		if err != nil {
+			return nil, err
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate in PEM", s.RedisCAFile)
+		}
+	}
+	if s.RedisCertFile != "" {
+		if _, err := tls.LoadX509KeyPair(s.RedisCertFile, s.RedisKeyFile); err != nil {
+			return nil, fmt.Errorf("%s and %s: %w", s.RedisCertFile, s.RedisKeyFile, err)
+		}
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(s.RedisCertFile, s.RedisKeyFile) // it may have been renewed
+			return &pair, err
+		}
+	}
+	return c, nil
+}
+
+// secretFile is the first line of a file; empty: none is named.
+func secretFile(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(name) //nolint:gosec // the operator names it
+	if err != nil {
+		return "", err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	if line = strings.TrimSuffix(line, "\r"); line == "" {
+		return "", fmt.Errorf("%s is empty", name)
+	}
+	return line, nil
+}

@@ -1,0 +1,182 @@
+package settings
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+)
+
+// goodSettings are settings that have nothing wrong with them.
+func goodSettings(t testing.TB) Settings {
+	t.Helper()
+	return Settings{
+		DataDir: t.TempDir(), Listen: []string{"127.0.0.1:0"}, Socket: "auto", MetricsListen: "none", KeyFile: "auto", LogLevel: "info", LogFormat: "json",
+		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+	}
+}
+
+func TestSettingsCheck(t *testing.T) {
+	if err := ptr(goodSettings(t)).Check(); err != nil {
+		t.Fatalf("got %v, want nothing wrong", err)
+	}
+	for _, x := range []struct {
+		name   string
+		change func(*Settings)
+		want   string
+	}{
+		{"no data directory", func(s *Settings) { s.DataDir = "" }, "setting data_dir: must not be empty"},
+		{"IPv6 loopback", func(s *Settings) { s.Listen = []string{"[::1]:1", "localhost:2", "127.9.9.9:3"} }, ""},
+		{"everywhere", func(s *Settings) { s.Listen = []string{":1"} }, "setting listen: \":1\": without authentication"},
+		{"everywhere, IPv6", func(s *Settings) { s.Listen = []string{"[::]:1"} }, "setting listen: \"[::]:1\": without authentication"},
+		{"a name", func(s *Settings) { s.Listen = []string{"example.com:1"} }, "setting listen: \"example.com:1\": without authentication"},
+		{"no port", func(s *Settings) { s.Listen = []string{"127.0.0.1"} }, "is not host:port"},
+		{"nothing to answer on", func(s *Settings) { s.Listen, s.Socket = nil, "none" }, "setting listen: there is nothing to answer on"},
+		{"no socket either", func(s *Settings) { s.Listen, s.Socket = nil, "" }, "setting listen: there is nothing to answer on"},
+		{"the socket only", func(s *Settings) { s.Listen = nil }, ""},
+		{"metrics everywhere", func(s *Settings) { s.MetricsListen = "0.0.0.0:1" }, "setting metrics_listen: "},
+		{"metrics nonsense", func(s *Settings) { s.MetricsListen = "x" }, "setting metrics_listen: \"x\" is not host:port"},
+		{"no metrics", func(s *Settings) { s.MetricsListen = "" }, ""},
+		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be longer"},
+		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be longer"},
+		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be longer"},
+		{"negative grace", func(s *Settings) { s.ShutdownGrace = -1 }, "setting shutdown_grace: "},
+		{"no concurrency", func(s *Settings) { s.UpstreamConcurrency = 0 }, "setting upstream.concurrency: "},
+		{"small messages", func(s *Settings) { s.LimitsMessageBytes = 1023 }, "setting limits.message_bytes: "},
+		{"no providers", func(s *Settings) { s.ProvidersDir = "/nowhere" }, "setting providers_dir: "},
+		{"no CA", func(s *Settings) { s.UpstreamCAFile = "/nowhere" }, "setting upstream.ca_file: open /nowhere: no such file"},
+		{"no certificate", func(s *Settings) { s.UpstreamCAFile = "settings_test.go" }, "setting upstream.ca_file: settings_test.go has no certificate in PEM"},
+		{"connect from nowhere", func(s *Settings) { s.UpstreamConnectTo = map[string]string{"a": "127.0.0.1:1"} }, "setting upstream.connect_to: \"a\" is not host:port"},
+		{"connect to nowhere", func(s *Settings) { s.UpstreamConnectTo = map[string]string{"a:1": "b"} }, "setting upstream.connect_to: a:1: \"b\" is not"},
+		{"metadata", func(s *Settings) { s.UpstreamAllowPrivate = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")} }, "setting upstream.allow_private: 169.254.0.0/16 "},
+		{"HTTP", func(s *Settings) { s.UpstreamAllowHTTP = []string{"localhost", "vendor.example:8080"} }, ""},
+		{"HTTP by URL", func(s *Settings) { s.UpstreamAllowHTTP = []string{"http://localhost"} }, "setting upstream.allow_http: \"http://localhost\" is neither"},
+		{"HTTP nowhere", func(s *Settings) { s.UpstreamAllowHTTP = []string{""} }, "setting upstream.allow_http: \"\" is neither"},
+		{"highest port", func(s *Settings) { s.Listen = []string{"127.0.0.1:65535"} }, ""},
+		{"no such port", func(s *Settings) { s.Listen = []string{"127.0.0.1:65536"} }, "setting listen: \"127.0.0.1:65536\": a port is a number up to 65535"},
+		{"a port's name", func(s *Settings) { s.MetricsListen = "localhost:http" }, "setting metrics_listen: \"localhost:http\": a port is a number"},
+		{"long data directory", func(s *Settings) { s.DataDir = "/" + strings.Repeat("d", socketPathMost) }, "setting data_dir: the path of the socket"},
+		{"longest socket", func(s *Settings) { s.Socket = "/" + strings.Repeat("s", socketPathMost-1) }, ""},
+		{"long socket", func(s *Settings) { s.Socket = "/" + strings.Repeat("s", socketPathMost) }, "setting socket: the path of the socket"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			s := goodSettings(t)
+			x.change(&s)
+			got := ""
+			if err := s.Check(); err != nil {
+				if got = err.Error(); console.ExitCode(err) != console.ExitUsage {
+					t.Errorf("got exit code %d, want %d", console.ExitCode(err), console.ExitUsage)
+				}
+			}
+			if x.want == "" && got != "" || !strings.Contains(got, x.want) || strings.Contains(got, "\n") {
+				t.Errorf("got %q, want %q", got, x.want)
+			}
+		})
+	}
+	s := goodSettings(t)
+	s.UpstreamConcurrency, s.ShutdownTimeout = 0, 0
+	s.At = map[string]Position{"upstream-concurrency": {"f.yaml", yamldoc.Position{Line: 3, Column: 7}}}
+	want := "setting shutdown_timeout: must be longer than nothing\nf.yaml:3:7: setting upstream.concurrency: must be 1 or more"
+	if err := s.Check(); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestSettingsPaths(t *testing.T) {
+	s := Settings{DataDir: "/d", KeyFile: "auto", Socket: "auto"}
+	if s.KeyPath() != "/d/key.json" || s.SocketPath() != "/d/tokenbroker.sock" {
+		t.Errorf("got %s and %s", s.KeyPath(), s.SocketPath())
+	}
+	s = Settings{DataDir: "/d", KeyFile: "/k", Socket: "none"}
+	if s.KeyPath() != "/k" || s.SocketPath() != "" {
+		t.Errorf("got %s and %s", s.KeyPath(), s.SocketPath())
+	}
+	t.Setenv("XDG_STATE_HOME", "/x")
+	if got := DefaultDataDir(); got != "/x/tokenbroker" {
+		t.Errorf("got %s", got)
+	}
+	t.Setenv("XDG_STATE_HOME", "relative") // is to be ignored, says the specification
+	t.Setenv("HOME", "/h")
+	if got := DefaultDataDir(); got != "/h/.local/state/tokenbroker" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestSettingsFile reads every setting, in all the forms that it may have.
+func TestSettingsFile(t *testing.T) {
+	for name, text := range map[string]string{
+		"nested": "listen: [127.0.0.1:1, '127.0.0.1:2']\nlog: {level: debug}\nshutdown_grace: 3s\nupstream:\n  concurrency: 5\n  allow_private: [10.0.0.0/8]\n" +
+			"  connect_to: {'a:443': '127.0.0.1:4'}\nlimits: {concurrent_streams: 6}\n",
+		"flat": "listen: 127.0.0.1:1,127.0.0.1:2\nlog.level: debug\nshutdown_grace: 3s\nupstream.concurrency: 5\nupstream.allow_private: 10.0.0.0/8\n" +
+			"upstream.connect_to: {'a:443': '127.0.0.1:4'}\nlimits.concurrent_streams: 6\n",
+		"underscores": "listen: [127.0.0.1:1, 127.0.0.1:2]\nlog_level: debug\nshutdown_grace: 3s\nupstream_concurrency: '5'\nupstream_allow_private: [10.0.0.0/8]\n" +
+			"upstream_connect_to: {'a:443': '127.0.0.1:4'}\nlimits_concurrent_streams: 6\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "settings.yaml")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, wrong, err := readSettings(file)
+			if err != nil || len(wrong) > 0 {
+				t.Fatal(err, wrong)
+			}
+			used := map[string]Position{}
+			var got struct{ Settings }
+			k := kong.Must(&got, Vars("d"), kong.Resolvers(f.Resolver(used)))
+			if _, err := k.Parse(nil); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{"127.0.0.1:1", "127.0.0.1:2"}, got.Listen); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(map[string]string{"a:443": "127.0.0.1:4"}, got.UpstreamConnectTo); diff != "" {
+				t.Error(diff)
+			}
+			if len(got.UpstreamAllowPrivate) != 1 || got.UpstreamAllowPrivate[0] != netip.MustParsePrefix("10.0.0.0/8") {
+				t.Errorf("got %v", got.UpstreamAllowPrivate)
+			}
+			if got.LogLevel != "debug" || got.ShutdownGrace != 3*time.Second || got.UpstreamConcurrency != 5 || got.LimitsConcurrentStreams != 6 {
+				t.Errorf("got %+v", got.Settings)
+			}
+			if got.ExchangeTimeout != 20*time.Second || len(used) != 7 || used["shutdown-grace"] != (Position{file, yamldoc.Position{Line: 3, Column: 17}}) {
+				t.Errorf("got used %v", used)
+			}
+		})
+	}
+}
+
+// FuzzSettings: whatever a file says, it is read or refused, and what is refused has a place in the file.
+func FuzzSettings(f *testing.F) {
+	for _, s := range []string{
+		"", "listen: [127.0.0.1:1]", "upstream: {ca_file: x, nope: y}", "log: {level: {a: b}}", "a: &x 1\nlisten: *x", "- a", "listen: [", "? [a]\n: b",
+		"upstream.connect_to: {a: [b]}", "shutdown_timeout: 1e99s", "limits:\n", "<<: {listen: x}", "--- a\n--- b",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		file := filepath.Join(t.TempDir(), "settings.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, wrong, err := readSettings(file)
+		if err != nil && (got != nil || wrong != nil || console.ExitCode(err) != console.ExitUsage) {
+			t.Errorf("got %v, %v with %v", got, wrong, err)
+		}
+		for _, w := range wrong {
+			if !strings.HasPrefix(w.Error(), file+":") {
+				t.Errorf("got %v, want where it stands", w)
+			}
+		}
+	})
+}

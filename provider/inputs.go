@@ -1,0 +1,130 @@
+package provider
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"net/mail"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
+)
+
+// Check implements broker.Definition.
+func (d *definition) Check(c broker.Credential) []broker.Violation {
+	var wrong []broker.Violation
+	bad := func(field string, code broker.Code, why string) {
+		wrong = append(wrong, broker.Violation{Field: field, Code: code, Description: why})
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
+		in := d.inputs[name]
+		field := "credential.inputs." + name
+		var v string
+		switch {
+		case in.seed:
+			_, ok := c.Seeds[name]
+			if _, former := c.Seeds[in.was]; !ok && !former && !in.optional {
+				bad("secrets."+name, broker.CodeRequired, "is required: the first refresh token")
+			}
+			continue
+		case in.secret:
+			field = "secrets." + name
+			v = in.stored(c, name)
+		default:
+			v = in.stored(c, name)
+		}
+		if v == "" {
+			if !in.optional && !in.hasDefault {
+				bad(field, broker.CodeRequired, "is required")
+			}
+			continue
+		}
+		if why := in.wrongValue(in.affixed(v)); why != "" {
+			bad(field, broker.CodeInvalid, why)
+		} else if in.format == "url" {
+			if why := d.wrongURL(in.affixed(v)); why != "" {
+				bad(field, broker.CodeInvalid, why)
+			}
+		}
+	}
+	return wrong
+}
+
+var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
+
+// wrongURL says why a URL may not be asked; empty: it may.
+func (d *definition) wrongURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "must be an absolute https URL"
+	}
+	if err := d.transport.Allowed(u); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// wrongValue says what is wrong with a value, without showing it; empty: nothing.
+func (in *input) wrongValue(v string) string {
+	switch {
+	case v == "":
+		return "is empty"
+	case in.oneOf != nil && !slices.Contains(in.oneOf, v):
+		return "must be one of " + strings.Join(in.oneOf, ", ")
+	case in.pattern != nil && !in.pattern.MatchString(v):
+		return "must match " + in.patternText
+	}
+	good := true
+	switch in.format {
+	case "host":
+		good = transport.IsHost(v)
+	case "url":
+		u, err := url.Parse(v)
+		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
+		if !good {
+			return "must be an absolute https URL, without user and fragment"
+		}
+	case "uuid":
+		good = uuidWord.MatchString(v)
+	case "email":
+		a, err := mail.ParseAddress(v)
+		good = err == nil && a.Address == v
+	case "pem":
+		b, _ := pem.Decode([]byte(v))
+		good = b != nil
+	case "json", "jwk":
+		good = json.Valid([]byte(v))
+	case "integer":
+		_, err := strconv.ParseInt(v, 10, 64)
+		good = err == nil
+	case "boolean":
+		good = v == "true" || v == "false"
+	}
+	if !good {
+		return "must be " + map[string]string{
+			"host": "a host name", "uuid": "a UUID", "email": "an e-mail address", "pem": "PEM", "json": "JSON", "jwk": "a JSON Web Key",
+			"integer": "a whole number", "boolean": "true or false",
+		}[in.format]
+	}
+	return ""
+}
+
+// stored is what a credential has for an input, also under the name that it was renamed from; empty: nothing. What was kept as
+// a secret is never read for an input that is none.
+func (in *input) stored(c broker.Credential, name string) string {
+	for _, n := range []string{name, in.was} {
+		s := c.Inputs[n]
+		if in.secret {
+			s = c.Secrets[n].Value.Reveal()
+		}
+		if n != "" && s != "" {
+			return s
+		}
+	}
+	return ""
+}

@@ -1,0 +1,138 @@
+package provider
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Select implements broker.Definition.
+func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
+	refuse := func(k broker.Kind, field, why string) (broker.Selection, error) {
+		return broker.Selection{}, refusal(k, field, why)
+	}
+	v := newValues(nil)
+	d.give(v, c, broker.Selection{})
+	var err error
+	if d.scopes == nil && !sel.Scopes.Empty() {
+		return refuse(broker.ParameterNotDeclared, "scopes", "provider "+d.name+" uses no scopes: leave them out")
+	}
+	if d.scopes != nil {
+		if sel.Scopes, err = d.scopes.choose("scopes", sel.Scopes, c.DefaultScopes, v); err != nil {
+			return broker.Selection{}, err
+		}
+	}
+	if d.resources == nil && !sel.Resources.Empty() {
+		return refuse(broker.ParameterNotDeclared, "resources", "provider "+d.name+" uses no resources: leave them out")
+	}
+	if d.resources != nil {
+		if sel.Resources, err = d.resources.choose("resources", sel.Resources, broker.Set{}, v); err != nil {
+			return broker.Selection{}, err
+		}
+	}
+	if d.audience == nil && sel.Audience != "" {
+		return refuse(broker.ParameterNotDeclared, "audience", "provider "+d.name+" uses no audience: leave it out")
+	}
+	if d.audience != nil {
+		if sel.Audience == "" {
+			sel.Audience = c.DefaultAudience
+		}
+		if sel.Audience == "" {
+			sel.Audience = d.audience.byDefault(v)
+		}
+		if sel.Audience == "" && !d.audience.optional {
+			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
+		}
+		if sel.Audience != "" {
+			sel.Audience = d.audience.affixed(sel.Audience)
+			if why := d.audience.wrongValue(sel.Audience); why != "" {
+				return refuse(broker.RequestInvalid, "audience", why)
+			}
+		}
+	}
+	params, err := d.chooseParameters(sel.Parameters.Map(), v)
+	if err != nil {
+		return broker.Selection{}, err
+	}
+	sel.Parameters = broker.NewPairs(params)
+	return sel, nil
+}
+
+func (d *definition) chooseParameters(given map[string]string, v *values) (map[string]string, error) {
+	fail := func(k broker.Kind, name, why string) error { return refusal(k, "parameters."+name, why) }
+	out := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		in, ok := d.parameters[name]
+		if !ok {
+			return nil, fail(broker.ParameterNotDeclared, name, "provider "+d.name+" has no such parameter; it has: "+list(slices.Sorted(maps.Keys(d.parameters))))
+		}
+		s := in.affixed(given[name])
+		if s == "" {
+			continue
+		}
+		if why := in.wrongValue(s); why != "" {
+			return nil, fail(broker.RequestInvalid, name, why)
+		}
+		out[name] = s
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.parameters)) {
+		in := d.parameters[name]
+		if out[name] != "" {
+			continue
+		}
+		if s := in.byDefault(v); s != "" {
+			out[name] = s
+		} else if !in.optional && !in.hasDefault {
+			return nil, fail(broker.ParameterRequired, name, "provider "+d.name+" requires it")
+		}
+	}
+	return out, nil
+}
+
+// refusal is of one thing that a caller has chosen.
+func refusal(k broker.Kind, field, why string) error {
+	code := broker.CodeInvalid
+	switch k {
+	case broker.ParameterNotDeclared:
+		code = broker.CodeUnknown
+	case broker.ParameterRequired:
+		code = broker.CodeRequired
+	default:
+	}
+	return &broker.Failure{Kind: k, Violations: []broker.Violation{{Field: field, Code: code, Description: why}}}
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// choose applies defaults and holds the elements against one_of.
+func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.Set, error) {
+	if asked.Empty() {
+		asked = stored
+	}
+	if asked.Empty() {
+		var all []string
+		for _, t := range s.defaults {
+			if x, ok, err := t.expand(v); err == nil && ok && x != "" {
+				all = append(all, x)
+			}
+		}
+		var err error
+		if asked, err = broker.ParseSet(field, all); err != nil {
+			return broker.Set{}, err
+		}
+	}
+	for _, e := range asked.List() {
+		if s.oneOf != nil && !slices.Contains(s.oneOf, e) {
+			return broker.Set{}, broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("%.80q is none of %s", e, strings.Join(s.oneOf, ", "))})
+		}
+	}
+	return asked, nil
+}

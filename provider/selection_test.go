@@ -1,0 +1,63 @@
+package provider
+
+import (
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+func TestWhatIsNotDeclaredIsRefusedAndDefaultsAreApplied(t *testing.T) {
+	v := newVendor(t, nil)
+	none := v.define(`token: "x"`)
+	set := func(s ...string) broker.Set {
+		x, err := broker.ParseSet("x", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	for field, sel := range map[string]broker.Selection{
+		"scopes": {Scopes: set("a")}, "audience": {Audience: "a"}, "resources": {Resources: set("https://r")}, "parameters.p": {Parameters: broker.NewPairs(map[string]string{"p": "1"})},
+	} {
+		_, err := none.Select(credential(nil), sel)
+		f, ok := err.(*broker.Failure) //nolint:errorlint // the interface promises it
+		if !ok || f.Kind != broker.ParameterNotDeclared || f.Violations[0].Field != field {
+			t.Errorf("%s: got %v", field, err)
+		}
+	}
+	d := v.define(`
+inputs: {tenant: {optional: true}}
+scopes: {default: [read, "{{tenant}}.all"], one_of: [read, write, "t.all"]}
+resources: {}
+audience: {pattern: "https://.*"}
+parameters: {p: {one_of: ["1", "2"], default: "1"}, q: {}, r: {optional: true}}
+token: "{{p}}{{q}}"`)
+	q := broker.NewPairs(map[string]string{"q": "x"})
+	got, err := d.Select(credential(map[string]string{"tenant": "t"}), broker.Selection{Audience: "https://a", Parameters: q})
+	if err != nil || got.Scopes.String() != "read t.all" || got.Parameters.Map()["p"] != "1" {
+		t.Errorf("got %v %v", got, err)
+	}
+	c := credential(nil)
+	c.DefaultScopes, c.DefaultAudience = set("write"), "https://own"
+	if got, err = d.Select(c, broker.Selection{Parameters: q}); err != nil || got.Scopes.String() != "write" || got.Audience != "https://own" {
+		t.Errorf("got %v %v, want the credential's own defaults", got, err)
+	}
+	for want, sel := range map[broker.Kind]broker.Selection{
+		broker.ParameterRequired:    {Audience: "https://a"},
+		broker.RequestInvalid:       {Audience: "ftp://a", Parameters: q},
+		broker.ParameterNotDeclared: {Audience: "https://a", Parameters: broker.NewPairs(map[string]string{"q": "1", "z": "1"})},
+	} {
+		if _, err := d.Select(credential(nil), sel); broker.KindOf(err) != want {
+			t.Errorf("got %v, want %s", err, want.Name())
+		}
+	}
+	if _, err := d.Select(credential(nil), broker.Selection{Parameters: q}); broker.KindOf(err) != broker.ParameterRequired {
+		t.Errorf("got %v, want an audience to be required", err)
+	}
+	if _, err := d.Select(c, broker.Selection{Scopes: set("admin"), Parameters: q}); broker.KindOf(err) != broker.RequestInvalid {
+		t.Errorf("got %v of a scope that is none of one_of", err)
+	}
+	if _, err := d.Select(c, broker.Selection{Parameters: broker.NewPairs(map[string]string{"q": "1", "p": "3"})}); broker.KindOf(err) != broker.RequestInvalid {
+		t.Errorf("got %v of a parameter that is none of one_of", err)
+	}
+}

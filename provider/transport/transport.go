@@ -1,0 +1,235 @@
+// Package transport carries requests to upstreams and reads their answers, each at most once. It decides which hosts and
+// addresses may be asked, over which connection, whether a request may have arrived, and in which words a failure is told: no
+// foreign text leaves it. It knows nothing of definitions, of credentials, or of what an answer means.
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// Settings say how upstreams are reached. The zero value: verified TLS to public addresses, proxies as the environment says.
+type Settings struct {
+	// ConnectTo sends a vendor's name elsewhere: "host:port" to "ip:port". The name stays what it is for TLS and in the request.
+	// Such an address is the operator's word: it is not checked, and no proxy is used.
+	ConnectTo map[string]string
+	// CAFile is a PEM file of roots that are trusted beside the system's; empty: none.
+	CAFile string
+	// AllowHTTP are names, host or host:port, that may be asked without TLS.
+	AllowHTTP []string
+	// AllowPrivate are ranges that may be dialled beside public addresses; link-local ones never.
+	AllowPrivate []netip.Prefix
+	// DialTimeout bounds the connection; 0: DefaultDialTimeout. The whole is bounded by the exchange's context, and by nothing else: a timer of
+	// its own for the answer would fire beside the answer in a process that was stopped meanwhile.
+	DialTimeout time.Duration
+	// MaxAnswer bounds an answer's body in bytes; 0: DefaultMaxAnswer.
+	MaxAnswer int64
+}
+
+// What a zero value of Settings stands for.
+const (
+	DefaultDialTimeout = 10 * time.Second
+	DefaultMaxAnswer   = 1 << 20
+)
+
+const (
+	idleTimeout    = 30 * time.Second
+	maxHeaderBytes = 64 << 10
+)
+
+// A SettingError says which setting is wrong, as operators write it, and what is wrong with it.
+type SettingError struct {
+	Setting string
+	Err     error
+}
+
+// Error implements error.
+func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() }
+
+// Unwrap is what is wrong.
+func (e *SettingError) Unwrap() error { return e.Err }
+
+func wrongSetting(setting, format string, args ...any) error {
+	return &SettingError{setting, fmt.Errorf(format, args...)}
+}
+
+// A Transport carries requests. It follows no redirect, keeps no cookies and never sends a request twice. Safe for concurrent
+// use.
+type Transport struct {
+	settings Settings
+	guard    *guard
+	// reused keeps connections; fresh makes one for each request: a request that spends a refresh token must not meet a
+	// connection that the other side is just closing, for its answer would be lost.
+	reused, fresh *http.Transport
+}
+
+// New makes a Transport. It fails with a *SettingError.
+func New(s Settings) (*Transport, error) {
+	if s.MaxAnswer <= 0 {
+		s.MaxAnswer = DefaultMaxAnswer
+	}
+	if s.DialTimeout <= 0 {
+		s.DialTimeout = DefaultDialTimeout
+	}
+	roots, err := rootsWith(s.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	guard, err := newGuard(s.AllowPrivate)
+	if err != nil {
+		return nil, err
+	}
+	elsewhere := map[string]string{}
+	for from, to := range s.ConnectTo {
+		if _, _, err := net.SplitHostPort(from); err != nil {
+			return nil, wrongSetting("upstream.connect_to", "%q is not host:port", from)
+		}
+		if _, _, err := net.SplitHostPort(to); err != nil {
+			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port", from, to)
+		}
+		elsewhere[strings.ToLower(from)] = to
+	}
+	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)
+	for i, name := range s.AllowHTTP {
+		s.AllowHTTP[i] = strings.ToLower(name)
+	}
+	proxies := httpproxy.FromEnvironment()
+	d := &dialer{settings: s, guard: guard, proxies: proxyAddresses(proxies)}
+	proxy := proxies.ProxyFunc()
+	t := &Transport{settings: s, guard: guard, reused: &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			if _, ok := s.ConnectTo[HostPort(r.URL)]; ok {
+				return nil, nil //nolint:nilnil // no proxy and no error is how http.Transport wants it
+			}
+			return proxy(r.URL)
+		},
+		DialContext:            d.dial,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    s.DialTimeout,
+		IdleConnTimeout:        idleTimeout,
+		MaxIdleConnsPerHost:    16,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		// HTTP/1.1: one request, one answer, and no replay by the protocol. Token endpoints are asked seldom.
+		ForceAttemptHTTP2: false,
+		TLSNextProto:      map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}}
+	t.fresh = t.reused.Clone()
+	t.fresh.DisableKeepAlives = true
+	return t, nil
+}
+
+// Close ends idle connections.
+func (t *Transport) Close() {
+	t.reused.CloseIdleConnections()
+	t.fresh.CloseIdleConnections()
+}
+
+func rootsWith(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // nil means the system's roots
+	}
+	pem, err := os.ReadFile(file) //nolint:gosec // the operator names it
+	if err != nil {
+		return nil, wrongSetting("upstream.ca_file", "%w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, wrongSetting("upstream.ca_file", "%s has no certificate in PEM", file)
+	}
+	return roots, nil
+}
+
+// proxyAddresses are the addresses of the operator's own proxies, which may be private.
+func proxyAddresses(c *httpproxy.Config) []string {
+	var out []string
+	for _, p := range []string{c.HTTPProxy, c.HTTPSProxy} {
+		if !strings.Contains(p, "://") {
+			p = "http://" + p
+		}
+		if u, err := url.Parse(p); err == nil && u.Host != "" {
+			out = append(out, HostPort(u))
+		}
+	}
+	return out
+}
+
+type dialer struct {
+	settings Settings
+	guard    *guard
+	proxies  []string
+}
+
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	nd := &net.Dialer{Timeout: d.settings.DialTimeout, KeepAlive: idleTimeout}
+	if to, ok := d.settings.ConnectTo[strings.ToLower(addr)]; ok {
+		return nd.DialContext(ctx, network, to)
+	}
+	if !slices.Contains(d.proxies, strings.ToLower(addr)) {
+		nd.Control = d.guard.dialled
+	}
+	return nd.DialContext(ctx, network, addr)
+}
+
+// ErrNoURL says that something is no URL of a kind that is asked.
+var ErrNoURL = errors.New("is no absolute https URL")
+
+var errNotHTTPS = errors.New("only https is allowed; the operator may allow a host with upstream.allow_http")
+
+// Allowed holds a URL against the rules that do not need an address: it fails with ErrNoURL, or where TLS is missing. A nil
+// Transport allows https alone.
+func (t *Transport) Allowed(u *url.URL) error {
+	if u.Host == "" || u.User != nil || u.Opaque != "" || !hostLike(u.Hostname()) {
+		return ErrNoURL
+	}
+	switch u.Scheme {
+	case "https":
+	case "http":
+		if t == nil || !slices.Contains(t.settings.AllowHTTP, strings.ToLower(u.Host)) && !slices.Contains(t.settings.AllowHTTP, strings.ToLower(u.Hostname())) {
+			return errNotHTTPS
+		}
+	default:
+		return ErrNoURL
+	}
+	return nil
+}
+
+func hostLike(h string) bool {
+	if _, err := netip.ParseAddr(h); err == nil {
+		return true
+	}
+	return IsHost(h) && !strings.Contains(h, ":")
+}
+
+var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+
+// IsHost reports whether a text is a host's name, with a port or without.
+func IsHost(s string) bool { return hostWord.MatchString(s) }
+
+// HostPort is host:port, the scheme's port where none is written.
+func HostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+		if u.Scheme == "http" {
+			port = "80"
+		}
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
