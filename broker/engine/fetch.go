@@ -110,8 +110,12 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	for _, e := range []*entry{served.Value, out.entry} {
 		if e != nil {
 			e.refreshFrom.Store(next.UnixNano())
-			if trouble {
-				e.trouble.Store(out.failure)
+			if !trouble {
+				continue
+			}
+			// Watches are told when it begins, and not each time that it goes on.
+			if was := e.trouble.Swap(out.failure); was == nil || was.Kind != out.failure.Kind {
+				e.line.wake(&e.line.changed)
 			}
 		}
 	}

@@ -50,9 +50,11 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	}
 	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
 	// not stored yet. Nothing is presented until it is.
+	b.cache.hold(p.l.name) // whoever comes next has to find it
 	p.l.wait(1)
 	stored := make(chan broker.Committed, 1)
 	b.running.Go(func() {
+		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
 		defer p.l.wait(-1)
 		if done, err := b.commitOn(ctx, p, same, true); err == nil {
