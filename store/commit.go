@@ -9,26 +9,31 @@ import (
 )
 
 // end decides what an exchange leaves behind, and applies it. The first decision is by what Acquire left, without reading; only
-// where that has changed meanwhile, or the answer to it was lost, is it read what there is. decide is called with nil where the
+// where that has changed meanwhile, or the answer to it was lost, is it read what there is. Then what the backend has lost is put in place
+// first, because this exchange may have built on it; unless with again, for what is put in place. decide is called with nil where the
 // credential is gone, or is another one by now. full: there was no room for what was decided before.
-func (s *Store) end(ctx context.Context, l broker.Lease, decide func(b *changing, full bool) error) error {
+func (s *Store) end(ctx context.Context, l broker.Lease, again bool, decide func(b *changing, full bool) error) error {
 	full := false
-	err := s.endIn(ctx, l, func(b *changing) error { return decide(b, full) })
+	err := s.endIn(ctx, l, again, func(b *changing) error { return decide(b, full) })
 	if errors.Is(err, ErrNoRoom) {
 		full = true
-		err = s.endIn(ctx, l, func(b *changing) error { return decide(b, full) })
+		err = s.endIn(ctx, l, again, func(b *changing) error { return decide(b, full) })
 	}
 	return err
 }
 
-func (s *Store) endIn(ctx context.Context, l broker.Lease, decide func(*changing) error) error {
+func (s *Store) endIn(ctx context.Context, l broker.Lease, again bool, decide func(*changing) error) error {
+	read := s.readMended
+	if again {
+		read = s.read
+	}
 	known, _ := l.Rows.(*snapshot)
 	return s.change(ctx, func() (*Batch, error) {
 		n := known
 		known = nil
 		if n == nil {
 			var err error
-			n, err = s.read(ctx, l.Key.Credential,
+			n, err = read(ctx, l.Key.Credential,
 				grantKey(l.Key), tokenKey(l.Key), failureKey(l.Key), healthKey, historyKey, leaseKey(l.Key))
 			if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.Incarnation {
 				return nil, decide(nil)
@@ -59,7 +64,7 @@ func (s *Store) Commit(ctx context.Context, l broker.Lease, o broker.Outcome) (b
 // commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
 // one that the lease was taken for. shown is the revision of the grant as it is then; made: it was changed now.
 func (s *Store) commit(ctx context.Context, l broker.Lease, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, made bool, err error) {
-	err = s.end(ctx, l, func(b *changing, full bool) (err error) {
+	err = s.end(ctx, l, again, func(b *changing, full bool) (err error) {
 		stored, shown, made = broker.Committed{}, Revision{}, false
 		if b == nil {
 			return nil

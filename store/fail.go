@@ -9,7 +9,7 @@ import (
 
 // Fail implements broker.Tokens. A nil record says that nothing was presented: it removes the owner's marker as well.
 func (s *Store) Fail(ctx context.Context, l broker.Lease, r *broker.FailureRecord) error {
-	return s.end(ctx, l, func(b *changing, full bool) error {
+	return s.end(ctx, l, false, func(b *changing, full bool) error {
 		if b == nil {
 			return nil
 		}

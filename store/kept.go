@@ -270,11 +270,8 @@ func (s *Store) tend(ctx context.Context, part []*keptChange) {
 
 // lookAfter reads what there is where a row has changed, and mends it. It reports whether that could be found out.
 func (s *Store) lookAfter(ctx context.Context, c *keptChange) bool {
-	n, err := s.read(ctx, c.name, c.place.Key)
-	if err == nil {
-		_, err = s.mend(ctx, n)
-	}
-	return broker.KindOf(err) != broker.StoreUnavailable || err == nil
+	_, err := s.readMended(ctx, c.name, c.place.Key)
+	return broker.KindOf(err) != broker.StoreUnavailable
 }
 
 // well notes that a change was seen to be in place, and forgets it if it is old enough.

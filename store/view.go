@@ -11,25 +11,42 @@ const mendMost = 3
 
 // Read implements broker.Tokens, in one round trip. The view's Rows are a snapshot, which Acquire decides by.
 func (s *Store) Read(ctx context.Context, key broker.TokenKey, upstream string) (broker.View, error) {
-	for try := 0; ; try++ {
-		n, backoff, err := s.readWith(ctx, key.Credential, upstream,
+	var backoff Reading
+	n, err := s.mended(ctx, func() (n *snapshot, err error) {
+		n, backoff, err = s.readWith(ctx, key.Credential, upstream,
 			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key))
+		return n, err
+	})
+	if err != nil {
+		return broker.View{}, err
+	}
+	v, err := n.view(key)
+	if err == nil && upstream != "" {
+		// It is advice, which nobody is to be without a token for.
+		v.Upstream, v.UpstreamUnknown = s.backoff(upstream, backoff, n.asked)
+	}
+	return v, err
+}
+
+// readMended is read, where nothing is missing that the backend has lost and this process has.
+func (s *Store) readMended(ctx context.Context, name broker.CredentialName, keys ...Key) (*snapshot, error) {
+	return s.mended(ctx, func() (*snapshot, error) { return s.read(ctx, name, keys...) })
+}
+
+// mended reads until nothing is undone: this process has put it in place again, or somebody was quicker.
+func (s *Store) mended(ctx context.Context, read func() (*snapshot, error)) (*snapshot, error) {
+	for try := 0; ; try++ {
+		n, err := read()
 		if err != nil {
-			return broker.View{}, err
+			return nil, err
 		}
 		undone, err := s.mend(ctx, n)
 		if err != nil {
-			return broker.View{}, err
+			return nil, err
 		}
-		if undone && try < mendMost {
-			continue // the backend had lost something: this process has put it in place again, or somebody was quicker
+		if !undone || try == mendMost {
+			return n, nil
 		}
-		v, err := n.view(key)
-		if err == nil && upstream != "" {
-			// It is advice, which nobody is to be without a token for.
-			v.Upstream, v.UpstreamUnknown = s.backoff(upstream, backoff, n.asked)
-		}
-		return v, err
 	}
 }
 

@@ -44,6 +44,7 @@ var regressions = []struct {
 	{"rotating: 0 answer#1 = away 70s; 0 commit#1 = failover 2 1s; 0 settle#2 = asleep 40s", ""},
 	{"owned: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentStored},
 	{"outage: 0 acquire#2 = crash done; 1 view#8 = asleep 40s; 0 view#5 = call delete@1; 1 delete#1 = lapse 1s; 1 view#12 = after 1", spentByHolder},
+	{"owned: 1 view#4 = call drop@0; 0 acquire#4 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", servedInvalid},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", lostCommitted},
