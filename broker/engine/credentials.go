@@ -65,7 +65,7 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	if err := ch.Edit(&d); err != nil {
 		return broker.Credential{}, err
 	}
-	now := time.Now()
+	now := b.clock.Now().Wall
 	blank := broker.Credential{Name: ch.Name, Incarnation: broker.NewID(), Epoch: broker.NewID(), CreateTime: now}
 	c, seed, err := b.apply(blank, d, now, ch.RequestID)
 	if err != nil {
@@ -84,10 +84,11 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	case ch.ValidateOnly:
 		return c, nil
 	}
-	if err := b.store.CreateCredential(ctx, c, seed); err != nil {
+	err = b.store.CreateCredential(ctx, c, seed)
+	b.wrote(ch.Name, err)
+	if err != nil {
 		return broker.Credential{}, storeFailure(ch.Name, err)
 	}
-	b.wrote(ch.Name, err)
 	return c, nil
 }
 
@@ -98,9 +99,9 @@ func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch 
 	}
 	for range conflictsMost {
 		there, err := b.store.Credential(ctx, ch.Name)
-		if broker.KindOf(err) == broker.NotFound && err != nil && ch.AllowMissing && ch.Etag.IsZero() {
+		if broker.KindOf(err) == broker.NotFound && ch.AllowMissing && ch.Etag.IsZero() {
 			c, err := b.create(ctx, ch)
-			if broker.KindOf(err) == broker.AlreadyExists && err != nil {
+			if broker.KindOf(err) == broker.AlreadyExists {
 				continue
 			}
 			return c, b.failedIf(broker.WriteCredential, err)
@@ -126,7 +127,7 @@ func (b *Broker) failedIf(op broker.Operation, err error) error {
 
 // update writes a change of what is there; again: somebody else changed it meanwhile.
 func (b *Broker) update(ctx context.Context, there broker.Credential, ch Change) (c broker.Credential, again bool, err error) {
-	now := time.Now()
+	now := b.clock.Now().Wall
 	if at, ok := there.Requests[ch.RequestID]; ok && now.Sub(at) < requestMemory {
 		return there, false, nil
 	}

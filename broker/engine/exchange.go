@@ -153,7 +153,6 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	if unfit != nil {
 		o.Token = nil // the refresh token, if there is one, is good all the same
 		retry = turn.answered(&broker.UpstreamError{Level: broker.LevelResponse})
-		b.saves(t, retry)
 	} else {
 		b.clears(t, turn.answered(nil))
 	}
@@ -163,6 +162,9 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	moved, stored := p.l.moves(), b.clock.Now().At
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
+	if unfit != nil {
+		b.saves(t, retry) // after the commit: a refresh token that came is nowhere but here until then
+	}
 	switch {
 	case errors.Is(err, errUnstored):
 		e, err := b.putLocal(p.l, shown, p.view.Mark, began)

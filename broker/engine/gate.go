@@ -49,9 +49,11 @@ func (g *gates) gate(place string, f *broker.Facts) *gate {
 		v, _ = g.all.LoadOrStore(place, &gate{clock: g.clock, slots: make(chan struct{}, g.atOnce), since: broker.Never})
 	}
 	one := v.(*gate)
-	if f.RateRequests > 0 {
-		one.mu.Lock()
-		defer one.mu.Unlock()
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if f.RateRequests == 0 {
+		one.limit = nil
+	} else {
 		// Half of the rate may come at once and the other half is spread, so that no period sees more than was declared.
 		burst := max(f.RateRequests/2, f.Requests)
 		every := rate.Limit(float64(max(f.RateRequests-burst, 1)) / f.RatePeriod.Seconds())

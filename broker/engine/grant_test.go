@@ -353,3 +353,49 @@ func TestTheStoreBeingAwayNeverReadsAsNoSuchCredential(t *testing.T) {
 }
 
 var hooksNone = storetest.Hooks{}
+
+// ordered is a store that says in which order things were written.
+type ordered struct {
+	broker.Store
+	mu     sync.Mutex
+	writes []string
+}
+
+func (o *ordered) wrote(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writes = append(o.writes, what)
+}
+
+func (o *ordered) Commit(ctx context.Context, l broker.Lease, out broker.Outcome) (broker.Committed, error) {
+	o.wrote("commit")
+	return o.Store.Commit(ctx, l, out)
+}
+
+func (o *ordered) SaveBackoff(ctx context.Context, place string, known broker.Backoff) error {
+	o.wrote("backoff")
+	return o.Store.SaveBackoff(ctx, place, known)
+}
+
+// TestARefreshTokenIsStoredBeforeAdvice: it comes with an answer that is unfit otherwise, and is nowhere else.
+func TestARefreshTokenIsStoredBeforeAdvice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{facts: broker.Facts{Obtains: true, Refreshes: true}}
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
+			a := token("ended", -time.Minute)
+			a.RefreshToken = broker.NewSecret("refresh-1")
+			return a, nil
+		}
+		var store *ordered
+		w := newWorld(t, up, func(s *engine.Settings) {
+			store = &ordered{Store: s.Store}
+			s.Store = store
+		})
+		w.create("main", nil)
+		_, err := w.get("main")
+		wantKind(t, err, broker.UpstreamResponseInvalid)
+		if want := []string{"commit", "backoff"}; !slices.Equal(store.writes, want) {
+			t.Errorf("got %v, want %v", store.writes, want)
+		}
+	})
+}

@@ -254,3 +254,19 @@ func TestACredentialWhoseTokenIsComputedHereIsReady(t *testing.T) {
 		}
 	})
 }
+
+// TestARateThatIsTakenOutIsNoLongerKept: also where the one that was declared is too small for what an exchange takes now.
+func TestARateThatIsTakenOutIsNoLongerKept(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{RateRequests: 2, RatePeriod: time.Hour}}
+		w := newWorld(t, up)
+		for _, name := range []string{"a", "b", "c"} {
+			w.create(name, nil)
+		}
+		w.mustGet("a")
+		up.facts.RateRequests, up.facts.RatePeriod, up.facts.Requests = 0, 0, 3
+		up.revision.Add(1)
+		w.mustGet("b")
+		w.mustGet("c")
+	})
+}

@@ -136,7 +136,7 @@ func (b *Broker) rewrite(ctx context.Context, caller broker.Caller, name broker.
 		if err != nil {
 			return broker.Credential{}, b.failed(broker.WriteCredential, storeFailure(name, err))
 		}
-		now := time.Now()
+		now := b.clock.Now().Wall
 		if at, ok := there.Requests[requestID]; ok && now.Sub(at) < requestMemory {
 			return there, nil
 		}

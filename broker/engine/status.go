@@ -54,7 +54,7 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, nam
 	if err != nil {
 		return Report{}, b.failed(broker.ReadCredential, storeFailure(name, err))
 	}
-	return b.report(s, time.Now()), nil
+	return b.report(s, b.clock.Now().Wall), nil
 }
 
 // CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any.
@@ -76,7 +76,7 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller broker.Caller, n
 	if err != nil {
 		return nil, b.failed(broker.ReadCredential, storeFailure("", err))
 	}
-	now := time.Now()
+	now := b.clock.Now().Wall
 	for i, s := range statuses {
 		if s.Err != nil {
 			all[at[i]].Err = b.failed(broker.ReadCredential, storeFailure(allowed[i], s.Err))
