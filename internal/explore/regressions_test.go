@@ -45,6 +45,8 @@ var regressions = []struct {
 	{"owned: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentStored},
 	{"outage: 0 acquire#2 = crash done; 1 view#8 = asleep 40s; 0 view#5 = call delete@1; 1 delete#1 = lapse 1s; 1 view#12 = after 1", spentByHolder},
 	{"owned: 1 view#4 = call drop@0; 0 acquire#4 = failover 2 1s", ""},
+	{"outage: 0 read#1 = call rotate@1; 0 acquire#2 = failover 1 70s; 0 commit#5 = failover 2 1s", ""},
+	{"three: 0 commit#1 = failover 1 1s; 0 view#2 = ahead 10m; 0 acquire#2 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", servedInvalid},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", lostCommitted},
