@@ -191,7 +191,8 @@ func (n *snapshot) spare(key Key, record any) error {
 	return err
 }
 
-// after is the snapshot as it is once the batch has been applied.
+// after is the snapshot as it is once the batch has been applied. It knows single rows only: of a batch that clears groups it says
+// nothing.
 func (n *snapshot) after(b Batch) *snapshot {
 	changed := *n
 	changed.rows = maps.Clone(n.rows)

@@ -60,11 +60,11 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 // obtainAlone obtains without a lease. before is what the process had until now; nil: nothing.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued) (*entry, error) {
 	b, c, moved := p.b, t.credential, p.l.moves()
-	turn, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
+	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
 	if err != nil {
 		return nil, err
 	}
-	defer turn.leave()
+	defer granted.leave()
 	deadline := b.clock.Now().At.Add(b.timeout)
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
@@ -78,7 +78,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	a, _, failure := p.ask(bounded, t, x)
 	now := b.clock.Now().Wall
 	if failure != nil {
-		backoff := turn.answered(failure)
+		backoff := granted.answered(failure)
 		f := &broker.Failure{
 			Kind: failure.Kind(), Credential: c.Name, Provider: c.Provider, UpstreamStatus: failure.Status, UpstreamError: failure.Code,
 			Detail: failure.Detail, RetryAt: retryAt(backoff, now),
@@ -95,10 +95,10 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	}
 	if unfit != nil {
 		f := *asFailure(unfit, c.Name)
-		f.RetryAt = retryAt(turn.answered(&broker.UpstreamError{Level: broker.LevelResponse}), now)
+		f.RetryAt = retryAt(granted.answered(&broker.UpstreamError{Level: broker.LevelResponse}), now)
 		return nil, &f
 	}
-	turn.answered(nil)
+	granted.answered(nil)
 	mark := p.view.Mark // what was read of the token, if the store can be read
 	if mark.CredentialRevision != c.Revision {
 		mark = broker.Mark{Credential: c.Name, Token: t.token.Token, CredentialRevision: c.Revision}

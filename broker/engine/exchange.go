@@ -15,11 +15,11 @@ const leaseSpare = 2 * time.Second
 // errLate is what a request is refused with when the lease has no time left for it.
 var errLate = errors.New("too late to send")
 
-// exchange takes the lease, asks the upstream once and commits what came of it. It gives the turn back as soon as the upstream
+// exchange takes the lease, asks the upstream once and commits what came of it. It gives the pass back as soon as the upstream
 // has answered.
-func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, turn *pass, at asOf) (e *entry, err error) {
+func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, granted *pass, at asOf) (e *entry, err error) {
 	b := p.b
-	defer turn.leave()
+	defer granted.leave()
 	deadline := b.clock.Now().At.Add(b.timeout)
 	ends := deadline.Add(leaseSpare) // both counted from before the lease is asked for
 	owner := broker.NewID()
@@ -67,9 +67,9 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, turn *
 	p.asked = true
 	a, former, failure := p.ask(bounded, t, x)
 	if failure != nil {
-		return nil, p.failed(ctx, t, end, turn, failure)
+		return nil, p.failed(ctx, t, end, granted, failure)
 	}
-	return p.commit(ctx, t, end, turn, a, former, at.moved)
+	return p.commit(ctx, t, end, granted, a, former, at.moved)
 }
 
 // request is what an exchange asks with, but for BeforeSend.
@@ -135,7 +135,7 @@ func (b *Broker) issued(t target, a broker.Answer, before *broker.Issued) *broke
 }
 
 // commit stores what the exchange brought, before anybody gets it. began is what the line had moved to before the exchange.
-func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass, a broker.Answer, former bool, began uint64) (*entry, error) {
+func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *pass, a broker.Answer, former bool, began uint64) (*entry, error) {
 	b, c, lease := p.b, t.credential, end.lease
 	issued, now := b.issued(t, a, p.view.Token), b.clock.Now().Wall
 	o := broker.Outcome{
@@ -152,9 +152,9 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, turn *pass
 	var retry *broker.Backoff
 	if unfit != nil {
 		o.Token = nil // the refresh token, if there is one, is good all the same
-		retry = turn.answered(&broker.UpstreamError{Level: broker.LevelResponse})
+		retry = granted.answered(&broker.UpstreamError{Level: broker.LevelResponse})
 	} else {
-		b.clears(t, turn.answered(nil))
+		b.clears(t, granted.answered(nil))
 	}
 	if p.trial.on && !p.trial.keep {
 		o.Token = nil
@@ -227,7 +227,7 @@ func heldOf(a broker.Answer) map[string]broker.Secret {
 }
 
 // failed records why an exchange failed, and says what is to be done: errAgain, or the failure that all waiters share.
-func (p *pursuit) failed(ctx context.Context, t target, end *pending, turn *pass, e *broker.UpstreamError) error {
+func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *pass, e *broker.UpstreamError) error {
 	b, c, lease, now := p.b, t.credential, end.lease, p.b.clock.Now().Wall
 	sent := len(e.Attempts) > 0 && !e.Refused || e.Lost
 	r := &broker.FailureRecord{
@@ -237,7 +237,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, turn *pass
 		Kind: e.Kind(), Credential: c.Name, Provider: c.Provider, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail,
 	}
 	again := false
-	backoff := turn.answered(e)
+	backoff := granted.answered(e)
 	switch e.Level {
 	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse:
 		if e.Refused {

@@ -86,6 +86,8 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		if e := p.fallback(f); e != nil || !b.cache.shared || p.view.Token == nil {
 			return outcome{entry: e, failure: f}
 		}
+		// What this flight has read cannot be served: it was too long ago, or something has moved since. The cache may hold what was
+		// confirmed meanwhile.
 		return outcome{entry: p.served(), failure: f}
 	}
 }
@@ -216,12 +218,12 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The turn first, the lease second: a lease's time is for the exchange.
-	turn, err := b.gates.enter(ctx, t, advice{known: view.Upstream, unknown: view.UpstreamUnknown, read: at.read}, p.need.force)
+	// The pass first, the lease second: a lease's time is for the exchange.
+	granted, err := b.gates.enter(ctx, t, advice{known: view.Upstream, unknown: view.UpstreamUnknown, read: at.read}, p.need.force)
 	if err != nil {
 		return nil, err
 	}
-	return p.exchange(ctx, t, run, turn, at)
+	return p.exchange(ctx, t, run, granted, at)
 }
 
 // refused is a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next

@@ -118,7 +118,7 @@ func (b *Broker) wait(ctx context.Context, key lookup, n need) (Result, error) {
 		case <-ctx.Done():
 			return Result{}, b.gaveUp(key.name, ctx.Err())
 		}
-		// Look again: a flight that somebody else started may have wanted less.
+		// A flight that somebody else started may have wanted less: who gets nothing below joins the next.
 		now, e, failure := b.clock.Now(), f.value.entry, f.value.failure
 		mine = mine || f.value.need == n
 		switch {
