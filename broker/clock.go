@@ -27,8 +27,8 @@ type Instant struct {
 	Wall time.Time
 	// At is what ages and deadlines are held against.
 	At Moment
-	// Ran is for how long the machine has run: it stands while that sleeps, and nobody can set it. Waiting for others to give up
-	// counts by this: what has not passed for them may not have passed for us.
+	// Ran is for how long the machine has run: it stands while that sleeps, and nobody can set it. Use it to wait for another
+	// process to give up: sleep does not count.
 	Ran time.Duration
 }
 

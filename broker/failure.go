@@ -48,7 +48,7 @@ const (
 var kindTexts = [kinds]struct{ name, text string }{
 	Internal:                {"internal", "internal error of the broker; its log has more"},
 	RequestInvalid:          {"request_invalid", "the request is invalid"},
-	ParameterNotDeclared:    {"parameter_not_declared", "the provider's definition does not use what the request gives"},
+	ParameterNotDeclared:    {"parameter_not_declared", "the request sets something that the provider's definition does not use"},
 	ParameterRequired:       {"parameter_required", "the provider's definition requires a parameter that the request does not give"},
 	ScopeRefused:            {"scope_refused", "the upstream refuses these scopes for this credential: ask for others"},
 	TargetRefused:           {"target_refused", "the upstream refuses this audience or resource: ask for another"},
@@ -65,12 +65,12 @@ var kindTexts = [kinds]struct{ name, text string }{
 	UpstreamRateLimited:     {"upstream_rate_limited", "the upstream asks to slow down"},
 	TooManyTokens:           {"too_many_tokens", "the credential has too many different tokens: ask with fewer combinations of scopes, audience and parameters"},
 	UpstreamUnavailable:     {"upstream_unavailable", "the upstream cannot be reached or fails"},
-	UpstreamResponseInvalid: {"upstream_response_invalid", "the upstream answered, but not as the provider's definition says"},
-	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: it is being resolved"},
+	UpstreamResponseInvalid: {"upstream_response_invalid", "the upstream's answer does not match the provider's definition"},
+	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
 	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
 	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
-	RecordUnreadable:        {"record_unreadable", "a stored record cannot be opened or belongs elsewhere"},
+	RecordUnreadable:        {"record_unreadable", "a stored record cannot be decrypted, or is in the wrong place"},
 	Canceled:                {"canceled", "the caller gave up"},
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // A CredentialName is a valid name of a credential, such as "officernd-main" (NameForm). The zero value is no name.
-// Whoever makes one of a text that somebody wrote holds it against IsCredentialName, or against the contract, which says the same.
+// Check user input with IsCredentialName before converting it, unless the contract has checked it: that has the same rule.
 type CredentialName string
 
 // NameForm says for people what a credential's name looks like, and a label's key.

@@ -74,7 +74,7 @@ func (d *definition) url(tx text, v *values) (*url.URL, error) {
 		case i == 0:
 			whole, err := url.Parse(s)
 			if err != nil || d.transport.Allowed(whole) != nil || whole.Fragment != "" {
-				return nil, nameText(p.name).bad("{{%s}} is no URL that may be asked: it must be absolute, with https, and without user", p.name)
+				return nil, nameText(p.name).bad("{{%s}} is not a URL that may be asked: it must be absolute, with https, and without user", p.name)
 			}
 			if len(tx.parts) > 1 && (whole.RawQuery != "" || whole.ForceQuery) {
 				return nil, nameText(p.name).bad("{{%s}} has a query, and something comes after it", p.name)
@@ -84,7 +84,7 @@ func (d *definition) url(tx text, v *values) (*url.URL, error) {
 			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
 		case hostEnd(b.String()) == b.Len():
 			if !transport.IsHost(s) || strings.Contains(s, ":") {
-				return nil, nameText(p.name).bad("{{%s}} is no part of a host's name", p.name)
+				return nil, nameText(p.name).bad("{{%s}} cannot be part of a host name", p.name)
 			}
 			b.WriteString(s)
 		case strings.Contains(b.String(), "?"):
@@ -98,7 +98,7 @@ func (d *definition) url(tx text, v *values) (*url.URL, error) {
 		return nil, transport.ErrNoURL
 	}
 	if len(tx.names()) > 0 && hasDots(u.EscapedPath()) {
-		return nil, tx.bad("{{%s}} is no part of a path", tx.names()[len(tx.names())-1])
+		return nil, tx.bad("{{%s}} cannot be part of a path", tx.names()[len(tx.names())-1])
 	}
 	return u, d.transport.Allowed(u)
 }

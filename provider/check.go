@@ -346,7 +346,7 @@ func (c *checker) fields(fs []field, what string, known map[string]bool, headers
 
 func (c *checker) headerName(f field, what string) {
 	if !validHeaderName(f.name) {
-		c.Wrong(f.at, "%s: %q is no header's name", what, yamldoc.Clip(f.name))
+		c.Wrong(f.at, "%s: %q is not a header name", what, yamldoc.Clip(f.name))
 		return
 	}
 	switch textproto.CanonicalMIMEHeaderKey(f.name) {

@@ -80,7 +80,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
 				if !good {
-					r.Wrong(at(a.Value), "%s.add: %q is no duration", what, yamldoc.Clip(a.Value.Value))
+					r.Wrong(at(a.Value), "%s.add: %q is not a duration", what, yamldoc.Clip(a.Value.Value))
 				}
 				if c.add = d; negative {
 					c.add = -d

@@ -31,7 +31,7 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		return s
 	}
 	if !strings.Contains(s, "%") {
-		r.Wrong(at(n), "%s: %q is no layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: %q is not a layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, yamldoc.Clip(s))
 		return s
 	}
 	literal := ""

@@ -204,7 +204,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 		n, err := strconv.Atoi(count)
 		p, good := parseDuration(period)
 		if !found || err != nil || n < 1 || !good || p <= 0 {
-			r.Wrong(at(x.Value), "rate: %q is no rate; write 60/1m", yamldoc.Clip(s))
+			r.Wrong(at(x.Value), "rate: %q is not a rate; write 60/1m", yamldoc.Clip(s))
 		}
 		d.rateRequests, d.ratePeriod = n, p
 	}
@@ -276,7 +276,7 @@ func (r *reader) shown(d *definition, w map[string]item) {
 
 func (r *reader) nameOK(it item, what string) {
 	if !nameWord.MatchString(it.Key) {
-		r.Wrong(it.At, "%s: %q is no name: a-z, then a-z 0-9 and _", what, yamldoc.Clip(it.Key))
+		r.Wrong(it.At, "%s: %q is not a name: a-z, then a-z 0-9 and _", what, yamldoc.Clip(it.Key))
 	}
 }
 

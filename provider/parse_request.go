@@ -53,7 +53,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		for _, s := range r.Texts(it.Value, what+".ok") {
 			code, err := strconv.Atoi(s)
 			if err != nil || code < 100 || code > 599 {
-				r.Wrong(at(it.Value), "%s.ok: %q is no HTTP status", what, yamldoc.Clip(s))
+				r.Wrong(at(it.Value), "%s.ok: %q is not an HTTP status", what, yamldoc.Clip(s))
 			}
 			q.ok = append(q.ok, code)
 		}

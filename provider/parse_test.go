@@ -33,8 +33,8 @@ lifetime: 5 minutes
 		`x.yaml:4:15: inputs.client_id: unknown word "secrt"; did you mean "secret"?`,
 		`x.yaml:6:9: obtain.post: a URL begins with https:// or with {{name}}`,
 		`x.yaml:7:14: obtain.form.id: {{ without }}; write {{{{ for a literal {{`,
-		`x.yaml:8:17: obtain.take.token: path "a..b": "" is no member's name`,
-		`x.yaml:9:11: lifetime: "5 minutes" is no duration; write 90s, 1h30m or 5d`,
+		`x.yaml:8:17: obtain.take.token: path "a..b": "" is not a member name`,
+		`x.yaml:9:11: lifetime: "5 minutes" is not a duration; write 90s, 1h30m or 5d`,
 	}
 	if len(got) != len(want) {
 		t.Fatalf("got %d problems, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
@@ -92,7 +92,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"claim of nothing":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a, of: b}}}", "nothing was taken as"},
 		"a pattern without a group":   {"name: x\nobtain: {get: \"https://e.com\", take: {token: {path: t, pattern: abc}}}", "a group"},
 		"a bad rate":                  {right + "rate: often", "write 60/1m"},
-		"a bad reuse":                 {right + "refresh_token_reuse: sometimes", "is no duration"},
+		"a bad reuse":                 {right + "refresh_token_reuse: sometimes", "is not a duration"},
 		"reuse without refresh":       {right + "refresh_token_reuse: allowed", "there is no refresh"},
 		"an alias":                    {"name: x\ninputs: &a {id: {}}\nparameters: *a\ntoken: t", "aliases are not allowed"},
 		"a repeated key":              {"name: x\ntoken: a\nname: x", "twice"},

@@ -50,7 +50,7 @@ func parsePath(s string) (path, error) {
 			}
 			n, err := strconv.Atoi(rest[1:end])
 			if err != nil || strings.HasPrefix(rest[1:end], "+") {
-				return path{}, fmt.Errorf("path %q: %q is no index", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
+				return path{}, fmt.Errorf("path %q: %q is not an index", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
 			}
 			p.steps = append(p.steps, step{index: n, indexed: true})
 			rest = rest[end+1:]
@@ -71,7 +71,7 @@ func parsePath(s string) (path, error) {
 		}
 		m := bareMember.FindString(rest)
 		if m == "" {
-			return path{}, fmt.Errorf("path %q: %q is no member's name; quote it, as in a.\"b c\"", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, fmt.Errorf("path %q: %q is not a member name; quote it, as in a.\"b c\"", yamldoc.Clip(s), yamldoc.Clip(rest))
 		}
 		p.steps = append(p.steps, step{member: m})
 		rest = rest[len(m):]

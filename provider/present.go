@@ -21,7 +21,7 @@ func splitScopes(s, join string) []string {
 	return out
 }
 
-var errNotPresentable = errors.New("the token is no value that a header may have")
+var errNotPresentable = errors.New("the token is not a valid header value")
 
 // Present implements broker.Definition.
 func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker.Issued) (broker.Presentation, error) {

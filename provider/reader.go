@@ -97,7 +97,7 @@ func (r *reader) duration(n *yaml.Node, what string) time.Duration {
 	}
 	d, ok := parseDuration(s)
 	if !ok {
-		r.Wrong(at(n), "%s: %q is no duration; write 90s, 1h30m or 5d", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: %q is not a duration; write 90s, 1h30m or 5d", what, yamldoc.Clip(s))
 	}
 	return d
 }
@@ -144,7 +144,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
-		r.Wrong(at(n), "%s: %q is no RE2 expression", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: %q is not an RE2 expression", what, yamldoc.Clip(s))
 		return nil, s
 	}
 	return re, s

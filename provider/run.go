@@ -203,9 +203,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	u, err := url.Parse(endpoint)
 	switch {
 	case trimSlash(said) != trimSlash(issuer.String()):
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the issuer's configuration is another issuer's"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document names a different issuer, or none"}
 	case err != nil || endpoint == "" || e.d.transport.Allowed(u) != nil:
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the issuer's configuration has no token_endpoint that may be asked"}
+		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document has no token_endpoint that may be asked"}
 	}
 	return u, nil
 }

@@ -44,7 +44,7 @@ func parseText(s string) ([]part, error) {
 		}
 		name := strings.TrimSuffix(strings.TrimPrefix(s[:j], " "), " ")
 		if !nameWord.MatchString(name) {
-			return nil, fmt.Errorf("%q is no name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{", yamldoc.Clip(s[:j]))
+			return nil, fmt.Errorf("%q is not a name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{", yamldoc.Clip(s[:j]))
 		}
 		if lit.Len() > 0 {
 			parts = append(parts, part{literal: lit.String()})

@@ -189,7 +189,7 @@ func edit(d *engine.Draft, m *tokenbrokerv1.Credential, secrets map[string]strin
 			}
 		default:
 			wrong = append(wrong, broker.Violation{Field: "update_mask", Code: broker.CodeUnknown, Description: fmt.Sprintf(
-				"%.80q is no field that can be changed; there are: provider, inputs, inputs.NAME, default_scopes, default_audience, labels, labels.KEY, disabled, secrets.NAME, *", path)})
+				"%.80q is not a field that can be changed; there are: provider, inputs, inputs.NAME, default_scopes, default_audience, labels, labels.KEY, disabled, secrets.NAME, *", path)})
 		}
 	}
 	return broker.Invalid(wrong...)

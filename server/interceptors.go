@@ -38,7 +38,7 @@ type edge struct {
 
 type callerKey struct{}
 
-// callerOf is the caller that the edge found. A handler that is reached some other way has nobody.
+// callerOf is the caller that the edge found. Reached any other way, the Caller is zero.
 func callerOf(ctx context.Context) broker.Caller {
 	if c, ok := ctx.Value(callerKey{}).(*broker.Caller); ok {
 		return *c
@@ -99,7 +99,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	}
 	var err error
 	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == (broker.Caller{}) {
-		err = &broker.Failure{Kind: broker.CallerNotAllowed} // nobody learns nothing, not even what there is
+		err = &broker.Failure{Kind: broker.CallerNotAllowed} // an unknown caller learns nothing, not even which services exist
 	} else {
 		err = e.recoveringStream(srv, vs, info, next)
 	}

@@ -29,7 +29,7 @@ func readPageToken(token, filter string) (after string, err error) {
 	sum := sha256.Sum256([]byte(filter))
 	if err != nil || len(raw) < 9 || !slices.Equal(raw[:8], sum[:8]) {
 		return "", broker.Invalid(broker.Violation{
-			Field: "page_token", Description: "is not of this list with this filter: begin again without one",
+			Field: "page_token", Description: "is malformed, or belongs to another list or filter: start again without a page token",
 		})
 	}
 	return string(raw[8:]), nil

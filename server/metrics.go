@@ -35,7 +35,7 @@ func NewMetrics() *Metrics {
 			Name: "tokenbroker_token_misses_total", Help: "Tokens for which the store or the upstream was asked.",
 		}),
 		waiters: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tokenbroker_token_waiters", Help: "Callers that wait for a flight now.",
+			Name: "tokenbroker_token_waiters", Help: "Callers waiting for a flight.",
 		}),
 		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tokenbroker_exchanges_total", Help: "Exchanges with upstreams, by provider, run and outcome (ok, or the failure's kind).",

@@ -35,7 +35,7 @@ type Settings struct {
 	MaxConcurrentStreams uint32
 	// MaxMessageBytes bounds a request; default DefaultMessageBytes.
 	MaxMessageBytes int
-	// MaxConnectionAge is when a connection is asked to be made anew, so that balancing below gRPC finds new replicas;
+	// MaxConnectionAge is the age at which clients are asked to reconnect, so that balancing below gRPC finds new replicas;
 	// default DefaultConnectionAge.
 	MaxConnectionAge time.Duration
 }

@@ -95,7 +95,7 @@ func verify(r *checkRecord, k *seal.Keyring) string {
 			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "))
 	}
 	if string(plain) != hex.EncodeToString(fingerprint[:]) {
-		return fmt.Sprintf("filed by another fingerprint key than %s has: give the key file that belongs to them", k.Where())
+		return fmt.Sprintf("indexed with a different fingerprint key than the one in %s: give the key file that belongs to them", k.Where())
 	}
 	return ""
 }

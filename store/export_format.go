@@ -152,9 +152,9 @@ type BadExport struct{ why string }
 func (e *BadExport) Error() string { return "this export cannot be used: " + e.why }
 
 var (
-	errNoExport      = &BadExport{"it is no export of tokenbroker"}
+	errNoExport      = &BadExport{"it is not a tokenbroker export"}
 	errExportCut     = &BadExport{"its end is missing: it was cut off"}
-	errExportDamaged = &BadExport{"it is not as it was written"}
+	errExportDamaged = &BadExport{"it was changed after it was written"}
 )
 
 // An Exported is an export that was read from end to end and found to be whole, and of this keyring.

@@ -13,8 +13,8 @@ import (
 )
 
 // What a Shared backend has acknowledged, a failover may undo: a replica that was behind becomes the master, a machine comes back
-// without its last second. Of two things that must not be undone this process keeps what it has done: a grant that was
-// committed, because what it replaced is spent, and tokens that were dropped, because somebody was told so.
+// without its last second. This process remembers two kinds of change that a failover must not undo: a grant that
+// was committed, because what it replaced is spent, and tokens that were dropped, because somebody was told so.
 //
 // Each is kept by what it replaced: a grant's generation and the one before, the credential's epoch, the exchange that brought a
 // token. So whoever reads such a thing sees that it is back, and puts what replaced it in place again before anything is

@@ -20,8 +20,8 @@ import (
 // and between its being read and the lease's being written anything may happen. It would also cost each exchange a question.
 //
 // Where no grant is spent, exchanges go on: a token that is had with a client's secret takes nothing away from whoever has
-// the copy. Were they refused, brokers that share a store would take it to be away, and go on obtaining such tokens each for
-// itself, without a lease.
+// the copy. If refused, brokers that share a store would think it is down, and go on obtaining such tokens each for itself,
+// without a lease.
 //
 // The meta group's row tells operators of the export, and nothing depends on it. A credential that is created after the
 // export is in no copy, and is not suspended.

@@ -27,7 +27,7 @@ type line struct {
 	// moved counts changes of the credential or its tokens: what was read before a change is read again.
 	moved uint64
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
-	// it. A failure wakes those only who wait for a lease: whoever it failed for would ask again at once.
+	// it. A failure wakes only waiters for a lease; others would retry at once.
 	changed, ended chan struct{}
 	// failures counts what the store could not do for this credential.
 	failures uint64

@@ -145,7 +145,7 @@ func (b *Broker) release(ctx context.Context, p *pending, r *broker.FailureRecor
 	return err
 }
 
-// later releases behind, and tries for as long as the lease would last.
+// later releases in the background, retrying until the lease would have expired.
 func (b *Broker) later(p *pending, r *broker.FailureRecord) {
 	b.running.Go(func() {
 		for b.release(b.stopping, p, r) != nil && b.clock.Now().At < p.ends {
@@ -171,7 +171,7 @@ func (b *Broker) saves(t target, known *broker.Backoff) {
 	}
 }
 
-// clears is saves, behind: nobody waits to hear that all is well.
+// clears saves in the background: nobody waits for good news.
 func (b *Broker) clears(t target, known *broker.Backoff) {
 	if known != nil {
 		b.running.Go(func() { b.saves(t, known) })

@@ -68,7 +68,7 @@ func TestHealthOfWhatIsNoBroker(t *testing.T) {
 	}
 	defer mute.Close()
 	for _, more := range [][]string{{"--timeout", "200ms"}, {"--timeout", "0", "--wait", "200ms"}} {
-		start(t, append([]string{"health", "--address", mute.Addr().String()}, more...)...).ends(console.ExitUnreachable, "has not answered in time")
+		start(t, append([]string{"health", "--address", mute.Addr().String()}, more...)...).ends(console.ExitUnreachable, "did not answer in time")
 	}
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -77,7 +77,7 @@ func TestHealthOfWhatIsNoBroker(t *testing.T) {
 	srv := grpc.NewServer()
 	go func() { _ = srv.Serve(other) }()
 	defer srv.Stop()
-	start(t, "health", "--address", other.Addr().String(), "--wait", patience.String()).ends(console.ExitFailure, "it is no tokenbroker")
+	start(t, "health", "--address", other.Addr().String(), "--wait", patience.String()).ends(console.ExitFailure, "it is not a tokenbroker")
 
 	asked, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

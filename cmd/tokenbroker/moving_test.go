@@ -121,7 +121,7 @@ func TestMoving(t *testing.T) {
 	wantLedger(t, u, "issued 1.1", "delivered 1.1", "presented 1.1", "spent 1.1", "issued 1.2", "delivered 1.2",
 		"presented 1.2", "spent 1.2", "issued 1.3", "delivered 1.3", "presented 1.3", "spent 1.3", "issued 1.4", "delivered 1.4")
 
-	if out := command(t, with([]string{"store", "export", "--resume"}, there...)...); out != "refreshing goes on here\n" {
+	if out := command(t, with([]string{"store", "export", "--resume"}, there...)...); out != "refreshing has resumed here\n" {
 		t.Errorf("resume: got %q", out)
 	}
 	s.terminated()
@@ -280,7 +280,7 @@ func TestMovingRefused(t *testing.T) {
 		{"no export", console.ExitUsage, "no such file", []string{"import", in("x"), "--data-dir", in("b")}},
 		{"cut", console.ExitUsage, "cut off", []string{"import", in("cut"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
 		{"damaged", console.ExitUsage, "schema 2", []string{"import", in("damaged"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
-		{"foreign", console.ExitUsage, "no export of tokenbroker", []string{"import", in("foreign"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
+		{"foreign", console.ExitUsage, "not a tokenbroker export", []string{"import", in("foreign"), "--data-dir", in("new"), "--key-file", in("a/key.json")}},
 		{"another key", console.ExitFailure, "the export's data are sealed with key", []string{"import", in("a.export"), "--data-dir", in("new"), "--key-file", in("b/key.json")}},
 		{"a store of another key", console.ExitFailure, in("a/key.json"), []string{"import", in("a.export"), "--data-dir", in("b"), "--key-file", in("a/key.json")}},
 		{"itself", console.ExitFailure, "was itself exported", []string{"import", in("a.export"), "--data-dir", in("a")}},

@@ -25,7 +25,7 @@ import (
 // Settings say how upstreams are reached. The zero value: verified TLS to public addresses, proxies as the environment says.
 type Settings struct {
 	// ConnectTo sends a vendor's name elsewhere: "host:port" to "ip:port". The name stays what it is for TLS and in the request.
-	// Such an address is the operator's word: it is not checked, and no proxy is used.
+	// The operator vouches for this address: it is not checked, and no proxy is used.
 	ConnectTo map[string]string
 	// CAFile is a PEM file of roots that are trusted beside the system's; empty: none.
 	CAFile string
@@ -188,7 +188,7 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 }
 
 // ErrNoURL says that something is no URL of a kind that is asked.
-var ErrNoURL = errors.New("is no absolute https URL")
+var ErrNoURL = errors.New("is not an absolute https URL")
 
 var errNotHTTPS = errors.New("only https is allowed; the operator may allow a host with upstream.allow_http")
 

@@ -115,7 +115,7 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // as quick as the data file's.
 func (d *DB) BackupFile(ctx context.Context, path string) error {
 	if _, err := os.Lstat(path); err == nil {
-		return unusable(path, "it is there already, and a backup overwrites nothing")
+		return unusable(path, "it is there already, and a backup never overwrites a file")
 	}
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".backup-*") // 0600

@@ -198,7 +198,7 @@ func TestBackupRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, says := range map[string]string{
-		there: "overwrites nothing", link: "overwrites nothing", d.Path(): "overwrites nothing",
+		there: "never overwrites a file", link: "never overwrites a file", d.Path(): "never overwrites a file",
 		filepath.Join(dir, "missing", "b"): "no such file",
 	} {
 		if err := d.BackupFile(t.Context(), path); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), says) {

@@ -88,7 +88,7 @@ func (db *DB) checkMaster(ctx context.Context, c redis.Cmdable, f *findings) err
 	case db.options.AcceptLoss:
 		f.warn("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s): credentials and rotated refresh tokens among it", only, sync)
 	default:
-		f.problem("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s), a rotated refresh token for example: set appendonly yes and appendfsync always, or say redis.accept_loss: true if you can do without", only, sync)
+		f.problem("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s), a rotated refresh token for example: set appendonly yes and appendfsync always, or set redis.accept_loss: true if you accept the loss", only, sync)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ const (
 	defaultPrefix      = "tokenbroker"
 	defaultConnections = 64
 	defaultTimeout     = time.Second
-	// retryPause is how long after a dead connection or a Redis that is about to be ready it is asked once more.
+	// retryPause is the delay before the single retry after a dead connection or a Redis that is loading or changes its master.
 	retryPause = 20 * time.Millisecond
 	// sweepEvery is how often the index is swept, by one of all brokers.
 	sweepEvery = time.Hour

@@ -211,7 +211,7 @@ func (r *Running) close() {
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if i, err := os.Lstat(path); err == nil {
 		if i.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("listen on %s: there is a file that is no socket", path)
+			return nil, fmt.Errorf("listen on %s: there is a file that is not a socket", path)
 		}
 		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
 		if err == nil {

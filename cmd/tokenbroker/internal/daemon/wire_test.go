@@ -53,7 +53,7 @@ func TestListenUnix(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listenUnix(t.Context(), path); err == nil || !strings.Contains(err.Error(), "a file that is no socket") {
+	if _, err := listenUnix(t.Context(), path); err == nil || !strings.Contains(err.Error(), "a file that is not a socket") {
 		t.Errorf("got %v, want a refusal", err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "precious" {

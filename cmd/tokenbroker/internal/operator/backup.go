@@ -26,7 +26,7 @@ type BackupCommand struct {
 // Run copies the data: through the running broker, or from the file itself when none runs.
 func (c *BackupCommand) Run(p *console.Process) error {
 	if _, err := os.Lstat(c.File); err == nil {
-		return console.BadInput("%s exists already: a backup overwrites nothing", c.File)
+		return console.BadInput("%s exists already: a backup never overwrites a file", c.File)
 	}
 	err := c.online(p.Context)
 	if errors.Is(err, errNoBroker) {

@@ -18,7 +18,7 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// BenchCommand asks a deployment that runs, as many callers would.
+// BenchCommand load-tests a running deployment.
 type BenchCommand struct {
 	remote
 	selectionFlags
@@ -66,7 +66,7 @@ func (c *BenchCommand) Run(p *console.Process) error {
 	case c.Connections < 1 || c.Connections > 1000:
 		return console.BadInput("--connections: from 1 to 1000")
 	case c.Duration <= 0 || c.Pause < 0:
-		return console.BadInput("--duration must be longer than nothing, and --pause not negative")
+		return console.BadInput("--duration must be positive, and --pause must not be negative")
 	}
 	addresses := append([]string{c.Address}, c.Broker...)
 	var clients []tokenbrokerv1.TokenBrokerServiceClient

@@ -27,7 +27,7 @@ type CredentialCommands struct {
 	RetireSecret credentialRetireCommand `cmd:"" help:"Forget the former secret."`
 	Test         credentialTestCommand   `cmd:"" help:"Make one real exchange, whatever is remembered."`
 	Status       credentialStatusCommand `cmd:"" help:"Show how it is doing and what to do about it."`
-	Apply        credentialApplyCommand  `cmd:"" help:"Make the credentials be as files declare them."`
+	Apply        credentialApplyCommand  `cmd:"" help:"Bring credentials in line with the files."`
 }
 
 type credentialFlags struct {
@@ -229,8 +229,8 @@ type credentialUpdateCommand struct {
 	Provider    string   `help:"Another provider; every secret has to be given again."`
 	RemoveInput []string `help:"Remove an optional input."`
 	RemoveLabel []string `help:"Remove a label."`
-	Disable     bool     `xor:"able" help:"Give out no tokens of it."`
-	Enable      bool     `xor:"able" help:"Give out tokens of it again."`
+	Disable     bool     `xor:"able" help:"Stop issuing its tokens."`
+	Enable      bool     `xor:"able" help:"Issue its tokens again."`
 	Etag        string   `help:"Change it only if it still has this etag."`
 }
 
@@ -285,7 +285,7 @@ type credentialDeleteCommand struct {
 	remote
 	Name         string `arg:"" help:"The credential."`
 	Etag         string `help:"Delete it only if it still has this etag."`
-	AllowMissing bool   `help:"It is no failure if there is none."`
+	AllowMissing bool   `help:"Succeed even if it does not exist."`
 }
 
 // Run deletes it.

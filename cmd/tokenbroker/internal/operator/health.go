@@ -15,7 +15,7 @@ import (
 // HealthCommand is for people, for scripts that start a broker, and for containers without a shell.
 type HealthCommand struct {
 	remote
-	Wait time.Duration `help:"Ask again until it is SERVING, at most for so long."`
+	Wait time.Duration `help:"Keep asking until SERVING, for at most this long."`
 }
 
 // healthPause is between two questions of --wait.
@@ -39,9 +39,9 @@ func (c *HealthCommand) Run(p *console.Process) error {
 	case p.Context.Err() != nil:
 		return console.ErrInterrupted
 	case status.Code(err) == codes.DeadlineExceeded, status.Code(err) == codes.Canceled: // by --timeout, or by --wait
-		return fmt.Errorf("%w; whoever may be there has not answered in time", console.Unreachable(c.Address))
+		return fmt.Errorf("%w; something may be listening, but it did not answer in time", console.Unreachable(c.Address))
 	case status.Code(err) == codes.Unimplemented:
-		return status.Errorf(codes.Unimplemented, "what answers at %s has no health to ask for: it is no tokenbroker", c.Address)
+		return status.Errorf(codes.Unimplemented, "%s has no gRPC health service: it is not a tokenbroker", c.Address)
 	case err != nil:
 		return err
 	case res.GetStatus() != healthv1.HealthCheckResponse_SERVING:

@@ -93,7 +93,7 @@ func (m *movedStore) begin(p *console.Process, db store.Backend, keys *seal.Keyr
 
 type storeExportCommand struct {
 	File   string `arg:"" optional:"" help:"Where to write the export; it must not exist."`
-	Resume bool   `help:"Undo the suspension instead: what was exported is not going to be imported, or its import was undone."`
+	Resume bool   `help:"Undo the suspension instead: the export will not be imported, or its import was undone."`
 	movedStore
 }
 
@@ -103,7 +103,7 @@ func (c *storeExportCommand) Run(p *console.Process) error {
 	case (c.File == "") != c.Resume:
 		return console.BadInput("name a file to export to, or say --resume")
 	case !c.Resume && err == nil:
-		return console.BadInput("%s exists already: an export overwrites nothing", c.File)
+		return console.BadInput("%s exists already: an export never overwrites a file", c.File)
 	}
 	keys, err := c.keyring()
 	if err != nil {
@@ -118,7 +118,7 @@ func (c *storeExportCommand) Run(p *console.Process) error {
 	case err != nil:
 		return err
 	case !holds:
-		return console.BadInput("there is nothing of a tokenbroker in this store: is it the right one?")
+		return console.BadInput("this store holds no tokenbroker data: is it the right one?")
 	}
 	st, err := c.begin(p, db, keys)
 	if err != nil {
@@ -139,7 +139,7 @@ func (c *storeExportCommand) resume(p *console.Process, st *store.Store) error {
 		console.Println(p.Stdout, "refreshing was not suspended")
 		return nil
 	}
-	console.Println(p.Stdout, "refreshing goes on here")
+	console.Println(p.Stdout, "refreshing has resumed here")
 	console.Println(p.Stderr, "what was exported must not be used any more: delete the file, and stop whoever serves from it")
 	return nil
 }

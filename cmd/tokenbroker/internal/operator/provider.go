@@ -19,7 +19,7 @@ type ProviderCommands struct {
 	Explain providerExplainCommand `cmd:"" help:"Print the requests that a definition sends, secrets masked. Nothing is sent."`
 	Try     providerTryCommand     `cmd:"" help:"Run a definition file for real and show what was taken from where. Needs no broker."`
 	Schema  providerSchemaCommand  `cmd:"" help:"Print the definition language as a JSON Schema, for editors."`
-	Import  providerImportCommands `cmd:"" help:"Make a definition of another product's configuration."`
+	Import  providerImportCommands `cmd:"" help:"Convert another product's configuration into a definition."`
 }
 
 type providerListCommand struct{ remote }

@@ -43,7 +43,7 @@ type Settings struct {
 
 	StoreSettings
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
-	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0: not at all, for whom a revoked token is worse than none."`
+	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0 turns this off, if you prefer no token to a revoked one."`
 
 	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
 	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
@@ -53,7 +53,7 @@ type Settings struct {
 
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection."`
 	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request."`
-	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"After this a connection is asked to be made anew, so that balancers find new replicas."`
+	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas."`
 }
 
 // StoreSettings say where the data are, for whoever opens them.
@@ -166,7 +166,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 		{"shutdown_timeout", s.ShutdownTimeout}, {"exchange_timeout", s.ExchangeTimeout}, {"limits.connection_age", s.LimitsConnectionAge},
 	} {
 		if d.value <= 0 {
-			bad(d.setting, "must be longer than nothing")
+			bad(d.setting, "must be positive")
 		}
 	}
 	s.storeProblems(bad)
@@ -181,7 +181,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if s.ProvidersDir != "" {
 		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
-			bad("providers_dir", "%s is no directory", s.ProvidersDir)
+			bad("providers_dir", "%s is not a directory", s.ProvidersDir)
 		}
 	}
 	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {

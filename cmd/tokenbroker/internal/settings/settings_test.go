@@ -45,9 +45,9 @@ func TestSettingsCheck(t *testing.T) {
 		{"metrics everywhere", func(s *Settings) { s.MetricsListen = "0.0.0.0:1" }, "setting metrics_listen: "},
 		{"metrics nonsense", func(s *Settings) { s.MetricsListen = "x" }, "setting metrics_listen: \"x\" is not host:port"},
 		{"no metrics", func(s *Settings) { s.MetricsListen = "" }, ""},
-		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be longer"},
-		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be longer"},
-		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be longer"},
+		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be positive"},
+		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be positive"},
+		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be positive"},
 		{"negative grace", func(s *Settings) { s.ShutdownGrace = -1 }, "setting shutdown_grace: "},
 		{"no concurrency", func(s *Settings) { s.UpstreamConcurrency = 0 }, "setting upstream.concurrency: "},
 		{"small messages", func(s *Settings) { s.LimitsMessageBytes = 1023 }, "setting limits.message_bytes: "},
@@ -84,7 +84,7 @@ func TestSettingsCheck(t *testing.T) {
 	s := goodSettings(t)
 	s.UpstreamConcurrency, s.ShutdownTimeout = 0, 0
 	s.At = map[string]Position{"upstream-concurrency": {"f.yaml", yamldoc.Position{Line: 3, Column: 7}}}
-	want := "setting shutdown_timeout: must be longer than nothing\nf.yaml:3:7: setting upstream.concurrency: must be 1 or more"
+	want := "setting shutdown_timeout: must be positive\nf.yaml:3:7: setting upstream.concurrency: must be 1 or more"
 	if err := s.Check(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
