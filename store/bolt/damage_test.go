@@ -127,11 +127,17 @@ func freePage(data []byte, page int) int {
 	return (int(m[32]) | int(m[33])<<8) * page
 }
 
-// pageOf is where the first page with these flags is.
+// pageOf is where the first page with these flags is that is in use: a free one keeps its head, and may hold anything.
 func pageOf(t *testing.T, data []byte, flags byte) int {
 	t.Helper()
-	for at := 0; at < len(data); at += os.Getpagesize() {
-		if data[at+8] == flags {
+	page := os.Getpagesize()
+	list := data[freePage(data, page):]
+	free := map[int]bool{}
+	for i := range int(binary.NativeEndian.Uint16(list[10:])) {
+		free[int(binary.NativeEndian.Uint64(list[16+8*i:]))] = true
+	}
+	for at := 0; at < len(data); at += page {
+		if data[at+8] == flags && !free[at/page] {
 			return at
 		}
 	}
