@@ -174,15 +174,34 @@ var stops = map[string]func(s *scene) (proceed func()){
 	},
 }
 
+// stopped is a scene with its leader stopped there. Where it is stopped by what Redis says, the machine may be too slow to stop it in time: then
+// it has sent already, and there is another scene.
+func stopped(t *testing.T, where string) (*scene, func()) {
+	t.Helper()
+	for range 10 {
+		s := newScene(t)
+		proceed := stops[where](s)
+		sent := slices.ContainsFunc(s.parts, func(p *part) bool { return s.sim.Stats(p.account.ID).Total() != p.before })
+		if where != "before it knows of its lease" || !sent {
+			return s, proceed
+		}
+		t.Log("it was stopped too late: again")
+		s.leader.signal(syscall.SIGCONT)
+		proceed()
+		s.leading.Wait()
+	}
+	t.Fatalf("the machine is too slow to stop the leader %s", where)
+	return nil, nil
+}
+
 // TestLeaderIsStopped beyond its leases, wherever it is, and goes on: what costs nothing to ask for again costs at most two
 // exchanges, and every refresh token is presented at most once.
 func TestLeaderIsStopped(t *testing.T) {
 	beside(t)
-	for where, stop := range stops {
+	for where := range stops {
 		t.Run(where, func(t *testing.T) {
 			beside(t)
-			s := newScene(t)
-			proceed := stop(s)
+			s, proceed := stopped(t, where)
 			for _, p := range s.parts {
 				p.crowd = s.others.call(size(12, 300), p.request)
 			}
@@ -198,14 +217,13 @@ func TestLeaderIsStopped(t *testing.T) {
 // goes on, it does not send it.
 func TestLeaderIsStoppedForVeryLong(t *testing.T) {
 	beside(t)
-	for where, stop := range stops {
+	for where := range stops {
 		if where != "before it knows of its lease" && where != "before it sends" {
 			continue
 		}
 		t.Run(where, func(t *testing.T) {
 			beside(t)
-			s := newScene(t)
-			proceed := stop(s)
+			s, proceed := stopped(t, where)
 			for _, p := range s.parts {
 				p.crowd = s.others.call(size(12, 300), p.request)
 				p.crowd.wait()
