@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -19,7 +20,7 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 		return broker.Dropped{}, misused("a match that does not say exactly one thing")
 	}
 	var dropped broker.Dropped
-	changes, err := s.drop(ctx, name, m, &dropped)
+	changes, err := s.drop(ctx, name, m, replacement{}, &dropped)
 	if err != nil {
 		return broker.Dropped{}, err
 	}
@@ -29,8 +30,11 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 	return dropped, nil
 }
 
-// drop is Drop. It returns what it changed, as it is to be kept.
-func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.Match, dropped *broker.Dropped) (changes []keptChange, err error) {
+// drop is Drop. It returns what it changed, as it is to be kept. It does nothing unless back is there, if that is given: made again whatever
+// is there, two processes' drops would undo each other without end.
+func (s *Store) drop(
+	ctx context.Context, name broker.CredentialName, m broker.Match, back replacement, dropped *broker.Dropped,
+) (changes []keptChange, err error) {
 	err = s.change(ctx, func() (*Batch, error) {
 		*dropped, changes = broker.Dropped{}, nil
 		n, err := s.list(ctx, name, kindToken)
@@ -39,6 +43,9 @@ func (s *Store) drop(ctx context.Context, name broker.CredentialName, m broker.M
 		}
 		if err != nil {
 			return nil, err
+		}
+		if back != (replacement{}) && !slices.Contains(n.replaceable(), back) {
+			return nil, nil
 		}
 		b := n.change()
 		b.batch.Tell, b.batch.Finish, b.batch.Keep = noteMoved, true, true

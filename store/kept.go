@@ -168,8 +168,8 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) 
 	return undone, nil
 }
 
-// undone are the changes whose replaced is what was read, by that.
-func (k *kept) undone(n *snapshot) map[replacement]*keptChange {
+// replaceable is what was read that a change may have replaced.
+func (n *snapshot) replaceable() []replacement {
 	there := []replacement{{kindCredential, n.credential.Epoch}}
 	for key, row := range n.rows {
 		var t tokenRecord
@@ -181,6 +181,12 @@ func (k *kept) undone(n *snapshot) map[replacement]*keptChange {
 			there = append(there, replacement{kindGrant, g.Generation.id()})
 		}
 	}
+	return there
+}
+
+// undone are the changes whose replaced is what was read, by that.
+func (k *kept) undone(n *snapshot) map[replacement]*keptChange {
+	there := n.replaceable()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	undone := map[replacement]*keptChange{}
@@ -204,7 +210,7 @@ func replacedToken(t tokenRecord, row Row) replacement {
 // again makes a change again where what it replaced is back, and reports whether it was not in place.
 func (s *Store) again(ctx context.Context, c *keptChange, replaced replacement) (made bool, err error) {
 	if c.sealed == nil {
-		changes, err := s.drop(ctx, c.name, c.match, &broker.Dropped{})
+		changes, err := s.drop(ctx, c.name, c.match, replaced, &broker.Dropped{})
 		for _, made := range changes {
 			s.keep(made)
 		}

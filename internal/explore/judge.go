@@ -186,9 +186,10 @@ func (w *world) judgeFailure(q question, err error, now time.Time) {
 	}
 	kind := broker.KindOf(err)
 	switch {
-	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:
+	case kind == broker.Canceled || kind == broker.ShuttingDown || w.exists != yes:
 	case slices.ContainsFunc(w.clocks, func(c clock) bool { return c.ahead > 0 }): // what has ended by one's clock may be replaced for all
-	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || !w.changed.Before(h.at) || w.undone:
+	case !w.changed.Add(bound + slack).Before(h.at): // it may have given that without having heard of the change
+	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || w.undone:
 	default:
 		w.report(denied, fmt.Sprintf("broker %d: %s, %v before %s ends", q.b, kind.Name(), h.ends.Sub(now), h.token))
 	}

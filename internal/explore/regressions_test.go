@@ -45,6 +45,7 @@ var regressions = []struct {
 	{"owned: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentStored},
 	{"outage: 0 acquire#2 = crash done; 1 view#8 = asleep 40s; 0 view#5 = call delete@1; 1 delete#1 = lapse 1s; 1 view#12 = after 1", spentByHolder},
 	{"owned: 1 view#4 = call drop@0; 0 acquire#4 = failover 2 1s", ""},
+	{"owned: 0 view#4 = call reject@1; 0 commit#3 = lapse 1s; 1 view#5 = call drop@0; 0 view#6 = call drop@1", ""},
 	{"outage: 0 read#1 = call rotate@1; 0 acquire#2 = failover 1 70s; 0 commit#5 = failover 2 1s", ""},
 	{"three: 0 commit#1 = failover 1 1s; 0 view#2 = ahead 10m; 0 acquire#2 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
@@ -58,6 +59,8 @@ var regressions = []struct {
 	{"three: 2 view#1 = stop 3s; 2 read#2 = fail", ""},
 	{"three: 0 send#2 = hold 3s; 0 view#5 = cut 20s", ""},
 	{"three: 0 view#5 = hold 3s; 0 commit#2 = stop 20s", ""},
+	{"deaf: 0 check#5 = stop 3s; 0 view#2 = call invalidate@0; 1 view#4 = call delete@0; 1 read#4 = cut 3s", ""},
+	{"outage: 0 view#1 = call recreate@1; 1 delete#1 = late 3s", ""},
 	{"rotating: 0 read#2 = call drop@1; 0 read#3 = stop 3s; 1 commit#2 = hold 3s; 1 view#7 = stop 20s", ""},
 }
 
