@@ -34,7 +34,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 		// The lease may have been taken although nothing says so. Nothing was sent: nobody need wait for it, or believe that the
 		// refresh token may be spent.
 		c := p.view.Credential
-		b.later(&pending{p.l, broker.Lease{
+		b.releaseBehind(&pending{p.l, broker.Lease{
 			Key: t.token, Owner: owner, Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
 			Generation: p.view.Grant.Generation, Spends: run == broker.Refresh,
 		}, ends}, nil)
@@ -52,7 +52,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			b.later(end, &broker.FailureRecord{Presented: sent && lease.Spends, Uncertain: sent && lease.Spends, Now: b.clock.Now().Wall})
+			b.releaseBehind(end, &broker.FailureRecord{Presented: sent && lease.Spends, Uncertain: sent && lease.Spends, Now: b.clock.Now().Wall})
 			panic(r)
 		}
 	}()
@@ -154,7 +154,7 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *p
 		o.Token = nil // the refresh token, if there is one, is good all the same
 		retry = granted.answered(&broker.UpstreamError{Level: broker.LevelResponse})
 	} else {
-		b.clears(t, granted.answered(nil))
+		b.savesBehind(t, granted.answered(nil))
 	}
 	if p.trial.on && !p.trial.keep {
 		o.Token = nil
@@ -171,7 +171,7 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *p
 		if err == nil {
 			b.commitBehind(ctx, end, o, e)
 		} else {
-			b.later(end, nil)
+			b.releaseBehind(end, nil)
 		}
 		return e, err
 	case err != nil:
@@ -272,11 +272,11 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		r.Level = broker.LevelUpstream
 	}
 	if e.Level >= broker.LevelScope {
-		b.clears(t, backoff) // it answered, and knows what it says
+		b.savesBehind(t, backoff) // it answered, and knows what it says
 	}
 	if err := b.release(ctx, end, r); err != nil {
 		b.log.Warn("failure not recorded yet", "credential", string(c.Name), "kind", broker.KindOf(err).Name())
-		b.later(end, r)
+		b.releaseBehind(end, r)
 		again = false
 		if e.Level == broker.LevelGrant {
 			out.RetryAt = now.Add(backoffFirst)

@@ -205,7 +205,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 	if f := p.remembered(t, now); f != nil {
 		return nil, f
 	}
-	if p.l.waits() {
+	if p.l.hasCommit() {
 		return nil, pause(ctx, lookAgain, at.ended)
 	}
 	if view.LeaseLeft > 0 {

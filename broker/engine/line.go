@@ -140,15 +140,15 @@ func (l *line) told(id string, read broker.Moment) bool {
 	return slices.ContainsFunc(l.rejected, func(r rejection) bool { return r.id == id && (read == broker.Never || read >= r.at) })
 }
 
-// wait counts commits of refresh tokens that wait for the store: more, or fewer.
-func (l *line) wait(delta int) {
+// commitWaits counts commits of refresh tokens that wait for the store: more, or fewer.
+func (l *line) commitWaits(delta int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pending += delta
 }
 
-// waits reports whether there are some: nothing is to be presented before they are stored.
-func (l *line) waits() bool {
+// hasCommit reports whether any waits: nothing is to be presented before they are stored.
+func (l *line) hasCommit() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.pending > 0

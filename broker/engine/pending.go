@@ -51,12 +51,12 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
 	// not stored yet. Nothing is presented until it is.
 	b.cache.hold(p.l.name) // whoever comes next has to find it
-	p.l.wait(1)
+	p.l.commitWaits(1)
 	stored := make(chan broker.Committed, 1)
 	b.running.Go(func() {
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
-		defer p.l.wait(-1)
+		defer p.l.commitWaits(-1)
 		if done, err := b.commitOn(ctx, p, same, true); err == nil {
 			stored <- done
 		}
@@ -145,8 +145,8 @@ func (b *Broker) release(ctx context.Context, p *pending, r *broker.FailureRecor
 	return err
 }
 
-// later releases in the background, retrying until the lease would have expired.
-func (b *Broker) later(p *pending, r *broker.FailureRecord) {
+// releaseBehind releases in the background, retrying until the lease would have expired.
+func (b *Broker) releaseBehind(p *pending, r *broker.FailureRecord) {
 	b.running.Go(func() {
 		for b.release(b.stopping, p, r) != nil && b.clock.Now().At < p.ends {
 			select {
@@ -171,8 +171,8 @@ func (b *Broker) saves(t target, known *broker.Backoff) {
 	}
 }
 
-// clears saves in the background: nobody waits for good news.
-func (b *Broker) clears(t target, known *broker.Backoff) {
+// savesBehind saves in the background: nobody waits for good news.
+func (b *Broker) savesBehind(t target, known *broker.Backoff) {
 	if known != nil {
 		b.running.Go(func() { b.saves(t, known) })
 	}
