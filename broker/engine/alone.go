@@ -49,6 +49,9 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 	if errors.Is(err, errAgain) {
 		return outcome{failure: why} // something has moved meanwhile
 	}
+	if broker.KindOf(err) == broker.NotFound {
+		return outcome{failure: asFailure(err, p.key.name)}
+	}
 	if err != nil {
 		f := asFailure(err, p.key.name)
 		b.refusals.put(p.key, f)
@@ -59,7 +62,7 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 
 // obtainAlone obtains without a lease. before is what the process had until now; nil: nothing.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued) (*entry, error) {
-	b, c, moved := p.b, t.credential, p.l.moves()
+	b, c, moved, asked := p.b, t.credential, p.l.moves(), p.b.clock.Now().At
 	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
 	if err != nil {
 		return nil, err
@@ -99,6 +102,12 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 		return nil, &f
 	}
 	granted.answered(nil)
+	if b.clock.Now().At.Sub(asked) >= b.cache.bound {
+		// It took so long that the store may be there again, and the credential another, or gone.
+		if err := p.refused(ctx, c, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
+			return nil, err
+		}
+	}
 	mark := p.view.Mark // what was read of the token, if the store can be read
 	if mark.CredentialRevision != c.Revision {
 		mark = broker.Mark{Credential: c.Name, Token: t.token.Token, CredentialRevision: c.Revision}

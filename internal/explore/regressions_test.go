@@ -44,6 +44,7 @@ var regressions = []struct {
 	{"rotating: 0 answer#1 = away 70s; 0 commit#1 = failover 2 1s; 0 settle#2 = asleep 40s", ""},
 	{"owned: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentStored},
 	{"outage: 0 acquire#2 = crash done; 1 view#8 = asleep 40s; 0 view#5 = call delete@1; 1 delete#1 = lapse 1s; 1 view#12 = after 1", spentByHolder},
+	{"deaf: 0 acquire#1 = fail; 0 view#2 = call delete@1; 0 answer#1 = hold 3s", ""},
 	{"owned: 1 view#4 = call drop@0; 0 acquire#4 = failover 2 1s", ""},
 	{"owned: 0 view#4 = call reject@1; 0 commit#3 = lapse 1s; 1 view#5 = call drop@0; 0 view#6 = call drop@1", ""},
 	{"outage: 0 read#1 = call rotate@1; 0 acquire#2 = failover 1 70s; 0 commit#5 = failover 2 1s", ""},
