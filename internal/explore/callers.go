@@ -144,6 +144,7 @@ func (w *world) edit(ctx context.Context, op string, br *engine.Broker) {
 	w.editing++
 	alone, failovers := w.editing == 1, w.failovers
 	w.exists = unknown
+	w.mayBeGone = w.mayBeGone || op == "delete" || op == "recreate"
 	w.mu.Unlock()
 	err := errors.New("nothing was done")
 	switch op {
@@ -160,7 +161,7 @@ func (w *world) edit(ctx context.Context, op string, br *engine.Broker) {
 	w.mu.Lock()
 	w.editing--
 	if alone && w.editing == 0 && err == nil && w.failovers == failovers {
-		w.exists, w.since = yes, time.Now()
+		w.exists, w.since, w.mayBeGone = yes, time.Now(), false
 		if op == "delete" {
 			w.exists = no
 		}

@@ -92,7 +92,9 @@ type judge struct {
 	droppedBy map[string]life
 	refused   map[string]bool
 	// exists says whether the credential does, and since when; editing is how many are changing that.
-	exists     existence
+	exists existence
+	// mayBeGone: a deletion is under way, or nobody knows what became of it.
+	mayBeGone  bool
 	since      time.Time
 	editing    int
 	changed    time.Time
@@ -186,9 +188,10 @@ func (w *world) judgeFailure(q question, err error, now time.Time) {
 	}
 	kind := broker.KindOf(err)
 	switch {
-	case kind == broker.Canceled || kind == broker.ShuttingDown || w.exists != yes:
+	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:
+	case w.mayBeGone: // a deletion that was told to have failed may take effect late
 	case slices.ContainsFunc(w.clocks, func(c clock) bool { return c.ahead > 0 }): // what has ended by one's clock may be replaced for all
-	case !w.changed.Add(bound + slack).Before(h.at): // it may have given that without having heard of the change
+	case !w.vendor.issued[h.token].sent.After(w.changed): // what was asked for before a change is not owed after it
 	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || w.undone:
 	default:
 		w.report(denied, fmt.Sprintf("broker %d: %s, %v before %s ends", q.b, kind.Name(), h.ends.Sub(now), h.token))
