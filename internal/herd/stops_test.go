@@ -64,15 +64,19 @@ func newScene(t *testing.T) *scene {
 		s.add()
 	}
 	s.others = &fleet{t: t, sim: s.sim, all: s.all[1:]}
+	former := s.add()
 	for _, system := range []upstreamsim.System{upstreamsim.OfficeRnD, upstreamsim.RefreshToken, upstreamsim.OchnoOperated} {
 		p := &part{name: string(system)}
 		p.account = s.account(system, p.name)
 		if system == upstreamsim.OchnoOperated { // the first exchange brings the refresh token, the second presents it
-			p.rejected = s.others.call(3, p.request).oneToken(t).GetTokenId()
+			// By a broker that is gone then: one that has the token in use gets the next by itself, once it hears that it was rejected.
+			p.rejected = (&fleet{t: t, sim: s.sim, all: []*member{former}}).call(1, p.request).oneToken(t).GetTokenId()
 		}
 		p.before = s.sim.Stats(p.account.ID).Total()
 		s.parts = append(s.parts, p)
 	}
+	former.kill()
+	s.all = s.all[:former.number]
 	s.warm()
 	return s
 }
@@ -93,7 +97,9 @@ func (s *scene) await(what string, so func() bool) {
 	s.t.Helper()
 	for deadline := time.Now().Add(time.Minute); !so(); <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("waited in vain until %s", what)
+			s.t.Errorf("waited in vain until %s", what)
+			s.tell()
+			s.t.FailNow()
 		}
 	}
 }
@@ -299,7 +305,7 @@ func (s *scene) tell() {
 	for _, r := range s.sim.Refusals("") {
 		s.t.Logf("refused: %+v", r)
 	}
-	m := s.all[0]
+	m := s.others.all[0] // not the leader, which may be stopped
 	for _, p := range s.parts {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		status, err := tokenbrokerv1.NewCredentialServiceClient(m.conn).GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: p.name})
