@@ -11,9 +11,8 @@ type Issued struct {
 	Values    map[string]Secret
 	Headers   []Field
 	TokenType string
-	// Selection is what was asked for, for people; parameters are left out. SelectionID is its fingerprint.
-	Selection   Selection
-	SelectionID [32]byte
+	// Audience is what was asked for, for people.
+	Audience string
 	// Granted are the scopes that the upstream says it granted; those asked for where it does not say.
 	Granted []string
 	// SentAt is when the request that brought it was sent: lifetimes count from it.
@@ -28,9 +27,6 @@ type Issued struct {
 	// Rejected: somebody said that the API refuses it. It is not served from any store or cache, but for an upstream that
 	// keeps handing it out (AskAgainAt).
 	Rejected bool
-
-	// Incarnation, Version and Epoch of the credential that it was issued for; the store compares them.
-	Incarnation, Version, Epoch ID
 }
 
 // ExpirySource says how far a token's expiry can be trusted.

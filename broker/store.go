@@ -19,18 +19,6 @@ type Tokens interface {
 	// Read returns everything that decides about one token, as of one moment, and what is known of the upstream. What a failover
 	// has undone, and this process still has, is put in place again before. NotFound.
 	Read(ctx context.Context, key TokenKey, upstream string) (View, error)
-	// Acquire takes the lease that the view's key needs, for ttl, if nothing of the view has changed meanwhile and nobody
-	// holds it; with spend it marks the view's grant as being presented, in the same step. ErrConflict: look again. The same
-	// owner may repeat it.
-	Acquire(ctx context.Context, v View, owner ID, ttl time.Duration, spend bool) (Lease, error)
-	// Commit stores what an exchange brought, in one step. The grant is stored if credential incarnation and grant
-	// generation are those of the lease, also where the lease ran out. The token is if incarnation, version and epoch are, and the
-	// grant was stored along with it or the lease is still held: whoever was held up replaces nothing that came meanwhile. It clears
-	// failures and marker, and releases the lease if it is still owned.
-	Commit(ctx context.Context, l Lease, o Outcome) (Committed, error)
-	// Fail records why an exchange failed and releases the lease, in one step and under Commit's conditions; what no longer
-	// applies is not recorded. A nil record only releases, and says that nothing was presented.
-	Fail(ctx context.Context, l Lease, r *FailureRecord) error
 	// Drop deletes tokens as the match says; nothing that matches is no failure.
 	Drop(ctx context.Context, name CredentialName, m Match) (Dropped, error)
 	// SaveBackoff replaces what is known of an upstream; the zero Backoff deletes.
@@ -63,10 +51,8 @@ type Credentials interface {
 	DeleteCredential(ctx context.Context, name CredentialName, etag ID) error
 	// Credentials returns up to limit credentials whose names come after the given one, by name.
 	Credentials(ctx context.Context, after CredentialName, limit int) ([]Credential, error)
-	// Status returns what is known of how a credential is doing, and its tokens. NotFound.
-	Status(ctx context.Context, name CredentialName) (Status, error)
-	// Statuses is Status of each of these, in one question; why there is none of one of them is in its Err. It fails if nothing can
-	// be said of any.
+	// Statuses returns what is known of how each of these credentials is doing, and its tokens, in one question; why there is none of one
+	// of them is in its Err. It fails if nothing can be said of any.
 	Statuses(ctx context.Context, names []CredentialName) ([]Status, error)
 }
 
@@ -144,15 +130,38 @@ type View struct {
 	UpstreamUnknown bool
 	// Mark is of Credential and Token.
 	Mark Mark
-	// Rows are the store's own, for Acquire.
-	Rows any
+	// Lessor gives the lease that Key needs, as of this view; nil in the zero View, which nobody has read.
+	Lessor
+}
+
+// A Lessor gives leases on what was read. Safe for concurrent use.
+type Lessor interface {
+	// Acquire takes a lease for ttl, if nothing of the view has changed meanwhile and nobody holds one; with spend it marks the view's
+	// grant as being presented, in the same step. ErrConflict: look again. Where nobody knows whether the lease was taken, it is returned
+	// beside the failure: nothing must be sent, and whoever does not release it has others wait until it ends.
+	Acquire(ctx context.Context, ttl time.Duration, spend bool) (Lease, error)
+}
+
+// A Lease is the right to one exchange. It expires by itself and is never renewed. What it does may be repeated where its answer was
+// lost. Safe for concurrent use.
+type Lease interface {
+	// Commit stores what an exchange brought, in one step. The grant is stored if credential incarnation and grant
+	// generation are those of the lease, also where the lease ran out. The token is if incarnation, version and epoch are, and the
+	// grant was stored along with it or the lease is still held: whoever was held up replaces nothing that came meanwhile. It clears
+	// failures and marker, and releases the lease if it is still held.
+	Commit(ctx context.Context, o Outcome) (Committed, error)
+	// Fail records why an exchange failed and releases the lease, in one step and under Commit's conditions; what no longer
+	// applies is not recorded.
+	Fail(ctx context.Context, r FailureRecord) error
+	// Release gives the lease back: nothing was sent.
+	Release(ctx context.Context) error
 }
 
 // A Grant is a refresh token and what is known of it. The zero Grant is none.
 type Grant struct {
-	// Generation is new with every commit of the grant; Predecessor is the one before.
-	Generation, Predecessor ID
-	RefreshToken            Secret
+	// Generation is new with every commit of the grant.
+	Generation   ID
+	RefreshToken Secret
 	// Held are the values that came with it.
 	Held map[string]Secret
 	// GivenAt is when the first of its line was given, UsedAt when this one was last presented. Both are for people: they are by
@@ -164,8 +173,6 @@ type Grant struct {
 	Marker ID
 	// Uncertain: it was presented and the answer was lost; it may be spent.
 	Uncertain bool
-	// Presented counts how often it was presented since it became uncertain.
-	Presented int
 	// Refused is set when the upstream refused it; it is not presented again.
 	Refused *Remembered
 }
@@ -175,17 +182,6 @@ func (g Grant) None() bool { return g.RefreshToken.IsZero() }
 
 // MayBeSpent reports whether the refresh token may have been spent already.
 func (g Grant) MayBeSpent() bool { return g.Uncertain || !g.Marker.IsZero() }
-
-// A Lease is the right to one exchange. It expires by itself and is never renewed.
-type Lease struct {
-	Key                                     TokenKey
-	Owner                                   ID
-	Incarnation, Version, Epoch, Generation ID
-	// Spends: the exchange presents the grant's refresh token.
-	Spends bool
-	// Rows are the store's own, for Commit and Fail; nil: they read.
-	Rows any
-}
 
 // An Outcome is what a successful exchange brought.
 type Outcome struct {
@@ -264,7 +260,7 @@ type Status struct {
 	FormerWorked bool
 	// Attempts are the last 20, the newest first.
 	Attempts []Attempt
-	// Err, in an answer of Statuses, is what Status would have failed with; nil: it is known.
+	// Err is why nothing is known of it: NotFound, RecordUnreadable, StoreUnavailable; nil: it is known.
 	Err error
 }
 

@@ -231,24 +231,11 @@ func (e *UpstreamError) Error() string {
 	return f.Error()
 }
 
-// Kind is what a caller learns.
-func (e *UpstreamError) Kind() Kind {
-	switch e.Level {
-	case LevelRateLimited:
-		return UpstreamRateLimited
-	case LevelResponse:
-		return UpstreamResponseInvalid
-	case LevelScope:
-		return ScopeRefused
-	case LevelTarget:
-		return TargetRefused
-	case LevelRequest:
-		return RequestInvalid
-	case LevelCredential:
-		return CredentialMisconfigured
-	case LevelGrant:
-		return ReauthorizationRequired
-	case LevelUpstream:
-	}
-	return UpstreamUnavailable
+// levelKinds are what a caller learns of each level.
+var levelKinds = map[Level]Kind{
+	LevelUpstream: UpstreamUnavailable, LevelRateLimited: UpstreamRateLimited, LevelResponse: UpstreamResponseInvalid, LevelScope: ScopeRefused,
+	LevelTarget: TargetRefused, LevelRequest: RequestInvalid, LevelCredential: CredentialMisconfigured, LevelGrant: ReauthorizationRequired,
 }
+
+// Kind is what a caller learns.
+func (e *UpstreamError) Kind() Kind { return levelKinds[e.Level] }

@@ -76,15 +76,15 @@ func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.List
 		return nil, err
 	}
 	size := pageSize(r.GetPageSize())
-	page, next, err := s.broker.Credentials(ctx, callerOf(ctx), broker.CredentialName(after), size)
+	page, err := s.broker.Credentials(ctx, callerOf(ctx), broker.CredentialName(after), size)
 	if err != nil {
 		return nil, err
 	}
-	shown, err := s.messages(ctx, page, filter)
+	shown, err := s.messages(ctx, page.Credentials, filter)
 	if err != nil {
 		return nil, err
 	}
-	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(next), r.GetFilter())}, nil
+	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(page.Next), r.GetFilter())}, nil
 }
 
 // messages shows those of a page that the filter lets through. How they are doing is asked of the store once, and only for those
@@ -300,7 +300,7 @@ func (s *credentials) GetCredentialStatus(ctx context.Context, r *tokenbrokerv1.
 	}
 	for _, t := range rep.Tokens {
 		out.Tokens = append(out.Tokens, &tokenbrokerv1.HeldToken{
-			TokenId: t.ID, Scopes: t.Granted, Audience: t.Selection.Audience, ExpireTime: stamp(t.ExpireAt), RefreshTime: stamp(t.RefreshAt),
+			TokenId: t.ID, Scopes: t.Granted, Audience: t.Audience, ExpireTime: stamp(t.ExpireAt), RefreshTime: stamp(t.RefreshAt),
 		})
 	}
 	return out, nil

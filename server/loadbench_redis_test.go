@@ -45,9 +45,9 @@ func readingServer(s *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Serve
 	key := broker.TokenKey{Credential: c.Name, Token: [32]byte{1}, Digest: "d"}
 	view, err := st.Read(ctx, key, "")
 	must(err)
-	lease, err := st.Acquire(ctx, view, broker.NewID(), time.Minute, false)
+	lease, err := view.Acquire(ctx, time.Minute, false)
 	must(err)
-	_, err = st.Commit(ctx, lease, broker.Outcome{Now: now, Token: &broker.Issued{
+	_, err = lease.Commit(ctx, broker.Outcome{Now: now, Token: &broker.Issued{
 		ID: answer.GetToken().GetTokenId(), Values: map[string]broker.Secret{"token": broker.NewSecret(answer.GetToken().GetAccessToken())},
 		SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(50 * time.Minute),
 	}})

@@ -55,7 +55,7 @@ func unreadableData(why string) error {
 // checkKeys refuses data of other keys, and leaves the check in data that have none.
 func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 	fingerprint := s.keyring.Fingerprint(checkPurpose)
-	return s.changeIn(ctx, backend, func() (*Batch, error) {
+	return s.changeKept(ctx, backend, func() (*Batch, error) {
 		r, err := readCheck(ctx, backend)
 		if err != nil {
 			return nil, err

@@ -83,13 +83,16 @@ func (s *Store) drop(
 func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 	var dropped broker.Dropped
 	of := map[[32]byte]bool{} // selections that were dropped
-	err := b.tokens(func(key Key, t *broker.Issued) {
+	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
 		if t.ID != tokenID || t.Rejected {
 			return
 		}
-		rejected := *t
-		rejected.Rejected = true
-		b.replace(key, rejected)
+		t.Rejected = true
+		b.write(key, t, func(p *Put) { // it ends when it would have
+			if left := b.rows[key].Left; left > 0 {
+				p.Ends = b.now.Add(left)
+			}
+		})
 		of[t.SelectionID] = true
 		dropped.Count++
 	})
@@ -97,7 +100,7 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 		return dropped, err
 	}
 	usable := map[string]bool{}
-	err = b.tokens(func(_ Key, t *broker.Issued) {
+	err = b.tokens(func(_ Key, t tokenRecord, _ *broker.Issued) {
 		if !t.Rejected && t.ID != tokenID && (len(of) == 0 || of[t.SelectionID]) {
 			usable[t.ID] = true
 		}
@@ -110,22 +113,9 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 	return dropped, err
 }
 
-// replace writes a token's record anew, which ends when it would have.
-func (b *changing) replace(key Key, t broker.Issued) {
-	var old tokenRecord
-	_, _ = b.open(key, &old) // it was opened before
-	record := fromToken(t)
-	record.Owner = old.Owner
-	b.write(key, record, func(p *Put) {
-		if left := b.rows[key].Left; left > 0 {
-			p.Ends = b.now.Add(left)
-		}
-	})
-}
-
 func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
 	var dropped broker.Dropped
-	err := b.tokens(func(key Key, t *broker.Issued) {
+	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
 		if t.SelectionID == selection {
 			b.remove(key)
 			dropped.Count++
@@ -136,7 +126,7 @@ func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
 
 func (b *changing) dropAll(epoch broker.ID) (int, error) {
 	count := 0
-	if err := b.tokens(func(Key, *broker.Issued) { count++ }); err != nil && !errors.Is(err, broker.RecordUnreadable) {
+	if err := b.tokens(func(Key, tokenRecord, *broker.Issued) { count++ }); err != nil && !errors.Is(err, broker.RecordUnreadable) {
 		return 0, err
 	}
 	if b.credential.Epoch == epoch {
@@ -150,17 +140,17 @@ func (b *changing) dropAll(epoch broker.ID) (int, error) {
 }
 
 // tokens calls f with each current token.
-func (n *snapshot) tokens(f func(Key, *broker.Issued)) error {
+func (n *snapshot) tokens(f func(Key, tokenRecord, *broker.Issued)) error {
 	for _, key := range n.order {
 		if key.Kind != kindToken {
 			continue
 		}
-		t, err := n.token(key)
+		r, t, err := n.token(key)
 		if err != nil {
 			return err
 		}
 		if t != nil {
-			f(key, t)
+			f(key, r, t)
 		}
 	}
 	return nil

@@ -7,20 +7,28 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// Fail implements broker.Tokens. A nil record says that nothing was presented: it removes the owner's marker as well.
-func (s *Store) Fail(ctx context.Context, l broker.Lease, r *broker.FailureRecord) error {
-	return s.end(ctx, l, false, func(b *changing, full bool) error {
+// Release implements broker.Lease.
+func (l *lease) Release(ctx context.Context) error {
+	return l.end(ctx, false, func(b *changing, _ bool) error {
 		if b == nil {
 			return nil
 		}
 		b.release(l)
-		if r == nil {
-			return b.failGrant(l, &broker.FailureRecord{})
+		return b.failGrant(l, broker.FailureRecord{})
+	})
+}
+
+// Fail implements broker.Lease.
+func (l *lease) Fail(ctx context.Context, r broker.FailureRecord) error {
+	return l.end(ctx, false, func(b *changing, full bool) error {
+		if b == nil {
+			return nil
 		}
+		b.release(l)
 		if err := b.failGrant(l, r); err != nil {
 			return err
 		}
-		if b.credential.Version == l.Version {
+		if b.credential.Version == l.version {
 			if err := b.recordFailure(ctx, l, r, full); err != nil {
 				return err
 			}
@@ -31,31 +39,27 @@ func (s *Store) Fail(ctx context.Context, l broker.Lease, r *broker.FailureRecor
 
 // failGrant notes what the exchange means for the grant, if it is the generation that the lease was taken for. The
 // generation stays: a successor that comes late must still be kept.
-func (b *changing) failGrant(l broker.Lease, r *broker.FailureRecord) error {
-	if !l.Spends {
+func (b *changing) failGrant(l *lease, r broker.FailureRecord) error {
+	if !l.spends {
 		return nil
 	}
-	key := grantKey(l.Key)
+	key := grantKey(l.key)
 	var g grantRecord
 	if there, err := b.open(key, &g); err != nil {
 		return err
-	} else if !there || g.Generation.id() != l.Generation {
+	} else if !there || g.Generation.id() != l.generation {
 		return nil
 	}
-	old, mine := g, g.Marker.id() == l.Owner
-	presented := r.Presented || r.Uncertain
-	g.unmark(l.Owner, presented)
+	old := g
+	g.unmark(l.owner, r.Presented || r.Uncertain)
 	if r.Uncertain {
 		g.Uncertain = true
-	}
-	if presented && g.Uncertain && mine {
-		g.Presented++
 	}
 	if r.Level == broker.LevelGrant {
 		refused := b.remember(r.Failure)
 		g.Refused = &refused
 	}
-	if g.Marker == old.Marker && g.Uncertain == old.Uncertain && g.Presented == old.Presented && g.Refused == old.Refused {
+	if g.Marker == old.Marker && g.Uncertain == old.Uncertain && g.Refused == old.Refused {
 		return nil
 	}
 	b.put(key, g)
@@ -63,26 +67,23 @@ func (b *changing) failGrant(l broker.Lease, r *broker.FailureRecord) error {
 }
 
 // recordFailure notes a failure of the key or of the credential.
-func (b *changing) recordFailure(ctx context.Context, l broker.Lease, r *broker.FailureRecord, full bool) error {
+func (b *changing) recordFailure(ctx context.Context, l *lease, r broker.FailureRecord, full bool) error {
 	switch r.Level {
 	case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
-		key := failureKey(l.Key)
+		key := failureKey(l.key)
 		if _, there := b.rows[key]; !there {
-			b.batch.Room = &Room{kindFailure, b.s.options.MaxTokens}
-			if full {
-				if err := b.forgetFailure(ctx); err != nil {
-					return err
-				}
+			if err := b.makeRoom(ctx, kindFailure, full, endsFirst); err != nil {
+				return err
 			}
 		}
-		b.putUntil(key, failureRecord{id(l.Version), b.remember(r.Failure)}, b.s.forgotten(r.Failure.RetryAt))
+		b.putUntil(key, failureRecord{id(l.version), b.remember(r.Failure)}, b.s.forgotten(r.Failure.RetryAt))
 	case broker.LevelCredential:
 		var h healthRecord
 		if err := b.spare(healthKey, &h); err != nil {
 			return err
 		}
 		failed := b.remember(r.Failure)
-		h.Version, h.Digest, h.Failure = id(l.Version), l.Key.Digest, &failed
+		h.Version, h.Digest, h.Failure = id(l.version), l.key.Digest, &failed
 		b.put(healthKey, h)
 	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse, broker.LevelGrant:
 	}
@@ -97,21 +98,7 @@ func (s *Store) forgotten(retry time.Time) time.Time {
 	return retry.Add(memory)
 }
 
-// forgetFailure makes room for another failure of a key: the one that ends first goes.
-func (b *changing) forgetFailure(ctx context.Context) error {
-	all, err := b.s.backend.List(ctx, []Group{b.group}, kindFailure)
-	if err != nil {
-		return fromBackend(err)
-	}
-	var first *Row
-	for i, r := range all[0].Rows {
-		if first == nil || r.Left < first.Left {
-			first = &all[0].Rows[i]
-		}
-	}
-	b.batch.Room = nil
-	if first != nil {
-		b.batch.Deletes = append(b.batch.Deletes, first.Key)
-	}
-	return nil
+// endsFirst is when a failure ends.
+func endsFirst(n *snapshot, key Key) (time.Time, bool, error) {
+	return n.now.Add(n.rows[key].Left), true, nil
 }

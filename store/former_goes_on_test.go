@@ -14,6 +14,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 // former is the upstream of testdata/former, as main.go has it, where everything works again. A refresh token NAME.SCOPES#N is answered
@@ -197,7 +198,7 @@ func TestABrokerGoesOnFromWhatAFormerOneStored(t *testing.T) {
 			if after, err := f.store.Receipts(t.Context(), "rotated"); err != nil || len(after) == 0 || string(after) != string(receipts) {
 				t.Errorf("receipts: got %x, %v, want %x", after, err, receipts)
 			}
-			st, err := f.store.Status(t.Context(), "rotated")
+			st, err := storetest.Status(t.Context(), f.store, "rotated")
 			if err != nil || len(st.Grants) != 1 || st.Grants[0].RefreshToken.Reveal() != "rotated.#5" || st.Grants[0].UsedFor == 0 {
 				t.Errorf("got %+v, %v, want the successor, and when its predecessor was used", st.Grants, err)
 			}
@@ -225,7 +226,7 @@ func TestAMarkThatAFormerBrokerLeft(t *testing.T) {
 			if took := time.Since(began); backend == "redis" && took < takeover {
 				t.Errorf("it was presented again after %v", took)
 			}
-			st, err := f.store.Status(t.Context(), "marked")
+			st, err := storetest.Status(t.Context(), f.store, "marked")
 			if err != nil || st.Grants[0].MayBeSpent() || st.Grants[0].RefreshToken.Reveal() != "marked.#1" {
 				t.Errorf("got %+v, %v, want the successor, of which nothing is in doubt", st.Grants, err)
 			}

@@ -93,7 +93,7 @@ func FuzzRecord(f *testing.F) {
 					t.Errorf("got %d secrets, want %d", len(c.Secrets), len(r.Secrets))
 				}
 			case *tokenRecord:
-				_, _ = r.token()
+				_ = r.token()
 			case *grantRecord:
 				_ = (&snapshot{s: &Store{}}).grant(*r)
 			case *historyRecord:
@@ -128,7 +128,7 @@ func records() []any {
 		leaseRecord{Owner: id{1}, Spends: true},
 		tokenRecord{
 			ID: "t", Values: map[string]secret{"token": secret("v")}, Headers: []fieldRecord{{"n", secret("v")}}, Granted: []string{"a"},
-			Selection: selectionRecord{Scopes: []string{"a"}, Parameters: map[string]string{"p": "q"}}, SelectionID: hash{1}, Source: "token",
+			Selection: selectionRecord{"a"}, SelectionID: hash{1}, Source: "token",
 		},
 		failureRecord{Version: id{1}, Failure: remembered},
 		healthRecord{Version: id{1}, Digest: "d", Failure: &remembered, FormerWorked: id{1}},

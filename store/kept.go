@@ -56,73 +56,27 @@ type keptChange struct {
 	// kept.mu.
 	place    Place
 	revision Revision
-	// sealed is the commit: refresh tokens lie in memory no longer than they are used. nil: it is a drop.
-	sealed []byte
-	match  broker.Match
+	// commit is the lease of a commit, and outcome what its exchange brought; nil: it is a drop.
+	commit  *lease
+	outcome broker.Outcome
+	match   broker.Match
 }
-
-// keptRecord is a lease and what its exchange brought.
-type keptRecord struct {
-	Credential  string            `json:"credential"`
-	Key         keptKey           `json:"key"`
-	Owner       id                `json:"owner"`
-	Incarnation id                `json:"incarnation"`
-	Version     id                `json:"version"`
-	Epoch       id                `json:"epoch"`
-	Generation  id                `json:"generation"`
-	Spends      bool              `json:"spends"`
-	Token       *tokenRecord      `json:"token,omitzero"`
-	Refresh     secret            `json:"refresh,omitzero"`
-	DropGrant   bool              `json:"drop_grant,omitzero"`
-	Held        map[string]secret `json:"held"`
-	UsedFormer  bool              `json:"used_former,omitzero"`
-	Now         instant           `json:"now"`
-}
-
-type keptKey struct {
-	Token     hash   `json:"token"`
-	Selection hash   `json:"selection"`
-	Grant     hash   `json:"grant"`
-	Digest    string `json:"digest"`
-	Spends    bool   `json:"spends"`
-}
-
-// keptPlace binds what is kept to nothing but its purpose: it never leaves the process.
-var keptPlace = place{key: Key{Kind: "kept"}, subject: "kept"}
 
 // keepCommit keeps a commit of a grant. shown is the revision of the grant's row; zero: not known.
-func (s *Store) keepCommit(l broker.Lease, o broker.Outcome, shown Revision) {
-	if s.shared == nil {
+func (l *lease) keepCommit(o broker.Outcome, shown Revision) {
+	if l.s.shared == nil {
 		return
 	}
-	r := keptRecord{
-		Credential: string(l.Key.Credential),
-		Key:        keptKey{hash(l.Key.Token), hash(l.Key.Selection), hash(l.Key.Grant), l.Key.Digest, l.Key.Spends},
-		Owner:      id(l.Owner), Incarnation: id(l.Incarnation), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation),
-		Spends: l.Spends, Refresh: reveal(o.RefreshToken), DropGrant: o.DropGrant, Held: revealAll(o.Held),
-		UsedFormer: o.UsedFormer, Now: at(o.Now),
+	var before grantRecord // as far as Acquire has seen it
+	if l.left != nil {
+		_ = l.left.spare(grantKey(l.key), &before)
 	}
-	if o.Token != nil {
-		t := fromToken(*o.Token)
-		r.Token = &t
-	}
-	p, err := s.seal(keptPlace, r)
-	if err != nil {
-		return // it was stored all the same
-	}
-	s.keep(keptChange{
-		name: l.Key.Credential, replaced: replacement{kindGrant, l.Generation}, before: before(l), sealed: p.Value,
-		place: Place{s.credentialGroup(l.Key.Credential), grantKey(l.Key)}, revision: shown,
+	taken := *l
+	taken.left, o.Attempts = nil, nil
+	l.s.keep(keptChange{
+		name: l.key.Credential, replaced: replacement{kindGrant, l.generation}, before: replacement{kindGrant, before.Predecessor.id()},
+		commit: &taken, outcome: o, place: Place{l.s.credentialGroup(l.key.Credential), grantKey(l.key)}, revision: shown,
 	})
-}
-
-// before is the generation before the one that a lease was taken for, as far as Acquire has seen it.
-func before(l broker.Lease) replacement {
-	var g grantRecord
-	if n, ok := l.Rows.(*snapshot); ok {
-		_ = n.spare(grantKey(l.Key), &g)
-	}
-	return replacement{kindGrant, g.Predecessor.id()}
 }
 
 // keep keeps a change. The generation of a grant that there was not is zero, and replaced nothing.
@@ -162,7 +116,7 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) 
 		}
 		if made {
 			s.options.Log.LogAttrs(ctx, slog.LevelWarn, "the store had lost a change that it had acknowledged: it is in place again",
-				slog.String("credential", string(c.name)), slog.String("replaced", replaced.id.String()), slog.Bool("grant", c.sealed != nil))
+				slog.String("credential", string(c.name)), slog.String("replaced", replaced.id.String()), slog.Bool("grant", c.commit != nil))
 		}
 	}
 	return undone, nil
@@ -209,27 +163,20 @@ func replacedToken(t tokenRecord, row Row) replacement {
 
 // again makes a change again where what it replaced is back, and reports whether it was not in place.
 func (s *Store) again(ctx context.Context, c *keptChange, replaced replacement) (made bool, err error) {
-	if c.sealed == nil {
+	if c.commit == nil {
 		changes, err := s.drop(ctx, c.name, c.match, replaced, &broker.Dropped{})
 		for _, made := range changes {
 			s.keep(made)
 		}
 		return len(changes) > 0, err
 	}
-	var r keptRecord
-	if err := s.open(keptPlace, Row{Value: c.sealed}, &r); err != nil {
-		return false, err
-	}
-	l, o, err := r.commit()
-	if err != nil {
-		return false, err
-	}
-	l.Generation = replaced.id // or the one before it, which is spent too
-	_, shown, made, err := s.commit(ctx, l, o, true)
+	l := *c.commit
+	l.generation = replaced.id // or the one before it, which is spent too
+	_, shown, made, err := l.commit(ctx, c.outcome, true)
 	if err != nil || !made {
 		return false, err
 	}
-	s.keepCommit(l, o, shown)
+	l.keepCommit(c.outcome, shown)
 	return true, nil
 }
 
@@ -294,26 +241,4 @@ func (k *kept) well(c *keptChange, there Revision, asked broker.Moment) {
 		}
 	}
 	k.size.Store(int64(len(k.items)))
-}
-
-func (r keptRecord) commit() (broker.Lease, broker.Outcome, error) {
-	l := broker.Lease{
-		Key: broker.TokenKey{
-			Credential: broker.CredentialName(r.Credential), Token: r.Key.Token, Selection: r.Key.Selection, Grant: r.Key.Grant,
-			Digest: r.Key.Digest, Spends: r.Key.Spends,
-		},
-		Owner: r.Owner.id(), Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
-		Generation: r.Generation.id(), Spends: r.Spends,
-	}
-	o := broker.Outcome{
-		RefreshToken: r.Refresh.secret(), DropGrant: r.DropGrant, Held: secretsOf(r.Held), UsedFormer: r.UsedFormer, Now: r.Now.time(),
-	}
-	if r.Token != nil {
-		t, err := r.Token.token()
-		if err != nil {
-			return l, o, err
-		}
-		o.Token = &t
-	}
-	return l, o, nil
 }

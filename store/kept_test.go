@@ -59,7 +59,7 @@ func (s *shared) acquire() broker.Lease {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	l, err := s.Acquire(s.t.Context(), v, broker.NewID(), time.Minute, true)
+	l, err := v.Acquire(s.t.Context(), time.Minute, true)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (s *shared) acquire() broker.Lease {
 func (s *shared) commit(l broker.Lease, n int, now time.Time) {
 	s.t.Helper()
 	name := fmt.Sprint(n)
-	_, err := s.Commit(s.t.Context(), l, broker.Outcome{
+	_, err := l.Commit(s.t.Context(), broker.Outcome{
 		RefreshToken: broker.NewSecret("refresh-" + name), Now: now, Held: map[string]broker.Secret{"h": broker.NewSecret("held-" + name)},
 		Token: &broker.Issued{
 			ID: name, Values: map[string]broker.Secret{"token": broker.NewSecret("access-" + name)}, SentAt: now, ExpireAt: now.Add(time.Hour),
@@ -242,8 +242,8 @@ func TestInvalidationsThatAFailoverUndidAreMadeAgain(t *testing.T) {
 				s, other := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], 0)
 				s.create()
 				l := s.acquire()
-				_, err = s.Commit(t.Context(), l, broker.Outcome{RefreshToken: broker.NewSecret("refresh-1"), Now: time.Now(), Token: &broker.Issued{
-					ID: "1", SelectionID: keptKey.Selection, Values: map[string]broker.Secret{"token": broker.NewSecret("access-1")},
+				_, err = l.Commit(t.Context(), broker.Outcome{RefreshToken: broker.NewSecret("refresh-1"), Now: time.Now(), Token: &broker.Issued{
+					ID: "1", Values: map[string]broker.Secret{"token": broker.NewSecret("access-1")},
 					SentAt: time.Now(), ExpireAt: time.Now().Add(time.Hour), RefreshAt: time.Now().Add(50 * time.Minute),
 				}})
 				if err != nil {
@@ -284,11 +284,11 @@ func TestOneThatCannotBePutBackKeepsNoOther(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := s.Acquire(t.Context(), v, broker.NewID(), time.Minute, true)
+		l, err := v.Acquire(t.Context(), time.Minute, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Commit(t.Context(), l, broker.Outcome{RefreshToken: broker.NewSecret("x"), Now: time.Now()}); err != nil {
+		if _, err := l.Commit(t.Context(), broker.Outcome{RefreshToken: broker.NewSecret("x"), Now: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		restore := views[0].Snapshot()
@@ -326,7 +326,7 @@ func TestACommitThatIsRepeatedUndoesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l, err := s.Acquire(t.Context(), v, broker.NewID(), time.Minute, false)
+			l, err := v.Acquire(t.Context(), time.Minute, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -334,7 +334,7 @@ func TestACommitThatIsRepeatedUndoesNothing(t *testing.T) {
 			o := broker.Outcome{Now: now, Token: &broker.Issued{
 				ID: name, Values: map[string]broker.Secret{"token": broker.NewSecret(name)}, SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(time.Hour),
 			}}
-			if _, err := s.Commit(t.Context(), l, o); err != nil {
+			if _, err := l.Commit(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}
 			return l, o
@@ -348,7 +348,7 @@ func TestACommitThatIsRepeatedUndoesNothing(t *testing.T) {
 			k.Token[5], k.Selection[5] = byte(i+1), byte(i+1)
 			do(k, fmt.Sprint("other-", i))
 		}
-		if _, err := s.Commit(t.Context(), l, o); err != nil { // the first one's answer was lost
+		if _, err := l.Commit(t.Context(), o); err != nil { // the first one's answer was lost
 			t.Fatal(err)
 		}
 		if v, err := s.Read(t.Context(), key, ""); err != nil || v.Token == nil || !v.Token.Rejected {

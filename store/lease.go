@@ -8,105 +8,142 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// Acquire implements broker.Tokens. It fails with TooManyTokens where the key would be one too many, and with
-// StoreUnavailable while refreshing is suspended (see suspend.go).
-//
-// It applies one batch whose conditions are the revisions that the view came with, so nothing is read before. Where that
-// conflicts, the lease may be this owner's already, because an answer was lost.
-func (s *Store) Acquire(ctx context.Context, v broker.View, owner broker.ID, ttl time.Duration, spend bool) (broker.Lease, error) {
-	n, ok := v.Rows.(*snapshot)
-	switch {
-	case !ok:
-		return broker.Lease{}, misused("a view that is not of this store")
-	case owner.IsZero() || ttl <= 0:
-		return broker.Lease{}, misused("a lease without an owner or without a time")
-	case spend && (v.Grant.None() || !v.Key.Spends):
-		return broker.Lease{}, misused("nothing that this key may spend")
-	}
-	c := v.Credential
-	lease := broker.Lease{
-		Key: v.Key, Owner: owner, Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
-		Generation: v.Grant.Generation, Spends: spend,
-	}
-	batch, err := n.acquisition(lease, ttl)
-	if err != nil {
-		return broker.Lease{}, err
-	}
-	err = s.apply(ctx, s.backend, *batch)
-	switch {
-	case err == nil:
-		lease.Rows = n.after(*batch)
-		return lease, nil
-	case errors.Is(err, ErrUnconfirmed):
-		// A failover could forget that the refresh token is being presented: nothing is sent.
-		lease.Rows = n.after(*batch)
-		_ = s.Fail(ctx, lease, nil) // it ends by itself otherwise
-		return broker.Lease{}, Unavailable("too few replicas confirm what is written (wait_replicas)")
-	case errors.Is(err, ErrNoRoom):
-		return broker.Lease{}, failure(broker.TooManyTokens, v.Key.Credential)
-	case errors.Is(err, broker.ErrConflict):
-		return s.held(ctx, lease)
-	}
-	return broker.Lease{}, err
+// A lessor gives leases as of a snapshot that was read for a key. It implements broker.Lessor.
+type lessor struct {
+	*snapshot
+	key   broker.TokenKey
+	grant grantRecord // the zero one: there is none
 }
 
-func (n *snapshot) acquisition(lease broker.Lease, ttl time.Duration) (*Batch, error) {
-	key := lease.Key
-	b := n.change()
-	b.unchanged(tokenKey(key))
-	b.unchanged(failureKey(key))
-	b.unchanged(healthKey)
-	if key.Spends {
-		b.unchanged(suspendedKey) // it was not asked for: there must be none
+// A lease is who holds it, and what it was taken for. It implements broker.Lease.
+type lease struct {
+	s                                       *Store
+	key                                     broker.TokenKey
+	owner                                   broker.ID
+	incarnation, version, epoch, generation broker.ID
+	spends                                  bool
+	// left is what Acquire left of the credential; nil: it is to be read.
+	left *snapshot
+}
+
+// Acquire implements broker.Lessor. It fails with TooManyTokens where the key would be one too many, and with
+// StoreUnavailable while refreshing is suspended (see suspend.go). It applies one batch whose conditions are the revisions of what
+// was read, so nothing is read before.
+func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (broker.Lease, error) {
+	if ttl <= 0 || spend && (len(n.grant.RefreshToken) == 0 || !n.key.Spends) {
+		return nil, misused("a lease without a time, or of nothing that this key may spend")
 	}
-	b.batch.Keep = lease.Spends
-	if lease.Spends {
-		var marked grantRecord
-		if _, err := n.open(grantKey(key), &marked); err != nil {
+	if n.key.Spends {
+		if err := n.suspended(); err != nil {
 			return nil, err
 		}
-		marked.present(lease.Owner, n.s.wall(), n.clock())
-		b.put(grantKey(key), marked)
-	} else {
-		b.unchanged(grantKey(key))
 	}
-	if n.revision(tokenKey(key)) == (Revision{}) {
+	c := n.credential
+	l := &lease{
+		s: n.s, key: n.key, owner: broker.NewID(), incarnation: c.Incarnation, version: c.Version, epoch: c.Epoch,
+		generation: n.grant.Generation.id(), spends: spend,
+	}
+	batch, err := n.acquisition(l, ttl)
+	if err != nil {
+		return nil, err
+	}
+	err = n.s.apply(ctx, n.s.backend, *batch)
+	switch {
+	case err == nil:
+		l.left = n.after(*batch)
+		return l, nil
+	case errors.Is(err, ErrUnconfirmed):
+		// A failover could forget that the refresh token is being presented: nothing is to be sent.
+		return l, Unavailable("too few replicas confirm what is written (wait_replicas)")
+	case errors.Is(err, ErrNoRoom):
+		return nil, failure(broker.TooManyTokens, n.key.Credential)
+	case errors.Is(err, broker.ErrConflict):
+		return nil, err
+	}
+	return l, err // it may have been taken all the same
+}
+
+func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
+	b := n.change()
+	b.unchanged(tokenKey(n.key))
+	b.unchanged(failureKey(n.key))
+	b.unchanged(healthKey)
+	if n.key.Spends {
+		b.unchanged(suspendedKey)
+	}
+	b.batch.Keep = l.spends
+	if l.spends {
+		marked := n.grant
+		marked.present(l.owner, n.s.wall(), n.clock())
+		b.put(grantKey(n.key), marked)
+	} else {
+		b.unchanged(grantKey(n.key))
+	}
+	if n.revision(tokenKey(n.key)) == (Revision{}) {
 		b.batch.Room = &Room{kindToken, n.s.options.MaxTokens}
 	}
 	// The view says that nobody holds the lease: there is none, or one that does not count. One that the view did see held
 	// stands in the way as long as it is there.
-	held, err := n.leased(key)
+	held, err := n.leased(n.key)
 	if err != nil {
 		return nil, err
 	}
 	if held {
-		b.batch.Conditions = append(b.batch.Conditions, Condition{Key: leaseKey(key)})
+		b.batch.Conditions = append(b.batch.Conditions, Condition{Key: leaseKey(n.key)})
 	}
-	b.putFor(leaseKey(key), fromLease(lease), ttl)
+	b.putFor(leaseKey(n.key), fromLease(l), ttl)
 	return b.done()
 }
 
-// held returns the lease if it is this owner's already, and was taken for the same; else ErrConflict, or that refreshing is
-// suspended.
-func (s *Store) held(ctx context.Context, lease broker.Lease) (broker.Lease, error) {
-	key := leaseKey(lease.Key)
-	n, err := s.read(ctx, lease.Key.Credential, key, suspendedKey)
-	if errors.Is(err, broker.NotFound) {
-		return broker.Lease{}, broker.ErrConflict
+// end decides what an exchange leaves behind, and applies it. The first decision is by what Acquire left, without reading; only
+// where that has changed meanwhile, or the answer to it was lost, is it read what there is. Then what the backend has lost is put in place
+// first, because this exchange may have built on it; unless with again, for what is put in place. decide is called with nil where the
+// credential is gone, or is another one by now. full: there was no room for what was decided before.
+func (l *lease) end(ctx context.Context, again bool, decide func(b *changing, full bool) error) error {
+	read, left, full := l.s.readMended, l.left, false
+	if again {
+		read = l.s.read
 	}
-	if err != nil {
-		return broker.Lease{}, err
+	made := func() error {
+		return l.s.change(ctx, func() (_ *Batch, err error) {
+			n := left
+			left = nil
+			if n == nil {
+				n, err = read(ctx, l.key.Credential, grantKey(l.key), tokenKey(l.key), failureKey(l.key), healthKey, historyKey, leaseKey(l.key))
+				if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
+					return nil, decide(nil, full)
+				}
+				if err != nil {
+					return nil, err
+				}
+			}
+			b := n.change()
+			b.batch.Tell, b.batch.Finish = noteNews, true
+			if err := decide(b, full); err != nil {
+				return nil, err
+			}
+			return b.done()
+		})
 	}
+	err := made()
+	if errors.Is(err, ErrNoRoom) {
+		full = true
+		err = made()
+	}
+	return err
+}
+
+// heldBy reports whether the lease is still this one. Whoever has lost it cannot know what has become of a token that hangs on
+// no grant: it may have been stored, and dropped since.
+func (n *snapshot) heldBy(l *lease) bool {
 	var there leaseRecord
-	ok, err := n.open(key, &there)
-	if err != nil {
-		return broker.Lease{}, err
+	ok, err := n.open(leaseKey(l.key), &there)
+	return ok && err == nil && there.Owner.id() == l.owner
+}
+
+// release deletes the lease if it is still this one. A record that cannot be read is not: it ends by itself.
+func (b *changing) release(l *lease) {
+	if b.heldBy(l) {
+		b.remove(leaseKey(l.key))
 	}
-	if !ok || n.credential.Incarnation != lease.Incarnation || there != fromLease(lease) {
-		if err := n.suspended(); err != nil && lease.Key.Spends {
-			return broker.Lease{}, err
-		}
-		return broker.Lease{}, broker.ErrConflict
-	}
-	return lease, nil
 }

@@ -40,7 +40,7 @@ func full(t *testing.T, s *store.Store, name broker.CredentialName) broker.Token
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := s.Acquire(t.Context(), v, broker.NewID(), time.Minute, false)
+		l, err := v.Acquire(t.Context(), time.Minute, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,11 +56,11 @@ func full(t *testing.T, s *store.Store, name broker.CredentialName) broker.Token
 		RefreshToken: broker.NewSecret("the refresh token of " + string(name)),
 		Held:         map[string]broker.Secret{"h": broker.NewSecret("what is held of " + string(name))}, Now: now,
 	}
-	if done, err := s.Commit(t.Context(), acquire(k), commit); err != nil || !done.Grant || !done.Token {
+	if done, err := acquire(k).Commit(t.Context(), commit); err != nil || !done.Grant || !done.Token {
 		t.Fatalf("commit: %+v, %v", done, err)
 	}
 	for _, level := range []broker.Level{broker.LevelScope, broker.LevelCredential} {
-		if err := s.Fail(t.Context(), acquire(k), &broker.FailureRecord{Level: level, Failure: failed, Now: now}); err != nil {
+		if err := acquire(k).Fail(t.Context(), broker.FailureRecord{Level: level, Failure: failed, Now: now}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -211,31 +211,33 @@ func TestDamagedRows(t *testing.T) {
 	})
 	t.Run("history", func(t *testing.T) {
 		m, s, _ := begin(t)
-		damage(t, m, s.GroupFor("a"), store.HistoryKey)
-		if st, err := s.Status(t.Context(), "a"); err != nil || len(st.Attempts) != 0 || len(st.Grants) != 2 {
-			t.Errorf("status: %d attempts, %d grants, %v", len(st.Attempts), len(st.Grants), err)
-		}
-		l := broker.Lease{Key: broker.TokenKey{Credential: "a"}, Owner: broker.NewID()}
-		c, err := s.Credential(t.Context(), "a")
+		v, err := s.Read(t.Context(), broker.TokenKey{Credential: "a"}, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Incarnation, l.Version = c.Incarnation, c.Version
-		if _, err := s.Commit(t.Context(), l, broker.Outcome{Now: time.Now()}); err != nil {
+		damage(t, m, s.GroupFor("a"), store.HistoryKey)
+		if st, err := storetest.Status(t.Context(), s, "a"); err != nil || len(st.Attempts) != 0 || len(st.Grants) != 2 {
+			t.Errorf("status: %d attempts, %d grants, %v", len(st.Attempts), len(st.Grants), err)
+		}
+		l, err := v.Acquire(t.Context(), time.Minute, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Commit(t.Context(), broker.Outcome{Now: time.Now()}); err != nil {
 			t.Errorf("commit: %v", err)
 		}
 	})
 	t.Run("token", func(t *testing.T) {
 		m, s, key := begin(t)
 		damage(t, m, s.GroupFor("a"), store.TokenKey(key))
-		_, err := s.Status(t.Context(), "a")
+		_, err := storetest.Status(t.Context(), s, "a")
 		wantUnreadable(t, "status", err, "the token record")
 		_, err = s.Drop(t.Context(), "a", broker.Match{TokenID: "t"})
 		wantUnreadable(t, "drop of one", err)
 		if _, err := s.Drop(t.Context(), "a", broker.Match{Epoch: broker.NewID()}); err != nil {
 			t.Errorf("drop of all: %v", err)
 		}
-		if _, err := s.Status(t.Context(), "a"); err != nil {
+		if _, err := storetest.Status(t.Context(), s, "a"); err != nil {
 			t.Errorf("status after all were dropped: %v", err)
 		}
 	})
@@ -266,7 +268,7 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 		f.Set(hooks)
 		_, errRead := s.Read(t.Context(), key, "")
 		errSave := s.SaveBackoff(t.Context(), "h", broker.Backoff{Failures: 1})
-		_, errStatus := s.Status(t.Context(), "a")
+		_, errStatus := storetest.Status(t.Context(), s, "a")
 		for _, err := range []error{errRead, errSave, errStatus} {
 			if err != nil && !errors.Is(err, broker.StoreUnavailable) {
 				t.Errorf("got %v, want a failure that is StoreUnavailable", err)
@@ -282,7 +284,7 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 		t.Fatalf("read: %v", err)
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v"} {
-		for _, printed := range []any{v, v.Rows, s} {
+		for _, printed := range []any{v, v.Lessor, s} {
 			if found := leaktest.Find([]byte(fmt.Sprintf(verb, printed)), secrets); found != nil {
 				t.Errorf("%T prints a secret: %v", printed, found)
 			}

@@ -188,8 +188,8 @@ func TestExportOfDamage(t *testing.T) {
 	if was, err := s.Resume(t.Context()); err != nil || !was {
 		t.Errorf("resume: got %v, %v", was, err)
 	}
-	l, err := s.Acquire(t.Context(), mustRead(t, s, "a"), broker.NewID(), time.Second, true)
-	if err != nil || l.Owner.IsZero() {
+	l, err := mustRead(t, s, "a").Acquire(t.Context(), time.Second, true)
+	if err != nil || l == nil {
 		t.Errorf("acquire after resume: %v", err)
 	}
 }
@@ -216,15 +216,15 @@ func TestNothingLeaksIntoExports(t *testing.T) {
 		c.Secrets = map[string]broker.SecretInput{"client_secret": {Value: plant("secret"), Former: plant("former")}}
 		create(t, s, c, plant("seed").Reveal())
 		for range 2 {
-			l, err := s.Acquire(t.Context(), mustRead(t, s, name), broker.NewID(), time.Minute, true)
+			l, err := mustRead(t, s, name).Acquire(t.Context(), time.Minute, true)
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = s.Commit(t.Context(), l, broker.Outcome{
+			_, err = l.Commit(t.Context(), broker.Outcome{
 				Token: &broker.Issued{
 					ID: "t", Values: map[string]broker.Secret{"token": plant("access token")}, Headers: []broker.Field{{Name: "X", Value: plant("header")}},
-					Selection: broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": plant("parameter").Reveal()})},
-					ExpireAt:  time.Now().Add(time.Hour),
+					Audience: plant("audience").Reveal(),
+					ExpireAt: time.Now().Add(time.Hour),
 				},
 				RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: time.Now(),
 			})

@@ -21,7 +21,6 @@ type grantRecord struct {
 	Used      stored            `json:"used,omitzero"`
 	Marked    stored            `json:"marked,omitzero"`
 	Uncertain bool              `json:"uncertain,omitzero"`
-	Presented int               `json:"presented,omitzero"`
 	Refused   *rememberedRecord `json:"refused,omitzero"`
 }
 
@@ -34,8 +33,8 @@ func freshGrant(seed broker.Grant) grantRecord {
 
 func (n *snapshot) grant(r grantRecord) broker.Grant {
 	g := broker.Grant{
-		Generation: r.Generation.id(), Predecessor: r.Predecessor.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
-		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain, Presented: r.Presented,
+		Generation: r.Generation.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
+		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain,
 		Refused: n.recall(r.Refused),
 	}
 	used := r.Used
@@ -59,7 +58,6 @@ func (r *grantRecord) present(owner broker.ID, wall, stored time.Time) {
 			r.UsedAt, r.Used = r.MarkedAt, r.Marked
 		}
 		r.Uncertain = true
-		r.Presented++
 	}
 	r.Marker, r.MarkedAt, r.Marked = id(owner), at(wall), storedAt(stored)
 }
@@ -84,9 +82,9 @@ type leaseRecord struct {
 	Spends     bool `json:"spends,omitzero"`
 }
 
-func fromLease(l broker.Lease) leaseRecord {
+func fromLease(l *lease) leaseRecord {
 	return leaseRecord{
-		Owner: id(l.Owner), Version: id(l.Version), Epoch: id(l.Epoch), Generation: id(l.Generation), Spends: l.Spends,
+		Owner: id(l.owner), Version: id(l.version), Epoch: id(l.epoch), Generation: id(l.generation), Spends: l.spends,
 	}
 }
 

@@ -4,7 +4,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// tokenRecord is a broker.Issued.
+// tokenRecord is a broker.Issued, and what it was issued for.
 type tokenRecord struct {
 	ID          string            `json:"id"`
 	Values      map[string]secret `json:"values"`
@@ -32,11 +32,9 @@ type fieldRecord struct {
 	Value secret `json:"value"`
 }
 
+// selectionRecord is what people see of a selection.
 type selectionRecord struct {
-	Scopes     []string          `json:"scopes,omitzero"`
-	Audience   string            `json:"audience,omitzero"`
-	Parameters map[string]string `json:"parameters,omitzero"`
-	Resources  []string          `json:"resources,omitzero"`
+	Audience string `json:"audience,omitzero"`
 }
 
 // The sources are stored by name: numbers change.
@@ -57,14 +55,9 @@ func sourceNamed(name string) broker.ExpirySource {
 
 func fromToken(t broker.Issued) tokenRecord {
 	r := tokenRecord{
-		ID: t.ID, Values: revealAll(t.Values), TokenType: t.TokenType, SelectionID: hash(t.SelectionID), Granted: t.Granted,
-		Selection: selectionRecord{
-			Scopes: t.Selection.Scopes.List(), Audience: t.Selection.Audience,
-			Parameters: t.Selection.Parameters.Map(), Resources: t.Selection.Resources.List(),
-		},
+		ID: t.ID, Values: revealAll(t.Values), TokenType: t.TokenType, Granted: t.Granted, Selection: selectionRecord{t.Audience},
 		SentAt: at(t.SentAt), ExpireAt: at(t.ExpireAt), RefreshAt: at(t.RefreshAt), Source: sourceNames[t.Source],
 		SameCount: t.SameCount, AskAgainAt: at(t.AskAgainAt), Rejected: t.Rejected,
-		Incarnation: id(t.Incarnation), Version: id(t.Version), Epoch: id(t.Epoch),
 	}
 	for _, h := range t.Headers {
 		r.Headers = append(r.Headers, fieldRecord{h.Name, reveal(h.Value)})
@@ -72,27 +65,19 @@ func fromToken(t broker.Issued) tokenRecord {
 	return r
 }
 
-func (r tokenRecord) token() (broker.Issued, error) {
-	scopes, err := broker.ParseSet("scopes", r.Selection.Scopes)
-	if err != nil {
-		return broker.Issued{}, errRecordDamaged
-	}
-	resources, err := broker.ParseSet("resources", r.Selection.Resources)
-	if err != nil {
-		return broker.Issued{}, errRecordDamaged
-	}
+func (r tokenRecord) token() broker.Issued {
 	t := broker.Issued{
-		ID: r.ID, Values: secretsOf(r.Values), TokenType: r.TokenType, SelectionID: r.SelectionID, Granted: r.Granted,
-		Selection: broker.Selection{
-			Scopes: scopes, Audience: r.Selection.Audience,
-			Parameters: broker.NewPairs(r.Selection.Parameters), Resources: resources,
-		},
+		ID: r.ID, Values: secretsOf(r.Values), TokenType: r.TokenType, Granted: r.Granted, Audience: r.Selection.Audience,
 		SentAt: r.SentAt.time(), ExpireAt: r.ExpireAt.time(), RefreshAt: r.RefreshAt.time(), Source: sourceNamed(r.Source),
 		SameCount: r.SameCount, AskAgainAt: r.AskAgainAt.time(), Rejected: r.Rejected,
-		Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
 	}
 	for _, h := range r.Headers {
 		t.Headers = append(t.Headers, broker.Field{Name: h.Name, Value: h.Value.secret()})
 	}
-	return t, nil
+	return t
+}
+
+// of reports whether the token is of the credential as it is.
+func (r tokenRecord) of(c broker.Credential) bool {
+	return r.Incarnation.id() == c.Incarnation && r.Version.id() == c.Version && r.Epoch.id() == c.Epoch
 }

@@ -142,21 +142,16 @@ func (n *snapshot) open(key Key, record any) (bool, error) {
 }
 
 // token returns the token of a row if it is a current one, else nil.
-func (n *snapshot) token(key Key) (*broker.Issued, error) {
-	var r tokenRecord
+func (n *snapshot) token(key Key) (r tokenRecord, _ *broker.Issued, err error) {
 	if ok, err := n.open(key, &r); !ok || err != nil {
-		return nil, err
+		return r, nil, err
 	}
-	t, err := r.token()
-	if err != nil {
-		return nil, n.s.unreadable(n.place(key), err)
-	}
+	t := r.token()
 	n.anchor(&t, n.rows[key].Left)
-	c := n.credential
-	if t.Incarnation != c.Incarnation || t.Version != c.Version || t.Epoch != c.Epoch || !n.asked.Wall.Before(t.ExpireAt) {
-		return nil, nil
+	if !r.of(n.credential) || !n.asked.Wall.Before(t.ExpireAt) {
+		return r, nil, nil
 	}
-	return &t, nil
+	return r, &t, nil
 }
 
 // Two brokers' clocks differ if a token ends this much earlier or later by the backend's clock than its record says. Less is

@@ -9,16 +9,7 @@ import (
 // statusKinds are what a status is made of.
 var statusKinds = []Kind{kindHealth, kindHistory, kindGrant, kindToken}
 
-// Status implements broker.Store. The credential's own grant comes first.
-func (s *Store) Status(ctx context.Context, name broker.CredentialName) (broker.Status, error) {
-	n, err := s.list(ctx, name, statusKinds...)
-	if err != nil {
-		return broker.Status{}, err
-	}
-	return n.status()
-}
-
-// Statuses implements broker.Store.
+// Statuses implements broker.Credentials. A credential's own grant comes first.
 func (s *Store) Statuses(ctx context.Context, names []broker.CredentialName) ([]broker.Status, error) {
 	all := make([]broker.Status, len(names))
 	err := s.listAll(ctx, names, func(i int, n *snapshot, err error) {
@@ -46,7 +37,7 @@ func (n *snapshot) status() (broker.Status, error) {
 		}
 		st.Grants = append(st.Grants, n.grant(g))
 	}
-	if err := n.tokens(func(_ Key, t *broker.Issued) { st.Tokens = append(st.Tokens, *t) }); err != nil {
+	if err := n.tokens(func(_ Key, _ tokenRecord, t *broker.Issued) { st.Tokens = append(st.Tokens, *t) }); err != nil {
 		return none, err
 	}
 	var h healthRecord

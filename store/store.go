@@ -124,9 +124,14 @@ func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
 }
 
 // change decides and applies until no condition fails. decide reads, and returns the batch; nil: there is nothing to do.
-// It is bounded by ctx, and goes on as long as that does: each conflict means that somebody else got on.
+// It is bounded by ctx, and goes on as long as that does: each conflict means that somebody else got on. A change that too few
+// replicas have confirmed is made, and counted.
 func (s *Store) change(ctx context.Context, decide func() (*Batch, error)) error {
-	return s.changeIn(ctx, s.backend, decide)
+	err := s.changeKept(ctx, s.backend, decide)
+	if errors.Is(err, ErrUnconfirmed) {
+		return nil
+	}
+	return err
 }
 
 // rows reads rows of one group.
@@ -138,15 +143,7 @@ func (s *Store) rows(ctx context.Context, group Group, keys ...Key) ([]Row, erro
 	return all[0].Rows, nil
 }
 
-func (s *Store) changeIn(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
-	err := s.changeKept(ctx, backend, decide)
-	if errors.Is(err, ErrUnconfirmed) {
-		return nil // it is made, and counted
-	}
-	return err
-}
-
-// changeKept is changeIn for who has to know that too few replicas have confirmed the change: it fails with ErrUnconfirmed.
+// changeKept is change for who has to know that too few replicas have confirmed it: it fails with ErrUnconfirmed.
 func (s *Store) changeKept(ctx context.Context, backend Backend, decide func() (*Batch, error)) error {
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		batch, err := decide()

@@ -9,12 +9,12 @@ import (
 // mendMost is how often it is read again because something was undone: what cannot be put in place must not keep others waiting.
 const mendMost = 3
 
-// Read implements broker.Tokens, in one round trip. The view's Rows are a snapshot, which Acquire decides by.
+// Read implements broker.Tokens, in one round trip.
 func (s *Store) Read(ctx context.Context, key broker.TokenKey, upstream string) (broker.View, error) {
 	var backoff Reading
 	n, err := s.mended(ctx, func() (n *snapshot, err error) {
 		n, backoff, err = s.readWith(ctx, key.Credential, upstream,
-			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key))
+			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key), suspendedKey)
 		return n, err
 	})
 	if err != nil {
@@ -52,14 +52,15 @@ func (s *Store) mended(ctx context.Context, read func() (*snapshot, error)) (*sn
 
 // view is what the rows say about a token.
 func (n *snapshot) view(key broker.TokenKey) (v broker.View, err error) {
-	v = broker.View{Key: key, Credential: n.credential, Mark: n.mark(key), Rows: n}
+	v = broker.View{Key: key, Credential: n.credential, Mark: n.mark(key)}
 	var g grantRecord
 	if there, err := n.open(grantKey(key), &g); err != nil {
 		return v, err
 	} else if there {
 		v.Grant = n.grant(g)
 	}
-	if v.Token, err = n.token(tokenKey(key)); err != nil {
+	v.Lessor = lessor{n, key, g}
+	if _, v.Token, err = n.token(tokenKey(key)); err != nil {
 		return v, err
 	}
 	var f failureRecord

@@ -11,24 +11,23 @@ import (
 
 // withoutStore does what can be done where the store cannot be asked, or takes nothing: a valid token that this process has is served, and
 // where the definition allows it, the process obtains one for itself. That is never stored: when the store is back, what is
-// there wins.
-func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failure) outcome {
-	now := b.clock.Now()
-	there, _ := b.cache.entries.GetEntryQuietly(p.key)
-	if e := there.Value; e != nil && p.view.Rows != nil && e.mark != p.view.Mark {
-		b.cache.drop(p.key.name, func(other *entry) bool { return other == e }) // what was read says that it is over
+// there wins. last is what was last read; nil: nothing.
+func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) outcome {
+	b, now := p.b, p.b.clock.Now()
+	there := b.cache.peek(p.key)
+	if there != nil && last != nil && there.mark != last.view.Mark {
+		b.cache.drop(p.key.name, func(e *entry) bool { return e == there }) // what was read says that it is over
 	}
-	if e := there.Value; e != nil && !e.dropped.Load() && e.revision == b.upstream.Revision() {
-		e.tried.Store(int64(now.At))
-		b.cache.warm(e)
-		if !b.cache.old(e, now.At) || b.cache.graced(broker.Moment(e.confirmed.Load()), now.At) {
-			if fallback(e.issued, now.Wall, need{rejected: p.need.rejected}) {
-				return outcome{entry: e, failure: why}
-			}
+	if there != nil && !there.dropped.Load() && there.revision == b.upstream.Revision() {
+		b.cache.try(there, now.At)
+		b.cache.warm(there)
+		serves := !b.cache.old(there, now.At) || b.cache.graced(broker.Moment(there.confirmed.Load()), now.At)
+		if serves && fallback(there.issued, now.Wall, need{rejected: p.need.rejected}) {
+			return outcome{entry: there, failure: why}
 		}
 	}
 	if p.need.fresh || p.need.stored || p.asked {
-		return outcome{entry: p.fallback(why), failure: why}
+		return outcome{entry: p.fallback(last), failure: why}
 	}
 	k := p.l.known.Load()
 	if k == nil || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {
@@ -42,75 +41,62 @@ func (b *Broker) withoutStore(ctx context.Context, p *pursuit, why *broker.Failu
 		return outcome{failure: f}
 	}
 	var before *broker.Issued
-	if there.Value != nil {
-		before = there.Value.issued
+	if there != nil {
+		before = there.issued
 	}
-	e, err := p.obtainAlone(ctx, t, before)
-	if errors.Is(err, errAgain) {
-		return outcome{failure: why} // something has moved meanwhile
+	// What is stored, as far as it is known: only the credential, where the token could not be read.
+	mark := broker.Mark{Credential: t.name, Token: t.token.Token, CredentialRevision: t.credential.Revision}
+	if last != nil && last.view.Mark.CredentialRevision == mark.CredentialRevision {
+		mark = last.view.Mark
 	}
-	if broker.KindOf(err) == broker.NotFound {
-		return outcome{failure: asFailure(err, p.key.name)}
+	e, err := p.obtainAlone(ctx, t, before, mark)
+	switch {
+	case err == nil:
+		return outcome{entry: e}
+	case errors.Is(err, errAgain): // something has moved meanwhile
+		return outcome{failure: why}
 	}
-	if err != nil {
-		f := asFailure(err, p.key.name)
+	f := asFailure(err, p.key.name)
+	if f.Kind != broker.NotFound {
 		b.refusals.put(p.key, f)
-		return outcome{failure: f}
 	}
-	return outcome{entry: e}
+	return outcome{failure: f}
 }
 
-// obtainAlone obtains without a lease. before is what the process had until now; nil: nothing.
-func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued) (*entry, error) {
-	b, c, moved, asked := p.b, t.credential, p.l.moves(), p.b.clock.Now().At
+// obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
+func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
+	b, moved, asked := p.b, p.l.moves(), p.b.clock.Now().At
 	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
 	if err != nil {
 		return nil, err
 	}
 	defer granted.leave()
-	deadline := b.clock.Now().At.Add(b.timeout)
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
-	x := request(t, broker.Obtain, broker.Grant{})
-	x.BeforeSend = func(string) error {
-		if b.clock.Now().At >= deadline {
-			return errLate
-		}
-		return nil
-	}
-	a, _, failure := p.ask(bounded, t, x)
+	sent, x := false, request(t, broker.Obtain, broker.Grant{})
+	x.BeforeSend = b.notAfter(b.clock.Now().At.Add(b.timeout), &sent)
+	a, _, failure := p.ask(bounded, t, x, false)
 	now := b.clock.Now().Wall
 	if failure != nil {
-		backoff := granted.answered(failure)
-		f := &broker.Failure{
-			Kind: failure.Kind(), Credential: c.Name, Provider: c.Provider, UpstreamStatus: failure.Status, UpstreamError: failure.Code,
-			Detail: failure.Detail, RetryAt: retryAt(backoff, now),
-		}
+		f := said(t, failure)
+		f.RetryAt = retryAt(granted.leaveWith(failure), now)
 		if failure.Level >= broker.LevelScope {
 			f.RetryAt = now.Add(permanentWait(1, max(failure.RetryAfter, failure.Wait)))
 		}
 		return nil, f
 	}
-	issued := b.issued(t, a, before)
-	shown, unfit := b.answer(t, issued, broker.Mark{})
-	if !now.Before(issued.ExpireAt) {
-		unfit = expired(c)
-	}
+	shown, unfit := b.fit(t, a, before)
 	if unfit != nil {
-		f := *asFailure(unfit, c.Name)
-		f.RetryAt = retryAt(granted.answered(&broker.UpstreamError{Level: broker.LevelResponse}), now)
+		f := *asFailure(unfit, t.name)
+		f.RetryAt = retryAt(granted.leaveWith(&broker.UpstreamError{Level: broker.LevelResponse}), now)
 		return nil, &f
 	}
-	granted.answered(nil)
+	granted.leaveWith(nil)
 	if b.clock.Now().At.Sub(asked) >= b.cache.bound {
 		// It took so long that the store may be there again, and the credential another, or gone.
-		if err := p.refused(ctx, c, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
+		if err := p.refused(ctx, t.credential, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
 			return nil, err
 		}
-	}
-	mark := p.view.Mark // what was read of the token, if the store can be read
-	if mark.CredentialRevision != c.Revision {
-		mark = broker.Mark{Credential: c.Name, Token: t.token.Token, CredentialRevision: c.Revision}
 	}
 	return b.putLocal(p.l, shown, mark, moved)
 }
@@ -123,10 +109,7 @@ func (b *Broker) putLocal(l *line, a answer, mark broker.Mark, moved uint64) (*e
 		return nil, errAgain
 	}
 	a.local, a.mark = true, mark
-	if e := b.cache.put(l, a, broker.Moment(k.confirmed.Load()), moved, nil); e != nil {
-		return e, nil
-	}
-	return nil, errAgain
+	return b.cache.put(l, a, broker.Moment(k.confirmed.Load()), moved)
 }
 
 // refusals are the failures of what this process obtained for itself: while the store is away they are remembered here. Safe for

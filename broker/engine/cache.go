@@ -108,23 +108,23 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 }
 
 // put caches an answer that the store confirmed at a moment. moved is what the line had moved to before that: if it has moved
-// since, the answer may be one that was dropped, and nil is returned: look again.
-func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64, why *broker.Failure) *entry {
-	e := c.entryOf(l, a, confirmed, why)
+// since, the answer may be one that was dropped: errAgain.
+func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64) (*entry, error) {
+	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l.moves() != moved {
-		return nil
+		return nil, errAgain
 	}
 	l.entries[a.lookup] = e
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
 	l.wake(&l.changed)
-	return e
+	return e, nil
 }
 
-// entryOf makes an entry without caching it. why is what its refresh has just failed with; nil: nothing.
-func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment, why *broker.Failure) *entry {
+// entryOf makes an entry without caching it.
+func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
 	e := &entry{answer: a, line: l, ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
 	e.confirmed.Store(int64(confirmed))
@@ -134,24 +134,23 @@ func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment, why *broker.
 		e.tried.Store(int64(now.At))
 		e.refreshFrom.Store(now.Wall.Add(backoffFirst).UnixNano())
 	}
-	if why != nil {
-		e.trouble.Store(why)
-	}
 	return e
 }
 
-// local returns the entry of a token that the store does not have, if it still has none: mark is of what was read at a moment. nil:
-// there is no such entry.
-func (c *cache) local(key lookup, mark broker.Mark, read broker.Moment) *entry {
+// peek returns the entry for a key as it is, whether or not it may be served; nil: there is none.
+func (c *cache) peek(key lookup) *entry {
 	there, _ := c.entries.GetEntryQuietly(key)
-	e := there.Value
-	if e == nil || !e.local || e.dropped.Load() || e.mark != mark {
+	if there.Value == nil || there.Value.dropped.Load() {
 		return nil
 	}
-	e.confirmed.Store(int64(read))
-	c.warm(e)
-	return e
+	return there.Value
 }
+
+// confirm notes that the store said, when it was asked at a moment, that an entry is current.
+func (c *cache) confirm(e *entry, asked broker.Moment) { e.confirmed.Store(int64(asked)) }
+
+// try notes that the store could not say, when it was asked at a moment.
+func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
 // drop takes the entries of a credential that match out of service for good, and returns how many tokens of those only this
 // process had. Whatever is being read meanwhile is read again.

@@ -119,10 +119,10 @@ func (c *confirmer) confirmPart(due []*entry) {
 	for i, e := range due {
 		switch {
 		case err != nil || verdicts[i] == broker.Unknown:
-			e.tried.Store(int64(asked))
+			c.b.cache.try(e, asked)
 		case e.line.moves() != moved[i]: // what was asked about may be from before that
 		case verdicts[i] == broker.Same:
-			e.confirmed.Store(int64(asked))
+			c.b.cache.confirm(e, asked)
 			e.line.confirm(e.mark.CredentialRevision, asked)
 			if e.local && e.claim(c.b.clock.Now().Wall) {
 				// The store can be asked: what all brokers share takes the place of what only this one has.

@@ -50,14 +50,7 @@ const (
 
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
 func (b *Broker) CreateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
-	if err := b.authorize.Allow(caller, broker.WriteCredential, ch.Name, broker.Scopes{}); err != nil {
-		return broker.Credential{}, b.failed(broker.WriteCredential, err)
-	}
-	c, err := b.create(ctx, ch)
-	if err != nil {
-		return broker.Credential{}, b.failed(broker.WriteCredential, err)
-	}
-	return c, nil
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) { return b.create(ctx, ch) })
 }
 
 func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, error) {
@@ -74,89 +67,92 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	there, err := b.store.Credential(ctx, ch.Name)
 	switch {
 	case err == nil:
-		_, repeated := there.Requests[ch.RequestID]
-		if repeated && now.Sub(there.Requests[ch.RequestID]) < requestMemory || ch.AllowExisting && sameContent(there, c) {
+		if repeated(there, ch.RequestID, now) || ch.AllowExisting && sameContent(there, c) {
 			return there, nil
 		}
 		return broker.Credential{}, &broker.Failure{Kind: broker.AlreadyExists, Credential: ch.Name}
 	case broker.KindOf(err) != broker.NotFound:
-		return broker.Credential{}, storeFailure(ch.Name, err)
+		return broker.Credential{}, b.storeFailure(ch.Name, err)
 	case ch.ValidateOnly:
 		return c, nil
 	}
 	err = b.store.CreateCredential(ctx, c, seed)
 	b.wrote(ch.Name, err)
 	if err != nil {
-		return broker.Credential{}, storeFailure(ch.Name, err)
+		return broker.Credential{}, b.storeFailure(ch.Name, err)
 	}
 	return c, nil
 }
 
 // UpdateCredential changes one. NotFound, EtagMismatch, SecretsRequired, RequestInvalid with every violation.
 func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
-	if err := b.authorize.Allow(caller, broker.WriteCredential, ch.Name, broker.Scopes{}); err != nil {
-		return broker.Credential{}, b.failed(broker.WriteCredential, err)
+	edit := func(there broker.Credential, now time.Time) (broker.Credential, *broker.Grant, error) {
+		d := Draft{
+			Provider: there.Provider, Inputs: maps.Clone(there.Inputs), DefaultScopes: there.DefaultScopes,
+			DefaultAudience: there.DefaultAudience, Labels: maps.Clone(there.Labels), Disabled: there.Disabled,
+		}
+		if err := ch.Edit(&d); err != nil {
+			return broker.Credential{}, nil, err
+		}
+		c, seed, err := b.apply(there, d, now, ch.RequestID)
+		if err == nil && sameContent(there, c) && c.Version == there.Version && seed == nil {
+			return there, nil, nil // nothing changes: no new etag either
+		}
+		return c, seed, err
 	}
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (c broker.Credential, err error) {
+		for range conflictsMost {
+			c, err = b.rewrite(ctx, ch, edit)
+			if broker.KindOf(err) != broker.NotFound || !ch.AllowMissing || !ch.Etag.IsZero() {
+				return c, err
+			}
+			if c, err = b.create(ctx, ch); broker.KindOf(err) != broker.AlreadyExists {
+				return c, err
+			}
+		}
+		return c, err
+	})
+}
+
+// rewrite changes a credential that is there, and tries again when somebody else changes it meanwhile. edit makes of what is there what is to
+// be, and the grant of a new seed; the same etag: nothing changes. Of ch it needs who, which and whether.
+func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Credential, time.Time) (broker.Credential, *broker.Grant, error)) (broker.Credential, error) {
+	mismatch := &broker.Failure{Kind: broker.EtagMismatch, Credential: ch.Name}
 	for range conflictsMost {
 		there, err := b.store.Credential(ctx, ch.Name)
-		if broker.KindOf(err) == broker.NotFound && ch.AllowMissing && ch.Etag.IsZero() {
-			c, err := b.create(ctx, ch)
-			if broker.KindOf(err) == broker.AlreadyExists {
-				continue
-			}
-			return c, b.failedIf(broker.WriteCredential, err)
-		}
 		if err != nil {
-			return broker.Credential{}, b.failed(broker.WriteCredential, storeFailure(ch.Name, err))
+			return broker.Credential{}, b.storeFailure(ch.Name, err)
 		}
-		c, again, err := b.update(ctx, there, ch)
-		if again && ch.Etag.IsZero() {
-			continue
+		now := b.clock.Now().Wall
+		switch {
+		case repeated(there, ch.RequestID, now):
+			return there, nil
+		case !ch.Etag.IsZero() && ch.Etag != there.Etag:
+			return broker.Credential{}, mismatch
 		}
-		return c, b.failedIf(broker.WriteCredential, err)
+		c, seed, err := edit(there, now)
+		switch {
+		case err != nil:
+			return broker.Credential{}, err
+		case c.Etag == there.Etag || ch.ValidateOnly:
+			return c, nil
+		}
+		err = b.store.SaveCredential(ctx, there.Etag, c, seed)
+		b.wrote(ch.Name, err)
+		switch {
+		case err == nil:
+			return c, nil
+		case broker.KindOf(err) != broker.EtagMismatch || !ch.Etag.IsZero():
+			return broker.Credential{}, b.storeFailure(ch.Name, err)
+		}
 	}
-	return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.EtagMismatch, Credential: ch.Name})
+	return broker.Credential{}, mismatch
 }
 
-func (b *Broker) failedIf(op broker.Operation, err error) error {
-	if err != nil {
-		return b.failed(op, err)
-	}
-	return nil
-}
-
-// update writes a change of what is there; again: somebody else changed it meanwhile.
-func (b *Broker) update(ctx context.Context, there broker.Credential, ch Change) (c broker.Credential, again bool, err error) {
-	now := b.clock.Now().Wall
-	if at, ok := there.Requests[ch.RequestID]; ok && now.Sub(at) < requestMemory {
-		return there, false, nil
-	}
-	if !ch.Etag.IsZero() && ch.Etag != there.Etag {
-		return broker.Credential{}, false, &broker.Failure{Kind: broker.EtagMismatch, Credential: ch.Name}
-	}
-	d := Draft{
-		Provider: there.Provider, Inputs: maps.Clone(there.Inputs), DefaultScopes: there.DefaultScopes,
-		DefaultAudience: there.DefaultAudience, Labels: maps.Clone(there.Labels), Disabled: there.Disabled,
-	}
-	if err := ch.Edit(&d); err != nil {
-		return broker.Credential{}, false, err
-	}
-	c, seed, err := b.apply(there, d, now, ch.RequestID)
-	if err != nil {
-		return broker.Credential{}, false, err
-	}
-	if sameContent(there, c) && c.Version == there.Version && seed == nil {
-		return there, false, nil // nothing changes: no new etag either
-	}
-	if ch.ValidateOnly {
-		return c, false, nil
-	}
-	err = b.store.SaveCredential(ctx, there.Etag, c, seed)
-	b.wrote(ch.Name, err)
-	if err != nil {
-		return broker.Credential{}, broker.KindOf(err) == broker.EtagMismatch, storeFailure(ch.Name, err)
-	}
-	return c, false, nil
+// repeated reports whether a request changed the credential already.
+func repeated(c broker.Credential, requestID string, now time.Time) bool {
+	at, ok := c.Requests[requestID]
+	return ok && now.Sub(at) < requestMemory
 }
 
 // apply makes the credential that a draft asks for of the one that is there, and the grant of a new seed. It finds

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
@@ -86,7 +84,7 @@ type Broker struct {
 	flights flights[flightKey, outcome]
 	gates   gates
 	// rejections are the rejected tokens that the store is being told of.
-	rejections singleflight.Group
+	rejections flights[rejected, error]
 	refusals   refusals
 
 	// running are flights, and commits that go on without one; background is what runs for the broker's life.
@@ -129,7 +127,7 @@ func New(s Settings) (*Broker, error) {
 	if b.gates.atOnce <= 0 {
 		b.gates.atOnce = DefaultUpstreamConcurrency
 	}
-	b.flights.all = &b.running
+	b.flights.all, b.rejections.all = &b.running, &b.running
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	if s.Store.Shared() {
 		c := newConfirmer(b)
@@ -144,6 +142,7 @@ func New(s Settings) (*Broker, error) {
 // answered. It fails when a commit that held a new refresh token was given up.
 func (b *Broker) Close(ctx context.Context) error {
 	b.flights.close()
+	b.rejections.close()
 	b.cache.each(func(l *line) { l.wake(&l.changed) }) // watches look again, and see that it is over
 	done := make(chan struct{})
 	go func() {

@@ -65,8 +65,12 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		out.need, out.attempts = n, p.attempts
 		b.settle(key, out)
 	}()
+	var last *seen // what was last read; nil: nothing
 	for {
-		e, err := p.round(b.stopping)
+		e, s, err := p.round(b.stopping)
+		if s != nil {
+			last = s
+		}
 		if err == nil {
 			return outcome{entry: e}
 		}
@@ -80,10 +84,10 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.missed()
 			if !key.trial.on {
-				return b.withoutStore(b.stopping, p, f)
+				return p.withoutStore(b.stopping, last, f)
 			}
 		}
-		if e := p.fallback(f); e != nil || !b.cache.shared || p.view.Token == nil {
+		if e := p.fallback(last); e != nil || !b.cache.shared || last == nil || last.view.Token == nil {
 			return outcome{entry: e, failure: f}
 		}
 		// What this flight has read cannot be served: it was too long ago, or something has moved since. The cache may hold what was
@@ -108,13 +112,9 @@ func (b *Broker) settle(key flightKey, out outcome) {
 		next = soon
 	}
 	trouble := out.failure.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's, and no trouble of the token's
-	served, _ := b.cache.entries.GetEntryQuietly(key.lookup)
-	for _, e := range []*entry{served.Value, out.entry} {
-		if e != nil {
-			e.refreshFrom.Store(next.UnixNano())
-			if !trouble {
-				continue
-			}
+	if e := b.cache.peek(key.lookup); e != nil {
+		e.refreshFrom.Store(next.UnixNano())
+		if trouble {
 			// Watches are told when it begins, and not each time that it goes on.
 			if was := e.trouble.Swap(out.failure); was == nil || was.Kind != out.failure.Kind {
 				e.line.wake(&e.line.changed)
@@ -131,43 +131,37 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	}
 }
 
-// A pursuit is a flight at work: what it is for, and what it has found out.
+// A pursuit is a flight at work: what it is for, and what it has done so far.
 type pursuit struct {
 	b     *Broker
 	l     *line
 	key   lookup
 	need  need
 	trial trial
-	// view is what was last read, and at when that began; the zero View: nothing.
-	view broker.View
-	at   asOf
-	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time.
+	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time. attempts are its requests. Both
+	// are written by ask.
 	asked    bool
 	attempts []broker.Attempt
 }
 
-// asOf is what a round of a pursuit begins with: whatever changes after it is noticed.
-type asOf struct {
+// seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
+type seen struct {
+	view  broker.View
 	ended <-chan struct{}
 	moved uint64
-	read  broker.Moment
+	at    broker.Moment
 }
 
-// asOf is taken before anything is read.
-func (p *pursuit) asOf() asOf {
-	return asOf{ended: p.l.ends(), moved: p.l.moves(), read: p.b.clock.Now().At}
-}
-
-// round looks once at everything, and does the one thing that is to be done. errAgain: look again.
-func (p *pursuit) round(ctx context.Context) (*entry, error) {
-	b := p.b
-	c, err := b.credential(ctx, p.l)
+// round looks once at everything, and does the one thing that is to be done. errAgain: look again. It returns what it has read as well;
+// nil: it did not get to it.
+func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
+	c, err := p.b.credential(ctx, p.l)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	t, err := b.resolve(p.key, c)
+	t, err := p.b.resolve(p.key, c)
 	if err != nil {
-		return nil, p.refused(ctx, c, err)
+		return nil, nil, p.refused(ctx, c, err)
 	}
 	if t.credential.Seeded() && t.token.Spends {
 		// All keys of this credential spend one refresh token: they take turns, and look after their turn has come.
@@ -175,55 +169,64 @@ func (p *pursuit) round(ctx context.Context) (*entry, error) {
 		case p.l.turn <- struct{}{}:
 			defer func() { <-p.l.turn }()
 		case <-ctx.Done():
-			return nil, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.key.name}
+			return nil, nil, failureOf(t, broker.ShuttingDown)
 		}
 	}
-	at := p.asOf()
-	view, err := b.store.Read(ctx, t.token, t.place)
+	s := seen{ended: p.l.ends(), moved: p.l.moves(), at: p.b.clock.Now().At}
+	s.view, err = p.b.store.Read(ctx, t.token, t.place)
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
-			b.cache.forget(p.key.name)
+			p.b.cache.forget(p.key.name)
 		}
-		return nil, storeFailure(p.key.name, err)
+		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	if view.Credential.Revision != t.credential.Revision {
-		p.l.learn(view.Credential, at.read)
-		return nil, errAgain
+	if s.view.Credential.Revision != t.credential.Revision {
+		p.l.learn(s.view.Credential, s.at)
+		return nil, nil, errAgain
 	}
-	p.l.confirm(t.credential.Revision, at.read)
-	p.view, p.at = view, at
-	now := b.clock.Now().Wall
-	if decide(view.Token, now, p.need) != fetch {
-		a, err := b.answer(t, view.Token, view.Mark)
+	p.l.confirm(t.credential.Revision, s.at)
+	e, err := p.act(ctx, t, s)
+	return e, &s, err
+}
+
+// act does what is to be done about what a round has read.
+func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
+	b, now := p.b, p.b.clock.Now().Wall
+	if decide(s.view.Token, now, p.need) != fetch {
+		a, err := b.answer(t, s.view.Token, s.view.Mark)
 		if err == nil {
-			return p.put(a, at.read, at.moved)
+			return b.cache.put(p.l, a, s.at, s.moved)
 		} // the definition presents something that this token does not have: another is needed
 	}
-	if e := b.cache.local(p.key, view.Mark, at.read); e != nil && !p.need.stored && decide(e.issued, now, p.need) != fetch {
-		return e, nil // the store has none still
+	if e := b.cache.peek(p.key); e != nil && e.local && e.mark == s.view.Mark { // the store has none still
+		b.cache.confirm(e, s.at)
+		b.cache.warm(e)
+		if !p.need.stored && decide(e.issued, now, p.need) != fetch {
+			return e, nil
+		}
 	}
-	if f := p.remembered(t, now); f != nil {
+	if f := p.remembered(t, s.view, now); f != nil {
 		return nil, f
 	}
 	if p.l.hasCommit() {
-		return nil, pause(ctx, lookAgain, at.ended)
+		return nil, pause(ctx, lookAgain, s.ended)
 	}
-	if view.LeaseLeft > 0 {
-		return nil, pause(ctx, min(view.LeaseLeft, lookAgain), at.ended)
+	if s.view.LeaseLeft > 0 {
+		return nil, pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended)
 	}
-	run, err := p.choose(t, now)
+	run, err := p.choose(t, s.view, now)
 	if errors.Is(err, errLooksAlive) {
-		return nil, pause(ctx, lookAgain, at.ended)
+		return nil, pause(ctx, lookAgain, s.ended)
 	}
 	if err != nil {
 		return nil, err
 	}
 	// The pass first, the lease second: a lease's time is for the exchange.
-	granted, err := b.gates.enter(ctx, t, advice{known: view.Upstream, unknown: view.UpstreamUnknown, read: at.read}, p.need.force)
+	granted, err := b.gates.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, p.need.force)
 	if err != nil {
 		return nil, err
 	}
-	return p.exchange(ctx, t, run, granted, at)
+	return p.exchange(ctx, t, run, granted, s)
 }
 
 // refused is a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
@@ -236,7 +239,7 @@ func (p *pursuit) refused(ctx context.Context, c broker.Credential, err error) e
 		if broker.KindOf(readErr) == broker.NotFound {
 			p.b.cache.forget(p.key.name)
 		}
-		return storeFailure(p.key.name, readErr)
+		return p.b.storeFailure(p.key.name, readErr)
 	case there.Revision != c.Revision:
 		p.l.learn(there, read)
 		return errAgain
@@ -244,33 +247,25 @@ func (p *pursuit) refused(ctx context.Context, c broker.Credential, err error) e
 	return err
 }
 
-// put caches an answer; errAgain: something has moved since it was read.
-func (p *pursuit) put(a answer, confirmed broker.Moment, moved uint64) (*entry, error) {
-	if e := p.b.cache.put(p.l, a, confirmed, moved, nil); e != nil {
-		return e, nil
-	}
-	return nil, errAgain
-}
-
-// fallback is the entry that is served although something better was wanted, and why; nil: none. It is not cached: a flight that
+// fallback is the entry that is served although something better was wanted; nil: none. It is not cached: a flight that
 // fails changes nothing, and what was read may have been dropped since, of which the line tells, or too long ago to be served.
-func (p *pursuit) fallback(why *broker.Failure) *entry {
+func (p *pursuit) fallback(s *seen) *entry {
 	b, now := p.b, p.b.clock.Now()
-	if p.trial.on || !fallback(p.view.Token, now.Wall, need{rejected: p.need.rejected}) {
+	if s == nil || p.trial.on || !fallback(s.view.Token, now.Wall, need{rejected: p.need.rejected}) {
 		return nil
 	}
-	if p.l.moves() != p.at.moved || b.cache.shared && now.At.Sub(p.at.read) >= b.cache.bound {
+	if p.l.moves() != s.moved || b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
 		return nil
 	}
-	t, err := b.resolve(p.key, p.view.Credential)
+	t, err := b.resolve(p.key, s.view.Credential)
 	if err != nil {
 		return nil
 	}
-	a, err := b.answer(t, p.view.Token, p.view.Mark)
+	a, err := b.answer(t, s.view.Token, s.view.Mark)
 	if err != nil {
 		return nil
 	}
-	return b.cache.entryOf(p.l, a, p.at.read, why)
+	return b.cache.entryOf(p.l, a, s.at)
 }
 
 // served is the entry that is in the cache, and trusted, where what this flight has read is too old.
@@ -296,11 +291,11 @@ func pause(ctx context.Context, most time.Duration, ended <-chan struct{}) error
 }
 
 // remembered is the failure that is to be shared instead of asking; nil: there is none.
-func (p *pursuit) remembered(t target, now time.Time) *broker.Failure {
+func (p *pursuit) remembered(t target, v broker.View, now time.Time) *broker.Failure {
 	if p.need.force {
 		return nil // the operator says: try now
 	}
-	for _, r := range []*broker.Remembered{p.view.CredentialFailure, p.view.KeyFailure} {
+	for _, r := range []*broker.Remembered{v.CredentialFailure, v.KeyFailure} {
 		if r != nil && now.Before(r.RetryAt) {
 			return share(r, t.credential)
 		}
@@ -312,16 +307,13 @@ func (p *pursuit) remembered(t target, now time.Time) *broker.Failure {
 var errLooksAlive = errors.New("its owner may still come back")
 
 // choose decides between obtain and refresh, and whether a refresh token that may be spent is presented.
-func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
-	f, g, c := t.facts, p.view.Grant, t.credential
-	fail := func(kind broker.Kind, retry time.Time) error {
-		return &broker.Failure{Kind: kind, Credential: c.Name, Provider: c.Provider, RetryAt: retry}
-	}
+func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, error) {
+	f, g := t.facts, v.Grant
 	if !f.Refreshes || g.None() {
 		if f.Obtains {
 			return broker.Obtain, nil
 		}
-		return 0, fail(broker.ReauthorizationRequired, time.Time{})
+		return 0, failureOf(t, broker.ReauthorizationRequired)
 	}
 	if g.Refused != nil {
 		if f.Obtains {
@@ -332,7 +324,7 @@ func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
 		}
 		r := *g.Refused
 		r.Kind, r.RetryAt = broker.ReauthorizationRequired, time.Time{}
-		return 0, share(&r, c)
+		return 0, share(&r, t.credential)
 	}
 	if !g.MayBeSpent() || f.Reuse.Allowed || g.UsedFor > 0 && g.UsedFor < f.Reuse.Within {
 		return broker.Refresh, nil
@@ -340,9 +332,11 @@ func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
 	if f.Obtains {
 		return broker.Obtain, nil // never presented again
 	}
-	if t := p.view.Token; t != nil && now.Before(t.ExpireAt) && !t.Rejected && !p.need.force {
+	if there := v.Token; there != nil && now.Before(there.ExpireAt) && !there.Rejected && !p.need.force {
 		// While the old access token serves, nothing is gained by the risk.
-		return 0, fail(broker.RefreshUncertain, t.ExpireAt)
+		f := failureOf(t, broker.RefreshUncertain)
+		f.RetryAt = there.ExpireAt
+		return 0, f
 	}
 	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.givenUp(t.token.Grant, g.Marker, p.b.clock.Now().Ran) {
 		return 0, errLooksAlive
@@ -351,7 +345,7 @@ func (p *pursuit) choose(t target, now time.Time) (broker.Run, error) {
 }
 
 // storeFailure passes a store's kind on, and nothing else of it.
-func storeFailure(name broker.CredentialName, err error) error {
+func (b *Broker) storeFailure(name broker.CredentialName, err error) error {
 	var f *broker.Failure
 	if errors.As(err, &f) && f.Credential != "" {
 		return f
@@ -365,7 +359,7 @@ func storeFailure(name broker.CredentialName, err error) error {
 		out.Detail = f.Detail
 	}
 	if k == broker.StoreUnavailable {
-		out.RetryAt = time.Now().Round(0).Add(backoffFirst)
+		out.RetryAt = b.clock.Now().Wall.Add(backoffFirst)
 	}
 	return out
 }

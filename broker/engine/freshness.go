@@ -110,12 +110,10 @@ func fallback(t *broker.Issued, now time.Time, n need) bool {
 
 // issue makes the token that is stored of what an answer brought. before is the token that was stored until now, nil for
 // none.
-func issue(a broker.Answer, f *broker.Facts, key broker.TokenKey, sel broker.Selection, c broker.Credential, id string, before *broker.Issued, jitter float64) *broker.Issued {
+func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, before *broker.Issued, jitter float64) *broker.Issued {
 	t := &broker.Issued{
-		ID: id, Values: a.Values, Headers: a.Headers, TokenType: a.TokenType,
-		Selection: broker.Selection{Scopes: sel.Scopes, Audience: sel.Audience, Resources: sel.Resources}, SelectionID: key.Selection,
-		Granted: a.Scopes, SentAt: a.Expiry.SentAt,
-		Incarnation: c.Incarnation, Version: c.Version, Epoch: c.Epoch,
+		ID: id, Values: a.Values, Headers: a.Headers, TokenType: a.TokenType, Audience: sel.Audience, Granted: a.Scopes,
+		SentAt: a.Expiry.SentAt,
 	}
 	if t.Granted == nil {
 		t.Granted = sel.Scopes.List()

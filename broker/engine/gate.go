@@ -12,7 +12,7 @@ import (
 )
 
 // gates bound what upstreams are asked. They know no store: what other brokers know of an upstream comes in as advice, and what
-// has become known goes out of pass.leave.
+// has become known goes out of pass.leaveWith.
 type gates struct {
 	clock *broker.Clock
 	// atOnce is how many exchanges an upstream may have at a time.
@@ -170,9 +170,9 @@ func (p *pass) leave() {
 	<-p.gate.slots
 }
 
-// answered gives the pass back with what became of the exchange, nil where it went well, and returns what all brokers are to know
+// leaveWith is leave with what became of the exchange, nil where it went well, and returns what all brokers are to know
 // of the upstream now; nil: nothing new.
-func (p *pass) answered(e *broker.UpstreamError) *broker.Backoff {
+func (p *pass) leaveWith(e *broker.UpstreamError) *broker.Backoff {
 	if p == nil {
 		return nil
 	}

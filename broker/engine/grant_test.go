@@ -367,9 +367,30 @@ func (o *ordered) wrote(what string) {
 	o.writes = append(o.writes, what)
 }
 
-func (o *ordered) Commit(ctx context.Context, l broker.Lease, out broker.Outcome) (broker.Committed, error) {
-	o.wrote("commit")
-	return o.Store.Commit(ctx, l, out)
+func (o *ordered) Read(ctx context.Context, key broker.TokenKey, place string) (broker.View, error) {
+	v, err := o.Store.Read(ctx, key, place)
+	v.Lessor = orderedLessor{v.Lessor, o}
+	return v, err
+}
+
+type orderedLessor struct {
+	broker.Lessor
+	o *ordered
+}
+
+func (l orderedLessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (broker.Lease, error) {
+	lease, err := l.Lessor.Acquire(ctx, ttl, spend)
+	return orderedLease{lease, l.o}, err
+}
+
+type orderedLease struct {
+	broker.Lease
+	o *ordered
+}
+
+func (l orderedLease) Commit(ctx context.Context, out broker.Outcome) (broker.Committed, error) {
+	l.o.wrote("commit")
+	return l.Lease.Commit(ctx, out)
 }
 
 func (o *ordered) SaveBackoff(ctx context.Context, place string, known broker.Backoff) error {

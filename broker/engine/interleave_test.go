@@ -128,13 +128,13 @@ func TestWhateverHappensAtWhicheverStep(t *testing.T) {
 					if err != nil && event.line != "" && broker.KindOf(err) != broker.NotFound {
 						t.Errorf("step %d: %v", at, err)
 					}
-					st, err := all[1].store.Status(t.Context(), "main")
+					st, err := storetest.Status(t.Context(), all[1].store, "main")
 					if event.line == "" {
 						wantKind(t, err, broker.NotFound)
 						all[0].create("main", map[string]string{"refresh_token": "c.0"})
 						event.line = "c"
 						defer func() { event.line = "" }()
-						st, err = all[1].store.Status(t.Context(), "main")
+						st, err = storetest.Status(t.Context(), all[1].store, "main")
 					}
 					if err != nil {
 						t.Fatal(err)
@@ -145,7 +145,7 @@ func TestWhateverHappensAtWhicheverStep(t *testing.T) {
 							t.Errorf("step %d: %v, want a token of line %s", at, err, event.line)
 						}
 					}
-					if st, err = all[1].store.Status(t.Context(), "main"); err != nil || len(st.Grants) != 1 {
+					if st, err = storetest.Status(t.Context(), all[1].store, "main"); err != nil || len(st.Grants) != 1 {
 						t.Fatalf("step %d: %d grants, %v; want one", at, len(st.Grants), err)
 					}
 					if got, want := st.Grants[0].RefreshToken.Reveal(), fmt.Sprintf("%s.%d", event.line, up.newest[event.line]); got != want {

@@ -17,31 +17,16 @@ type Invalidation struct {
 	Selection broker.Selection
 }
 
-// Invalidated says what an Invalidation did.
-type Invalidated struct {
-	// Count of the tokens that were dropped; 0: what was rejected is no longer current.
-	Count int
-	// CurrentID is the id of the token that takes its place, where there is one already.
-	CurrentID string
-}
-
 // Invalidate drops tokens. A token that is not a current one any more is left alone, so that a thousand callers who got a 401
 // on the same token cause one exchange. Invalidating one token blocks no commit; invalidating all makes the access tokens of
 // running exchanges void and keeps their refresh tokens. Grants are not changed. What is named is gone from this process also where
 // it fails because the store is away, and nothing else is. It fails with a *broker.Failure; NotFound.
-func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalidation) (Invalidated, error) {
+func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalidation) (broker.Dropped, error) {
 	op := broker.InvalidateOne
 	if i.All {
 		op = broker.InvalidateAll
 	}
-	if err := b.authorize.Allow(caller, op, i.Credential, i.Selection.Scopes); err != nil {
-		return Invalidated{}, b.failed(op, err)
-	}
-	done, err := b.invalidate(ctx, i)
-	if err != nil {
-		return Invalidated{}, b.failed(op, err)
-	}
-	return Invalidated(done), nil
+	return allowed(b, caller, op, i.Credential, func() (broker.Dropped, error) { return b.invalidate(ctx, i) }, i.Selection.Scopes)
 }
 
 func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped, error) {
@@ -62,7 +47,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 		if broker.KindOf(err) != broker.NotFound {
 			b.cache.drop(i.Credential, named)
 		}
-		return broker.Dropped{}, storeFailure(i.Credential, err)
+		return broker.Dropped{}, b.storeFailure(i.Credential, err)
 	}
 	m := broker.Match{TokenID: i.TokenID}
 	switch {
@@ -93,7 +78,7 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	done, err := b.store.Drop(ctx, name, m)
 	local := b.cache.drop(name, named)
 	if err != nil {
-		return broker.Dropped{}, storeFailure(name, err)
+		return broker.Dropped{}, b.storeFailure(name, err)
 	}
 	done.Count += local
 	return done, nil

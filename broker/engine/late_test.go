@@ -48,7 +48,7 @@ func TestAnAnswerThatComesLateIsKept(t *testing.T) {
 				if len(up.reused) > 0 {
 					t.Errorf("presented although spent: %v", up.reused)
 				}
-				st, err := all[0].store.Status(t.Context(), "main")
+				st, err := storetest.Status(t.Context(), all[0].store, "main")
 				if err != nil || st.Grants[0].RefreshToken.Reveal() != "a.1" {
 					t.Errorf("stored is %q, want the successor", st.Grants[0].RefreshToken.Reveal())
 				}
@@ -80,7 +80,7 @@ func TestAStopCommitsWhatIsInHand(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
-		if st, err := w.store.Status(context.Background(), "main"); err != nil || st.Grants[0].RefreshToken.Reveal() != "a.1" {
+		if st, err := storetest.Status(context.Background(), w.store, "main"); err != nil || st.Grants[0].RefreshToken.Reveal() != "a.1" {
 			t.Errorf("stored is %q, %v, want the successor", st.Grants[0].RefreshToken.Reveal(), err)
 		}
 	})
@@ -120,7 +120,7 @@ func TestARowThatDoesNotMatterLosesNoRefreshToken(t *testing.T) {
 				if err := w.parts.Apply(t.Context(), store.Batch{Group: group, Clear: []store.Kind{kind}}); err != nil {
 					t.Fatal(err)
 				}
-				if st, err := w.store.Status(t.Context(), "main"); err != nil || st.Grants[0].RefreshToken.Reveal() != "a.1" {
+				if st, err := storetest.Status(t.Context(), w.store, "main"); err != nil || st.Grants[0].RefreshToken.Reveal() != "a.1" {
 					t.Errorf("stored is %q, %v, want the successor", st.Grants[0].RefreshToken.Reveal(), err)
 				}
 			})

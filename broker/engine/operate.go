@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -9,51 +10,53 @@ import (
 
 // Credential reads one. Its secrets are part of it: a transport shows their names only. NotFound.
 func (b *Broker) Credential(ctx context.Context, caller broker.Caller, name broker.CredentialName) (broker.Credential, error) {
-	if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
-		return broker.Credential{}, b.failed(broker.ReadCredential, err)
-	}
+	return allowed(b, caller, broker.ReadCredential, name, func() (broker.Credential, error) { return b.stored(ctx, name) })
+}
+
+// stored reads a credential. NotFound.
+func (b *Broker) stored(ctx context.Context, name broker.CredentialName) (broker.Credential, error) {
 	c, err := b.store.Credential(ctx, name)
 	if err != nil {
-		return broker.Credential{}, b.failed(broker.ReadCredential, storeFailure(name, err))
+		return c, b.storeFailure(name, err)
 	}
 	return c, nil
 }
 
-// Credentials returns up to limit credentials that the caller may read, by name, and the name to go on after; empty: there
-// are no more. A page may be short although there are more.
-func (b *Broker) Credentials(ctx context.Context, caller broker.Caller, after broker.CredentialName, limit int) ([]broker.Credential, broker.CredentialName, error) {
-	if err := b.authorize.Allow(caller, broker.ReadCredential, "", broker.Scopes{}); err != nil {
-		return nil, "", b.failed(broker.ReadCredential, err)
-	}
-	page, err := b.store.Credentials(ctx, after, limit)
-	if err != nil {
-		return nil, "", b.failed(broker.ReadCredential, storeFailure("", err))
-	}
-	next := broker.CredentialName("")
-	if len(page) == limit && limit > 0 {
-		next = page[len(page)-1].Name
-	}
-	allowed := page[:0]
-	for _, c := range page {
-		if b.authorize.Allow(caller, broker.ReadCredential, c.Name, broker.Scopes{}) == nil {
-			allowed = append(allowed, c)
+// A Page is some of the credentials, by name, and the name to go on after; empty: there are no more.
+type Page struct {
+	Credentials []broker.Credential
+	Next        broker.CredentialName
+}
+
+// Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
+func (b *Broker) Credentials(ctx context.Context, caller broker.Caller, after broker.CredentialName, limit int) (Page, error) {
+	return allowed(b, caller, broker.ReadCredential, "", func() (p Page, err error) {
+		page, err := b.store.Credentials(ctx, after, limit)
+		if err != nil {
+			return p, b.storeFailure("", err)
 		}
-	}
-	return allowed, next, nil
+		if len(page) == limit && limit > 0 {
+			p.Next = page[len(page)-1].Name
+		}
+		p.Credentials = slices.DeleteFunc(page, func(c broker.Credential) bool {
+			return b.authorize.Allow(caller, broker.ReadCredential, c.Name, broker.Scopes{}) != nil
+		})
+		return p, nil
+	})
 }
 
 // DeleteCredential deletes a credential and everything of it. etag must match; zero: whatever is there. No background work
 // brings it back. NotFound, EtagMismatch.
 func (b *Broker) DeleteCredential(ctx context.Context, caller broker.Caller, name broker.CredentialName, etag broker.ID) error {
-	if err := b.authorize.Allow(caller, broker.DeleteCredential, name, broker.Scopes{}); err != nil {
-		return b.failed(broker.DeleteCredential, err)
-	}
-	err := b.store.DeleteCredential(ctx, name, etag)
-	b.wrote(name, err)
-	if err != nil {
-		return b.failed(broker.DeleteCredential, storeFailure(name, err))
-	}
-	return nil
+	_, err := allowed(b, caller, broker.DeleteCredential, name, func() (_ struct{}, err error) {
+		err = b.store.DeleteCredential(ctx, name, etag)
+		b.wrote(name, err)
+		if err != nil {
+			err = b.storeFailure(name, err)
+		}
+		return struct{}{}, err
+	})
+	return err
 }
 
 // A Rotation sets secrets anew and keeps the former ones as a fallback.
@@ -69,7 +72,7 @@ type Rotation struct {
 // RotateSecret sets secrets anew. The former ones are tried only when the upstream answers invalid_client. Grants are kept.
 // RequestInvalid where an input is no secret, or is a seed.
 func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotation) (broker.Credential, error) {
-	return b.rewrite(ctx, caller, r.Name, r.Etag, r.RequestID, func(c *broker.Credential, f *broker.Facts, now time.Time) error {
+	return b.resecret(ctx, caller, Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID}, func(c *broker.Credential, f *broker.Facts, now time.Time) error {
 		var wrong []broker.Violation
 		changed := false
 		for name, v := range r.Secrets {
@@ -104,7 +107,7 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 
 // RetireSecret forgets former secrets; no names: all of them. It changes no version: tokens go on being served.
 func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name broker.CredentialName, names []string) (broker.Credential, error) {
-	return b.rewrite(ctx, caller, name, broker.ID{}, "", func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
+	return b.resecret(ctx, caller, Change{Name: name}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
 		if len(names) == 0 {
 			names = c.SecretNames()
 		}
@@ -124,51 +127,29 @@ func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name br
 	})
 }
 
-// rewrite changes a credential that is there, and tries again when somebody else changes it meanwhile.
-func (b *Broker) rewrite(ctx context.Context, caller broker.Caller, name broker.CredentialName, etag broker.ID, requestID string,
-	edit func(*broker.Credential, *broker.Facts, time.Time) error,
-) (broker.Credential, error) {
-	if err := b.authorize.Allow(caller, broker.WriteCredential, name, broker.Scopes{}); err != nil {
-		return broker.Credential{}, b.failed(broker.WriteCredential, err)
-	}
-	for range conflictsMost {
-		there, err := b.store.Credential(ctx, name)
-		if err != nil {
-			return broker.Credential{}, b.failed(broker.WriteCredential, storeFailure(name, err))
-		}
-		now := b.clock.Now().Wall
-		if at, ok := there.Requests[requestID]; ok && now.Sub(at) < requestMemory {
-			return there, nil
-		}
-		if !etag.IsZero() && etag != there.Etag {
-			return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.EtagMismatch, Credential: name})
-		}
-		def, err := b.upstream.Definition(there.Provider)
-		if err != nil {
-			return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.ProviderInvalid, Credential: name, Provider: there.Provider})
-		}
-		c := there.Clone()
-		if c.Secrets == nil {
-			c.Secrets = map[string]broker.SecretInput{}
-		}
-		if err := edit(&c, def.Facts(), now); err != nil {
-			return broker.Credential{}, b.failed(broker.WriteCredential, err)
-		}
-		if v := def.Check(c); len(v) > 0 {
-			return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.RequestInvalid, Credential: name, Violations: v})
-		}
-		c.Etag, c.UpdateTime = broker.NewID(), now
-		c.Requests = rememberRequest(c.Requests, requestID, now)
-		err = b.store.SaveCredential(ctx, there.Etag, c, nil)
-		b.wrote(name, err)
-		if err == nil {
-			return c, nil
-		}
-		if broker.KindOf(err) != broker.EtagMismatch || !etag.IsZero() {
-			return broker.Credential{}, b.failed(broker.WriteCredential, storeFailure(name, err))
-		}
-	}
-	return broker.Credential{}, b.failed(broker.WriteCredential, &broker.Failure{Kind: broker.EtagMismatch, Credential: name})
+// resecret changes the secrets of a credential.
+func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) {
+		return b.rewrite(ctx, ch, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
+			def, err := b.upstream.Definition(there.Provider)
+			if err != nil {
+				return c, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: ch.Name, Provider: there.Provider}
+			}
+			c = there.Clone()
+			if c.Secrets == nil {
+				c.Secrets = map[string]broker.SecretInput{}
+			}
+			if err := edit(&c, def.Facts(), now); err != nil {
+				return c, nil, err
+			}
+			if v := def.Check(c); len(v) > 0 {
+				return c, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: ch.Name, Violations: v}
+			}
+			c.Etag, c.UpdateTime = broker.NewID(), now
+			c.Requests = rememberRequest(c.Requests, ch.RequestID, now)
+			return c, nil, nil
+		})
+	})
 }
 
 func quoted(s string) string {
@@ -190,28 +171,27 @@ type Trial struct {
 // TestCredential makes one real exchange, under the usual lease, whatever is remembered. A rotated refresh token is always
 // kept; the access token only with keep. Whoever asks for the same test while it is made shares it. A failure of the exchange is a result; other failures are errors.
 func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name broker.CredentialName, sel broker.Selection, keep bool) (Trial, error) {
-	if err := b.authorize.Allow(caller, broker.TestCredential, name, sel.Scopes); err != nil {
-		return Trial{}, b.failed(broker.TestCredential, err)
-	}
-	if _, err := b.store.Credential(ctx, name); err != nil {
-		return Trial{}, b.failed(broker.TestCredential, storeFailure(name, err))
-	}
-	f, _, err := b.join(flightKey{lookup{name, sel}, trial{on: true, keep: keep}}, need{force: true})
-	if err != nil {
-		return Trial{}, b.failed(broker.TestCredential, err)
-	}
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		return Trial{}, b.failed(broker.TestCredential, b.gaveUp(name, ctx.Err()))
-	}
-	found := f.value
-	if found.failure != nil && len(found.attempts) == 0 {
-		return Trial{}, b.failed(broker.TestCredential, found.failure)
-	}
-	t := Trial{Attempts: found.attempts, Failure: found.failure}
-	if found.entry != nil {
-		t.ExpireTime = found.entry.issued.ExpireAt
-	}
-	return t, nil
+	return allowed(b, caller, broker.TestCredential, name, func() (t Trial, err error) {
+		if _, err := b.stored(ctx, name); err != nil {
+			return t, err
+		}
+		f, _, err := b.join(flightKey{lookup{name, sel}, trial{on: true, keep: keep}}, need{force: true})
+		if err != nil {
+			return t, err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return t, b.gaveUp(name, ctx.Err())
+		}
+		found := f.value
+		if found.failure != nil && len(found.attempts) == 0 {
+			return t, found.failure
+		}
+		t = Trial{Attempts: found.attempts, Failure: found.failure}
+		if found.entry != nil {
+			t.ExpireTime = found.entry.issued.ExpireAt
+		}
+		return t, nil
+	}, sel.Scopes)
 }

@@ -172,13 +172,13 @@ func TestACredentialsLife(t *testing.T) {
 		if _, err := w.UpdateCredential(ctx, local, engine.Change{Name: "other", AllowMissing: true, Edit: func(d *engine.Draft) error { *d = draft; return nil }}); err != nil {
 			t.Error(err)
 		}
-		page, next, err := w.Credentials(ctx, local, "", 1)
-		if err != nil || len(page) != 1 || next != "main" {
-			t.Errorf("got %v %q %v", page, next, err)
+		page, err := w.Credentials(ctx, local, "", 1)
+		if err != nil || len(page.Credentials) != 1 || page.Next != "main" {
+			t.Errorf("got %v, %v", page, err)
 		}
-		page, next, err = w.Credentials(ctx, local, next, 10)
-		if err != nil || len(page) != 1 || page[0].Name != "other" || next != "" {
-			t.Errorf("got %v %q %v", page, next, err)
+		page, err = w.Credentials(ctx, local, page.Next, 10)
+		if err != nil || len(page.Credentials) != 1 || page.Credentials[0].Name != "other" || page.Next != "" {
+			t.Errorf("got %v, %v", page, err)
 		}
 		wantKind(t, w.DeleteCredential(ctx, local, "main", made.Etag), broker.EtagMismatch)
 		if err := w.DeleteCredential(ctx, local, "main", less.Etag); err != nil {
@@ -285,7 +285,7 @@ func TestStrangersAreAllowedNothing(t *testing.T) {
 				t.Errorf("%s: got %v", name, err)
 			}
 		}
-		if _, _, err := w.Credentials(ctx, far, "", 10); !errors.Is(err, broker.CallerNotAllowed) {
+		if _, err := w.Credentials(ctx, far, "", 10); !errors.Is(err, broker.CallerNotAllowed) {
 			t.Errorf("list: got %v", err)
 		}
 	})

@@ -225,7 +225,7 @@ func TestATakeoverWaitsForItsOwnCredentialOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := a.store.Acquire(t.Context(), v, broker.NewID(), 22*time.Second, true); err != nil {
+		if _, err := v.Acquire(t.Context(), 22*time.Second, true); err != nil {
 			t.Fatal(err)
 		} // and it is killed
 		b.parts.lose(only(other))

@@ -27,6 +27,8 @@ var errUnstored = errors.New("not stored yet")
 type pending struct {
 	l     *line
 	lease broker.Lease
+	// spends: the exchange presents a refresh token.
+	spends bool
 	// ends is when the lease ends by itself.
 	ends broker.Moment
 }
@@ -35,12 +37,12 @@ type pending struct {
 // whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where
 // local says so, a token that hangs on none is waited for only a moment: errUnstored.
 func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
-	must := !o.RefreshToken.IsZero() || p.lease.Spends || o.DropGrant
+	must := !o.RefreshToken.IsZero() || p.spends || o.DropGrant
 	done, err := b.commitOnce(ctx, p, o)
 	if err == nil {
 		return done, nil
 	}
-	b.log.Warn("commit waits for the store", "credential", string(p.lease.Key.Credential), "kind", broker.KindOf(err).Name())
+	b.log.Warn("commit waits for the store", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
 	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
 		return broker.Committed{}, errUnstored
 	}
@@ -67,7 +69,7 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	case <-time.After(commitWait):
 	case <-ctx.Done():
 	}
-	return broker.Committed{}, storeFailure(p.lease.Key.Credential, err)
+	return broker.Committed{}, b.storeFailure(p.l.name, err)
 }
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
@@ -111,13 +113,12 @@ func (b *Broker) commitOn(ctx context.Context, p *pending, outcome func() broker
 		}
 		if !o.RefreshToken.IsZero() {
 			b.lost.Add(1)
-			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.lease.Key.Credential),
-				"generation", p.lease.Generation.String(), "kind", broker.KindOf(err).Name())
+			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
 		}
 		if stopped {
-			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.lease.Key.Credential}
+			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.l.name}
 		}
-		return broker.Committed{}, storeFailure(p.lease.Key.Credential, err)
+		return broker.Committed{}, b.storeFailure(p.l.name, err)
 	}
 }
 
@@ -127,28 +128,33 @@ func (b *Broker) commitOnce(ctx context.Context, p *pending, o broker.Outcome) (
 		ctx, cancel = context.WithTimeout(ctx, commitMost)
 		defer cancel()
 	}
-	done, err := b.store.Commit(ctx, p.lease, o)
+	done, err := p.lease.Commit(ctx, o)
 	if err != nil {
 		p.l.missed()
 	}
 	return done, err
 }
 
-// release gives a lease back, and records why its exchange failed; nil: nothing was presented.
-func (b *Broker) release(ctx context.Context, p *pending, r *broker.FailureRecord) error {
+// failing records why an exchange failed.
+func (p *pending) failing(r broker.FailureRecord) func(context.Context) error {
+	return func(ctx context.Context) error { return p.lease.Fail(ctx, r) }
+}
+
+// end gives a lease back, by a call of it.
+func (b *Broker) end(ctx context.Context, p *pending, how func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()
-	err := b.store.Fail(ctx, p.lease, r)
+	err := how(ctx)
 	if err != nil {
 		p.l.missed()
 	}
 	return err
 }
 
-// releaseBehind releases in the background, retrying until the lease would have expired.
-func (b *Broker) releaseBehind(p *pending, r *broker.FailureRecord) {
+// endBehind is end in the background, until the lease would have ended by itself.
+func (b *Broker) endBehind(p *pending, how func(context.Context) error) {
 	b.running.Go(func() {
-		for b.release(b.stopping, p, r) != nil && b.clock.Now().At < p.ends {
+		for b.end(b.stopping, p, how) != nil && b.clock.Now().At < p.ends {
 			select {
 			case <-b.stopping.Done():
 				return

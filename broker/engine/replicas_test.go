@@ -443,7 +443,7 @@ func TestACommitThatCannotBeStored(t *testing.T) {
 			t.Errorf("got %q, degraded %v, want what was brought", r.Token.AccessToken.Reveal(), r.Degraded)
 		}
 		w.wantExchanges(1)
-		if st, err := w.store.Status(t.Context(), "main"); err != nil || len(st.Grants) != 1 {
+		if st, err := storetest.Status(t.Context(), w.store, "main"); err != nil || len(st.Grants) != 1 {
 			t.Errorf("got %d grants, %v; want the one that was brought", len(st.Grants), err)
 		}
 	})
@@ -511,7 +511,7 @@ func TestALeaderThatNeverComesBack(t *testing.T) {
 		go func() {
 			sleep(27 * time.Second) // five seconds into the grace
 			all[1].backend.Away()
-			sleep(300 * time.Millisecond)
+			sleep(400 * time.Millisecond) // longer than between two looks
 			all[1].backend.Set(storetest.Hooks{})
 		}()
 		for {

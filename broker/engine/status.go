@@ -47,42 +47,43 @@ type Report struct {
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
 func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, name broker.CredentialName) (Report, error) {
-	if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
-		return Report{}, b.failed(broker.ReadCredential, err)
+	all, err := b.CredentialStatuses(ctx, caller, []broker.CredentialName{name})
+	if err == nil {
+		return all[0], all[0].Err
 	}
-	s, err := b.store.Status(ctx, name)
-	if err != nil {
-		return Report{}, b.failed(broker.ReadCredential, storeFailure(name, err))
-	}
-	return b.report(s, b.clock.Now().Wall), nil
+	return Report{}, err
 }
 
 // CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any.
 func (b *Broker) CredentialStatuses(ctx context.Context, caller broker.Caller, names []broker.CredentialName) ([]Report, error) {
 	all := make([]Report, len(names))
-	var allowed []broker.CredentialName
-	var at []int
+	var may []broker.CredentialName
 	for i, name := range names {
 		if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
 			all[i].Err = b.failed(broker.ReadCredential, err)
-			continue
+		} else {
+			may = append(may, name)
 		}
-		allowed, at = append(allowed, name), append(at, i)
 	}
-	if len(allowed) == 0 {
+	if len(may) == 0 {
 		return all, nil
 	}
-	statuses, err := b.store.Statuses(ctx, allowed)
+	statuses, err := b.store.Statuses(ctx, may)
 	if err != nil {
-		return nil, b.failed(broker.ReadCredential, storeFailure("", err))
+		return nil, b.failed(broker.ReadCredential, b.storeFailure(may[0], err))
 	}
 	now := b.clock.Now().Wall
-	for i, s := range statuses {
-		if s.Err != nil {
-			all[at[i]].Err = b.failed(broker.ReadCredential, storeFailure(allowed[i], s.Err))
+	for i, name := range names {
+		if all[i].Err != nil {
 			continue
 		}
-		all[at[i]] = b.report(s, now)
+		s := statuses[0]
+		statuses = statuses[1:]
+		if s.Err != nil {
+			all[i].Err = b.failed(broker.ReadCredential, b.storeFailure(name, s.Err))
+		} else {
+			all[i] = b.report(s, now)
+		}
 	}
 	return all, nil
 }

@@ -135,7 +135,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 		sleep(10 * time.Second)
 		w.backend.Set(storetest.Hooks{})
 		sleep(time.Second)
-		if st, err := w.store.Status(t.Context(), "main"); err != nil || len(st.Tokens) != 1 {
+		if st, err := storetest.Status(t.Context(), w.store, "main"); err != nil || len(st.Tokens) != 1 {
 			return "it is not stored"
 		}
 		return got + "; it is stored if Redis is back before the lease ends"

@@ -108,7 +108,7 @@ func (b *Broker) credential(ctx context.Context, l *line) (broker.Credential, er
 	read := b.clock.Now().At
 	c, err := b.store.Credential(ctx, l.name)
 	if err != nil {
-		return c, storeFailure(l.name, err)
+		return c, b.storeFailure(l.name, err)
 	}
 	l.learn(c, read)
 	return c, nil

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -78,7 +79,7 @@ const rejectMost = 10 * time.Second
 
 // reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
 func (b *Broker) reject(ctx context.Context, l *line, id string) error {
-	shared := b.rejections.DoChan(string(l.name)+" "+id, func() (_ any, err error) {
+	f, _, err := b.rejections.join(rejected{l.name, id}, func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				b.logPanic(l.name, p)
@@ -91,14 +92,23 @@ func (b *Broker) reject(ctx context.Context, l *line, id string) error {
 		if _, err = b.drop(bounded, l.name, broker.Match{TokenID: id}, ofToken(id, broker.Secret{})); err == nil {
 			l.tell(rejection{id, began})
 		}
-		return nil, err
+		return err
 	})
+	if err != nil {
+		return asFailure(err, l.name)
+	}
 	select {
-	case done := <-shared:
-		return done.Err
+	case <-f.done:
+		return f.value
 	case <-ctx.Done():
 		return b.gaveUp(l.name, ctx.Err())
 	}
+}
+
+// rejected is a token that a caller has rejected.
+type rejected struct {
+	name broker.CredentialName
+	id   string
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
@@ -140,6 +150,19 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 		return &broker.Failure{Kind: broker.UpstreamSlow, Credential: name, RetryAt: b.clock.Now().Wall.Add(backoffFirst)}
 	}
 	return &broker.Failure{Kind: broker.Canceled, Credential: name}
+}
+
+// allowed does what a caller may do, and counts what fails.
+func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name broker.CredentialName, do func() (T, error), scopes ...broker.Scopes) (T, error) {
+	var none T
+	if err := b.authorize.Allow(caller, op, name, cmp.Or(scopes...)); err != nil {
+		return none, b.failed(op, err)
+	}
+	done, err := do()
+	if err != nil {
+		return none, b.failed(op, err)
+	}
+	return done, nil
 }
 
 // failed counts a failure on its way out.

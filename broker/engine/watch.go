@@ -182,9 +182,8 @@ func (w *watcher) tell(s Supply) error {
 
 // trouble is why the last refresh of what is cached failed; nil: it did not.
 func (w *watcher) trouble() *broker.Failure {
-	e, ok := w.b.cache.entries.GetEntryQuietly(lookup{w.r.Credential, w.r.Selection})
-	if !ok {
-		return nil
+	if e := w.b.cache.peek(lookup{w.r.Credential, w.r.Selection}); e != nil {
+		return e.trouble.Load()
 	}
-	return e.Value.trouble.Load()
+	return nil
 }

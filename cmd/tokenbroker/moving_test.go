@@ -176,7 +176,7 @@ func TestMovingInterrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lease, err := st.Acquire(t.Context(), v, broker.NewID(), time.Hour, true)
+	lease, err := v.Acquire(t.Context(), time.Hour, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestMovingInterrupted(t *testing.T) {
 	if files, err := filepath.Glob(filepath.Join(dir, "*export*")); err != nil || len(files) > 0 {
 		t.Errorf("got %v, %v, want no file", files, err)
 	}
-	if err := st.Fail(t.Context(), lease, nil); err != nil {
+	if err := lease.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	command(t, export...)

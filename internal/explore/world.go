@@ -216,7 +216,7 @@ func (w *world) plan(in time.Duration, do func()) {
 
 // stored is the refresh token that is stored, of the grant that comes first.
 func (w *world) stored() (token string, known bool) {
-	st, err := w.truth.Status(context.Background(), credential)
+	st, err := storetest.Status(context.Background(), w.truth, credential)
 	if err != nil || len(st.Grants) == 0 {
 		return "", false
 	}

@@ -95,11 +95,11 @@ func (r *rig) scrape() []byte {
 // printed is what a careless line of code would print of the broker's values.
 func (r *rig) printed(values []any) []byte {
 	ctx, local := testContext(r.t), broker.Caller{Identity: "local", Local: true}
-	all, _, err := r.broker.Credentials(ctx, local, "", 100)
+	page, err := r.broker.Credentials(ctx, local, "", 100)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for _, c := range all {
+	for _, c := range page.Credentials {
 		values = append(values, c)
 		if rep, err := r.broker.CredentialStatus(ctx, local, c.Name); err == nil {
 			values = append(values, rep, rep.Failure, rep.Tokens)

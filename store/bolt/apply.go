@@ -3,7 +3,6 @@ package bolt
 import (
 	"bytes"
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -89,32 +88,19 @@ func (d *DB) company(c *change) []*change {
 
 func (d *DB) writeAll(all []*change) {
 	var begun []*change
-	err := guard(func() error {
-		return d.db.Update(func(tx *bbolt.Tx) error {
-			now, changed := d.options.Now(), false
-			for _, c := range all {
-				if !c.taken.CompareAndSwap(false, true) {
-					continue
-				}
-				begun = append(begun, c)
-				wrote, err := apply(tx, c.batch, now)
-				switch {
-				case errors.Is(err, broker.ErrConflict), errors.Is(err, store.ErrNoRoom):
-					c.err = err
-				case err != nil:
-					return err
-				}
-				changed = changed || wrote
+	err := d.update(func(w *writer) (changed bool) {
+		now := d.options.Now()
+		for _, c := range all {
+			if !c.taken.CompareAndSwap(false, true) {
+				continue
 			}
-			if !changed {
-				return errUnchanged // spares the fsync
-			}
-			return nil
-		})
+			begun = append(begun, c)
+			var wrote bool
+			wrote, c.err = w.apply(c.batch, now)
+			changed = changed || wrote
+		}
+		return changed
 	})
-	if errors.Is(err, errUnchanged) {
-		err = nil
-	}
 	for _, c := range all {
 		// Where the transaction did not come to it, it has failed as well.
 		if err != nil && c.taken.CompareAndSwap(false, true) {
@@ -123,17 +109,17 @@ func (d *DB) writeAll(all []*change) {
 	}
 	for _, c := range begun {
 		if err != nil {
-			c.err = failed(err)
+			c.err = err
 		}
 		close(c.done)
 	}
 }
 
-// apply makes the change in tx and reports whether it wrote anything. All conditions are checked before the first write.
-func apply(tx *bbolt.Tx, b store.Batch, now time.Time) (bool, error) {
-	rows := tx.Bucket(rowsBucket)
+// apply makes the change and reports whether it wrote anything. All conditions are checked before the first write: it fails with ErrConflict
+// or ErrNoRoom, and then has written nothing. What the disk says is in w.err.
+func (w *writer) apply(b store.Batch, now time.Time) (bool, error) {
 	revision := func(k store.Key) store.Revision {
-		h, ok := headOf(rows.Get(rowKey(b.Group, k)))
+		h, ok := headOf(w.rows.Get(rowKey(b.Group, k)))
 		if !ok || h.over(now) {
 			return store.Revision{}
 		}
@@ -149,10 +135,9 @@ func apply(tx *bbolt.Tx, b store.Batch, now time.Time) (bool, error) {
 			return false, broker.ErrConflict
 		}
 	}
-	if b.Room != nil && count(tx, b.Group, b.Room.Kind, now) >= b.Room.Most {
+	if b.Room != nil && count(w.rows, b.Group, b.Room.Kind, now) >= b.Room.Most {
 		return false, store.ErrNoRoom
 	}
-	w := writer{rows: rows, ends: tx.Bucket(endsBucket), index: tx.Bucket(indexBucket)}
 	if b.DeleteGroup {
 		w.deletePrefix(groupPrefix(b.Group))
 	}
@@ -171,7 +156,7 @@ func apply(tx *bbolt.Tx, b store.Batch, now time.Time) (bool, error) {
 	if b.List != nil {
 		w.note(w.index.Put(indexKey(*b.List), []byte(b.Group)))
 	}
-	return true, w.err
+	return true, nil
 }
 
 // A writer writes rows along with the order in which they end. The first error stays; the transaction is then given up.

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/tokenbroker/tokenbroker/internal/newfile"
 	"github.com/tokenbroker/tokenbroker/store"
 )
 
@@ -117,28 +118,13 @@ func (d *DB) BackupFile(ctx context.Context, path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return unusable(path, "it is there already, and a backup never overwrites a file")
 	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".backup-*") // 0600
-	if err != nil {
+	var failure error // of the copying, which says more than reason would
+	err := newfile.Write(path, func(f *os.File) error {
+		failure = d.copyTo(ctx, f, func(int64) error { return nil })
+		return failure
+	})
+	if failure == nil && err != nil {
 		return unusable(path, reason(err))
 	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	if err := d.copyTo(ctx, f, func(int64) error { return nil }); err != nil {
-		_ = f.Close()
-		return err
-	}
-	err = f.Sync()
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Link(f.Name(), path) // fails where something is by now
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return unusable(path, reason(err))
-	}
-	return nil
+	return failure
 }

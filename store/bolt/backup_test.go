@@ -187,7 +187,8 @@ func TestBackupRestores(t *testing.T) {
 }
 
 func TestBackupRefuses(t *testing.T) {
-	d := open(t, newPath(t))
+	data := newPath(t)
+	d := open(t, data)
 	dir := t.TempDir()
 	there := filepath.Join(dir, "there")
 	if err := os.WriteFile(there, []byte("precious"), 0o600); err != nil {
@@ -198,7 +199,7 @@ func TestBackupRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, says := range map[string]string{
-		there: "never overwrites a file", link: "never overwrites a file", d.Path(): "never overwrites a file",
+		there: "never overwrites a file", link: "never overwrites a file", data: "never overwrites a file",
 		filepath.Join(dir, "missing", "b"): "no such file",
 	} {
 		if err := d.BackupFile(t.Context(), path); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), says) {

@@ -31,12 +31,12 @@ func rotate(b *testing.B, s *store.Store, k broker.TokenKey) {
 		b.Error(err)
 		return
 	}
-	l, err := s.Acquire(b.Context(), v, broker.NewID(), time.Minute, true)
+	l, err := v.Acquire(b.Context(), time.Minute, true)
 	if err != nil {
 		b.Error(err)
 		return
 	}
-	done, err := s.Commit(b.Context(), l, broker.Outcome{
+	done, err := l.Commit(b.Context(), broker.Outcome{
 		Token:        &broker.Issued{ID: "t", Values: map[string]broker.Secret{"token": broker.NewSecret("access token")}, ExpireAt: time.Now().Add(time.Hour)},
 		RefreshToken: broker.NewSecret("refresh token"), Attempts: []broker.Attempt{{Host: "host:443", Status: 200}}, Now: time.Now(),
 	})

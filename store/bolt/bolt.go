@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/newfile"
 	"github.com/tokenbroker/tokenbroker/store"
 )
 
@@ -161,7 +162,7 @@ func createFile(path string) error {
 		err = os.Rename(temporary, path)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = newfile.SyncDir(filepath.Dir(path))
 	}
 	return err
 }
@@ -191,9 +192,6 @@ func guard(f func() error) (err error) {
 	}()
 	return f()
 }
-
-// Path is the path of the data file.
-func (d *DB) Path() string { return d.path }
 
 // Close implements store.Backend. It waits for what is being written; what waits to be written fails. A second call does
 // nothing and returns the same.

@@ -58,9 +58,9 @@ func crashing() {
 		k := crashKey(n)
 		v, err = s.Read(ctx, k, "")
 		die("read", err)
-		l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, true)
+		l, err := v.Acquire(ctx, time.Minute, true)
 		die("acquire", err)
-		done, err := s.Commit(ctx, l, broker.Outcome{
+		done, err := l.Commit(ctx, broker.Outcome{
 			Token:        &broker.Issued{ID: fmt.Sprint("t", n), ExpireAt: time.Now().Add(24 * time.Hour)},
 			RefreshToken: broker.NewSecret(fmt.Sprint("r", n)), Now: time.Now(),
 		})

@@ -49,7 +49,8 @@ func fullDisk() {
 	}
 	ctx := context.Background()
 	signal.Ignore(syscall.SIGXFSZ)
-	d, err := bolt.Open(filepath.Join(os.Getenv(fullDiskEnv), "tokenbroker.db"), bolt.Options{})
+	path := filepath.Join(os.Getenv(fullDiskEnv), "tokenbroker.db")
+	d, err := bolt.Open(path, bolt.Options{})
 	check(err == nil, "open: %v", err)
 	write := func(n int) error {
 		p := put(n, 0)
@@ -62,7 +63,7 @@ func fullDisk() {
 		return len(all[0].Rows)
 	}
 	check(write(0) == nil, "write: %v", err)
-	info, err := os.Stat(d.Path())
+	info, err := os.Stat(path)
 	check(err == nil, "stat: %v", err)
 	var before unix.Rlimit
 	check(unix.Getrlimit(unix.RLIMIT_FSIZE, &before) == nil, "getrlimit")
@@ -85,7 +86,7 @@ func fullDisk() {
 	check(err == nil && rows() == made+1, "when there is room again: %v", err)
 	err = d.Close()
 	check(err == nil, "close: %v", err)
-	d, err = bolt.Open(d.Path(), bolt.Options{})
+	d, err = bolt.Open(path, bolt.Options{})
 	check(err == nil && rows() == made+1, "open again: %v", err)
 	check(d.Close() == nil, "close")
 }

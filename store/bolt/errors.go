@@ -68,16 +68,3 @@ func reason(err error) string {
 	}
 	return "it cannot be read or written"
 }
-
-// syncDir makes a new name survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator says where the file lies
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if closed := d.Close(); err == nil {
-		err = closed
-	}
-	return err
-}

@@ -48,9 +48,9 @@ func (d *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, erro
 }
 
 // each calls f with every row of a kind, those included whose time is over.
-func each(tx *bbolt.Tx, group store.Group, kind store.Kind, f func(key store.Key, value []byte)) {
+func each(rows *bbolt.Bucket, group store.Group, kind store.Kind, f func(key store.Key, value []byte)) {
 	prefix := kindPrefix(group, kind)
-	c := tx.Bucket(rowsBucket).Cursor()
+	c := rows.Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
 		if id := k[len(prefix):]; len(id) == idSize {
 			f(store.Key{Kind: kind, ID: [idSize]byte(id)}, v)
@@ -65,7 +65,7 @@ func (d *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind
 		for i, group := range groups {
 			all[i].Now = now
 			for _, kind := range kinds {
-				each(tx, group, kind, func(k store.Key, v []byte) {
+				each(tx.Bucket(rowsBucket), group, kind, func(k store.Key, v []byte) {
 					if r, ok := live(k, v, now); ok {
 						all[i].Rows = append(all[i].Rows, r)
 					}
@@ -78,8 +78,8 @@ func (d *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind
 }
 
 // count is how many rows of a kind there are.
-func count(tx *bbolt.Tx, group store.Group, kind store.Kind, now time.Time) (n int) {
-	each(tx, group, kind, func(_ store.Key, v []byte) {
+func count(rows *bbolt.Bucket, group store.Group, kind store.Kind, now time.Time) (n int) {
+	each(rows, group, kind, func(_ store.Key, v []byte) {
 		if h, ok := headOf(v); ok && !h.over(now) {
 			n++
 		}

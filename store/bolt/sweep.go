@@ -39,70 +39,62 @@ func (d *DB) sweepUntilClosed() {
 }
 
 // sweep deletes up to sweepAtOnce rows whose time is over, and returns how many.
-func (d *DB) sweep() (int, error) {
-	n := 0
-	err := guard(func() error {
-		return d.db.Update(func(tx *bbolt.Tx) error {
-			n = 0
-			w := writer{rows: tx.Bucket(rowsBucket), ends: tx.Bucket(endsBucket)}
-			now := d.options.Now().UnixNano()
-			var over [][]byte
-			c := w.ends.Cursor()
-			for k, _ := c.First(); len(k) >= endSize && len(over) < sweepAtOnce; k, _ = c.Next() {
-				if endOf(k) > now {
-					break
-				}
-				over = append(over, bytes.Clone(k))
+func (d *DB) sweep() (n int, err error) {
+	err = d.update(func(w *writer) bool {
+		now := d.options.Now()
+		var over [][]byte
+		c := w.ends.Cursor()
+		for k, _ := c.First(); len(k) >= endSize && len(over) < sweepAtOnce && endOf(k) <= now.UnixNano(); k, _ = c.Next() {
+			over = append(over, bytes.Clone(k))
+		}
+		for _, k := range over {
+			w.note(w.ends.Delete(k))
+			row := k[endSize:]
+			if h, ok := headOf(w.rows.Get(row)); ok && h.over(now) {
+				w.note(w.rows.Delete(row))
 			}
-			if len(over) == 0 {
-				return errUnchanged
-			}
-			for _, k := range over {
-				w.note(w.ends.Delete(k))
-				row := k[endSize:]
-				if h, ok := headOf(w.rows.Get(row)); ok && h.over(d.options.Now()) {
-					w.note(w.rows.Delete(row))
-				}
-			}
-			n = len(over)
-			return w.err
-		})
+		}
+		n = len(over)
+		return n > 0
 	})
-	if errors.Is(err, errUnchanged) {
-		return 0, nil
-	}
-	return n, failed(err)
+	return n, err
 }
 
 // ClearAll implements store.Exclusive.
-func (d *DB) ClearAll(ctx context.Context, kind store.Kind) (int, error) {
+func (d *DB) ClearAll(ctx context.Context, kind store.Kind) (n int, err error) {
 	if err := store.Ended(ctx); err != nil {
 		return 0, err
 	}
-	n := 0
+	err = d.update(func(w *writer) bool {
+		var found [][]byte
+		c := w.rows.Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			if kindOf(k) == string(kind) {
+				found = append(found, bytes.Clone(k))
+			}
+		}
+		for _, k := range found {
+			w.delete(k)
+		}
+		n = len(found)
+		return n > 0
+	})
+	return n, err
+}
+
+// update writes what f writes, in one transaction. f says whether it wrote anything: where it did not, the fsync is spared.
+func (d *DB) update(f func(*writer) (changed bool)) error {
 	err := guard(func() error {
 		return d.db.Update(func(tx *bbolt.Tx) error {
-			n = 0
-			w := writer{rows: tx.Bucket(rowsBucket), ends: tx.Bucket(endsBucket)}
-			var found [][]byte
-			c := w.rows.Cursor()
-			for k, _ := c.First(); k != nil; k, _ = c.Next() {
-				if kindOf(k) == string(kind) {
-					found = append(found, bytes.Clone(k))
-				}
-			}
-			if len(found) == 0 {
+			w := &writer{rows: tx.Bucket(rowsBucket), ends: tx.Bucket(endsBucket), index: tx.Bucket(indexBucket)}
+			if changed := f(w); !changed && w.err == nil {
 				return errUnchanged
 			}
-			for _, k := range found {
-				w.delete(k)
-			}
-			n = len(found)
 			return w.err
 		})
 	})
 	if errors.Is(err, errUnchanged) {
-		return 0, nil
+		return nil
 	}
-	return n, failed(err)
+	return failed(err)
 }

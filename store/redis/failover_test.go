@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -83,13 +84,16 @@ func (r *rig) create(name string) broker.TokenKey {
 	return broker.TokenKey{Credential: c.Name, Token: [32]byte{1}, Selection: [32]byte{2}, Digest: "d", Spends: true}
 }
 
-// refresh takes the lease, and commits the next refresh token.
+// refresh takes the lease, and commits the next refresh token. A lease that may have been taken is given back.
 func (r *rig) refresh(k broker.TokenKey, next string) error {
 	v, err := r.Read(context.Background(), k, "")
 	if err != nil {
 		return err
 	}
-	l, err := r.Acquire(context.Background(), v, broker.NewID(), time.Minute, true)
+	l, err := v.Acquire(context.Background(), time.Minute, true)
+	if err != nil && l != nil {
+		return errors.Join(err, l.Release(context.Background()))
+	}
 	if err != nil {
 		return err
 	}
@@ -98,7 +102,7 @@ func (r *rig) refresh(k broker.TokenKey, next string) error {
 
 func (r *rig) commit(l broker.Lease, next string) error {
 	now := time.Now()
-	_, err := r.Commit(context.Background(), l, broker.Outcome{
+	_, err := l.Commit(context.Background(), broker.Outcome{
 		RefreshToken: broker.NewSecret(next), Now: now,
 		Token: &broker.Issued{ID: next, Values: map[string]broker.Secret{"token": broker.NewSecret("access-" + next)}, SentAt: now, ExpireAt: now.Add(time.Hour)},
 	})
@@ -222,7 +226,7 @@ func TestWithReplicasNothingUnconfirmedIsPresented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lease, err := r.Acquire(t.Context(), v, broker.NewID(), time.Minute, true)
+	lease, err := v.Acquire(t.Context(), time.Minute, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func TestWhatWasBegunEndsWithoutRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := r.Acquire(t.Context(), v, broker.NewID(), time.Minute, true)
+	l, err := v.Acquire(t.Context(), time.Minute, true)
 	if err != nil {
 		t.Fatal(err)
 	}

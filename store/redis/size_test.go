@@ -130,12 +130,12 @@ func commitSized(t *testing.T, s *store.Store, i int) {
 	if v.Token != nil {
 		return
 	}
-	l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, false)
+	l, err := v.Acquire(ctx, time.Minute, false)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	_, err = s.Commit(ctx, l, broker.Outcome{Now: now, Token: &broker.Issued{
+	_, err = l.Commit(ctx, broker.Outcome{Now: now, Token: &broker.Issued{
 		ID: fmt.Sprintf("%032d", i), Values: map[string]broker.Secret{"token": broker.NewSecret(strings.Repeat("x", 700))}, TokenType: "Bearer",
 		SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(50 * time.Minute),
 	}, Attempts: []broker.Attempt{{Start: now, Duration: time.Second, Host: "identity.example.com:443", Status: 200, Taken: []string{"token"}}}})

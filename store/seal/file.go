@@ -8,10 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/tokenbroker/tokenbroker/internal/newfile"
 )
 
 // keyFile is the stored form, format 1: readable, because a person has to recognise it in a backup.
@@ -47,8 +48,12 @@ func Create(path string) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(path, data); err != nil {
-		return nil, err
+	err = newfile.Write(path, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("seal: create the key file %s: %w", path, reason(err))
 	}
 	// Read back what was written, by the rules that the next start goes by.
 	return Load(path)
@@ -152,46 +157,6 @@ func checkFile(path string, info fs.FileInfo) error {
 		return fmt.Errorf("seal: the key file %s belongs to another user: chown it to the user that runs tokenbroker", path)
 	}
 	return nil
-}
-
-// writeNew writes a temporary file and links it to path, which fails if something is there.
-func writeNew(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".key-*") // 0600
-	if err != nil {
-		return fmt.Errorf("seal: create the key file %s: %w", path, reason(err))
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Link(f.Name(), path)
-	}
-	if err == nil {
-		err = syncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("seal: create the key file %s: %w", path, reason(err))
-	}
-	return nil
-}
-
-// syncDir makes a new name survive a power failure.
-func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the operator says where the file lies
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if closed := d.Close(); err == nil {
-		err = closed
-	}
-	return err
 }
 
 // reason strips the paths that the os package adds: the messages name the file themselves.

@@ -27,17 +27,16 @@ func Plant(t *testing.T, s *store.Store, name broker.CredentialName, plant func(
 	acquire := func() broker.Lease {
 		v, err := s.Read(ctx, k, "")
 		must(err)
-		l, err := s.Acquire(ctx, v, broker.NewID(), time.Minute, true)
+		l, err := v.Acquire(ctx, time.Minute, true)
 		must(err)
 		return l
 	}
 	for range 2 { // the second overwrites the first
-		done, err := s.Commit(ctx, acquire(), broker.Outcome{
+		done, err := acquire().Commit(ctx, broker.Outcome{
 			Token: &broker.Issued{
 				ID: "t", Values: map[string]broker.Secret{"token": plant("access token"), "other": plant("value")},
-				Headers:   []broker.Field{{Name: "X-Device", Value: plant("header")}},
-				Selection: broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": plant("parameter").Reveal()})},
-				ExpireAt:  now.Add(time.Hour),
+				Headers:  []broker.Field{{Name: "X-Device", Value: plant("header")}},
+				ExpireAt: now.Add(time.Hour), Audience: plant("audience").Reveal(),
 			},
 			RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: now,
 		})
@@ -46,6 +45,6 @@ func Plant(t *testing.T, s *store.Store, name broker.CredentialName, plant func(
 			t.Fatalf("commit: %+v", done)
 		}
 	}
-	must(s.Fail(ctx, acquire(), &broker.FailureRecord{Level: broker.LevelCredential, Uncertain: true, Now: now}))
+	must(acquire().Fail(ctx, broker.FailureRecord{Level: broker.LevelCredential, Uncertain: true, Now: now}))
 	acquire()
 }

@@ -32,7 +32,7 @@ func testUnbrokenLine(t *testing.T, _ Config, b *bench) {
 				if enough {
 					return
 				}
-				l, err := b.acquire(v, broker.NewID(), true)
+				l, err := v.Acquire(ctx, leaseTime, true)
 				if errors.Is(err, broker.ErrConflict) {
 					continue
 				}
@@ -48,8 +48,8 @@ func testUnbrokenLine(t *testing.T, _ Config, b *bench) {
 				rotations++
 				n := rotations
 				mu.Unlock()
-				done, err := b.Commit(ctx, l, broker.Outcome{
-					Token: issued(k, fmt.Sprint(n)), RefreshToken: broker.NewSecret(fmt.Sprintf("r%d", n)), Now: now(),
+				done, err := l.Commit(ctx, broker.Outcome{
+					Token: issued(fmt.Sprint(n)), RefreshToken: broker.NewSecret(fmt.Sprintf("r%d", n)), Now: now(),
 				})
 				if err != nil || !done.Grant || !done.Token {
 					t.Errorf("commit: got %+v, %v", done, err)
@@ -80,7 +80,7 @@ func testOneLease(t *testing.T, _ Config, b *bench) {
 	var all sync.WaitGroup
 	for range contenders {
 		all.Go(func() {
-			_, err := b.acquire(v, broker.NewID(), true)
+			_, err := v.Acquire(ctx, leaseTime, true)
 			if err != nil && !errors.Is(err, broker.ErrConflict) {
 				t.Errorf("acquire: %v", err)
 			}
@@ -100,9 +100,9 @@ func testOneLease(t *testing.T, _ Config, b *bench) {
 	for n := range byte(15) {
 		all.Go(func() {
 			k := plain("a", n)
-			l, err := b.Acquire(ctx, b.view(k), broker.NewID(), leaseTime, false)
+			l, err := b.view(k).Acquire(ctx, leaseTime, false)
 			if err == nil {
-				_, err = b.Commit(ctx, l, broker.Outcome{Token: issued(k, fmt.Sprint(n)), Attempts: []broker.Attempt{{Status: int(n)}}, Now: now()})
+				_, err = l.Commit(ctx, broker.Outcome{Token: issued(fmt.Sprint(n)), Attempts: []broker.Attempt{{Status: int(n)}}, Now: now()})
 			}
 			if err != nil {
 				t.Errorf("key %d: %v", n, err)
@@ -129,11 +129,11 @@ func testStoreCanceled(t *testing.T, _ Config, b *bench) {
 	errs["delete"] = b.DeleteCredential(ended, "a", broker.ID{})
 	_, errs["credentials"] = b.Credentials(ended, "", 10)
 	_, errs["read"] = b.Read(ended, k, "")
-	_, errs["acquire"] = b.Acquire(ended, v, broker.NewID(), leaseTime, false)
-	_, errs["commit"] = b.Commit(ended, l, broker.Outcome{RefreshToken: broker.NewSecret("r2")})
-	errs["fail"] = b.Fail(ended, l, nil)
+	_, errs["acquire"] = v.Acquire(ended, leaseTime, false)
+	_, errs["commit"] = l.Commit(ended, broker.Outcome{RefreshToken: broker.NewSecret("r2")})
+	errs["fail"] = l.Release(ended)
 	_, errs["drop"] = b.Drop(ended, "a", broker.Match{TokenID: "t"})
-	_, errs["status"] = b.Status(ended, "a")
+	_, errs["status"] = Status(ended, b.Store, "a")
 	errs["save backoff"] = b.SaveBackoff(ended, "h", broker.Backoff{Failures: 1})
 	for what, err := range errs {
 		wantUnavailable(t, what, err)
@@ -141,7 +141,7 @@ func testStoreCanceled(t *testing.T, _ Config, b *bench) {
 			t.Errorf("%s: got %v, want one that matches context.Canceled", what, err)
 		}
 	}
-	if got, err := b.Commit(ctx, l, broker.Outcome{RefreshToken: broker.NewSecret("r2"), Now: now()}); err != nil || !got.Grant {
+	if got, err := l.Commit(ctx, broker.Outcome{RefreshToken: broker.NewSecret("r2"), Now: now()}); err != nil || !got.Grant {
 		t.Errorf("commit after all that: got %+v, %v", got, err)
 	}
 }

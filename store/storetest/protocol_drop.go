@@ -39,7 +39,7 @@ func testDrop(t *testing.T, _ Config, b *bench) {
 	one, same, two := plain("a", 1), plain("a", 1), plain("a", 2)
 	same.Token[2] = 1 // the same selection, by another definition
 	for k, id := range map[broker.TokenKey]string{one: "t1", same: "t1b", two: "t2"} {
-		b.committed(b.acquired(k, false), broker.Outcome{Token: issued(k, id)})
+		b.committed(b.acquired(k, false), broker.Outcome{Token: issued(id)})
 	}
 	b.wantDropped("of an id that nobody has, among several", b.dropped("a", broker.Match{TokenID: "t0"}), 0, "")
 	b.wantDropped("t1", b.dropped("a", broker.Match{TokenID: "t1"}), 1, "t1b")
@@ -53,7 +53,7 @@ func testDrop(t *testing.T, _ Config, b *bench) {
 	if v := b.view(two); v.Token == nil || v.Token.Rejected {
 		t.Error("another token was rejected as well")
 	}
-	b.committed(b.acquired(one, false), broker.Outcome{Token: issued(one, "t3")})
+	b.committed(b.acquired(one, false), broker.Outcome{Token: issued("t3")})
 	b.wantDropped("t1, when there is a new one", b.dropped("a", broker.Match{TokenID: "t1"}), 0, "")
 	b.wantDropped("a selection", b.dropped("a", broker.Match{Selection: &one.Selection}), 2, "")
 	b.wantToken(one, "")
@@ -66,7 +66,7 @@ func testDropAll(t *testing.T, _ Config, b *bench) {
 	c := b.created("a", "r1")
 	for n := range byte(3) {
 		k := plain("a", n)
-		b.committed(b.acquired(k, false), broker.Outcome{Token: issued(k, fmt.Sprint(n))})
+		b.committed(b.acquired(k, false), broker.Outcome{Token: issued(fmt.Sprint(n))})
 	}
 	k := spending("a", 1)
 	l := b.acquired(k, true)
@@ -77,7 +77,7 @@ func testDropAll(t *testing.T, _ Config, b *bench) {
 	if got.Epoch != epoch || got.Version != c.Version || got.Etag != c.Etag {
 		t.Errorf("credential: got %+v, want another epoch and nothing else", got)
 	}
-	if done := b.committed(l, broker.Outcome{Token: issued(k, "void"), RefreshToken: broker.NewSecret("r2")}); done.Token || !done.Grant {
+	if done := b.committed(l, broker.Outcome{Token: issued("void"), RefreshToken: broker.NewSecret("r2")}); done.Token || !done.Grant {
 		t.Errorf("a flight that ran meanwhile: got %+v, want its refresh token kept and its access token void", done)
 	}
 	for n := range byte(3) {
@@ -107,9 +107,9 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 	}
 	at := now()
 	b.committed(b.acquired(k, false), broker.Outcome{
-		Token: issued(k, "t"), RefreshToken: broker.NewSecret("r1"), Attempts: add(2), Now: at,
+		Token: issued("t"), RefreshToken: broker.NewSecret("r1"), Attempts: add(2), Now: at,
 	})
-	b.failed(b.acquired(k, false), &broker.FailureRecord{Level: broker.LevelUpstream, Attempts: add(3), Now: now()})
+	b.failed(b.acquired(k, false), broker.FailureRecord{Level: broker.LevelUpstream, Attempts: add(3), Now: now()})
 	check := func() broker.Status {
 		t.Helper()
 		st := b.status("a")
@@ -125,7 +125,7 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 	if len(st.Grants) != 2 || st.Grants[0].RefreshToken.Reveal() != "own" || len(st.Tokens) != 1 || st.Tokens[0].ID != "t" {
 		t.Errorf("got %d grants and %d tokens, want the credential's own grant first", len(st.Grants), len(st.Tokens))
 	}
-	b.failed(b.acquired(k, false), &broker.FailureRecord{Attempts: add(19), Now: now()})
+	b.failed(b.acquired(k, false), broker.FailureRecord{Attempts: add(19), Now: now()})
 	want = want[:20]
 	check()
 }
@@ -146,7 +146,7 @@ func testStatuses(t *testing.T, _ Config, b *bench) {
 		default:
 			b.created(name, "")
 			k := plain(name, byte(i))
-			b.committed(b.acquired(k, false), broker.Outcome{Token: issued(k, string(name)), Attempts: []broker.Attempt{{Host: "h", Start: now()}}, Now: now()})
+			b.committed(b.acquired(k, false), broker.Outcome{Token: issued(string(name)), Attempts: []broker.Attempt{{Host: "h", Start: now()}}, Now: now()})
 		}
 	}
 	names = append(names, names[1])
@@ -155,7 +155,7 @@ func testStatuses(t *testing.T, _ Config, b *bench) {
 		t.Fatalf("got %d, %v, want %d", len(all), err, len(names))
 	}
 	for i, got := range all {
-		want, err := b.Status(ctx, names[i])
+		want, err := Status(ctx, b.Store, names[i])
 		if (got.Err == nil) != (err == nil) || err != nil && !errors.Is(got.Err, broker.NotFound) {
 			t.Errorf("%s: got %v, want %v", names[i], got.Err, err)
 		}

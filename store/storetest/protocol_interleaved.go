@@ -59,7 +59,7 @@ var meanwhiles = map[string]meanwhile{
 	"another key commits": {
 		happens: func(b *bench, c broker.Credential, _ broker.TokenKey) {
 			other := plain(c.Name, 9)
-			b.committed(b.acquired(other, false), broker.Outcome{Token: issued(other, "other")})
+			b.committed(b.acquired(other, false), broker.Outcome{Token: issued("other")})
 		},
 		want: broker.Committed{Token: true, Grant: true}, refreshToken: "rotated", token: "new",
 	},
@@ -101,25 +101,27 @@ func runInterleavings(t *testing.T, c Config) {
 			},
 			"before the commit, made twice": func(b *bench, l broker.Lease, o broker.Outcome, happens func()) broker.Committed {
 				happens()
-				b.loseAnswer(func() { _, err := b.Commit(ctx, l, o); b.mayBeLost(err) })
+				b.loseAnswer(func() { _, err := l.Commit(ctx, o); b.mayBeLost(err) })
 				return b.committed(l, o)
 			},
 		} {
 			c.run(t, "interleaved/"+when+"/"+name, func(t *testing.T, _ Config, backend store.Backend) {
 				b, cred, k, l := flight(t, backend)
+				marker := b.view(k).Grant.Marker
 				got := commit(b, l, broker.Outcome{
-					Token: issued(k, "new"), RefreshToken: broker.NewSecret("rotated"), Attempts: []broker.Attempt{{Start: now(), Host: "once"}}, Now: now(),
+					Token: issued("new"), RefreshToken: broker.NewSecret("rotated"), Attempts: []broker.Attempt{{Start: now(), Host: "once"}}, Now: now(),
 				}, func() { m.happens(b, cred, k) })
 				if diff := cmp.Diff(m.want, got); diff != "" {
 					t.Errorf("committed (-want +got):\n%s", diff)
 				}
-				b.wantEnd(m, k, l)
+				b.wantEnd(m, k, marker)
 			})
 		}
 		c.run(t, "interleaved/before and amid a failure/"+name, func(t *testing.T, _ Config, backend store.Backend) {
 			b, cred, k, l := flight(t, backend)
+			before := b.view(k).Grant.Generation
 			b.beforeApply(func() { m.happens(b, cred, k) })
-			record := &broker.FailureRecord{
+			record := broker.FailureRecord{
 				Level: broker.LevelGrant, Uncertain: true, Presented: true, Failure: remembered(1), Attempts: []broker.Attempt{{Start: now(), Host: "once"}}, Now: now(),
 			}
 			b.failed(l, record)
@@ -130,7 +132,7 @@ func runInterleavings(t *testing.T, c Config) {
 				return
 			}
 			v := b.view(k)
-			same := v.Grant.Generation == l.Generation
+			same := v.Grant.Generation == before
 			if (v.Grant.Refused != nil) != same || v.Grant.Uncertain != same || v.LeaseLeft != 0 {
 				t.Errorf("the same generation: %v; got %+v, %v left", same, v.Grant, v.LeaseLeft)
 			}
@@ -138,7 +140,7 @@ func runInterleavings(t *testing.T, c Config) {
 	}
 	c.run(t, "interleaved/after the commit, which is made again", func(t *testing.T, _ Config, backend store.Backend) {
 		b, cred, k, l := flight(t, backend)
-		o := broker.Outcome{Token: issued(k, "new"), RefreshToken: broker.NewSecret("rotated"), Now: now()}
+		o := broker.Outcome{Token: issued("new"), RefreshToken: broker.NewSecret("rotated"), Now: now()}
 		b.committed(l, o)
 		b.dropped(cred.Name, broker.Match{Selection: &k.Selection})
 		b.committed(b.acquired(k, true), broker.Outcome{RefreshToken: broker.NewSecret("rotated again")})
@@ -155,7 +157,7 @@ func flight(t *testing.T, backend store.Backend) (*bench, broker.Credential, bro
 	b := newBench(t, backend, store.Options{})
 	c := b.created("a", "seed")
 	k := spending("a", 1)
-	b.committed(b.acquired(k, false), broker.Outcome{Token: issued(k, "old")})
+	b.committed(b.acquired(k, false), broker.Outcome{Token: issued("old")})
 	return b, c, k, b.acquired(k, true)
 }
 
@@ -182,7 +184,7 @@ func (b *bench) mayBeLost(err error) {
 	}
 }
 
-func (b *bench) wantEnd(m meanwhile, k broker.TokenKey, l broker.Lease) {
+func (b *bench) wantEnd(m meanwhile, k broker.TokenKey, marker broker.ID) {
 	b.t.Helper()
 	if m.gone {
 		_, err := b.Credential(ctx, k.Credential)
@@ -196,7 +198,7 @@ func (b *bench) wantEnd(m meanwhile, k broker.TokenKey, l broker.Lease) {
 	b.wantToken(k, m.token)
 	b.wantGrant(k, m.refreshToken)
 	v := b.view(k)
-	if v.LeaseLeft != 0 || v.Grant.Marker == l.Owner || v.Grant.MayBeSpent() {
+	if v.LeaseLeft != 0 || v.Grant.Marker == marker || v.Grant.MayBeSpent() {
 		b.t.Errorf("in the end: %v left, grant %+v; want nobody to hold it", v.LeaseLeft, v.Grant)
 	}
 	once := 0

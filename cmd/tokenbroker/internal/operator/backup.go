@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/internal/newfile"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
@@ -86,26 +87,15 @@ func (c *BackupCommand) offline(ctx context.Context) error {
 	return db.BackupFile(ctx, c.File)
 }
 
-// writeNew writes a file of mode 0600 that appears when it is complete.
-func writeNew(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
+// writeNew writes a file of mode 0600 that appears when it is complete. What write fails with is passed on.
+func writeNew(path string, write func(io.Writer) error) error {
+	var failure error
+	err := newfile.Write(path, func(f *os.File) error {
+		failure = write(f)
+		return failure
+	})
+	if failure == nil && err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err = write(f); err != nil {
-		return err
-	}
-	if err = errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err = os.Link(f.Name(), path); err != nil { // unlike a rename it overwrites nothing
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Remove(f.Name())
+	return failure
 }

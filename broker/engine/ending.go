@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// commit stores what the exchange brought, before anybody gets it.
+func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *pass, s seen, a broker.Answer, former bool) (*entry, error) {
+	b := p.b
+	shown, unfit := b.fit(t, a, s.view.Token)
+	now := b.clock.Now()
+	o := broker.Outcome{
+		Attempts: a.Attempts, UsedFormer: former, Now: now.Wall,
+		DropGrant: !end.spends && !s.view.Grant.None() && a.RefreshToken.IsZero(),
+	}
+	if t.facts.Refreshes {
+		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
+	}
+	var misfit *broker.UpstreamError
+	switch {
+	case unfit != nil: // the refresh token, if there is one, is good all the same
+		misfit = &broker.UpstreamError{Level: broker.LevelResponse}
+	case !p.trial.on || p.trial.keep:
+		o.Token = shown.issued
+	}
+	backoff := granted.leaveWith(misfit)
+	if unfit == nil {
+		b.savesBehind(t, backoff)
+	}
+	moved := p.l.moves()
+	done, err := b.commit(ctx, end, o, p.local(o))
+	p.l.wake(&p.l.ended)
+	if unfit != nil {
+		b.saves(t, backoff) // after the commit: a refresh token that came is nowhere but here until then
+	}
+	switch {
+	case errors.Is(err, errUnstored):
+		e, err := b.putLocal(p.l, shown, s.view.Mark, s.moved)
+		if err == nil {
+			b.commitBehind(ctx, end, o, e)
+		} else {
+			b.endBehind(end, end.lease.Release)
+		}
+		return e, err
+	case err != nil:
+		return nil, err
+	case unfit != nil:
+		f := *asFailure(unfit, t.name)
+		f.RetryAt = retryAt(backoff, now.Wall)
+		return nil, &f
+	}
+	shown.mark = done.Mark
+	switch {
+	case o.Token == nil: // a test
+		return b.cache.entryOf(p.l, shown, now.At), nil
+	case !done.Token:
+		b.cache.doubt(t.name) // it has changed meanwhile, or another was quicker: take what is there
+		return nil, errAgain
+	}
+	return b.cache.put(p.l, shown, now.At, moved)
+}
+
+// retryAt is when an upstream may be asked again of which this is known; nil: nothing.
+func retryAt(known *broker.Backoff, now time.Time) time.Time {
+	if known == nil {
+		return now.Add(backoffFirst)
+	}
+	return known.Until
+}
+
+// local reports whether a token may be handed out although it could not be committed: nothing that was spent, and nothing that may
+// be presented again, hangs on it.
+func (p *pursuit) local(o broker.Outcome) bool {
+	b := p.b
+	k := p.l.known.Load()
+	return b.cache.shared && !p.trial.on && o.Token != nil && k != nil && b.cache.graced(broker.Moment(k.confirmed.Load()), b.clock.Now().At)
+}
+
+// heldOf keeps the values that a refresh may name beside its token.
+func heldOf(a broker.Answer) map[string]broker.Secret {
+	held := map[string]broker.Secret{}
+	for name, v := range a.Values {
+		if name != "token" {
+			held[name] = v
+		}
+	}
+	return held
+}
+
+// failed records why an exchange failed, and says what is to be done: errAgain, or the failure that all waiters share.
+func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *pass, s seen, e *broker.UpstreamError) error {
+	b, now := p.b, p.b.clock.Now().Wall
+	sent := len(e.Attempts) > 0 && !e.Refused || e.Lost
+	r := broker.FailureRecord{
+		Level: e.Level, Attempts: e.Attempts, Now: now, Presented: end.spends && sent, Uncertain: end.spends && e.Lost,
+	}
+	out, again := said(t, e), false
+	backoff := granted.leaveWith(e)
+	switch e.Level {
+	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse:
+		if e.Refused {
+			out.RetryAt = now
+			again = ctx.Err() == nil // nothing was sent: nobody failed
+			break
+		}
+		out.RetryAt = retryAt(backoff, now)
+		b.saves(t, backoff) // before anybody is told that this exchange has ended
+		if r.Uncertain && !t.facts.Obtains {
+			out.Kind = broker.RefreshUncertain
+		}
+	case broker.LevelCredential:
+		r.Failure = remember(e, s.view.CredentialFailure, now)
+		out.RetryAt = r.Failure.RetryAt
+	case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
+		r.Failure = remember(e, s.view.KeyFailure, now)
+		out.RetryAt = r.Failure.RetryAt
+	case broker.LevelGrant:
+		if !end.spends { // refused where nothing was presented: it is the credential
+			r.Level = broker.LevelCredential
+			r.Failure = remember(e, s.view.CredentialFailure, now)
+			r.Failure.Kind = broker.CredentialMisconfigured
+			out.Kind, out.RetryAt = broker.CredentialMisconfigured, r.Failure.RetryAt
+			break
+		}
+		r.Failure = remember(e, nil, now)
+		again = true // look whether another generation has won, and whether obtain can do without
+	}
+	if p.trial.on && e.Level != broker.LevelGrant {
+		// A test leaves no failure behind but its attempts: the next caller finds out for itself.
+		r.Level = broker.LevelUpstream
+	}
+	if e.Level >= broker.LevelScope {
+		b.savesBehind(t, backoff) // it answered, and knows what it says
+	}
+	if err := b.end(ctx, end, end.failing(r)); err != nil {
+		b.log.Warn("failure not recorded yet", "credential", string(t.name), "kind", broker.KindOf(err).Name())
+		b.endBehind(end, end.failing(r))
+		again = false
+		if e.Level == broker.LevelGrant {
+			out.RetryAt = now.Add(backoffFirst)
+		}
+	}
+	p.l.wake(&p.l.ended)
+	if again {
+		return errAgain
+	}
+	return out
+}
