@@ -19,13 +19,10 @@ func (w *world) begin(a Action, b int, s *step) {
 		if !strings.HasSuffix(string(a), "done") {
 			w.crash(b)
 		}
-	case "stop":
-		w.impede(b, now.Add(span), &w.stopped[b])
-	case "asleep":
-		w.impede(b, now.Add(span), &w.stopped[b])
-		w.plan(span, func() { w.turnClock(b, clock{slept: span}) })
+	case "stop", "asleep":
+		w.halt(b, now.Add(span), a.Verb() == "asleep")
 	case "ahead":
-		w.turnClock(b, clock{ahead: span})
+		w.turnClock(b, span)
 	case "away", "readonly":
 		for i := range w.brokers {
 			w.impede(i, now.Add(span), nil)
@@ -120,6 +117,18 @@ func (w *world) impede(b int, until time.Time, also *time.Time) {
 	w.until = later(w.until, until.Add(10*time.Second))
 }
 
+// halt stops a broker until then. When it goes on it can ask the store, and has no excuse for relying on what it knew.
+func (w *world) halt(b int, until time.Time, asleep bool) {
+	w.slow(b, until)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped[b] = later(w.stopped[b], until)
+	w.until = later(w.until, until.Add(10*time.Second))
+	if asleep {
+		w.clocks[b].sleeps = append(w.clocks[b].sleeps, sleep{time.Now(), until})
+	}
+}
+
 // slow notes that what a broker stores may not be stored before then.
 func (w *world) slow(b int, until time.Time) {
 	w.mu.Lock()
@@ -153,10 +162,9 @@ func (w *world) excuse(a Action, s *step) {
 	w.excused = later(w.excused, time.Now().Add(unstored))
 }
 
-// turnClock changes a machine's clock by so much.
-func (w *world) turnClock(b int, by clock) {
+// turnClock changes a machine's wall clock by so much.
+func (w *world) turnClock(b int, ahead time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.clocks[b].ahead += by.ahead
-	w.clocks[b].slept += by.slept
+	w.clocks[b].ahead += ahead
 }

@@ -95,8 +95,30 @@ type seen struct {
 	choices []Action
 }
 
-// A clock is a machine's: how far its wall clock is ahead, and how long it slept.
-type clock struct{ ahead, slept time.Duration }
+// A clock is a machine's: how far its wall clock is ahead, and when it sleeps.
+type clock struct {
+	ahead  time.Duration
+	sleeps []sleep
+}
+
+// A sleep is from when to when a machine's monotonic clock stands.
+type sleep struct{ from, to time.Time }
+
+// ran is for how long the machine has run from one moment to another.
+func (c clock) ran(from, to time.Time) time.Duration {
+	ran, awake := to.Sub(from), from // awake is until when sleeps were counted: they may overlap
+	for _, s := range c.sleeps {
+		begin, end := later(s.from, awake), s.to
+		if to.Before(end) {
+			end = to
+		}
+		if end.After(begin) {
+			ran -= end.Sub(begin)
+			awake = end
+		}
+	}
+	return ran
+}
 
 func newWorld(s *scenario, keys *seal.Keyring, p pick) *world {
 	n := s.brokers
@@ -137,7 +159,7 @@ func (w *world) start(b int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		now, c := time.Now(), w.clocks[b]
-		return now.Add(c.ahead), now.Sub(began) - c.slept
+		return now.Add(c.ahead), c.ran(began, now)
 	})
 	st, err := store.New(view, w.keys, store.Options{Clock: clock})
 	w.mu.Lock()
