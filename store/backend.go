@@ -13,6 +13,9 @@ type Group string
 // A Kind says what a row holds. Kinds are made of a-z.
 type Kind string
 
+// IndexedKind is the kind of the row that an entry of the index is there for.
+const IndexedKind Kind = "credential"
+
 // A Key names a row within its group. Comparable. ID is a keyed hash; zero for the one row of a kind that is not keyed.
 type Key struct {
 	Kind Kind

@@ -27,7 +27,7 @@ type checkRecord struct {
 
 const checkPurpose = "store: check"
 
-var checkPlace = place{key: checkKey, subject: "meta"}
+var checkBinding = binding{key: checkKey, subject: "meta"}
 
 // readCheck returns nil where there is none.
 func readCheck(ctx context.Context, backend Backend) (*checkRecord, error) {
@@ -69,7 +69,7 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 		if err := s.openAny(ctx, backend); err != nil {
 			return nil, err
 		}
-		sealed, err := s.keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkPlace.associated())
+		sealed, err := s.keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkBinding.associated())
 		if err != nil {
 			return nil, misused(err.Error())
 		}
@@ -89,7 +89,7 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 // verify says why the keyring is not the one that the data belong to; empty: it is. The sentence begins after "they are".
 func verify(r *checkRecord, k *seal.Keyring) string {
 	fingerprint := k.Fingerprint(checkPurpose)
-	plain, err := k.Open(r.Sealed, checkPlace.associated())
+	plain, err := k.Open(r.Sealed, checkBinding.associated())
 	if err != nil {
 		return fmt.Sprintf("sealed with key %s, and %s has %s: give the key file that belongs to them",
 			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "))

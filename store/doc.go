@@ -16,8 +16,10 @@
 //   - Acquire fails with broker.StoreUnavailable where a grant could be spent, once the store was exported: see suspend.go.
 //   - A lease that is not on a grant counts only for the credential version and epoch that it was taken for: after a change
 //     or an invalidation nobody waits for an exchange whose token would be void.
-//   - Fail with a nil record says that nothing was presented: it removes the owner's marker along with the lease. Whoever
-//     does not know whether something was sent records Uncertain.
+//   - Release says that nothing was presented: it removes the owner's marker along with the lease. Whoever does not know
+//     whether something was sent records Uncertain.
+//   - Acquire draws the owner. Where it does not know whether the lease was taken it returns it beside the failure, and a Release of one
+//     that was not taken does nothing.
 //   - A failure of LevelGrant sets Refused, and Uncertain sets Uncertain; a record may say both.
 //   - Every commit of a grant that was presented has a new generation, the id of its owner, also where the refresh token stays
 //     the same.

@@ -80,7 +80,7 @@ func misused(detail string) error {
 }
 
 // unreadable says which record of which credential or upstream cannot be opened, and why.
-func (s *Store) unreadable(p place, err error) error {
+func (s *Store) unreadable(p binding, err error) error {
 	f := &broker.Failure{Kind: broker.RecordUnreadable, Detail: fmt.Sprintf("the %s record: %v", p.key.Kind, err)}
 	if p.key.Kind != kindBackoff {
 		f.Credential = broker.CredentialName(p.subject)

@@ -17,7 +17,7 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	s := &Store{keyring: k}
-	home := place{key: Key{kindGrant, [32]byte{1}}, subject: "name", incarnation: broker.ID{2}}
+	home := binding{key: Key{kindGrant, [32]byte{1}}, subject: "name", incarnation: broker.ID{2}}
 	record := grantRecord{Generation: id{1}, RefreshToken: secret("refresh token")}
 	put, err := s.seal(home, record)
 	if err != nil {
@@ -48,7 +48,7 @@ func FuzzOpen(f *testing.F) {
 			value[at] ^= bit
 		}
 		value = append(value, more...)
-		p := place{key: Key{Kind: Kind(kind)}, subject: subject}
+		p := binding{key: Key{Kind: Kind(kind)}, subject: subject}
 		copy(p.incarnation[:], incarnation)
 		copy(p.key.ID[:], keyID)
 		var r grantRecord

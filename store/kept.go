@@ -127,11 +127,11 @@ func (n *snapshot) replaceable() []replacement {
 	there := []replacement{{kindCredential, n.credential.Epoch}}
 	for key, row := range n.rows {
 		var t tokenRecord
-		if key.Kind == kindToken && n.s.open(n.place(key), row, &t) == nil && !t.Rejected {
+		if key.Kind == kindToken && n.s.open(n.bound(key), row, &t) == nil && !t.Rejected {
 			there = append(there, replacedToken(t, row))
 		}
 		var g grantRecord
-		if key.Kind == kindGrant && n.s.open(n.place(key), row, &g) == nil {
+		if key.Kind == kindGrant && n.s.open(n.bound(key), row, &g) == nil {
 			there = append(there, replacement{kindGrant, g.Generation.id()})
 		}
 	}

@@ -42,7 +42,7 @@ const (
 
 // The kinds of rows.
 const (
-	kindCredential Kind = "credential"
+	kindCredential      = IndexedKind
 	kindHealth     Kind = "health"
 	kindHistory    Kind = "history"
 	kindGrant      Kind = "grant"
@@ -89,8 +89,8 @@ func (s *Store) upstreamGroup(upstream string) Group {
 	return Group("u:" + hex.EncodeToString(h[:]))
 }
 
-// A place is what a sealed value is bound to.
-type place struct {
+// A binding is what a sealed value is bound to.
+type binding struct {
 	key Key
 	// subject is the name of the credential or upstream.
 	subject string
@@ -98,7 +98,7 @@ type place struct {
 	incarnation broker.ID
 }
 
-func (p place) associated() []byte {
+func (p binding) associated() []byte {
 	parts := [...]string{associatedText, string(p.key.Kind), p.subject, string(p.incarnation[:]), string(p.key.ID[:])}
 	var b []byte
 	for _, s := range parts {

@@ -71,12 +71,12 @@ func TestHistoryIsBounded(t *testing.T) {
 
 // TestPlacesDiffer: no two places have the same associated data.
 func TestPlacesDiffer(t *testing.T) {
-	seen := map[string]place{}
+	seen := map[string]binding{}
 	for _, kind := range []Kind{"", "a", "ab", kindGrant, kindGrantLease} {
 		for _, subject := range []string{"", "a", "b", "ab", "\x00", "a\x00"} {
 			for _, incarnation := range []broker.ID{{}, {1}, {15: 1}} {
 				for _, rowID := range [][32]byte{{}, {1}, {31: 1}} {
-					p := place{Key{kind, rowID}, subject, incarnation}
+					p := binding{Key{kind, rowID}, subject, incarnation}
 					if other, ok := seen[string(p.associated())]; ok {
 						t.Errorf("%+v and %+v have the same associated data", p, other)
 					}

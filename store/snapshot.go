@@ -110,7 +110,7 @@ func (n *snapshot) ends(t time.Time) time.Time {
 func (n *snapshot) local(t time.Time) time.Time { return n.asked.Wall.Add(t.Sub(n.now)) }
 
 func (s *Store) openCredential(name broker.CredentialName, row Row) (broker.Credential, error) {
-	p := place{key: credentialKey, subject: string(name)}
+	p := binding{key: credentialKey, subject: string(name)}
 	var r credentialRecord
 	if err := s.open(p, row, &r); err != nil {
 		return broker.Credential{}, err
@@ -123,11 +123,11 @@ func (s *Store) openCredential(name broker.CredentialName, row Row) (broker.Cred
 	return c, nil
 }
 
-func (n *snapshot) place(key Key) place {
+func (n *snapshot) bound(key Key) binding {
 	if key == credentialKey {
-		return place{key: key, subject: string(n.name)}
+		return binding{key: key, subject: string(n.name)}
 	}
-	return place{key: key, subject: string(n.name), incarnation: n.credential.Incarnation}
+	return binding{key: key, subject: string(n.name), incarnation: n.credential.Incarnation}
 }
 
 func (n *snapshot) revision(key Key) Revision { return n.rows[key].Revision }
@@ -138,7 +138,7 @@ func (n *snapshot) open(key Key, record any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	return true, n.s.open(n.place(key), row, record)
+	return true, n.s.open(n.bound(key), row, record)
 }
 
 // token returns the token of a row if it is a current one, else nil.
@@ -242,7 +242,7 @@ func (b *changing) write(key Key, record any, end func(*Put)) {
 func (b *changing) overwrite(key Key, record any) { b.seal(key, record, func(*Put) {}) }
 
 func (b *changing) seal(key Key, record any, end func(*Put)) {
-	p, err := b.s.seal(b.place(key), record)
+	p, err := b.s.seal(b.bound(key), record)
 	if err != nil {
 		b.err = err
 		return

@@ -62,7 +62,7 @@ func (s *Store) backoff(upstream string, read Reading, asked broker.Instant) (b 
 	}
 	var r backoffRecord
 	row := read.Rows[0]
-	if err := s.open(place{key: backoffKey, subject: upstream}, row, &r); err != nil {
+	if err := s.open(binding{key: backoffKey, subject: upstream}, row, &r); err != nil {
 		return broker.Backoff{}, true
 	}
 	b = broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}
@@ -79,7 +79,7 @@ func (s *Store) SaveBackoff(ctx context.Context, upstream string, b broker.Backo
 	if b == (broker.Backoff{}) {
 		batch.Deletes = []Key{backoffKey}
 	} else {
-		put, err := s.seal(place{key: backoffKey, subject: upstream}, backoffRecord{b.Failures, at(b.Until), fromRemembered(b.Last)})
+		put, err := s.seal(binding{key: backoffKey, subject: upstream}, backoffRecord{b.Failures, at(b.Until), fromRemembered(b.Last)})
 		if err != nil {
 			return err
 		}

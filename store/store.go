@@ -174,7 +174,7 @@ func (s *Store) apply(ctx context.Context, backend Backend, b Batch) error {
 }
 
 // seal gives the put of a record, which lives for ever.
-func (s *Store) seal(p place, record any) (Put, error) {
+func (s *Store) seal(p binding, record any) (Put, error) {
 	plain, err := encode(record)
 	if err != nil {
 		return Put{}, misused(err.Error())
@@ -187,7 +187,7 @@ func (s *Store) seal(p place, record any) (Put, error) {
 }
 
 // open is the inverse of seal. RecordUnreadable.
-func (s *Store) open(p place, row Row, record any) error {
+func (s *Store) open(p binding, row Row, record any) error {
 	plain, err := s.keyring.Open(row.Value, p.associated())
 	if err == nil {
 		err = decode(plain, record)

@@ -31,7 +31,7 @@ type suspendedRecord struct {
 	At instant `json:"at"`
 }
 
-var suspendedPlace = place{key: suspendedKey, subject: "meta"}
+var suspendedBinding = binding{key: suspendedKey, subject: "meta"}
 
 // suspended is the failure of a refresh that is suspended; nil: it is not.
 func (n *snapshot) suspended() error {
@@ -53,7 +53,7 @@ func (s *Store) Suspended(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	var r suspendedRecord
-	if err := s.open(suspendedPlace, rows[0], &r); err != nil {
+	if err := s.open(suspendedBinding, rows[0], &r); err != nil {
 		return time.Time{}, err
 	}
 	return r.At.time(), nil
@@ -63,7 +63,7 @@ var errSuspensionUnconfirmed = Unavailable("too few replicas confirm that refres
 
 // suspendAll notes that the store is being exported, and returns the note's revision.
 func (s *Store) suspendAll(ctx context.Context, now time.Time) (Revision, error) {
-	p, err := s.seal(suspendedPlace, suspendedRecord{at(now)})
+	p, err := s.seal(suspendedBinding, suspendedRecord{at(now)})
 	if err != nil {
 		return Revision{}, err
 	}

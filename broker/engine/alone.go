@@ -103,7 +103,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 
 // putLocal caches a token that the store does not have. It is relied on for as long as the credential is, and until the store has
 // one: mark is of what was stored when it was obtained, and moved what the line had moved to before.
-func (b *Broker) putLocal(l *line, a answer, mark broker.Mark, moved uint64) (*entry, error) {
+func (b *Broker) putLocal(l *line, a offer, mark broker.Mark, moved uint64) (*entry, error) {
 	k := l.known.Load()
 	if k == nil {
 		return nil, errAgain

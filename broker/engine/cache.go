@@ -31,7 +31,7 @@ type cache struct {
 
 // An entry is an answer in the cache.
 type entry struct {
-	answer
+	offer
 	line             *line
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again.
@@ -109,7 +109,7 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 
 // put caches an answer that the store confirmed at a moment. moved is what the line had moved to before that: if it has moved
 // since, the answer may be one that was dropped: errAgain.
-func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64) (*entry, error) {
+func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*entry, error) {
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,9 +124,9 @@ func (c *cache) put(l *line, a answer, confirmed broker.Moment, moved uint64) (*
 }
 
 // entryOf makes an entry without caching it.
-func (c *cache) entryOf(l *line, a answer, confirmed broker.Moment) *entry {
+func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{answer: a, line: l, ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
+	e := &entry{offer: a, line: l, ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(a.issued.RefreshAt.UnixNano())

@@ -8,9 +8,9 @@
 //
 //	broker.Answer   what the definition's run brought                     (exchange.go)
 //	broker.Issued   what is decided of it when it came, and what is stored (freshness.go)
-//	answer          that, the credential and the definition that it came
+//	offer           that, the credential and the definition that it came
 //	                by, and how it is shown to callers: immutable          (target.go)
-//	entry           an answer in the cache: when the store last confirmed
+//	entry           an offer in the cache: when the store last confirmed
 //	                it, and how its refresh is doing                       (cache.go)
 //	Result          what a caller gets                                     (token.go)
 package engine

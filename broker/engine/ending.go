@@ -8,8 +8,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// commit stores what the exchange brought, before anybody gets it.
-func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *pass, s seen, a broker.Answer, former bool) (*entry, error) {
+// succeeded stores what the exchange brought, before anybody gets it.
+func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted *pass, s seen, a broker.Answer, former bool) (*entry, error) {
 	b := p.b
 	shown, unfit := b.fit(t, a, s.view.Token)
 	now := b.clock.Now()
@@ -43,7 +43,7 @@ func (p *pursuit) commit(ctx context.Context, t target, end *pending, granted *p
 		if err == nil {
 			b.commitBehind(ctx, end, o, e)
 		} else {
-			b.endBehind(end, end.lease.Release)
+			b.giveBackBehind(end, end.lease.Release)
 		}
 		return e, err
 	case err != nil:
@@ -136,9 +136,9 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 	if e.Level >= broker.LevelScope {
 		b.savesBehind(t, backoff) // it answered, and knows what it says
 	}
-	if err := b.end(ctx, end, end.failing(r)); err != nil {
+	if err := b.giveBack(ctx, end, end.failing(r)); err != nil {
 		b.log.Warn("failure not recorded yet", "credential", string(t.name), "kind", broker.KindOf(err).Name())
-		b.endBehind(end, end.failing(r))
+		b.giveBackBehind(end, end.failing(r))
 		again = false
 		if e.Level == broker.LevelGrant {
 			out.RetryAt = now.Add(backoffFirst)

@@ -29,7 +29,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}
 	if err != nil {
 		if lease != nil { // nobody need wait for it, or believe that the refresh token may be spent
-			b.endBehind(end, lease.Release)
+			b.giveBackBehind(end, lease.Release)
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
@@ -39,7 +39,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	defer func() {
 		if r := recover(); r != nil {
 			presented := sent && end.spends
-			b.endBehind(end, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}))
+			b.giveBackBehind(end, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}))
 			panic(r)
 		}
 	}()
@@ -55,7 +55,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	if failure != nil {
 		return nil, p.failed(ctx, t, end, granted, s, failure)
 	}
-	return p.commit(ctx, t, end, granted, s, a, former)
+	return p.succeeded(ctx, t, end, granted, s, a, former)
 }
 
 // notAfter is the BeforeSend of an exchange that nothing is sent for after a deadline: the process was stopped, or the machine slept, and
@@ -132,10 +132,10 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 
 // fit makes of what an exchange brought what callers get. It fails where nobody could use it. before is what there was until now; nil:
 // nothing.
-func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (answer, error) {
+func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (offer, error) {
 	id := b.tokenID(t.credential, a.Values["token"])
 	issued := issue(a, t.facts, t.chosen, id, before, rand.Float64()) //nolint:gosec // jitter needs no secrecy
-	shown, err := b.answer(t, issued, broker.Mark{})
+	shown, err := b.offer(t, issued, broker.Mark{})
 	if !b.clock.Now().Wall.Before(issued.ExpireAt) {
 		f := failureOf(t, broker.UpstreamResponseInvalid)
 		f.Detail = "the token that it gave has expired already"

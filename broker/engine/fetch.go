@@ -173,7 +173,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 	}
 	s := seen{ended: p.l.ends(), moved: p.l.moves(), at: p.b.clock.Now().At}
-	s.view, err = p.b.store.Read(ctx, t.token, t.place)
+	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
 			p.b.cache.forget(p.key.name)
@@ -193,7 +193,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 	b, now := p.b, p.b.clock.Now().Wall
 	if decide(s.view.Token, now, p.need) != fetch {
-		a, err := b.answer(t, s.view.Token, s.view.Mark)
+		a, err := b.offer(t, s.view.Token, s.view.Mark)
 		if err == nil {
 			return b.cache.put(p.l, a, s.at, s.moved)
 		} // the definition presents something that this token does not have: another is needed
@@ -261,7 +261,7 @@ func (p *pursuit) fallback(s *seen) *entry {
 	if err != nil {
 		return nil
 	}
-	a, err := b.answer(t, s.view.Token, s.view.Mark)
+	a, err := b.offer(t, s.view.Token, s.view.Mark)
 	if err != nil {
 		return nil
 	}

@@ -17,7 +17,7 @@ type gates struct {
 	clock *broker.Clock
 	// atOnce is how many exchanges an upstream may have at a time.
 	atOnce int
-	all    sync.Map // place to *gate
+	all    sync.Map // upstream to *gate
 }
 
 // A gate bounds what one upstream is asked: so many exchanges at a time, a declared rate, and nothing while it is known to
@@ -43,10 +43,10 @@ type advice struct {
 	read    broker.Moment
 }
 
-func (g *gates) gate(place string, f *broker.Facts) *gate {
-	v, ok := g.all.Load(place)
+func (g *gates) gate(upstream string, f *broker.Facts) *gate {
+	v, ok := g.all.Load(upstream)
 	if !ok {
-		v, _ = g.all.LoadOrStore(place, &gate{clock: g.clock, slots: make(chan struct{}, g.atOnce), since: broker.Never})
+		v, _ = g.all.LoadOrStore(upstream, &gate{clock: g.clock, slots: make(chan struct{}, g.atOnce), since: broker.Never})
 	}
 	one := v.(*gate)
 	one.mu.Lock()
@@ -75,10 +75,10 @@ type pass struct {
 // enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
 // with force, and with UpstreamRateLimited when its turn is too far away.
 func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pass, error) {
-	if t.place == "" {
+	if t.upstream == "" {
 		return nil, nil
 	}
-	c, one := t.credential, g.gate(t.place, t.facts)
+	c, one := t.credential, g.gate(t.upstream, t.facts)
 	one.advise(a)
 	queueing, cancel := context.WithTimeout(ctx, queueMost)
 	defer cancel()

@@ -35,8 +35,8 @@ type line struct {
 	abandoned map[[32]byte]abandoned
 	// rejected are the tokens that the store was last told to be rejected, the newest last.
 	rejected []rejection
-	// pending are commits of refresh tokens that wait for the store.
-	pending int
+	// commits is how many commits of refresh tokens that wait for the store.
+	commits int
 }
 
 // known is a credential, and when the store last said that it is this one.
@@ -144,14 +144,14 @@ func (l *line) told(id string, read broker.Moment) bool {
 func (l *line) commitWaits(delta int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pending += delta
+	l.commits += delta
 }
 
 // hasCommit reports whether any waits: nothing is to be presented before they are stored.
 func (l *line) hasCommit() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pending > 0
+	return l.commits > 0
 }
 
 // takeoverGrace is how long a broker itself has to see a marker without a lease before it presents that refresh token again.

@@ -140,8 +140,8 @@ func (p *pending) failing(r broker.FailureRecord) func(context.Context) error {
 	return func(ctx context.Context) error { return p.lease.Fail(ctx, r) }
 }
 
-// end gives a lease back, by a call of it.
-func (b *Broker) end(ctx context.Context, p *pending, how func(context.Context) error) error {
+// giveBack ends a lease, by a call of it.
+func (b *Broker) giveBack(ctx context.Context, p *pending, how func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()
 	err := how(ctx)
@@ -151,10 +151,10 @@ func (b *Broker) end(ctx context.Context, p *pending, how func(context.Context) 
 	return err
 }
 
-// endBehind is end in the background, until the lease would have ended by itself.
-func (b *Broker) endBehind(p *pending, how func(context.Context) error) {
+// giveBackBehind is giveBack in the background, until the lease would have ended by itself.
+func (b *Broker) giveBackBehind(p *pending, how func(context.Context) error) {
 	b.running.Go(func() {
-		for b.end(b.stopping, p, how) != nil && b.clock.Now().At < p.ends {
+		for b.giveBack(b.stopping, p, how) != nil && b.clock.Now().At < p.ends {
 			select {
 			case <-b.stopping.Done():
 				return
@@ -172,8 +172,8 @@ func (b *Broker) saves(t target, known *broker.Backoff) {
 	}
 	ctx, cancel := context.WithTimeout(b.stopping, commitMost)
 	defer cancel()
-	if err := b.store.SaveBackoff(ctx, t.place, *known); err != nil {
-		b.log.Warn("what is known of an upstream could not be stored", "upstream", t.place, "kind", broker.KindOf(err).Name())
+	if err := b.store.SaveBackoff(ctx, t.upstream, *known); err != nil {
+		b.log.Warn("what is known of an upstream could not be stored", "upstream", t.upstream, "kind", broker.KindOf(err).Name())
 	}
 }
 

@@ -27,13 +27,13 @@ type target struct {
 	// chosen is the selection with the defaults applied.
 	chosen broker.Selection
 	token  broker.TokenKey
-	// place names the upstream for limits and backoff: the definition at the host that the credential's inputs lead to. Two
+	// upstream names whom this asks, for limits and backoff: the definition at the host that the credential's inputs lead to. Two
 	// credentials that go to different places through one definition do not disturb each other. Empty: nobody is asked.
-	place string
+	upstream string
 }
 
-// An answer is a token for a target. Immutable.
-type answer struct {
+// An offer is a token for a target. Immutable.
+type offer struct {
 	target
 	issued *broker.Issued
 	// token is what callers get, and rendering what Settings.Render made of it.
@@ -71,7 +71,7 @@ func (b *Broker) resolve(key lookup, c broker.Credential) (t target, err error) 
 		t.chosen.Scopes = broker.Scopes{} // one token serves all scope sets of what a human granted
 	}
 	t.token = b.tokenKey(t)
-	t.place = b.place(t)
+	t.upstream = b.upstreamOf(t)
 	return t, nil
 }
 
@@ -86,7 +86,7 @@ func (b *Broker) tokenKey(t target) broker.TokenKey {
 	return k
 }
 
-func (b *Broker) place(t target) string {
+func (b *Broker) upstreamOf(t target) string {
 	host := t.definition.Host(t.credential)
 	if host == "" {
 		return ""
@@ -120,9 +120,9 @@ func (b *Broker) tokenID(c broker.Credential, token broker.Secret) string {
 	return hex.EncodeToString(id[:16])
 }
 
-// answer makes what callers get of a token.
-func (b *Broker) answer(t target, issued *broker.Issued, mark broker.Mark) (answer, error) {
-	a := answer{target: t, issued: issued, mark: mark}
+// offer makes what callers get of a token.
+func (b *Broker) offer(t target, issued *broker.Issued, mark broker.Mark) (offer, error) {
+	a := offer{target: t, issued: issued, mark: mark}
 	shown, err := t.definition.Present(t.credential, t.chosen, *issued)
 	if err == nil {
 		a.token = &broker.Token{

@@ -80,9 +80,6 @@ func (db *DB) sweepUntilStopped() {
 	}
 }
 
-// credentialKind is what an entry of the index is there for.
-const credentialKind store.Kind = "credential"
-
 // sweep notes the entries that have no credential, and removes those that were noted an hour ago and still have none: a
 // credential's entry is added before the credential is.
 func (db *DB) sweep(ctx context.Context, now time.Time) error {
@@ -137,7 +134,7 @@ func (db *DB) missing(ctx context.Context, entries []string) (missing, there []a
 	places := make([]store.Place, len(entries))
 	for i, e := range entries {
 		_, g, _ := parseEntry(e)
-		places[i] = store.Place{Group: g, Key: store.Key{Kind: credentialKind}}
+		places[i] = store.Place{Group: g, Key: store.Key{Kind: store.IndexedKind}}
 	}
 	revisions, known, err := db.Revisions(ctx, places)
 	if err != nil {

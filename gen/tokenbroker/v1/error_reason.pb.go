@@ -55,12 +55,12 @@ const (
 	// UNAVAILABLE
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE      ErrorReason = 40
 	ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID ErrorReason = 41 // answered, but not as the definition says
-	ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN         ErrorReason = 42 // the answer to a refresh was lost; being resolved
+	ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN         ErrorReason = 42 // the answer to a refresh was lost; the broker finds out whether it took effect
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE         ErrorReason = 43
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN             ErrorReason = 44
 	// DEADLINE_EXCEEDED: the exchange goes on, ask again
 	ErrorReason_ERROR_REASON_UPSTREAM_SLOW ErrorReason = 50
-	// DATA_LOSS: a record cannot be opened or belongs elsewhere
+	// DATA_LOSS: a stored record cannot be decrypted, or is in the wrong place
 	ErrorReason_ERROR_REASON_RECORD_UNREADABLE ErrorReason = 51
 	// INTERNAL: a bug of ours
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 60

@@ -86,7 +86,8 @@ func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err e
 		return true, nil
 	case errors.Is(err, broker.StoreUnavailable):
 		if why := err.Error(); why != r.notReady {
-			r.log.Warn("the store cannot be asked yet: trying again until it can", "error", why)
+			address, _ := redis.ParseAddress(r.settings.Store) // without user and password; it was parsed when the store was opened
+			r.log.Warn("the store cannot be asked yet: trying again until it can", "store", address.String(), "error", why)
 			r.notReady = why
 		}
 		return false, nil
