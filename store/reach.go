@@ -50,6 +50,7 @@ func newReach(b Backend, clock *broker.Clock, o Options) *reach {
 var (
 	errNotReady = Unavailable("the broker has not been able to look at it since it started")
 	errGivenUp  = Unavailable("it has not answered for a while")
+	errPartAway = Unavailable("a part of it is away")
 )
 
 // shard is the part that has a group.
@@ -170,40 +171,89 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 
 // List implements Backend. Parts that are given up are not asked.
 func (r *reach) List(ctx context.Context, groups []Group, kinds ...Kind) ([]Reading, error) {
+	out := make([]Reading, len(groups))
+	failed, err := r.ask(ctx, groups, func(at []int) ([]error, error) {
+		all, err := r.Backend.List(ctx, picked(groups, at), kinds...)
+		said := make([]error, len(all))
+		for i, read := range all {
+			out[at[i]], said[i] = read, read.Err
+		}
+		return said, err
+	})
+	for i, why := range failed {
+		out[i].Err = why
+	}
+	return out, err
+}
+
+// Revisions is that of Shared. Parts that are given up are not asked.
+func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bool, error) {
+	out, known, groups := make([]Revision, len(places)), make([]bool, len(places)), make([]Group, len(places))
+	for i, p := range places {
+		groups[i] = p.Group
+	}
+	failed, err := r.ask(ctx, groups, func(at []int) ([]error, error) {
+		there, told, err := r.shared.Revisions(ctx, picked(places, at))
+		said := make([]error, len(told))
+		for i, ok := range told {
+			if out[at[i]] = there[i]; !ok {
+				said[i] = errPartAway
+			}
+		}
+		return said, err
+	})
+	for i, why := range failed {
+		known[i] = why == nil
+	}
+	return out, known, err
+}
+
+// ask asks about several groups at once: about those whose part is to be asked now, by their numbers. The question says what became
+// of each of them, or why of none. ask returns why nothing is known of a group; nil: it was told. It fails if nothing is known of any.
+func (r *reach) ask(ctx context.Context, groups []Group, question func(at []int) ([]error, error)) ([]error, error) {
 	if !r.ready.Load() {
 		return nil, errNotReady
 	}
 	if len(groups) == 0 {
 		return nil, nil
 	}
-	out := make([]Reading, len(groups))
-	parts, at := r.parts(len(groups), func(i int) Group { return groups[i] }, func(i int, why error) { out[i].Err = why })
-	if len(at) == 0 {
-		return nil, out[0].Err
+	parts, why, may, at := make([]string, len(groups)), make([]error, len(groups)), map[string]error{}, []int{}
+	for i, g := range groups {
+		parts[i] = r.shard(g)
+		if _, known := may[parts[i]]; !known {
+			may[parts[i]] = r.may(parts[i])
+		}
+		if why[i] = may[parts[i]]; why[i] == nil {
+			at = append(at, i)
+		}
 	}
-	some := make([]Group, len(at))
-	for i, j := range at {
-		some[i] = groups[j]
+	if len(at) == 0 {
+		return nil, why[0]
 	}
 	asked := r.clock.Now().At
-	all, err := r.Backend.List(ctx, some, kinds...)
+	said, err := question(at)
 	answered := map[string]error{}
 	for i, j := range at {
-		said := err
-		if err == nil {
-			out[j], said = all[i], all[i].Err
+		if why[j] = err; err == nil {
+			why[j] = said[i]
 		}
 		if before, ok := answered[parts[j]]; !ok || before != nil {
-			answered[parts[j]] = said // a part is there if anything of it is
+			answered[parts[j]] = why[j] // a part is there if anything of it is
 		}
 	}
-	for part, said := range answered {
-		_ = r.noted(ctx, asked, part, said)
+	for part, err := range answered {
+		_ = r.noted(ctx, asked, part, err)
 	}
-	if err != nil {
-		return nil, err
+	return why, err
+}
+
+// picked are those with these numbers.
+func picked[T any](all []T, at []int) []T {
+	some := make([]T, len(at))
+	for i, j := range at {
+		some[i] = all[j]
 	}
-	return out, nil
+	return some
 }
 
 // Apply implements Backend.
@@ -229,58 +279,4 @@ func (r *reach) Scan(ctx context.Context, key Key, after Listing, limit int) ([]
 		return nil, errNotReady
 	}
 	return r.Backend.Scan(ctx, key, after, limit)
-}
-
-// parts returns the part of each of n groups, and which of them are to be asked now; not is called with each other one.
-func (r *reach) parts(n int, group func(int) Group, not func(i int, why error)) (parts []string, at []int) {
-	parts, may := make([]string, n), map[string]error{}
-	for i := range parts {
-		parts[i] = r.shard(group(i))
-		why, known := may[parts[i]]
-		if !known {
-			why = r.may(parts[i])
-			may[parts[i]] = why
-		}
-		if why == nil {
-			at = append(at, i)
-		} else {
-			not(i, why)
-		}
-	}
-	return parts, at
-}
-
-// Revisions is that of Shared. Parts that are given up are not asked.
-func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bool, error) {
-	if !r.ready.Load() {
-		return nil, nil, errNotReady
-	}
-	out, known := make([]Revision, len(places)), make([]bool, len(places))
-	parts, at := r.parts(len(places), func(i int) Group { return places[i].Group }, func(int, error) {})
-	if len(at) == 0 {
-		return nil, nil, errGivenUp
-	}
-	some := make([]Place, len(at))
-	for i, j := range at {
-		some[i] = places[j]
-	}
-	asked := r.clock.Now().At
-	there, told, err := r.shared.Revisions(ctx, some)
-	answered := map[string]error{}
-	for i, j := range at {
-		switch {
-		case err != nil:
-			answered[parts[j]] = err
-		case told[i]:
-			out[j], known[j], answered[parts[j]] = there[i], true, nil
-		default:
-			if _, ok := answered[parts[j]]; !ok {
-				answered[parts[j]] = Unavailable("a part of the store is away")
-			}
-		}
-	}
-	for part, err := range answered {
-		_ = r.noted(ctx, asked, part, err)
-	}
-	return out, known, err
 }

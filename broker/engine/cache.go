@@ -113,7 +113,7 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l.moves() != moved {
+	if l.moved.Load() != moved {
 		return nil, errAgain
 	}
 	l.entries[a.lookup] = e

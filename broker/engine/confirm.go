@@ -107,7 +107,7 @@ func (c *confirmer) confirm(due []*entry) {
 func (c *confirmer) confirmPart(due []*entry) {
 	marks, moved := make([]broker.Mark, len(due)), make([]uint64, len(due))
 	for i, e := range due {
-		marks[i], moved[i] = e.mark, e.line.moves()
+		marks[i], moved[i] = e.mark, e.line.moved.Load()
 	}
 	ctx, cancel := context.WithTimeout(c.b.stopping, max(c.b.cache.bound/4, 10*time.Millisecond))
 	defer cancel()
@@ -120,7 +120,7 @@ func (c *confirmer) confirmPart(due []*entry) {
 		switch {
 		case err != nil || verdicts[i] == broker.Unknown:
 			c.b.cache.try(e, asked)
-		case e.line.moves() != moved[i]: // what was asked about may be from before that
+		case e.line.moved.Load() != moved[i]: // what was asked about may be from before that
 		case verdicts[i] == broker.Same:
 			c.b.cache.confirm(e, asked)
 			e.line.confirm(e.mark.CredentialRevision, asked)

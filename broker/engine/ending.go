@@ -31,7 +31,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	if unfit == nil {
 		b.savesBehind(t, backoff)
 	}
-	moved := p.l.moves()
+	moved := p.l.moved.Load()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
 	if unfit != nil {

@@ -82,7 +82,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		}
 		f := asFailure(err, key.name)
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
-			l.missed()
+			l.failures.Add(1)
 			if !key.trial.on {
 				return p.withoutStore(b.stopping, last, f)
 			}
@@ -172,7 +172,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 			return nil, nil, failureOf(t, broker.ShuttingDown)
 		}
 	}
-	s := seen{ended: p.l.ends(), moved: p.l.moves(), at: p.b.clock.Now().At}
+	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), at: p.b.clock.Now().At}
 	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
@@ -208,7 +208,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 	if f := p.remembered(t, s.view, now); f != nil {
 		return nil, f
 	}
-	if p.l.hasCommit() {
+	if p.l.commits.Load() > 0 {
 		return nil, pause(ctx, lookAgain, s.ended)
 	}
 	if s.view.LeaseLeft > 0 {
@@ -254,7 +254,7 @@ func (p *pursuit) fallback(s *seen) *entry {
 	if s == nil || p.trial.on || !fallback(s.view.Token, now.Wall, need{rejected: p.need.rejected}) {
 		return nil
 	}
-	if p.l.moves() != s.moved || b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
+	if p.l.moved.Load() != s.moved || b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
 		return nil
 	}
 	t, err := b.resolve(p.key, s.view.Credential)

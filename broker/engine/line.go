@@ -23,20 +23,21 @@ type line struct {
 	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
 	turn chan struct{}
 
-	mu sync.Mutex
 	// moved counts changes of the credential or its tokens: what was read before a change is read again.
-	moved uint64
+	moved atomic.Uint64
+	// failures counts what the store could not do for this credential, and commits how many commits of refresh tokens wait for it:
+	// nothing is to be presented before they are stored.
+	failures atomic.Uint64
+	commits  atomic.Int32
+
+	mu sync.Mutex
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
 	// it. A failure wakes only waiters for a lease; others would retry at once.
 	changed, ended chan struct{}
-	// failures counts what the store could not do for this credential.
-	failures uint64
 	// abandoned are the markers that were seen without a lease, by grant.
 	abandoned map[[32]byte]abandoned
 	// rejected are the tokens that the store was last told to be rejected, the newest last.
 	rejected []rejection
-	// commits is how many commits of refresh tokens that wait for the store.
-	commits int
 }
 
 // known is a credential, and when the store last said that it is this one.
@@ -99,26 +100,11 @@ func (l *line) wake(c *chan struct{}) {
 	*c = make(chan struct{})
 }
 
-func (l *line) moves() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.moved
-}
-
 // move has everything that is being read read again, and wakes everybody.
 func (l *line) move() {
-	l.mu.Lock()
-	l.moved++
-	l.mu.Unlock()
+	l.moved.Add(1)
 	l.wake(&l.changed)
 	l.wake(&l.ended)
-}
-
-// missed notes that the store could not do something.
-func (l *line) missed() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failures++
 }
 
 // rejectionsKept is how many rejections are remembered.
@@ -140,20 +126,6 @@ func (l *line) told(id string, read broker.Moment) bool {
 	return slices.ContainsFunc(l.rejected, func(r rejection) bool { return r.id == id && (read == broker.Never || read >= r.at) })
 }
 
-// commitWaits counts commits of refresh tokens that wait for the store: more, or fewer.
-func (l *line) commitWaits(delta int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.commits += delta
-}
-
-// hasCommit reports whether any waits: nothing is to be presented before they are stored.
-func (l *line) hasCommit() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.commits > 0
-}
-
 // takeoverGrace is how long a broker itself has to see a marker without a lease before it presents that refresh token again.
 // Whoever set it may be stopped, or hold the successor while the store is away; pending commits are tried more often than
 // this, and an answer is waited for no longer.
@@ -172,11 +144,11 @@ func (l *line) givenUp(grant [32]byte, marker broker.ID, now time.Duration) bool
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen, ok := l.abandoned[grant]
-	if !ok || seen.marker != marker || seen.failures != l.failures {
+	if !ok || seen.marker != marker || seen.failures != l.failures.Load() {
 		if l.abandoned == nil {
 			l.abandoned = map[[32]byte]abandoned{}
 		}
-		l.abandoned[grant] = abandoned{marker, now, l.failures}
+		l.abandoned[grant] = abandoned{marker, now, l.failures.Load()}
 		return false
 	}
 	return now-seen.since >= takeoverGrace

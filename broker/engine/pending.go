@@ -53,12 +53,12 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
 	// not stored yet. Nothing is presented until it is.
 	b.cache.hold(p.l.name) // whoever comes next has to find it
-	p.l.commitWaits(1)
+	p.l.commits.Add(1)
 	stored := make(chan broker.Committed, 1)
 	b.running.Go(func() {
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
-		defer p.l.commitWaits(-1)
+		defer p.l.commits.Add(-1)
 		if done, err := b.commitOn(ctx, p, same, true); err == nil {
 			stored <- done
 		}
@@ -130,7 +130,7 @@ func (b *Broker) commitOnce(ctx context.Context, p *pending, o broker.Outcome) (
 	}
 	done, err := p.lease.Commit(ctx, o)
 	if err != nil {
-		p.l.missed()
+		p.l.failures.Add(1)
 	}
 	return done, err
 }
@@ -146,7 +146,7 @@ func (b *Broker) giveBack(ctx context.Context, p *pending, how func(context.Cont
 	defer cancel()
 	err := how(ctx)
 	if err != nil {
-		p.l.missed()
+		p.l.failures.Add(1)
 	}
 	return err
 }

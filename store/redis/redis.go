@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -89,7 +90,7 @@ func Open(o Options) (*DB, error) {
 	}
 	u := &redis.UniversalOptions{
 		Addrs: o.Address.Hosts, DB: o.Address.Database, MasterName: o.Address.Master, IsClusterMode: o.Address.Cluster,
-		Username: or(o.Username, o.Address.username), Password: or(o.Password, o.Address.password),
+		Username: cmp.Or(o.Username, o.Address.username), Password: cmp.Or(o.Password, o.Address.password),
 		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
 		ClientName: "tokenbroker", DisableIdentity: true,
 		ContextTimeoutEnabled: true, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
@@ -129,13 +130,6 @@ func connect(u *redis.UniversalOptions) redis.UniversalClient {
 		return redis.NewFailoverClient(u.Failover())
 	}
 	return redis.NewClient(u.Simple())
-}
-
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // Shard implements store.Shared: the address of the master that has the group.
