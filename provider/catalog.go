@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -37,7 +39,7 @@ type Entry struct {
 	Revision string
 	// Problems keep the file from being used; where a former version of it was good, that one is.
 	Problems []Problem
-	// Text is the definition as written.
+	// Text is the definition as written; empty where it does not parse.
 	Text string
 }
 
@@ -99,6 +101,7 @@ func (c *Catalog) Reload() error {
 		name := strings.TrimSuffix(filepath.Base(s.file), filepath.Ext(s.file))
 		there, taken := entries[name]
 		d, problems := s.parse()
+		parses := len(problems) == 0
 		if s.user && there.Origin == Builtin {
 			problems = append(problems, clash(name, s, d, taken)...)
 		} else if taken {
@@ -113,7 +116,10 @@ func (c *Catalog) Reload() error {
 		for _, p := range problems {
 			c.log.Warn("definition not used", "problem", p.String())
 		}
-		e := Entry{Name: name, Origin: origin(s, taken), Text: string(s.text)}
+		e := Entry{Name: name, Origin: origin(s, taken)}
+		if parses { // what does not is nobody's to read: it may be any file
+			e.Text = string(s.text)
+		}
 		switch was := former[name]; {
 		case taken && there.Origin != Builtin, taken && (was == nil || !was.user):
 			e = there // what is there goes on being used
@@ -181,9 +187,13 @@ func (c *Catalog) sources() ([]source, error) {
 		s := source{file: filepath.Join(c.dir, f.Name()), user: true}
 		switch filepath.Ext(f.Name()) {
 		case ".yaml":
-			if s.text, err = os.ReadFile(s.file); errors.Is(err, fs.ErrNotExist) {
+			large := &readfile.TooLarge{}
+			switch s.text, err = readfile.Read(s.file, yamldoc.MostBytes); {
+			case errors.Is(err, fs.ErrNotExist):
 				continue // it went away meanwhile
-			} else if err != nil {
+			case errors.Is(err, readfile.ErrNotRegular), errors.As(err, &large):
+				s.wrong = err.Error()
+			case err != nil:
 				s.wrong = "the file cannot be read"
 			}
 		case ".yml":

@@ -55,8 +55,7 @@ func TestHealthWaitsForABrokerThatStartsAndTellsOfOneThatStops(t *testing.T) {
 	start(t, "health", "--address", socket).ends(console.ExitTemporary, "says that it is NOT_SERVING")
 	start(t, "health", "--address", socket, "--wait", "300ms").ends(console.ExitTemporary, "NOT_SERVING, after 300ms of asking")
 	start(t, "health", "--address", socket, "--output", "json").ends(console.ExitTemporary, `"exit_code":6`)
-	s.signal(syscall.SIGTERM) // at once
-	s.code()
+	s.stopAtOnce()
 	start(t, "health", "--address", socket, "--wait", "300ms").ends(console.ExitUnreachable, "no broker answers at "+socket)
 }
 

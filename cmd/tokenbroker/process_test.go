@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -215,7 +216,8 @@ func TestTerminateAtOnce(t *testing.T) {
 			s.signal(syscall.SIGTERM)
 			s.waitFor(`"msg":"stopping`)
 			if name == "second signal" {
-				s.signal(syscall.SIGTERM)
+				s.signal(syscall.SIGTERM) // the same stop: timeout(1) sends two
+				s.stopAtOnce()
 				s.waitFor("stopped at once, at a second signal")
 				if got := s.code(); got != console.ExitFailure {
 					t.Errorf("got exit code %d, want %d", got, console.ExitFailure)
@@ -226,6 +228,74 @@ func TestTerminateAtOnce(t *testing.T) {
 				t.Error("the caller got a token that nobody issued")
 			}
 		})
+	}
+}
+
+// TestTwoSignalsAtOnceAreOneStop: timeout(1) and some supervisors send one to the process and one to its group, and what is under way is
+// committed all the same.
+func TestTwoSignalsAtOnceAreOneStop(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve("--shutdown-timeout", patience.String())
+	s.apply(u)
+	u.control(http.MethodPost, "/fault?kind=hang&count=1&system=ochno-operated")
+	waiting := start(t, "token", "get", ochno, "--address", s.address)
+	u.waitFor(`fault .*\(hang\)`)
+	s.signal(syscall.SIGTERM)
+	s.waitFor(`"msg":"stopping`)
+	s.signal(syscall.SIGTERM)
+	u.control(http.MethodPost, "/clear")
+	if got := waiting.code(); got != console.ExitOK {
+		t.Errorf("the caller: got exit code %d, want 0", got)
+	}
+	if got := s.code(); got != console.ExitOK {
+		t.Errorf("the broker: got exit code %d, want 0", got)
+	}
+}
+
+// TestHostileFilesBesideDefinitions: whatever lies in providers_dir, the broker starts, reads it again, serves what is right, and stops.
+func TestHostileFilesBesideDefinitions(t *testing.T) {
+	t.Parallel()
+	u, dir := startUpstream(t), t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name+".yaml") }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(syscall.Mkfifo(file("pipe"), 0o600))
+	must(os.Symlink("/dev/zero", file("endless")))
+	must(os.Symlink("loop.yaml", file("loop")))
+	must(os.WriteFile(file("hole"), nil, 0o600))
+	must(os.Truncate(file("hole"), 1<<40))
+	must(os.WriteFile(file("right"), []byte("name: right\ntoken: constant-{{x}}\ninputs: {x: {}}\n"), 0o600))
+	must(os.WriteFile(file("foreign"), []byte("password: hunter2\n"), 0o600))
+	s := u.serve("--providers-dir", dir)
+	list := command(t, "provider", "list", "--address", s.address)
+	for name, why := range map[string]string{
+		"pipe": "it is not a regular file", "endless": "it is not a regular file", "hole": "it is larger than 1048576 bytes", "loop": "the file cannot be read",
+	} {
+		if !strings.Contains(list, why) {
+			t.Errorf("%s: %q does not say %q", name, list, why)
+		}
+	}
+	shown := start(t, "provider", "show", "foreign", "--address", s.address)
+	shown.code()
+	if strings.Contains(shown.output()+list, "hunter2") {
+		t.Errorf("what is no definition is shown to callers: %s", shown.output())
+	}
+	must(os.WriteFile(file("late"), []byte("name: late\ntoken: constant-{{x}}\ninputs: {x: {}}\n"), 0o600))
+	s.signal(syscall.SIGHUP)
+	s.waitFor(`"msg":"definitions reloaded"`)
+	for _, name := range []string{"right", "late"} {
+		if out := command(t, "provider", "show", name, "--address", s.address); !strings.Contains(out, name) {
+			t.Errorf("%s: got %q", name, out)
+		}
+	}
+	s.signal(syscall.SIGTERM)
+	if got := s.code(); got != console.ExitOK {
+		t.Errorf("got exit code %d, want 0", got)
 	}
 }
 

@@ -117,6 +117,20 @@ func (p *proc) output() string {
 	return p.out.String()
 }
 
+// stopAtOnce signals a process that is stopping until it has ended: soon after the first signal, another one means the same.
+func (p *proc) stopAtOnce() {
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-again.C:
+			p.signal(syscall.SIGTERM)
+		}
+	}
+}
+
 // waitFor returns the pattern's first group, or all of it, as soon as the output has it.
 func (p *proc) waitFor(pattern string) string {
 	p.t.Helper()

@@ -19,12 +19,12 @@ const (
 var may = map[string][]string{
 	"broker":                         {},
 	"broker/engine":                  {"broker"},
-	"provider":                       {"broker", "internal/jsondoc", "internal/suggest", "internal/yamldoc", "provider/transport"},
-	"provider/transport":             {},
+	"provider":                       {"broker", "internal/jsondoc", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider/transport"},
+	"provider/transport":             {"internal/readfile"},
 	"provider/locoia":                {"broker", "internal/jsondoc", "provider"},
 	"internal/jsondoc":               {},
 	"store":                          {"broker", "store/seal"},
-	"store/seal":                     {"internal/newfile"},
+	"store/seal":                     {"internal/newfile", "internal/readfile"},
 	"store/bolt":                     {"broker", "internal/newfile", "store"},
 	"store/redis":                    {"broker", "store"},
 	"store/storetest":                {"broker", "store", "store/seal"},
@@ -35,6 +35,7 @@ var may = map[string][]string{
 	"internal/explore":               {"broker", "broker/engine", "store", "store/seal", "store/storetest"},
 	"internal/leaktest":              {},
 	"internal/newfile":               {},
+	"internal/readfile":              {},
 	"internal/product":               {},
 	"internal/herd":                  {},
 	"internal/redistest":             {},
@@ -54,7 +55,7 @@ var may = map[string][]string{
 	},
 	"cmd/tokenbroker/internal/console": {},
 	"cmd/tokenbroker/internal/settings": {
-		"broker/engine", "cmd/tokenbroker/internal/console", "internal/yamldoc", "provider/transport", "server", "store/redis",
+		"broker/engine", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/yamldoc", "provider/transport", "server", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {
 		"broker", "broker/engine", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",

@@ -13,13 +13,14 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
 // Settings say how upstreams are reached. The zero value: verified TLS to public addresses, proxies as the environment says.
@@ -138,11 +139,14 @@ func (t *Transport) Close() {
 	t.fresh.CloseIdleConnections()
 }
 
+// pemMost is far more than all roots of the world are.
+const pemMost = 16 << 20
+
 func rootsWith(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil //nolint:nilnil // nil means the system's roots
 	}
-	pem, err := os.ReadFile(file) //nolint:gosec // the operator names it
+	pem, err := readfile.Read(file, pemMost)
 	if err != nil {
 		return nil, wrongSetting("upstream.ca_file", "%w", err)
 	}

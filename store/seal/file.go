@@ -13,6 +13,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/keyset"
 
 	"github.com/tokenbroker/tokenbroker/internal/newfile"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
 // keyFile is the stored form, format 1: readable, because a person has to recognise it in a backup.
@@ -127,19 +128,14 @@ func readKeyset(data []byte) (*keyset.Handle, error) {
 
 // openRegular checks what it opened, not what was there a moment before.
 func openRegular(path string) (*os.File, error) {
-	// Looked at first, because opening a FIFO would wait for a writer.
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("seal: the key file %s is not a regular file but %s", path, info.Mode().Type())
-	}
-	f, err := os.Open(path) //nolint:gosec // the operator says where the file lies
-	if err != nil {
+	f, info, err := readfile.Open(path)
+	switch {
+	case errors.Is(err, readfile.ErrNotRegular):
+		return nil, fmt.Errorf("seal: the key file %s: %w", path, err)
+	case err != nil:
 		return nil, fmt.Errorf("seal: open the key file %s: %w", path, reason(err))
 	}
-	info, err := f.Stat()
-	if err == nil {
-		err = checkFile(path, info)
-	}
-	if err != nil {
+	if err := checkFile(path, info); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -147,9 +143,6 @@ func openRegular(path string) (*os.File, error) {
 }
 
 func checkFile(path string, info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("seal: the key file %s is not a regular file but %s", path, info.Mode().Type())
-	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return fmt.Errorf("seal: the key file %s can be read or changed by others (mode %04o): chmod 600 %s", path, perm, path)
 	}

@@ -1,14 +1,17 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
@@ -44,31 +47,46 @@ func (c *ServeCommand) Run(p *console.Process) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	for {
-		select {
-		case <-hup:
-			if err := r.catalog.Reload(); err != nil {
-				log.Warn("definitions not reloaded", "error", err.Error())
-				continue
-			}
-			log.Info("definitions reloaded")
-			continue
-		case err = <-r.failed:
-		case <-p.Context.Done():
-		}
-		break
+	go reloadAt(p.Context, hup, r.catalog, log) // not here: a file system that hangs must not keep the broker from stopping
+	select {
+	case err = <-r.failed:
+	case <-p.Context.Done():
 	}
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(again)
-	log.Info("stopping: exchanges that are under way are committed first", "at_most", c.ShutdownTimeout.String())
+	log.Info("stopping: exchanges that are under way are committed first; another signal stops at once, but for the first two seconds",
+		"at_most", c.ShutdownTimeout.String())
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Stop(p.Context) }()
-	select {
-	case stopErr := <-stopped:
-		return errors.Join(err, stopErr)
-	case <-again:
-		return errors.New("stopped at once, at a second signal: exchanges that were under way are lost")
+	for began := time.Now(); ; {
+		select {
+		case stopErr := <-stopped:
+			return errors.Join(err, stopErr)
+		case <-again:
+			if time.Since(began) >= sameStop {
+				return errors.New("stopped at once, at a second signal: exchanges that were under way are lost")
+			}
+		}
+	}
+}
+
+// sameStop is for how long a second signal means the same as the first: timeout(1) sends it to the group as well as to the process.
+const sameStop = 2 * time.Second
+
+// reloadAt reads the definitions again at each signal, until ctx ends.
+func reloadAt(ctx context.Context, hup <-chan os.Signal, catalog *provider.Catalog, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+		}
+		if err := catalog.Reload(); err != nil {
+			log.Warn("definitions not reloaded", "error", err.Error())
+			continue
+		}
+		log.Info("definitions reloaded")
 	}
 }
 

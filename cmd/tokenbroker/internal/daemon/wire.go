@@ -197,9 +197,21 @@ func (r *Running) Stop(ctx context.Context) error {
 	return err
 }
 
+// lastWait bounds the wait for what runs beside the server.
+const lastWait = 5 * time.Second
+
 func (r *Running) close() {
 	r.end()
-	r.background.Wait()
+	done := make(chan struct{})
+	go func() {
+		r.background.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(lastWait): // a file system that hangs keeps nobody from stopping
+		r.log.Warn("stopped without waiting for what reads definitions")
+	}
 	for i := len(r.cleanup) - 1; i >= 0; i-- {
 		r.cleanup[i]()
 	}

@@ -4,9 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 	"strings"
 
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
@@ -84,9 +84,9 @@ func (s *StoreSettings) RedisOptions() (o redis.Options, err error) {
 func (s *StoreSettings) redisTLS() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.RedisCAFile != "" {
-		pem, err := os.ReadFile(s.RedisCAFile)
+		pem, err := readfile.Read(s.RedisCAFile, pemMost)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", s.RedisCAFile, err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
@@ -105,14 +105,20 @@ func (s *StoreSettings) redisTLS() (*tls.Config, error) {
 	return c, nil
 }
 
+// The most that these files may have: far more than any that is right.
+const (
+	pemMost    = 16 << 20
+	secretMost = 64 << 10
+)
+
 // secretFile is the first line of a file; empty: none is named.
 func secretFile(name string) (string, error) {
 	if name == "" {
 		return "", nil
 	}
-	data, err := os.ReadFile(name) //nolint:gosec // the operator names it
+	data, err := readfile.Read(name, secretMost)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
 	if line = strings.TrimSuffix(line, "\r"); line == "" {
