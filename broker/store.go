@@ -112,7 +112,6 @@ type Notice struct {
 // A View is what is stored about one token, as of one moment. A record of another incarnation, version, epoch or digest,
 // and one that has expired, is absent.
 type View struct {
-	Key        TokenKey
 	Credential Credential
 	// Grant is the zero Grant where there is none.
 	Grant Grant
@@ -130,7 +129,7 @@ type View struct {
 	UpstreamUnknown bool
 	// Mark is of Credential and Token.
 	Mark Mark
-	// Lessor gives the lease that Key needs, as of this view; nil in the zero View, which nobody has read.
+	// Lessor gives the lease that the key needs, as of this view; nil in the zero View, which nobody has read.
 	Lessor
 }
 
@@ -173,8 +172,19 @@ type Grant struct {
 	Marker ID
 	// Uncertain: it was presented and the answer was lost; it may be spent.
 	Uncertain bool
-	// Refused is set when the upstream refused it; it is not presented again.
-	Refused *Remembered
+	// Refused is set when the upstream refused it, and RefusedBy is the digest of the definition that it was presented by; empty: not
+	// known. See RefusedFor.
+	Refused   *Remembered
+	RefusedBy string
+}
+
+// RefusedFor is why it is not to be presented again by a definition of this digest: it was refused. Another definition may have mended what
+// was wrong with the request. nil: it may be.
+func (g Grant) RefusedFor(digest string) *Remembered {
+	if g.RefusedBy != "" && g.RefusedBy != digest {
+		return nil
+	}
+	return g.Refused
 }
 
 // None reports whether there is no grant.
@@ -187,6 +197,8 @@ func (g Grant) MayBeSpent() bool { return g.Uncertain || !g.Marker.IsZero() }
 type Outcome struct {
 	// Token is nil where only the grant is to be kept.
 	Token *Issued
+	// Failure is why there is no token that anybody could use, remembered for the key; nil: nothing is.
+	Failure *Remembered
 	// RefreshToken replaces the grant's; zero: the grant is kept as it is, unless DropGrant.
 	RefreshToken Secret
 	// DropGrant: the token was obtained without the grant, and what is stored must not be presented again.
@@ -208,8 +220,8 @@ type Committed struct {
 
 // A FailureRecord is what a failed exchange leaves behind.
 type FailureRecord struct {
-	// Level says where Failure belongs: a key's, the credential's, the grant's. LevelUpstream, LevelRateLimited and
-	// LevelResponse leave nothing here but the attempts; their backoff is the upstream's.
+	// Level says where Failure belongs: a key's, the credential's, the grant's. LevelUpstream and LevelRateLimited leave nothing here but
+	// the attempts; their backoff is the upstream's.
 	Level   Level
 	Failure Remembered
 	// Uncertain: the refresh token was presented and the answer was lost.
@@ -228,6 +240,8 @@ type Remembered struct {
 	Count          int
 	UpstreamStatus int
 	UpstreamError  string
+	// Detail is that of the UpstreamError.
+	Detail string
 }
 
 // A Match says which tokens to drop. Exactly one of its fields is set.

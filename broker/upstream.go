@@ -141,7 +141,7 @@ type Answer struct {
 	Attempts []Attempt
 }
 
-// Expiry is everything an answer says about a token's end. Lifetime decides what to make of it.
+// Expiry is everything an answer says about a token's end. The engine decides what to make of it (lifetime).
 type Expiry struct {
 	// SentAt is when the request that brought the token was sent, by the broker's clock.
 	SentAt time.Time
@@ -190,7 +190,8 @@ const (
 	LevelUpstream Level = iota
 	// LevelRateLimited: the upstream asks to slow down.
 	LevelRateLimited
-	// LevelResponse: it answered with success, but what the definition takes is not there.
+	// LevelResponse: it answered with success, but what the definition takes is not there. It may pass, and is this key's alone: what
+	// another credential is answered may be right.
 	LevelResponse
 	// LevelScope and LevelTarget: what the caller chose is refused (RFC 6749 invalid_scope, RFC 8707 invalid_target).
 	LevelScope

@@ -30,26 +30,26 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 		"invalid_client":            {says(401, "application/json", `{"error": "invalid_client"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_client"},
 		"unauthorized_client":       {says(400, "application/json", `{"error": "unauthorized_client"}`), broker.LevelCredential, broker.LevelCredential, false, "unauthorized_client"},
 		"invalid_grant":             {says(400, "application/json", `{"error": "invalid_grant"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
-		"invalid_request":           {says(400, "application/json", `{"error": "invalid_request"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_request"},
+		"invalid_request":           {says(400, "application/json", `{"error": "invalid_request"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_request"},
 		"invalid_scope":             {says(400, "application/json", `{"error": "invalid_scope"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_scope"},
 		"invalid_target":            {says(400, "application/json", `{"error": "invalid_target"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_target"},
 		"an error inside a 200":     {jsonSays(`{"error": "invalid_grant", "access_token": "t"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
 		"as a form":                 {says(200, "application/x-www-form-urlencoded", "error=invalid_client"), broker.LevelCredential, broker.LevelCredential, false, "invalid_client"},
-		"a code that nobody knows":  {says(400, "application/json", `{"error": "vendor_mood"}`), broker.LevelUpstream, broker.LevelUpstream, false, "vendor_mood"},
-		"a code that is no code":    {says(400, "application/json", `{"error": "oh no, <b>secret</b>"}`), broker.LevelUpstream, broker.LevelUpstream, false, ""},
-		"an object as a code":       {says(400, "application/json", `{"error": {"message": "x"}}`), broker.LevelUpstream, broker.LevelUpstream, false, ""},
-		"401 without a code":        {says(401, "text/html", "<html>no</html>"), broker.LevelUpstream, broker.LevelUpstream, false, ""},
-		"404":                       {says(404, "text/html", "<html>invalid_grant</html>"), broker.LevelUpstream, broker.LevelUpstream, false, ""},
+		"a code that nobody knows":  {says(400, "application/json", `{"error": "vendor_mood"}`), broker.LevelCredential, broker.LevelCredential, false, "vendor_mood"},
+		"a code that is no code":    {says(400, "application/json", `{"error": "oh no, <b>secret</b>"}`), broker.LevelCredential, broker.LevelCredential, false, ""},
+		"an object as a code":       {says(400, "application/json", `{"error": {"message": "x"}}`), broker.LevelCredential, broker.LevelCredential, false, ""},
+		"401 without a code":        {says(401, "text/html", "<html>no</html>"), broker.LevelCredential, broker.LevelCredential, false, ""},
+		"404":                       {says(404, "text/html", "<html>invalid_grant</html>"), broker.LevelCredential, broker.LevelCredential, false, ""},
 		"429":                       {says(429, "", ""), broker.LevelRateLimited, broker.LevelRateLimited, false, ""},
 		"500":                       {says(500, "application/json", `{}`), broker.LevelUpstream, broker.LevelUpstream, true, ""},
 		"502 with HTML":             {says(502, "text/html", "<html>bad gateway</html>"), broker.LevelUpstream, broker.LevelUpstream, true, ""},
 		"503 with a code":           {says(503, "application/json", `{"error": "temporarily_unavailable"}`), broker.LevelUpstream, broker.LevelUpstream, false, "temporarily_unavailable"},
-		"an empty 200":              {says(200, "application/json", ""), broker.LevelUpstream, broker.LevelUpstream, true, ""},
+		"an empty 200":              {says(200, "application/json", ""), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"a 200 without a token":     {jsonSays(`{"hello": "world"}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"a 200 with an empty token": {jsonSays(`{"access_token": ""}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"a 200 with a null token":   {jsonSays(`{"access_token": null}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"garbage":                   {jsonSays("\x00\xff{{{"), broker.LevelResponse, broker.LevelResponse, true, ""},
-		"HTML with status 200":      {says(200, "text/html", "<html>log in</html>"), broker.LevelUpstream, broker.LevelUpstream, true, ""},
+		"HTML with status 200":      {says(200, "text/html", "<html>log in</html>"), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"a JSON list":               {jsonSays(`[1, 2]`), broker.LevelResponse, broker.LevelResponse, true, ""},
 		"two documents":             {jsonSays(`{"access_token": "a"} {"access_token": "b"}`), broker.LevelResponse, broker.LevelResponse, true, ""},
 	} {
@@ -84,7 +84,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 func TestWhatACallerChoseIsTheCallersFailure(t *testing.T) {
 	for code, want := range map[string]broker.Level{
 		"invalid_scope": broker.LevelScope, "invalid_target": broker.LevelTarget, "invalid_request": broker.LevelRequest,
-		"invalid_client": broker.LevelCredential, "invalid_grant": broker.LevelCredential,
+		"invalid_client": broker.LevelCredential, "invalid_grant": broker.LevelCredential, "vendor_mood": broker.LevelRequest,
 	} {
 		v := newVendor(t, says(400, "application/json", `{"error": "`+code+`"}`))
 		_, err := v.obtain(v.define(oauth+"scopes: {}"), credential(client), broker.Selection{})
@@ -143,7 +143,7 @@ obtain:
 	if err := run(says(302, "application/json", `{`+good+`}`)); err != nil {
 		t.Errorf("got %v: a 3xx that is ok is an answer", err)
 	}
-	if e := upstreamError(t, run(says(201, "application/json", `{`+good+`}`))); e.Level != broker.LevelUpstream {
+	if e := upstreamError(t, run(says(201, "application/json", `{`+good+`}`))); e.Level != broker.LevelResponse {
 		t.Errorf("got level %d of a status that is not ok", e.Level)
 	}
 }

@@ -89,14 +89,15 @@ func (e *errorRules) find(a *answer) saidError {
 	return said
 }
 
-// classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status.
+// classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status. Only what says nothing of the
+// request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
 		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
-	if a.Status >= 300 && a.Status < 400 && e.Detail == "" {
-		e.Detail = "the upstream answers with a redirect, and none is followed"
+	if e.Detail == "" && said.code == "" {
+		e.Detail = statusDetail(a.Status)
 	}
 	e.Lost = mayBeProcessed(e, said)
 	return e
@@ -116,8 +117,8 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 	}
 	if level, ok := levelOfCode(said.code, place); ok {
 		switch {
-		case said.code == "invalid_request" && place == broker.Obtain && d.callersChoose():
-			return broker.LevelRequest // it may be what this caller chose: others must not suffer for it
+		case said.code == "invalid_request":
+			return d.requests()
 		case (level == broker.LevelScope || level == broker.LevelTarget) && !d.callersChoose():
 			return broker.LevelCredential // no caller chose it: it is the definition's, or the inputs'
 		}
@@ -126,10 +127,40 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		return broker.LevelRateLimited
-	case e.Status >= 200 && e.Status < 300 && e.Detail != "":
+	case e.Status >= 200 && e.Status < 300:
 		return broker.LevelResponse
+	case e.Status == http.StatusBadRequest, e.Status == http.StatusUnsupportedMediaType, e.Status == http.StatusUnprocessableEntity:
+		return d.requests()
+	case e.Status >= 300 && e.Status < 500:
+		return broker.LevelCredential
 	}
-	return broker.LevelUpstream // no code says that it is for ever
+	return broker.LevelUpstream
+}
+
+// requests is the level of what is wrong with one request: the key's where callers choose something of it, because another choice may
+// be right; else the definition's or the inputs', which are the credential's.
+func (d *definition) requests() broker.Level {
+	if d.callersChoose() {
+		return broker.LevelRequest
+	}
+	return broker.LevelCredential
+}
+
+// statusDetail says what a status without a code may mean, and what to look at.
+func statusDetail(status int) string {
+	switch {
+	case status >= 300 && status < 400:
+		return "the upstream answers with a redirect, and none is followed: look at the definition's URL and the inputs that make it"
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return "the upstream does not say why: look at the client's inputs and secret"
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status == http.StatusGone:
+		return "there is no token endpoint at this address: look at the definition's URL and method, and the inputs that make them"
+	case status == http.StatusUnsupportedMediaType:
+		return "the upstream does not take a body of this kind: look whether the definition sends form, json or text"
+	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
+		return "the upstream does not say what is wrong where it is looked for: declare error.code, or a rule"
+	}
+	return ""
 }
 
 var meanings = map[string]broker.Level{
@@ -140,7 +171,8 @@ var meanings = map[string]broker.Level{
 // mayBeProcessed decides Lost of a failure that came as an answer. A refusal, a 4xx and an error in words of the upstream's
 // own say that nothing was done. A 5xx says nothing, and neither does a redirect: frameworks send one to their error page.
 func mayBeProcessed(e *broker.UpstreamError, said saidError) bool {
-	if e.Level != broker.LevelUpstream && e.Level != broker.LevelResponse {
+	redirected := e.Status >= 300 && e.Status < 400 && !said.there
+	if e.Level != broker.LevelUpstream && e.Level != broker.LevelResponse && !redirected {
 		return false
 	}
 	switch {
@@ -162,12 +194,13 @@ func levelOfCode(code string, place broker.Run) (broker.Level, bool) {
 	switch code {
 	case "invalid_client", "unauthorized_client", "unsupported_grant_type", "access_denied":
 		return broker.LevelCredential, true
-	case "invalid_grant", "invalid_request":
-		// Some servers say invalid_request of a refresh token that they do not know (any more).
+	case "invalid_grant":
 		if place == broker.Refresh {
 			return broker.LevelGrant, true
 		}
 		return broker.LevelCredential, true
+	case "invalid_request":
+		return broker.LevelRequest, true
 	case "invalid_scope":
 		return broker.LevelScope, true
 	case "invalid_target":

@@ -252,7 +252,7 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 	if failure := e.d.judge(q, a, e.x.Run); failure != nil {
 		return failure
 	}
-	f := &broker.UpstreamError{Level: broker.LevelUpstream, Status: a.Status, Lost: true}
+	f := &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
 	switch {
 	case len(q.take) == 0 || takesHeaders(q):
 		return nil

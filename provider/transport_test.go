@@ -82,7 +82,7 @@ func TestARedirectIsAnAnswerAndNeverFollowed(t *testing.T) {
 		http.Redirect(w, r, "https://www.example.com/elsewhere", http.StatusTemporaryRedirect)
 	})
 	_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
-	if e := upstreamError(t, err); e.Level != broker.LevelUpstream || e.Status != 307 {
+	if e := upstreamError(t, err); e.Level != broker.LevelCredential || e.Status != 307 || !strings.Contains(e.Detail, "redirect") {
 		t.Errorf("got %+v", e)
 	}
 	if n := len(v.requests()); n != 1 {

@@ -46,7 +46,11 @@ func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (store
 			if o.UsedFormer {
 				b.put(credentialKey, fromCredential(formerUsed(c, o.Now)))
 			}
-			b.remove(failureKey(l.key))
+			if o.Failure == nil {
+				b.remove(failureKey(l.key))
+			} else if err := b.failKey(ctx, l, *o.Failure, full); err != nil {
+				return err
+			}
 			if o.Token != nil && c.Epoch == l.epoch && (stored.Grant || b.heldBy(l)) {
 				if stored.Token, err = b.commitToken(l, *o.Token); err != nil {
 					return err
@@ -125,11 +129,13 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	return true, nil
 }
 
-// makeRoom has room for another row of a kind. The backend says whether there is any; where it has said that it is full, the row goes that
-// is first by what first says of it; false: it stays.
+// makeRoom has room for another row of a kind. The backend says whether there is any, of one kind in a batch; where it has said that it is
+// full, the row goes that is first by what first says of it; false: it stays.
 func (b *changing) makeRoom(ctx context.Context, kind Kind, full bool, first func(*snapshot, Key) (time.Time, bool, error)) error {
 	if !full {
-		b.batch.Room = &Room{kind, b.s.options.MaxTokens}
+		if b.batch.Room == nil {
+			b.batch.Room = &Room{kind, b.s.options.MaxTokens}
+		}
 		return nil
 	}
 	all, err := b.s.list(ctx, b.name, kind)

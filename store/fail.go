@@ -57,7 +57,7 @@ func (b *changing) failGrant(l *lease, r broker.FailureRecord) error {
 	}
 	if r.Level == broker.LevelGrant {
 		refused := b.remember(r.Failure)
-		g.Refused = &refused
+		g.Refused, g.RefusedBy = &refused, l.key.Digest
 	}
 	if g.Marker == old.Marker && g.Uncertain == old.Uncertain && g.Refused == old.Refused {
 		return nil
@@ -69,14 +69,8 @@ func (b *changing) failGrant(l *lease, r broker.FailureRecord) error {
 // recordFailure notes a failure of the key or of the credential.
 func (b *changing) recordFailure(ctx context.Context, l *lease, r broker.FailureRecord, full bool) error {
 	switch r.Level {
-	case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
-		key := failureKey(l.key)
-		if _, there := b.rows[key]; !there {
-			if err := b.makeRoom(ctx, kindFailure, full, endsFirst); err != nil {
-				return err
-			}
-		}
-		b.putUntil(key, failureRecord{id(l.version), b.remember(r.Failure)}, b.s.forgotten(r.Failure.RetryAt))
+	case broker.LevelResponse, broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
+		return b.failKey(ctx, l, r.Failure, full)
 	case broker.LevelCredential:
 		var h healthRecord
 		if err := b.spare(healthKey, &h); err != nil {
@@ -85,8 +79,20 @@ func (b *changing) recordFailure(ctx context.Context, l *lease, r broker.Failure
 		failed := b.remember(r.Failure)
 		h.Version, h.Digest, h.Failure = id(l.version), l.key.Digest, &failed
 		b.put(healthKey, h)
-	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse, broker.LevelGrant:
+	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelGrant:
 	}
+	return nil
+}
+
+// failKey notes a failure of the key.
+func (b *changing) failKey(ctx context.Context, l *lease, f broker.Remembered, full bool) error {
+	key := failureKey(l.key)
+	if _, there := b.rows[key]; !there {
+		if err := b.makeRoom(ctx, kindFailure, full, endsFirst); err != nil {
+			return err
+		}
+	}
+	b.putUntil(key, failureRecord{id(l.version), b.remember(f)}, b.s.forgotten(f.RetryAt))
 	return nil
 }
 

@@ -147,8 +147,14 @@ func (r *reach) told(away bool) {
 	}
 }
 
-// heard notes that something came from the part that has a group: it can be asked again.
-func (r *reach) heard(g Group) { _ = r.noted(context.Background(), 0, r.shard(g), nil) }
+// heard notes that something was told of a group: its part may be asked at once. That it answers is not said: others may have told.
+func (r *reach) heard(g Group) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.shards[r.shard(g)]; s != nil {
+		s.tried = broker.Never
+	}
+}
 
 // Read implements Backend.
 func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
@@ -159,14 +165,27 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 	if err := r.may(first); err != nil {
 		return nil, err
 	}
-	asked := r.clock.Now().At
-	all, err := r.Backend.Read(ctx, asks...)
-	for i, ask := range asks {
-		if part := r.shard(ask.Group); err == nil && part != first {
-			_ = r.noted(ctx, asked, part, all[i].Err)
+	out, parts, at := make([]Reading, len(asks)), make([]string, len(asks)), []int{}
+	for i, ask := range asks { // a part that is given up is not asked: what it has beside the first is not waited for
+		if parts[i] = r.shard(ask.Group); parts[i] != first {
+			out[i].Err = r.may(parts[i])
+		}
+		if out[i].Err == nil {
+			at = append(at, i)
 		}
 	}
-	return all, r.noted(ctx, asked, first, err)
+	asked := r.clock.Now().At
+	all, err := r.Backend.Read(ctx, picked(asks, at)...)
+	if err != nil {
+		return nil, r.noted(ctx, asked, first, err)
+	}
+	for i, j := range at {
+		out[j] = all[i]
+		if parts[j] != first {
+			_ = r.noted(ctx, asked, parts[j], out[j].Err)
+		}
+	}
+	return out, r.noted(ctx, asked, first, nil)
 }
 
 // List implements Backend. Parts that are given up are not asked.

@@ -121,6 +121,7 @@ type rememberedRecord struct {
 	Count          int     `json:"count,omitzero"`
 	UpstreamStatus int     `json:"upstream_status,omitzero"`
 	UpstreamError  string  `json:"upstream_error,omitzero"`
+	Detail         string  `json:"detail,omitzero"`
 	// RetryEnds is RetryAt by the backend's clock; 0: in a record of a former version, or where no clock was asked.
 	RetryEnds stored `json:"retry_ends,omitzero"`
 }
@@ -140,14 +141,14 @@ func (s stored) time() time.Time { return time.Unix(0, int64(s)) }
 func fromRemembered(r broker.Remembered) rememberedRecord {
 	return rememberedRecord{
 		Kind: r.Kind.Name(), At: at(r.At), RetryAt: at(r.RetryAt), Count: r.Count,
-		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError,
+		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError, Detail: r.Detail,
 	}
 }
 
 func (r rememberedRecord) remembered() broker.Remembered {
 	return broker.Remembered{
 		Kind: broker.KindNamed(r.Kind), At: r.At.time(), RetryAt: r.RetryAt.time(), Count: r.Count,
-		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError,
+		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError, Detail: r.Detail,
 	}
 }
 

@@ -22,6 +22,7 @@ type grantRecord struct {
 	Marked    stored            `json:"marked,omitzero"`
 	Uncertain bool              `json:"uncertain,omitzero"`
 	Refused   *rememberedRecord `json:"refused,omitzero"`
+	RefusedBy string            `json:"refused_by,omitzero"`
 }
 
 // freshGrant is a grant that begins a line: it has a generation of its own and was never presented.
@@ -35,14 +36,14 @@ func (n *snapshot) grant(r grantRecord) broker.Grant {
 	g := broker.Grant{
 		Generation: r.Generation.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
 		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain,
-		Refused: n.recall(r.Refused),
+		Refused: n.recall(r.Refused), RefusedBy: r.RefusedBy,
 	}
 	used := r.Used
 	if !g.Marker.IsZero() && !g.Uncertain {
 		g.UsedAt, used = r.MarkedAt.time(), r.Marked
 	}
 	if used != 0 {
-		if d := n.now.Sub(used.time()); d >= 0 { // a clock that went back knows nothing
+		if d := n.now.Sub(used.time()); d > -clockBehind { // a clock that went back knows nothing
 			g.UsedFor = max(d, time.Nanosecond)
 		}
 	}

@@ -52,7 +52,7 @@ func (s *Store) mended(ctx context.Context, read func() (*snapshot, error)) (*sn
 
 // view is what the rows say about a token.
 func (n *snapshot) view(key broker.TokenKey) (v broker.View, err error) {
-	v = broker.View{Key: key, Credential: n.credential, Mark: n.mark(key)}
+	v = broker.View{Credential: n.credential, Mark: n.mark(key)}
 	var g grantRecord
 	if there, err := n.open(grantKey(key), &g); err != nil {
 		return v, err

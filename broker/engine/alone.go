@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -15,8 +15,8 @@ import (
 func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) outcome {
 	b, now := p.b, p.b.clock.Now()
 	there := b.cache.peek(p.key)
-	if there != nil && last != nil && there.mark != last.view.Mark {
-		b.cache.drop(p.key.name, func(e *entry) bool { return e == there }) // what was read says that it is over
+	if there != nil && last != nil && there.mark != last.view.Mark && broker.Moment(there.confirmed.Load()) < last.at {
+		b.cache.drop(p.key.name, func(e *entry) bool { return e == there }, false) // what was read since says that it is over
 	}
 	if there != nil && !there.dropped.Load() && there.revision == b.upstream.Revision() {
 		b.cache.try(there, now.At)
@@ -37,8 +37,8 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	if err != nil || !t.facts.ObtainsAlone {
 		return outcome{failure: why}
 	}
-	if f := b.refusals.of(p.key, now.Wall); f != nil {
-		return outcome{failure: f}
+	if r := b.refusals.of(p.key); r != nil && now.Wall.Before(r.RetryAt) {
+		return outcome{failure: t.blamed(share(r, t.credential))}
 	}
 	var before *broker.Issued
 	if there != nil {
@@ -56,11 +56,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	case errors.Is(err, errAgain): // something has moved meanwhile
 		return outcome{failure: why}
 	}
-	f := asFailure(err, p.key.name)
-	if f.Kind != broker.NotFound {
-		b.refusals.put(p.key, f)
-	}
-	return outcome{failure: f}
+	return outcome{failure: asFailure(err, p.key.name)}
 }
 
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
@@ -73,25 +69,24 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	defer granted.leave()
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
-	sent, x := false, request(t, broker.Obtain, broker.Grant{})
-	x.BeforeSend = b.notAfter(b.clock.Now().At.Add(b.timeout), &sent)
+	x := request(t, broker.Obtain, broker.Grant{})
+	x.BeforeSend = b.beforeSend(b.clock.Now().At.Add(b.timeout), &atomic.Bool{})
 	a, _, failure := p.ask(bounded, t, x, false)
-	now := b.clock.Now().Wall
+	var shown offer
+	if failure == nil {
+		shown, failure = b.fit(t, a, before)
+	}
+	backoff := granted.leaveWith(failure)
+	b.gates.saved(t.upstream, backoff == nil) // nobody tells the store
 	if failure != nil {
-		f := said(t, failure)
-		f.RetryAt = retryAt(granted.leaveWith(failure), now)
-		if failure.Level >= broker.LevelScope {
-			f.RetryAt = now.Add(permanentWait(1, max(failure.RetryAfter, failure.Wait)))
+		r := remember(failure, b.refusals.of(p.key), b.clock.Now().Wall)
+		if failure.Level < broker.LevelResponse {
+			r.RetryAt = retryAt(backoff, r.At)
 		}
-		return nil, f
+		b.refusals.put(p.key, &r)
+		return nil, t.blamed(share(&r, t.credential))
 	}
-	shown, unfit := b.fit(t, a, before)
-	if unfit != nil {
-		f := *asFailure(unfit, t.name)
-		f.RetryAt = retryAt(granted.leaveWith(&broker.UpstreamError{Level: broker.LevelResponse}), now)
-		return nil, &f
-	}
-	granted.leaveWith(nil)
+	b.refusals.put(p.key, nil)
 	if b.clock.Now().At.Sub(asked) >= b.cache.bound {
 		// It took so long that the store may be there again, and the credential another, or gone.
 		if err := p.refused(ctx, t.credential, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
@@ -112,32 +107,33 @@ func (b *Broker) putLocal(l *line, a offer, mark broker.Mark, moved uint64) (*en
 	return b.cache.put(l, a, broker.Moment(k.confirmed.Load()), moved)
 }
 
-// refusals are the failures of what this process obtained for itself: while the store is away they are remembered here. Safe for
+// refusals are how what this process tried to obtain for itself failed last: while the store is away they are remembered here. Safe for
 // concurrent use.
 type refusals struct {
 	mu  sync.Mutex
-	all map[lookup]*broker.Failure
+	all map[lookup]*broker.Remembered
 }
 
 // refusalsMost bounds what is remembered.
 const refusalsMost = 10_000
 
-// of is how the last one for a key went, if it is not to be made again yet.
-func (r *refusals) of(key lookup, now time.Time) *broker.Failure {
+// of is how the last try for a key failed; nil: it did not, or there was none.
+func (r *refusals) of(key lookup) *broker.Remembered {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f := r.all[key]; f != nil && now.Before(f.RetryAt) {
-		return f
-	}
-	delete(r.all, key)
-	return nil
+	return r.all[key]
 }
 
-func (r *refusals) put(key lookup, f *broker.Failure) {
+// put notes how a try failed; nil: it did not.
+func (r *refusals) put(key lookup, failed *broker.Remembered) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.all == nil || len(r.all) >= refusalsMost {
-		r.all = map[lookup]*broker.Failure{}
+	switch {
+	case failed == nil:
+		delete(r.all, key)
+		return
+	case r.all == nil || len(r.all) >= refusalsMost:
+		r.all = map[lookup]*broker.Remembered{}
 	}
-	r.all[key] = f
+	r.all[key] = failed
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -37,11 +38,17 @@ func permanentWait(refusals int, said time.Duration) time.Duration {
 
 // remember makes the record of a failure, counting on from the one before, nil for none.
 func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time) broker.Remembered {
-	r := broker.Remembered{Kind: e.Kind(), At: now, Count: 1, UpstreamStatus: e.Status, UpstreamError: e.Code}
+	r := broker.Remembered{Kind: e.Kind(), At: now, Count: 1, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
 	if before != nil {
 		r.Count = before.Count + 1
 	}
-	r.RetryAt = now.Add(permanentWait(r.Count, max(e.RetryAfter, e.Wait)))
+	wait := max(e.RetryAfter, e.Wait)
+	if e.Level == broker.LevelResponse {
+		wait = transientWait(r.Count, wait, rand.Float64()) //nolint:gosec // jitter needs no secrecy
+	} else {
+		wait = permanentWait(r.Count, wait)
+	}
+	r.RetryAt = now.Add(wait)
 	return r
 }
 
@@ -49,6 +56,6 @@ func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time)
 func share(r *broker.Remembered, c broker.Credential) *broker.Failure {
 	return &broker.Failure{
 		Kind: r.Kind, Credential: c.Name, Provider: c.Provider, RetryAt: r.RetryAt,
-		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError,
+		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError, Detail: r.Detail,
 	}
 }

@@ -137,10 +137,10 @@ func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	return e
 }
 
-// peek returns the entry for a key as it is, whether or not it may be served; nil: there is none.
+// peek returns the entry for a key as it is, however long ago it was confirmed; nil: there is none, or it has ended.
 func (c *cache) peek(key lookup) *entry {
 	there, _ := c.entries.GetEntryQuietly(key)
-	if there.Value == nil || there.Value.dropped.Load() {
+	if there.Value == nil || there.Value.dropped.Load() || c.clock.Now().At >= there.Value.ends {
 		return nil
 	}
 	return there.Value
@@ -153,8 +153,8 @@ func (c *cache) confirm(e *entry, asked broker.Moment) { e.confirmed.Store(int64
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
 // drop takes the entries of a credential that match out of service for good, and returns how many tokens of those only this
-// process had. Whatever is being read meanwhile is read again.
-func (c *cache) drop(name broker.CredentialName, match func(*entry) bool) (local int) {
+// process had. If there are any, or the store has changed, whatever is being read meanwhile is read again.
+func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lines[name]
@@ -171,14 +171,17 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool) (local
 			local++
 		}
 		c.remove(key, e)
+		changed = true
 	}
-	l.move()
+	if changed {
+		l.move()
+	}
 	return local
 }
 
 // forget drops everything of a credential that has changed, or is gone.
 func (c *cache) forget(name broker.CredentialName) {
-	c.drop(name, func(*entry) bool { return true })
+	c.drop(name, func(*entry) bool { return true }, true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l := c.lines[name]; l != nil {

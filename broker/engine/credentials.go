@@ -210,7 +210,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 				continue // a seed that was given before changes nothing: what it has become meanwhile is kept
 			}
 			c.Seeds[name] = broker.Seed{Hash: hash, SetTime: now}
-			seed = &broker.Grant{Generation: broker.NewID(), RefreshToken: v, GivenAt: now}
+			seed = &broker.Grant{RefreshToken: v, GivenAt: now}
 			moves = true
 		default:
 			if was := c.Secrets[name]; !was.Value.Equal(v) {

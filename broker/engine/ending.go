@@ -20,23 +20,18 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	if t.facts.Refreshes {
 		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
 	}
-	var misfit *broker.UpstreamError
 	switch {
-	case unfit != nil: // the refresh token, if there is one, is good all the same
-		misfit = &broker.UpstreamError{Level: broker.LevelResponse}
-	case !p.trial.on || p.trial.keep:
+	case unfit != nil && !p.trial.on: // the refresh token, if there is one, is good all the same
+		failure := remember(unfit, s.view.KeyFailure, now.Wall)
+		o.Failure = &failure
+	case unfit == nil && (!p.trial.on || p.trial.keep):
 		o.Token = shown.issued
 	}
-	backoff := granted.leaveWith(misfit)
-	if unfit == nil {
-		b.savesBehind(t, backoff)
-	}
+	backoff := granted.leaveWith(nil)
+	b.savesBehind(t, backoff)
 	moved := p.l.moved.Load()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
-	if unfit != nil {
-		b.saves(t, backoff) // after the commit: a refresh token that came is nowhere but here until then
-	}
 	switch {
 	case errors.Is(err, errUnstored):
 		e, err := b.putLocal(p.l, shown, s.view.Mark, s.moved)
@@ -49,9 +44,12 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	case err != nil:
 		return nil, err
 	case unfit != nil:
-		f := *asFailure(unfit, t.name)
-		f.RetryAt = retryAt(backoff, now.Wall)
-		return nil, &f
+		f := said(t, unfit)
+		f.RetryAt = now.Wall.Add(backoffFirst)
+		if o.Failure != nil {
+			f.RetryAt = o.Failure.RetryAt
+		}
+		return nil, f
 	}
 	shown.mark = done.Mark
 	switch {
@@ -101,7 +99,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 	out, again := said(t, e), false
 	backoff := granted.leaveWith(e)
 	switch e.Level {
-	case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse:
+	case broker.LevelUpstream, broker.LevelRateLimited:
 		if e.Refused {
 			out.RetryAt = now
 			again = ctx.Err() == nil // nothing was sent: nobody failed
@@ -109,13 +107,10 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		}
 		out.RetryAt = retryAt(backoff, now)
 		b.saves(t, backoff) // before anybody is told that this exchange has ended
-		if r.Uncertain && !t.facts.Obtains {
-			out.Kind = broker.RefreshUncertain
-		}
 	case broker.LevelCredential:
 		r.Failure = remember(e, s.view.CredentialFailure, now)
 		out.RetryAt = r.Failure.RetryAt
-	case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
+	case broker.LevelResponse, broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
 		r.Failure = remember(e, s.view.KeyFailure, now)
 		out.RetryAt = r.Failure.RetryAt
 	case broker.LevelGrant:
@@ -129,12 +124,15 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		r.Failure = remember(e, nil, now)
 		again = true // look whether another generation has won, and whether obtain can do without
 	}
+	if r.Uncertain && !t.facts.Obtains && e.Level <= broker.LevelResponse {
+		out.Kind, r.Failure.Kind = broker.RefreshUncertain, broker.RefreshUncertain
+	}
 	if p.trial.on && e.Level != broker.LevelGrant {
 		// A test leaves no failure behind but its attempts: the next caller finds out for itself.
 		r.Level = broker.LevelUpstream
 	}
-	if e.Level >= broker.LevelScope {
-		b.savesBehind(t, backoff) // it answered, and knows what it says
+	if e.Level >= broker.LevelResponse {
+		b.savesBehind(t, backoff) // it answered
 	}
 	if err := b.giveBack(ctx, end, end.failing(r)); err != nil {
 		b.log.Warn("failure not recorded yet", "credential", string(t.name), "kind", broker.KindOf(err).Name())

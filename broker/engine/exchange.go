@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -23,7 +25,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	deadline := b.clock.Now().At.Add(b.timeout)
 	lease, err := s.view.Acquire(ctx, b.timeout+leaseSpare, run == broker.Refresh)
 	if errors.Is(err, broker.ErrConflict) {
-		return nil, pause(ctx, lookAgain/10, s.ended)
+		return nil, p.pause(ctx, lookAgain/10, s.ended)
 	}
 	// Both times are counted from before the lease was asked for.
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}
@@ -33,12 +35,12 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
-	sent := false
+	var sent atomic.Bool
 	x := request(t, run, s.view.Grant)
-	x.BeforeSend = b.notAfter(deadline, &sent)
+	x.BeforeSend = b.beforeSend(min(deadline, s.usable(t.facts)), &sent)
 	defer func() {
 		if r := recover(); r != nil {
-			presented := sent && end.spends
+			presented := sent.Load() && end.spends
 			b.giveBackBehind(end, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}))
 			panic(r)
 		}
@@ -58,16 +60,26 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	return p.succeeded(ctx, t, end, granted, s, a, former)
 }
 
-// notAfter is the BeforeSend of an exchange that nothing is sent for after a deadline: the process was stopped, or the machine slept, and
+// beforeSend lets nothing be sent after a deadline: the process was stopped, the machine slept, or an upstream's turn was waited for, and
 // somebody else may have the lease. It notes that something is sent.
-func (b *Broker) notAfter(deadline broker.Moment, sent *bool) func(string) error {
+func (b *Broker) beforeSend(deadline broker.Moment, sent *atomic.Bool) func(string) error {
 	return func(string) error {
 		if b.clock.Now().At >= deadline {
 			return errLate
 		}
-		*sent = true
+		sent.Store(true)
 		return nil
 	}
+}
+
+// usable is until when the refresh token may be presented that was read: one that may be spent already, only for as long as its upstream
+// takes it again.
+func (s seen) usable(f *broker.Facts) broker.Moment {
+	g := s.view.Grant
+	if !g.MayBeSpent() || f.Reuse.Allowed || g.UsedFor == 0 || g.UsedFor >= f.Reuse.Within {
+		return math.MaxInt64 // or it was decided otherwise: to present it once more
+	}
+	return s.at.Add(f.Reuse.Within - g.UsedFor)
 }
 
 // request is what an exchange asks with, but for BeforeSend.
@@ -130,18 +142,25 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 	return a, failure
 }
 
-// fit makes of what an exchange brought what callers get. It fails where nobody could use it. before is what there was until now; nil:
+// fit makes of what an exchange brought what callers get; or says why nobody could use it. before is what there was until now; nil:
 // nothing.
-func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (offer, error) {
+func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (shown offer, unfit *broker.UpstreamError) {
+	defer func() {
+		if r := recover(); r != nil { // a refresh token that came with it is to be kept all the same
+			b.logPanic(t.name, r)
+			unfit = &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown"}
+		}
+	}()
 	id := b.tokenID(t.credential, a.Values["token"])
 	issued := issue(a, t.facts, t.chosen, id, before, rand.Float64()) //nolint:gosec // jitter needs no secrecy
 	shown, err := b.offer(t, issued, broker.Mark{})
-	if !b.clock.Now().Wall.Before(issued.ExpireAt) {
-		f := failureOf(t, broker.UpstreamResponseInvalid)
-		f.Detail = "the token that it gave has expired already"
-		err = f
+	switch {
+	case err != nil:
+		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown as the definition says"}
+	case !b.clock.Now().Wall.Before(issued.ExpireAt):
+		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
 	}
-	return shown, err
+	return shown, nil
 }
 
 // failureOf is a failure of a target's credential.
@@ -153,5 +172,24 @@ func failureOf(t target, kind broker.Kind) *broker.Failure {
 func said(t target, e *broker.UpstreamError) *broker.Failure {
 	f := failureOf(t, e.Kind())
 	f.UpstreamStatus, f.UpstreamError, f.Detail = e.Status, e.Code, e.Detail
+	return t.blamed(f)
+}
+
+// blamed says who is to mend a request that the upstream refuses: whoever chose something of it, else whoever keeps the credential.
+func (t target) blamed(f *broker.Failure) *broker.Failure {
+	if f.Kind != broker.RequestInvalid {
+		return f
+	}
+	for _, chosen := range []struct {
+		field string
+		empty bool
+	}{{"scopes", t.sel.Scopes.Empty()}, {"audience", t.sel.Audience == ""}, {"resources", t.sel.Resources.Empty()}, {"parameters", t.sel.Parameters.Empty()}} {
+		if !chosen.empty {
+			f.Violations = append(f.Violations, broker.Violation{Field: chosen.field, Description: "the upstream refuses a request with these: ask for others"})
+		}
+	}
+	if len(f.Violations) == 0 {
+		f.Kind = broker.CredentialMisconfigured
+	}
 	return f
 }

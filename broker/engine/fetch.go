@@ -57,6 +57,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial}
+	defer p.leave()
 	defer func() {
 		if r := recover(); r != nil {
 			b.logPanic(key.name, r)
@@ -83,6 +84,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		f := asFailure(err, key.name)
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.failures.Add(1)
+			p.leave()
 			if !key.trial.on {
 				return p.withoutStore(b.stopping, last, f)
 			}
@@ -142,6 +144,8 @@ type pursuit struct {
 	// are written by ask.
 	asked    bool
 	attempts []broker.Attempt
+	// turn: it has its turn at the grant that all keys of a seeded credential share, until the end of the round that needs it.
+	turn bool
 }
 
 // seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
@@ -163,13 +167,12 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 	if err != nil {
 		return nil, nil, p.refused(ctx, c, err)
 	}
-	if t.credential.Seeded() && t.token.Spends {
-		// All keys of this credential spend one refresh token: they take turns, and look after their turn has come.
+	takesTurns := t.credential.Seeded() && t.token.Spends
+	if takesTurns && !p.turn { // it is had for nothing, mostly; else it is waited for only by who needs it
 		select {
 		case p.l.turn <- struct{}{}:
-			defer func() { <-p.l.turn }()
-		case <-ctx.Done():
-			return nil, nil, failureOf(t, broker.ShuttingDown)
+			p.turn = true
+		default:
 		}
 	}
 	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), at: p.b.clock.Now().At}
@@ -185,12 +188,13 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, s.at)
-	e, err := p.act(ctx, t, s)
+	e, err := p.act(ctx, t, s, takesTurns)
 	return e, &s, err
 }
 
-// act does what is to be done about what a round has read.
-func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
+// act does what is to be done about what a round has read. takesTurns: all keys of the credential spend one refresh token, so only one of them
+// goes for it at a time, and looks after its turn has come.
+func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*entry, error) {
 	b, now := p.b, p.b.clock.Now().Wall
 	if decide(s.view.Token, now, p.need) != fetch {
 		a, err := b.offer(t, s.view.Token, s.view.Mark)
@@ -208,15 +212,25 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 	if f := p.remembered(t, s.view, now); f != nil {
 		return nil, f
 	}
+	if takesTurns && !p.turn {
+		select {
+		case p.l.turn <- struct{}{}:
+			p.turn = true
+			return nil, errAgain
+		case <-ctx.Done():
+			return nil, failureOf(t, broker.ShuttingDown)
+		}
+	}
+	defer p.leave()
 	if p.l.commits.Load() > 0 {
-		return nil, pause(ctx, lookAgain, s.ended)
+		return nil, p.pause(ctx, lookAgain, s.ended)
 	}
 	if s.view.LeaseLeft > 0 {
-		return nil, pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended)
+		return nil, p.pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended)
 	}
 	run, err := p.choose(t, s.view, now)
 	if errors.Is(err, errLooksAlive) {
-		return nil, pause(ctx, lookAgain, s.ended)
+		return nil, p.pause(ctx, lookAgain, s.ended)
 	}
 	if err != nil {
 		return nil, err
@@ -245,6 +259,14 @@ func (p *pursuit) refused(ctx context.Context, c broker.Credential, err error) e
 		return errAgain
 	}
 	return err
+}
+
+// leave gives the turn to another flight.
+func (p *pursuit) leave() {
+	if p.turn {
+		p.turn = false
+		<-p.l.turn
+	}
 }
 
 // fallback is the entry that is served although something better was wanted; nil: none. It is not cached: a flight that
@@ -278,8 +300,9 @@ func (p *pursuit) served() *entry {
 	return e
 }
 
-// pause waits until somebody lets go of a lease, at most for so long.
-func pause(ctx context.Context, most time.Duration, ended <-chan struct{}) error {
+// pause waits until somebody lets go of a lease, at most for so long. Others have their turn meanwhile.
+func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan struct{}) error {
+	p.leave()
 	timer := time.NewTimer(most + time.Duration(rand.Float64()*float64(most)/4)) //nolint:gosec // jitter needs no secrecy
 	defer timer.Stop()
 	select {
@@ -297,7 +320,7 @@ func (p *pursuit) remembered(t target, v broker.View, now time.Time) *broker.Fai
 	}
 	for _, r := range []*broker.Remembered{v.CredentialFailure, v.KeyFailure} {
 		if r != nil && now.Before(r.RetryAt) {
-			return share(r, t.credential)
+			return t.blamed(share(r, t.credential))
 		}
 	}
 	return nil
@@ -315,14 +338,14 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 		}
 		return 0, failureOf(t, broker.ReauthorizationRequired)
 	}
-	if g.Refused != nil {
+	if refused := g.RefusedFor(f.Digest); refused != nil {
 		if f.Obtains {
 			return broker.Obtain, nil
 		}
 		if p.need.force && !p.asked {
 			return broker.Refresh, nil // it cannot become worse
 		}
-		r := *g.Refused
+		r := *refused
 		r.Kind, r.RetryAt = broker.ReauthorizationRequired, time.Time{}
 		return 0, share(&r, t.credential)
 	}

@@ -30,6 +30,7 @@ type gate struct {
 	limit   *rate.Limiter
 	known   broker.Backoff
 	since   broker.Moment // when known was found out
+	unsaved bool          // the store could not be told of known
 	probing chan struct{} // closed when the exchange that tries has ended; nil: none is trying
 }
 
@@ -130,8 +131,18 @@ func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pas
 func (g *gate) advise(a advice) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !a.unknown && a.read > g.since {
+	if !a.unknown && a.read > g.since && !(g.unsaved && a.known.Failures == 0) {
 		g.known, g.since = a.known, a.read
+	}
+}
+
+// saved notes whether the store could be told what is known of an upstream: where it could not, its knowing nothing says nothing.
+func (g *gates) saved(upstream string, ok bool) {
+	if v, there := g.all.Load(upstream); there {
+		one := v.(*gate)
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		one.unsaved = !ok
 	}
 }
 
@@ -183,7 +194,7 @@ func (p *pass) leaveWith(e *broker.UpstreamError) *broker.Backoff {
 	switch {
 	case e != nil && e.Refused:
 		return nil // nothing was sent
-	case e == nil || e.Level >= broker.LevelScope: // it answered, and knows what it says
+	case e == nil || e.Level >= broker.LevelResponse: // it answered this request: that says nothing of others
 		if p.known.Failures == 0 {
 			return nil
 		}

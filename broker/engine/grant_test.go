@@ -398,8 +398,8 @@ func (o *ordered) SaveBackoff(ctx context.Context, place string, known broker.Ba
 	return o.Store.SaveBackoff(ctx, place, known)
 }
 
-// TestARefreshTokenIsStoredBeforeAdvice: it comes with an answer that is unfit otherwise, and is nowhere else.
-func TestARefreshTokenIsStoredBeforeAdvice(t *testing.T) {
+// TestARefreshTokenOfAnUnfitAnswerIsStored: it is nowhere else.
+func TestARefreshTokenOfAnUnfitAnswerIsStored(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{facts: broker.Facts{Obtains: true, Refreshes: true}}
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
@@ -414,9 +414,23 @@ func TestARefreshTokenIsStoredBeforeAdvice(t *testing.T) {
 		})
 		w.create("main", nil)
 		_, err := w.get("main")
-		wantKind(t, err, broker.UpstreamResponseInvalid)
-		if want := []string{"commit", "backoff"}; !slices.Equal(store.writes, want) {
+		f := wantKind(t, err, broker.UpstreamResponseInvalid)
+		if want := []string{"commit"}; !slices.Equal(store.writes, want) {
 			t.Errorf("got %v, want %v", store.writes, want)
+		}
+		st, err := storetest.Status(t.Context(), store, "main")
+		if err != nil || len(st.Grants) != 1 || st.Grants[0].RefreshToken.Reveal() != "refresh-1" {
+			t.Errorf("got %+v, %v, want the refresh token kept", st.Grants, err)
+		}
+		_, err = w.get("main") // it is remembered, for this key alone
+		if again := wantKind(t, err, broker.UpstreamResponseInvalid); !again.RetryAt.Equal(f.RetryAt) || again.Detail != f.Detail || f.Detail == "" {
+			t.Errorf("got %+v, then %+v, want the same", f, again)
+		}
+		w.wantExchanges(1)
+		sleep(time.Until(f.RetryAt))
+		_, err = w.get("main")
+		if third := wantKind(t, err, broker.UpstreamResponseInvalid); time.Until(third.RetryAt) < 2*time.Second {
+			t.Errorf("asked again in %v, want it to be left alone for longer each time", time.Until(third.RetryAt))
 		}
 	})
 }

@@ -45,7 +45,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
 		if broker.KindOf(err) != broker.NotFound {
-			b.cache.drop(i.Credential, named)
+			b.cache.drop(i.Credential, named, true)
 		}
 		return broker.Dropped{}, b.storeFailure(i.Credential, err)
 	}
@@ -76,7 +76,7 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 // drop drops in the store and, whatever the store answers, what is named in this process.
 func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, named func(*entry) bool) (broker.Dropped, error) {
 	done, err := b.store.Drop(ctx, name, m)
-	local := b.cache.drop(name, named)
+	local := b.cache.drop(name, named, err != nil || done.Count > 0)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

@@ -10,8 +10,12 @@ import (
 // Write makes a file with mode 0600 at path of what write writes. It fails with fs.ErrExist, at the end, where something is there: a
 // link replaces nothing, unlike a rename. Errors of write are passed on as they are.
 func Write(path string, write func(*os.File) error) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*") // 0600
+	dir, err := os.Open(filepath.Dir(path)) // before there is a file: one that was made must not be said to have failed
+	if err != nil {
+		return err
+	}
+	defer dir.Close()                             //nolint:errcheck // nothing is written to it
+	f, err := os.CreateTemp(dir.Name(), ".new-*") // 0600
 	if err != nil {
 		return err
 	}
@@ -26,7 +30,7 @@ func Write(path string, write func(*os.File) error) error {
 		err = os.Link(f.Name(), path)
 	}
 	if err == nil {
-		err = SyncDir(dir)
+		err = dir.Sync()
 	}
 	return err
 }

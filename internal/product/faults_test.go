@@ -74,15 +74,15 @@ var faultCases = func() []faultCase {
 		first(kind(upstreamsim.FaultServerError), down, "500", ""),
 		first(kind(upstreamsim.FaultBadGateway), down, "502", ""),
 		first(kind(upstreamsim.FaultErrorIn200), down, "200", "server_error"),
-		first(kind(upstreamsim.FaultEmpty), down, "200", ""),
+		first(kind(upstreamsim.FaultEmpty), odd, "200", ""),
 		first(kind(upstreamsim.FaultGarbage), odd, "200", ""),
 		first(kind(upstreamsim.FaultHuge), down, "200", ""),
-		first(kind(upstreamsim.FaultRedirect), down, "307", ""),
+		{kind(upstreamsim.FaultRedirect), codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "307", "", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "invalid_client"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "401", "invalid_client", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "slow_down"}, codes.ResourceExhausted, limited, "400", "slow_down", 0, 1251 * time.Millisecond},
 		first(upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "temporarily_unavailable"}, down, "400", "temporarily_unavailable"),
-		first(upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "vendor.specific-code"}, down, "400", "vendor.specific-code"),
-		first(upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "no code, but text"}, down, "400", ""),
+		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "vendor.specific-code"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "400", "vendor.specific-code", 0, 0},
+		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "no code, but text"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "400", "", 0, 0},
 	}
 }()
 
@@ -238,7 +238,7 @@ func TestAnErrorCodeMeansWhatItsPlaceSays(t *testing.T) {
 		"access_denied": misconfigured, "invalid_grant": misconfigured, "invalid_scope": "SCOPE_REFUSED", "invalid_target": "TARGET_REFUSED",
 	}
 	refresh := map[string]string{
-		"invalid_client": misconfigured, "invalid_grant": "REAUTHORIZATION_REQUIRED", "invalid_request": "REAUTHORIZATION_REQUIRED",
+		"invalid_client": misconfigured, "invalid_grant": "REAUTHORIZATION_REQUIRED", "invalid_request": misconfigured,
 	}
 	for system, reasons := range map[upstreamsim.System]map[string]string{upstreamsim.ClientCredentials: obtain, upstreamsim.RefreshToken: refresh} {
 		for code, reason := range reasons {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -37,38 +38,87 @@ func reading(out []any) store.Reading {
 	return store.Reading{Now: time.UnixMilli(ms)}
 }
 
-// Read implements store.Backend: one pipeline. In a Cluster it goes to the masters that have the groups at the same time.
+// each asks each master for its part of n things, at the same time, each for itself and with a deadline of its own: one pipeline for all
+// would be answered when the last is, and a master that hangs would take along what others have answered. ask is given the numbers of a part,
+// and returns why each of them failed; if all have, the part is asked once more where that may help. Where beside is given, it bounds what is
+// asked of other masters than the first thing's. It returns why nothing is known, by number.
+func (db *DB) each(ctx context.Context, n int, group func(i int) store.Group, beside time.Duration, ask func(ctx context.Context, at []int) []error) []error {
+	parts := map[string][]int{}
+	for i := range n {
+		shard := db.Shard(group(i))
+		parts[shard] = append(parts[shard], i)
+	}
+	all := make([]error, n)
+	var asking sync.WaitGroup
+	for shard, at := range parts {
+		asking.Go(func() {
+			ctx := ctx
+			if beside > 0 && at[0] != 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, beside)
+				defer cancel()
+			}
+			said := make([]error, len(at))
+			err := db.do(ctx, shard, func(ctx context.Context, _ time.Duration) error {
+				said = ask(ctx, at)
+				return noneOf(said)
+			})
+			for i, j := range at {
+				if all[j] = err; err == nil {
+					all[j] = failed(ctx, said[i])
+				}
+			}
+		})
+	}
+	asking.Wait()
+	return all
+}
+
+// noneOf is why nothing is known of any; nil: something is.
+func noneOf(all []error) error {
+	if len(all) == 0 || slices.Contains(all, nil) {
+		return nil
+	}
+	return all[0]
+}
+
+// adviceMost bounds the wait for what is read beside the first group, where another master has it: it may hang.
+const adviceMost = 250 * time.Millisecond
+
+// Read implements store.Backend: one pipeline for each master.
 func (db *DB) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	all := make([]store.Reading, len(asks))
-	err := db.do(ctx, db.Shard(asks[0].Group), func(ctx context.Context, _ time.Duration) error {
-		cmds := db.runAll(ctx, readScript, len(asks), func(i int) ([]string, []any) {
-			names := make([]string, len(asks[i].Keys))
-			for j, k := range asks[i].Keys {
-				names[j] = db.keys.row(asks[i].Group, k)
+	said := db.each(ctx, len(asks), func(i int) store.Group { return asks[i].Group }, adviceMost, func(ctx context.Context, at []int) []error {
+		cmds := db.runAll(ctx, readScript, len(at), func(i int) ([]string, []any) {
+			ask := asks[at[i]]
+			names := make([]string, len(ask.Keys))
+			for j, k := range ask.Keys {
+				names[j] = db.keys.row(ask.Group, k)
 			}
 			return names, nil
 		})
+		wrong := make([]error, len(at))
 		for i, cmd := range cmds {
-			out, err := cmd.Slice()
-			if err != nil {
-				all[i] = store.Reading{Err: err}
+			var out []any
+			if out, wrong[i] = cmd.Slice(); wrong[i] != nil {
 				continue
 			}
-			all[i] = reading(out)
-			for j, k := range asks[i].Keys {
+			to := &all[at[i]]
+			*to = reading(out)
+			for j, k := range asks[at[i]].Keys {
 				if 2*j+2 < len(out) {
 					if r, ok := row(k, out[2*j+1], out[2*j+2]); ok {
-						all[i].Rows = append(all[i].Rows, r)
+						to.Rows = append(to.Rows, r)
 					}
 				}
 			}
 		}
-		return all[0].Err
+		return wrong
 	})
 	for i := range all {
-		all[i].Err = failed(ctx, all[i].Err)
+		all[i].Err = said[i]
 	}
-	return all, err
+	return all, all[0].Err
 }
 
 // runAll runs a script n times, in one pipeline; another one where Redis does not know the script yet. Each command has its own
@@ -91,42 +141,30 @@ func (db *DB) runAll(ctx context.Context, script *redis.Script, n int, arguments
 	return cmds
 }
 
-// List implements store.Backend: one pipeline, as Read.
+// List implements store.Backend: one pipeline for each master.
 func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
 	all := make([]store.Reading, len(groups))
-	if len(groups) == 0 {
-		return all, nil
-	}
 	wanted := make([]any, len(kinds))
 	for i, k := range kinds {
 		wanted[i] = string(k)
 	}
-	shard := many
-	if len(groups) == 1 {
-		shard = db.Shard(groups[0])
-	}
-	err := db.do(ctx, shard, func(ctx context.Context, _ time.Duration) error {
-		cmds := db.runAll(ctx, listScript, len(groups), func(i int) ([]string, []any) {
-			return []string{db.keys.rows(groups[i])}, wanted
+	said := db.each(ctx, len(groups), func(i int) store.Group { return groups[i] }, 0, func(ctx context.Context, at []int) []error {
+		cmds := db.runAll(ctx, listScript, len(at), func(i int) ([]string, []any) {
+			return []string{db.keys.rows(groups[at[i]])}, wanted
 		})
-		answered := false
+		wrong := make([]error, len(at))
 		for i, cmd := range cmds {
-			out, err := cmd.Slice()
-			if err != nil {
-				all[i] = store.Reading{Err: err}
-				continue
+			var out []any
+			if out, wrong[i] = cmd.Slice(); wrong[i] == nil {
+				all[at[i]] = listed(out, kinds)
 			}
-			all[i], answered = listed(out, kinds), true
 		}
-		if answered {
-			return nil
-		}
-		return all[0].Err
+		return wrong
 	})
 	for i := range all {
-		all[i].Err = failed(ctx, all[i].Err)
+		all[i].Err = said[i]
 	}
-	return all, err
+	return all, noneOf(said)
 }
 
 // listed is what listScript answered, in the order in which List promises it.
@@ -149,36 +187,27 @@ func listed(out []any, kinds []store.Kind) store.Reading {
 // mostAtOnce bounds a pipeline: its answers are held in memory by Redis until all are written.
 const mostAtOnce = 1000
 
-// Revisions implements store.Shared. In a Cluster, a part may be away.
+// Revisions implements store.Shared: a pipeline at a time for each master.
 func (db *DB) Revisions(ctx context.Context, places []store.Place) ([]store.Revision, []bool, error) {
 	out, known := make([]store.Revision, len(places)), make([]bool, len(places))
-	for from := 0; from < len(places); from += mostAtOnce {
-		part := places[from:min(from+mostAtOnce, len(places))]
-		err := db.do(ctx, many, func(ctx context.Context, _ time.Duration) (err error) {
+	said := db.each(ctx, len(places), func(i int) store.Group { return places[i].Group }, 0, func(ctx context.Context, at []int) []error {
+		var wrong []error
+		for part := range slices.Chunk(at, mostAtOnce) {
 			asked := make([]*redis.StringCmd, len(part))
 			p := db.client.Pipeline()
-			for i, place := range part {
-				asked[i] = p.GetRange(ctx, db.keys.row(place.Group, place.Key), 0, int64(revisionSize)-1)
+			for i, j := range part {
+				asked[i] = p.GetRange(ctx, db.keys.row(places[j].Group, places[j].Key), 0, int64(revisionSize)-1)
 			}
 			_, _ = p.Exec(ctx) // each command has its own error
-			answered := 0
 			for i, a := range asked {
-				known[from+i] = a.Err() == nil
-				if known[from+i] {
-					copy(out[from+i][:], a.Val())
-					answered++
-				} else {
-					err = a.Err()
-				}
+				wrong = append(wrong, a.Err())
+				copy(out[part[i]][:], a.Val())
 			}
-			if answered > 0 {
-				return nil
-			}
-			return err
-		})
-		if err != nil {
-			return nil, nil, err
 		}
+		return wrong
+	})
+	for i, err := range said {
+		known[i] = err == nil
 	}
-	return out, known, nil
+	return out, known, noneOf(said)
 }

@@ -11,7 +11,7 @@ import (
 
 func remembered(count int) broker.Remembered {
 	return broker.Remembered{
-		Kind: broker.ScopeRefused, At: now(), RetryAt: now().Add(time.Minute), Count: count, UpstreamStatus: 400, UpstreamError: "invalid_scope",
+		Kind: broker.ScopeRefused, At: now(), RetryAt: now().Add(time.Minute), Count: count, UpstreamStatus: 400, UpstreamError: "invalid_scope", Detail: "a sentence of ours",
 	}
 }
 
@@ -25,13 +25,13 @@ func testFailLevels(t *testing.T, c Config, b *bench) {
 		v := b.view(k)
 		var wantKey, wantCredential, wantGrant *broker.Remembered
 		switch level {
-		case broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
+		case broker.LevelResponse, broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
 			wantKey = &failure
 		case broker.LevelCredential:
 			wantCredential = &failure
 		case broker.LevelGrant:
 			wantGrant = &failure
-		case broker.LevelUpstream, broker.LevelRateLimited, broker.LevelResponse:
+		case broker.LevelUpstream, broker.LevelRateLimited:
 		}
 		for what, p := range map[string]struct{ want, got *broker.Remembered }{
 			"key": {wantKey, v.KeyFailure}, "credential": {wantCredential, v.CredentialFailure}, "grant": {wantGrant, v.Grant.Refused},

@@ -1,0 +1,217 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+// TestAStoredTokenWaitsForNobody: all keys of a seeded credential spend one refresh token, one after the other; who needs none of that is served
+// meanwhile.
+func TestAStoredTokenWaitsForNobody(t *testing.T) {
+	audience := func(s string) func(*engine.Request) { return func(r *engine.Request) { r.Selection.Audience = s } }
+	bubble(t, func(t *testing.T) {
+		n := 0
+		up := &upstream{facts: broker.Facts{Refreshes: true, Inputs: map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}}}
+		up.answer = func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+			n++
+			nth := n
+			if x.Selection.Audience == "slow" {
+				sleep(10 * time.Second)
+			}
+			a := token(fmt.Sprint("access-", nth), time.Hour)
+			a.RefreshToken = broker.NewSecret(fmt.Sprint("refresh-", nth))
+			return a, nil
+		}
+		all := newReplicas(t, 2, up)
+		all[0].create("main", map[string]string{"refresh_token": "refresh-0"})
+		stored := all[0].mustGet("main", audience("b")).Token.ID
+		slow := make(chan string, 1)
+		go func() { slow <- all[1].mustGet("main", audience("slow")).Token.AccessToken.Reveal() }()
+		sleep(time.Second)
+		began := time.Now()
+		if got := all[1].mustGet("main", audience("b")); got.Token.ID != stored || time.Since(began) > time.Second {
+			t.Errorf("got %s after %v, want %s at once", got.Token.ID, time.Since(began), stored)
+		}
+		another := all[1].mustGet("main", audience("c")).Token.AccessToken.Reveal() // needs its turn
+		if first := <-slow; first != "access-2" || another != "access-3" {
+			t.Errorf("got %s and %s, want one after the other", first, another)
+		}
+		for i, x := range up.exchanges() {
+			if want := fmt.Sprint("refresh-", i); x.RefreshToken.Reveal() != want {
+				t.Errorf("exchange %d presented %s, want %s", i, x.RefreshToken.Reveal(), want)
+			}
+		}
+	})
+}
+
+// TestARefreshTokenIsNotPresentedAfterItsReuseWindow, however long the upstream's turn was waited for since that was decided.
+func TestARefreshTokenIsNotPresentedAfterItsReuseWindow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(time.Minute)
+		up := &upstream{facts: broker.Facts{Obtains: true, Refreshes: true, Reuse: broker.Reuse{Within: 10 * time.Second}}}
+		var presented []time.Time
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			switch {
+			case x.Credential.Name == "slow":
+				sleep(19 * time.Second)
+			case x.Run == broker.Refresh:
+				presented = append(presented, time.Now())
+			}
+			return r.answer(ctx, x)
+		}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		w.create("slow", nil)
+		w.mustGet("main")
+		r.lose = func(x broker.Exchange) bool { return x.Run == broker.Refresh }
+		sleep(2 * time.Minute)
+		_, _ = w.get("main") // its answer is lost
+		r.lose = nil
+		sleep(4 * time.Second)
+		go func() { _, _ = w.get("slow") }() // finds out whether the upstream is well again, and has the turn
+		sleep(100 * time.Millisecond)
+		w.mustGet("main")
+		for _, at := range presented[1:] {
+			if d := at.Sub(presented[0]); d > 10*time.Second {
+				t.Errorf("a spent refresh token was presented again after %v", d)
+			}
+		}
+	})
+}
+
+// TestAPanicWhereATokenIsShownLosesNoRefreshToken that came with it.
+func TestAPanicWhereATokenIsShownLosesNoRefreshToken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(time.Minute)
+		r.current[""] = "refresh-0"
+		up := &upstream{answer: r.answer, facts: broker.Facts{Refreshes: true, Inputs: map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}}}
+		panics := true
+		w := newReplicas(t, 1, up, func(s *engine.Settings) {
+			s.Render = func(*broker.Token) (any, error) {
+				if panics {
+					panic("render")
+				}
+				return nil, nil
+			}
+		})[0]
+		w.create("main", map[string]string{"refresh_token": "refresh-0"})
+		_, err := w.get("main")
+		wantKind(t, err, broker.UpstreamResponseInvalid)
+		panics = false
+		sleep(time.Minute)
+		w.mustGet("main")
+		if r.reused > 0 {
+			t.Error("a spent refresh token was presented again, whose successor was in this process's hands")
+		}
+	})
+}
+
+// TestPastItsEndNothingIsServedWhileTheStoreIsAway, also where the wall clock was set back meanwhile.
+func TestPastItsEndNothingIsServedWhileTheStoreIsAway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var ahead atomic.Int64
+		began := time.Now()
+		clock := broker.NewClock(func() (time.Time, time.Duration) {
+			now := time.Now()
+			return now.Add(time.Duration(ahead.Load())), now.Sub(began)
+		})
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Minute)}, grace(5*time.Minute), func(s *engine.Settings) { s.Clock = clock })[0]
+		w.create("main", nil)
+		w.mustGet("main")
+		w.backend.Away()
+		sleep(10 * time.Second)
+		if res := w.mustGet("main"); !res.Degraded {
+			t.Error("not degraded although the store is away")
+		}
+		ahead.Store(int64(-time.Hour)) // NTP, a human
+		sleep(3 * time.Minute)
+		_, err := w.get("main")
+		wantKind(t, err, broker.StoreUnavailable)
+	})
+}
+
+// TestAFailingUpstreamIsLeftAloneWhereTheStoreCannotBeTold: it is read, takes no writes, and has never heard of it.
+func TestAFailingUpstreamIsLeftAloneWhereTheStoreCannotBeTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour), host: "host:443", facts: broker.Facts{ObtainsAlone: true}}
+		w := newReplicas(t, 1, up, grace(5*time.Minute))[0]
+		w.create("main", nil)
+		w.mustGet("main")
+		up.script(failsAfter(0))
+		w.backend.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error { return store.Unavailable("it takes no writes") }})
+		before := len(up.exchanges())
+		for range 60 {
+			for k := range 50 {
+				_, _ = w.get("main", scopes(t, fmt.Sprint("s", k)))
+			}
+			sleep(time.Second)
+		}
+		if n := len(up.exchanges()) - before; n > 10 {
+			t.Errorf("an upstream that fails was asked %d times in a minute, want it to be left alone for longer each time", n)
+		}
+	})
+}
+
+// TestARejectionOfNothingDisturbsNobody: what others of the credential have just read is not read again for it.
+func TestARejectionOfNothingDisturbsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour)}
+		w := newReplicas(t, 1, up)[0]
+		w.create("main", nil)
+		w.mustGet("main")
+		told := 0
+		ctx, cancel := context.WithCancel(t.Context())
+		watching := make(chan struct{})
+		go func() {
+			defer close(watching)
+			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(engine.Event) error { told++; return nil })
+		}()
+		sleep(time.Second)
+		reads := 0
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { reads++; return nil }})
+		for i := range 100 {
+			if _, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: fmt.Sprintf("%032x", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if reads > 210 || told != 1 {
+			t.Errorf("%d reads for a hundred invalidations of nothing, and the watch was told %d times; want two each, and once", reads, told)
+		}
+		cancel()
+		<-watching
+	})
+}
+
+// TestAnotherDefinitionPresentsARefusedRefreshTokenAgain: what was refused may have been the request.
+func TestAnotherDefinitionPresentsARefusedRefreshTokenAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(time.Minute)
+		w := seeded(t, r, broker.Facts{})
+		w.mustGet("main")
+		r.mu.Lock()
+		r.revoked[""] = true
+		r.mu.Unlock()
+		sleep(2 * time.Minute)
+		_, err := w.get("main")
+		wantKind(t, err, broker.ReauthorizationRequired)
+		r.mu.Lock()
+		delete(r.revoked, "")
+		r.mu.Unlock()
+		_, err = w.get("main")
+		wantKind(t, err, broker.ReauthorizationRequired)
+		w.up.facts.Digest += " mended"
+		w.up.revision.Add(1)
+		if st, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || st.State == engine.Reauthorize {
+			t.Errorf("got state %v, %v: another definition has not been refused anything", st.State, err)
+		}
+		w.mustGet("main")
+	})
+}
