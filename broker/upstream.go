@@ -219,8 +219,6 @@ type UpstreamError struct {
 	InvalidClient bool
 	// RetryAfter is what the upstream asked for; 0: nothing. Wait is what the definition's rule says; 0: nothing.
 	RetryAfter, Wait time.Duration
-	// TimedOut: ctx's deadline ended it.
-	TimedOut bool
 	// Detail is a sentence of ours, such as "the answer has no access_token"; it quotes the definition only.
 	Detail   string
 	Attempts []Attempt

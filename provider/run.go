@@ -243,7 +243,7 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, s
 // wrong is why an answer cannot be taken from; nil: it can.
 func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broker.UpstreamError {
 	if sendErr != nil {
-		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.Sent, TimedOut: sendErr.TimedOut, Detail: sendErr.Detail}
+		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.Sent, Detail: sendErr.Detail}
 		if a != nil {
 			f.Status = a.Status
 		}

@@ -260,7 +260,7 @@ func TestAnExchangeEndsWithItsContext(t *testing.T) {
 		cancel()
 	}()
 	_, err := v.define(oauth).Exchange(ctx, broker.Exchange{Credential: credential(client), BeforeSend: func(string) error { return nil }})
-	if e := upstreamError(t, err); e.TimedOut || !e.Lost {
+	if e := upstreamError(t, err); e.Detail != "given up before the answer came" || !e.Lost {
 		t.Errorf("got %+v, want a lost answer that was given up", e)
 	}
 	v = newVendor(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -270,7 +270,7 @@ func TestAnExchangeEndsWithItsContext(t *testing.T) {
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err = v.define(oauth).Exchange(ctx, broker.Exchange{Credential: credential(client), BeforeSend: func(string) error { return nil }})
-	if e := upstreamError(t, err); !e.TimedOut || !e.Lost {
+	if e := upstreamError(t, err); e.Detail != "no answer in time" || !e.Lost {
 		t.Errorf("got %+v, want a lost answer that ran out of time", e)
 	}
 }

@@ -71,6 +71,11 @@ func grantKey(k broker.TokenKey) Key   { return Key{kindGrant, k.Grant} }
 func tokenKey(k broker.TokenKey) Key   { return Key{kindToken, k.Token} }
 func failureKey(k broker.TokenKey) Key { return Key{kindFailure, k.Token} }
 
+// flightRows are the rows that decide about an exchange for a key, and that its end writes: what is read with the view is not read again.
+func flightRows(k broker.TokenKey) []Key {
+	return []Key{grantKey(k), tokenKey(k), failureKey(k), healthKey, historyKey, leaseKey(k), suspendedKey}
+}
+
 // leaseKey: a lease is on whatever would be spent, the grant or else the key.
 func leaseKey(k broker.TokenKey) Key {
 	if k.Spends {

@@ -109,7 +109,7 @@ func (l *lease) end(ctx context.Context, again bool, decide func(b *changing, fu
 			n := left
 			left = nil
 			if n == nil {
-				n, err = read(ctx, l.key.Credential, grantKey(l.key), tokenKey(l.key), failureKey(l.key), healthKey, historyKey, leaseKey(l.key))
+				n, err = read(ctx, l.key.Credential, flightRows(l.key)...)
 				if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
 					return nil, decide(nil, full)
 				}

@@ -72,27 +72,20 @@ func (i id) id() broker.ID             { return broker.ID(i) }
 func (t instant) time() time.Time      { return time.Time(t) }
 func at(t time.Time) instant           { return instant(t) }
 
-func revealAll(m map[string]broker.Secret) map[string]secret {
+// mapped is a map with each value as f makes it; nil stays nil.
+func mapped[K comparable, V, W any](m map[K]V, f func(V) W) map[K]W {
 	if m == nil {
 		return nil
 	}
-	all := make(map[string]secret, len(m))
+	all := make(map[K]W, len(m))
 	for k, v := range m {
-		all[k] = reveal(v)
+		all[k] = f(v)
 	}
 	return all
 }
 
-func secretsOf(m map[string]secret) map[string]broker.Secret {
-	if m == nil {
-		return nil
-	}
-	all := make(map[string]broker.Secret, len(m))
-	for k, v := range m {
-		all[k] = v.secret()
-	}
-	return all
-}
+func revealAll(m map[string]broker.Secret) map[string]secret { return mapped(m, reveal) }
+func secretsOf(m map[string]secret) map[string]broker.Secret { return mapped(m, secret.secret) }
 
 // An instant is [seconds, nanoseconds] in JSON: time.Time refuses years after 9999, and what an upstream says must not be
 // able to make a commit fail.

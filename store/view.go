@@ -13,8 +13,7 @@ const mendMost = 3
 func (s *Store) Read(ctx context.Context, key broker.TokenKey, upstream string) (broker.View, error) {
 	var backoff Reading
 	n, err := s.mended(ctx, func() (n *snapshot, err error) {
-		n, backoff, err = s.readWith(ctx, key.Credential, upstream,
-			grantKey(key), tokenKey(key), failureKey(key), healthKey, historyKey, leaseKey(key), suspendedKey)
+		n, backoff, err = s.readWith(ctx, key.Credential, upstream, flightRows(key)...)
 		return n, err
 	})
 	if err != nil {

@@ -87,24 +87,24 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 		return nil, t.blamed(share(&r, t.credential))
 	}
 	b.refusals.put(p.key, nil)
-	if b.clock.Now().At.Sub(asked) >= b.cache.bound {
-		// It took so long that the store may be there again, and the credential another, or gone.
-		if err := p.refused(ctx, t.credential, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
-			return nil, err
-		}
-	}
-	return b.putLocal(p.l, shown, mark, moved)
+	return p.putLocal(ctx, shown, mark, moved, asked)
 }
 
 // putLocal caches a token that the store does not have. It is relied on for as long as the credential is, and until the store has
-// one: mark is of what was stored when it was obtained, and moved what the line had moved to before.
-func (b *Broker) putLocal(l *line, a offer, mark broker.Mark, moved uint64) (*entry, error) {
-	k := l.known.Load()
+// one: mark is of what was stored when it was obtained, and moved what the line had moved to before, at a moment.
+func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved uint64, began broker.Moment) (*entry, error) {
+	if b := p.b; b.clock.Now().At.Sub(began) >= b.cache.bound {
+		// It took so long that the store may be there again, and the credential another, or gone.
+		if err := p.recheck(ctx, a.credential, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {
+			return nil, err
+		}
+	}
+	k := p.l.known.Load()
 	if k == nil {
 		return nil, errAgain
 	}
 	a.local, a.mark = true, mark
-	return b.cache.put(l, a, broker.Moment(k.confirmed.Load()), moved)
+	return p.b.cache.put(p.l, a, broker.Moment(k.confirmed.Load()), moved)
 }
 
 // refusals are how what this process tried to obtain for itself failed last: while the store is away they are remembered here. Safe for

@@ -34,7 +34,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
-		e, err := b.putLocal(p.l, shown, s.view.Mark, s.moved)
+		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at)
 		if err == nil {
 			b.commitBehind(ctx, end, o, e)
 		} else {

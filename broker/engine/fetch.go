@@ -165,7 +165,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 	}
 	t, err := p.b.resolve(p.key, c)
 	if err != nil {
-		return nil, nil, p.refused(ctx, c, err)
+		return nil, nil, p.recheck(ctx, c, err)
 	}
 	takesTurns := t.credential.Seeded() && t.token.Spends
 	if takesTurns && !p.turn { // it is had for nothing, mostly; else it is waited for only by who needs it
@@ -243,9 +243,9 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	return p.exchange(ctx, t, run, granted, s)
 }
 
-// refused is a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
+// recheck is about a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
 // round reads; so such a failure is told only of what was read just now.
-func (p *pursuit) refused(ctx context.Context, c broker.Credential, err error) error {
+func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) error {
 	read := p.b.clock.Now().At
 	there, readErr := p.b.store.Credential(ctx, p.key.name)
 	switch {
@@ -361,7 +361,7 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 		f.RetryAt = there.ExpireAt
 		return 0, f
 	}
-	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.givenUp(t.token.Grant, g.Marker, p.b.clock.Now().Ran) {
+	if p.b.cache.shared && !g.Marker.IsZero() && !p.l.watched(t.token.Grant, g.Marker, p.b.clock.Now().Ran) {
 		return 0, errLooksAlive
 	}
 	return broker.Refresh, nil

@@ -98,7 +98,7 @@ func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pas
 	}
 	p := &pass{gate: one}
 	for {
-		until, trying := p.blocked(force)
+		until, trying := p.proceed(force)
 		if !until.IsZero() {
 			p.leave()
 			r := p.known.Last
@@ -146,9 +146,9 @@ func (g *gates) saved(upstream string, ok bool) {
 	}
 }
 
-// blocked says why the exchange may not go yet: the upstream is to be left alone until known.Until, or the exchange that tries is
-// under way, which ends with trying. Otherwise it may go, as the one that tries where the upstream was failing.
-func (p *pass) blocked(force bool) (until time.Time, trying <-chan struct{}) {
+// proceed makes this exchange the one that tries, where the upstream was failing and none does; or says why it may not go yet: the
+// upstream is to be left alone until known.Until, or the exchange that tries is under way, which ends with trying.
+func (p *pass) proceed(force bool) (until time.Time, trying <-chan struct{}) {
 	g := p.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -29,7 +29,7 @@ func TestAnAnswerThatComesLateIsKept(t *testing.T) {
 					case <-time.After(engine.DefaultExchangeTimeout + late):
 						return a, err
 					case <-ctx.Done():
-						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true, TimedOut: true}
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true}
 					}
 				}
 				all := newReplicas(t, 2, up.upstream)

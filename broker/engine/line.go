@@ -138,9 +138,9 @@ type abandoned struct {
 	failures uint64
 }
 
-// givenUp reports whether this process has seen the marker, leaseless, for the takeover grace without a failure of the store
+// watched has this process look at a marker, and reports whether it has seen it, leaseless, for the takeover grace without a failure of the store
 // in between.
-func (l *line) givenUp(grant [32]byte, marker broker.ID, now time.Duration) bool {
+func (l *line) watched(grant [32]byte, marker broker.ID, now time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen, ok := l.abandoned[grant]

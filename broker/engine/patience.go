@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -11,15 +10,14 @@ import (
 // secondLook is what a process that was stopped has for reading what came meanwhile.
 const secondLook = 2 * time.Second
 
-// patient returns a context that ends, with context.DeadlineExceeded, after d; or with ctx.
+// patient returns a context that ends after d, or with ctx. Its cause is context.DeadlineExceeded then.
 //
 // A process that was stopped (SIGSTOP, a machine that slept, a debugger) finds its timers due when it goes on, and beside them the
 // answer that came meanwhile, in the socket. An answer that brings a refresh token must not lose that race: where the timer
 // comes late, there is time for a second look. What must not happen too late is held against the clock by itself, before
 // each request is written.
 func patient(ctx context.Context, clock *broker.Clock, d time.Duration) (context.Context, context.CancelFunc) {
-	inner, cancel := context.WithCancel(ctx)
-	c := &patientContext{Context: inner}
+	inner, cancel := context.WithCancelCause(ctx)
 	due := clock.Now().At.Add(d)
 	timer := time.NewTimer(d)
 	go func() {
@@ -31,29 +29,14 @@ func patient(ctx context.Context, clock *broker.Clock, d time.Duration) (context
 				return
 			}
 			if late := clock.Now().At.Sub(due); second || late < lateMost {
-				c.late.Store(true)
-				cancel()
+				cancel(context.DeadlineExceeded)
 				return
 			}
 			timer.Reset(secondLook)
 		}
 	}()
-	return c, cancel
+	return inner, func() { cancel(nil) }
 }
 
 // lateMost is how late a timer is in a process that runs.
 const lateMost = 250 * time.Millisecond
-
-type patientContext struct {
-	context.Context //nolint:containedctx // it is one itself
-	late            atomic.Bool
-}
-
-// Err implements context.Context.
-func (c *patientContext) Err() error {
-	err := c.Context.Err()
-	if err != nil && c.late.Load() {
-		return context.DeadlineExceeded
-	}
-	return err
-}

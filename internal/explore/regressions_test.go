@@ -31,6 +31,7 @@ var regressions = []struct {
 	{"sleeper: 1 drop#1 = failover 1 0s; 1 check#5 = hold 3s", ""},
 	{"rotating: 1 view#1 = call invalidate@0; 0 drop#1 = failover 2 1s", ""},
 	{"watch: 1 view#2 = call test@0; 1 acquire#1 = lapse 1s", ""},
+	{"deaf: 0 send#1 = call drop@1; 0 commit#1 = stop 20s", ""},
 	{"rotating: 1 acquire#1 = lapse 1s; 0 view#4 = call drop@1", ""},
 	{"sleeper: 1 read#1 = call drop@0; 1 list#1 = ahead 10m", ""},
 	{"deaf: 0 commit#1 = away 3s; 0 list#1 = ahead 10m", ""},

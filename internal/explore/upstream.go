@@ -118,7 +118,7 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 		if answering.outcome == failed && x.Run == broker.Refresh && refused == nil {
 			u.w.judgeGivenUp(u.b, u.life, time.Since(sent))
 		}
-		e := u.failed(broker.UpstreamError{Lost: true, TimedOut: ctx.Err() != nil}, 0)
+		e := u.failed(broker.UpstreamError{Lost: true}, 0)
 		return broker.Answer{}, e
 	case refused != nil:
 		return broker.Answer{}, u.failed(*refused, refused.Status)

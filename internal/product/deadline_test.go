@@ -39,7 +39,7 @@ func (s *silent) Present(broker.Credential, broker.Selection, broker.Issued) (p 
 
 func (s *silent) Exchange(ctx context.Context, _ broker.Exchange) (broker.Answer, error) {
 	<-ctx.Done()
-	return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, TimedOut: true}
+	return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
 }
 
 // noProviders has none.

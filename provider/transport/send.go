@@ -39,9 +39,8 @@ type Error struct {
 	// Sent: the request may have reached the upstream.
 	Sent bool
 	// Refused: before refused.
-	Refused  bool
-	TimedOut bool
-	Detail   string
+	Refused bool
+	Detail  string
 }
 
 // Error implements error.
@@ -162,10 +161,10 @@ func (s *sending) failure(ctx context.Context, err error) *Error {
 		e.Detail = "the host's name cannot be resolved"
 	case errors.As(err, &verify):
 		e.Detail = "the host's certificate cannot be verified"
-	case errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(context.Cause(ctx), context.Canceled):
 		e.Detail = "given up before the answer came"
 	case ctx.Err() != nil || errors.As(err, &timeout) && timeout.Timeout():
-		e.Detail, e.TimedOut = "no answer in time", errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+		e.Detail = "no answer in time"
 	case errors.As(err, &op) && op.Op == "dial":
 		e.Detail = "the host cannot be reached"
 	case errors.As(err, &noTLS):
