@@ -129,8 +129,8 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	return true, nil
 }
 
-// makeRoom has room for another row of a kind. The backend says whether there is any, of one kind in a batch; where it has said that it is
-// full, the row goes that is first by what first says of it; false: it stays.
+// makeRoom sees to it that another row of a kind fits. At first the batch has a bound, of one kind, and the backend refuses it where that is
+// reached. Then, full, it deletes a row: the earliest by first, which returns false for a row that has to stay.
 func (b *changing) makeRoom(ctx context.Context, kind Kind, full bool, first func(*snapshot, Key) (time.Time, bool, error)) error {
 	if !full {
 		if b.batch.Room == nil {

@@ -30,8 +30,8 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 	return dropped, nil
 }
 
-// drop is Drop. It returns what it changed, as it is to be kept. It does nothing unless back is there, if that is given: made again whatever
-// is there, two processes' drops would undo each other without end.
+// drop is Drop. It returns what it changed, as it is to be kept. Where back is given, it does nothing unless that is there: two processes
+// that make their drops again whatever is there would go on for ever.
 func (s *Store) drop(
 	ctx context.Context, name broker.CredentialName, m broker.Match, back replacement, dropped *broker.Dropped,
 ) (changes []keptChange, err error) {

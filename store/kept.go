@@ -49,7 +49,7 @@ type replacement struct {
 type keptChange struct {
 	name     broker.CredentialName
 	replaced replacement
-	// before is what replaced itself had replaced, of a grant; zero: nothing, or it is not known. If that is back, both are lost.
+	// before is the generation before replaced, of a grant; zero: there was none, or it is not known. If that is back, two commits are lost.
 	before replacement
 	at     broker.Moment
 	// place is where it shows whether it is in place, and revision what was there when it was last seen to be; guarded by

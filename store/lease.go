@@ -95,10 +95,10 @@ func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
 	return b.done()
 }
 
-// end decides what an exchange leaves behind, and applies it. The first decision is by what Acquire left, without reading; only
-// where that has changed meanwhile, or the answer to it was lost, is it read what there is. Then what the backend has lost is put in place
-// first, because this exchange may have built on it; unless with again, for what is put in place. decide is called with nil where the
-// credential is gone, or is another one by now. full: there was no room for what was decided before.
+// end decides what an exchange leaves behind, and applies it. It decides first by what Acquire left, without reading. Only where that has
+// changed meanwhile, or the answer to Acquire was lost, does it read; and then it puts in place first what the backend has lost, because
+// this exchange may have built on it. With again it does not do that: it is itself what is put in place. decide is called with nil where the
+// credential is gone, or is another one by now, and with full where there was no room for what it decided before.
 func (l *lease) end(ctx context.Context, again bool, decide func(b *changing, full bool) error) error {
 	read, left, full := l.s.readMended, l.left, false
 	if again {

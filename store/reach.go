@@ -79,7 +79,7 @@ func (r *reach) may(part string) error {
 	return nil
 }
 
-// tooLittle is how little time a caller may have left for a question that says nothing about the part it went to.
+// tooLittle: a question that failed because its caller gave it less time than this says nothing about the part that it went to.
 const tooLittle = 250 * time.Millisecond
 
 // noted notes what became of a question to a part, and passes it on.

@@ -70,8 +70,8 @@ func retryAt(known *broker.Backoff, now time.Time) time.Time {
 	return known.Until
 }
 
-// local reports whether a token may be handed out although it could not be committed: nothing that was spent, and nothing that may
-// be presented again, hangs on it.
+// local reports whether a token may be handed out although it could not be committed, as far as this process knows the credential.
+// Broker.commit sees to it that no refresh token hangs on it.
 func (p *pursuit) local(o broker.Outcome) bool {
 	b := p.b
 	k := p.l.known.Load()

@@ -142,8 +142,8 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 	return a, failure
 }
 
-// fit makes of what an exchange brought what callers get; or says why nobody could use it. before is what there was until now; nil:
-// nothing.
+// fit turns what an exchange brought into what callers get, or says why nobody could use it. before is the token until now; nil: there was
+// none.
 func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (shown offer, unfit *broker.UpstreamError) {
 	defer func() {
 		if r := recover(); r != nil { // a refresh token that came with it is to be kept all the same

@@ -107,7 +107,7 @@ func (a *Address) path(kind, path string) error {
 	parts := slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" })
 	if kind == "+sentinel" {
 		if len(parts) == 0 {
-			return errors.New("the address says not which master the Sentinels are to be asked for: write redis+sentinel://HOST:PORT,…/MASTER")
+			return errors.New("the address does not name the master that the Sentinels watch: write redis+sentinel://HOST:PORT,…/MASTER")
 		}
 		a.Master, parts = parts[0], parts[1:]
 	}
