@@ -278,8 +278,8 @@ func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestC
 	}
 	out := &tokenbrokerv1.TestCredentialResponse{Attempts: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime)}
 	out.Exchanges = exchangeMessages(out.GetAttempts()) //nolint:staticcheck // deprecated for clients
-	if t.Failure != nil {
-		out.Reason = reasonOf(t.Failure.Kind)
+	if f := t.Failure; f != nil {
+		out.Reason, out.Code, out.Message = reasonOf(f.Kind), int32(outcomes[f.Kind].code), f.Summary() //nolint:gosec // codes are few
 	}
 	return out, nil
 }
@@ -295,8 +295,8 @@ func (s *credentials) GetCredentialStatus(ctx context.Context, r *tokenbrokerv1.
 		Attempts: attemptMessages(rep.Attempts), RefreshTokenExpireTime: stamp(rep.RefreshTokenExpires),
 	}
 	out.Exchanges = exchangeMessages(out.GetAttempts()) //nolint:staticcheck // deprecated for clients
-	if rep.Failure != nil {
-		out.Reason = reasonOf(rep.Failure.Kind)
+	if f := rep.Failure; f != nil {
+		out.Reason, out.Message = reasonOf(f.Kind), f.Summary()
 	}
 	for _, t := range rep.Tokens {
 		out.Tokens = append(out.Tokens, &tokenbrokerv1.HeldToken{

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -213,5 +214,44 @@ func TestAnotherDefinitionPresentsARefusedRefreshTokenAgain(t *testing.T) {
 			t.Errorf("got state %v, %v: another definition has not been refused anything", st.State, err)
 		}
 		w.mustGet("main")
+	})
+}
+
+// TestTheStateAfterATestThatFailed: a test leaves no failure behind, and its attempts say all the same what is wrong; until somebody mends it.
+func TestTheStateAfterATestThatFailed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fails := &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
+		up := &upstream{facts: broker.Facts{Inputs: map[string]broker.InputFacts{"client_secret": {Secret: true, Optional: true}}}}
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
+			e := *fails
+			e.Attempts = []broker.Attempt{{Start: time.Now(), Host: "host:443", Status: e.Status, Reason: e.Kind().Name()}}
+			return broker.Answer{}, &e
+		}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		want := func(state engine.State, advice string) {
+			t.Helper()
+			trial, err := w.TestCredential(t.Context(), local, "main", broker.Selection{}, false)
+			if err != nil || broker.KindOf(trial.Failure) != fails.Kind() {
+				t.Fatalf("got %v, %v", trial.Failure, err)
+			}
+			rep, err := w.CredentialStatus(t.Context(), local, "main")
+			if err != nil || rep.State != state || !strings.Contains(rep.Advice, advice) || broker.KindOf(rep.Failure) != fails.Kind() {
+				t.Errorf("got state %v, advice %q, %v, %v; want %v, %q", rep.State, rep.Advice, rep.Failure, err, state, advice)
+			}
+		}
+		for range 3 {
+			want(engine.Misconfigured, "set the secret again")
+		}
+		sleep(time.Minute)
+		w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "another"}) })
+		if rep, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || rep.State == engine.Misconfigured || !strings.Contains(rep.Advice, "changed since") {
+			t.Errorf("after a change: got state %v, advice %q, %v", rep.State, rep.Advice, err)
+		}
+		sleep(time.Minute)
+		fails = &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
+		want(engine.Degraded, "wait")
+		fails = &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
+		want(engine.Degraded, "other scopes")
 	})
 }

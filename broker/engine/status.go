@@ -146,10 +146,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	if r.State == Unused && (len(s.Attempts) > 0 || !s.LastSuccess.IsZero()) { // a token that is computed here takes no attempt
 		r.State = Ready
 		if len(s.Attempts) > 0 && s.Attempts[0].Reason != "" {
-			last := s.Attempts[0]
-			r.State = Degraded
-			r.Failure = &broker.Failure{Kind: broker.KindNamed(last.Reason), Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError}
-			r.Advice = "wait: the broker asks again by itself"
+			r.lastFailed(c, s.Attempts[0])
 		}
 	}
 	if s.FormerWorked && r.Advice == "" {
@@ -157,6 +154,25 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 	if !s.FormerWorked && r.Advice == "" && c.FormerKept(now) && r.State == Ready {
 		r.Advice = "the former secret is no longer used: forget it with `credential retire-secret`"
+	}
+}
+
+// lastFailed is the state of a credential whose last exchange failed, and left nothing behind that decides: a test leaves nothing, and what is
+// of one caller's choice or of the upstream is remembered elsewhere.
+func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
+	kind := broker.KindNamed(last.Reason)
+	r.Failure = &broker.Failure{Kind: kind, Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError}
+	switch kind {
+	case broker.CredentialMisconfigured, broker.ReauthorizationRequired:
+		if kind == broker.ReauthorizationRequired || last.Start.Before(c.UpdateTime) { // the grant says nothing of it any more
+			r.State, r.Advice = Degraded, "something has changed since the upstream refused it: `credential test` tries at once"
+			break
+		}
+		r.State, r.Advice = Misconfigured, "check the inputs and set the secret again; `credential test` tries at once"
+	case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
+		r.State, r.Advice = Degraded, "ask for other scopes, audience or parameters: the upstream refused those that were asked for last"
+	default:
+		r.State, r.Advice = Degraded, "wait: the broker asks again by itself"
 	}
 }
 

@@ -1203,7 +1203,11 @@ type TestCredentialResponse struct {
 	// Of the token; absent where there is none.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// The requests that were made, in order; more than one exchange's where a former secret was tried as well.
-	Attempts      []*Attempt `protobuf:"bytes,4,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts []*Attempt `protobuf:"bytes,4,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// The google.rpc.Code that GetToken fails with for this reason; 0: it worked.
+	Code int32 `protobuf:"varint,5,opt,name=code,proto3" json:"code,omitempty"`
+	// What it means and what to do about it, for people; empty: it worked.
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1265,6 +1269,20 @@ func (x *TestCredentialResponse) GetAttempts() []*Attempt {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *TestCredentialResponse) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *TestCredentialResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // One request to an upstream; an exchange makes one or several. Never a body, a URL's path or query, or a value.
@@ -1525,7 +1543,9 @@ type GetCredentialStatusResponse struct {
 	// By what the definition says of its refresh tokens; absent: nothing, or there is none.
 	RefreshTokenExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=refresh_token_expire_time,json=refreshTokenExpireTime,proto3" json:"refresh_token_expire_time,omitempty"`
 	// The last 20, the newest first.
-	Attempts      []*Attempt `protobuf:"bytes,9,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts []*Attempt `protobuf:"bytes,9,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// What reason means, for people; empty: nothing is known to be wrong.
+	Message       string `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1622,6 +1642,13 @@ func (x *GetCredentialStatusResponse) GetAttempts() []*Attempt {
 		return x.Attempts
 	}
 	return nil
+}
+
+func (x *GetCredentialStatusResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // A token that is held.
@@ -1824,13 +1851,15 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\tresources\x18\x06 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x02\n" +
 	"\x16TestCredentialResponse\x12:\n" +
 	"\texchanges\x18\x01 \x03(\v2\x18.tokenbroker.v1.ExchangeB\x02\x18\x01R\texchanges\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x123\n" +
-	"\battempts\x18\x04 \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\"\xfc\x01\n" +
+	"\battempts\x18\x04 \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\x12\x12\n" +
+	"\x04code\x18\x05 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xfc\x01\n" +
 	"\aAttempt\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
@@ -1850,7 +1879,7 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05taken\x18\a \x03(\tR\x05taken:\x02\x18\x01\"_\n" +
 	"\x1aGetCredentialStatusRequest\x12A\n" +
-	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\"\x8f\x04\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\"\xa9\x04\n" +
 	"\x1bGetCredentialStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.CredentialStateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
@@ -1860,7 +1889,9 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\texchanges\x18\x06 \x03(\v2\x18.tokenbroker.v1.ExchangeB\x02\x18\x01R\texchanges\x121\n" +
 	"\x06tokens\x18\a \x03(\v2\x19.tokenbroker.v1.HeldTokenR\x06tokens\x12U\n" +
 	"\x19refresh_token_expire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x16refreshTokenExpireTime\x123\n" +
-	"\battempts\x18\t \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\"\xd6\x01\n" +
+	"\battempts\x18\t \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\x12\x18\n" +
+	"\amessage\x18\n" +
+	" \x01(\tR\amessage\"\xd6\x01\n" +
 	"\tHeldToken\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12\x1a\n" +

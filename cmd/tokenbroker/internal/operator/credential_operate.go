@@ -2,12 +2,14 @@ package operator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
@@ -77,8 +79,25 @@ type credentialTestCommand struct {
 	Keep bool   `help:"Serve the token that the test brings."`
 }
 
-// errTestFailed: what the test found has been printed.
-var errTestFailed = errors.New("the test failed")
+// A testFailure is what a test has found: the command ends as GetToken would.
+type testFailure struct {
+	found *tokenbrokerv1.TestCredentialResponse
+}
+
+func (f *testFailure) Error() string { return f.GRPCStatus().Message() }
+
+// GRPCStatus says how the command ends (console.ExitCode). A broker of before has no code.
+func (f *testFailure) GRPCStatus() *status.Status {
+	code, text := codes.Code(f.found.GetCode()), f.found.GetMessage() //nolint:gosec // codes are not negative
+	if code == codes.OK {
+		code = codes.Unknown
+	}
+	s := status.New(code, strings.TrimSuffix("the test failed: "+text, ": "))
+	if with, err := s.WithDetails(&errdetails.ErrorInfo{Reason: f.found.GetReason(), Domain: "tokenbroker"}); err == nil {
+		return with
+	}
+	return s
+}
 
 // Run makes an exchange and prints each request.
 func (c *credentialTestCommand) Run(p *console.Process) error {
@@ -97,7 +116,7 @@ func (c *credentialTestCommand) Run(p *console.Process) error {
 			return err
 		}
 		if res.GetReason() != "" {
-			return fmt.Errorf("%w: %s", errTestFailed, res.GetReason())
+			return &testFailure{res}
 		}
 		if c.Output != "json" {
 			console.Printf(p.Stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
@@ -148,6 +167,9 @@ func (c *credentialStatusCommand) Run(p *console.Process) error {
 		rows := [][]string{{"state", stateWord(res.GetState())}}
 		if res.GetReason() != "" {
 			rows = append(rows, []string{"reason", res.GetReason()})
+		}
+		if res.GetMessage() != "" {
+			rows = append(rows, []string{"", res.GetMessage()})
 		}
 		if res.GetAdvice() != "" {
 			rows = append(rows, []string{"advice", res.GetAdvice()})

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 func TestMissingSecrets(t *testing.T) {
@@ -41,8 +42,18 @@ func TestMissingSecrets(t *testing.T) {
 	}
 }
 
-func TestATestThatFailsIsAFailure(t *testing.T) {
-	if got := console.ExitCode(errTestFailed); got != console.ExitFailure {
-		t.Errorf("got %d, want %d", got, console.ExitFailure)
+// TestATestThatFailsEndsAsGetTokenWould, and says the same; of a broker that gives no code it is a failure.
+func TestATestThatFailsEndsAsGetTokenWould(t *testing.T) {
+	for code, want := range map[codes.Code]int{
+		codes.FailedPrecondition: console.ExitPrecondition, codes.Unavailable: console.ExitTemporary, codes.InvalidArgument: console.ExitUsage,
+		codes.OK: console.ExitFailure,
+	} {
+		err := &testFailure{&tokenbrokerv1.TestCredentialResponse{Reason: "WHY", Code: int32(code), Message: "what to do"}} //nolint:gosec // codes are few
+		if got := console.ExitCode(err); got != want {
+			t.Errorf("%v: got exit code %d, want %d", code, got, want)
+		}
+		if d := console.Describe(err); d.Message != "the test failed: what to do" || d.Reason != "WHY" {
+			t.Errorf("%v: got %+v", code, d)
+		}
 	}
 }
