@@ -48,7 +48,7 @@ func TestATestThatFailsEndsAsGetTokenWould(t *testing.T) {
 		codes.FailedPrecondition: console.ExitPrecondition, codes.Unavailable: console.ExitTemporary, codes.InvalidArgument: console.ExitUsage,
 		codes.OK: console.ExitFailure,
 	} {
-		err := &testFailure{&tokenbrokerv1.TestCredentialResponse{Reason: "WHY", Code: int32(code), Message: "what to do"}} //nolint:gosec // codes are few
+		err := &testFailure{&tokenbrokerv1.TestCredentialResponse{Reason: "WHY", Code: int32(code), Message: "what to do"}}
 		if got := console.ExitCode(err); got != want {
 			t.Errorf("%v: got exit code %d, want %d", code, got, want)
 		}
