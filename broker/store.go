@@ -178,10 +178,10 @@ type Grant struct {
 	RefusedBy string
 }
 
-// RefusedFor is why it is not to be presented again by a definition of this digest: it was refused. Another definition may have mended what
-// was wrong with the request. nil: it may be.
-func (g Grant) RefusedFor(digest string) *Remembered {
-	if g.RefusedBy != "" && g.RefusedBy != digest {
+// RefusedFor is why it is not to be presented now by a definition of this digest: it was refused. Another definition may have mended what
+// was wrong with the request, and presents it again after a while: brokers of two definitions are not to take turns at it. nil: it may be.
+func (g Grant) RefusedFor(digest string, now time.Time) *Remembered {
+	if g.Refused != nil && g.RefusedBy != "" && g.RefusedBy != digest && !now.Before(g.Refused.RetryAt) {
 		return nil
 	}
 	return g.Refused
@@ -258,6 +258,9 @@ type Match struct {
 // Dropped says what was dropped.
 type Dropped struct {
 	Count int
+	// Matched: what was named is there, or was: it may have been dropped before, or be obtained just now. Otherwise a token id was named that
+	// nothing has.
+	Matched bool
 	// CurrentID is the id of a token that can be used, of the selections that were dropped or, for a token id that matched
 	// none, of the only one that there is; empty: there is none, or several.
 	CurrentID string

@@ -30,7 +30,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 		"invalid_client":            {says(401, "application/json", `{"error": "invalid_client"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_client"},
 		"unauthorized_client":       {says(400, "application/json", `{"error": "unauthorized_client"}`), broker.LevelCredential, broker.LevelCredential, false, "unauthorized_client"},
 		"invalid_grant":             {says(400, "application/json", `{"error": "invalid_grant"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
-		"invalid_request":           {says(400, "application/json", `{"error": "invalid_request"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_request"},
+		"invalid_request":           {says(400, "application/json", `{"error": "invalid_request"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_request"},
 		"invalid_scope":             {says(400, "application/json", `{"error": "invalid_scope"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_scope"},
 		"invalid_target":            {says(400, "application/json", `{"error": "invalid_target"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_target"},
 		"an error inside a 200":     {jsonSays(`{"error": "invalid_grant", "access_token": "t"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
@@ -63,7 +63,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 			if e.Level != c.obtain || f.Level != c.refresh {
 				t.Errorf("got levels %d and %d, want %d and %d", e.Level, f.Level, c.obtain, c.refresh)
 			}
-			if e.Lost != c.lost || f.Lost != c.lost || e.Code != c.code || e.InvalidClient != (c.code == "invalid_client") {
+			if e.Lost != c.lost || f.Lost != c.lost || e.Code != c.code || e.InvalidClient != (c.code == "invalid_client" || e.Status == 401) {
 				t.Errorf("got %+v and %+v, want lost %v and code %q", e, f, c.lost, c.code)
 			}
 			for _, x := range []*broker.UpstreamError{e, f} {

@@ -93,7 +93,7 @@ func (e *errorRules) find(a *answer) saidError {
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client",
+		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client" || a.Status == http.StatusUnauthorized && said.code == "",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
 	if e.Detail == "" && said.code == "" {
@@ -117,6 +117,8 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 	}
 	if level, ok := levelOfCode(said.code, place); ok {
 		switch {
+		case said.code == "invalid_request" && place == broker.Refresh && len(d.obtain) > 0:
+			return broker.LevelGrant // some say so of a refresh token that they do not know any more, and obtain does without
 		case said.code == "invalid_request":
 			return d.requests()
 		case (level == broker.LevelScope || level == broker.LevelTarget) && !d.callersChoose():
@@ -131,11 +133,16 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		return broker.LevelResponse
 	case e.Status == http.StatusBadRequest, e.Status == http.StatusUnsupportedMediaType, e.Status == http.StatusUnprocessableEntity:
 		return d.requests()
+	case slices.Contains(passing, e.Status):
+		return broker.LevelUpstream
 	case e.Status >= 300 && e.Status < 500:
 		return broker.LevelCredential
 	}
 	return broker.LevelUpstream
 }
+
+// passing are those of the 4xx that say that it may pass by itself (RFC 9110, RFC 4918, RFC 8470).
+var passing = []int{http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly}
 
 // requests is the level of what is wrong with one request: the key's where callers choose something of it, because another choice may
 // be right; else the definition's or the inputs', which are the credential's.

@@ -32,6 +32,10 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	if root == nil {
 		return nil, r.Problems
 	}
+	if !looksLike(root) {
+		r.Wrong(at(root), "it is no definition: it has none of the words of one") // and nothing of it is quoted: it may be any file
+		return nil, r.Problems
+	}
 	d := r.definition(root)
 	if d != nil && !r.namesUnknown {
 		r.check(d)
@@ -43,6 +47,16 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	d.digest = digest(root)
 	d.facts = d.makeFacts()
 	return d, nil
+}
+
+// looksLike reports whether a document has a word of a definition.
+func looksLike(root *yaml.Node) bool {
+	for i := 0; root.Kind == yaml.MappingNode && i < len(root.Content); i += 2 {
+		if slices.Contains(definitionWords, root.Content[i].Value) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *reader) definition(root *yaml.Node) *definition {

@@ -98,7 +98,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"a repeated key":              {"name: x\ntoken: a\nname: x", "twice"},
 		"a second document":           {right + "---\nname: y", "one document a file"},
 		"an empty file":               {"", "empty"},
-		"no mapping":                  {"- a\n- b", "a mapping is wanted"},
+		"no mapping":                  {"- a\n- b", "it is no definition"},
 		"no YAML":                     {"name: [", "not YAML"},
 		"a default with secret":       {"name: x\ninputs: {s: {secret: true, default: a}}\ntoken: t", "neither optional nor secret"},
 		"a default that is wrong":     {"name: x\ninputs: {s: {format: uuid, default: a}}\ntoken: t", "must be a UUID"},

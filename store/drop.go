@@ -55,6 +55,7 @@ func (s *Store) drop(
 		case m.Selection != nil:
 			*dropped, err = b.dropSelection(*m.Selection)
 		default:
+			dropped.Matched = true
 			dropped.Count, err = b.dropAll(m.Epoch)
 		}
 		if err != nil {
@@ -84,6 +85,7 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 	var dropped broker.Dropped
 	of := map[[32]byte]bool{} // selections that were dropped
 	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
+		dropped.Matched = dropped.Matched || t.ID == tokenID
 		if t.ID != tokenID || t.Rejected {
 			return
 		}
@@ -114,7 +116,7 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 }
 
 func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
-	var dropped broker.Dropped
+	dropped := broker.Dropped{Matched: true}
 	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
 		if t.SelectionID == selection {
 			b.remove(key)

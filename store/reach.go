@@ -32,8 +32,9 @@ type reach struct {
 
 // A shard is a part of the backend, as far as it has failed. There is none for a part that is well.
 type shard struct {
-	since, tried broker.Moment
-	given        bool
+	// since is from when on it has only failed, tried when it was asked last, and next from when on it may be asked again once it is given up.
+	since, tried, next broker.Moment
+	given              bool
 }
 
 const (
@@ -72,11 +73,19 @@ func (r *reach) may(part string) error {
 	if s == nil || now.Sub(s.since) < giveUp {
 		return nil
 	}
-	if now.Sub(s.tried) < tryEvery {
+	if now < s.next {
 		return errGivenUp
 	}
-	s.tried = now
+	s.tried, s.next = now, now.Add(tryEvery)
 	return nil
+}
+
+// givenUp reports whether a part is not waited for any more. It is no question to the part.
+func (r *reach) givenUp(part string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.shards[part]
+	return s != nil && s.given
 }
 
 // tooLittle: a question that failed because its caller gave it less time than this says nothing about the part that it went to.
@@ -94,18 +103,18 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 	s, before := r.shards[part], r.away
 	if failed && ctx.Err() != nil && now.Sub(asked) < tooLittle {
 		if s != nil {
-			s.tried = broker.Never // somebody else may try
+			s.next = now // somebody else may try
 		}
 		return err
 	}
 	switch {
 	case failed && s == nil:
-		r.shards[part] = &shard{since: now, tried: now}
+		r.shards[part] = &shard{since: now, tried: now, next: now.Add(tryEvery)}
 	case failed && !s.given && now.Sub(s.since) >= giveUp:
-		s.given, s.tried = true, now
+		s.given, s.tried, s.next = true, now, now.Add(tryEvery)
 		r.away++
 	case failed:
-		s.tried = now
+		s.tried, s.next = now, now.Add(tryEvery)
 	case s != nil:
 		delete(r.shards, part)
 		if s.given {
@@ -132,7 +141,7 @@ const forgetAfter = 10 * time.Second
 // forget forgets parts that nobody asks for; the caller holds mu.
 func (r *reach) forget(now broker.Moment) {
 	for part, s := range r.shards {
-		if s.tried != broker.Never && now.Sub(s.tried) >= forgetAfter {
+		if now.Sub(s.tried) >= forgetAfter {
 			delete(r.shards, part)
 			if s.given {
 				r.away--
@@ -152,7 +161,7 @@ func (r *reach) heard(g Group) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.shards[r.shard(g)]; s != nil {
-		s.tried = broker.Never
+		s.next = r.clock.Now().At
 	}
 }
 
@@ -166,13 +175,12 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		return nil, err
 	}
 	out, parts, at := make([]Reading, len(asks)), make([]string, len(asks)), []int{}
-	for i, ask := range asks { // a part that is given up is not asked: what it has beside the first is not waited for
-		if parts[i] = r.shard(ask.Group); parts[i] != first {
-			out[i].Err = r.may(parts[i])
+	for i, ask := range asks { // what is asked beside the first is advice: of a part that is given up it is not waited for
+		if parts[i] = r.shard(ask.Group); parts[i] != first && r.givenUp(parts[i]) {
+			out[i].Err = errGivenUp
+			continue
 		}
-		if out[i].Err == nil {
-			at = append(at, i)
-		}
+		at = append(at, i)
 	}
 	asked := r.clock.Now().At
 	all, err := r.Backend.Read(ctx, picked(asks, at)...)
@@ -180,10 +188,9 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		return nil, r.noted(ctx, asked, first, err)
 	}
 	for i, j := range at {
-		out[j] = all[i]
-		if parts[j] != first {
-			_ = r.noted(ctx, asked, parts[j], out[j].Err)
-		}
+		if out[j] = all[i]; parts[j] != first && out[j].Err == nil {
+			_ = r.noted(ctx, asked, parts[j], nil)
+		} // it had little time: that it did not answer in that says nothing
 	}
 	return out, r.noted(ctx, asked, first, nil)
 }

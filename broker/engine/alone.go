@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -37,7 +38,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	if err != nil || !t.facts.ObtainsAlone {
 		return outcome{failure: why}
 	}
-	if r := b.refusals.of(p.key); r != nil && now.Wall.Before(r.RetryAt) {
+	if r := b.refusals.of(t); r != nil && now.Wall.Before(r.RetryAt) {
 		return outcome{failure: t.blamed(share(r, t.credential))}
 	}
 	var before *broker.Issued
@@ -70,23 +71,25 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
 	x := request(t, broker.Obtain, broker.Grant{})
-	x.BeforeSend = b.beforeSend(b.clock.Now().At.Add(b.timeout), &atomic.Bool{})
+	x.BeforeSend = b.beforeSend(b.clock.Now().At.Add(b.timeout), math.MaxInt64, &atomic.Bool{})
 	a, _, failure := p.ask(bounded, t, x, false)
 	var shown offer
 	if failure == nil {
 		shown, failure = b.fit(t, a, before)
 	}
 	backoff := granted.leaveWith(failure)
-	b.gates.saved(t.upstream, backoff == nil) // nobody tells the store
+	if backoff != nil {
+		b.gates.saved(t.upstream, false) // nobody tells the store
+	}
 	if failure != nil {
-		r := remember(failure, b.refusals.of(p.key), b.clock.Now().Wall)
+		r := remember(failure, b.refusals.of(t), b.clock.Now().Wall)
 		if failure.Level < broker.LevelResponse {
 			r.RetryAt = retryAt(backoff, r.At)
 		}
-		b.refusals.put(p.key, &r)
+		b.refusals.put(t, &r)
 		return nil, t.blamed(share(&r, t.credential))
 	}
-	b.refusals.put(p.key, nil)
+	b.refusals.put(t, nil)
 	return p.putLocal(ctx, shown, mark, moved, asked)
 }
 
@@ -111,29 +114,39 @@ func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved
 // concurrent use.
 type refusals struct {
 	mu  sync.Mutex
-	all map[lookup]*broker.Remembered
+	all map[lookup]refusal
+}
+
+// A refusal is of one version of a credential, and of one definition.
+type refusal struct {
+	version broker.ID
+	digest  string
+	why     *broker.Remembered
 }
 
 // refusalsMost bounds what is remembered.
 const refusalsMost = 10_000
 
-// of is how the last try for a key failed; nil: it did not, or there was none.
-func (r *refusals) of(key lookup) *broker.Remembered {
+// of is how the last try for a target failed; nil: it did not, or there was none.
+func (r *refusals) of(t target) *broker.Remembered {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.all[key]
+	if last := r.all[t.lookup]; last.version == t.credential.Version && last.digest == t.facts.Digest {
+		return last.why
+	}
+	return nil
 }
 
-// put notes how a try failed; nil: it did not.
-func (r *refusals) put(key lookup, failed *broker.Remembered) {
+// put notes how a try failed; nil: there is a token.
+func (r *refusals) put(t target, failed *broker.Remembered) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case failed == nil:
-		delete(r.all, key)
+		delete(r.all, t.lookup)
 		return
 	case r.all == nil || len(r.all) >= refusalsMost:
-		r.all = map[lookup]*broker.Remembered{}
+		r.all = map[lookup]refusal{}
 	}
-	r.all[key] = failed
+	r.all[t.lookup] = refusal{t.credential.Version, t.facts.Digest, failed}
 }

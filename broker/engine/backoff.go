@@ -39,13 +39,17 @@ func permanentWait(refusals int, said time.Duration) time.Duration {
 // remember makes the record of a failure, counting on from the one before, nil for none.
 func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time) broker.Remembered {
 	r := broker.Remembered{Kind: e.Kind(), At: now, Count: 1, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
-	if before != nil {
+	passes := e.Level <= broker.LevelResponse
+	if before != nil && before.Kind.Passes() == passes { // what may pass says nothing of what was refused, nor the other way round
 		r.Count = before.Count + 1
 	}
 	wait := max(e.RetryAfter, e.Wait)
-	if e.Level == broker.LevelResponse {
+	switch {
+	case passes:
 		wait = transientWait(r.Count, wait, rand.Float64()) //nolint:gosec // jitter needs no secrecy
-	} else {
+	case e.Code == "" && e.Wait == 0: // no word says that it is for ever: a proxy may have answered
+		wait = max(min(permanentWait(r.Count, 0), backoffMost), min(wait, retryAfterMost))
+	default:
 		wait = permanentWait(r.Count, wait)
 	}
 	r.RetryAt = now.Add(wait)

@@ -210,6 +210,7 @@ func TestAnotherDefinitionPresentsARefusedRefreshTokenAgain(t *testing.T) {
 		wantKind(t, err, broker.ReauthorizationRequired)
 		w.up.facts.Digest += " mended"
 		w.up.revision.Add(1)
+		sleep(time.Minute) // but not at once: see TestTwoDefinitionsDoNotTakeTurns
 		if st, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || st.State == engine.Reauthorize {
 			t.Errorf("got state %v, %v: another definition has not been refused anything", st.State, err)
 		}

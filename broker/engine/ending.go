@@ -21,10 +21,12 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
 	}
 	switch {
-	case unfit != nil && !p.trial.on: // the refresh token, if there is one, is good all the same
+	case unfit != nil && p.trial.on: // a test leaves what is remembered as it is
+		o.Failure = s.view.KeyFailure
+	case unfit != nil: // the refresh token, if there is one, is good all the same
 		failure := remember(unfit, s.view.KeyFailure, now.Wall)
 		o.Failure = &failure
-	case unfit == nil && (!p.trial.on || p.trial.keep):
+	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
 	backoff := granted.leaveWith(nil)
@@ -46,7 +48,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	case unfit != nil:
 		f := said(t, unfit)
 		f.RetryAt = now.Wall.Add(backoffFirst)
-		if o.Failure != nil {
+		if o.Failure != nil && !p.trial.on {
 			f.RetryAt = o.Failure.RetryAt
 		}
 		return nil, f
@@ -59,6 +61,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		b.cache.doubt(t.name) // it has changed meanwhile, or another was quicker: take what is there
 		return nil, errAgain
 	}
+	b.refusals.put(t, nil)
 	return b.cache.put(p.l, shown, now.At, moved)
 }
 
@@ -121,7 +124,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 			out.Kind, out.RetryAt = broker.CredentialMisconfigured, r.Failure.RetryAt
 			break
 		}
-		r.Failure = remember(e, nil, now)
+		r.Failure = remember(e, s.view.Grant.Refused, now)
 		again = true // look whether another generation has won, and whether obtain can do without
 	}
 	if r.Uncertain && !t.facts.Obtains && e.Level <= broker.LevelResponse {

@@ -37,7 +37,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	}
 	var sent atomic.Bool
 	x := request(t, run, s.view.Grant)
-	x.BeforeSend = b.beforeSend(min(deadline, s.usable(t.facts)), &sent)
+	x.BeforeSend = b.beforeSend(deadline, s.usable(t.facts), &sent)
 	defer func() {
 		if r := recover(); r != nil {
 			presented := sent.Load() && end.spends
@@ -60,11 +60,11 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	return p.succeeded(ctx, t, end, granted, s, a, former)
 }
 
-// beforeSend lets nothing be sent after a deadline: the process was stopped, the machine slept, or an upstream's turn was waited for, and
-// somebody else may have the lease. It notes that something is sent.
-func (b *Broker) beforeSend(deadline broker.Moment, sent *atomic.Bool) func(string) error {
+// beforeSend lets nothing be sent after a deadline: the process was stopped, or the machine slept, and somebody else may have the lease. The first
+// request, which may present a refresh token, has to be sent before usable as well. It notes that something is sent.
+func (b *Broker) beforeSend(deadline, usable broker.Moment, sent *atomic.Bool) func(string) error {
 	return func(string) error {
-		if b.clock.Now().At >= deadline {
+		if now := b.clock.Now().At; now >= deadline || now >= usable && !sent.Load() {
 			return errLate
 		}
 		sent.Store(true)

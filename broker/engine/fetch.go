@@ -338,7 +338,7 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 		}
 		return 0, failureOf(t, broker.ReauthorizationRequired)
 	}
-	if refused := g.RefusedFor(f.Digest); refused != nil {
+	if refused := g.RefusedFor(f.Digest, now); refused != nil {
 		if f.Obtains {
 			return broker.Obtain, nil
 		}

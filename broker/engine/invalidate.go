@@ -76,7 +76,7 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 // drop drops in the store and, whatever the store answers, what is named in this process.
 func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, named func(*entry) bool) (broker.Dropped, error) {
 	done, err := b.store.Drop(ctx, name, m)
-	local := b.cache.drop(name, named, err != nil || done.Count > 0)
+	local := b.cache.drop(name, named, err != nil || done.Matched)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

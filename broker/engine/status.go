@@ -130,7 +130,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 	for _, g := range s.Grants {
 		switch {
-		case g.RefusedFor(facts.Digest) != nil && !facts.Obtains:
+		case g.RefusedFor(facts.Digest, now) != nil && !facts.Obtains:
 			r.State = Reauthorize
 			fail(broker.ReauthorizationRequired)
 			r.Advice = "give it a new refresh token: `credential update` with the seed's secret"

@@ -55,6 +55,7 @@ var ofOneAlone = map[string]said{
 	"405":                             {405, "", "", misconfigured, misconfigured},
 	"406":                             {406, "", "", misconfigured, misconfigured},
 	"410":                             {410, "", "", misconfigured, misconfigured},
+	"409":                             {409, "", "", misconfigured, misconfigured},
 	"415":                             {415, "", "", misconfigured, wrongRequest},
 	"422":                             {422, "application/json", `{"errors": [{"field": "client_id"}]}`, misconfigured, wrongRequest},
 	"302 to a login page":             {302, "text/html", "<html>", misconfigured, misconfigured},
@@ -73,6 +74,8 @@ var ofEverybody = map[string]said{
 	"500":                         {500, "text/html", "<html>", broker.UpstreamUnavailable, broker.UpstreamUnavailable},
 	"502":                         {502, "text/html", "<html>", broker.UpstreamUnavailable, broker.UpstreamUnavailable},
 	"503":                         {503, "", "", broker.UpstreamUnavailable, broker.UpstreamUnavailable},
+	"408":                         {408, "", "", broker.UpstreamUnavailable, broker.UpstreamUnavailable},
+	"425":                         {425, "", "", broker.UpstreamUnavailable, broker.UpstreamUnavailable},
 	"503 temporarily_unavailable": {503, "application/json", `{"error": "temporarily_unavailable"}`, broker.UpstreamUnavailable, broker.UpstreamUnavailable},
 	"429":                         {429, "", "", broker.UpstreamRateLimited, broker.UpstreamRateLimited},
 }

@@ -1,0 +1,103 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// parted is a Shared backend that says of each group which part has it, and whether that answers.
+type parted struct {
+	Shared
+	part  func(Group) string
+	fails func(part string) bool
+}
+
+func (p *parted) Shard(g Group) string { return p.part(g) }
+
+func (p *parted) Read(_ context.Context, asks ...Ask) ([]Reading, error) {
+	all := make([]Reading, len(asks))
+	for i, a := range asks {
+		if p.fails(p.part(a.Group)) {
+			all[i].Err = Unavailable("it does not answer")
+		}
+	}
+	return all, all[0].Err
+}
+
+func newParted(p *parted) (r *reach, away *bool) {
+	away = new(bool)
+	began := time.Now()
+	clock := broker.NewClock(func() (time.Time, time.Duration) { return time.Now(), time.Since(began) })
+	r = newReach(p, clock, Options{Log: slog.New(slog.DiscardHandler), Away: func(a bool) { *away = a }})
+	r.ready.Store(true)
+	return r, away
+}
+
+// TestAPartThatNobodyAsksIsNotAwayForEver: another broker has changed the group at the new master, of which this one hears before it knows it.
+func TestAPartThatNobodyAsksIsNotAwayForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := "old:6379"
+		r, away := newParted(&parted{part: func(Group) string { return at }, fails: func(part string) bool { return part == "old:6379" }})
+		for range 50 {
+			_, _ = r.Read(t.Context(), Ask{Group: "g"})
+			<-time.After(100 * time.Millisecond)
+		}
+		if !*away {
+			t.Fatal("five seconds of nothing but failure, and it is not away")
+		}
+		r.heard("g")
+		at = "new:6379"
+		for range 60 {
+			if _, err := r.Read(t.Context(), Ask{Group: "g"}); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Second)
+		}
+		if *away {
+			t.Error("away, a minute after everything answers")
+		}
+	})
+}
+
+// TestWhatIsAskedBesideSaysNothingOfItsPart: it has little time, and must neither give a part up nor take its probes.
+func TestWhatIsAskedBesideSaysNothingOfItsPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := true
+		r, away := newParted(&parted{part: func(g Group) string { return string(g[:1]) }, fails: func(part string) bool { return part == "s" && slow }})
+		beside := func() {
+			if all, err := r.Read(t.Context(), Ask{Group: "well"}, Ask{Group: "slow"}); err != nil || (all[1].Err == nil) == slow {
+				t.Errorf("got %v, beside it %v", err, all[1].Err)
+			}
+		}
+		for range 100 {
+			beside()
+			<-time.After(50 * time.Millisecond)
+		}
+		if *away {
+			t.Error("given up for what was asked beside")
+		}
+		for range 50 { // by its own questions it is
+			_, _ = r.Read(t.Context(), Ask{Group: "slow"})
+			<-time.After(100 * time.Millisecond)
+		}
+		if !*away {
+			t.Error("not given up for its own questions")
+		}
+		for range 100 { // and what is asked beside leaves it its next try
+			beside()
+			<-time.After(5 * time.Millisecond)
+		}
+		slow = false
+		if _, err := r.Read(t.Context(), Ask{Group: "slow"}); err != nil {
+			t.Errorf("it answers again, and is not asked: %v", err)
+		}
+		if *away {
+			t.Error("away although it answers")
+		}
+	})
+}
