@@ -574,13 +574,16 @@ func TestTheBackoffIsAdvisory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newPartials(t, 1, &upstream{answer: issues(time.Hour)})[0]
 		w.create("main", nil)
-		main, asked := w.group("main"), false
+		main := w.group("main")
+		var asked atomic.Bool
 		w.parts.lose(func(g store.Group) bool {
-			asked = asked || g != main
+			if g != main {
+				asked.Store(true)
+			}
 			return g != main
 		})
 		w.mustGet("main")
-		if !asked {
+		if !asked.Load() {
 			t.Error("nothing but the credential was read")
 		}
 	})
