@@ -28,6 +28,9 @@ type Credential struct {
 	Incarnation ID
 	// Version is drawn when something changes that decides how its tokens are issued: provider, inputs, secrets, seed.
 	Version ID
+	// Place is drawn when it changes where its secrets and tokens are sent: its provider, or an input that makes a host. What was obtained
+	// for another place is not sent to this one. Zero: it never has.
+	Place ID
 	// Epoch is drawn when all its tokens are invalidated.
 	Epoch ID
 	// Etag is drawn at every change.

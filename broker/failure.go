@@ -61,7 +61,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	CredentialDisabled:      {"credential_disabled", "the credential is disabled"},
 	ProviderInvalid:         {"provider_invalid", "the credential's provider definition is missing or does not load"},
 	ReauthorizationRequired: {"reauthorization_required", "the upstream refuses the refresh token: give the credential a new one"},
-	SecretsRequired:         {"secrets_required", "this change sends secrets to another place: give every secret again in the same call"},
+	SecretsRequired:         {"secrets_required", "this change sends secrets to another place: give every secret again in the same call; what was obtained at the former place ends"},
 	UpstreamRateLimited:     {"upstream_rate_limited", "the upstream asks to slow down"},
 	TooManyTokens:           {"too_many_tokens", "the credential has too many different tokens: ask with fewer combinations of scopes, audience and parameters"},
 	UpstreamUnavailable:     {"upstream_unavailable", "the upstream cannot be reached or fails"},

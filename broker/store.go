@@ -44,7 +44,7 @@ type Credentials interface {
 	// Credential reads one. NotFound.
 	Credential(ctx context.Context, name CredentialName) (Credential, error)
 	// SaveCredential replaces the credential whose Etag is etag, and its grant where seed is given; otherwise its grants are
-	// kept. EtagMismatch, NotFound.
+	// kept, unless its Place is another: then they end, also those that exchanges under way bring. EtagMismatch, NotFound.
 	SaveCredential(ctx context.Context, etag ID, c Credential, seed *Grant) error
 	// DeleteCredential deletes the credential and everything of it, if its Etag is etag or etag is zero. EtagMismatch,
 	// NotFound.

@@ -44,6 +44,8 @@ type Facts struct {
 	Inputs map[string]InputFacts
 	// HostInputs are the inputs from which the host of a request is made.
 	HostInputs []string
+	// PlaceInputs are those, and the ones from which the host of base_url is made: where secrets and tokens are sent.
+	PlaceInputs []string
 	// Obtains: tokens are had without a human. Refreshes: there is a refresh run.
 	Obtains, Refreshes bool
 	// RefreshSendsScopes: the refresh run sends the requested scopes. Where it does not, all scope sets of a seeded

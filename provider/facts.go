@@ -101,6 +101,12 @@ func (d *definition) makeFacts() *broker.Facts {
 	}
 	f.Requests = max(f.Requests, 1)
 	f.HostInputs = slices.Sorted(maps.Keys(hosts))
+	if d.baseURL != nil {
+		for _, n := range hostNames(*d.baseURL) {
+			d.inputsBehind(n, hosts, map[string]bool{})
+		}
+	}
+	f.PlaceInputs = slices.Sorted(maps.Keys(hosts))
 	return f
 }
 

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -222,6 +223,21 @@ obtain: {post: "{{server}}/login", take: {token: t}}`)
 	}
 	if got := d.Host(credential(map[string]string{"server": "https://Example.com"})); got != "example.com:443" {
 		t.Errorf("got host %s", got)
+	}
+}
+
+// TestWhatIsSentWhere: the inputs that decide where secrets and tokens go are known, through whatever they are computed of.
+func TestWhatIsSentWhere(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "token"}`))
+	d := v.define(`
+inputs: {login: {}, api: {}, tenant: {}, id: {}}
+let: {lower: {lower: "{{tenant}}"}}
+obtain: {post: "https://{{login}}.example.com/{{id}}", take: {token: t}}
+base_url: "https://{{lower}}.{{api}}.example.com/{{id}}"
+present: {headers: {Authorization: "Bearer {{token}}"}}`)
+	f := d.Facts()
+	if !slices.Equal(f.HostInputs, []string{"login"}) || !slices.Equal(f.PlaceInputs, []string{"api", "login", "tenant"}) {
+		t.Errorf("got hosts of %v, places of %v", f.HostInputs, f.PlaceInputs)
 	}
 }
 

@@ -97,6 +97,9 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	if err != nil || old.Generation.id() != l.generation {
 		return false, err
 	}
+	if p := b.credential.Place; !p.IsZero() && p != l.place { // a former broker's writing leaves it out
+		return false, nil // it was obtained at another place
+	}
 	g := grantRecord{
 		// The owner is drawn for one exchange: its commit has the same generation also when it is made again after a failover, so
 		// that the commits that built on it apply too. And one that is repeated sees that it was made.

@@ -77,6 +77,9 @@ func (s *Store) SaveCredential(ctx context.Context, etag broker.ID, c broker.Cre
 			b.batch.Clear = []Kind{kindToken, kindFailure}
 			b.remove(healthKey)
 		}
+		if saved.Place != old.Place {
+			b.batch.Clear = append(b.batch.Clear, kindGrant) // before the new one is put
+		}
 		return b.done()
 	})
 }

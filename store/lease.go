@@ -21,6 +21,7 @@ type lease struct {
 	key                                     broker.TokenKey
 	owner                                   broker.ID
 	incarnation, version, epoch, generation broker.ID
+	place                                   broker.ID
 	spends                                  bool
 	// left is what Acquire left of the credential; nil: it is to be read.
 	left *snapshot
@@ -41,7 +42,7 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 	c := n.credential
 	l := &lease{
 		s: n.s, key: n.key, owner: broker.NewID(), incarnation: c.Incarnation, version: c.Version, epoch: c.Epoch,
-		generation: n.grant.Generation.id(), spends: spend,
+		place: c.Place, generation: n.grant.Generation.id(), spends: spend,
 	}
 	batch, err := n.acquisition(l, ttl)
 	if err != nil {

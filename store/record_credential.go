@@ -15,6 +15,7 @@ type credentialRecord struct {
 	Incarnation     id                     `json:"incarnation"`
 	Version         id                     `json:"version"`
 	Epoch           id                     `json:"epoch"`
+	Place           id                     `json:"place,omitzero"`
 	Etag            id                     `json:"etag"`
 	Number          int64                  `json:"number"`
 	CreateTime      instant                `json:"create_time,omitzero"`
@@ -38,7 +39,7 @@ type seedRecord struct {
 func fromCredential(c broker.Credential) credentialRecord {
 	return credentialRecord{
 		Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(), DefaultAudience: c.DefaultAudience,
-		Labels: c.Labels, Disabled: c.Disabled, Incarnation: id(c.Incarnation), Version: id(c.Version), Epoch: id(c.Epoch),
+		Labels: c.Labels, Disabled: c.Disabled, Incarnation: id(c.Incarnation), Version: id(c.Version), Epoch: id(c.Epoch), Place: id(c.Place),
 		Etag: id(c.Etag), Number: c.Number, CreateTime: at(c.CreateTime), UpdateTime: at(c.UpdateTime), Requests: mapped(c.Requests, at),
 		Secrets: mapped(c.Secrets, func(s broker.SecretInput) inputRecord {
 			return inputRecord{reveal(s.Value), at(s.SetTime), reveal(s.Former), at(s.FormerUntil), at(s.FormerUsedTime)}
@@ -55,7 +56,7 @@ func (r credentialRecord) credential(name broker.CredentialName) (broker.Credent
 	}
 	return broker.Credential{
 		Name: name, Provider: r.Provider, Inputs: r.Inputs, DefaultScopes: scopes, DefaultAudience: r.DefaultAudience,
-		Labels: r.Labels, Disabled: r.Disabled, Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(),
+		Labels: r.Labels, Disabled: r.Disabled, Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(), Place: r.Place.id(),
 		Etag: r.Etag.id(), Number: r.Number, CreateTime: r.CreateTime.time(), UpdateTime: r.UpdateTime.time(), Requests: mapped(r.Requests, instant.time),
 		Secrets: mapped(r.Secrets, func(s inputRecord) broker.SecretInput {
 			return broker.SecretInput{

@@ -182,6 +182,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 	}
 	rename(c, facts)
 	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
+	elsewhere := sentElsewhere(there, c, facts)
 	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
 		switch in, ok := facts.Inputs[name]; {
 		case !ok:
@@ -206,14 +207,14 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 			}
 		case in.Seed:
 			hash := b.seedHash(name, v)
-			if was, set := c.Seeds[name]; set && was.Hash == hash && there.Provider == d.Provider {
+			if was, set := c.Seeds[name]; set && was.Hash == hash && !elsewhere {
 				continue // a seed that was given before changes nothing: what it has become meanwhile is kept
 			}
 			c.Seeds[name] = broker.Seed{Hash: hash, SetTime: now}
 			seed = &broker.Grant{RefreshToken: v, GivenAt: now}
 			moves = true
 		default:
-			if was := c.Secrets[name]; !was.Value.Equal(v) {
+			if was := c.Secrets[name]; !was.Value.Equal(v) || elsewhere { // a former secret is another place's
 				c.Secrets[name] = broker.SecretInput{Value: v, SetTime: now}
 				moves = true
 			}
@@ -236,8 +237,11 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 	if len(wrong) > 0 {
 		return broker.Credential{}, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: there.Name, Provider: d.Provider, Violations: wrong}
 	}
-	if missing := secretsToRepeat(there, c, d, facts); len(missing) > 0 {
-		return broker.Credential{}, nil, &broker.Failure{Kind: broker.SecretsRequired, Credential: there.Name, Provider: d.Provider, Violations: missing}
+	if elsewhere {
+		if missing := secretsToRepeat(c, d); len(missing) > 0 {
+			return broker.Credential{}, nil, &broker.Failure{Kind: broker.SecretsRequired, Credential: there.Name, Provider: d.Provider, Violations: missing}
+		}
+		c.Place = broker.NewID()
 	}
 	if moves {
 		c.Version = broker.NewID()
@@ -269,21 +273,19 @@ func move[V any](m map[string]V, from, to string) {
 	delete(m, from)
 }
 
-// secretsToRepeat names the secrets that have to be given again, because the change sends them somewhere else: whoever may
-// edit a credential could otherwise send its secrets to themselves.
-func secretsToRepeat(there, c broker.Credential, d Draft, f *broker.Facts) []broker.Violation {
+// sentElsewhere reports whether a change has the secrets of a credential that is there sent somewhere else, or its tokens by those who get them.
+func sentElsewhere(there, c broker.Credential, f *broker.Facts) bool {
 	if there.Provider == "" {
-		return nil
+		return false
 	}
 	there = there.Clone()
 	rename(there, f)
-	elsewhere := there.Provider != c.Provider
-	for _, in := range f.HostInputs {
-		elsewhere = elsewhere || there.Inputs[in] != c.Inputs[in]
-	}
-	if !elsewhere {
-		return nil
-	}
+	return there.Provider != c.Provider || slices.ContainsFunc(f.PlaceInputs, func(in string) bool { return there.Inputs[in] != c.Inputs[in] })
+}
+
+// secretsToRepeat names the secrets that have to be given again, because the change sends them somewhere else: whoever may
+// edit a credential could otherwise send its secrets to themselves.
+func secretsToRepeat(c broker.Credential, d Draft) []broker.Violation {
 	var missing []broker.Violation
 	for _, name := range c.SecretNames() {
 		if _, again := d.Secrets[name]; !again {

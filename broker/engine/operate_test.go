@@ -102,7 +102,7 @@ func TestNamesAndSets(t *testing.T) {
 func TestACredentialsLife(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{
-			HostInputs: []string{"server"},
+			HostInputs: []string{"server"}, PlaceInputs: []string{"server"},
 			Inputs: map[string]broker.InputFacts{
 				"server": {}, "note": {Optional: true}, "client_secret": {Secret: true}, "extra": {Secret: true, Optional: true},
 			},

@@ -10,7 +10,7 @@ import (
 
 func TestWhatIsStoredUnderAnInputsFormerNameIsKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{HostInputs: []string{"user", "username"}, Inputs: map[string]broker.InputFacts{"user": {}, "pass": {Secret: true}}}}
+		up := &upstream{answer: issues(time.Hour), facts: broker.Facts{HostInputs: []string{"user", "username"}, PlaceInputs: []string{"user", "username"}, Inputs: map[string]broker.InputFacts{"user": {}, "pass": {Secret: true}}}}
 		w := newWorld(t, up)
 		c, err := w.CreateCredential(t.Context(), local, engine.Change{Name: "main", Edit: func(d *engine.Draft) error {
 			*d = engine.Draft{Provider: "scripted", Inputs: map[string]string{"user": "u"}, Secrets: secretMap(map[string]string{"pass": "p"})}

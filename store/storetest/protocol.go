@@ -18,6 +18,7 @@ func runProtocol(t *testing.T, c Config) {
 		"credentials/pages":                         testCredentialPages,
 		"credentials/repeated":                      testCredentialsRepeated,
 		"credentials/a save keeps what it must":     testSaveKeeps,
+		"credentials/another place":                 testSaveElsewhere,
 		"read/everything as it was given":           testRoundTrip,
 		"read/hostile names":                        testHostileNames,
 		"acquire/one holder":                        testAcquire,

@@ -160,13 +160,56 @@ func testSaveKeeps(t *testing.T, _ Config, b *bench) {
 	}
 }
 
+// testSaveElsewhere: what was obtained at one place is not there at another, whenever it comes.
+func testSaveElsewhere(t *testing.T, _ Config, b *bench) {
+	for name, seed := range map[broker.CredentialName]*broker.Grant{"obtained": nil, "seeded": seedOf("of the new place")} {
+		c := b.created(name, "r1")
+		own, key, fresh := spending(name, 1), spending(name, 2), spending(name, 3)
+		key.Grant, fresh.Grant = key.Selection, fresh.Selection
+		b.committed(b.acquired(own, true), broker.Outcome{Token: issued("t1"), RefreshToken: broker.NewSecret("r2"), Held: map[string]broker.Secret{"x": broker.NewSecret("held")}})
+		b.committed(b.acquired(key, false), broker.Outcome{Token: issued("t2"), RefreshToken: broker.NewSecret("of a key")})
+		late := []broker.Lease{b.acquired(own, true), b.acquired(key, true), b.acquired(fresh, false)}
+		next := changed(c, true)
+		next.Place = broker.NewID()
+		b.saved(c, next, seed)
+		want := ""
+		if seed != nil {
+			want = "of the new place"
+		}
+		wantNothing := func(when string) {
+			t.Helper()
+			b.wantGrant(own, want)
+			for _, k := range []broker.TokenKey{key, fresh} {
+				b.wantGrant(k, "")
+			}
+			for _, k := range []broker.TokenKey{own, key, fresh} {
+				if v := b.view(k); v.Token != nil || v.Credential.Place != next.Place || len(v.Grant.Held) > 0 {
+					t.Errorf("%s, %s: got %+v", name, when, v)
+				}
+			}
+		}
+		wantNothing("saved")
+		for i, l := range late {
+			if done := b.committed(l, broker.Outcome{Token: issued("late"), RefreshToken: broker.NewSecret(fmt.Sprint("late ", i))}); done.Grant || done.Token {
+				t.Errorf("%s: what exchange %d has brought of the former place was stored: %+v", name, i, done)
+			}
+		}
+		wantNothing("after what was under way has ended")
+		b.committed(b.acquired(fresh, false), broker.Outcome{Token: issued("here"), RefreshToken: broker.NewSecret("here")})
+		b.wantGrant(fresh, "here")
+		again := changed(next, true)
+		b.saved(next, again, nil)
+		b.wantGrant(fresh, "here")
+	}
+}
+
 func testRoundTrip(t *testing.T, _ Config, b *bench) {
 	odd := broker.NewSecret("not UTF-8: \xff\x00, and \"quoted\" <&>")
 	scopes, _ := broker.ParseSet("scopes", []string{"b", "a"})
 	c := credential("a")
 	c.Inputs = map[string]string{"server": "https://x.example"}
 	c.Secrets["key"] = broker.SecretInput{Value: odd, SetTime: now(), Former: broker.NewSecret("old"), FormerUntil: now().Add(time.Hour)}
-	c.DefaultScopes, c.DefaultAudience, c.Disabled = scopes, "audience", true
+	c.DefaultScopes, c.DefaultAudience, c.Disabled, c.Place = scopes, "audience", true, broker.NewID()
 	c.Labels = map[string]string{"a": "b"}
 	c.Seeds = map[string]broker.Seed{"refresh_token": {Hash: broker.NewID(), SetTime: now()}}
 	c.Requests = map[string]time.Time{"request": now()}
