@@ -93,9 +93,10 @@ func (e *errorRules) find(a *answer) saidError {
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client" || a.Status == http.StatusUnauthorized && said.code == "",
+		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: !said.there,
 	}
 	e.Level = d.levelOf(rules, e, said, place)
+	e.InvalidClient = e.InvalidClient || e.Mute && a.Status == http.StatusUnauthorized && e.Level == broker.LevelCredential
 	if e.Detail == "" && said.code == "" {
 		e.Detail = statusDetail(a.Status)
 	}
@@ -109,7 +110,7 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		if !r.matches(e.Status, said.spelled) {
 			continue
 		}
-		e.Wait = r.wait
+		e.Wait, e.Mute = r.wait, false
 		if r.means == "grant" && place == broker.Obtain {
 			return broker.LevelCredential
 		}
@@ -133,16 +134,15 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		return broker.LevelResponse
 	case e.Status == http.StatusBadRequest, e.Status == http.StatusUnsupportedMediaType, e.Status == http.StatusUnprocessableEntity:
 		return d.requests()
-	case slices.Contains(passing, e.Status):
+	case e.Status == http.StatusRequestTimeout, e.Status == http.StatusTooEarly:
 		return broker.LevelUpstream
+	case e.Status == http.StatusMisdirectedRequest, e.Status == http.StatusLocked:
+		return broker.LevelResponse // it may pass, and may be this account's alone
 	case e.Status >= 300 && e.Status < 500:
 		return broker.LevelCredential
 	}
 	return broker.LevelUpstream
 }
-
-// passing are those of the 4xx that say that it may pass by itself (RFC 9110, RFC 4918, RFC 8470).
-var passing = []int{http.StatusRequestTimeout, http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly}
 
 // requests is the level of what is wrong with one request: the key's where callers choose something of it, because another choice may
 // be right; else the definition's or the inputs', which are the credential's.

@@ -97,8 +97,8 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	if err != nil || old.Generation.id() != l.generation {
 		return false, err
 	}
-	if p := b.credential.Place; !p.IsZero() && p != l.place { // a former broker's writing leaves it out
-		return false, nil // it was obtained at another place
+	if c := b.credential; c.Place != l.place && !c.Place.IsZero() && (c.Version != l.version || !l.place.IsZero()) {
+		return false, nil // it was obtained at another place; but where a former broker has left that out, nobody knows of another
 	}
 	g := grantRecord{
 		// The owner is drawn for one exchange: its commit has the same generation also when it is made again after a failover, so

@@ -77,7 +77,7 @@ func (s *Store) SaveCredential(ctx context.Context, etag broker.ID, c broker.Cre
 			b.batch.Clear = []Kind{kindToken, kindFailure}
 			b.remove(healthKey)
 		}
-		if saved.Place != old.Place {
+		if saved.Place != old.Place && !saved.Place.IsZero() && saved.Version != old.Version { // a former broker's writing leaves the place out
 			b.batch.Clear = append(b.batch.Clear, kindGrant) // before the new one is put
 		}
 		return b.done()

@@ -28,6 +28,8 @@ type reach struct {
 	mu     sync.Mutex
 	shards map[string]*shard
 	away   int // how many shards are given up
+	// beside is until when a part is not asked beside another.
+	beside map[string]broker.Moment
 }
 
 // A shard is a part of the backend, as far as it has failed. There is none for a part that is well.
@@ -43,7 +45,7 @@ const (
 )
 
 func newReach(b Backend, clock *broker.Clock, o Options) *reach {
-	r := &reach{Backend: b, clock: clock, log: o.Log, tell: o.Away, shards: map[string]*shard{}}
+	r := &reach{Backend: b, clock: clock, log: o.Log, tell: o.Away, shards: map[string]*shard{}, beside: map[string]broker.Moment{}}
 	r.shared, _ = b.(Shared)
 	return r
 }
@@ -80,12 +82,26 @@ func (r *reach) may(part string) error {
 	return nil
 }
 
-// givenUp reports whether a part is not waited for any more. It is no question to the part.
-func (r *reach) givenUp(part string) bool {
+// besideEvery is how often a part is asked beside another that had no time for that: each such question is waited for in vain.
+const besideEvery = time.Second
+
+// mayBeside reports whether a part is to be asked for advice, beside another. It is no question that finds out whether the part is back.
+func (r *reach) mayBeside(part string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.shards[part]
-	return s != nil && s.given
+	return (s == nil || !s.given) && r.clock.Now().At >= r.beside[part]
+}
+
+// notedBeside notes what became of that. It had little time: that the part did not answer in it says nothing about its own questions.
+func (r *reach) notedBeside(part string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.beside, part)
+	} else {
+		r.beside[part] = r.clock.Now().At.Add(besideEvery)
+	}
 }
 
 // tooLittle: a question that failed because its caller gave it less time than this says nothing about the part that it went to.
@@ -176,7 +192,7 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 	}
 	out, parts, at := make([]Reading, len(asks)), make([]string, len(asks)), []int{}
 	for i, ask := range asks { // what is asked beside the first is advice: of a part that is given up it is not waited for
-		if parts[i] = r.shard(ask.Group); parts[i] != first && r.givenUp(parts[i]) {
+		if parts[i] = r.shard(ask.Group); parts[i] != first && !r.mayBeside(parts[i]) {
 			out[i].Err = errGivenUp
 			continue
 		}
@@ -188,9 +204,9 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		return nil, r.noted(ctx, asked, first, err)
 	}
 	for i, j := range at {
-		if out[j] = all[i]; parts[j] != first && out[j].Err == nil {
-			_ = r.noted(ctx, asked, parts[j], nil)
-		} // it had little time: that it did not answer in that says nothing
+		if out[j] = all[i]; parts[j] != first {
+			r.notedBeside(parts[j], out[j].Err)
+		}
 	}
 	return out, r.noted(ctx, asked, first, nil)
 }

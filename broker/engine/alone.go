@@ -71,8 +71,8 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
 	x := request(t, broker.Obtain, broker.Grant{})
-	x.BeforeSend = b.beforeSend(b.clock.Now().At.Add(b.timeout), math.MaxInt64, &atomic.Bool{})
-	a, _, failure := p.ask(bounded, t, x, false)
+	x.BeforeSend = b.beforeSend(b.clock.Now().At.Add(b.timeout), &atomic.Bool{})
+	a, _, failure := p.ask(bounded, t, x, false, math.MaxInt64)
 	var shown offer
 	if failure == nil {
 		shown, failure = b.fit(t, a, before)

@@ -17,6 +17,8 @@ const (
 	// permanentMost, so that a dead credential costs its upstream a handful of requests a day.
 	permanentFirst = time.Minute
 	permanentMost  = 6 * time.Hour
+	// muteMost bounds that where the upstream does not say why.
+	muteMost = 15 * time.Minute
 )
 
 // transientWait is the wait after so many failures in a row of an upstream (the first is 1).
@@ -47,8 +49,8 @@ func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time)
 	switch {
 	case passes:
 		wait = transientWait(r.Count, wait, rand.Float64()) //nolint:gosec // jitter needs no secrecy
-	case e.Code == "" && e.Wait == 0: // no word says that it is for ever: a proxy may have answered
-		wait = max(min(permanentWait(r.Count, 0), backoffMost), min(wait, retryAfterMost))
+	case e.Mute: // nothing says that it is for ever
+		wait = max(min(permanentWait(r.Count, 0), muteMost), min(wait, retryAfterMost))
 	default:
 		wait = permanentWait(r.Count, wait)
 	}

@@ -124,7 +124,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 			out.Kind, out.RetryAt = broker.CredentialMisconfigured, r.Failure.RetryAt
 			break
 		}
-		r.Failure = remember(e, s.view.Grant.Refused, now)
+		r.Failure = remember(e, nil, now)
 		again = true // look whether another generation has won, and whether obtain can do without
 	}
 	if r.Uncertain && !t.facts.Obtains && e.Level <= broker.LevelResponse {

@@ -37,7 +37,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	}
 	var sent atomic.Bool
 	x := request(t, run, s.view.Grant)
-	x.BeforeSend = b.beforeSend(deadline, s.usable(t.facts), &sent)
+	x.BeforeSend = b.beforeSend(deadline, &sent)
 	defer func() {
 		if r := recover(); r != nil {
 			presented := sent.Load() && end.spends
@@ -53,22 +53,34 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	}
 	bounded, cancel := patient(ctx, b.clock, until.Sub(b.clock.Now().At))
 	defer cancel()
-	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked)
+	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked, s.usable(t.facts))
 	if failure != nil {
 		return nil, p.failed(ctx, t, end, granted, s, failure)
 	}
 	return p.succeeded(ctx, t, end, granted, s, a, former)
 }
 
-// beforeSend lets nothing be sent after a deadline: the process was stopped, or the machine slept, and somebody else may have the lease. The first
-// request, which may present a refresh token, has to be sent before usable as well. It notes that something is sent.
-func (b *Broker) beforeSend(deadline, usable broker.Moment, sent *atomic.Bool) func(string) error {
+// beforeSend lets nothing be sent after a deadline: the process was stopped, or the machine slept, and somebody else may have the lease. It notes
+// that something is sent.
+func (b *Broker) beforeSend(deadline broker.Moment, sent *atomic.Bool) func(string) error {
 	return func(string) error {
-		if now := b.clock.Now().At; now >= deadline || now >= usable && !sent.Load() {
+		if b.clock.Now().At >= deadline {
 			return errLate
 		}
 		sent.Store(true)
 		return nil
+	}
+}
+
+// beginBefore has an exchange begin before a moment, or not at all: what comes after its first request has to go on.
+func (b *Broker) beginBefore(until broker.Moment, then func(string) error) func(string) error {
+	var begun atomic.Bool
+	return func(host string) error {
+		if !begun.Load() && b.clock.Now().At >= until {
+			return errLate
+		}
+		begun.Store(true)
+		return then(host)
 	}
 }
 
@@ -93,8 +105,8 @@ func request(t target, run broker.Run, g broker.Grant) broker.Exchange {
 
 // ask runs the exchange, and once more with the former secrets where the upstream refuses the client and there are some. formerWorked: they
 // were what worked last, and are asked with first; the upstream may know the new secret only later. What comes back has the
-// attempts of both. former: the former secrets have worked.
-func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWorked bool) (a broker.Answer, former bool, failure *broker.UpstreamError) {
+// attempts of both. former: the former secrets have worked. Each has to begin before usable.
+func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWorked bool, usable broker.Moment) (a broker.Answer, former bool, failure *broker.UpstreamError) {
 	p.asked = true
 	now := p.b.clock.Now().Wall
 	order := []bool{false}
@@ -104,6 +116,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 	var attempts []broker.Attempt
 	for _, former = range order {
 		y := x
+		y.BeforeSend = p.b.beginBefore(usable, x.BeforeSend)
 		if former {
 			y.Credential = x.Credential.WithFormer(now)
 		}

@@ -346,7 +346,9 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 			return broker.Refresh, nil // it cannot become worse
 		}
 		r := *refused
-		r.Kind, r.RetryAt = broker.ReauthorizationRequired, time.Time{}
+		if r.Kind = broker.ReauthorizationRequired; g.RefusedBy == "" || g.RefusedBy == f.Digest {
+			r.RetryAt = time.Time{}
+		}
 		return 0, share(&r, t.credential)
 	}
 	if !g.MayBeSpent() || f.Reuse.Allowed || g.UsedFor > 0 && g.UsedFor < f.Reuse.Within {

@@ -73,12 +73,19 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 	}
 }
 
-// drop drops in the store and, whatever the store answers, what is named in this process.
+// drop drops in the store and, whatever the store answers, what is named in this process. What was rejected before, and is known here to be,
+// is no news: a thousand callers who say the same of a token keep nobody from another.
 func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, named func(*entry) bool) (broker.Dropped, error) {
+	l, began := b.cache.hold(name), b.clock.Now().At
+	defer b.cache.release(l)
+	known := m.TokenID != "" && l.told(m.TokenID, broker.Never)
 	done, err := b.store.Drop(ctx, name, m)
-	local := b.cache.drop(name, named, err != nil || done.Matched)
+	local := b.cache.drop(name, named, err != nil || done.Count > 0 || done.Matched && !known)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
+	}
+	if m.TokenID != "" && done.Matched {
+		l.tell(rejection{m.TokenID, began})
 	}
 	done.Count += local
 	return done, nil

@@ -114,6 +114,9 @@ const rejectionsKept = 16
 func (l *line) tell(r rejection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if slices.ContainsFunc(l.rejected, func(there rejection) bool { return there.id == r.id }) {
+		return
+	}
 	l.rejected = append(l.rejected, r)
 	l.rejected = l.rejected[max(0, len(l.rejected)-rejectionsKept):]
 }

@@ -37,7 +37,7 @@ func TestParseAddress(t *testing.T) {
 		"redis://h/-1":                       "database is not a number",
 		"redis://h/1/2":                      "more after its host",
 		"redis+cluster://h/1":                "no database but 0",
-		"redis+sentinel://h":                 "which master",
+		"redis+sentinel://h":                 "does not name the master",
 		"redis://h?timeout=1":                "no parameters",
 		"redis://u:%zz@h":                    "not well-formed",
 		"redis+cluster://a,,b":               "names no host",

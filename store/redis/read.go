@@ -43,32 +43,37 @@ func reading(out []any) store.Reading {
 // and returns why each of them failed; if all have, the part is asked once more where that may help. Where beside is given, it bounds what is
 // asked of other masters than the first thing's. It returns why nothing is known, by number.
 func (db *DB) each(ctx context.Context, n int, group func(i int) store.Group, beside time.Duration, ask func(ctx context.Context, at []int) []error) []error {
+	all := make([]error, n)
+	one := func(shard string, at []int) {
+		ctx := ctx
+		if beside > 0 && at[0] != 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, beside)
+			defer cancel()
+		}
+		said := make([]error, len(at))
+		err := db.do(ctx, shard, func(ctx context.Context, _ time.Duration) error {
+			said = ask(ctx, at)
+			return noneOf(said)
+		})
+		for i, j := range at {
+			if all[j] = err; err == nil {
+				all[j] = failed(ctx, said[i])
+			}
+		}
+	}
 	parts := map[string][]int{}
 	for i := range n {
 		shard := db.Shard(group(i))
 		parts[shard] = append(parts[shard], i)
 	}
-	all := make([]error, n)
 	var asking sync.WaitGroup
 	for shard, at := range parts {
-		asking.Go(func() {
-			ctx := ctx
-			if beside > 0 && at[0] != 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, beside)
-				defer cancel()
-			}
-			said := make([]error, len(at))
-			err := db.do(ctx, shard, func(ctx context.Context, _ time.Duration) error {
-				said = ask(ctx, at)
-				return noneOf(said)
-			})
-			for i, j := range at {
-				if all[j] = err; err == nil {
-					all[j] = failed(ctx, said[i])
-				}
-			}
-		})
+		if len(parts) == 1 { // as mostly
+			one(shard, at)
+			break
+		}
+		asking.Go(func() { one(shard, at) })
 	}
 	asking.Wait()
 	return all
