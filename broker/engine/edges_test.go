@@ -168,12 +168,12 @@ func TestARejectionOfNothingDisturbsNobody(t *testing.T) {
 		w := newReplicas(t, 1, up)[0]
 		w.create("main", nil)
 		w.mustGet("main")
-		told := 0
+		var told atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
 		watching := make(chan struct{})
 		go func() {
 			defer close(watching)
-			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(engine.Event) error { told++; return nil })
+			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(engine.Event) error { told.Add(1); return nil })
 		}()
 		sleep(time.Second)
 		up.script(failsAfter(0))
@@ -182,7 +182,7 @@ func TestARejectionOfNothingDisturbsNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		sleep(time.Second)
-		before := told
+		before := told.Load()
 		var reads atomic.Int32
 		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { reads.Add(1); return nil }})
 		for i := range 100 {
@@ -194,8 +194,8 @@ func TestARejectionOfNothingDisturbsNobody(t *testing.T) {
 		}
 		cancel()
 		<-watching
-		if n := reads.Load(); n > 420 || told != before {
-			t.Errorf("%d reads for two hundred invalidations of nothing, and the watch was told %d times more; want two each, and nothing", n, told-before)
+		if n := reads.Load(); n > 420 || told.Load() != before {
+			t.Errorf("%d reads for two hundred invalidations of nothing, and the watch was told %d times more; want two each, and nothing", n, told.Load()-before)
 		}
 	})
 }
