@@ -294,3 +294,40 @@ func TestAnInvalidationThatComesSecondCounts(t *testing.T) {
 		}
 	})
 }
+
+// TestAReuseWindowIsOfEachExchange: the one with the former secret presents the refresh token as well.
+func TestAReuseWindowIsOfEachExchange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(20 * time.Minute)
+		w := seeded(t, r, broker.Facts{Reuse: broker.Reuse{Within: 10 * time.Second}})
+		w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "secret-1"}) })
+		w.mustGet("main")
+		if _, err := w.RotateSecret(t.Context(), local, engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": "secret-2"})}); err != nil {
+			t.Fatal(err)
+		}
+		w.mustGet("main")
+		var presented []time.Time
+		w.up.script(func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+			presented = append(presented, time.Now())
+			if len(presented) == 1 {
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true}
+			}
+			sleep(5 * time.Second)
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+		})
+		// The token that there is goes on being good, so nothing is gained by a risk.
+		longer := func(r *engine.Request) { r.MinTTL = 15 * time.Minute }
+		sleep(10 * time.Minute)
+		_, _ = w.get("main", longer) // the answer is lost
+		sleep(8 * time.Second)
+		_, _ = w.get("main", longer) // may be presented again, and is refused when the window is over
+		for _, at := range presented {
+			if d := at.Sub(presented[0]); d > 10*time.Second {
+				t.Errorf("presented %v after its first use", d)
+			}
+		}
+		if len(presented) != 2 {
+			t.Errorf("presented %d times, want twice", len(presented))
+		}
+	})
+}
