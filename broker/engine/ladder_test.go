@@ -307,7 +307,7 @@ func TestAReuseWindowIsOfEachExchange(t *testing.T) {
 		}
 		w.mustGet("main")
 		var presented []time.Time
-		w.up.script(func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+		w.up.script(func(_ context.Context, _ broker.Exchange) (broker.Answer, error) {
 			presented = append(presented, time.Now())
 			if len(presented) == 1 {
 				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true}
