@@ -17,8 +17,10 @@ const (
 	// permanentMost, so that a dead credential costs its upstream a handful of requests a day.
 	permanentFirst = time.Minute
 	permanentMost  = 6 * time.Hour
-	// muteMost bounds that where the upstream does not say why.
-	muteMost = 15 * time.Minute
+	// muteMost bounds that for the first muteTries, some three hours, where the upstream does not say why: a proxy may have answered, which
+	// passes; what lasts longer is taken for a refusal.
+	muteMost  = 15 * time.Minute
+	muteTries = 14
 )
 
 // transientWait is the wait after so many failures in a row of an upstream (the first is 1).
@@ -49,7 +51,7 @@ func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time)
 	switch {
 	case passes:
 		wait = transientWait(r.Count, wait, rand.Float64()) //nolint:gosec // jitter needs no secrecy
-	case e.Mute: // nothing says that it is for ever
+	case e.Mute && r.Count <= muteTries: // nothing says that it is for ever
 		wait = max(min(permanentWait(r.Count, 0), muteMost), min(wait, retryAfterMost))
 	default:
 		wait = permanentWait(r.Count, wait)

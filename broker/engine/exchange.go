@@ -114,6 +114,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 		order = []bool{formerWorked, !formerWorked}
 	}
 	var attempts []broker.Attempt
+	var answered *broker.UpstreamError
 	for _, former = range order {
 		y := x
 		y.BeforeSend = p.b.beginBefore(usable, x.BeforeSend)
@@ -125,7 +126,10 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 			break
 		}
 		attempts = append(attempts, failure.Attempts...)
-		if !failure.InvalidClient {
+		if failure.Refused && answered != nil {
+			failure = answered // it was too late for the other secret: what the upstream has said counts
+		}
+		if answered = failure; !failure.InvalidClient {
 			break
 		}
 	}

@@ -83,6 +83,25 @@ func TestWhatNoCodeSaysIsAskedAgainSoon(t *testing.T) {
 	})
 }
 
+// TestWhatIsNeverExplainedCostsAHandfulADay in the end, as any other refusal.
+func TestWhatIsNeverExplainedCostsAHandfulADay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: answers(broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Mute: true})}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		for day, most := range []int{24, 6, 6} {
+			before := len(up.exchanges())
+			for range 24 * 60 {
+				_, _ = w.get("main")
+				sleep(time.Minute)
+			}
+			if n := len(up.exchanges()) - before; n > most {
+				t.Errorf("day %d: %d exchanges, want %d at most", day, n, most)
+			}
+		}
+	})
+}
+
 // TestARefusalIsOfOneVersion: what the broker was refused while it was alone says nothing of a credential that was mended since.
 func TestARefusalIsOfOneVersion(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -320,7 +339,11 @@ func TestAReuseWindowIsOfEachExchange(t *testing.T) {
 		sleep(10 * time.Minute)
 		_, _ = w.get("main", longer) // the answer is lost
 		sleep(8 * time.Second)
-		_, _ = w.get("main", longer) // may be presented again, and is refused when the window is over
+		// May be presented again. The client is refused when the window is over, and that is what counts: the other secret was not tried.
+		_, _ = w.get("main", longer)
+		if st, err := storetest.Status(t.Context(), w.store, "main"); err != nil || st.Failure == nil || st.Failure.Kind != broker.CredentialMisconfigured {
+			t.Errorf("got failure %v, %v, want the client's", st.Failure, err)
+		}
 		for _, at := range presented {
 			if d := at.Sub(presented[0]); d > 10*time.Second {
 				t.Errorf("presented %v after its first use", d)
