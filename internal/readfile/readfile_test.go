@@ -62,6 +62,9 @@ func TestRead(t *testing.T) {
 func TestReadWhatSaysNothingOfItsSize(t *testing.T) {
 	const status = "/proc/self/status"
 	if _, err := os.Stat(status); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("there is no /proc, and this is CI")
+		}
 		t.Skip("no /proc here")
 	}
 	large := &readfile.TooLarge{}
