@@ -181,19 +181,11 @@ type Grant struct {
 // RefusedFor is why it is not to be presented now by a definition of this digest: it was refused. Another definition may have mended what
 // was wrong with the request, and presents it again after a while: brokers of two definitions are not to take turns at it. nil: it may be.
 func (g Grant) RefusedFor(digest string, now time.Time) *Remembered {
-	if g.Refused == nil || g.RefusedBy == "" || g.RefusedBy == digest {
-		return g.Refused
-	}
-	turn := *g.Refused
-	turn.RetryAt = turn.At.Add(anothersTurn)
-	if !now.Before(turn.RetryAt) {
+	if g.Refused != nil && g.RefusedBy != "" && g.RefusedBy != digest && !now.Before(g.Refused.RetryAt) {
 		return nil
 	}
-	return &turn
+	return g.Refused
 }
-
-// anothersTurn is how long after a refusal another definition presents the refresh token again.
-const anothersTurn = time.Minute
 
 // None reports whether there is no grant.
 func (g Grant) None() bool { return g.RefreshToken.IsZero() }

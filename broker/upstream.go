@@ -219,7 +219,7 @@ type UpstreamError struct {
 	Code   string
 	// InvalidClient: the error code was invalid_client, so that a former secret may be tried.
 	InvalidClient bool
-	// Mute: it says in no way that is known why it refuses; a proxy may have answered.
+	// Mute: neither a code nor a rule says why it refuses; a proxy may have answered.
 	Mute bool
 	// RetryAfter is what the upstream asked for; 0: nothing. Wait is what the definition's rule says; 0: nothing.
 	RetryAfter, Wait time.Duration

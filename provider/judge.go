@@ -93,10 +93,10 @@ func (e *errorRules) find(a *answer) saidError {
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: !said.there,
+		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: said.code == "",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
-	e.InvalidClient = e.InvalidClient || e.Mute && a.Status == http.StatusUnauthorized && e.Level == broker.LevelCredential
+	e.InvalidClient = e.InvalidClient || said.code == "" && a.Status == http.StatusUnauthorized && e.Level == broker.LevelCredential
 	if e.Detail == "" && said.code == "" {
 		e.Detail = statusDetail(a.Status)
 	}

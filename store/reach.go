@@ -89,17 +89,28 @@ const besideEvery = time.Second
 func (r *reach) mayBeside(part string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.shards[part]
-	return (s == nil || !s.given) && r.clock.Now().At >= r.beside[part]
+	s, now := r.shards[part], r.clock.Now().At
+	next, failed := r.beside[part]
+	if s != nil && s.given || failed && now < next {
+		return false
+	}
+	if failed {
+		r.beside[part] = now.Add(besideEvery) // one asks, and the others need not wait for it
+	}
+	return true
 }
 
 // notedBeside notes what became of that. It had little time: that the part did not answer in it says nothing about its own questions.
-func (r *reach) notedBeside(part string, err error) {
+func (r *reach) notedBeside(ctx context.Context, asked broker.Moment, part string, err error) {
+	if err == nil {
+		_ = r.noted(ctx, asked, part, nil)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil {
+	switch {
+	case err == nil:
 		delete(r.beside, part)
-	} else {
+	case ctx.Err() == nil: // else its caller gave up
 		r.beside[part] = r.clock.Now().At.Add(besideEvery)
 	}
 }
@@ -205,7 +216,7 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 	}
 	for i, j := range at {
 		if out[j] = all[i]; parts[j] != first {
-			r.notedBeside(parts[j], out[j].Err)
+			r.notedBeside(ctx, asked, parts[j], out[j].Err)
 		}
 	}
 	return out, r.noted(ctx, asked, first, nil)
