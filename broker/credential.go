@@ -31,6 +31,9 @@ type Credential struct {
 	// Place is drawn when it changes where its secrets and tokens are sent: its provider, or an input that makes a host. What was obtained
 	// for another place is not sent to this one. Zero: it never has.
 	Place ID
+	// Destinations are where its secrets and tokens may go, sorted: what its definition said when the secrets were given, and what was
+	// accepted since. Nil: nobody has written them down yet, as in records of before.
+	Destinations []Destination
 	// Epoch is drawn when all its tokens are invalidated.
 	Epoch ID
 	// Etag is drawn at every change.
@@ -68,7 +71,7 @@ type Seed struct {
 // Clone copies deeply.
 func (c Credential) Clone() Credential {
 	c.Inputs, c.Secrets, c.Seeds, c.Labels = maps.Clone(c.Inputs), maps.Clone(c.Secrets), maps.Clone(c.Seeds), maps.Clone(c.Labels)
-	c.Requests = maps.Clone(c.Requests)
+	c.Requests, c.Destinations = maps.Clone(c.Requests), slices.Clone(c.Destinations)
 	return c
 }
 

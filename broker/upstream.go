@@ -27,6 +27,8 @@ type Definition interface {
 	// Host names the upstream of this credential for limits and shared backoff: the host and port of the first request whose
 	// host is known before anything is asked. Empty: nothing is asked of anybody.
 	Host(Credential) string
+	// Destinations are where this credential's secrets and tokens go, sorted, without repetition, never nil. Nothing is asked of anybody.
+	Destinations(Credential) []Destination
 	// Exchange runs the declared requests of obtain or refresh once each, in order, without any retry, bounded by ctx. It
 	// fails with an *UpstreamError and nothing else. It keeps nothing of what it was given.
 	Exchange(context.Context, Exchange) (Answer, error)
@@ -40,6 +42,8 @@ type Facts struct {
 	Name string
 	// Digest is a hash of what decides issuance: titles, comments, order and presentation do not count.
 	Digest string
+	// Builtin: it came with this release. Else it is of a file, which may be in other hands than the credentials are.
+	Builtin bool
 	// Inputs as declared, by name.
 	Inputs map[string]InputFacts
 	// HostInputs are the inputs from which the host of a request is made.

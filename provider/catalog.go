@@ -108,7 +108,7 @@ func (c *Catalog) Reload() error {
 			problems = append(problems, Problem{File: s.file, Message: "the name " + name + " is another file's already"})
 		}
 		if len(problems) == 0 {
-			d.transport, d.user = c.transport, s.user
+			d.transport, d.user, d.facts.Builtin = c.transport, s.user, !s.user
 			loaded[name] = d
 			entries[name] = Entry{Name: name, Title: d.title, Docs: d.docs, Origin: origin(s, taken), Revision: d.digest, Text: string(s.text)}
 			continue

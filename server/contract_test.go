@@ -84,13 +84,14 @@ func TestEveryFieldOfTheContractIsUsed(t *testing.T) {
 var outputOnly = map[protoreflect.FullName]bool{
 	"tokenbroker.v1.Credential.secrets": true, "tokenbroker.v1.Credential.state": true, "tokenbroker.v1.Credential.version": true,
 	"tokenbroker.v1.Credential.create_time": true, "tokenbroker.v1.Credential.update_time": true, "tokenbroker.v1.Credential.definition_revision": true,
+	"tokenbroker.v1.Credential.destinations": true, "tokenbroker.v1.Destination.current": true, "tokenbroker.v1.Destination.accepted": true,
 }
 
 func TestAFormerSecretIsKeptUntilItsTimeIsOver(t *testing.T) {
 	now := time.Unix(2e9, 0)
 	c := broker.Credential{Secrets: map[string]broker.SecretInput{"s": {Former: broker.NewSecret("x"), FormerUntil: now}}}
 	for at, want := range map[time.Time]bool{now.Add(-1): true, now: false, now.Add(1): false} {
-		got := credentialMessage(c, engine.Report{}, at).GetSecrets()[0]
+		got := credentialMessage(c, engine.Report{}, nil, at).GetSecrets()[0]
 		if got.GetFormerKept() != want {
 			t.Errorf("%v: got %v, want %v", at.Sub(now), got.GetFormerKept(), want)
 		}

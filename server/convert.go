@@ -48,8 +48,8 @@ var expirySources = map[broker.ExpirySource]tokenbrokerv1.ExpirySource{
 	broker.ExpiryNone:       tokenbrokerv1.ExpirySource_EXPIRY_SOURCE_NONE,
 }
 
-// credentialMessage shows a credential without its secrets.
-func credentialMessage(c broker.Credential, r engine.Report, now time.Time) *tokenbrokerv1.Credential {
+// credentialMessage shows a credential without its secrets, and where it goes.
+func credentialMessage(c broker.Credential, r engine.Report, to []broker.Destination, now time.Time) *tokenbrokerv1.Credential {
 	m := &tokenbrokerv1.Credential{
 		Name: string(c.Name), Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(),
 		DefaultAudience: c.DefaultAudience, Labels: c.Labels, Disabled: c.Disabled, State: states[r.State],
@@ -57,6 +57,11 @@ func credentialMessage(c broker.Credential, r engine.Report, now time.Time) *tok
 	}
 	if r.Credential.Provider == c.Provider { // it is of what is stored, which a change that is only validated may not be
 		m.DefinitionRevision = r.Definition
+	}
+	for _, d := range broker.SortDestinations(slices.Concat(to, c.Destinations)) {
+		m.Destinations = append(m.Destinations, &tokenbrokerv1.Destination{
+			Use: uses[d.Use], Place: d.Place, Current: slices.Contains(to, d), Accepted: slices.Contains(c.Destinations, d),
+		})
 	}
 	for _, name := range c.SecretNames() {
 		if seed, ok := c.Seeds[name]; ok {
@@ -78,6 +83,28 @@ var states = map[engine.State]tokenbrokerv1.CredentialState{
 	engine.Misconfigured: tokenbrokerv1.CredentialState_CREDENTIAL_STATE_MISCONFIGURED,
 	engine.Reauthorize:   tokenbrokerv1.CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED,
 	engine.Disabled:      tokenbrokerv1.CredentialState_CREDENTIAL_STATE_DISABLED,
+	engine.Held:          tokenbrokerv1.CredentialState_CREDENTIAL_STATE_HELD,
+}
+
+var uses = map[broker.Use]tokenbrokerv1.Destination_Use{
+	broker.Requests: tokenbrokerv1.Destination_USE_REQUESTS,
+	broker.API:      tokenbrokerv1.Destination_USE_API,
+	broker.Callers:  tokenbrokerv1.Destination_USE_CALLERS,
+}
+
+// destinationsOf reads what somebody accepts. A use that this broker does not know is nothing that it goes to.
+func destinationsOf(all []*tokenbrokerv1.Destination) []broker.Destination {
+	var out []broker.Destination
+	for _, m := range all {
+		d := broker.Destination{Place: m.GetPlace()}
+		for use, shown := range uses {
+			if shown == m.GetUse() {
+				d.Use = use
+			}
+		}
+		out = append(out, d)
+	}
+	return out
 }
 
 func attemptMessages(attempts []broker.Attempt) []*tokenbrokerv1.Attempt {

@@ -30,7 +30,7 @@ func (s *credentials) message(ctx context.Context, c broker.Credential) *tokenbr
 	if err != nil {
 		r = engine.Report{} // validated only, or gone meanwhile
 	}
-	return credentialMessage(c, r, time.Now())
+	return credentialMessage(c, r, s.broker.Destinations(c), time.Now())
 }
 
 func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.CreateCredentialRequest) (*tokenbrokerv1.CreateCredentialResponse, error) {
@@ -94,7 +94,7 @@ func (s *credentials) messages(ctx context.Context, page []broker.Credential, f 
 	var names []broker.CredentialName
 	var left []broker.Credential
 	for _, c := range page {
-		if plain.matches(credentialMessage(c, engine.Report{}, now)) {
+		if plain.matches(credentialMessage(c, engine.Report{}, nil, now)) {
 			names, left = append(names, c.Name), append(left, c)
 		}
 	}
@@ -114,7 +114,7 @@ func (s *credentials) messages(ctx context.Context, page []broker.Credential, f 
 		if r.Err != nil {
 			c = left[i]
 		}
-		m := credentialMessage(c, r, now)
+		m := credentialMessage(c, r, s.broker.Destinations(c), now)
 		if r.Err != nil {
 			m.State = tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNSPECIFIED
 		}
@@ -264,6 +264,20 @@ func (s *credentials) RetireSecret(ctx context.Context, r *tokenbrokerv1.RetireS
 		return nil, err
 	}
 	return &tokenbrokerv1.RetireSecretResponse{Credential: s.message(ctx, c)}, nil
+}
+
+func (s *credentials) AcceptCredential(ctx context.Context, r *tokenbrokerv1.AcceptCredentialRequest) (*tokenbrokerv1.AcceptCredentialResponse, error) {
+	etag, err := parseEtag("etag", r.GetEtag())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.broker.AcceptCredential(ctx, callerOf(ctx), engine.Acceptance{
+		Name: broker.CredentialName(r.GetName()), Destinations: destinationsOf(r.GetDestinations()), Etag: etag,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &tokenbrokerv1.AcceptCredentialResponse{Credential: s.message(ctx, c)}, nil
 }
 
 func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestCredentialRequest) (*tokenbrokerv1.TestCredentialResponse, error) {

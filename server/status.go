@@ -43,6 +43,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.CredentialMisconfigured: {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_CREDENTIAL_MISCONFIGURED, false},
 	broker.CredentialIncomplete:    {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_CREDENTIAL_INCOMPLETE, false},
 	broker.CredentialDisabled:      {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_CREDENTIAL_DISABLED, false},
+	broker.CredentialHeld:          {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_CREDENTIAL_HELD, false},
 	broker.ProviderInvalid:         {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_PROVIDER_INVALID, false},
 	broker.ReauthorizationRequired: {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_REAUTHORIZATION_REQUIRED, false},
 	broker.SecretsRequired:         {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_SECRETS_REQUIRED, false},

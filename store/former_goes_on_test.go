@@ -50,6 +50,9 @@ func (u *former) Definition(name string) (broker.Definition, error) {
 func (d *formerDefinition) Facts() *broker.Facts                       { return &d.facts }
 func (d *formerDefinition) Host(c broker.Credential) string            { return c.Inputs["host"] }
 func (d *formerDefinition) Check(broker.Credential) []broker.Violation { return nil }
+func (d *formerDefinition) Destinations(c broker.Credential) []broker.Destination {
+	return []broker.Destination{{Use: broker.Requests, Place: c.Inputs["host"]}}
+}
 func (d *formerDefinition) Select(_ broker.Credential, s broker.Selection) (broker.Selection, error) {
 	return s, nil
 }

@@ -72,6 +72,18 @@ func (i id) id() broker.ID             { return broker.ID(i) }
 func (t instant) time() time.Time      { return time.Time(t) }
 func at(t time.Time) instant           { return instant(t) }
 
+// listed is f of each, and nil of nil.
+func listed[V, W any](l []V, f func(V) W) []W {
+	if l == nil {
+		return nil
+	}
+	out := make([]W, len(l))
+	for i, v := range l {
+		out[i] = f(v)
+	}
+	return out
+}
+
 // mapped is a map with each value as f makes it; nil stays nil.
 func mapped[K comparable, V, W any](m map[K]V, f func(V) W) map[K]W {
 	if m == nil {

@@ -16,11 +16,17 @@ type credentialRecord struct {
 	Version         id                     `json:"version"`
 	Epoch           id                     `json:"epoch"`
 	Place           id                     `json:"place,omitzero"`
+	Destinations    []destinationRecord    `json:"destinations,omitzero"`
 	Etag            id                     `json:"etag"`
 	Number          int64                  `json:"number"`
 	CreateTime      instant                `json:"create_time,omitzero"`
 	UpdateTime      instant                `json:"update_time,omitzero"`
 	Requests        map[string]instant     `json:"requests,omitzero"`
+}
+
+type destinationRecord struct {
+	Use   broker.Use `json:"use"`
+	Place string     `json:"place"`
 }
 
 type inputRecord struct {
@@ -40,7 +46,8 @@ func fromCredential(c broker.Credential) credentialRecord {
 	return credentialRecord{
 		Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(), DefaultAudience: c.DefaultAudience,
 		Labels: c.Labels, Disabled: c.Disabled, Incarnation: id(c.Incarnation), Version: id(c.Version), Epoch: id(c.Epoch), Place: id(c.Place),
-		Etag: id(c.Etag), Number: c.Number, CreateTime: at(c.CreateTime), UpdateTime: at(c.UpdateTime), Requests: mapped(c.Requests, at),
+		Destinations: listed(c.Destinations, func(d broker.Destination) destinationRecord { return destinationRecord(d) }),
+		Etag:         id(c.Etag), Number: c.Number, CreateTime: at(c.CreateTime), UpdateTime: at(c.UpdateTime), Requests: mapped(c.Requests, at),
 		Secrets: mapped(c.Secrets, func(s broker.SecretInput) inputRecord {
 			return inputRecord{reveal(s.Value), at(s.SetTime), reveal(s.Former), at(s.FormerUntil), at(s.FormerUsedTime)}
 		}),
@@ -57,7 +64,8 @@ func (r credentialRecord) credential(name broker.CredentialName) (broker.Credent
 	return broker.Credential{
 		Name: name, Provider: r.Provider, Inputs: r.Inputs, DefaultScopes: scopes, DefaultAudience: r.DefaultAudience,
 		Labels: r.Labels, Disabled: r.Disabled, Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(), Place: r.Place.id(),
-		Etag: r.Etag.id(), Number: r.Number, CreateTime: r.CreateTime.time(), UpdateTime: r.UpdateTime.time(), Requests: mapped(r.Requests, instant.time),
+		Destinations: listed(r.Destinations, func(d destinationRecord) broker.Destination { return broker.Destination(d) }),
+		Etag:         r.Etag.id(), Number: r.Number, CreateTime: r.CreateTime.time(), UpdateTime: r.UpdateTime.time(), Requests: mapped(r.Requests, instant.time),
 		Secrets: mapped(r.Secrets, func(s inputRecord) broker.SecretInput {
 			return broker.SecretInput{
 				Value: s.Value.secret(), SetTime: s.SetTime.time(), Former: s.Former.secret(), FormerUntil: s.FormerUntil.time(),

@@ -243,6 +243,10 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 		}
 		c.Place = broker.NewID()
 	}
+	if elsewhere || there.Provider == "" {
+		c.Destinations = nil
+		c = accepting(c, def.Destinations(c))
+	}
 	if moves {
 		c.Version = broker.NewID()
 		c.Number = there.Number + 1

@@ -22,12 +22,13 @@ var local = broker.Caller{Identity: "local", Local: true}
 
 // upstream is a scripted one: what it answers is a function of the exchange.
 type upstream struct {
-	facts    broker.Facts
-	host     string
-	revision atomic.Uint64
-	answer   func(ctx context.Context, x broker.Exchange) (broker.Answer, error)
-	check    func(broker.Credential) []broker.Violation
-	silent   bool // answers without an attempt: nothing was asked
+	facts        broker.Facts
+	host         string
+	revision     atomic.Uint64
+	answer       func(ctx context.Context, x broker.Exchange) (broker.Answer, error)
+	check        func(broker.Credential) []broker.Violation
+	destinations func(broker.Credential) []broker.Destination
+	silent       bool // answers without an attempt: nothing was asked
 
 	mu      sync.Mutex
 	seen    []broker.Exchange
@@ -44,6 +45,12 @@ func (u *upstream) Definition(name string) (broker.Definition, error) {
 func (u *upstream) Revision() uint64              { return u.revision.Load() }
 func (u *upstream) Facts() *broker.Facts          { return &u.facts }
 func (u *upstream) Host(broker.Credential) string { return u.host }
+func (u *upstream) Destinations(c broker.Credential) []broker.Destination {
+	if u.destinations != nil {
+		return u.destinations(c)
+	}
+	return nil
+}
 func (u *upstream) Check(c broker.Credential) []broker.Violation {
 	if u.check != nil {
 		return u.check(c)

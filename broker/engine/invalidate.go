@@ -54,7 +54,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	case !i.AccessToken.IsZero():
 		m.TokenID = b.tokenID(c, i.AccessToken)
 	case i.All && i.Selection != broker.Selection{}:
-		t, err := b.resolve(lookup{i.Credential, i.Selection}, c)
+		t, err := b.aim(lookup{i.Credential, i.Selection}, c)
 		if err != nil {
 			return broker.Dropped{}, err
 		}

@@ -23,6 +23,8 @@ const (
 	// Reauthorize: the upstream refuses the refresh token.
 	Reauthorize
 	Disabled
+	// Held: its definition goes to a place that nobody has accepted.
+	Held
 )
 
 // A Report is how a credential is doing.
@@ -120,6 +122,11 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		r.State, r.Advice = Misconfigured, "give the inputs that the definition wants, with `credential update`"
 		fail(broker.CredentialIncomplete)
 		r.Failure.Violations = v
+		return
+	}
+	if _, held := astray(def, c); held {
+		r.State, r.Advice = Held, "`credential get` shows where it would go: if that is right, run `credential accept`"
+		fail(broker.CredentialHeld)
 		return
 	}
 	facts := def.Facts()

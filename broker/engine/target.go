@@ -30,6 +30,8 @@ type target struct {
 	// upstream names whom this asks, for limits and backoff: the definition at the host that the credential's inputs lead to. Two
 	// credentials that go to different places through one definition do not disturb each other. Empty: nobody is asked.
 	upstream string
+	// astray: the credential's record does not say yet that it goes where this definition sends it.
+	astray bool
 }
 
 // An offer is a token for a target. Immutable.
@@ -45,8 +47,21 @@ type offer struct {
 	local bool
 }
 
-// resolve makes the target. It asks nobody.
-func (b *Broker) resolve(key lookup, c broker.Credential) (t target, err error) {
+// resolve makes the target of what is to be asked for or shown. It asks nobody. CredentialHeld where that goes to a place that nobody has accepted.
+func (b *Broker) resolve(key lookup, c broker.Credential) (target, error) {
+	t, err := b.aim(key, c)
+	if err != nil {
+		return t, err
+	}
+	var held bool
+	if t.astray, held = astray(t.definition, c); held {
+		return t, failureOf(t, broker.CredentialHeld)
+	}
+	return t, nil
+}
+
+// aim makes the target of what is not sent anywhere.
+func (b *Broker) aim(key lookup, c broker.Credential) (t target, err error) {
 	t = target{lookup: key, credential: c, revision: b.upstream.Revision()}
 	if t.definition, err = b.upstream.Definition(c.Provider); err != nil {
 		return t, &broker.Failure{Kind: broker.ProviderInvalid, Credential: c.Name, Provider: c.Provider}

@@ -151,7 +151,7 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // Token says it better
 	}
-	to, err := b.resolve(key, t)
+	to, err := b.aim(key, t)
 	if err != nil {
 		return nil //nolint:nilerr // Token says it better
 	}

@@ -90,6 +90,9 @@ func (u *upstream) Select(_ broker.Credential, s broker.Selection) (broker.Selec
 	return s, nil
 }
 
+// Destinations implements broker.Definition.
+func (u *upstream) Destinations(broker.Credential) []broker.Destination { return nil }
+
 // Host implements broker.Definition.
 func (u *upstream) Host(broker.Credential) string { return host }
 

@@ -237,3 +237,15 @@ func HostPort(u *url.URL) string {
 	}
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
+
+// Origin is a URL's origin (RFC 6454 section 6.2), without the port that its scheme implies.
+func Origin(u *url.URL) string {
+	host := HostPort(u)
+	switch u.Scheme {
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return u.Scheme + "://" + host
+}

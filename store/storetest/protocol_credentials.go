@@ -210,6 +210,7 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 	c.Inputs = map[string]string{"server": "https://x.example"}
 	c.Secrets["key"] = broker.SecretInput{Value: odd, SetTime: now(), Former: broker.NewSecret("old"), FormerUntil: now().Add(time.Hour)}
 	c.DefaultScopes, c.DefaultAudience, c.Disabled, c.Place = scopes, "audience", true, broker.NewID()
+	c.Destinations = []broker.Destination{{Use: broker.API, Place: "https://api.example.com"}, {Use: broker.Requests, Place: "https://login.example.com"}}
 	c.Labels = map[string]string{"a": "b"}
 	c.Seeds = map[string]broker.Seed{"refresh_token": {Hash: broker.NewID(), SetTime: now()}}
 	c.Requests = map[string]time.Time{"request": now()}

@@ -40,6 +40,8 @@ const (
 	// The upstream refuses the refresh token.
 	CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED CredentialState = 5
 	CredentialState_CREDENTIAL_STATE_DISABLED                 CredentialState = 7
+	// Its definition sends it to a place that nobody has accepted (Credential.destinations): AcceptCredential.
+	CredentialState_CREDENTIAL_STATE_HELD CredentialState = 8
 )
 
 // Enum value maps for CredentialState.
@@ -52,6 +54,7 @@ var (
 		4: "CREDENTIAL_STATE_MISCONFIGURED",
 		5: "CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED",
 		7: "CREDENTIAL_STATE_DISABLED",
+		8: "CREDENTIAL_STATE_HELD",
 	}
 	CredentialState_value = map[string]int32{
 		"CREDENTIAL_STATE_UNSPECIFIED":              0,
@@ -61,6 +64,7 @@ var (
 		"CREDENTIAL_STATE_MISCONFIGURED":            4,
 		"CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED": 5,
 		"CREDENTIAL_STATE_DISABLED":                 7,
+		"CREDENTIAL_STATE_HELD":                     8,
 	}
 )
 
@@ -91,6 +95,62 @@ func (CredentialState) EnumDescriptor() ([]byte, []int) {
 	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{0}
 }
 
+// What goes there.
+type Destination_Use int32
+
+const (
+	Destination_USE_UNSPECIFIED Destination_Use = 0
+	// Token requests, with the secrets and refresh tokens.
+	Destination_USE_REQUESTS Destination_Use = 1
+	// Tokens, by those who get them: the origin of base_url.
+	Destination_USE_API Destination_Use = 2
+	// The secret input itself, to callers: the definition shows it to the API (handed_out).
+	Destination_USE_CALLERS Destination_Use = 3
+)
+
+// Enum value maps for Destination_Use.
+var (
+	Destination_Use_name = map[int32]string{
+		0: "USE_UNSPECIFIED",
+		1: "USE_REQUESTS",
+		2: "USE_API",
+		3: "USE_CALLERS",
+	}
+	Destination_Use_value = map[string]int32{
+		"USE_UNSPECIFIED": 0,
+		"USE_REQUESTS":    1,
+		"USE_API":         2,
+		"USE_CALLERS":     3,
+	}
+)
+
+func (x Destination_Use) Enum() *Destination_Use {
+	p := new(Destination_Use)
+	*p = x
+	return p
+}
+
+func (x Destination_Use) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Destination_Use) Descriptor() protoreflect.EnumDescriptor {
+	return file_tokenbroker_v1_credential_service_proto_enumTypes[1].Descriptor()
+}
+
+func (Destination_Use) Type() protoreflect.EnumType {
+	return &file_tokenbroker_v1_credential_service_proto_enumTypes[1]
+}
+
+func (x Destination_Use) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Destination_Use.Descriptor instead.
+func (Destination_Use) EnumDescriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // A credential, without its secrets.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -119,8 +179,10 @@ type Credential struct {
 	// Provider.revision of the definition by which its next token is issued. Empty: none of this name loads, or the credential is
 	// not stored (validate_only).
 	DefinitionRevision string `protobuf:"bytes,15,opt,name=definition_revision,json=definitionRevision,proto3" json:"definition_revision,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Where its secrets and tokens go by its definition as it is now, and where else they may go.
+	Destinations  []*Destination `protobuf:"bytes,16,rep,name=destinations,proto3" json:"destinations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
@@ -251,6 +313,87 @@ func (x *Credential) GetDefinitionRevision() string {
 	return ""
 }
 
+func (x *Credential) GetDestinations() []*Destination {
+	if x != nil {
+		return x.Destinations
+	}
+	return nil
+}
+
+// A place that a credential's secrets or tokens go to.
+type Destination struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Use   Destination_Use        `protobuf:"varint,1,opt,name=use,proto3,enum=tokenbroker.v1.Destination_Use" json:"use,omitempty"`
+	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS the name of a
+	// secret input.
+	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
+	// Its definition leads there as it is now. Otherwise it did, and brokers that have not read the new one still go there.
+	Current bool `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
+	// It was so when the secrets were given, or somebody has accepted it since. A credential with a current one that is not is held,
+	// unless its definition is built in.
+	Accepted      bool `protobuf:"varint,4,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Destination) Reset() {
+	*x = Destination{}
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Destination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Destination) ProtoMessage() {}
+
+func (x *Destination) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Destination.ProtoReflect.Descriptor instead.
+func (*Destination) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Destination) GetUse() Destination_Use {
+	if x != nil {
+		return x.Use
+	}
+	return Destination_USE_UNSPECIFIED
+}
+
+func (x *Destination) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *Destination) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *Destination) GetAccepted() bool {
+	if x != nil {
+		return x.Accepted
+	}
+	return false
+}
+
 // That a secret is set, never what it is.
 type SecretInput struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -266,7 +409,7 @@ type SecretInput struct {
 
 func (x *SecretInput) Reset() {
 	*x = SecretInput{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +421,7 @@ func (x *SecretInput) String() string {
 func (*SecretInput) ProtoMessage() {}
 
 func (x *SecretInput) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[1]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +434,7 @@ func (x *SecretInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretInput.ProtoReflect.Descriptor instead.
 func (*SecretInput) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{1}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SecretInput) GetName() string {
@@ -340,7 +483,7 @@ type CreateCredentialRequest struct {
 
 func (x *CreateCredentialRequest) Reset() {
 	*x = CreateCredentialRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +495,7 @@ func (x *CreateCredentialRequest) String() string {
 func (*CreateCredentialRequest) ProtoMessage() {}
 
 func (x *CreateCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[2]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +508,7 @@ func (x *CreateCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCredentialRequest.ProtoReflect.Descriptor instead.
 func (*CreateCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{2}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateCredentialRequest) GetCredential() *Credential {
@@ -413,7 +556,7 @@ type CreateCredentialResponse struct {
 
 func (x *CreateCredentialResponse) Reset() {
 	*x = CreateCredentialResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +568,7 @@ func (x *CreateCredentialResponse) String() string {
 func (*CreateCredentialResponse) ProtoMessage() {}
 
 func (x *CreateCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[3]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +581,7 @@ func (x *CreateCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCredentialResponse.ProtoReflect.Descriptor instead.
 func (*CreateCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{3}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateCredentialResponse) GetCredential() *Credential {
@@ -458,7 +601,7 @@ type GetCredentialRequest struct {
 
 func (x *GetCredentialRequest) Reset() {
 	*x = GetCredentialRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +613,7 @@ func (x *GetCredentialRequest) String() string {
 func (*GetCredentialRequest) ProtoMessage() {}
 
 func (x *GetCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[4]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +626,7 @@ func (x *GetCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialRequest.ProtoReflect.Descriptor instead.
 func (*GetCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{4}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetCredentialRequest) GetName() string {
@@ -503,7 +646,7 @@ type GetCredentialResponse struct {
 
 func (x *GetCredentialResponse) Reset() {
 	*x = GetCredentialResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +658,7 @@ func (x *GetCredentialResponse) String() string {
 func (*GetCredentialResponse) ProtoMessage() {}
 
 func (x *GetCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[5]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +671,7 @@ func (x *GetCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialResponse.ProtoReflect.Descriptor instead.
 func (*GetCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{5}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetCredentialResponse) GetCredential() *Credential {
@@ -552,7 +695,7 @@ type ListCredentialsRequest struct {
 
 func (x *ListCredentialsRequest) Reset() {
 	*x = ListCredentialsRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +707,7 @@ func (x *ListCredentialsRequest) String() string {
 func (*ListCredentialsRequest) ProtoMessage() {}
 
 func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[6]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +720,7 @@ func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
 func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{6}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListCredentialsRequest) GetPageSize() int32 {
@@ -612,7 +755,7 @@ type ListCredentialsResponse struct {
 
 func (x *ListCredentialsResponse) Reset() {
 	*x = ListCredentialsResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +767,7 @@ func (x *ListCredentialsResponse) String() string {
 func (*ListCredentialsResponse) ProtoMessage() {}
 
 func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[7]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +780,7 @@ func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
 func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{7}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListCredentialsResponse) GetCredentials() []*Credential {
@@ -673,7 +816,7 @@ type UpdateCredentialRequest struct {
 
 func (x *UpdateCredentialRequest) Reset() {
 	*x = UpdateCredentialRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +828,7 @@ func (x *UpdateCredentialRequest) String() string {
 func (*UpdateCredentialRequest) ProtoMessage() {}
 
 func (x *UpdateCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[8]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +841,7 @@ func (x *UpdateCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCredentialRequest.ProtoReflect.Descriptor instead.
 func (*UpdateCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{8}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateCredentialRequest) GetCredential() *Credential {
@@ -746,7 +889,7 @@ type UpdateCredentialResponse struct {
 
 func (x *UpdateCredentialResponse) Reset() {
 	*x = UpdateCredentialResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +901,7 @@ func (x *UpdateCredentialResponse) String() string {
 func (*UpdateCredentialResponse) ProtoMessage() {}
 
 func (x *UpdateCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[9]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +914,7 @@ func (x *UpdateCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCredentialResponse.ProtoReflect.Descriptor instead.
 func (*UpdateCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{9}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateCredentialResponse) GetCredential() *Credential {
@@ -795,7 +938,7 @@ type DeleteCredentialRequest struct {
 
 func (x *DeleteCredentialRequest) Reset() {
 	*x = DeleteCredentialRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +950,7 @@ func (x *DeleteCredentialRequest) String() string {
 func (*DeleteCredentialRequest) ProtoMessage() {}
 
 func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[10]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +963,7 @@ func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{10}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteCredentialRequest) GetName() string {
@@ -853,7 +996,7 @@ type DeleteCredentialResponse struct {
 
 func (x *DeleteCredentialResponse) Reset() {
 	*x = DeleteCredentialResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1008,7 @@ func (x *DeleteCredentialResponse) String() string {
 func (*DeleteCredentialResponse) ProtoMessage() {}
 
 func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[11]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1021,7 @@ func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
 func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{11}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{12}
 }
 
 // Several secrets may change together.
@@ -898,7 +1041,7 @@ type RotateSecretRequest struct {
 
 func (x *RotateSecretRequest) Reset() {
 	*x = RotateSecretRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1053,7 @@ func (x *RotateSecretRequest) String() string {
 func (*RotateSecretRequest) ProtoMessage() {}
 
 func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[12]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1066,7 @@ func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{12}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateSecretRequest) GetName() string {
@@ -971,7 +1114,7 @@ type RotateSecretResponse struct {
 
 func (x *RotateSecretResponse) Reset() {
 	*x = RotateSecretResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1126,7 @@ func (x *RotateSecretResponse) String() string {
 func (*RotateSecretResponse) ProtoMessage() {}
 
 func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[13]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1139,7 @@ func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{13}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RotateSecretResponse) GetCredential() *Credential {
@@ -1018,7 +1161,7 @@ type RetireSecretRequest struct {
 
 func (x *RetireSecretRequest) Reset() {
 	*x = RetireSecretRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1173,7 @@ func (x *RetireSecretRequest) String() string {
 func (*RetireSecretRequest) ProtoMessage() {}
 
 func (x *RetireSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[14]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1186,7 @@ func (x *RetireSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSecretRequest.ProtoReflect.Descriptor instead.
 func (*RetireSecretRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{14}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetireSecretRequest) GetName() string {
@@ -1070,7 +1213,7 @@ type RetireSecretResponse struct {
 
 func (x *RetireSecretResponse) Reset() {
 	*x = RetireSecretResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1225,7 @@ func (x *RetireSecretResponse) String() string {
 func (*RetireSecretResponse) ProtoMessage() {}
 
 func (x *RetireSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[15]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,10 +1238,119 @@ func (x *RetireSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSecretResponse.ProtoReflect.Descriptor instead.
 func (*RetireSecretResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{15}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetireSecretResponse) GetCredential() *Credential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+// What is accepted: all that is current and not accepted yet, as somebody has seen it. By now it may be other places: ABORTED, and nothing
+// is accepted.
+type AcceptCredentialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of each, use and place.
+	Destinations []*Destination `protobuf:"bytes,2,rep,name=destinations,proto3" json:"destinations,omitempty"`
+	// Must match; empty: whatever is there.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptCredentialRequest) Reset() {
+	*x = AcceptCredentialRequest{}
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptCredentialRequest) ProtoMessage() {}
+
+func (x *AcceptCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptCredentialRequest.ProtoReflect.Descriptor instead.
+func (*AcceptCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AcceptCredentialRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AcceptCredentialRequest) GetDestinations() []*Destination {
+	if x != nil {
+		return x.Destinations
+	}
+	return nil
+}
+
+func (x *AcceptCredentialRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// The credential as stored.
+type AcceptCredentialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Credential    *Credential            `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptCredentialResponse) Reset() {
+	*x = AcceptCredentialResponse{}
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptCredentialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptCredentialResponse) ProtoMessage() {}
+
+func (x *AcceptCredentialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptCredentialResponse.ProtoReflect.Descriptor instead.
+func (*AcceptCredentialResponse) Descriptor() ([]byte, []int) {
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AcceptCredentialResponse) GetCredential() *Credential {
 	if x != nil {
 		return x.Credential
 	}
@@ -1121,7 +1373,7 @@ type TestCredentialRequest struct {
 
 func (x *TestCredentialRequest) Reset() {
 	*x = TestCredentialRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1385,7 @@ func (x *TestCredentialRequest) String() string {
 func (*TestCredentialRequest) ProtoMessage() {}
 
 func (x *TestCredentialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[16]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1398,7 @@ func (x *TestCredentialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestCredentialRequest.ProtoReflect.Descriptor instead.
 func (*TestCredentialRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{16}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TestCredentialRequest) GetName() string {
@@ -1214,7 +1466,7 @@ type TestCredentialResponse struct {
 
 func (x *TestCredentialResponse) Reset() {
 	*x = TestCredentialResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1478,7 @@ func (x *TestCredentialResponse) String() string {
 func (*TestCredentialResponse) ProtoMessage() {}
 
 func (x *TestCredentialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[17]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1491,7 @@ func (x *TestCredentialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestCredentialResponse.ProtoReflect.Descriptor instead.
 func (*TestCredentialResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{17}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{20}
 }
 
 // Deprecated: Marked as deprecated in tokenbroker/v1/credential_service.proto.
@@ -1306,7 +1558,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1570,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[18]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1583,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{18}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Attempt) GetStartTime() *timestamppb.Timestamp {
@@ -1401,7 +1653,7 @@ type Exchange struct {
 
 func (x *Exchange) Reset() {
 	*x = Exchange{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1665,7 @@ func (x *Exchange) String() string {
 func (*Exchange) ProtoMessage() {}
 
 func (x *Exchange) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[19]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1678,7 @@ func (x *Exchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exchange.ProtoReflect.Descriptor instead.
 func (*Exchange) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{19}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Exchange) GetStartTime() *timestamppb.Timestamp {
@@ -1488,7 +1740,7 @@ type GetCredentialStatusRequest struct {
 
 func (x *GetCredentialStatusRequest) Reset() {
 	*x = GetCredentialStatusRequest{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1752,7 @@ func (x *GetCredentialStatusRequest) String() string {
 func (*GetCredentialStatusRequest) ProtoMessage() {}
 
 func (x *GetCredentialStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[20]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1765,7 @@ func (x *GetCredentialStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetCredentialStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{20}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetCredentialStatusRequest) GetName() string {
@@ -1552,7 +1804,7 @@ type GetCredentialStatusResponse struct {
 
 func (x *GetCredentialStatusResponse) Reset() {
 	*x = GetCredentialStatusResponse{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1816,7 @@ func (x *GetCredentialStatusResponse) String() string {
 func (*GetCredentialStatusResponse) ProtoMessage() {}
 
 func (x *GetCredentialStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[21]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1829,7 @@ func (x *GetCredentialStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCredentialStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetCredentialStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{21}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetCredentialStatusResponse) GetState() CredentialState {
@@ -1667,7 +1919,7 @@ type HeldToken struct {
 
 func (x *HeldToken) Reset() {
 	*x = HeldToken{}
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1931,7 @@ func (x *HeldToken) String() string {
 func (*HeldToken) ProtoMessage() {}
 
 func (x *HeldToken) ProtoReflect() protoreflect.Message {
-	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[22]
+	mi := &file_tokenbroker_v1_credential_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1944,7 @@ func (x *HeldToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldToken.ProtoReflect.Descriptor instead.
 func (*HeldToken) Descriptor() ([]byte, []int) {
-	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{22}
+	return file_tokenbroker_v1_credential_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HeldToken) GetTokenId() string {
@@ -1734,7 +1986,7 @@ var File_tokenbroker_v1_credential_service_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\n" +
-	"'tokenbroker/v1/credential_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\a\n" +
+	"'tokenbroker/v1/credential_service.proto\x12\x0etokenbroker.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\a\n" +
 	"\n" +
 	"Credential\x12A\n" +
 	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12\x1a\n" +
@@ -1753,13 +2005,24 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12/\n" +
-	"\x13definition_revision\x18\x0f \x01(\tR\x12definitionRevision\x1a9\n" +
+	"\x13definition_revision\x18\x0f \x01(\tR\x12definitionRevision\x12?\n" +
+	"\fdestinations\x18\x10 \x03(\v2\x1b.tokenbroker.v1.DestinationR\fdestinations\x1a9\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbf\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x01\n" +
+	"\vDestination\x121\n" +
+	"\x03use\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.Destination.UseR\x03use\x12\x1e\n" +
+	"\x05place\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\x05place\x12\x18\n" +
+	"\acurrent\x18\x03 \x01(\bR\acurrent\x12\x1a\n" +
+	"\baccepted\x18\x04 \x01(\bR\baccepted\"J\n" +
+	"\x03Use\x12\x13\n" +
+	"\x0fUSE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fUSE_REQUESTS\x10\x01\x12\v\n" +
+	"\aUSE_API\x10\x02\x12\x0f\n" +
+	"\vUSE_CALLERS\x10\x03\"\xbf\x01\n" +
 	"\vSecretInput\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bset_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x12\x1f\n" +
@@ -1839,6 +2102,14 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x14RetireSecretResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
+	"credential\"\xbc\x01\n" +
+	"\x17AcceptCredentialRequest\x12A\n" +
+	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12J\n" +
+	"\fdestinations\x18\x02 \x03(\v2\x1b.tokenbroker.v1.DestinationB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\fdestinations\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"V\n" +
+	"\x18AcceptCredentialResponse\x12:\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
 	"credential\"\x9f\x03\n" +
 	"\x15TestCredentialRequest\x12A\n" +
 	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12)\n" +
@@ -1898,7 +2169,7 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12=\n" +
-	"\frefresh_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime*\xfd\x01\n" +
+	"\frefresh_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime*\x98\x02\n" +
 	"\x0fCredentialState\x12 \n" +
 	"\x1cCREDENTIAL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17CREDENTIAL_STATE_UNUSED\x10\x01\x12\x1a\n" +
@@ -1906,7 +2177,8 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x19CREDENTIAL_STATE_DEGRADED\x10\x03\x12\"\n" +
 	"\x1eCREDENTIAL_STATE_MISCONFIGURED\x10\x04\x12-\n" +
 	")CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED\x10\x05\x12\x1d\n" +
-	"\x19CREDENTIAL_STATE_DISABLED\x10\a2\xaf\a\n" +
+	"\x19CREDENTIAL_STATE_DISABLED\x10\a\x12\x19\n" +
+	"\x15CREDENTIAL_STATE_HELD\x10\b2\x9b\b\n" +
 	"\x11CredentialService\x12e\n" +
 	"\x10CreateCredential\x12'.tokenbroker.v1.CreateCredentialRequest\x1a(.tokenbroker.v1.CreateCredentialResponse\x12a\n" +
 	"\rGetCredential\x12$.tokenbroker.v1.GetCredentialRequest\x1a%.tokenbroker.v1.GetCredentialResponse\"\x03\x90\x02\x01\x12g\n" +
@@ -1915,7 +2187,8 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x10DeleteCredential\x12'.tokenbroker.v1.DeleteCredentialRequest\x1a(.tokenbroker.v1.DeleteCredentialResponse\"\x03\x90\x02\x02\x12Y\n" +
 	"\fRotateSecret\x12#.tokenbroker.v1.RotateSecretRequest\x1a$.tokenbroker.v1.RotateSecretResponse\x12^\n" +
 	"\fRetireSecret\x12#.tokenbroker.v1.RetireSecretRequest\x1a$.tokenbroker.v1.RetireSecretResponse\"\x03\x90\x02\x02\x12_\n" +
-	"\x0eTestCredential\x12%.tokenbroker.v1.TestCredentialRequest\x1a&.tokenbroker.v1.TestCredentialResponse\x12s\n" +
+	"\x0eTestCredential\x12%.tokenbroker.v1.TestCredentialRequest\x1a&.tokenbroker.v1.TestCredentialResponse\x12j\n" +
+	"\x10AcceptCredential\x12'.tokenbroker.v1.AcceptCredentialRequest\x1a(.tokenbroker.v1.AcceptCredentialResponse\"\x03\x90\x02\x02\x12s\n" +
 	"\x13GetCredentialStatus\x12*.tokenbroker.v1.GetCredentialStatusRequest\x1a+.tokenbroker.v1.GetCredentialStatusResponse\"\x03\x90\x02\x01B\xca\x01\n" +
 	"\x12com.tokenbroker.v1B\x16CredentialServiceProtoP\x01ZCgithub.com/tokenbroker/tokenbroker/gen/tokenbroker/v1;tokenbrokerv1\xa2\x02\x03TXX\xaa\x02\x0eTokenbroker.V1\xca\x02\x0eTokenbroker\\V1\xe2\x02\x1aTokenbroker\\V1\\GPBMetadata\xea\x02\x0fTokenbroker::V1b\x06proto3"
 
@@ -1931,105 +2204,115 @@ func file_tokenbroker_v1_credential_service_proto_rawDescGZIP() []byte {
 	return file_tokenbroker_v1_credential_service_proto_rawDescData
 }
 
-var file_tokenbroker_v1_credential_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_tokenbroker_v1_credential_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tokenbroker_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_tokenbroker_v1_credential_service_proto_goTypes = []any{
 	(CredentialState)(0),                // 0: tokenbroker.v1.CredentialState
-	(*Credential)(nil),                  // 1: tokenbroker.v1.Credential
-	(*SecretInput)(nil),                 // 2: tokenbroker.v1.SecretInput
-	(*CreateCredentialRequest)(nil),     // 3: tokenbroker.v1.CreateCredentialRequest
-	(*CreateCredentialResponse)(nil),    // 4: tokenbroker.v1.CreateCredentialResponse
-	(*GetCredentialRequest)(nil),        // 5: tokenbroker.v1.GetCredentialRequest
-	(*GetCredentialResponse)(nil),       // 6: tokenbroker.v1.GetCredentialResponse
-	(*ListCredentialsRequest)(nil),      // 7: tokenbroker.v1.ListCredentialsRequest
-	(*ListCredentialsResponse)(nil),     // 8: tokenbroker.v1.ListCredentialsResponse
-	(*UpdateCredentialRequest)(nil),     // 9: tokenbroker.v1.UpdateCredentialRequest
-	(*UpdateCredentialResponse)(nil),    // 10: tokenbroker.v1.UpdateCredentialResponse
-	(*DeleteCredentialRequest)(nil),     // 11: tokenbroker.v1.DeleteCredentialRequest
-	(*DeleteCredentialResponse)(nil),    // 12: tokenbroker.v1.DeleteCredentialResponse
-	(*RotateSecretRequest)(nil),         // 13: tokenbroker.v1.RotateSecretRequest
-	(*RotateSecretResponse)(nil),        // 14: tokenbroker.v1.RotateSecretResponse
-	(*RetireSecretRequest)(nil),         // 15: tokenbroker.v1.RetireSecretRequest
-	(*RetireSecretResponse)(nil),        // 16: tokenbroker.v1.RetireSecretResponse
-	(*TestCredentialRequest)(nil),       // 17: tokenbroker.v1.TestCredentialRequest
-	(*TestCredentialResponse)(nil),      // 18: tokenbroker.v1.TestCredentialResponse
-	(*Attempt)(nil),                     // 19: tokenbroker.v1.Attempt
-	(*Exchange)(nil),                    // 20: tokenbroker.v1.Exchange
-	(*GetCredentialStatusRequest)(nil),  // 21: tokenbroker.v1.GetCredentialStatusRequest
-	(*GetCredentialStatusResponse)(nil), // 22: tokenbroker.v1.GetCredentialStatusResponse
-	(*HeldToken)(nil),                   // 23: tokenbroker.v1.HeldToken
-	nil,                                 // 24: tokenbroker.v1.Credential.InputsEntry
-	nil,                                 // 25: tokenbroker.v1.Credential.LabelsEntry
-	nil,                                 // 26: tokenbroker.v1.CreateCredentialRequest.SecretsEntry
-	nil,                                 // 27: tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
-	nil,                                 // 28: tokenbroker.v1.RotateSecretRequest.SecretsEntry
-	nil,                                 // 29: tokenbroker.v1.TestCredentialRequest.ParametersEntry
-	(*timestamppb.Timestamp)(nil),       // 30: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 31: google.protobuf.FieldMask
-	(*durationpb.Duration)(nil),         // 32: google.protobuf.Duration
+	(Destination_Use)(0),                // 1: tokenbroker.v1.Destination.Use
+	(*Credential)(nil),                  // 2: tokenbroker.v1.Credential
+	(*Destination)(nil),                 // 3: tokenbroker.v1.Destination
+	(*SecretInput)(nil),                 // 4: tokenbroker.v1.SecretInput
+	(*CreateCredentialRequest)(nil),     // 5: tokenbroker.v1.CreateCredentialRequest
+	(*CreateCredentialResponse)(nil),    // 6: tokenbroker.v1.CreateCredentialResponse
+	(*GetCredentialRequest)(nil),        // 7: tokenbroker.v1.GetCredentialRequest
+	(*GetCredentialResponse)(nil),       // 8: tokenbroker.v1.GetCredentialResponse
+	(*ListCredentialsRequest)(nil),      // 9: tokenbroker.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),     // 10: tokenbroker.v1.ListCredentialsResponse
+	(*UpdateCredentialRequest)(nil),     // 11: tokenbroker.v1.UpdateCredentialRequest
+	(*UpdateCredentialResponse)(nil),    // 12: tokenbroker.v1.UpdateCredentialResponse
+	(*DeleteCredentialRequest)(nil),     // 13: tokenbroker.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil),    // 14: tokenbroker.v1.DeleteCredentialResponse
+	(*RotateSecretRequest)(nil),         // 15: tokenbroker.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),        // 16: tokenbroker.v1.RotateSecretResponse
+	(*RetireSecretRequest)(nil),         // 17: tokenbroker.v1.RetireSecretRequest
+	(*RetireSecretResponse)(nil),        // 18: tokenbroker.v1.RetireSecretResponse
+	(*AcceptCredentialRequest)(nil),     // 19: tokenbroker.v1.AcceptCredentialRequest
+	(*AcceptCredentialResponse)(nil),    // 20: tokenbroker.v1.AcceptCredentialResponse
+	(*TestCredentialRequest)(nil),       // 21: tokenbroker.v1.TestCredentialRequest
+	(*TestCredentialResponse)(nil),      // 22: tokenbroker.v1.TestCredentialResponse
+	(*Attempt)(nil),                     // 23: tokenbroker.v1.Attempt
+	(*Exchange)(nil),                    // 24: tokenbroker.v1.Exchange
+	(*GetCredentialStatusRequest)(nil),  // 25: tokenbroker.v1.GetCredentialStatusRequest
+	(*GetCredentialStatusResponse)(nil), // 26: tokenbroker.v1.GetCredentialStatusResponse
+	(*HeldToken)(nil),                   // 27: tokenbroker.v1.HeldToken
+	nil,                                 // 28: tokenbroker.v1.Credential.InputsEntry
+	nil,                                 // 29: tokenbroker.v1.Credential.LabelsEntry
+	nil,                                 // 30: tokenbroker.v1.CreateCredentialRequest.SecretsEntry
+	nil,                                 // 31: tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
+	nil,                                 // 32: tokenbroker.v1.RotateSecretRequest.SecretsEntry
+	nil,                                 // 33: tokenbroker.v1.TestCredentialRequest.ParametersEntry
+	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 35: google.protobuf.FieldMask
+	(*durationpb.Duration)(nil),         // 36: google.protobuf.Duration
 }
 var file_tokenbroker_v1_credential_service_proto_depIdxs = []int32{
-	24, // 0: tokenbroker.v1.Credential.inputs:type_name -> tokenbroker.v1.Credential.InputsEntry
-	2,  // 1: tokenbroker.v1.Credential.secrets:type_name -> tokenbroker.v1.SecretInput
-	25, // 2: tokenbroker.v1.Credential.labels:type_name -> tokenbroker.v1.Credential.LabelsEntry
+	28, // 0: tokenbroker.v1.Credential.inputs:type_name -> tokenbroker.v1.Credential.InputsEntry
+	4,  // 1: tokenbroker.v1.Credential.secrets:type_name -> tokenbroker.v1.SecretInput
+	29, // 2: tokenbroker.v1.Credential.labels:type_name -> tokenbroker.v1.Credential.LabelsEntry
 	0,  // 3: tokenbroker.v1.Credential.state:type_name -> tokenbroker.v1.CredentialState
-	30, // 4: tokenbroker.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
-	30, // 5: tokenbroker.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
-	30, // 6: tokenbroker.v1.SecretInput.set_time:type_name -> google.protobuf.Timestamp
-	30, // 7: tokenbroker.v1.SecretInput.former_used_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: tokenbroker.v1.CreateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
-	26, // 9: tokenbroker.v1.CreateCredentialRequest.secrets:type_name -> tokenbroker.v1.CreateCredentialRequest.SecretsEntry
-	1,  // 10: tokenbroker.v1.CreateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
-	1,  // 11: tokenbroker.v1.GetCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
-	1,  // 12: tokenbroker.v1.ListCredentialsResponse.credentials:type_name -> tokenbroker.v1.Credential
-	1,  // 13: tokenbroker.v1.UpdateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
-	31, // 14: tokenbroker.v1.UpdateCredentialRequest.update_mask:type_name -> google.protobuf.FieldMask
-	27, // 15: tokenbroker.v1.UpdateCredentialRequest.secrets:type_name -> tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
-	1,  // 16: tokenbroker.v1.UpdateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
-	28, // 17: tokenbroker.v1.RotateSecretRequest.secrets:type_name -> tokenbroker.v1.RotateSecretRequest.SecretsEntry
-	32, // 18: tokenbroker.v1.RotateSecretRequest.keep_former:type_name -> google.protobuf.Duration
-	1,  // 19: tokenbroker.v1.RotateSecretResponse.credential:type_name -> tokenbroker.v1.Credential
-	1,  // 20: tokenbroker.v1.RetireSecretResponse.credential:type_name -> tokenbroker.v1.Credential
-	29, // 21: tokenbroker.v1.TestCredentialRequest.parameters:type_name -> tokenbroker.v1.TestCredentialRequest.ParametersEntry
-	20, // 22: tokenbroker.v1.TestCredentialResponse.exchanges:type_name -> tokenbroker.v1.Exchange
-	30, // 23: tokenbroker.v1.TestCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 24: tokenbroker.v1.TestCredentialResponse.attempts:type_name -> tokenbroker.v1.Attempt
-	30, // 25: tokenbroker.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	32, // 26: tokenbroker.v1.Attempt.duration:type_name -> google.protobuf.Duration
-	30, // 27: tokenbroker.v1.Exchange.start_time:type_name -> google.protobuf.Timestamp
-	32, // 28: tokenbroker.v1.Exchange.duration:type_name -> google.protobuf.Duration
-	0,  // 29: tokenbroker.v1.GetCredentialStatusResponse.state:type_name -> tokenbroker.v1.CredentialState
-	30, // 30: tokenbroker.v1.GetCredentialStatusResponse.last_success_time:type_name -> google.protobuf.Timestamp
-	30, // 31: tokenbroker.v1.GetCredentialStatusResponse.next_attempt_time:type_name -> google.protobuf.Timestamp
-	20, // 32: tokenbroker.v1.GetCredentialStatusResponse.exchanges:type_name -> tokenbroker.v1.Exchange
-	23, // 33: tokenbroker.v1.GetCredentialStatusResponse.tokens:type_name -> tokenbroker.v1.HeldToken
-	30, // 34: tokenbroker.v1.GetCredentialStatusResponse.refresh_token_expire_time:type_name -> google.protobuf.Timestamp
-	19, // 35: tokenbroker.v1.GetCredentialStatusResponse.attempts:type_name -> tokenbroker.v1.Attempt
-	30, // 36: tokenbroker.v1.HeldToken.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 37: tokenbroker.v1.HeldToken.refresh_time:type_name -> google.protobuf.Timestamp
-	3,  // 38: tokenbroker.v1.CredentialService.CreateCredential:input_type -> tokenbroker.v1.CreateCredentialRequest
-	5,  // 39: tokenbroker.v1.CredentialService.GetCredential:input_type -> tokenbroker.v1.GetCredentialRequest
-	7,  // 40: tokenbroker.v1.CredentialService.ListCredentials:input_type -> tokenbroker.v1.ListCredentialsRequest
-	9,  // 41: tokenbroker.v1.CredentialService.UpdateCredential:input_type -> tokenbroker.v1.UpdateCredentialRequest
-	11, // 42: tokenbroker.v1.CredentialService.DeleteCredential:input_type -> tokenbroker.v1.DeleteCredentialRequest
-	13, // 43: tokenbroker.v1.CredentialService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
-	15, // 44: tokenbroker.v1.CredentialService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
-	17, // 45: tokenbroker.v1.CredentialService.TestCredential:input_type -> tokenbroker.v1.TestCredentialRequest
-	21, // 46: tokenbroker.v1.CredentialService.GetCredentialStatus:input_type -> tokenbroker.v1.GetCredentialStatusRequest
-	4,  // 47: tokenbroker.v1.CredentialService.CreateCredential:output_type -> tokenbroker.v1.CreateCredentialResponse
-	6,  // 48: tokenbroker.v1.CredentialService.GetCredential:output_type -> tokenbroker.v1.GetCredentialResponse
-	8,  // 49: tokenbroker.v1.CredentialService.ListCredentials:output_type -> tokenbroker.v1.ListCredentialsResponse
-	10, // 50: tokenbroker.v1.CredentialService.UpdateCredential:output_type -> tokenbroker.v1.UpdateCredentialResponse
-	12, // 51: tokenbroker.v1.CredentialService.DeleteCredential:output_type -> tokenbroker.v1.DeleteCredentialResponse
-	14, // 52: tokenbroker.v1.CredentialService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
-	16, // 53: tokenbroker.v1.CredentialService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
-	18, // 54: tokenbroker.v1.CredentialService.TestCredential:output_type -> tokenbroker.v1.TestCredentialResponse
-	22, // 55: tokenbroker.v1.CredentialService.GetCredentialStatus:output_type -> tokenbroker.v1.GetCredentialStatusResponse
-	47, // [47:56] is the sub-list for method output_type
-	38, // [38:47] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	34, // 4: tokenbroker.v1.Credential.create_time:type_name -> google.protobuf.Timestamp
+	34, // 5: tokenbroker.v1.Credential.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 6: tokenbroker.v1.Credential.destinations:type_name -> tokenbroker.v1.Destination
+	1,  // 7: tokenbroker.v1.Destination.use:type_name -> tokenbroker.v1.Destination.Use
+	34, // 8: tokenbroker.v1.SecretInput.set_time:type_name -> google.protobuf.Timestamp
+	34, // 9: tokenbroker.v1.SecretInput.former_used_time:type_name -> google.protobuf.Timestamp
+	2,  // 10: tokenbroker.v1.CreateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
+	30, // 11: tokenbroker.v1.CreateCredentialRequest.secrets:type_name -> tokenbroker.v1.CreateCredentialRequest.SecretsEntry
+	2,  // 12: tokenbroker.v1.CreateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
+	2,  // 13: tokenbroker.v1.GetCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
+	2,  // 14: tokenbroker.v1.ListCredentialsResponse.credentials:type_name -> tokenbroker.v1.Credential
+	2,  // 15: tokenbroker.v1.UpdateCredentialRequest.credential:type_name -> tokenbroker.v1.Credential
+	35, // 16: tokenbroker.v1.UpdateCredentialRequest.update_mask:type_name -> google.protobuf.FieldMask
+	31, // 17: tokenbroker.v1.UpdateCredentialRequest.secrets:type_name -> tokenbroker.v1.UpdateCredentialRequest.SecretsEntry
+	2,  // 18: tokenbroker.v1.UpdateCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
+	32, // 19: tokenbroker.v1.RotateSecretRequest.secrets:type_name -> tokenbroker.v1.RotateSecretRequest.SecretsEntry
+	36, // 20: tokenbroker.v1.RotateSecretRequest.keep_former:type_name -> google.protobuf.Duration
+	2,  // 21: tokenbroker.v1.RotateSecretResponse.credential:type_name -> tokenbroker.v1.Credential
+	2,  // 22: tokenbroker.v1.RetireSecretResponse.credential:type_name -> tokenbroker.v1.Credential
+	3,  // 23: tokenbroker.v1.AcceptCredentialRequest.destinations:type_name -> tokenbroker.v1.Destination
+	2,  // 24: tokenbroker.v1.AcceptCredentialResponse.credential:type_name -> tokenbroker.v1.Credential
+	33, // 25: tokenbroker.v1.TestCredentialRequest.parameters:type_name -> tokenbroker.v1.TestCredentialRequest.ParametersEntry
+	24, // 26: tokenbroker.v1.TestCredentialResponse.exchanges:type_name -> tokenbroker.v1.Exchange
+	34, // 27: tokenbroker.v1.TestCredentialResponse.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 28: tokenbroker.v1.TestCredentialResponse.attempts:type_name -> tokenbroker.v1.Attempt
+	34, // 29: tokenbroker.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	36, // 30: tokenbroker.v1.Attempt.duration:type_name -> google.protobuf.Duration
+	34, // 31: tokenbroker.v1.Exchange.start_time:type_name -> google.protobuf.Timestamp
+	36, // 32: tokenbroker.v1.Exchange.duration:type_name -> google.protobuf.Duration
+	0,  // 33: tokenbroker.v1.GetCredentialStatusResponse.state:type_name -> tokenbroker.v1.CredentialState
+	34, // 34: tokenbroker.v1.GetCredentialStatusResponse.last_success_time:type_name -> google.protobuf.Timestamp
+	34, // 35: tokenbroker.v1.GetCredentialStatusResponse.next_attempt_time:type_name -> google.protobuf.Timestamp
+	24, // 36: tokenbroker.v1.GetCredentialStatusResponse.exchanges:type_name -> tokenbroker.v1.Exchange
+	27, // 37: tokenbroker.v1.GetCredentialStatusResponse.tokens:type_name -> tokenbroker.v1.HeldToken
+	34, // 38: tokenbroker.v1.GetCredentialStatusResponse.refresh_token_expire_time:type_name -> google.protobuf.Timestamp
+	23, // 39: tokenbroker.v1.GetCredentialStatusResponse.attempts:type_name -> tokenbroker.v1.Attempt
+	34, // 40: tokenbroker.v1.HeldToken.expire_time:type_name -> google.protobuf.Timestamp
+	34, // 41: tokenbroker.v1.HeldToken.refresh_time:type_name -> google.protobuf.Timestamp
+	5,  // 42: tokenbroker.v1.CredentialService.CreateCredential:input_type -> tokenbroker.v1.CreateCredentialRequest
+	7,  // 43: tokenbroker.v1.CredentialService.GetCredential:input_type -> tokenbroker.v1.GetCredentialRequest
+	9,  // 44: tokenbroker.v1.CredentialService.ListCredentials:input_type -> tokenbroker.v1.ListCredentialsRequest
+	11, // 45: tokenbroker.v1.CredentialService.UpdateCredential:input_type -> tokenbroker.v1.UpdateCredentialRequest
+	13, // 46: tokenbroker.v1.CredentialService.DeleteCredential:input_type -> tokenbroker.v1.DeleteCredentialRequest
+	15, // 47: tokenbroker.v1.CredentialService.RotateSecret:input_type -> tokenbroker.v1.RotateSecretRequest
+	17, // 48: tokenbroker.v1.CredentialService.RetireSecret:input_type -> tokenbroker.v1.RetireSecretRequest
+	21, // 49: tokenbroker.v1.CredentialService.TestCredential:input_type -> tokenbroker.v1.TestCredentialRequest
+	19, // 50: tokenbroker.v1.CredentialService.AcceptCredential:input_type -> tokenbroker.v1.AcceptCredentialRequest
+	25, // 51: tokenbroker.v1.CredentialService.GetCredentialStatus:input_type -> tokenbroker.v1.GetCredentialStatusRequest
+	6,  // 52: tokenbroker.v1.CredentialService.CreateCredential:output_type -> tokenbroker.v1.CreateCredentialResponse
+	8,  // 53: tokenbroker.v1.CredentialService.GetCredential:output_type -> tokenbroker.v1.GetCredentialResponse
+	10, // 54: tokenbroker.v1.CredentialService.ListCredentials:output_type -> tokenbroker.v1.ListCredentialsResponse
+	12, // 55: tokenbroker.v1.CredentialService.UpdateCredential:output_type -> tokenbroker.v1.UpdateCredentialResponse
+	14, // 56: tokenbroker.v1.CredentialService.DeleteCredential:output_type -> tokenbroker.v1.DeleteCredentialResponse
+	16, // 57: tokenbroker.v1.CredentialService.RotateSecret:output_type -> tokenbroker.v1.RotateSecretResponse
+	18, // 58: tokenbroker.v1.CredentialService.RetireSecret:output_type -> tokenbroker.v1.RetireSecretResponse
+	22, // 59: tokenbroker.v1.CredentialService.TestCredential:output_type -> tokenbroker.v1.TestCredentialResponse
+	20, // 60: tokenbroker.v1.CredentialService.AcceptCredential:output_type -> tokenbroker.v1.AcceptCredentialResponse
+	26, // 61: tokenbroker.v1.CredentialService.GetCredentialStatus:output_type -> tokenbroker.v1.GetCredentialStatusResponse
+	52, // [52:62] is the sub-list for method output_type
+	42, // [42:52] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_credential_service_proto_init() }
@@ -2042,8 +2325,8 @@ func file_tokenbroker_v1_credential_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_credential_service_proto_rawDesc), len(file_tokenbroker_v1_credential_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   29,
+			NumEnums:      2,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

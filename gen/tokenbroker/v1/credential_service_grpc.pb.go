@@ -27,6 +27,7 @@ const (
 	CredentialService_RotateSecret_FullMethodName        = "/tokenbroker.v1.CredentialService/RotateSecret"
 	CredentialService_RetireSecret_FullMethodName        = "/tokenbroker.v1.CredentialService/RetireSecret"
 	CredentialService_TestCredential_FullMethodName      = "/tokenbroker.v1.CredentialService/TestCredential"
+	CredentialService_AcceptCredential_FullMethodName    = "/tokenbroker.v1.CredentialService/AcceptCredential"
 	CredentialService_GetCredentialStatus_FullMethodName = "/tokenbroker.v1.CredentialService/GetCredentialStatus"
 )
 
@@ -54,6 +55,8 @@ type CredentialServiceClient interface {
 	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
 	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
 	TestCredential(ctx context.Context, in *TestCredentialRequest, opts ...grpc.CallOption) (*TestCredentialResponse, error)
+	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
+	AcceptCredential(ctx context.Context, in *AcceptCredentialRequest, opts ...grpc.CallOption) (*AcceptCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(ctx context.Context, in *GetCredentialStatusRequest, opts ...grpc.CallOption) (*GetCredentialStatusResponse, error)
 }
@@ -146,6 +149,16 @@ func (c *credentialServiceClient) TestCredential(ctx context.Context, in *TestCr
 	return out, nil
 }
 
+func (c *credentialServiceClient) AcceptCredential(ctx context.Context, in *AcceptCredentialRequest, opts ...grpc.CallOption) (*AcceptCredentialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcceptCredentialResponse)
+	err := c.cc.Invoke(ctx, CredentialService_AcceptCredential_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *credentialServiceClient) GetCredentialStatus(ctx context.Context, in *GetCredentialStatusRequest, opts ...grpc.CallOption) (*GetCredentialStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetCredentialStatusResponse)
@@ -180,6 +193,8 @@ type CredentialServiceServer interface {
 	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
 	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
 	TestCredential(context.Context, *TestCredentialRequest) (*TestCredentialResponse, error)
+	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
+	AcceptCredential(context.Context, *AcceptCredentialRequest) (*AcceptCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(context.Context, *GetCredentialStatusRequest) (*GetCredentialStatusResponse, error)
 	mustEmbedUnimplementedCredentialServiceServer()
@@ -215,6 +230,9 @@ func (UnimplementedCredentialServiceServer) RetireSecret(context.Context, *Retir
 }
 func (UnimplementedCredentialServiceServer) TestCredential(context.Context, *TestCredentialRequest) (*TestCredentialResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TestCredential not implemented")
+}
+func (UnimplementedCredentialServiceServer) AcceptCredential(context.Context, *AcceptCredentialRequest) (*AcceptCredentialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcceptCredential not implemented")
 }
 func (UnimplementedCredentialServiceServer) GetCredentialStatus(context.Context, *GetCredentialStatusRequest) (*GetCredentialStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCredentialStatus not implemented")
@@ -384,6 +402,24 @@ func _CredentialService_TestCredential_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CredentialService_AcceptCredential_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcceptCredentialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).AcceptCredential(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_AcceptCredential_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).AcceptCredential(ctx, req.(*AcceptCredentialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CredentialService_GetCredentialStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetCredentialStatusRequest)
 	if err := dec(in); err != nil {
@@ -440,6 +476,10 @@ var CredentialService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TestCredential",
 			Handler:    _CredentialService_TestCredential_Handler,
+		},
+		{
+			MethodName: "AcceptCredential",
+			Handler:    _CredentialService_AcceptCredential_Handler,
 		},
 		{
 			MethodName: "GetCredentialStatus",

@@ -48,6 +48,7 @@ const (
 	ErrorReason_ERROR_REASON_CREDENTIAL_DISABLED      ErrorReason = 22
 	ErrorReason_ERROR_REASON_PROVIDER_INVALID         ErrorReason = 23 // the definition is missing or does not load
 	ErrorReason_ERROR_REASON_REAUTHORIZATION_REQUIRED ErrorReason = 24
+	ErrorReason_ERROR_REASON_CREDENTIAL_HELD          ErrorReason = 26 // the definition sends it to a place that nobody has accepted: AcceptCredential
 	ErrorReason_ERROR_REASON_SECRETS_REQUIRED         ErrorReason = 25 // a change of where secrets go needs the secrets again
 	// RESOURCE_EXHAUSTED
 	ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED ErrorReason = 30
@@ -84,6 +85,7 @@ var (
 		22: "ERROR_REASON_CREDENTIAL_DISABLED",
 		23: "ERROR_REASON_PROVIDER_INVALID",
 		24: "ERROR_REASON_REAUTHORIZATION_REQUIRED",
+		26: "ERROR_REASON_CREDENTIAL_HELD",
 		25: "ERROR_REASON_SECRETS_REQUIRED",
 		30: "ERROR_REASON_UPSTREAM_RATE_LIMITED",
 		32: "ERROR_REASON_TOO_MANY_TOKENS",
@@ -112,6 +114,7 @@ var (
 		"ERROR_REASON_CREDENTIAL_DISABLED":       22,
 		"ERROR_REASON_PROVIDER_INVALID":          23,
 		"ERROR_REASON_REAUTHORIZATION_REQUIRED":  24,
+		"ERROR_REASON_CREDENTIAL_HELD":           26,
 		"ERROR_REASON_SECRETS_REQUIRED":          25,
 		"ERROR_REASON_UPSTREAM_RATE_LIMITED":     30,
 		"ERROR_REASON_TOO_MANY_TOKENS":           32,
@@ -222,7 +225,7 @@ var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xac\a\n" +
+	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xce\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x01\x12'\n" +
@@ -238,7 +241,8 @@ const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\"ERROR_REASON_CREDENTIAL_INCOMPLETE\x10\x15\x12$\n" +
 	" ERROR_REASON_CREDENTIAL_DISABLED\x10\x16\x12!\n" +
 	"\x1dERROR_REASON_PROVIDER_INVALID\x10\x17\x12)\n" +
-	"%ERROR_REASON_REAUTHORIZATION_REQUIRED\x10\x18\x12!\n" +
+	"%ERROR_REASON_REAUTHORIZATION_REQUIRED\x10\x18\x12 \n" +
+	"\x1cERROR_REASON_CREDENTIAL_HELD\x10\x1a\x12!\n" +
 	"\x1dERROR_REASON_SECRETS_REQUIRED\x10\x19\x12&\n" +
 	"\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10\x1e\x12 \n" +
 	"\x1cERROR_REASON_TOO_MANY_TOKENS\x10 \x12%\n" +

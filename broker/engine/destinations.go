@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A credential goes where its record says, and nowhere else. The record is written when its secrets are given, by the definition as it is then.
+// A definition of a file that leads elsewhere later holds the credential, with all that it has: whoever may write such a file is not
+// whoever may read secrets. A built-in definition moves with the release, and is followed.
+
+// Destinations are where a credential's secrets and tokens go by the definition as it is now; nil: there is none that loads.
+func (b *Broker) Destinations(c broker.Credential) []broker.Destination {
+	def, err := b.upstream.Definition(c.Provider)
+	if err != nil {
+		return nil
+	}
+	return def.Destinations(c)
+}
+
+// astray reports whether a credential would go where its record does not say, and whether it is held for it. A record of before says nothing,
+// and is completed when the credential is used.
+func astray(def broker.Definition, c broker.Credential) (astray, held bool) {
+	if c.Destinations == nil {
+		return true, false
+	}
+	astray = len(c.Unaccepted(def.Destinations(c))) > 0
+	return astray, astray && !def.Facts().Builtin
+}
+
+// follow writes down where a credential goes that is not held. errAgain: it is written.
+func (b *Broker) follow(ctx context.Context, t target) error {
+	before, after := t.credential.Destinations, t.definition.Destinations(t.credential)
+	_, err := b.rewrite(ctx, Change{Name: t.name}, func(there broker.Credential, _ time.Time) (broker.Credential, *broker.Grant, error) {
+		if there.Revision != t.credential.Revision {
+			return there, nil, nil // it is looked at again
+		}
+		return accepting(there, after), nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	if before != nil {
+		b.log.Info("a built-in definition goes to another place with this release", "credential", string(t.name), "provider", t.facts.Name,
+			slog.Any("before", before), slog.Any("now", after))
+	}
+	b.cache.forget(t.name)
+	return errAgain
+}
+
+// accepting returns the credential with these places among those that it may go to. Those of before stay: brokers that have not read the new
+// definition yet go there.
+func accepting(c broker.Credential, to []broker.Destination) broker.Credential {
+	c = c.Clone()
+	c.Destinations = broker.SortDestinations(append(slices.Clone(c.Destinations), to...))
+	if c.Destinations == nil {
+		c.Destinations = []broker.Destination{}
+	}
+	c.Etag = broker.NewID()
+	return c
+}
+
+// An Acceptance says that a credential's secrets and tokens may go where its definition sends them now.
+type Acceptance struct {
+	Name broker.CredentialName
+	// Destinations are those that are accepted: all that are not yet, as whoever accepts them has seen them.
+	Destinations []broker.Destination
+	// Etag must match what is there; zero: whatever is there.
+	Etag broker.ID
+}
+
+// AcceptCredential releases a credential that is held: CredentialHeld. Its secrets and refresh tokens are kept. Where nothing is to be
+// accepted, nothing changes. EtagMismatch where the definition sends it to other places by now. NotFound, ProviderInvalid.
+func (b *Broker) AcceptCredential(ctx context.Context, caller broker.Caller, a Acceptance) (broker.Credential, error) {
+	return allowed(b, caller, broker.WriteCredential, a.Name, func() (broker.Credential, error) {
+		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
+			def, err := b.upstream.Definition(there.Provider)
+			if err != nil {
+				return c, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: a.Name, Provider: there.Provider}
+			}
+			to := there.Unaccepted(def.Destinations(there))
+			switch {
+			case !slices.Equal(to, broker.SortDestinations(slices.Clone(a.Destinations))):
+				return c, nil, &broker.Failure{Kind: broker.EtagMismatch, Credential: a.Name, Detail: "its definition sends it to other places than those that were accepted"}
+			case len(to) == 0 && there.Destinations != nil:
+				return there, nil, nil
+			}
+			c = accepting(there, to)
+			c.UpdateTime = now
+			return c, nil, nil
+		})
+	})
+}

@@ -1,0 +1,104 @@
+package engine_test
+
+import (
+	"bytes"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+// to are destinations of token requests.
+func to(places ...string) []broker.Destination {
+	var all []broker.Destination
+	for _, p := range places {
+		all = append(all, broker.Destination{Use: broker.Requests, Place: p})
+	}
+	return all
+}
+
+// leading is an upstream whose definition leads where it is told to.
+func leading(place *string, f broker.Facts) *upstream {
+	up := &upstream{answer: issues(time.Minute), facts: f}
+	up.destinations = func(broker.Credential) []broker.Destination { return to(*place) }
+	return up
+}
+
+func TestARecordOfBeforeIsCompletedWhenItIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		place := "https://here"
+		w := newWorld(t, leading(&place, broker.Facts{Obtains: true}))
+		w.create("main", nil)
+		c, err := w.store.Credential(t.Context(), "main")
+		if err != nil {
+			t.Fatal(err)
+		}
+		former := c.Clone()
+		former.Destinations, former.Etag = nil, broker.NewID()
+		if err := w.store.SaveCredential(t.Context(), c.Etag, former, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.mustGet("main")
+		if c, err = w.store.Credential(t.Context(), "main"); err != nil || !slices.Equal(c.Destinations, to("https://here")) {
+			t.Fatalf("got %v, %v", c.Destinations, err)
+		}
+		if c.Version != former.Version || !c.UpdateTime.Equal(former.UpdateTime) {
+			t.Errorf("got %+v, want the credential as it was", c)
+		}
+		w.wantExchanges(1)
+		place = "https://there"
+		w.up.revision.Add(1)
+		_, err = w.get("main")
+		wantKind(t, err, broker.CredentialHeld)
+		w.wantExchanges(1)
+	})
+}
+
+func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		place := "https://here"
+		var log bytes.Buffer
+		w := newWorld(t, leading(&place, broker.Facts{Obtains: true, Builtin: true}), func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		w.create("main", nil)
+		w.mustGet("main")
+		place = "https://there"
+		w.up.revision.Add(1)
+		w.mustGet("main") // the stored token is still good
+		sleep(2 * time.Minute)
+		w.mustGet("main")
+		c, err := w.store.Credential(t.Context(), "main")
+		if err != nil || !slices.Equal(c.Destinations, to("https://here", "https://there")) {
+			t.Errorf("got %v, %v", c.Destinations, err)
+		}
+		if !strings.Contains(log.String(), "goes to another place") || !strings.Contains(log.String(), "https://there") {
+			t.Errorf("got log %s", &log)
+		}
+	})
+}
+
+// TestBrokersThatHaveNotReadTheNewFileGoOn: while a file is rolled out, one broker has it and another has not.
+func TestBrokersThatHaveNotReadTheNewFileGoOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		place := "https://here"
+		w := newWorld(t, leading(&place, broker.Facts{Obtains: true}))
+		w.create("main", nil)
+		place = "https://there"
+		w.up.revision.Add(1)
+		_, err := w.get("main")
+		wantKind(t, err, broker.CredentialHeld)
+		if _, err := w.AcceptCredential(t.Context(), local, engine.Acceptance{Name: "main", Destinations: to("https://there")}); err != nil {
+			t.Fatal(err)
+		}
+		w.mustGet("main")
+		place = "https://here"
+		w.up.revision.Add(1)
+		w.mustGet("main")
+		if again, err := w.AcceptCredential(t.Context(), local, engine.Acceptance{Name: "main"}); err != nil || len(again.Destinations) != 2 {
+			t.Errorf("got %v, %v", again.Destinations, err)
+		}
+	})
+}
