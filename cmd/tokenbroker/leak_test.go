@@ -195,6 +195,7 @@ func (l *leakSearch) credentials(argument, literal string) {
 	l.ok("", "token", "get", "one")
 	l.ok("", "credential", "status", "one")
 	l.ok("", "credential", "retire-secret", "one")
+	l.ok("", "credential", "accept", "one")
 	l.fails("", "token", "get", "one", "--scope", "read", "-o", "json")
 	l.ok("token", "token", "invalidate", "one", "--access-token-file", "-")
 	l.fails("", "token", "invalidate", "nobody", "--access-token-file", "token")

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -58,13 +57,15 @@ func (c *credentialApplyCommand) Run(p *console.Process) error {
 		changed := false
 		// All of them are checked by the broker before the first is changed.
 		for _, d := range r.all {
-			_, err := cl.apply(ctx, d, byName[d.name], true)
+			planned, err := cl.apply(ctx, d, byName[d.name], true)
 			if code := console.ExitCode(err); code == console.ExitTemporary || code == console.ExitNotAllowed || code == console.ExitFailure {
 				return err // it is not about what the file says
 			}
 			if err != nil {
 				failed = append(failed, fmt.Errorf("%s: credential %s: %w", d.at, d.name, console.Sentence(err)))
+				continue
 			}
+			printMove(p.Stderr, byName[d.name], planned)
 		}
 		if len(failed) > 0 {
 			return console.WrongInput(errors.Join(failed...))
@@ -183,12 +184,10 @@ func (c *credentialApplyCommand) prune(ctx context.Context, p *console.Process, 
 		return len(gone) > 0, nil
 	}
 	if !c.Yes {
-		if !canPrompt(p) {
-			return true, console.BadInput("deleting %d credentials needs --yes", len(gone))
-		}
-		console.Printf(p.Stderr, "delete %d credentials with their refresh tokens? Type yes: ", len(gone))
-		line, err := console.Awaited(p, func() (string, error) { return bufio.NewReader(p.Stdin).ReadString('\n') })
-		if err != nil || strings.TrimSpace(line) != "yes" {
+		switch sure, err := confirmed(p, fmt.Sprintf("delete %d credentials with their refresh tokens?", len(gone))); {
+		case err != nil:
+			return true, err
+		case !sure:
 			return true, errors.New("nothing was deleted")
 		}
 	}

@@ -25,6 +25,7 @@ type CredentialCommands struct {
 	Delete       credentialDeleteCommand `cmd:"" help:"Delete one with its tokens and refresh tokens."`
 	RotateSecret credentialRotateCommand `cmd:"" help:"Set a new secret; the former stays as a fallback until it is retired."`
 	RetireSecret credentialRetireCommand `cmd:"" help:"Forget the former secret."`
+	Accept       credentialAcceptCommand `cmd:"" help:"Let held credentials go where their definition sends them now."`
 	Test         credentialTestCommand   `cmd:"" help:"Make one real exchange, whatever is remembered."`
 	Status       credentialStatusCommand `cmd:"" help:"Show how it is doing and what to do about it."`
 	Apply        credentialApplyCommand  `cmd:"" help:"Bring credentials in line with the files."`
@@ -163,6 +164,16 @@ func showCredential(w io.Writer, output string, c *tokenbrokerv1.Credential) err
 		}
 		rows = append(rows, []string{"secret " + s.GetName(), text})
 	}
+	for _, d := range c.GetDestinations() {
+		note := ""
+		switch {
+		case !d.GetAccepted():
+			note = ", which nobody has accepted"
+		case !d.GetCurrent():
+			note = ", formerly"
+		}
+		rows = append(rows, []string{destinationWord(d), d.GetPlace() + note})
+	}
 	if len(c.GetDefaultScopes()) > 0 {
 		rows = append(rows, []string{"default scopes", strings.Join(c.GetDefaultScopes(), " ")})
 	}
@@ -271,9 +282,13 @@ func (c *credentialUpdateCommand) Run(p *console.Process) error {
 		return console.BadInput("nothing to change: see tokenbroker credential update --help")
 	}
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		res, err := cl.credentials.UpdateCredential(ctx, &tokenbrokerv1.UpdateCredentialRequest{
-			Credential: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, Secrets: secrets,
-		})
+		req := &tokenbrokerv1.UpdateCredentialRequest{Credential: m, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask}, Secrets: secrets}
+		if c.Provider != "" || len(inputs) > 0 || len(c.RemoveInput) > 0 {
+			if err := cl.tellMove(ctx, p.Stderr, req); err != nil {
+				return err
+			}
+		}
+		res, err := cl.credentials.UpdateCredential(ctx, req)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"strings"
@@ -53,6 +54,16 @@ func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
 // canPrompt reports whether somebody is there to be asked.
 func canPrompt(p *console.Process) bool {
 	return p.Stdin != nil && term.IsTerminal(int(p.Stdin.Fd()))
+}
+
+// confirmed asks a question whose answer is yes or no. Where nobody is there to be asked, it fails.
+func confirmed(p *console.Process, question string) (bool, error) {
+	if !canPrompt(p) {
+		return false, console.BadInput("%s There is no terminal to ask at: say --yes", question)
+	}
+	console.Printf(p.Stderr, "%s Type yes: ", question)
+	line, err := console.Awaited(p, func() (string, error) { return bufio.NewReader(p.Stdin).ReadString('\n') })
+	return err == nil && strings.TrimSpace(line) == "yes", nil
 }
 
 // prompt asks for a secret without showing what is typed.

@@ -1,0 +1,147 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+)
+
+type credentialAcceptCommand struct {
+	remote
+	Name     string `arg:"" optional:"" help:"The credential; or --provider."`
+	Provider string `help:"All credentials of this provider."`
+	Yes      bool   `help:"Do not ask."`
+}
+
+// Run shows where the credentials went and would go, asks, and accepts what it has shown.
+func (c *credentialAcceptCommand) Run(p *console.Process) error {
+	if (c.Name == "") == (c.Provider == "") {
+		return console.BadInput("which credential? Give its name, or --provider for all of a provider")
+	}
+	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		all, err := c.named(ctx, cl)
+		if err != nil {
+			return err
+		}
+		held := slices.DeleteFunc(all, func(x *tokenbrokerv1.Credential) bool { return len(unaccepted(x)) == 0 })
+		if len(held) == 0 {
+			console.Println(p.Stderr, "nothing to accept: they go where they were given for")
+			if c.Output == "json" {
+				return printJSON(p.Stdout, &tokenbrokerv1.ListCredentialsResponse{})
+			}
+			return nil
+		}
+		for _, x := range held {
+			console.Printf(p.Stderr, "%s (%s)\n", x.GetName(), x.GetProvider())
+			for _, d := range x.GetDestinations() {
+				if d.GetAccepted() == d.GetCurrent() {
+					continue
+				}
+				sign := "+"
+				if d.GetAccepted() {
+					sign = "-"
+				}
+				console.Printf(p.Stderr, "    %s %s %s\n", sign, destinationWord(d), console.Visible(d.GetPlace()))
+			}
+		}
+		if !c.Yes {
+			switch sure, err := confirmed(p, fmt.Sprintf("may the secrets and tokens of %d credentials go there?", len(held))); {
+			case err != nil:
+				return err
+			case !sure:
+				return errors.New("nothing was accepted")
+			}
+		}
+		done := &tokenbrokerv1.ListCredentialsResponse{}
+		for _, x := range held {
+			res, err := cl.credentials.AcceptCredential(ctx, &tokenbrokerv1.AcceptCredentialRequest{Name: x.GetName(), Destinations: unaccepted(x), Etag: x.GetEtag()})
+			if err != nil {
+				return err
+			}
+			if c.Output != "json" {
+				console.Printf(p.Stdout, "accepted %s\n", x.GetName())
+			}
+			done.Credentials = append(done.Credentials, res.GetCredential())
+		}
+		if c.Output == "json" {
+			return printJSON(p.Stdout, done)
+		}
+		return nil
+	})
+}
+
+func (c *credentialAcceptCommand) named(ctx context.Context, cl *client) ([]*tokenbrokerv1.Credential, error) {
+	if c.Provider != "" {
+		return cl.list(ctx, fmt.Sprintf("provider = %q", c.Provider))
+	}
+	res, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+	return []*tokenbrokerv1.Credential{res.GetCredential()}, err
+}
+
+// unaccepted are the places where a credential would go, and nobody has accepted it.
+func unaccepted(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
+	var out []*tokenbrokerv1.Destination
+	for _, d := range c.GetDestinations() {
+		if d.GetCurrent() && !d.GetAccepted() {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// destinationWord says what goes to a destination.
+func destinationWord(d *tokenbrokerv1.Destination) string {
+	switch d.GetUse() {
+	case tokenbrokerv1.Destination_USE_REQUESTS:
+		return "token requests go to"
+	case tokenbrokerv1.Destination_USE_API:
+		return "tokens are for"
+	case tokenbrokerv1.Destination_USE_CALLERS:
+		return "callers get the secret"
+	default:
+		return "it goes to"
+	}
+}
+
+// tellMove asks what a change would do, and says so where it sends secrets somewhere else.
+func (cl *client) tellMove(ctx context.Context, w io.Writer, change *tokenbrokerv1.UpdateCredentialRequest) error {
+	there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: change.GetCredential().GetName()})
+	if err != nil {
+		return err
+	}
+	planned, err := cl.credentials.UpdateCredential(ctx, &tokenbrokerv1.UpdateCredentialRequest{
+		Credential: change.GetCredential(), UpdateMask: change.GetUpdateMask(), Secrets: change.GetSecrets(), ValidateOnly: true,
+	})
+	if err != nil {
+		return err
+	}
+	printMove(w, there.GetCredential(), planned.GetCredential())
+	return nil
+}
+
+// printMove says where a change sends a credential that is there, if that is somewhere else.
+func printMove(w io.Writer, before, after *tokenbrokerv1.Credential) {
+	from, to := accepted(before), accepted(after)
+	if before == nil || before.GetProvider() == after.GetProvider() && slices.Equal(from, to) {
+		return
+	}
+	console.Printf(w, "%s moves, and what was obtained before ends: refresh tokens, former secrets\n    from: %s\n    to:   %s\n",
+		before.GetName(), strings.Join(from, "; "), strings.Join(to, "; "))
+}
+
+// accepted are the places where a credential may go, for people.
+func accepted(c *tokenbrokerv1.Credential) []string {
+	var out []string
+	for _, d := range c.GetDestinations() {
+		if d.GetAccepted() {
+			out = append(out, destinationWord(d)+" "+console.Visible(d.GetPlace()))
+		}
+	}
+	return out
+}
