@@ -53,6 +53,9 @@ var regressions = []struct {
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", servedInvalid},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", servedInvalid},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", lostCommitted},
+	{"watch: 1 view#2 = call test@0; 0 acquire#2 = failover 2 1s; 1 view#3 = stop 20s", spentByHolder},
+	{"outage: 0 view#1 = call test@1; 1 acquire#1 = failover 2 1s; 1 send#1 = call term@0; 1 view#12 = stop 3s", spentByHolder},
+	{"three: 2 view#3 = call seed@0; 0 settle#1 = failover 2 1s; 2 view#6 = stop 20s", spentByOther},
 
 	// What looked like a broken promise, and was none.
 	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
