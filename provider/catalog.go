@@ -39,6 +39,8 @@ type Entry struct {
 	Revision string
 	// Problems keep the file from being used; where a former version of it was good, that one is.
 	Problems []Problem
+	// Warnings are what is probably not meant in a file that is used.
+	Warnings []Problem
 	// Text is the definition as written; empty where it does not parse.
 	Text string
 }
@@ -100,7 +102,8 @@ func (c *Catalog) Reload() error {
 		// A file's name is its definition's: one that says another name takes nobody's place.
 		name := strings.TrimSuffix(filepath.Base(s.file), filepath.Ext(s.file))
 		there, taken := entries[name]
-		d, problems := s.parse()
+		d, found := s.parse()
+		problems, warnings := yamldoc.Errors(found), yamldoc.Warnings(found)
 		parses := len(problems) == 0
 		if s.user && there.Origin == Builtin {
 			problems = append(problems, clash(name, s, d, taken)...)
@@ -110,7 +113,10 @@ func (c *Catalog) Reload() error {
 		if len(problems) == 0 {
 			d.transport, d.user, d.facts.Builtin = c.transport, s.user, !s.user
 			loaded[name] = d
-			entries[name] = Entry{Name: name, Title: d.title, Docs: d.docs, Origin: origin(s, taken), Revision: d.digest, Text: string(s.text)}
+			entries[name] = Entry{Name: name, Title: d.title, Docs: d.docs, Origin: origin(s, taken), Revision: d.digest, Text: string(s.text), Warnings: warnings}
+			for _, p := range warnings {
+				c.log.Warn("definition used, with a warning", "provider", name, "problem", p.String())
+			}
 			continue
 		}
 		for _, p := range problems {
@@ -231,7 +237,7 @@ func (c *Catalog) List() []Entry {
 	return out
 }
 
-// Check returns everything that is wrong with a definition's file.
+// Check returns everything that is wrong with a definition's file, and, where nothing is, what is probably not meant.
 func Check(filename string, data []byte) []Problem {
 	_, problems := parse(filename, data)
 	return problems

@@ -63,6 +63,7 @@ func (r *reader) check(d *definition) {
 	c.tokenTaken("obtain", d.obtain)
 	c.tokenTaken("refresh", d.refresh)
 	c.presents()
+	c.reaches()
 	for _, name := range slices.Sorted(maps.Keys(d.let)) {
 		x := d.let[name]
 		c.computed(x, "let."+name, c.anywhere())

@@ -124,63 +124,6 @@ func (d *definition) inputsBehind(name string, out, seen map[string]bool) {
 	}
 }
 
-// behind adds a name and all that it is computed of.
-func (d *definition) behind(name string, out map[string]bool) {
-	if out[name] {
-		return
-	}
-	out[name] = true
-	if x, ok := d.let[name]; ok {
-		for _, n := range x.names() {
-			d.behind(n, out)
-		}
-	}
-}
-
-// uses reports whether a request names something.
-func (d *definition) uses(q *request, name string) bool {
-	var texts []text
-	fields := slices.Concat(d.headers, q.query, q.headers, q.body.fields, q.cookies.fields)
-	for _, f := range fields {
-		texts = append(texts, f.values...)
-	}
-	texts = append(texts, q.url, q.body.text)
-	if q.issuer != nil {
-		texts = append(texts, *q.issuer)
-	}
-	if q.cookies.whole != nil {
-		texts = append(texts, *q.cookies.whole)
-	}
-	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
-		texts = append(texts, q.auth.id, q.auth.secret)
-	}
-	var walk func(t *tree)
-	walk = func(t *tree) {
-		if t == nil {
-			return
-		}
-		if t.leaf != nil {
-			texts = append(texts, *t.leaf)
-		}
-		for _, x := range t.list {
-			walk(x)
-		}
-		for _, m := range t.members {
-			walk(m.tree)
-		}
-	}
-	walk(q.body.json)
-	for _, t := range texts {
-		for _, n := range t.names() {
-			names := map[string]bool{}
-			if d.behind(n, names); names[name] {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // obtainsAlone reports whether a broker may obtain a token for itself while its store is away. It is so unless the definition
 // says `fail`, or does not say and has a refresh: a refresh token that only one broker knows would be lost.
 func (d *definition) obtainsAlone() bool {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -34,7 +35,7 @@ func FuzzDefinition(f *testing.F) {
 				t.Error("a problem that says nothing")
 			}
 		}
-		if len(problems) > 0 {
+		if len(yamldoc.Errors(problems)) > 0 {
 			return
 		}
 		if d.Facts().Digest == "" || d.Facts().Name == "" {
@@ -111,7 +112,7 @@ obtain:
   expect: {"a[0]": {not: 1}}
   take: {token: [access_token, {cookie: sid}, {header: X-T}], c: {claim: exp, of: token, optional: true}, e: {path: v, each: a, where: {b: 1}, optional: true}, expires_at: {path: expires_at, layout: "%Y"}}
 `))
-	if len(problems) > 0 {
+	if len(yamldoc.Errors(problems)) > 0 {
 		f.Fatal(problems)
 	}
 	f.Fuzz(func(t *testing.T, status int, contentType, cookie, body string) {

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -87,7 +88,7 @@ func (v *vendor) requests() []asked {
 func (v *vendor) define(text string) *definition {
 	v.t.Helper()
 	d, problems := parse("", []byte("name: test\n"+text))
-	for _, p := range problems {
+	for _, p := range yamldoc.Errors(problems) {
 		v.t.Error(p)
 	}
 	if v.t.Failed() {

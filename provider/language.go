@@ -93,6 +93,7 @@ func (in *input) affixed(s string) string {
 
 // A set is scopes or resources.
 type set struct {
+	at       position
 	join     string
 	defaults []text
 	oneOf    []string

@@ -22,7 +22,7 @@ var definitionWords = []string{
 	"present", "attributes", "base_url",
 }
 
-// parse reads and checks one definition. It returns everything that is wrong, and a definition only when nothing is.
+// parse reads and checks one definition. It returns everything that is wrong, and warnings besides.
 func parse(file string, data []byte) (*definition, []Problem) {
 	r := newReader(file)
 	root := r.Document(data)
@@ -40,13 +40,13 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	if d != nil && !r.namesUnknown {
 		r.check(d)
 	}
-	if len(r.Problems) > 0 {
-		sortProblems(r.Problems)
-		return d, r.Problems
+	sortProblems(r.Problems)
+	if len(yamldoc.Errors(r.Problems)) > 0 {
+		return d, yamldoc.Errors(r.Problems) // what is wrong may be why something seems unused
 	}
 	d.digest = digest(root)
 	d.facts = d.makeFacts()
-	return d, nil
+	return d, r.Problems
 }
 
 // looksLike reports whether a document has a word of a definition.
@@ -352,7 +352,7 @@ func (r *reader) input(it item, what string, stored bool) *input {
 }
 
 func (r *reader) set(n *yaml.Node, what, join string) *set {
-	s := &set{join: join}
+	s := &set{join: join, at: at(n)}
 	w := r.Words(n, what, "join", "default", "one_of")
 	if j, ok := w["join"]; ok {
 		s.join, _ = r.Text(j.Value, what+".join")

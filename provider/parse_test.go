@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 func check(t *testing.T, text string) []string {
 	t.Helper()
 	var out []string
-	for _, p := range Check("x.yaml", []byte(text)) {
+	for _, p := range yamldoc.Errors(Check("x.yaml", []byte(text))) {
 		out = append(out, p.String())
 	}
 	return out
@@ -145,7 +146,7 @@ func TestARevisionIsOfWhatDecidesIssuance(t *testing.T) {
 	digestOf := func(text string) string {
 		t.Helper()
 		d, problems := parse("", []byte(text))
-		if len(problems) > 0 {
+		if len(yamldoc.Errors(problems)) > 0 {
 			t.Fatal(problems)
 		}
 		return d.Facts().Digest
@@ -164,7 +165,7 @@ inputs: {s: {secret: true, title: S}, id: {hint: h}}`,
 	}
 	for name, text := range map[string]string{
 		"a URL": strings.Replace(right, "/t", "/u", 1), "a field": strings.Replace(right, "form: {id:", "form: {di:", 1), "a lifetime": right + "lifetime: 1m",
-		"a header": right + "headers: {X: y}", "a scope": right + "scopes: {}",
+		"a header": right + "headers: {X: y}", "a scope": strings.Replace(right, `id: "{{id}}",`, `id: "{{id}}", scope: "{{scope}}",`, 1) + "scopes: {}",
 	} {
 		if digestOf(text) == base {
 			t.Errorf("%s: the same revision", name)
@@ -230,5 +231,55 @@ func TestPaths(t *testing.T) {
 	}
 	if p, err := parsePath("$"); err != nil || fmt.Sprint(p.steps) != "[]" {
 		t.Errorf("got %v %v", p, err)
+	}
+}
+
+// TestWhatIsAskedForIsSent: what a definition declares and sends nowhere would be ignored, and a token for something else handed out.
+func TestWhatIsAskedForIsSent(t *testing.T) {
+	const seeded = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}, first: {secret: true, seed: true}}\n"
+	for _, c := range []struct{ text, want string }{
+		{right + "scopes: {}", "scopes: obtain does not send {{scope}}"},
+		{right + "audience: {}", "audience: obtain does not send {{audience}}"},
+		{right + "resources: {}", "resources: obtain does not send {{resources}}"},
+		{right + "parameters: {region: {}}", "parameters.region: obtain does not send {{region}}"},
+		{right + "scopes: {}\nlet: {wanted: {upper: \"{{scope}}\"}}", "scopes: obtain does not send"},
+		{"name: x\nscopes: {}\ntoken: a", "scopes: token does not send"},
+		{seeded + "scopes: {}\nrefresh: {oauth2: \"https://e.com/\"}", `scopes: refresh does not send {{scope}}, and what a caller asks for would be ignored: send it, as in params: {scope: "{{scope}}"}`},
+		{seeded + "audience: {}\nobtain: {oauth2: \"https://e.com/\"}\nrefresh: {oauth2: \"https://e.com/\"}", "audience: refresh does not send"},
+		{seeded + "scopes: {}\nrefresh: {oauth2: \"https://e.com/\", params: {scope: \"{{scope}}\"}}", ""},
+		{right + "parameters: {region: {one_of: [eu, us]}}\nbase_url: \"https://{{region}}.e.com\"", ""},
+		{right + "scopes: {}\nlet: {wanted: {upper: \"{{scope}}\"}}\nheaders: {X-Scope: \"{{wanted}}\"}", ""},
+		{"name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nscopes: {}\nobtain: {oauth2: \"https://e.com/\"}\nrefresh: {oauth2: \"https://e.com/\"}", ""},
+	} {
+		got := strings.Join(check(t, c.text), "\n")
+		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s\ngot  %s\nwant %s", c.text, got, c.want)
+		}
+	}
+}
+
+func TestWhatNothingUsesIsAWarning(t *testing.T) {
+	got := Check("x.yaml", []byte(`name: x
+inputs: {used: {}, idle: {}, home: {}, first: {secret: true, seed: true}}
+parameters: {region: {default: "{{home}}"}}
+let: {a: {hex: "{{b}}"}, b: {upper: "{{used}}"}, c: {lower: "{{a}}"}}
+refresh:
+  post: https://e.com/t
+  form: {a: "{{a}}", r: "{{refresh_token}}", g: "{{region}}"}
+  take: {token: t, tenant: x, id: y, jwt: j, who: {claim: sub, of: jwt}}
+attributes: [tenant, who]
+`))
+	want := []string{
+		"x.yaml:2:20: warning: inputs.idle: nothing uses it: write {{idle}} where it is wanted, or leave it out",
+		"x.yaml:4:53: warning: let.c: nothing uses it: write {{c}} where it is wanted, or leave it out",
+		"x.yaml:8:31: warning: take.id: nothing uses it: name it in attributes where callers are to have it, or leave it out",
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %v", got)
+	}
+	for i, p := range got {
+		if p.String() != want[i] || !p.Warning {
+			t.Errorf("got  %s\nwant %s", p, want[i])
+		}
 	}
 }

@@ -181,7 +181,7 @@ func TestParamsWinAndNullRemoves(t *testing.T) {
 	d := v.define(`
 inputs: {client_id: {}, client_secret: {secret: true}}
 scopes: {default: [x]}
-obtain: {oauth2: "https://example.com/t", send: json, params: {scope: null, client_secret: null, grant_type: other, list: [1, "{{client_id}}"]}}`)
+obtain: {oauth2: "https://example.com/t", send: json, params: {audience: null, client_secret: null, grant_type: other, list: [1, "{{client_id}}"]}}`)
 	c := credential(map[string]string{"client_id": "id", "!client_secret": "s"})
 	sel, err := d.Select(c, broker.Selection{})
 	if err != nil {
@@ -190,7 +190,7 @@ obtain: {oauth2: "https://example.com/t", send: json, params: {scope: null, clie
 	if _, err := v.obtain(d, c, sel); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := v.requests()[0].body, `{"grant_type":"other","list":[1,"id"],"client_id":"id"}`; got != want {
+	if got, want := v.requests()[0].body, `{"grant_type":"other","list":[1,"id"],"scope":"x","client_id":"id"}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -31,7 +31,7 @@ scopes: {default: [read, "{{tenant}}.all"], one_of: [read, write, "t.all"]}
 resources: {}
 audience: {pattern: "https://.*"}
 parameters: {p: {one_of: ["1", "2"], default: "1"}, q: {}, r: {optional: true}}
-token: "{{p}}{{q}}"`)
+token: "{{p}}{{q}}{{r}} {{scope}} {{audience}} {{resources}}"`)
 	q := broker.NewPairs(map[string]string{"q": "x"})
 	got, err := d.Select(credential(map[string]string{"tenant": "t"}), broker.Selection{Audience: "https://a", Parameters: q})
 	if err != nil || got.Scopes.String() != "read t.all" || got.Parameters.Map()["p"] != "1" {

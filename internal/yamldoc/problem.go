@@ -24,9 +24,27 @@ type Problem struct {
 	Message      string
 	// Suggestion is what was probably meant; empty: nothing comes to mind.
 	Suggestion string
+	// Warning: the file can be used as it is, and is probably not what was meant.
+	Warning bool
 }
 
-// String is `file:line:column: message; did you mean "…"?`.
+// Errors are the problems that keep a file from being used: those that are no warnings.
+func Errors(ps []Problem) []Problem { return of(ps, false) }
+
+// Warnings are the others.
+func Warnings(ps []Problem) []Problem { return of(ps, true) }
+
+func of(ps []Problem, warnings bool) []Problem {
+	var out []Problem
+	for _, p := range ps {
+		if p.Warning == warnings {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// String is `file:line:column: warning: message; did you mean "…"?`.
 func (p Problem) String() string {
 	var b strings.Builder
 	if p.File != "" {
@@ -37,6 +55,9 @@ func (p Problem) String() string {
 	}
 	if b.Len() > 0 {
 		b.WriteString(" ")
+	}
+	if p.Warning {
+		b.WriteString("warning: ")
 	}
 	b.WriteString(p.Message)
 	if p.Suggestion != "" {

@@ -31,6 +31,12 @@ func (r *Reader) Wrong(p Position, format string, args ...any) {
 	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)})
 }
 
+// Warn notes something that is probably not what was meant.
+func (r *Reader) Warn(p Position, format string, args ...any) {
+	r.Wrong(p, format, args...)
+	r.Problems[len(r.Problems)-1].Warning = true
+}
+
 // Unknown notes a word that is none of the known ones, and which of them was probably meant.
 func (r *Reader) Unknown(p Position, message, written string, known []string) {
 	r.Problems = append(r.Problems, Problem{

@@ -87,6 +87,9 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		for _, p := range e.Problems {
 			log.Warn("definition not used", "provider", e.Name, "problem", p.String())
 		}
+		for _, p := range e.Warnings {
+			log.Warn("definition used, with a warning", "provider", e.Name, "problem", p.String())
+		}
 	}
 	metrics := server.NewMetrics()
 	r.Registry = metrics.Registry()

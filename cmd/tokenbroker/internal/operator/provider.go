@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
@@ -87,7 +88,7 @@ type providerCheckCommand struct {
 
 // Run says everything that is wrong.
 func (c *providerCheckCommand) Run(p *console.Process) error {
-	n := 0
+	n, warnings := 0, 0
 	for _, f := range c.Files {
 		data, err := console.ReadFile(p, f, yamldoc.MostBytes)
 		if err != nil {
@@ -95,14 +96,29 @@ func (c *providerCheckCommand) Run(p *console.Process) error {
 		}
 		for _, problem := range provider.Check(f, data) {
 			console.Println(p.Stdout, problem)
-			n++
+			if problem.Warning {
+				warnings++
+			} else {
+				n++
+			}
 		}
 	}
 	if n > 0 {
-		return console.BadInput("%d %s", n, map[bool]string{true: "problem", false: "problems"}[n == 1])
+		return console.BadInput("%s", counted(n, "problem"))
+	}
+	if warnings > 0 {
+		console.Println(p.Stderr, "no problems, "+counted(warnings, "warning"))
+		return nil
 	}
 	console.Println(p.Stderr, "no problems")
 	return nil
+}
+
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprint(n, " ", what)
 }
 
 type providerExplainCommand struct {
