@@ -147,18 +147,6 @@ type Answer struct {
 	Attempts []Attempt
 }
 
-// Expiry is everything an answer says about a token's end. The engine decides what to make of it (lifetime).
-type Expiry struct {
-	// SentAt is when the request that brought the token was sent, by the broker's clock.
-	SentAt time.Time
-	// At is the absolute expiry in the answer; zero: none. Date is the answer's Date header; zero: none.
-	At, Date time.Time
-	// In is the relative expiry in the answer; nil: none. It may be zero or negative, as the upstream said.
-	In *time.Duration
-	// Claim is the `exp` of a token that is a JWT; zero: none.
-	Claim time.Time
-}
-
 // A Field is a header, cookie or query parameter.
 type Field struct {
 	Name  string

@@ -89,40 +89,107 @@ func formatTime(t time.Time, layout string) string {
 	return t.Format(goLayout(layout))
 }
 
-// parseTime reads a time; layout "" tries RFC 3339, HTTP's and Unix seconds.
+// parseTime reads a time; layout "" tries RFC 3339, HTTP's, and Unix time in seconds or milliseconds.
 func parseTime(s, layout string) (time.Time, bool) {
 	s = strings.TrimSpace(s)
-	var t time.Time
-	var err error
 	switch layout {
 	case "":
-		for _, l := range []string{"rfc3339", "http", "unix"} {
-			if t, ok := parseTime(s, l); ok {
-				return t, true
-			}
+		if n, ok := number(s); ok {
+			return sinceEpoch(n)
 		}
-		return time.Time{}, false
+		if t, ok := isoTime(s); ok {
+			return t, true
+		}
+		return mailTime(s)
 	case "rfc3339":
-		t, err = time.Parse(time.RFC3339Nano, s)
+		return isoTime(s)
 	case "http":
-		t, err = http.ParseTime(s)
+		return mailTime(s)
 	case "unix", "unix_ms":
 		n, ok := number(s)
-		if !ok {
-			return time.Time{}, false
-		}
 		if layout == "unix_ms" {
 			n /= 1000
 		}
-		if n < 0 || n > 1e11 {
+		if !ok || n < 0 || n > mostUnix {
 			return time.Time{}, false
 		}
-		whole := int64(n)
-		return time.Unix(whole, int64((n-float64(whole))*1e9)).UTC(), true
-	default:
-		t, err = time.Parse(goLayout(layout), s)
+		return ofUnix(n), true
 	}
-	return t.UTC(), err == nil
+	for _, zone := range []string{"Z0700", "Z07:00", "Z07"} {
+		t, err := time.Parse(parsingLayout(layout, zone), s)
+		if name, offset := t.Zone(); err == nil && (!strings.Contains(layout, "%Z") || offset != 0 || name == "UTC" || name == "GMT") {
+			return t.UTC(), true // where a zone's name is not known, time.Parse takes it for UTC, and it would be hours too late
+		}
+		if !strings.Contains(layout, "%z") {
+			break
+		}
+	}
+	return time.Time{}, false
+}
+
+const (
+	// mostUnix is beyond any date, in seconds; it is a date in milliseconds, of 1973.
+	mostUnix = 1e11
+	// leastUnix is before any token's end, of 1973: a smaller number is no date.
+	leastUnix = 1e8
+)
+
+// sinceEpoch reads a number of which nobody says what it is.
+func sinceEpoch(n float64) (time.Time, bool) {
+	if n > mostUnix {
+		n /= 1000
+	}
+	if n < leastUnix || n > mostUnix {
+		return time.Time{}, false
+	}
+	return ofUnix(n), true
+}
+
+func ofUnix(n float64) time.Time {
+	whole := int64(n)
+	return time.Unix(whole, int64((n-float64(whole))*1e9)).UTC()
+}
+
+// isoTime reads RFC 3339 and what servers make of it: a space for the T, no seconds, any fraction, +0000 or +00 for +00:00, and no zone,
+// which is UTC.
+func isoTime(s string) (time.Time, bool) {
+	s = strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), " UTC"), " GMT")
+	if len(s) > 10 && s[10] == ' ' {
+		s = s[:10] + "T" + s[11:]
+	}
+	s = strings.ReplaceAll(s, " ", "")
+	for _, clock := range []string{"2006-01-02T15:04:05", "2006-01-02T15:04"} {
+		for _, zone := range []string{"Z07:00", "Z0700", "Z07", ""} {
+			if t, err := time.Parse(clock+zone, s); err == nil { // it takes any fraction behind the seconds
+				return t.UTC(), true
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+// mailTime reads HTTP's dates (RFC 9110 section 5.6.7), and those of RFC 1123 with another zone's offset.
+func mailTime(s string) (time.Time, bool) {
+	if utc, ok := strings.CutSuffix(s, " UTC"); ok {
+		s = utc + " GMT"
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return t.UTC(), true
+	}
+	for _, l := range []string{"Mon, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 GMT", "2 Jan 2006 15:04:05 -0700"} {
+		if t, err := time.Parse(l, s); err == nil {
+			return t.UTC(), true
+		}
+	}
+	return time.Time{}, false
+}
+
+// parsingLayout is Go's layout to parse by. A fraction behind the seconds is left out: time.Parse takes one of any length there.
+func parsingLayout(layout, zone string) string {
+	for _, seconds := range []string{"%S", "%T"} {
+		layout = strings.ReplaceAll(layout, seconds+".%f", seconds)
+	}
+	return goLayout(strings.ReplaceAll(layout, "%z", zone))
 }
 
 var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity))$`)

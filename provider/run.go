@@ -379,10 +379,21 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 	if v, ok := taken["expires_in"]; ok {
 		if in, ok := relative(v.String(), from["expires_in"].unit); ok {
 			out.Expiry.In = &in
+		} else {
+			out.Expiry.Unread = "expires_in"
 		}
 	}
 	if v, ok := taken["expires_at"]; ok {
-		if at, ok := parseTime(v.String(), from["expires_at"].layout); ok {
+		w := from["expires_at"]
+		at, ok := parseTime(v.String(), w.layout)
+		switch {
+		case !ok:
+			out.Expiry.Unread = "expires_at"
+		case w.claim != nil && w.of == "token": // it is the token that says so
+			if out.Expiry.Claim.IsZero() || at.Before(out.Expiry.Claim) {
+				out.Expiry.Claim = at
+			}
+		default:
 			out.Expiry.At = at
 		}
 	}

@@ -215,6 +215,9 @@ func relative(s, unit string) (time.Duration, bool) {
 	if unit == "d:hh:mm" {
 		return daysHoursMinutes(s)
 	}
+	if unit == "" {
+		s = strings.TrimSuffix(s, "s") // as JSON has durations of protobuf
+	}
 	f, ok := number(s)
 	if !ok {
 		return 0, false

@@ -17,6 +17,7 @@ type tokenRecord struct {
 	ExpireAt    instant           `json:"expire_at"`
 	RefreshAt   instant           `json:"refresh_at,omitzero"`
 	Source      string            `json:"source"`
+	Unread      string            `json:"unread,omitzero"`
 	SameCount   int               `json:"same_count,omitzero"`
 	AskAgainAt  instant           `json:"ask_again_at,omitzero"`
 	Rejected    bool              `json:"rejected,omitzero"`
@@ -56,7 +57,7 @@ func sourceNamed(name string) broker.ExpirySource {
 func fromToken(t broker.Issued) tokenRecord {
 	r := tokenRecord{
 		ID: t.ID, Values: revealAll(t.Values), TokenType: t.TokenType, Granted: t.Granted, Selection: selectionRecord{t.Audience},
-		SentAt: at(t.SentAt), ExpireAt: at(t.ExpireAt), RefreshAt: at(t.RefreshAt), Source: sourceNames[t.Source],
+		SentAt: at(t.SentAt), ExpireAt: at(t.ExpireAt), RefreshAt: at(t.RefreshAt), Source: sourceNames[t.Source], Unread: t.Unread,
 		SameCount: t.SameCount, AskAgainAt: at(t.AskAgainAt), Rejected: t.Rejected,
 	}
 	for _, h := range t.Headers {
@@ -68,7 +69,7 @@ func fromToken(t broker.Issued) tokenRecord {
 func (r tokenRecord) token() broker.Issued {
 	t := broker.Issued{
 		ID: r.ID, Values: secretsOf(r.Values), TokenType: r.TokenType, Granted: r.Granted, Audience: r.Selection.Audience,
-		SentAt: r.SentAt.time(), ExpireAt: r.ExpireAt.time(), RefreshAt: r.RefreshAt.time(), Source: sourceNamed(r.Source),
+		SentAt: r.SentAt.time(), ExpireAt: r.ExpireAt.time(), RefreshAt: r.RefreshAt.time(), Source: sourceNamed(r.Source), Unread: r.Unread,
 		SameCount: r.SameCount, AskAgainAt: r.AskAgainAt.time(), Rejected: r.Rejected,
 	}
 	for _, h := range r.Headers {

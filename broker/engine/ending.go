@@ -62,6 +62,9 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		return nil, errAgain
 	}
 	b.refusals.put(t, nil)
+	if unread := o.Token.Unread; unread != "" {
+		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", UnreadAdvice(unread))
+	}
 	return b.cache.put(p.l, shown, now.At, moved)
 }
 

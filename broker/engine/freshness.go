@@ -7,10 +7,6 @@ import (
 )
 
 const (
-	// defaultLifetime is assumed where neither answer, token nor definition says how long a token lives.
-	defaultLifetime = 10 * time.Minute
-	// rejectedLifetime bounds a token of a definition that says until_rejected.
-	rejectedLifetime = 24 * time.Hour
 	// defaultMargin is how long before expiry a refresh begins, for long-lived tokens.
 	defaultMargin = 5 * time.Minute
 	// marginPart is the largest part of a lifetime that a margin may take: 1/5.
@@ -22,29 +18,6 @@ const (
 	// give: else every call after the first second would fetch.
 	unmetTTL = 30 * time.Second
 )
-
-// lifetime decides when a token ends, and how far that can be trusted. Nothing makes it later than the source says, but for
-// the clock: an absolute expiry is corrected by the difference between the answer's Date and the broker's own clock, earlier
-// only.
-func lifetime(e broker.Expiry, f *broker.Facts) (time.Time, broker.ExpirySource) {
-	switch {
-	case !e.At.IsZero():
-		at := e.At
-		if ahead := e.Date.Sub(e.SentAt); !e.Date.IsZero() && ahead > 0 {
-			at = at.Add(-ahead)
-		}
-		return at, broker.ExpiryUpstream
-	case e.In != nil:
-		return e.SentAt.Add(*e.In), broker.ExpiryUpstream
-	case !e.Claim.IsZero():
-		return e.Claim, broker.ExpiryToken
-	case f.Lifetime > 0:
-		return e.SentAt.Add(f.Lifetime), broker.ExpiryDefinition
-	case f.UntilRejected:
-		return e.SentAt.Add(rejectedLifetime), broker.ExpiryNone
-	}
-	return e.SentAt.Add(defaultLifetime), broker.ExpiryUnknown
-}
 
 // refreshTime decides when a refresh begins. jitter is in [0, 1) and drawn once, when the token is stored.
 func refreshTime(sent, expire time.Time, declared time.Duration, jitter float64) time.Time {
@@ -113,12 +86,12 @@ func fallback(t *broker.Issued, now time.Time, n need) bool {
 func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, before *broker.Issued, jitter float64) *broker.Issued {
 	t := &broker.Issued{
 		ID: id, Values: a.Values, Headers: a.Headers, TokenType: a.TokenType, Audience: sel.Audience, Granted: a.Scopes,
-		SentAt: a.Expiry.SentAt,
+		SentAt: a.Expiry.SentAt, Unread: a.Expiry.Unread,
 	}
 	if t.Granted == nil {
 		t.Granted = sel.Scopes.List()
 	}
-	t.ExpireAt, t.Source = lifetime(a.Expiry, f)
+	t.ExpireAt, t.Source = a.Expiry.Ends(f)
 	t.RefreshAt = refreshTime(t.SentAt, t.ExpireAt, f.Margin, jitter)
 	if before != nil && before.ID == id {
 		t.SameCount = before.SameCount + 1

@@ -11,36 +11,6 @@ import (
 
 var sent = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func seconds(s int) *time.Duration {
-	d := time.Duration(s) * time.Second
-	return &d
-}
-
-func TestWhereAnExpiryComesFrom(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		e      broker.Expiry
-		f      broker.Facts
-		want   time.Duration
-		source broker.ExpirySource
-	}{
-		{"absolute wins", broker.Expiry{At: sent.Add(time.Hour), In: seconds(60), Claim: sent.Add(time.Minute)}, broker.Facts{}, time.Hour, broker.ExpiryUpstream},
-		{"a clock that is ahead makes it earlier", broker.Expiry{At: sent.Add(time.Hour), Date: sent.Add(10 * time.Minute)}, broker.Facts{}, 50 * time.Minute, broker.ExpiryUpstream},
-		{"a clock that is behind never makes it later", broker.Expiry{At: sent.Add(time.Hour), Date: sent.Add(-10 * time.Minute)}, broker.Facts{}, time.Hour, broker.ExpiryUpstream},
-		{"relative", broker.Expiry{In: seconds(90), Claim: sent.Add(time.Hour)}, broker.Facts{Lifetime: time.Minute}, 90 * time.Second, broker.ExpiryUpstream},
-		{"the token's own", broker.Expiry{Claim: sent.Add(time.Hour)}, broker.Facts{Lifetime: time.Minute}, time.Hour, broker.ExpiryToken},
-		{"the definition's", broker.Expiry{}, broker.Facts{Lifetime: time.Minute}, time.Minute, broker.ExpiryDefinition},
-		{"until rejected", broker.Expiry{}, broker.Facts{UntilRejected: true}, 24 * time.Hour, broker.ExpiryNone},
-		{"nobody says", broker.Expiry{}, broker.Facts{}, 10 * time.Minute, broker.ExpiryUnknown},
-	} {
-		c.e.SentAt = sent
-		at, source := lifetime(c.e, &c.f)
-		if at.Sub(sent) != c.want || source != c.source {
-			t.Errorf("%s: got %v %v, want %v %v", c.name, at.Sub(sent), source, c.want, c.source)
-		}
-	}
-}
-
 func TestAMarginNeverEatsTheLifetime(t *testing.T) {
 	if got := refreshTime(sent, sent.Add(10*time.Minute), 15*time.Minute, 0); got != sent.Add(8*time.Minute) {
 		t.Errorf("a 10-minute token with a 15-minute margin: got %v, want after 8 minutes", got.Sub(sent))

@@ -232,7 +232,7 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 		ID: "id", Values: map[string]broker.Secret{"token": odd, "other": broker.NewSecret("x")},
 		Headers: []broker.Field{{Name: "X-Device", Value: odd}}, TokenType: "Bearer",
 		Audience: "audience", Granted: []string{"b", "a"}, SentAt: now(), ExpireAt: now().Add(time.Hour),
-		RefreshAt: now().Add(time.Minute), Source: broker.ExpiryNone, SameCount: 3, AskAgainAt: now().Add(time.Second), Rejected: true,
+		RefreshAt: now().Add(time.Minute), Source: broker.ExpiryNone, Unread: "expires_at", SameCount: 3, AskAgainAt: now().Add(time.Second), Rejected: true,
 	}
 	l := b.acquired(k, true)
 	b.committed(l, broker.Outcome{Token: token, RefreshToken: odd})
