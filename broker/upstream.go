@@ -32,8 +32,8 @@ type Definition interface {
 	// Exchange runs the declared requests of obtain or refresh once each, in order, without any retry, bounded by ctx. It
 	// fails with an *UpstreamError and nothing else. It keeps nothing of what it was given.
 	Exchange(context.Context, Exchange) (Answer, error)
-	// Present renders how the token is shown to the API. It fails only if the definition changed so that a stored token no
-	// longer has what it wants; the broker then fetches another.
+	// Present renders how the token is shown to the API. It fails if the definition changed so that a stored token no longer has
+	// what it wants, in which case the broker fetches another, and if an answer brought what cannot be shown. The error quotes the definition only.
 	Present(Credential, Selection, Issued) (Presentation, error)
 }
 

@@ -332,3 +332,31 @@ obtain: {oauth2: {issuer: "{{issuer}}"}, auth: client_secret_basic}`)
 		}
 	}
 }
+
+// TestWhatIsNoTokenIsRefused, and what it is instead is said.
+func TestWhatIsNoTokenIsRefused(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"access_token": true}`:                               "the answer has true or false for token at access_token",
+		`{"access_token": ["x"]}`:                              "the answer has a list for token at access_token",
+		`{"access_token": {"x": 1}}`:                           "the answer has an object for token at access_token",
+		`{"access_token": "x", "token_type": "a\r\nb"}`:        "the answer has no word for token_type at token_type",
+		`{"access_token": "x", "token_type": ["Bearer"]}`:      "the answer has a list for token_type",
+		`{"access_token": "x", "refresh_token": true}`:         "the answer has true or false for refresh_token",
+		`{"access_token": "x", "token_type": "mac"}`:           `as in present: {headers: {Authorization: "Bearer {{token}}"}}`,
+		`{"access_token": "x", "scope": "a", "scope": "b"}`:    "the answer has no token at access_token: it is JSON that has a name twice",
+		`{"access_token": "x",`:                                "it is no JSON",
+		`{"access_token": 12345678901234567890, "a": {"b":1}}`: "",
+	} {
+		v := newVendor(t, jsonSays(body))
+		_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", body, err)
+			}
+			continue
+		}
+		if e := upstreamError(t, err); e.Level != broker.LevelResponse || !strings.Contains(e.Detail, want) {
+			t.Errorf("%s: got %v, want %q", body, e, want)
+		}
+	}
+}

@@ -21,6 +21,20 @@ func splitScopes(s, join string) []string {
 	return out
 }
 
+// bearerTypes are what upstreams call a token that is shown as RFC 6750 section 2.1 has it, in lower case and without what separates words.
+var bearerTypes = map[string]bool{
+	"": true, "bearer": true, "bearertoken": true, "applicationaccesstoken": true, "useraccesstoken": true,
+}
+
+var wordSeparators = strings.NewReplacer(" ", "", "_", "", "-", "")
+
+// bearer reports whether a token of this type is shown as Bearer where the definition does not say how.
+func bearer(tokenType string) bool {
+	return bearerTypes[strings.ToLower(wordSeparators.Replace(tokenType))]
+}
+
+var errTokenType = errors.New("its token_type is none that is shown as Bearer: write how the API wants it, as in present: {headers: {Authorization: \"Bearer {{token}}\"}}")
+
 var errNotPresentable = errors.New("the token is not a valid header value")
 
 // Present implements broker.Definition.
@@ -40,14 +54,14 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 	switch {
 	case d.present.nothing:
 	case !d.present.declared:
-		// RFC 6750 section 2.1, where the upstream does not say that it is another type.
-		if t.TokenType == "" || strings.EqualFold(t.TokenType, "bearer") {
-			token := t.Values["token"].Reveal()
-			if !visible(token) {
-				return broker.Presentation{}, errNotPresentable
-			}
-			out.Headers = append(out.Headers, broker.Field{Name: "Authorization", Value: broker.NewSecret("Bearer " + token)})
+		token := t.Values["token"].Reveal()
+		switch {
+		case !bearer(t.TokenType):
+			return broker.Presentation{}, errTokenType
+		case !visible(token):
+			return broker.Presentation{}, errNotPresentable
 		}
+		out.Headers = append(out.Headers, broker.Field{Name: "Authorization", Value: broker.NewSecret("Bearer " + token)})
 	default:
 		if out.Headers, err = d.shown(out.Headers, d.present.headers, v, visible); err != nil {
 			return broker.Presentation{}, err

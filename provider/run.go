@@ -304,13 +304,13 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
 		v, found := t.where.find(a)
-		if _, structure := v.v.(map[string]any); structure && t.name == "token" {
-			v = value{}
+		if what := unfit(t.name, v); what != "" {
+			return e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
 		}
 		if v.absent() {
 			_, held := e.x.Held[t.name]
 			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") && (!t.inherited || !held) {
-				return e.missing(q, a, t)
+				return e.missing(q, a, "the answer has no "+t.name+" at "+t.where.written)
 			}
 			continue
 		}
@@ -347,7 +347,7 @@ func order(t take) int {
 }
 
 // missing: the answer looked like success, and what is needed is not there. An error code in it says more.
-func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError {
+func (e *exchange) missing(q *request, a *answer, detail string) *broker.UpstreamError {
 	rules := e.d.rulesOf(q)
 	if e.see != nil {
 		e.see(e, q, e.attempts[len(e.attempts)-1], a, nil)
@@ -355,10 +355,29 @@ func (e *exchange) missing(q *request, a *answer, t take) *broker.UpstreamError 
 	if said := rules.find(a); said.there {
 		return e.d.classify(rules, a, said, e.x.Run, "")
 	}
-	return &broker.UpstreamError{
-		Level: broker.LevelResponse, Status: a.Status, Lost: true,
-		Detail: "the answer has no " + t.name + " at " + t.where.written,
+	if a.unread != "" {
+		detail += ": " + a.unread
 	}
+	return &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: detail}
+}
+
+// unfit says what a value is that cannot be a token, or its type; empty: it can.
+func unfit(name string, v value) string {
+	if name != "token" && name != "token_type" && name != "refresh_token" {
+		return ""
+	}
+	switch v.v.(type) {
+	case bool:
+		return "true or false"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "an object"
+	}
+	if name == "token_type" && !v.absent() && !visible(v.String()) {
+		return "no word"
+	}
+	return ""
 }
 
 // meaning reads what an answer says about the token. What was said of one that came before does not hold for a new one.

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"encoding/base64"
+	"errors"
 	"math"
 	"mime"
 	"net/http"
@@ -23,6 +24,8 @@ type answer struct {
 	parsed bool
 	// html: a page for people, as proxies and login forms send.
 	html bool
+	// unread is why a body that should be a document is none; empty: it is one, or is not to be.
+	unread string
 	// names are the values that hold in the run, for a where that compares with one, or looks into one.
 	names *values
 }
@@ -52,9 +55,14 @@ func (a *answer) read(kind string) {
 	}
 	switch kind {
 	case "json":
-		if doc, err := jsondoc.Read([]byte(body)); err == nil {
-			a.doc = doc
+		doc, err := jsondoc.Read([]byte(body))
+		switch {
+		case errors.Is(err, jsondoc.ErrTwice):
+			a.unread = "it is JSON that has a name twice, of which nobody knows which is meant"
+		case err != nil && body != "":
+			a.unread = "it is no JSON"
 		}
+		a.doc = doc
 	case "form":
 		if vs, err := url.ParseQuery(body); err == nil {
 			doc := map[string]any{}

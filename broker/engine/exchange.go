@@ -173,7 +173,9 @@ func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (shown of
 	shown, err := b.offer(t, issued, broker.Mark{})
 	switch {
 	case err != nil:
-		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown as the definition says"}
+		var f *broker.Failure
+		errors.As(err, &f) // it is one
+		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: f.Detail}
 	case !b.clock.Now().Wall.Before(issued.ExpireAt):
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
 	}

@@ -138,6 +138,7 @@ func (b *Broker) tokenID(c broker.Credential, token broker.Secret) string {
 // offer makes what callers get of a token.
 func (b *Broker) offer(t target, issued *broker.Issued, mark broker.Mark) (offer, error) {
 	a := offer{target: t, issued: issued, mark: mark}
+	why := ""
 	shown, err := t.definition.Present(t.credential, t.chosen, *issued)
 	if err == nil {
 		a.token = &broker.Token{
@@ -145,9 +146,11 @@ func (b *Broker) offer(t target, issued *broker.Issued, mark broker.Mark) (offer
 			RefreshTime: issued.RefreshAt, Scopes: issued.Granted, Source: issued.Source, Presentation: shown,
 		}
 		a.rendering, err = b.render(a.token)
+	} else {
+		why = ": " + err.Error()
 	}
 	if err != nil {
-		return a, &broker.Failure{Kind: broker.UpstreamResponseInvalid, Credential: t.name, Provider: t.facts.Name}
+		return a, &broker.Failure{Kind: broker.UpstreamResponseInvalid, Credential: t.name, Provider: t.facts.Name, Detail: "the token cannot be shown" + why}
 	}
 	return a, nil
 }

@@ -14,7 +14,7 @@ import (
 const deepest = 100
 
 // Read reads one document with its numbers as they are spelled. It is strict where leniency would guess: a name that is
-// there twice, what is no UTF-8, and anything after the document are no JSON (RFC 8259 sections 4 and 8.1).
+// there twice (ErrTwice), what is no UTF-8, and anything after the document are no JSON (RFC 8259 sections 4 and 8.1).
 func Read(b []byte) (any, error) {
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
 	if !utf8.Valid(b) {
@@ -23,6 +23,9 @@ func Read(b []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	doc, err := readValue(d, 0)
+	if errors.Is(err, ErrTwice) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, errNot
 	}
@@ -43,8 +46,11 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 		for d.More() {
 			k, err := d.Token()
 			name, ok := k.(string)
-			if _, twice := m[name]; err != nil || !ok || twice {
+			if err != nil || !ok {
 				return nil, errNot
+			}
+			if _, twice := m[name]; twice {
+				return nil, ErrTwice
 			}
 			if m[name], err = readValue(d, depth+1); err != nil {
 				return nil, err
@@ -66,6 +72,9 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 	}
 	return t, nil
 }
+
+// ErrTwice says that an object has a name twice: what is one, RFC 8259 section 4 leaves open.
+var ErrTwice = errors.New("a name is there twice")
 
 var errNot = errors.New("not JSON")
 
