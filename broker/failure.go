@@ -131,7 +131,7 @@ type Failure struct {
 	RetryAt time.Time
 	// UpstreamStatus is the HTTP status that the upstream answered with; 0: none.
 	UpstreamStatus int
-	// UpstreamError is the OAuth error code that the upstream answered with: at most 64 of [A-Za-z0-9._-]; empty: none.
+	// UpstreamError is the error code that the upstream answered with, if OAuth, OpenID Connect or the definition's rules know it; empty: none.
 	UpstreamError string
 	Violations    []Violation
 	// Detail is a sentence of our own that adds to the kind's text; empty: none. It holds nothing from an upstream.

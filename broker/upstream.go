@@ -167,7 +167,7 @@ type Attempt struct {
 	Host     string
 	// Status is the HTTP status; 0: no answer.
 	Status int
-	// UpstreamError is an OAuth error code of at most 64 of [A-Za-z0-9._-]; else empty.
+	// UpstreamError is an error code that OAuth, OpenID Connect or the definition's rules know; else empty.
 	UpstreamError string
 	// Reason is the Kind's name; empty: it went well.
 	Reason string
@@ -199,7 +199,7 @@ const (
 )
 
 // An UpstreamError is how an exchange fails. It never holds or wraps anything that an upstream or a transport wrote, but
-// for an error code in the alphabet of RFC 6749.
+// for an error code that OAuth, OpenID Connect or the definition's rules know.
 type UpstreamError struct {
 	Level Level
 	// Refused: BeforeSend refused; the last request was not sent.

@@ -35,7 +35,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 		"invalid_target":            {says(400, "application/json", `{"error": "invalid_target"}`), broker.LevelCredential, broker.LevelCredential, false, "invalid_target"},
 		"an error inside a 200":     {jsonSays(`{"error": "invalid_grant", "access_token": "t"}`), broker.LevelCredential, broker.LevelGrant, false, "invalid_grant"},
 		"as a form":                 {says(200, "application/x-www-form-urlencoded", "error=invalid_client"), broker.LevelCredential, broker.LevelCredential, false, "invalid_client"},
-		"a code that nobody knows":  {says(400, "application/json", `{"error": "vendor_mood"}`), broker.LevelCredential, broker.LevelCredential, false, "vendor_mood"},
+		"a code that nobody knows":  {says(400, "application/json", `{"error": "vendor_mood"}`), broker.LevelCredential, broker.LevelCredential, false, ""},
 		"a code that is no code":    {says(400, "application/json", `{"error": "oh no, <b>secret</b>"}`), broker.LevelCredential, broker.LevelCredential, false, ""},
 		"an object as a code":       {says(400, "application/json", `{"error": {"message": "x"}}`), broker.LevelCredential, broker.LevelCredential, false, ""},
 		"401 without a code":        {says(401, "text/html", "<html>no</html>"), broker.LevelCredential, broker.LevelCredential, false, ""},

@@ -1,19 +1,14 @@
 package provider
 
 import (
-	"cmp"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"html"
 	"maps"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -189,9 +184,6 @@ type TryRequest struct {
 	Message string
 }
 
-// messageMost bounds an upstream's message.
-const messageMost = 500
-
 // Try runs a definition for real with the credential's inputs: refresh where seed is given, else obtain. What comes of it is
 // not kept: a refresh token that the upstream rotates is lost, unless the caller keeps the report's answer.
 func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Selection, seed broker.Secret) (TryReport, broker.Answer, error) {
@@ -256,47 +248,4 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 		s = fmt.Sprintf("the answer has %d bytes", len(a.Body))
 	}
 	return printable(e.v.conceal(s))
-}
-
-// conceal replaces secrets by their names, in the forms in which an upstream echoes what it was sent. What contains another is
-// replaced first.
-func (v *values) conceal(s string) string {
-	names := slices.SortedFunc(maps.Keys(v.fixed), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(v.fixed[b].String()), len(v.fixed[a].String())), cmp.Compare(a, b))
-	})
-	var pairs []string
-	for _, name := range names {
-		x := v.fixed[name]
-		secret := x.String()
-		if !x.secret || len(secret) < shortestSecret {
-			continue
-		}
-		quoted, _ := json.Marshal(secret) // a string has no way to fail
-		for _, form := range []string{
-			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
-			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
-		} {
-			pairs = append(pairs, form, "<"+name+">")
-		}
-	}
-	return basicPair.ReplaceAllString(strings.NewReplacer(pairs...).Replace(s), "Basic <hidden>")
-}
-
-// basicPair is a client's id and secret as they were sent: encoded together, neither is found in it.
-var basicPair = regexp.MustCompile(`(?i)\bbasic [A-Za-z0-9+/_-]{4,}=*`)
-
-// printable bounds a text and leaves nothing in it that a terminal obeys.
-func printable(s string) string {
-	var b strings.Builder
-	for n, r := range []rune(s) {
-		if n == messageMost {
-			b.WriteString("…")
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = ' '
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

@@ -93,12 +93,16 @@ func (e *errorRules) find(a *answer) saidError {
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.Status, Code: said.code, Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: said.code == "",
+		Status: a.Status, Code: rules.public(said.code), Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: said.code == "",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
 	e.InvalidClient = e.InvalidClient || said.code == "" && a.Status == http.StatusUnauthorized && e.Level == broker.LevelCredential
-	if e.Detail == "" && said.code == "" {
+	switch {
+	case e.Detail != "":
+	case said.code == "":
 		e.Detail = statusDetail(a.Status)
+	case e.Code == "":
+		e.Detail = "the upstream gives an error code that is not known: `provider try` shows it, and a rule that names it lets it be told"
 	}
 	e.Lost = mayBeProcessed(e, said)
 	return e

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -95,28 +94,12 @@ func (e *exchange) failed(failure *broker.UpstreamError, spends bool) *broker.Up
 		failure.Lost = e.spent || spends && failure.Lost
 		failure.InvalidClient = failure.InvalidClient && !e.spent // a former secret would come with a spent refresh token
 	}
-	if e.secret(failure.Code) {
-		failure.Code = ""
-	}
 	failure.Attempts = e.attempts
 	if n := len(e.attempts); n > 0 && e.unsent == nil && !failure.Refused {
 		e.attempts[n-1].Reason = failure.Kind().Name()
 		e.attempts[n-1].UpstreamError = failure.Code
 	}
 	return failure
-}
-
-// shortestSecret is from how many characters on a secret is looked for in an error code.
-const shortestSecret = 4
-
-// secret reports whether an upstream's error code has a secret of this exchange in it.
-func (e *exchange) secret(code string) bool {
-	for _, x := range e.v.fixed {
-		if s := x.String(); x.secret && len(s) >= shortestSecret && strings.Contains(code, s) {
-			return true
-		}
-	}
-	return false
 }
 
 // static makes a token that is computed here: nothing is asked.

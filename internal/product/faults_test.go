@@ -81,7 +81,7 @@ var faultCases = func() []faultCase {
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "invalid_client"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "401", "invalid_client", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "slow_down"}, codes.ResourceExhausted, limited, "400", "slow_down", 0, 1251 * time.Millisecond},
 		first(upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "temporarily_unavailable"}, down, "400", "temporarily_unavailable"),
-		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "vendor.specific-code"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "400", "vendor.specific-code", 0, 0},
+		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "vendor.specific-code"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "400", "", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "no code, but text"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "400", "", 0, 0},
 	}
 }()
