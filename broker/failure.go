@@ -154,9 +154,13 @@ func (f *Failure) Summary() string {
 	if f.Credential != "" {
 		fmt.Fprintf(&b, "credential %s: ", f.Credential)
 	}
-	b.WriteString(f.Kind.Error())
-	if f.Detail != "" {
-		b.WriteString(": " + f.Detail)
+	switch {
+	case f.unsent():
+		b.WriteString(f.Detail + ": mend the credential's inputs, or the definition")
+	case f.Detail != "":
+		b.WriteString(f.Kind.Error() + ": " + f.Detail)
+	default:
+		b.WriteString(f.Kind.Error())
 	}
 	if f.UpstreamStatus != 0 {
 		fmt.Fprintf(&b, " (upstream status %d", f.UpstreamStatus)
@@ -166,6 +170,12 @@ func (f *Failure) Summary() string {
 		b.WriteString(")")
 	}
 	return b.String()
+}
+
+// unsent: no upstream has refused anything, for none has answered; the detail says why.
+func (f *Failure) unsent() bool {
+	refused := f.Kind == CredentialMisconfigured || f.Kind == ReauthorizationRequired
+	return refused && f.UpstreamStatus == 0 && f.Detail != ""
 }
 
 // Is matches the failure's Kind.

@@ -46,7 +46,7 @@ func (r *reader) check(d *definition) {
 	}
 	c.fields(d.headers, "headers", c.base(), true)
 	for i, q := range d.obtain {
-		c.request(q, fmt.Sprintf("obtain[%d]", i), c.known(d.obtain[:i]))
+		c.request(q, requestNamed("obtain", i, d.obtain), c.known(d.obtain[:i]))
 	}
 	for i, q := range d.refresh {
 		known := c.known(d.refresh[:i])
@@ -54,21 +54,31 @@ func (r *reader) check(d *definition) {
 		for _, t := range d.held() {
 			known[t] = true
 		}
-		c.request(q, fmt.Sprintf("refresh[%d]", i), known)
+		c.request(q, requestNamed("refresh", i, d.refresh), known)
 	}
 	if d.token != nil {
 		c.text(*d.token, "token", c.base())
+		c.tokenOf(*d.token)
 	}
 	c.seeds()
 	c.tokenTaken("obtain", d.obtain)
 	c.tokenTaken("refresh", d.refresh)
 	c.presents()
+	c.literals()
 	c.reaches()
 	for _, name := range slices.Sorted(maps.Keys(d.let)) {
 		x := d.let[name]
 		c.computed(x, "let."+name, c.anywhere())
 		c.wrapped(x, "let."+name, true)
 	}
+}
+
+// requestNamed is what a request of a run is called.
+func requestNamed(run string, i int, qs []*request) string {
+	if len(qs) == 1 {
+		return run
+	}
+	return fmt.Sprintf("%s[%d]", run, i)
 }
 
 // defaulted checks a default: as a value where it names nothing, else what it names.
@@ -262,12 +272,35 @@ func (c *checker) text(t text, what string, known map[string]bool) {
 				Message:    fmt.Sprintf("%s: nothing gives {{%s}} here", what, n),
 				Suggestion: suggest.Nearest(n, slices.Collect(maps.Keys(known))),
 			}
+			switch {
+			case t.implied:
+				p.Message, p.Suggestion = implies(what, n), ""
+			case n == "access_token" && known["token"]:
+				p.Suggestion = "token"
+			}
 			if n == "subject_token" || n == "actor_token" || n == "subject_token_type" {
 				p.Message = fmt.Sprintf("%s: this version does not know {{%s}} yet", what, n)
 			}
 			c.Problems = append(c.Problems, p)
 		}
 	}
+}
+
+// implies says of a text that nobody wrote what it is there for, and what to write.
+func implies(what, name string) string {
+	run, _, _ := strings.Cut(what, ".")
+	declare := "{}"
+	if name == "client_secret" || name == "password" {
+		declare = "{secret: true}"
+	}
+	s := fmt.Sprintf("%s: it sends {{%s}} by itself, and nothing gives that: declare inputs: {%s: %s}", run, name, name, declare)
+	switch name {
+	case "client_id", "client_secret":
+		s += ", or say otherwise with auth"
+	case "username", "password":
+		s += ", or say otherwise with params"
+	}
+	return s
 }
 
 // lacks finds what a let value is computed of and nothing gives at a place; empty: nothing. Of alternatives one is enough.
@@ -366,13 +399,13 @@ func (c *checker) request(q *request, what string, known map[string]bool) {
 	if q.issuer != nil {
 		c.url(*q.issuer, what+".issuer", known)
 	} else {
-		c.url(q.url, what+".url", known)
+		c.url(q.url, what+"."+q.word(), known)
 	}
 	c.fields(q.query, what+".query", known, false)
 	c.fields(q.headers, what+".headers", known, true)
-	c.fields(q.body.fields, what+".body", known, false)
+	c.fields(q.body.fields, what+"."+q.bodyWord(), known, false)
 	c.text(q.body.text, what+".text", known)
-	c.tree(q.body.json, what+".json", known)
+	c.tree(q.body.json, what+"."+q.bodyWord(), known)
 	c.fields(q.cookies.fields, what+".cookies", known, false)
 	if q.cookies.whole != nil {
 		c.text(*q.cookies.whole, what+".cookies", known)
@@ -380,7 +413,7 @@ func (c *checker) request(q *request, what string, known map[string]bool) {
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		for _, t := range []text{q.auth.id, q.auth.secret} {
 			if t.at == (position{}) {
-				t.at = q.at
+				t.at, t.implied = q.at, true
 			}
 			c.text(t, what+".auth", known)
 		}

@@ -50,6 +50,18 @@ func (c *checker) keptSecret(name string, seen map[string]bool) string {
 	return ""
 }
 
+// tokenOf: a token that is not asked for is what it is made of, and callers get it.
+func (c *checker) tokenOf(t text) {
+	for _, n := range t.names() {
+		if s := c.keptSecret(n, map[string]bool{}); s != "" {
+			c.Wrong(t.at, "token: callers would see the secret %q; say handed_out: true on it if that is meant", s)
+		}
+	}
+	if len(t.names()) == 0 {
+		c.Warn(t.at, "token: whoever may read the definition reads the token: declare an input, inputs: {api_key: {secret: true, handed_out: true}}, and write \"{{api_key}}\"")
+	}
+}
+
 // changes reports whether a name is computed of what is drawn or read from a clock.
 func (c *checker) changes(name string, seen map[string]bool) bool {
 	x, ok := c.d.let[name]

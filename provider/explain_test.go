@@ -13,7 +13,7 @@ import (
 )
 
 func TestExplainShowsTheRequestsAndNoSecret(t *testing.T) {
-	c, _ := catalogIn(t, map[string]string{"static.yaml": "name: static\ninputs: {k: {secret: true}}\ntoken: \"{{k}}\"", "bad.yaml": "name: bad"})
+	c, _ := catalogIn(t, map[string]string{"static.yaml": "name: static\ninputs: {k: {secret: true, handed_out: true}}\ntoken: \"{{k}}\"", "bad.yaml": "name: bad"})
 	for name, want := range map[string][]string{
 		"officernd":                       {"POST https://identity.officernd.com/oauth/token", "client_secret=<client_secret>", "scope=officernd.api.read", "takes token from access_token"},
 		"snov-get":                        {"GET https://api.snov.io/v1/oauth/access_token?", "client_secret=<client_secret>"},

@@ -133,7 +133,7 @@ present: {headers: {Authorization: "Bearer {{token}}", user-agent: b}}`)
 func TestAStaticTokenAsksNobody(t *testing.T) {
 	v := newVendor(t, nil)
 	d := v.define(`
-inputs: {user: {}, key: {secret: true}}
+inputs: {user: {}, key: {secret: true, handed_out: true}}
 let: {pair: {base64: "{{user}}:{{key}}"}}
 token: "{{pair}}"
 lifetime: until_rejected`)

@@ -158,6 +158,27 @@ type request struct {
 	unsent, untaken map[string]bool
 }
 
+// word is what the request's URL stands behind.
+func (q *request) word() string {
+	if q.oauth2 {
+		return "oauth2"
+	}
+	return strings.ToLower(q.method)
+}
+
+// bodyWord is what its body stands behind.
+func (q *request) bodyWord() string {
+	switch {
+	case q.oauth2:
+		return "params"
+	case q.body.kind == jsonBody:
+		return "json"
+	case q.body.kind == multipartBody:
+		return "multipart"
+	}
+	return "form"
+}
+
 type cookies struct {
 	whole  *text
 	fields []field

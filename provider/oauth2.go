@@ -34,7 +34,7 @@ func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *
 	}
 	params := r.params(w, what)
 	add := func(name string, t text) {
-		t.at = q.at
+		t.at, t.implied = q.at, true
 		if !slices.ContainsFunc(params, func(m member) bool { return m.name == name }) {
 			params = append(params, member{name, &tree{leaf: &t}})
 		}

@@ -50,7 +50,11 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		q.answer = r.oneOf(it.Value, what+".answer", "json", "form", "text")
 	}
 	if it, ok := w["ok"]; ok {
-		for _, s := range r.Texts(it.Value, what+".ok") {
+		codes := []string{it.Value.Value}
+		if it.Value.Kind != yaml.ScalarNode {
+			codes = r.Texts(it.Value, what+".ok")
+		}
+		for _, s := range codes {
 			code, err := strconv.Atoi(s)
 			if err != nil || code < 100 || code > 599 {
 				r.Wrong(at(it.Value), "%s.ok: %q is not an HTTP status", what, yamldoc.Clip(s))
@@ -87,8 +91,11 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 			}
 		}
 	}
-	if q.auth.kind == secretPost {
+	switch {
+	case q.auth.kind == secretPost:
 		addSecretPost(q)
+	case q.auth.kind == noAuth && q.oauth2 && gives(d, "client_id"): // a public client says who it is (RFC 6749 section 3.2.1)
+		addParam(q, "client_id", nameText("client_id"))
 	}
 	return q
 }
@@ -122,6 +129,10 @@ func (r *reader) bodyOf(q *request, w map[string]item, what string) {
 
 func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 	if n.Kind == yaml.ScalarNode {
+		if n.Value == "basic" {
+			r.Wrong(at(n), "%s: basic of what? write {basic: [\"{{username}}\", \"{{password}}\"]}, or client_secret_basic for the client's id and secret", what)
+			return auth{}
+		}
 		switch r.oneOf(n, what, "client_secret_basic", "client_secret_post", "none") {
 		case "client_secret_basic":
 			return secretAuth(secretBasic, d)
@@ -161,26 +172,34 @@ func secretAuth(k authKind, _ *definition) auth {
 	return auth{kind: k, id: nameText("client_id"), secret: nameText("client_secret")}
 }
 
+// gives reports whether an input, a parameter or a let has this name.
+func gives(d *definition, name string) bool {
+	return d.inputs[name] != nil || d.parameters[name] != nil || d.let[name] != nil
+}
+
 // addSecretPost puts id and secret where the other parameters go (RFC 6749 section 2.3.1), unless they were written.
 func addSecretPost(q *request) {
-	for _, p := range []struct {
-		name string
-		t    text
-	}{{"client_id", q.auth.id}, {"client_secret", q.auth.secret}} {
-		p.t.at = q.at
-		if q.unsent[p.name] {
-			continue
+	addParam(q, "client_id", q.auth.id)
+	addParam(q, "client_secret", q.auth.secret)
+}
+
+// addParam puts a parameter where the others go, unless it was written, or removed by null.
+func addParam(q *request, name string, t text) {
+	if t.at == (position{}) {
+		t.at, t.implied = q.at, true
+	}
+	if q.unsent[name] {
+		return
+	}
+	switch q.body.kind {
+	case jsonBody:
+		if q.body.json.kind == treeObject && !slices.ContainsFunc(q.body.json.members, func(m member) bool { return m.name == name }) {
+			q.body.json.members = append(q.body.json.members, member{name, &tree{leaf: &t}})
 		}
-		switch q.body.kind {
-		case jsonBody:
-			if q.body.json.kind == treeObject && !slices.ContainsFunc(q.body.json.members, func(m member) bool { return m.name == p.name }) {
-				q.body.json.members = append(q.body.json.members, member{p.name, &tree{leaf: &p.t}})
-			}
-		case formBody, multipartBody:
-			q.body.fields = addField(q.body.fields, field{name: p.name, values: []text{p.t}, at: q.at})
-		case noBody, textBody:
-			q.query = addField(q.query, field{name: p.name, values: []text{p.t}, at: q.at})
-		}
+	case formBody, multipartBody:
+		q.body.fields = addField(q.body.fields, field{name: name, values: []text{t}, at: q.at})
+	case noBody, textBody:
+		q.query = addField(q.query, field{name: name, values: []text{t}, at: q.at})
 	}
 }
 

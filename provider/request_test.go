@@ -298,3 +298,33 @@ obtain:
 		t.Errorf("got %v", r)
 	}
 }
+
+// TestAPublicClientSaysWhoItIs: RFC 6749 section 3.2.1.
+func TestAPublicClientSaysWhoItIs(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"access_token": "t"}`))
+	for definition, want := range map[string]string{
+		`inputs: {client_id: {}}` + "\n" + `obtain: {oauth2: "https://example.com/t", auth: none}`:                                        "client_id=id&grant_type=client_credentials",
+		`inputs: {client_id: {}}` + "\n" + `obtain: {oauth2: "https://example.com/t", auth: none, params: {client_id: null}}`:             "grant_type=client_credentials",
+		`inputs: {client_id: {}}` + "\n" + `obtain: {oauth2: "https://example.com/t", auth: none, params: {client_id: "a{{client_id}}"}}`: "client_id=aid&grant_type=client_credentials",
+		`obtain: {oauth2: "https://example.com/t", auth: none}`:                                                                           "grant_type=client_credentials",
+	} {
+		if _, err := v.obtain(v.define(definition), credential(map[string]string{"client_id": "id"}), broker.Selection{}); err != nil {
+			t.Errorf("%s: %v", definition, err)
+			continue
+		}
+		all := v.requests()
+		if q, err := url.ParseQuery(all[len(all)-1].body); err != nil || q.Encode() != want {
+			t.Errorf("%s\ngot %s, want %s", definition, q.Encode(), want)
+		}
+	}
+}
+
+// TestWhatWasNotSentIsNotSaidToBeRefused: nobody refuses what nobody was asked.
+func TestWhatWasNotSentIsNotSaidToBeRefused(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "x"}`))
+	d := v.define(`inputs: {tenant: {}}` + "\n" + `obtain: {post: "https://{{tenant}}.example.com/t", take: {token: t}}`)
+	_, err := v.obtain(d, credential(map[string]string{"tenant": "a/b"}), broker.Selection{})
+	if e := upstreamError(t, err); e.Level != broker.LevelCredential || strings.Contains(e.Error(), "refuses") || !strings.Contains(e.Error(), "was not sent") {
+		t.Errorf("got %v", e)
+	}
+}

@@ -15,7 +15,7 @@ func TestRulesThatTheSchemaCannotSay(t *testing.T) {
 			obtain(`let: {e: {base64: "{{sid}}"}}
 obtain:
 - {post: "https://e.com/{{e}}", take: {sid: s}}
-- {post: "https://e.com/", form: {e: "{{e}}"}, take: {token: t}}`), `obtain[0].url: {{e}} is computed of {{sid}}, and nothing gives that here`},
+- {post: "https://e.com/", form: {e: "{{e}}"}, take: {token: t}}`), `obtain[0].post: {{e}} is computed of {{sid}}, and nothing gives that here`},
 		"a let of a let":                    {obtain("let: {a: {hex: \"{{b}}\"}, b: {hex: \"{{token}}\"}}\nobtain: {post: \"https://e.com/\", form: {a: \"{{a}}\"}, take: {token: t}}"), "{{a}} is computed of {{token}}"},
 		"a name in a list's choice":         {obtain(`obtain: {post: "https://e.com/", take: {token: {path: t, each: l, where: {n: "{{nobody}}"}}}}`), "nothing gives {{nobody}} here"},
 		"an input that is no URL":           {obtain(`inputs: {s: {}}` + "\n" + `obtain: {post: "{{s}}/x", take: {token: t}}`), "must be a whole one: format: url"},
@@ -132,6 +132,65 @@ func TestClientSecretPostGoesWhereTheOtherFieldsGo(t *testing.T) {
 		all := v.requests()
 		if got := all[len(all)-1]; !want(got) {
 			t.Errorf("%s: got %s %s", body, got.uri, got.body)
+		}
+	}
+}
+
+// TestAnErrorSaysWhatToWrite, and names places that somebody wrote.
+func TestAnErrorSaysWhatToWrite(t *testing.T) {
+	for text, want := range map[string]string{
+		`obtain: {post: "https://e.com/", auth: basic, take: {token: t}}`:                                    `write {basic: ["{{username}}", "{{password}}"]}`,
+		"obtain: {oauth2: \"https://e.com/\"}":                                                               "obtain: it sends {{client_id}} by itself, and nothing gives that: declare inputs: {client_id: {}}",
+		"obtain: {oauth2: \"https://e.com/\", send: json}":                                                   "obtain: it sends {{client_secret}} by itself, and nothing gives that: declare inputs: {client_secret: {secret: true}}, or say otherwise with auth",
+		"obtain: {oauth2: \"https://e.com/\", auth: client_secret_basic}":                                    "obtain: it sends {{client_id}} by itself",
+		"obtain: {oauth2: \"https://e.com/\", auth: none, grant: password}":                                  "declare inputs: {password: {secret: true}}, or say otherwise with params",
+		"obtain: {post: \"https://e.com/\", form: {a: \"{{b}}\"}, take: {token: t}}":                         "obtain.form.a: nothing gives {{b}} here",
+		"obtain: {get: \"https://e.com/\", take: {token: t}}\npresent: {headers: {X: \"{{access_token}}\"}}": `nothing gives {{access_token}} here; did you mean "token"?`,
+		"inputs: {k: {secret: true}}\ntoken: \"{{k}}\"":                                                      `token: callers would see the secret "k"; say handed_out: true on it if that is meant`,
+		"inputs: {u: {}, p: {secret: true}}\nlet: {b: {base64: \"{{u}}:{{p}}\"}}\ntoken: \"{{b}}\"":          `token: callers would see the secret "p"`,
+	} {
+		if got := strings.Join(check(t, "name: x\n"+text), "\n"); !strings.Contains(got, want) {
+			t.Errorf("%s\ngot  %s\nwant %s", text, got, want)
+		}
+	}
+	if got := check(t, "name: x\nobtain: {get: \"https://e.com/\", ok: 201, take: {token: t}}"); len(got) != 0 {
+		t.Errorf("got %v of a status that is no list", got)
+	}
+}
+
+// TestALiteralSecretIsRefused: who may read a definition is not who may read secrets. What it is, its field's name says.
+func TestALiteralSecretIsRefused(t *testing.T) {
+	post := func(s string) string { return "obtain: {post: \"https://e.com/\", " + s + ", take: {token: t}}" }
+	for text, want := range map[string]string{
+		post(`form: {client_secret: abc}`):                       "obtain.form.client_secret: a secret does not stand in a definition, which callers may read: declare inputs: {client_secret: {secret: true}}, and write {{client_secret}}",
+		post(`form: {Password: [a, b]}`):                         "declare inputs: {password: {secret: true}}",
+		post(`json: {login: {apiKey: abc}}`):                     "obtain.json.login.apiKey: a secret",
+		post(`json: {pin: 1234}`):                                "declare inputs: {pin: {secret: true}}",
+		post(`headers: {Authorization: Basic abc}`):              "obtain.headers.Authorization: a secret does not stand in a definition, which callers may read: declare inputs: {api_key: {secret: true}}",
+		post(`headers: {X-Api-Key: abc}`):                        "declare inputs: {api_key: {secret: true}}",
+		post(`query: {access_token: abc}`):                       "obtain.query.access_token",
+		post(`cookies: {auth-token: abc}`):                       "obtain.cookies.auth-token",
+		post(`auth: {basic: [me, abc]}`):                         "obtain.auth: a secret",
+		post(`text: ""`) + "\nheaders: {Authorization: Token a}": "headers.Authorization: a secret",
+		post(`text: ""`) + "\npresent: {headers: {X-T: \"{{token}}\", Ocp-Apim-Subscription-Key: abc}}":            "present.headers.Ocp-Apim-Subscription-Key",
+		"obtain: {post: \"https://e.com/?client_secret=abc&x=1\", take: {token: t}}":                               "obtain.post: a secret",
+		"inputs: {client_id: {}}\nobtain: {oauth2: \"https://e.com/\", params: {client_secret: abc}}":              "obtain.params.client_secret",
+		"let: {password: abc}\n" + post(`form: {p: "{{password}}"}`):                                               "let.password",
+		"inputs: {password: {default: abc}}\n" + post(`form: {p: "{{password}}"}`):                                 "inputs.password.default",
+		"inputs: {client_id: {}}\nobtain: {oauth2: \"https://e.com/\", auth: {client_secret_post: {secret: abc}}}": "client_secret: a secret",
+	} {
+		if got := strings.Join(check(t, "name: x\n"+text), "\n"); !strings.Contains(got, want) || strings.Contains(got, "abc") {
+			t.Errorf("%s\ngot  %s\nwant %s", text, got, want)
+		}
+	}
+	for _, text := range []string{
+		post(`form: {grant_type: refresh_token, password: "", token_type: x, RememberPassword: false, key: value}`),
+		"inputs: {k: {secret: true}}\n" + post(`auth: {basic: ["{{k}}", X]}`),
+		"inputs: {k: {secret: true}}\n" + post(`headers: {Authorization: "Token {{k}}"}`),
+		"inputs: {k: {}}\nobtain: {post: \"https://e.com/?token={{k}}&x=1\", take: {token: t}}",
+	} {
+		if got := check(t, "name: x\n"+text); len(got) > 0 {
+			t.Errorf("%s\ngot %v", text, got)
 		}
 	}
 }

@@ -14,6 +14,8 @@ import (
 type text struct {
 	parts []part
 	at    position
+	// implied: nobody wrote it; a shorthand stands for it.
+	implied bool
 }
 
 // A part is a name, or a literal where name is empty.
