@@ -60,6 +60,8 @@ func forPeople(word string, place []string) bool {
 	switch {
 	case len(place) == 0:
 		return notIssuance[word]
+	case len(place) == 1 && (place[0] == "scopes" || place[0] == "resources") && (word == "required" || word == "known"):
+		return true
 	case word != "title" && word != "hint":
 		return false
 	}

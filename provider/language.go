@@ -97,7 +97,13 @@ type set struct {
 	join     string
 	defaults []text
 	oneOf    []string
+	// required: at least one is needed. known says what exists, and what each means, for people; others may exist too.
+	required bool
+	known    []known
 }
+
+// A known element, and what it means; empty: nobody says.
+type known struct{ name, meaning string }
 
 func joinSet(s broker.Set, join string) string { return strings.Join(s.List(), join) }
 

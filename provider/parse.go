@@ -351,9 +351,11 @@ func (r *reader) input(it item, what string, stored bool) *input {
 	return in
 }
 
+var setWords = []string{"join", "default", "one_of", "required", "known"}
+
 func (r *reader) set(n *yaml.Node, what, join string) *set {
 	s := &set{join: join, at: at(n)}
-	w := r.Words(n, what, "join", "default", "one_of")
+	w := r.Words(n, what, setWords...)
 	if j, ok := w["join"]; ok {
 		s.join, _ = r.Text(j.Value, what+".join")
 	}
@@ -367,6 +369,13 @@ func (r *reader) set(n *yaml.Node, what, join string) *set {
 	}
 	if o, ok := w["one_of"]; ok {
 		s.oneOf = r.Texts(o.Value, what+".one_of")
+	}
+	s.required = r.yes(w["required"], what)
+	if k, ok := w["known"]; ok {
+		for _, it := range r.Items(k.Value, what+".known") {
+			meaning, _ := r.Text(it.Value, what+".known."+it.Key)
+			s.known = append(s.known, known{it.Key, meaning})
+		}
 	}
 	return s
 }

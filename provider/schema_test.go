@@ -40,6 +40,7 @@ func TestTheSchemaHasTheLanguagesWordsAndNoOthers(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ got, want []string }{
 		"definition": {schemaWords(t, doc, "properties"), definitionWords},
+		"set":        {schemaWords(t, doc, "$defs", "set", "properties"), setWords},
 		"request":    {schemaWords(t, doc, "$defs", "request", "properties"), requestWords},
 		"where":      {schemaWords(t, alternative("where", 2), "properties"), whereWords},
 		"compute":    {schemaWords(t, alternative("compute", 1), "properties"), computeWords},

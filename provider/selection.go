@@ -112,10 +112,44 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+// choice says what there is to choose from, with meanings, where the definition knows.
+func (s *set) choice() string {
+	all := s.known
+	if s.oneOf != nil {
+		all = nil
+		for _, name := range s.oneOf {
+			i := slices.IndexFunc(s.known, func(k known) bool { return k.name == name })
+			if i < 0 {
+				all = append(all, known{name: name})
+			} else {
+				all = append(all, s.known[i])
+			}
+		}
+	}
+	var out []string
+	for _, k := range all {
+		if k.meaning != "" {
+			k.name += " (" + k.meaning + ")"
+		}
+		out = append(out, k.name)
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(out, ", ")
+}
+
 // choose applies defaults and holds the elements against one_of.
 func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.Set, error) {
 	if asked.Empty() {
 		asked = stored
+	}
+	// What is sent with the separator in it is two: one key for one token.
+	if slices.ContainsFunc(asked.List(), func(e string) bool { return s.join != "" && strings.Contains(e, s.join) }) {
+		var err error
+		if asked, err = broker.ParseSet(field, splitScopes(joinSet(asked, s.join), s.join)); err != nil {
+			return broker.Set{}, err
+		}
 	}
 	if asked.Empty() {
 		var all []string
@@ -128,6 +162,9 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 		if asked, err = broker.ParseSet(field, all); err != nil {
 			return broker.Set{}, err
 		}
+	}
+	if asked.Empty() && s.required {
+		return broker.Set{}, refusal(broker.ParameterRequired, field, "at least one is needed"+s.choice())
 	}
 	for _, e := range asked.List() {
 		if s.oneOf != nil && !slices.Contains(s.oneOf, e) {

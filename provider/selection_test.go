@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -59,5 +60,55 @@ token: "{{p}}{{q}}{{r}} {{scope}} {{audience}} {{resources}}"`)
 	}
 	if _, err := d.Select(c, broker.Selection{Parameters: broker.NewPairs(map[string]string{"q": "1", "p": "3"})}); broker.KindOf(err) != broker.RequestInvalid {
 		t.Errorf("got %v of a parameter that is none of one_of", err)
+	}
+}
+
+// TestARequiredScopeIsAskedForBeforeAnythingIsSent, and the refusal says what there is to choose from.
+func TestARequiredScopeIsAskedForBeforeAnythingIsSent(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define(`
+scopes: {required: true, known: {hubs:read: read hubs, sub: ""}}
+obtain: {oauth2: https://example.com/t, auth: none}`)
+	_, err := d.Select(credential(nil), broker.Selection{})
+	if broker.KindOf(err) != broker.ParameterRequired || !strings.Contains(err.Error(), "scopes: at least one is needed: hubs:read (read hubs), sub") {
+		t.Errorf("got %v", err)
+	}
+	one, err := broker.ParseSet("scopes", []string{"another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Select(credential(nil), broker.Selection{Scopes: one}); err != nil || got.Scopes != one {
+		t.Errorf("got %v %v: others than the known may exist", got, err)
+	}
+	c := credential(nil)
+	c.DefaultScopes = one
+	if _, err := d.Select(c, broker.Selection{}); err != nil {
+		t.Errorf("got %v", err)
+	}
+	strict := v.define(`
+scopes: {required: true, one_of: [a, b], known: {a: the first}}
+obtain: {oauth2: https://example.com/t, auth: none}`)
+	if _, err := strict.Select(credential(nil), broker.Selection{}); err == nil || !strings.Contains(err.Error(), "a (the first), b") {
+		t.Errorf("got %v", err)
+	}
+	with, without := v.define("scopes: {required: true, known: {a: x}}\nobtain: {oauth2: https://example.com/t, auth: none}"), v.define("scopes: {}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	if with.digest != without.digest {
+		t.Error("what is for people, or keeps a request from being made, changed the revision")
+	}
+}
+
+// TestScopesInOneTextAreSeveral: what is sent alike is one key.
+func TestScopesInOneTextAreSeveral(t *testing.T) {
+	d := newVendor(t, nil).define("scopes: {one_of: [a, b]}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	joined, err := broker.ParseSet("scopes", []string{"b a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apart, err := broker.ParseSet("scopes", []string{"a", "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Select(credential(nil), broker.Selection{Scopes: joined}); err != nil || got.Scopes != apart {
+		t.Errorf("got %v %v, want two scopes", got.Scopes, err)
 	}
 }

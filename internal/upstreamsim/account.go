@@ -131,7 +131,7 @@ func (s *Sim) addAccount(system System) *account {
 		destination := randomUUID()
 		a.login = randomUUID()
 		a.inputs["destination_id"] = destination
-		a.apiURL = "https://" + hostOcctooDestination + "/destinations/" + destination + "/v1/products"
+		a.apiURL = "https://" + hostOcctooAPI + "/acme/" + destination + "/v1/products"
 	case OcctooIngest:
 		a.login = randomUUID()
 		loginName, a.secretName = "provider_id", "provider_secret"

@@ -45,8 +45,11 @@ func (s *Sim) Valid(system System, token string) bool {
 
 // apiIssuer is the host whose systems issue the tokens for an API host.
 func apiIssuer(host string) string {
-	if host == hostOfficeRnDAPI {
+	switch host {
+	case hostOfficeRnDAPI:
 		return hostOfficeRnD
+	case hostOcctooAPI:
+		return hostOcctooDestination
 	}
 	return host
 }

@@ -13,7 +13,7 @@
 // endpoints, and the wording of errors where no OAuth standard gives it, are ours: only the way to a token is the vendor's.
 //
 //	occtoo-destination   POST https://destinations.occtoo.com/destinations/{destination id}/token      JSON
-//	                     GET  https://destinations.occtoo.com/destinations/{destination id}/v1/products
+//	                     GET  https://global.occtoo.com/acme/{destination}/v1/products
 //	occtoo-ingest        POST https://ingest.occtoo.com/dataProviders/tokens                           JSON
 //	                     GET  https://ingest.occtoo.com/dataProviders/sources
 //	officernd            POST https://identity.officernd.com/oauth/token                               form

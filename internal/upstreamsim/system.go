@@ -57,6 +57,7 @@ func (e Endpoint) issues() bool { return e == EndpointToken || e == EndpointLogo
 
 const (
 	hostOcctooDestination = "destinations.occtoo.com"
+	hostOcctooAPI         = "global.occtoo.com"
 	hostOcctooIngest      = "ingest.occtoo.com"
 	hostOfficeRnD         = "identity.officernd.com"
 	hostOfficeRnDAPI      = "app.officernd.com"
@@ -76,6 +77,7 @@ const (
 // hostSystems says which systems each host serves. The first one is charged with requests that match no route.
 var hostSystems = map[string][]System{
 	hostOcctooDestination: {OcctooDestination},
+	hostOcctooAPI:         {OcctooDestination},
 	hostOcctooIngest:      {OcctooIngest},
 	hostOfficeRnD:         {OfficeRnD},
 	hostOfficeRnDAPI:      {OfficeRnD},
@@ -129,7 +131,7 @@ func newRoutes() []route {
 	}
 	routes := []route{
 		token(hostOcctooDestination, "/destinations/{id}/token", OcctooDestination, bodyJSON, (*Sim).occtooDestination),
-		api(hostOcctooDestination, "/destinations/{id}/v1/products", OcctooDestination),
+		api(hostOcctooAPI, "/acme/{id}/v1/products", OcctooDestination),
 		token(hostOcctooIngest, "/dataProviders/tokens", OcctooIngest, bodyJSON, (*Sim).occtooIngest),
 		api(hostOcctooIngest, "/dataProviders/sources", OcctooIngest),
 		token(hostOfficeRnD, "/oauth/token", OfficeRnD, bodyForm, (*Sim).officeRnD),
