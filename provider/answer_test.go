@@ -320,7 +320,7 @@ obtain: {oauth2: {issuer: "{{issuer}}"}, auth: client_secret_basic}`)
 		`{"issuer": "https://example.com/x", "token_endpoint": "http://example.com/token"}`,
 		`{"issuer": "https://example.com/x"}`, `[]`, ``,
 	} {
-		doc = bad
+		doc, d.endpoints = bad, newEndpoints()
 		_, err := v.obtain(d, c, broker.Selection{})
 		if e := upstreamError(t, err); e.Lost {
 			t.Errorf("%s: nothing was spent, and it counts as lost", bad)

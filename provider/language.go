@@ -43,6 +43,7 @@ type definition struct {
 	transport         *transport.Transport
 	user              bool // it is of a user's file
 	facts             *broker.Facts
+	endpoints         *endpoints
 }
 
 // An input is what a credential must bring, or a parameter that a caller may.

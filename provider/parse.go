@@ -45,7 +45,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		return d, yamldoc.Errors(r.Problems) // what is wrong may be why something seems unused
 	}
 	d.digest = digest(root)
-	d.facts = d.makeFacts()
+	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
 	return d, r.Problems
 }
 

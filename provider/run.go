@@ -124,7 +124,11 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 	if err != nil {
 		return nil, e.cannotBuild(q, err)
 	}
-	return e.send(ctx, q, w, spends)
+	a, failure := e.send(ctx, q, w, spends)
+	if q.issuer != nil && failure != nil && moved(failure) {
+		e.d.endpoints.forget(u)
+	}
+	return a, failure
 }
 
 // cannotBuild says whose fault it is that a request cannot be made of its values: the caller's where what it chose is in the
@@ -164,40 +168,6 @@ func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.Ups
 		return u, nil
 	}
 	return e.discover(ctx, q)
-}
-
-// discover asks the issuer where its token endpoint is (OpenID Connect Discovery section 4).
-func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
-	issuer, err := e.d.url(*q.issuer, e.v)
-	if err != nil {
-		return nil, e.cannotBuild(q, err)
-	}
-	at := *issuer
-	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
-	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
-	a, failure := e.send(ctx, dq, &transport.Request{Method: http.MethodGet, URL: &at, Header: defaultHeader()}, false)
-	if failure != nil {
-		failure.Lost = false // it only asked where to ask
-		return nil, failure
-	}
-	doc, _ := a.doc.(map[string]any)
-	said, _ := doc["issuer"].(string)
-	endpoint, _ := doc["token_endpoint"].(string)
-	u, err := url.Parse(endpoint)
-	switch {
-	case trimSlash(said) != trimSlash(issuer.String()):
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document names a different issuer, or none"}
-	case err != nil || endpoint == "" || e.d.transport.Allowed(u) != nil:
-		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document has no token_endpoint that may be asked"}
-	}
-	return u, nil
-}
-
-func trimSlash(s string) string {
-	for len(s) > 0 && s[len(s)-1] == '/' {
-		s = s[:len(s)-1]
-	}
-	return s
 }
 
 func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, spends bool) (*answer, *broker.UpstreamError) {
