@@ -61,3 +61,11 @@ func (e Expiry) corrected(at time.Time) time.Time {
 	}
 	return at
 }
+
+// UnreadAdvice says what to write where an answer has an end that nobody can read; unread is Expiry.Unread.
+func UnreadAdvice(unread string) string {
+	if unread == "expires_in" {
+		return "the upstream's expires_in cannot be read, and `lifetime` is used, or ten minutes: write its unit, as in take: {expires_in: {path: …, unit: ms}}, or expires_at with a layout"
+	}
+	return "the upstream's expires_at cannot be read, and `lifetime` is used, or ten minutes: write how it is spelled, as in take: {expires_at: {path: …, layout: \"%d.%m.%Y %H:%M\"}}"
+}

@@ -1,17 +1,14 @@
 package provider
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
@@ -157,95 +154,4 @@ func (d *definition) explainRequest(q *request, v *values) string {
 		fmt.Fprintf(&b, "  takes %s from %s%s\n", t.name, t.where.written, need)
 	}
 	return b.String()
-}
-
-// A TryReport says what a run did, for an operator at a terminal.
-type TryReport struct {
-	Requests []TryRequest
-	// Failure is why it did not work; nil: it did.
-	Failure *broker.UpstreamError
-	// ExpiresIn is what the answer says; nil: nothing.
-	ExpiresIn *time.Duration
-	ExpiresAt time.Time
-	TokenType string
-	Scopes    []string
-	// RefreshToken: the answer brought one.
-	RefreshToken bool
-}
-
-// A TryRequest is one request that was sent.
-type TryRequest struct {
-	Method, Host string
-	Status       int
-	// Taken says of each value where it came from; the values are not shown.
-	Taken map[string]string
-	// Message is what the upstream says about its failure: the declared error.message, else the beginning of its answer, made
-	// printable. It is shown at the operator's terminal and goes nowhere else.
-	Message string
-}
-
-// Try runs a definition for real with the credential's inputs: refresh where seed is given, else obtain. What comes of it is
-// not kept: a refresh token that the upstream rotates is lost, unless the caller keeps the report's answer.
-func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Selection, seed broker.Secret) (TryReport, broker.Answer, error) {
-	def, err := c.Definition(cred.Provider)
-	if err != nil {
-		return TryReport{}, broker.Answer{}, err
-	}
-	d := def.(*definition) // a catalog holds no others
-	if wrong := d.Check(cred); len(wrong) > 0 {
-		return TryReport{}, broker.Answer{}, broker.Invalid(wrong...)
-	}
-	if sel, err = d.Select(cred, sel); err != nil {
-		return TryReport{}, broker.Answer{}, err
-	}
-	x := broker.Exchange{Credential: cred, Selection: sel, BeforeSend: func(string) error { return nil }}
-	if !seed.IsZero() {
-		x.Run, x.RefreshToken = broker.Refresh, seed
-	}
-	var rep TryReport
-	ans, failure := d.exchange(ctx, x, func(e *exchange, q *request, at broker.Attempt, a *answer, from map[string]*where) {
-		r := TryRequest{Method: q.method, Host: at.Host, Status: at.Status}
-		switch {
-		case from != nil:
-			r.Taken = map[string]string{}
-			for name, w := range from {
-				r.Taken[name] = w.written
-			}
-		case a != nil:
-			r.Message = e.messageOf(q, a)
-		}
-		rep.Requests = append(rep.Requests, r)
-	})
-	if failure != nil {
-		rep.Failure = failure
-		return rep, broker.Answer{}, nil //nolint:nilerr // that it did not work is what was found out
-	}
-	rep.ExpiresIn, rep.ExpiresAt, rep.TokenType = ans.Expiry.In, ans.Expiry.At, ans.TokenType
-	rep.Scopes, rep.RefreshToken = ans.Scopes, !ans.RefreshToken.IsZero()
-	return rep, ans, nil
-}
-
-// messageOf is what an upstream says about its failure, without the secrets that it was sent, should it echo them. An answer
-// that looked like success may hold a token under a name that nobody expects: of it only the names are shown.
-func (e *exchange) messageOf(q *request, a *answer) string {
-	a.read(q.answer)
-	rules := e.d.rulesOf(q)
-	m, _ := a.doc.(map[string]any)
-	s := ""
-	switch said := rules.find(a); {
-	case rules.message != nil:
-		v, _ := rules.message.find(a)
-		s = v.String()
-	case m["error_description"] != nil:
-		s = jsondoc.Text(m["error_description"])
-	case a.Status < 200 || a.Status > 299 || said.there:
-		s = string(a.Body)
-	case m != nil:
-		s = "the answer has " + list(slices.Sorted(maps.Keys(m)))
-	case a.html:
-		s = "the answer is a page for people"
-	default:
-		s = fmt.Sprintf("the answer has %d bytes", len(a.Body))
-	}
-	return printable(e.v.conceal(s))
 }

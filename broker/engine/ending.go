@@ -63,7 +63,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	}
 	b.refusals.put(t, nil)
 	if unread := o.Token.Unread; unread != "" {
-		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", UnreadAdvice(unread))
+		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", broker.UnreadAdvice(unread))
 	}
 	return b.cache.put(p.l, shown, now.At, moved)
 }

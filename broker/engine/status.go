@@ -201,19 +201,11 @@ func expires(g broker.Grant, f *broker.Facts) time.Time {
 	return at
 }
 
-// UnreadAdvice says what to write where an answer has an end that nobody can read; unread is Issued.Unread.
-func UnreadAdvice(unread string) string {
-	if unread == "expires_in" {
-		return "the upstream's expires_in cannot be read, and `lifetime` is used, or ten minutes: write its unit, as in take: {expires_in: {path: …, unit: ms}}, or expires_at with a layout"
-	}
-	return "the upstream's expires_at cannot be read, and `lifetime` is used, or ten minutes: write how it is spelled, as in take: {expires_at: {path: …, layout: \"%d.%m.%Y %H:%M\"}}"
-}
-
 // adviseAboutExpiry says when nothing tells how long the tokens live.
 func adviseAboutExpiry(tokens []broker.Issued) string {
 	for _, t := range tokens {
 		if t.Unread != "" {
-			return UnreadAdvice(t.Unread)
+			return broker.UnreadAdvice(t.Unread)
 		}
 		if t.Source == broker.ExpiryUnknown {
 			return "neither the upstream nor the definition says how long its tokens live: ten minutes are assumed; set `lifetime`"

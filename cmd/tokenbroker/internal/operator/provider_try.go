@@ -140,6 +140,15 @@ func tryCredential(p *console.Process, name string, f *broker.Facts, inputs, sec
 	return c, seed, nil
 }
 
+// sourceWords say what decided when a token ends.
+var sourceWords = map[broker.ExpirySource]string{
+	broker.ExpiryUpstream:   "as the answer says",
+	broker.ExpiryToken:      "as the token itself says, which is a JWT",
+	broker.ExpiryDefinition: "by the definition's lifetime, for the answer does not say",
+	broker.ExpiryNone:       "a day from now: nobody knows, and it is kept until it is rejected",
+	broker.ExpiryUnknown:    "ten minutes from now: neither the answer nor the definition says; write lifetime",
+}
+
 // errTryFailed: what was found has been printed.
 var errTryFailed = errors.New("it did not work")
 
@@ -156,7 +165,11 @@ func printTry(p *console.Process, rep provider.TryReport) error {
 		}
 		slices.Sort(names)
 		for _, n := range names {
-			console.Printf(p.Stdout, "  took %s from %s\n", n, r.Taken[n])
+			what := ""
+			if n == "token_type" {
+				what = ": " + r.TokenType
+			}
+			console.Printf(p.Stdout, "  took %s from %s%s\n", n, r.Taken[n], what)
 		}
 		if r.Message != "" {
 			console.Printf(p.Stdout, "  the upstream says: %s\n", r.Message)
@@ -165,13 +178,19 @@ func printTry(p *console.Process, rep provider.TryReport) error {
 	if f := rep.Failure; f != nil {
 		return fmt.Errorf("%w: %w", errTryFailed, f)
 	}
-	switch {
-	case rep.ExpiresIn != nil:
-		console.Printf(p.Stdout, "it works: the token lives %s\n", *rep.ExpiresIn)
-	case !rep.ExpiresAt.IsZero():
-		console.Printf(p.Stdout, "it works: the token ends at %s\n", rep.ExpiresAt)
-	default:
-		console.Println(p.Stdout, "it works; the answer does not say how long the token lives")
+	if rep.Unread != "" {
+		return fmt.Errorf("%w: %s", errTryFailed, broker.UnreadAdvice(rep.Unread))
+	}
+	console.Printf(p.Stdout, "it works: the token ends at %s, %s\n", rep.ExpiresAt.UTC().Format(time.RFC3339), sourceWords[rep.Source])
+	console.Println(p.Stdout, "callers present it as")
+	for _, line := range rep.Presented {
+		console.Printf(p.Stdout, "  %s\n", line)
+	}
+	if len(rep.Refusals) > 0 {
+		console.Println(p.Stdout, "a wrong secret would be told to callers as, for what the upstream may answer:")
+		for _, line := range rep.Refusals {
+			console.Printf(p.Stdout, "  %s\n", line)
+		}
 	}
 	if rep.RefreshToken {
 		console.Println(p.Stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
