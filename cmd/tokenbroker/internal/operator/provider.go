@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/locoia"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // ProviderCommands show definitions, check and try them.
@@ -123,7 +125,7 @@ func counted(n int, what string) string {
 
 type providerExplainCommand struct {
 	remote
-	Name     string   `arg:"" help:"The provider."`
+	Name     string   `arg:"" help:"A definition's file, which needs no broker, or the name of a definition."`
 	Input    []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 	Scope    []string `sep:"none" help:"A scope; repeat for several."`
 	Audience string   `help:"The audience."`
@@ -135,22 +137,63 @@ func (c *providerExplainCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+	if isFile(c.Name) {
+		return c.local(p, inputs)
+	}
+	err = c.with(p.Context, func(ctx context.Context, cl *client) error {
 		res, err := cl.providers.ExplainProvider(ctx, &tokenbrokerv1.ExplainProviderRequest{Name: c.Name, Inputs: inputs, Scopes: c.Scope, Audience: c.Audience})
 		if err != nil {
 			return err
 		}
-		if c.Output == "json" {
-			return printJSON(p.Stdout, res)
-		}
-		for _, r := range res.GetRequests() {
-			console.Println(p.Stdout, r)
-		}
-		for _, problem := range res.GetProblems() {
-			console.Printf(p.Stdout, "note: %s\n", problem)
-		}
-		return nil
+		return c.print(p, res)
 	})
+	if console.ExitCode(err) != console.ExitUnreachable {
+		return err
+	}
+	if localErr := c.local(p, inputs); localErr != nil {
+		return err // what no broker knows, and is not built in
+	}
+	console.Println(p.Stderr, "no broker answers: this is the definition that is built into this program")
+	return nil
+}
+
+// local explains a file, or a built-in definition, without a broker.
+func (c *providerExplainCommand) local(p *console.Process, inputs map[string]string) error {
+	tr, err := transport.New(transport.Settings{})
+	if err != nil {
+		return err
+	}
+	defer tr.Close()
+	catalog, name, err := loadDefinition(tr, c.Name)
+	if err != nil {
+		return err
+	}
+	scopes, err := broker.ParseSet("scope", c.Scope)
+	if err != nil {
+		return console.WrongInput(err)
+	}
+	requests, problems, err := catalog.Explain(name, inputs, broker.Selection{Scopes: scopes, Audience: c.Audience})
+	if err != nil {
+		return console.WrongInput(err)
+	}
+	res := &tokenbrokerv1.ExplainProviderResponse{Requests: requests}
+	for _, problem := range problems {
+		res.Problems = append(res.Problems, problem.String())
+	}
+	return c.print(p, res)
+}
+
+func (c *providerExplainCommand) print(p *console.Process, res *tokenbrokerv1.ExplainProviderResponse) error {
+	if c.Output == "json" {
+		return printJSON(p.Stdout, res)
+	}
+	for _, r := range res.GetRequests() {
+		console.Println(p.Stdout, r)
+	}
+	for _, problem := range res.GetProblems() {
+		console.Printf(p.Stdout, "note: %s\n", problem)
+	}
+	return nil
 }
 
 type providerSchemaCommand struct{}

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -49,7 +46,7 @@ func (c *providerTryCommand) Run(p *console.Process) error {
 		return console.WrongInput(err)
 	}
 	defer tr.Close()
-	catalog, name, err := c.load(tr)
+	catalog, name, err := loadDefinition(tr, c.File)
 	if err != nil {
 		return err
 	}
@@ -77,37 +74,6 @@ func (c *providerTryCommand) Run(p *console.Process) error {
 		return console.WrongInput(err)
 	}
 	return printTry(p, rep)
-}
-
-// load returns the catalog with the definition, and its name. A file with anything wrong is refused: what has its name may be a
-// built-in, and the secrets are not meant for that.
-func (c *providerTryCommand) load(tr *transport.Transport) (catalog *provider.Catalog, name string, err error) {
-	dir, name, ext := "", c.File, filepath.Ext(c.File)
-	isFile := ext == ".yaml" || ext == ".yml" || strings.ContainsRune(c.File, filepath.Separator)
-	if isFile {
-		if _, err := os.Stat(c.File); err != nil {
-			return nil, "", console.BadInput("read the definition: %w", err)
-		}
-		if ext != ".yaml" {
-			return nil, "", console.BadInput("%s: a definition's file is called NAME.yaml", c.File)
-		}
-		dir, name = filepath.Dir(c.File), strings.TrimSuffix(filepath.Base(c.File), ext)
-	}
-	if catalog, err = provider.Load(tr, dir); err != nil {
-		return nil, "", console.BadInput("read %s: %w", dir, err)
-	}
-	var wrong []string
-	for _, e := range catalog.List() {
-		for _, problem := range e.Problems {
-			if isFile && problem.File == filepath.Join(dir, filepath.Base(c.File)) {
-				wrong = append(wrong, problem.String())
-			}
-		}
-	}
-	if len(wrong) > 0 {
-		return nil, "", console.BadInput("%s", strings.Join(wrong, "\n"))
-	}
-	return catalog, name, nil
 }
 
 // tryCredential makes a credential of what was given, and asks for the secrets that are missing.
