@@ -16,26 +16,27 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 )
 
 // A connector is the configuration of Locoia's "Refreshable Token" authentication, with the header block that goes with it,
 // beside or inside it.
 type connector struct {
-	Name                            string            `json:"name"`
-	AuthorizationURL                string            `json:"authorization_request_url"`
-	AuthorizationMethod             string            `json:"authorization_request_method"`
-	AuthorizationHeaders            map[string]string `json:"authorization_request_headers"`
-	AuthorizationBody               *string           `json:"authorization_request_body_template"`
-	AccessTokenPath                 string            `json:"response_access_token_path"`
-	AccessTokenInHeader             string            `json:"response_access_token_path_in_header"`
-	AccessTokenInCookie             string            `json:"response_access_token_path_in_cookie"`
-	RefreshTokenPath                string            `json:"response_refresh_token_path"`
-	RefreshURL                      string            `json:"refresh_request_url"`
-	RefreshHeaders                  map[string]string `json:"refresh_request_headers"`
-	RefreshBody                     *string           `json:"refresh_request_body_template"`
-	RefreshResponseAccessTokenPath  string            `json:"refresh_response_access_token_path"`
-	RefreshResponseRefreshTokenPath string            `json:"refresh_response_refresh_token_path"`
+	Name                            string   `json:"name"`
+	AuthorizationURL                string   `json:"authorization_request_url"`
+	AuthorizationMethod             string   `json:"authorization_request_method"`
+	AuthorizationHeaders            *headers `json:"authorization_request_headers"`
+	AuthorizationBody               *string  `json:"authorization_request_body_template"`
+	AccessTokenPath                 string   `json:"response_access_token_path"`
+	AccessTokenInHeader             string   `json:"response_access_token_path_in_header"`
+	AccessTokenInCookie             string   `json:"response_access_token_path_in_cookie"`
+	RefreshTokenPath                string   `json:"response_refresh_token_path"`
+	RefreshURL                      string   `json:"refresh_request_url"`
+	RefreshHeaders                  *headers `json:"refresh_request_headers"`
+	RefreshBody                     *string  `json:"refresh_request_body_template"`
+	RefreshResponseAccessTokenPath  string   `json:"refresh_response_access_token_path"`
+	RefreshResponseRefreshTokenPath string   `json:"refresh_response_refresh_token_path"`
 
 	HeaderConfiguration *header `json:"header_configuration"`
 	header
@@ -47,25 +48,84 @@ type header struct {
 	HeaderKey     string            `json:"header_key"`
 	TokenFormat   string            `json:"token_format"`
 	TokenPrefix   string            `json:"token_prefix"`
+	ContentType   string            `json:"content_type"`
+	UserAgent     string            `json:"User-Agent"`
 	Headers       map[string]string `json:"headers"`
+}
+
+// headers are an object, or the text of one, as Locoia's own examples have it; null and an empty text are none.
+type headers map[string]string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (h *headers) UnmarshalJSON(b []byte) error {
+	var text string
+	if json.Unmarshal(b, &text) == nil {
+		if b = []byte(strings.TrimSpace(text)); len(b) == 0 {
+			return nil
+		}
+	}
+	return json.Unmarshal(b, (*map[string]string)(h))
+}
+
+// orNone is an absent one as an empty one.
+func (h *headers) orNone() map[string]string {
+	if h == nil {
+		return nil
+	}
+	return *h
 }
 
 // placeholder is a name in a template of Locoia's.
 var placeholder = regexp.MustCompile(`\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}`)
 
-// Import turns a configuration of Locoia's "Refreshable Token" connector, in JSON, into a definition, and says what it
-// had to decide. It fails with a sentence that says what it cannot read.
-func Import(data []byte) (definition []byte, notes []string, err error) {
+// A wrapped connector is what Locoia's pages show: the configuration beside the form that asks people for its inputs.
+type wrapped struct {
+	Name  string `json:"name"`
+	Token *struct {
+		Form   json.RawMessage `json:"auth_form"`
+		Config json.RawMessage `json:"config"`
+	} `json:"refreshable_token"`
+	HeaderConfiguration *header `json:"header_configuration"`
+}
+
+// read reads a configuration, wrapped or not.
+func read(data []byte) (connector, error) {
 	var l connector
+	var w wrapped
+	if json.Unmarshal(data, &w) == nil && w.Token != nil {
+		err := decode(w.Token.Config, &l)
+		if l.Name == "" {
+			l.Name = w.Name
+		}
+		if l.HeaderConfiguration == nil {
+			l.HeaderConfiguration = w.HeaderConfiguration
+		}
+		return l, err
+	}
+	return l, decode(data, &l)
+}
+
+func decode(data []byte, to any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&l); err != nil {
+	return dec.Decode(to)
+}
+
+// Import turns a configuration of Locoia's "Refreshable Token" connector, in JSON, into a definition of this name, and says what it had to
+// decide; without a name it is the configuration's own. It fails with a sentence that says what it cannot read.
+func Import(data []byte, name string) (definition []byte, notes []string, err error) {
+	l, err := read(data)
+	if err != nil {
 		return nil, nil, fmt.Errorf("import: the configuration is not what Locoia's connector has: %s", clipTo(err.Error(), 200))
 	}
 	if l.AuthorizationURL == "" {
 		return nil, nil, fmt.Errorf("import: authorization_request_url is missing")
 	}
-	im := &importer{l: l, inputs: map[string]bool{}}
+	if name != "" {
+		l.Name = name
+	}
+	im := &importer{l: l, inputs: map[string]input{}}
+	im.missing()
 	doc := im.definition()
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
@@ -76,10 +136,37 @@ func Import(data []byte) (definition []byte, notes []string, err error) {
 	if err := enc.Close(); err != nil {
 		return nil, nil, fmt.Errorf("import: the definition cannot be written")
 	}
-	for _, p := range provider.Check("", out.Bytes()) {
+	for _, p := range yamldoc.Errors(provider.Check("", out.Bytes())) {
 		notes = append(notes, "to be mended by hand: "+p.String())
 	}
 	return out.Bytes(), append(im.notes, notes...), nil
+}
+
+// missing says which of the parameters that Locoia requires are not there.
+func (im *importer) missing() {
+	l := im.l
+	elsewhere := l.AccessTokenInHeader != "" || l.AccessTokenInCookie != ""
+	required := []struct {
+		name  string
+		there bool
+	}{
+		{"authorization_request_body_template", l.AuthorizationBody != nil}, {"authorization_request_headers", l.AuthorizationHeaders != nil},
+		{"response_access_token_path", l.AccessTokenPath != "" || elsewhere},
+	}
+	if l.RefreshURL != "" || l.RefreshBody != nil && *l.RefreshBody != "" {
+		required = append(required, []struct {
+			name  string
+			there bool
+		}{
+			{"refresh_request_url", l.RefreshURL != ""}, {"refresh_request_body_template", l.RefreshBody != nil}, {"refresh_request_headers", l.RefreshHeaders != nil},
+			{"response_refresh_token_path", l.RefreshTokenPath != ""},
+		}...)
+	}
+	for _, r := range required {
+		if !r.there {
+			im.note("%s is missing, which Locoia requires: the definition was made without", r.name)
+		}
+	}
 }
 
 func clipTo(s string, n int) string {
@@ -91,9 +178,14 @@ func clipTo(s string, n int) string {
 
 type importer struct {
 	l      connector
-	inputs map[string]bool // name to: is secret
-	notes  []string
+	inputs map[string]input
+	// userAgent is that of all requests, as a template of ours; empty: none.
+	userAgent string
+	notes     []string
 }
+
+// An input that the definition declares.
+type input struct{ secret, url, handedOut bool }
 
 func (im *importer) note(format string, args ...any) {
 	im.notes = append(im.notes, fmt.Sprintf(format, args...))
@@ -127,11 +219,12 @@ func (im *importer) definition() *yaml.Node {
 		name = "imported"
 		im.note("it has no name: the definition is called %q, as its file must be", name)
 	}
-	obtain := im.request(l.AuthorizationMethod, l.AuthorizationURL, l.AuthorizationHeaders, l.AuthorizationBody, broker.Obtain)
+	agent := im.agent()
+	obtain := im.request(l.AuthorizationMethod, l.AuthorizationURL, l.AuthorizationHeaders.orNone(), l.AuthorizationBody, broker.Obtain)
 	obtain.Content = append(obtain.Content, mapping("take", im.take(l.AccessTokenPath, l.RefreshTokenPath, true)).Content...)
 	var refresh *yaml.Node
 	if l.RefreshURL != "" {
-		refresh = im.request("POST", l.RefreshURL, l.RefreshHeaders, l.RefreshBody, broker.Refresh)
+		refresh = im.request("POST", l.RefreshURL, l.RefreshHeaders.orNone(), l.RefreshBody, broker.Refresh)
 		if l.RefreshResponseAccessTokenPath != "" || l.RefreshResponseRefreshTokenPath != "" {
 			take := im.take(or(l.RefreshResponseAccessTokenPath, l.AccessTokenPath), or(l.RefreshResponseRefreshTokenPath, l.RefreshTokenPath), l.RefreshResponseAccessTokenPath == "")
 			refresh.Content = append(refresh.Content, mapping("take", take).Content...)
@@ -147,14 +240,19 @@ func (im *importer) definition() *yaml.Node {
 			inputs = &yaml.Node{Kind: yaml.MappingNode}
 		}
 		one := mapping()
-		one.Style = yaml.FlowStyle
-		if im.inputs[in] {
-			one = mapping("secret", true)
-			one.Style = yaml.FlowStyle
+		if im.inputs[in].url {
+			one.Content = append(one.Content, mapping("format", "url").Content...)
 		}
+		if im.inputs[in].secret {
+			one.Content = append(one.Content, mapping("secret", true).Content...)
+		}
+		if im.inputs[in].handedOut {
+			one.Content = append(one.Content, mapping("handed_out", true).Content...)
+		}
+		one.Style = yaml.FlowStyle
 		inputs.Content = append(inputs.Content, mapping(in, one).Content...)
 	}
-	return mapping("name", name, "inputs", inputs, "let", let, "obtain", obtain, "refresh", refresh, "lifetime", "until_rejected", "present", present)
+	return mapping("name", name, "inputs", inputs, "let", let, "headers", agent, "obtain", obtain, "refresh", refresh, "lifetime", "until_rejected", "present", present)
 }
 
 func or(a, b string) string {
@@ -174,7 +272,7 @@ func (im *importer) names(s string) string {
 			name = "token"
 		default:
 			if _, ok := im.inputs[name]; !ok {
-				im.inputs[name] = secretish(name)
+				im.inputs[name] = input{secret: secretish(name)}
 			}
 		}
 		return "{{" + name + "}}"
@@ -200,10 +298,17 @@ func (im *importer) request(method, address string, headers map[string]string, b
 		if strings.EqualFold(k, "Content-Type") {
 			contentType = strings.ToLower(v)
 		}
-		h[k] = im.names(v)
+		if strings.EqualFold(k, "User-Agent") && im.names(v) == im.userAgent {
+			continue // it is the definition's
+		}
+		h[k] = im.kept(k, im.names(v))
 	}
-	n := mapping(method, im.names(address), "query", im.pairs(query), "headers", mapOrNil(h))
-	if body == nil || *body == "" {
+	address = im.names(address)
+	if m := leadingName.FindStringSubmatch(address); m != nil {
+		im.inputs[m[1]] = input{url: true}
+	}
+	n := mapping(method, address, "query", im.pairs(query), "headers", mapOrNil(h))
+	if body == nil || strings.TrimSpace(*body) == "" || strings.TrimSpace(*body) == "{}" && (method == "get" || !strings.Contains(contentType, "json")) {
 		if method == "post" || method == "put" {
 			n.Content = append(n.Content, mapping("text", "").Content...)
 		}
@@ -216,7 +321,7 @@ func (im *importer) request(method, address string, headers map[string]string, b
 	switch trimmed := strings.TrimSpace(*body); {
 	case strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "["):
 		if doc, err := jsondoc.Read([]byte(im.names(trimmed))); err == nil {
-			n.Content = append(n.Content, mapping("json", jsonNode(doc)).Content...)
+			n.Content = append(n.Content, mapping("json", im.jsonNode("", doc)).Content...)
 			return n
 		}
 		im.note("%s: the body looks like JSON and is none; it is sent as text", place)
@@ -229,24 +334,60 @@ func (im *importer) request(method, address string, headers map[string]string, b
 	return n
 }
 
-// jsonNode writes a document with its numbers as they are spelled.
-func jsonNode(doc any) *yaml.Node {
+// leadingName is the name that a URL begins with.
+var leadingName = regexp.MustCompile(`^\{\{([a-z0-9_]+)\}\}`)
+
+// agent moves the User-Agent of the token request to where it is sent with all requests, and with those to the API.
+func (im *importer) agent() *yaml.Node {
+	for k, v := range im.l.AuthorizationHeaders.orNone() {
+		if strings.EqualFold(k, "User-Agent") {
+			im.userAgent = im.names(v)
+			return mapping("User-Agent", im.userAgent)
+		}
+	}
+	return nil
+}
+
+// kept is a value, or, where it is a secret that is written into the configuration, the input that stands for it from now on.
+func (im *importer) kept(field, value string) string {
+	scheme, literal := "", value
+	if strings.EqualFold(field, "Authorization") {
+		if a, b, found := strings.Cut(value, " "); found {
+			scheme, literal = a+" ", b
+		}
+	}
+	name := provider.SecretInput(field)
+	if name == "" || strings.TrimSpace(literal) == "" || placeholder.MatchString(value) {
+		return value
+	}
+	in := im.inputs[name]
+	in.secret = true
+	im.inputs[name] = in
+	im.note("%s: the configuration has a secret in it, and a definition must not: it is the input %s now, to be given with the credential", field, name)
+	return scheme + "{{" + name + "}}"
+}
+
+// jsonNode writes a document with its numbers as they are spelled. name is the member that it is.
+func (im *importer) jsonNode(name string, doc any) *yaml.Node {
 	n := &yaml.Node{}
 	switch x := doc.(type) {
 	case map[string]any:
 		n.Kind = yaml.MappingNode
 		for _, k := range slices.Sorted(maps.Keys(x)) {
-			n.Content = append(n.Content, mapping(k, jsonNode(x[k])).Content...)
+			n.Content = append(n.Content, mapping(k, im.jsonNode(k, x[k])).Content...)
 		}
 	case []any:
 		n.Kind = yaml.SequenceNode
 		for _, e := range x {
-			n.Content = append(n.Content, jsonNode(e))
+			n.Content = append(n.Content, im.jsonNode(name, e))
 		}
 	case string:
-		n.SetString(x)
+		n.SetString(im.kept(name, x))
 	default: // a number, true, false or null
 		n.Kind, n.Value = yaml.ScalarNode, jsondoc.Text(x)
+		if _, number := x.(json.Number); number {
+			n.Value = im.kept(name, n.Value)
+		}
 		if x == nil {
 			n.Tag, n.Value = "!!null", "null"
 		}
@@ -263,7 +404,7 @@ func (im *importer) pairs(s string) any {
 	at := map[string]*yaml.Node{}
 	for p := range strings.SplitSeq(s, "&") {
 		k, v, _ := strings.Cut(p, "=")
-		member := mapping(unescape(k), im.names(unescape(v))).Content
+		member := mapping(unescape(k), im.kept(unescape(k), im.names(unescape(v)))).Content
 		there, twice := at[member[0].Value]
 		switch {
 		case !twice:
@@ -315,8 +456,7 @@ func (im *importer) take(access, refresh string, elsewhere bool) *yaml.Node {
 	case elsewhere && im.l.AccessTokenInHeader != "":
 		n = mapping("token", mapping("header", im.l.AccessTokenInHeader))
 	case elsewhere && im.l.AccessTokenInCookie != "":
-		n = mapping("token", mapping("cookie", im.l.AccessTokenInCookie))
-		im.note("response_access_token_path_in_cookie: it was any part of a cookie's name; %q must be the whole name", im.l.AccessTokenInCookie)
+		n = mapping("token", im.cookieValue(), "cookie", im.cookiePair())
 	default:
 		n = mapping("token", or(access, "access_token"))
 	}
@@ -326,36 +466,135 @@ func (im *importer) take(access, refresh string, elsewhere bool) *yaml.Node {
 	return n
 }
 
-// present turns the header block into let and present.
-func (im *importer) present() (let, present *yaml.Node) {
-	h := im.l.header
+// block is the header block.
+func (im *importer) block() header {
 	if im.l.HeaderConfiguration != nil {
-		h = *im.l.HeaderConfiguration
+		return *im.l.HeaderConfiguration
 	}
-	inQuery := h.TokenInHeader != nil && !*h.TokenInHeader
-	if !inQuery && h.HeaderKey == "" && h.TokenPrefix == "" && h.TokenFormat == "" && len(h.Headers) == 0 {
-		return nil, nil
+	return im.l.header
+}
+
+func (h header) inQuery() bool { return h.TokenInHeader != nil && !*h.TokenInHeader }
+
+// plain: it does not say how the token is shown.
+func (h header) plain() bool {
+	return !h.inQuery() && h.HeaderKey == "" && h.TokenPrefix == "" && h.TokenFormat == ""
+}
+
+// present turns the header block into let and present. A token that was a cookie is shown as that cookie, unless the block says otherwise.
+func (im *importer) present() (let, present *yaml.Node) {
+	h := im.block()
+	headers := im.otherHeaders(h)
+	if h.plain() {
+		var cookies any
+		if im.wholeCookie() {
+			cookies = "{{cookie}}"
+		} else if headers != nil {
+			headers.Content = append(mapping("Authorization", "Bearer {{token}}").Content, headers.Content...)
+		}
+		if cookies == nil && headers == nil {
+			return nil, nil
+		}
+		return nil, mapping("headers", headers, "cookies", cookies)
 	}
-	format := im.names(or(h.TokenFormat, "{{token}}"))
+	format := im.shown("token_format", or(h.TokenFormat, "{{token}}"))
 	value := strings.ReplaceAll(or(h.TokenPrefix, "{{token_format}}"), "{{ token_format }}", "{{token_format}}")
 	if h.Encode {
 		let = mapping("encoded", mapping("base64", format))
 		format = "{{encoded}}"
 	}
-	value = strings.ReplaceAll(value, "{{token_format}}", format)
-	if inQuery {
-		return let, mapping("query", mapping(or(h.HeaderKey, "access_token"), im.names2(value)))
+	value = im.names2(strings.ReplaceAll(value, "{{token_format}}", format))
+	switch {
+	case h.inQuery():
+		return let, mapping("headers", headers, "query", mapping(or(h.HeaderKey, "access_token"), value))
+	case strings.EqualFold(h.HeaderKey, "Cookie"):
+		if im.wholeCookie() {
+			value = "{{cookie}}"
+		}
+		return let, mapping("headers", headers, "cookies", value)
 	}
-	headers := mapping(or(h.HeaderKey, "Authorization"), im.names2(value))
-	for _, k := range slices.Sorted(maps.Keys(h.Headers)) {
-		if strings.EqualFold(k, or(h.HeaderKey, "Authorization")) {
+	token := mapping(or(h.HeaderKey, "Authorization"), value)
+	if headers != nil {
+		token.Content = append(token.Content, headers.Content...)
+	}
+	return let, mapping("headers", token)
+}
+
+// otherHeaders are those that go with the token's own; nil: none.
+func (im *importer) otherHeaders(h header) *yaml.Node {
+	all := maps.Clone(h.Headers)
+	if h.UserAgent != "" {
+		if all == nil {
+			all = map[string]string{}
+		}
+		all["User-Agent"] = h.UserAgent
+	}
+	if h.ContentType != "" {
+		im.note("content_type: it is that of requests to the API, and whoever sends a body says its type")
+	}
+	n := &yaml.Node{Kind: yaml.MappingNode}
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		switch {
+		case !h.plain() && strings.EqualFold(k, or(h.HeaderKey, "Authorization")):
 			im.note("headers: %s is the token's header; the other is dropped", k)
 			continue
+		case strings.EqualFold(k, "User-Agent") && im.names(all[k]) == im.userAgent:
+			continue // it is the definition's, and handed out with the token
+		case strings.EqualFold(k, "User-Agent") && im.userAgent != "":
+			im.note("headers: the User-Agent of the API's requests is another than that of the token's")
 		}
-		headers.Content = append(headers.Content, mapping(k, im.names(h.Headers[k])).Content...)
+		n.Content = append(n.Content, mapping(k, im.shown(k, all[k])).Content...)
 	}
-	return let, mapping("headers", headers)
+	if len(n.Content) == 0 {
+		return nil
+	}
+	return n
 }
+
+// shown turns a template of ours that callers will see; secrets in it are handed out, as they were.
+func (im *importer) shown(field, s string) string {
+	s = im.kept(field, im.names(s))
+	for _, m := range placeholder.FindAllStringSubmatch(s, -1) {
+		if in, ok := im.inputs[m[1]]; ok && in.secret {
+			in.handedOut = true
+			im.inputs[m[1]] = in
+		}
+	}
+	return s
+}
+
+// wholeCookie reports whether the token is shown as the cookie that it was, by the name that it had.
+func (im *importer) wholeCookie() bool {
+	h := im.block()
+	return im.l.AccessTokenInCookie != "" && (h.plain() || strings.EqualFold(h.HeaderKey, "Cookie") && !strings.Contains(h.TokenPrefix+h.TokenFormat, "="))
+}
+
+// cookieValue takes the value of the cookie that has a unique string in it: of that name, else in its name, else in its value.
+func (im *importer) cookieValue() *yaml.Node {
+	unique, _, _ := strings.Cut(im.l.AccessTokenInCookie, "=")
+	part := regexp.QuoteMeta(unique)
+	return list(
+		mapping("cookie", unique),
+		mapping("cookies", "all", "pattern", `(?:^|; )[^;=]*`+part+`[^;=]*=([^;]*)`),
+		mapping("cookies", "all", "pattern", `(?:^|; )[^;=]*=([^;]*`+part+`[^;]*)`),
+	)
+}
+
+// cookiePair takes that cookie with its name; nil: it is not wanted.
+func (im *importer) cookiePair() *yaml.Node {
+	if !im.wholeCookie() {
+		return nil
+	}
+	unique, _, _ := strings.Cut(im.l.AccessTokenInCookie, "=")
+	part := regexp.QuoteMeta(unique)
+	return list(
+		mapping("cookies", "all", "pattern", `(?:^|; )(`+part+`=[^;]*)`),
+		mapping("cookies", "all", "pattern", `(?:^|; )([^;=]*`+part+`[^;=]*=[^;]*)`),
+		mapping("cookies", "all", "pattern", `(?:^|; )([^;=]*=[^;]*`+part+`[^;]*)`),
+	)
+}
+
+func list(all ...*yaml.Node) *yaml.Node { return &yaml.Node{Kind: yaml.SequenceNode, Content: all} }
 
 // names2 leaves the let's own name alone.
 func (im *importer) names2(s string) string {

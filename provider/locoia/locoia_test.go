@@ -94,7 +94,7 @@ func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 		"a header": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_header": "X-Token"}`, []string{"header: X-Token", "text: \"\""}},
 		"a cookie": {`{"authorization_request_url": "https://a.example", "response_access_token_path_in_cookie": "sid", "token_in_header": false, "header_key": "key"}`, []string{"cookie: sid", "query:"}},
 	} {
-		def, notes, err := Import([]byte(c.config))
+		def, notes, err := Import([]byte(c.config), "")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -114,7 +114,7 @@ func TestAnImportedConfigurationIsADefinition(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{``, `{`, `[]`, `{}`, `{"authorization_request_url": 5}`, `{"unknown_word": 1}`} {
-		if _, _, err := Import([]byte(bad)); err == nil {
+		if _, _, err := Import([]byte(bad), ""); err == nil {
 			t.Errorf("%s: no error", bad)
 		}
 	}
@@ -126,7 +126,7 @@ func TestAnImportedConfigurationSendsWhatItSaid(t *testing.T) {
 "authorization_request_method": "POST", "authorization_request_headers": {"content-type": "application/json"},
 "authorization_request_body_template": "{\"p\": \"{{password}}\", \"n\": 12345678901234567890, \"t\": true, \"z\": null, \"l\": [1.50, \"1\"]}",
 "response_access_token_path": "a.b", "response_refresh_token_path": "r", "refresh_request_url": "https://example.com/refresh?v=a%26b",
-"refresh_request_body_template": "refresh_token={{ refresh_token }}&grant=a%3Db", "encode": true, "token_in_header": false, "header_key": "k", "token_prefix": "T {{token_format}}"}`))
+"refresh_request_body_template": "refresh_token={{ refresh_token }}&grant=a%3Db", "encode": true, "token_in_header": false, "header_key": "k", "token_prefix": "T {{token_format}}"}`), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,9 +175,9 @@ func TestWhatCannotBeImportedIsSaid(t *testing.T) {
 		`{"authorization_request_url": "https://a.example", "authorization_request_body_template": "{\"a\": {{n}}}"}`:                                           "is none; it is sent as text",
 		`{"authorization_request_url": "https://a.example", "response_refresh_token_path": "r"}`:                                                                "the refresh token is not taken",
 		`{"authorization_request_url": "https://a.example", "header_key": "X", "headers": {"x": "y"}}`:                                                          "the other is dropped",
-		`{"authorization_request_url": "https://a.example", "authorization_request_body_template": "just text", "response_access_token_path_in_cookie": "sid"}`: "must be the whole name",
+		`{"authorization_request_url": "https://a.example", "authorization_request_body_template": "just text", "response_access_token_path_in_cookie": "sid"}`: "authorization_request_headers is missing",
 	} {
-		_, notes, err := Import([]byte(config))
+		_, notes, err := Import([]byte(config), "")
 		if err != nil || !strings.Contains(strings.Join(notes, "\n"), want) {
 			t.Errorf("%s: got %q %v, want %q", config, notes, err, want)
 		}
@@ -198,7 +198,7 @@ func TestEachSettingOfTheTableHasItsPlace(t *testing.T) {
 		`"authorization_request_method": "GET", "authorization_request_body_template": "", "response_access_token_path": "method"`: "GET",
 		`"authorization_request_body_template": "", "response_access_token_path": "method"`:                                        "POST",
 	} {
-		def, _, err := Import([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth", ` + settings + `}`))
+		def, _, err := Import([]byte(`{"name": "x", "authorization_request_url": "https://example.com/auth", `+settings+`}`), "")
 		if err != nil {
 			t.Fatal(err)
 		}

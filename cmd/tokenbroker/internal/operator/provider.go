@@ -210,6 +210,7 @@ type providerImportCommands struct {
 
 type providerLocoiaCommand struct {
 	File string `arg:"" help:"The configuration; - for standard input."`
+	Name string `help:"The definition's name, as its file is to be called; without it the configuration's own."`
 }
 
 // Run prints the definition on standard output and what had to be decided on standard error.
@@ -218,7 +219,7 @@ func (c *providerLocoiaCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	def, notes, err := locoia.Import(data)
+	def, notes, err := locoia.Import(data, c.Name)
 	if err != nil {
 		return console.WrongInput(err)
 	}
