@@ -3,12 +3,19 @@ package provider
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -319,4 +326,46 @@ func TestAnUntrustedCertificateIsRefused(t *testing.T) {
 	if len(v.requests()) != 0 {
 		t.Error("the secret was sent")
 	}
+}
+
+// TestRootsThatRotateAreReadAgain: a file of roots that changes holds from the next request on, and one that became wrong is as it was.
+func TestRootsThatRotateAreReadAgain(t *testing.T) {
+	var ca string
+	v := newVendor(t, jsonSays(`{"t": "x"}`), func(s *transport.Settings) { ca = s.CAFile })
+	d := v.define("obtain: {post: https://example.com/t, take: {token: t}}")
+	right, err := os.ReadFile(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t)})
+	for i, step := range []struct {
+		pem  []byte
+		well bool
+	}{{right, true}, {wrong, false}, {[]byte("nonsense"), false}, {right, true}, {[]byte("nonsense!"), true}} {
+		if err := os.WriteFile(ca, step.pem, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Unix(int64(1e9+i), 0)
+		if err := os.Chtimes(ca, at, at); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.obtain(d, credential(nil), broker.Selection{}); (err == nil) != step.well {
+			t.Errorf("step %d: got %v", i, err)
+		}
+	}
+}
+
+// selfSigned is a certificate of somebody else.
+func selfSigned(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"example.com"}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }

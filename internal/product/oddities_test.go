@@ -45,7 +45,7 @@ var assumed = map[upstreamsim.System]struct {
 	source tokenbrokerv1.ExpirySource
 	silent bool
 }{
-	upstreamsim.OfficeRnD:         {10 * time.Minute, byNobody, false},
+	upstreamsim.OfficeRnD:         {time.Hour, byDefinition, false},
 	upstreamsim.ClientCredentials: {55 * time.Minute, byDefinition, false},
 	upstreamsim.OcctooDestination: {time.Hour, byDefinition, false},
 	upstreamsim.OcctooIngest:      {time.Hour, byDefinition, true},

@@ -101,7 +101,8 @@ func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before fu
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header["User-Agent"] = []string{""} // removed by null: http.Transport would send its own
 	}
-	tr := t.reused
+	conns := t.connections()
+	tr := conns.reused
 	switch {
 	case len(r.Body) > 0, r.Method == http.MethodGet, r.Method == http.MethodDelete:
 		// A body that cannot be rewound, be it empty, keeps http.Transport from sending the request again on another connection.
@@ -109,10 +110,10 @@ func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before fu
 	case req.Header.Get("Idempotency-Key") != "" || req.Header.Get("X-Idempotency-Key") != "":
 		// An empty body of a POST would be sent in chunks. Without one http.Transport takes these headers for its leave to send
 		// it again; on a new connection it never does.
-		tr = t.fresh
+		tr = conns.fresh
 	}
 	if spends {
-		tr = t.fresh
+		tr = conns.fresh
 	}
 	res, err := tr.RoundTrip(req)
 	if err != nil {

@@ -19,8 +19,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
-
-	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
 // Settings say how upstreams are reached. The zero value: verified TLS to public addresses, proxies as the environment says.
@@ -28,7 +26,7 @@ type Settings struct {
 	// ConnectTo sends a vendor's name elsewhere: "host:port" to "ip:port". The name stays what it is for TLS and in the request.
 	// The operator vouches for this address: it is not checked, and no proxy is used.
 	ConnectTo map[string]string
-	// CAFile is a PEM file of roots that are trusted beside the system's; empty: none.
+	// CAFile is a PEM file of roots that are trusted beside the system's, read again when it changes; empty: none.
 	CAFile string
 	// AllowHTTP are names, host or host:port, that may be asked without TLS.
 	AllowHTTP []string
@@ -73,10 +71,13 @@ func wrongSetting(setting, format string, args ...any) error {
 type Transport struct {
 	settings Settings
 	guard    *guard
-	// reused keeps connections; fresh makes one for each request: a request that spends a refresh token must not meet a
-	// connection that the other side is just closing, for its answer would be lost.
-	reused, fresh *http.Transport
+	make     func(*x509.CertPool) *connections
+	roots    roots
 }
+
+// connections are those that trust the same roots: reused keeps them, fresh makes one for each request. A request that spends a refresh
+// token must not meet a connection that the other side is just closing, for its answer would be lost.
+type connections struct{ reused, fresh *http.Transport }
 
 // New makes a Transport. It fails with a *SettingError.
 func New(s Settings) (*Transport, error) {
@@ -86,7 +87,7 @@ func New(s Settings) (*Transport, error) {
 	if s.DialTimeout <= 0 {
 		s.DialTimeout = DefaultDialTimeout
 	}
-	roots, err := rootsWith(s.CAFile)
+	trusted, err := rootsWith(s.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func New(s Settings) (*Transport, error) {
 	proxies := httpproxy.FromEnvironment()
 	d := &dialer{settings: s, guard: guard, proxies: proxyAddresses(proxies)}
 	proxy := proxies.ProxyFunc()
-	t := &Transport{settings: s, guard: guard, reused: &http.Transport{
+	base := &http.Transport{
 		Proxy: func(r *http.Request) (*url.URL, error) {
 			if _, ok := s.ConnectTo[HostPort(r.URL)]; ok {
 				return nil, nil //nolint:nilnil // no proxy and no error is how http.Transport wants it
@@ -119,7 +120,6 @@ func New(s Settings) (*Transport, error) {
 			return proxy(r.URL)
 		},
 		DialContext:            d.dial,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    s.DialTimeout,
 		IdleConnTimeout:        idleTimeout,
 		MaxIdleConnsPerHost:    16,
@@ -127,37 +127,30 @@ func New(s Settings) (*Transport, error) {
 		// HTTP/1.1: one request, one answer, and no replay by the protocol. Token endpoints are asked seldom.
 		ForceAttemptHTTP2: false,
 		TLSNextProto:      map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}
+	t := &Transport{settings: s, guard: guard, make: func(trusted *x509.CertPool) *connections {
+		c := &connections{reused: base.Clone(), fresh: base.Clone()}
+		for _, tr := range []*http.Transport{c.reused, c.fresh} {
+			tr.TLSClientConfig = &tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}
+		}
+		c.fresh.DisableKeepAlives = true
+		return c
 	}}
-	t.fresh = t.reused.Clone()
-	t.fresh.DisableKeepAlives = true
+	t.roots.current = t.make(trusted)
+	t.roots.seen = seenOf(s.CAFile)
 	return t, nil
 }
 
 // Close ends idle connections.
 func (t *Transport) Close() {
-	t.reused.CloseIdleConnections()
-	t.fresh.CloseIdleConnections()
+	t.roots.mu.Lock()
+	defer t.roots.mu.Unlock()
+	t.roots.current.close()
 }
 
-// pemMost is far more than all roots of the world are.
-const pemMost = 16 << 20
-
-func rootsWith(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil //nolint:nilnil // nil means the system's roots
-	}
-	pem, err := readfile.Read(file, pemMost)
-	if err != nil {
-		return nil, wrongSetting("upstream.ca_file", "%w", err)
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, wrongSetting("upstream.ca_file", "%s has no certificate in PEM", file)
-	}
-	return roots, nil
+func (c *connections) close() {
+	c.reused.CloseIdleConnections()
+	c.fresh.CloseIdleConnections()
 }
 
 // proxyAddresses are the addresses of the operator's own proxies, which may be private.
