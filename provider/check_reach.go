@@ -24,7 +24,7 @@ func (c *checker) reaches() {
 	if len(d.refresh) > 0 && seeded { // a seed is there before anything was chosen; what obtain brought is of one choice
 		runs = append(runs, run{"refresh", d.sentBy(d.refresh)})
 	}
-	shown := d.handedOut()
+	shown := d.visibleToCallers()
 	asked := func(what, name string, at position, example string) {
 		for _, r := range runs {
 			if !r.sent[name] {

@@ -72,8 +72,8 @@ func (d *definition) presented() []text {
 	return texts
 }
 
-// handedOut are the names that reach callers.
-func (d *definition) handedOut() map[string]bool {
+// visibleToCallers are the names that reach callers.
+func (d *definition) visibleToCallers() map[string]bool {
 	texts := append(d.presented(), textsOf(d.headers)...)
 	if d.baseURL != nil {
 		texts = append(texts, *d.baseURL)

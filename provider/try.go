@@ -87,13 +87,11 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 	}
 	rep.ExpiresAt, rep.Source = ans.Expiry.Ends(d.Facts())
 	rep.Unread, rep.TokenType, rep.Scopes, rep.RefreshToken = ans.Expiry.Unread, ans.TokenType, ans.Scopes, !ans.RefreshToken.IsZero()
-	if rep.Presented, err = d.presentedAs(cred, sel, ans); err != nil { // an obtain has been held against it
-		rep.Failure = &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown: " + err.Error()}
-		return rep, broker.Answer{}, nil
-	}
-	if !time.Now().Before(rep.ExpiresAt) {
+	var unfit error
+	if rep.Presented, unfit = d.presentedAs(cred, sel, ans); unfit != nil { // an obtain has been held against it
+		rep.Failure = &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown: " + unfit.Error()}
+	} else if !time.Now().Before(rep.ExpiresAt) {
 		rep.Failure = &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
-		return rep, broker.Answer{}, nil
 	}
 	return rep, ans, nil
 }

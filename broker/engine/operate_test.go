@@ -256,6 +256,12 @@ func TestHowACredentialIsDoing(t *testing.T) {
 		w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "new"}) })
 		w.mustGet("main")
 		state(engine.Ready, "ten minutes are assumed")
+		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret("y")}, Expiry: broker.Expiry{SentAt: time.Now(), Unread: "expires_at"}}, nil
+		}
+		time.Sleep(time.Hour) //nolint:forbidigo // in a bubble
+		w.mustGet("main")
+		state(engine.Ready, "expires_at cannot be read")
 		up.check = func(broker.Credential) []broker.Violation { return []broker.Violation{{Field: "x", Description: "y"}} }
 		state(engine.Misconfigured, "give the inputs")
 		up.check = nil

@@ -178,6 +178,8 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 		r.State, r.Advice = Misconfigured, "check the inputs and set the secret again; `credential test` tries at once"
 	case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
 		r.State, r.Advice = Degraded, "ask for other scopes, audience or parameters: the upstream refused those that were asked for last"
+	case broker.UpstreamRateLimited, broker.UpstreamUnavailable:
+		r.State, r.Advice = Degraded, "wait: the broker asks again by itself, when the upstream says (Retry-After), but within an hour"
 	default:
 		r.State, r.Advice = Degraded, "wait: the broker asks again by itself"
 	}

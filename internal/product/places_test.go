@@ -19,6 +19,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/store"
@@ -149,7 +150,7 @@ func (p *places) define(name, text string) {
 		p.t.Fatal(err)
 	}
 	file := filepath.Join(dir, name+".yaml")
-	for _, problem := range provider.Check(file, []byte(text)) {
+	for _, problem := range yamldoc.Errors(provider.Check(file, []byte(text))) {
 		p.t.Fatal(problem)
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
