@@ -9,7 +9,6 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
-	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // Providers shows definitions. Safe for concurrent use.
@@ -88,26 +87,17 @@ func (s *providers) GetProvider(ctx context.Context, r *tokenbrokerv1.GetProvide
 	if err := s.allow(ctx); err != nil {
 		return nil, err
 	}
-	all := s.from.Providers()
-	for _, p := range all {
+	for _, p := range s.from.Providers() {
 		if p.Name == r.GetName() {
 			return &tokenbrokerv1.GetProviderResponse{Provider: p.message(true)}, nil
 		}
 	}
-	return nil, noProvider(r.GetName(), all)
+	return nil, noProvider(r.GetName())
 }
 
-// noProvider says that there is no definition of a name, and which one may be meant.
-func noProvider(name string, all []Provider) error {
-	var names []string
-	for _, p := range all {
-		names = append(names, p.Name)
-	}
-	detail := fmt.Sprintf("there is no definition %.80q; `tokenbroker provider list` shows those that there are", name)
-	if near := suggest.Nearest(name, names); near != "" {
-		detail += fmt.Sprintf("; did you mean %q?", near)
-	}
-	return &broker.Failure{Kind: broker.NotFound, Provider: name, Detail: detail}
+// noProvider says that there is no definition of a name, and where to find those that there are.
+func noProvider(name string) error {
+	return &broker.Failure{Kind: broker.NotFound, Provider: name, Detail: fmt.Sprintf("there is no definition %.80q; `tokenbroker provider list` shows those that there are", name)}
 }
 
 func (s *providers) ExplainProvider(ctx context.Context, r *tokenbrokerv1.ExplainProviderRequest) (*tokenbrokerv1.ExplainProviderResponse, error) {
@@ -120,7 +110,7 @@ func (s *providers) ExplainProvider(ctx context.Context, r *tokenbrokerv1.Explai
 	}
 	requests, problems, err := s.from.Explain(r.GetName(), r.GetInputs(), broker.Selection{Scopes: scopes, Audience: r.GetAudience()})
 	if broker.KindOf(err) == broker.NotFound {
-		err = noProvider(r.GetName(), s.from.Providers())
+		err = noProvider(r.GetName())
 	}
 	if err != nil {
 		return nil, err

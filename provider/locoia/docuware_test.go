@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 )
 
@@ -79,8 +78,10 @@ func TestASecretInAConfigurationBecomesAnInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range yamldoc.Errors(provider.Check("", def)) {
-		t.Errorf("%s in\n%s", p, def)
+	for _, p := range provider.Check("", def) {
+		if !p.Warning {
+			t.Errorf("%s in\n%s", p, def)
+		}
 	}
 	said := strings.Join(notes, "\n")
 	if all := string(def) + said; strings.Contains(all, "s3cret") || strings.Contains(all, "4711") {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider"
 )
 
@@ -136,8 +135,10 @@ func Import(data []byte, name string) (definition []byte, notes []string, err er
 	if err := enc.Close(); err != nil {
 		return nil, nil, fmt.Errorf("import: the definition cannot be written")
 	}
-	for _, p := range yamldoc.Errors(provider.Check("", out.Bytes())) {
-		notes = append(notes, "to be mended by hand: "+p.String())
+	for _, p := range provider.Check("", out.Bytes()) {
+		if !p.Warning {
+			notes = append(notes, "to be mended by hand: "+p.String())
+		}
 	}
 	return out.Bytes(), append(im.notes, notes...), nil
 }
