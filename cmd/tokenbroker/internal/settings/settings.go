@@ -74,14 +74,14 @@ type StoreSettings struct {
 
 // Where a broker answers, and a command asks, unless somebody says otherwise.
 const (
-	defaultAddress = "127.0.0.1:7420"
+	DefaultAddress = "127.0.0.1:7420"
 	defaultMetrics = "127.0.0.1:7421"
 )
 
 // Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
 func Vars(dataDir string) kong.Vars {
 	return kong.Vars{
-		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": defaultAddress, "metrics_address": defaultMetrics,
+		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
