@@ -56,63 +56,6 @@ func (d *definition) buildAt(q *request, u *url.URL, v *values) (*transport.Requ
 	return w, nil
 }
 
-// url expands a URL's template. A leading name is a whole URL, whose final slash is dropped; other names are escaped by
-// place, and in the host they may only be parts of a host's name.
-func (d *definition) url(tx text, v *values) (*url.URL, error) {
-	var b strings.Builder
-	for i, p := range tx.parts {
-		if p.name == "" {
-			b.WriteString(p.literal)
-			continue
-		}
-		x, err := v.get(p.name)
-		if err != nil {
-			return nil, err
-		}
-		s := x.String()
-		switch {
-		case i == 0:
-			whole, err := url.Parse(s)
-			if err != nil || d.transport.Allowed(whole) != nil || whole.Fragment != "" {
-				return nil, nameText(p.name).bad("{{%s}} is not a URL that may be asked: it must be absolute, with https, and without user", p.name)
-			}
-			if len(tx.parts) > 1 && (whole.RawQuery != "" || whole.ForceQuery) {
-				return nil, nameText(p.name).bad("{{%s}} has a query, and something comes after it", p.name)
-			}
-			b.WriteString(strings.TrimSuffix(s, "/"))
-		case s == "":
-			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
-		case hostEnd(b.String()) == b.Len():
-			if !transport.IsHost(s) || strings.Contains(s, ":") {
-				return nil, nameText(p.name).bad("{{%s}} cannot be part of a host name", p.name)
-			}
-			b.WriteString(s)
-		case strings.Contains(b.String(), "?"):
-			b.WriteString(url.QueryEscape(s))
-		default:
-			b.WriteString(url.PathEscape(s))
-		}
-	}
-	u, err := url.Parse(b.String())
-	if err != nil {
-		return nil, transport.ErrNoURL
-	}
-	if len(tx.names()) > 0 && hasDots(u.EscapedPath()) {
-		return nil, tx.bad("{{%s}} cannot be part of a path", tx.names()[len(tx.names())-1])
-	}
-	return u, d.transport.Allowed(u)
-}
-
-// hasDots reports whether a path has a segment that leads elsewhere (RFC 3986 section 5.2.4).
-func hasDots(path string) bool {
-	for s := range strings.SplitSeq(path, "/") {
-		if s == "." || s == ".." {
-			return true
-		}
-	}
-	return false
-}
-
 func addQuery(u *url.URL, fields []field, v *values) error {
 	q, err := formOf(fields, v)
 	if err != nil || q == "" {

@@ -362,11 +362,7 @@ func validHeaderName(s string) bool {
 }
 
 func (c *checker) request(q *request, what string, known map[string]bool) {
-	if q.issuer != nil {
-		c.url(*q.issuer, what+".issuer", known)
-	} else {
-		c.url(q.url, what+".url", known)
-	}
+	c.url(q.target(), what+".url", known)
 	c.fields(q.query, what+".query", known, false)
 	c.fields(q.headers, what+".headers", known, true)
 	c.fields(q.body.fields, what+".body", known, false)
@@ -426,30 +422,54 @@ func (c *checker) tree(t *tree, what string, known map[string]bool) {
 }
 
 // url: a secret may stand in a URL only under query, and a name that makes the host is an input.
-func (c *checker) url(t text, what string, known map[string]bool) {
-	c.text(t, what, known)
-	for _, n := range t.names() {
+func (c *checker) url(u urlTemplate, what string, known map[string]bool) {
+	at := u.written.at
+	c.text(u.written, what, known)
+	for _, n := range u.names() {
 		if c.secret(n, map[string]bool{}) {
-			c.Wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
+			c.Wrong(at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
 		}
 	}
-	c.leading(t, what)
-	for _, n := range hostNames(t) {
+	c.fits(u, what)
+	for _, n := range u.hostNames() {
 		if s := c.callers(n, map[string]bool{}); s != "" {
-			c.Wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
+			c.Wrong(at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
 		}
 	}
 }
 
-// leading: the name that a URL begins with is a whole URL. Inputs and parameters say so; what answers bring, and what is
-// computed, is held against it when it is used.
-func (c *checker) leading(t text, what string) {
-	if len(t.parts) == 0 || t.parts[0].name == "" {
-		return
-	}
-	n := t.parts[0].name
-	if in := cmp.Or(c.d.inputs[n], c.d.parameters[n]); in != nil && in.format != "url" {
-		c.Wrong(t.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
+// fits checks what is known of the names in a URL: that one which begins it is a whole URL, and that what may stand for the
+// others can. What answers bring, and what is computed, is held against it when it is used.
+func (c *checker) fits(u urlTemplate, what string) {
+	for _, n := range u.names() {
+		in := cmp.Or(c.d.inputs[n], c.d.parameters[n])
+		if n == "audience" {
+			in = c.d.audience
+		}
+		if in == nil {
+			continue
+		}
+		if n == u.whole {
+			if in.format != "url" {
+				c.Wrong(u.written.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
+			}
+			continue
+		}
+		if slices.Contains(u.hostNames(), n) && (in.format == hostPathFormat || in.format == "url") {
+			if c.d.inputs[n] == nil || in.format == "url" || u.hostPath() != n {
+				c.Wrong(u.written.at, "%s: {{%s}} is %s and stands in a host: begin the URL with {{%s}} and format: url, or write https://{{%s}}/… and format: %s of an input", what, n, in.format, n, n, hostPathFormat)
+			}
+			continue
+		}
+		may := in.oneOf
+		if in.hasDefault && len(in.fallback.names()) == 0 {
+			may = append(slices.Clone(may), withNames(in.fallback.parts, ""))
+		}
+		for _, value := range may {
+			if why := u.misfit(n, value); why != "" {
+				c.Wrong(u.written.at, "%s: {{%s}} may be %q, and %s", what, n, yamldoc.Clip(value), why)
+			}
+		}
 	}
 }
 

@@ -120,11 +120,11 @@ func (c *checker) presents() {
 		c.Wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
 	}
 	if c.d.baseURL != nil {
-		c.text(*c.d.baseURL, "base_url", known)
-		c.leading(*c.d.baseURL, "base_url")
+		c.text(c.d.baseURL.written, "base_url", known)
+		c.fits(*c.d.baseURL, "base_url")
 		for _, n := range c.d.baseURL.names() {
 			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.Wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)
+				c.Wrong(c.d.baseURL.written.at, "base_url: callers would see the secret %q", s)
 			}
 		}
 	}

@@ -88,11 +88,7 @@ func (d *definition) makeFacts() *broker.Facts {
 	}
 	hosts := map[string]bool{}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		t := q.url
-		if q.issuer != nil {
-			t = *q.issuer
-		}
-		for _, n := range hostNames(t) {
+		for _, n := range q.target().hostNames() {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}
@@ -102,7 +98,7 @@ func (d *definition) makeFacts() *broker.Facts {
 	f.Requests = max(f.Requests, 1)
 	f.HostInputs = slices.Sorted(maps.Keys(hosts))
 	if d.baseURL != nil {
-		for _, n := range hostNames(*d.baseURL) {
+		for _, n := range d.baseURL.hostNames() {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}
@@ -144,10 +140,7 @@ func (d *definition) uses(q *request, name string) bool {
 	for _, f := range fields {
 		texts = append(texts, f.values...)
 	}
-	texts = append(texts, q.url, q.body.text)
-	if q.issuer != nil {
-		texts = append(texts, *q.issuer)
-	}
+	texts = append(texts, q.target().written, q.body.text)
 	if q.cookies.whole != nil {
 		texts = append(texts, *q.cookies.whole)
 	}

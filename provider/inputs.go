@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"maps"
 	"net/mail"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -44,12 +43,8 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 			}
 			continue
 		}
-		if why := in.wrongValue(in.affixed(v)); why != "" {
+		if why := d.wrongInput(name, in.affixed(v)); why != "" {
 			bad(field, broker.CodeInvalid, why)
-		} else if in.format == "url" {
-			if why := d.wrongURL(in.affixed(v)); why != "" {
-				bad(field, broker.CodeInvalid, why)
-			}
 		}
 	}
 	return wrong
@@ -57,14 +52,24 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 
 var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 
-// wrongURL says why a URL may not be asked; empty: it may.
-func (d *definition) wrongURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "must be an absolute https URL"
+// wrongInput says what is wrong with an input's value, also for the URLs that it is in; empty: nothing.
+func (d *definition) wrongInput(name, v string) string {
+	in := d.inputs[name]
+	if why := in.wrongValue(v); why != "" {
+		return why
 	}
-	if err := d.transport.Allowed(u); err != nil {
-		return err.Error()
+	if in.format == "url" {
+		if _, err := d.whole(v); err != nil {
+			return err.Error()
+		}
+	}
+	if in.format == hostPathFormat {
+		return "" // it stands where a path may be
+	}
+	for _, u := range d.urls() {
+		if why := u.misfit(name, v); why != "" {
+			return why
+		}
 	}
 	return ""
 }
@@ -84,10 +89,13 @@ func (in *input) wrongValue(v string) string {
 	case "host":
 		good = transport.IsHost(v)
 	case "url":
-		u, err := url.Parse(v)
-		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
-		if !good {
+		if _, err := wholeURL(v); err != nil {
 			return "must be an absolute https URL, without user and fragment"
+		}
+	case hostPathFormat:
+		u, err := parseURL(literalText("https://" + v))
+		if err != nil || u.hasQuery {
+			return "must be a host, with a path or without, as in example.com/base: without https:// and without a query"
 		}
 	case "uuid":
 		good = uuidWord.MatchString(v)

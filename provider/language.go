@@ -38,7 +38,7 @@ type definition struct {
 	present           present
 	attributes        []string
 	attributesAt      []position
-	baseURL           *text
+	baseURL           *urlTemplate
 	digest            string
 	transport         *transport.Transport
 	user              bool // it is of a user's file
@@ -136,9 +136,9 @@ type member struct {
 type request struct {
 	at     position
 	method string
-	url    text
+	url    urlTemplate
 	// issuer: the URL is found by discovery (RFC 8414, OpenID Connect Discovery).
-	issuer    *text
+	issuer    *urlTemplate
 	oauth2    bool
 	query     []field
 	headers   []field

@@ -294,7 +294,10 @@ func (r *reader) nameOK(it item, what string) {
 	}
 }
 
-var inputFormats = []string{"host", "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}
+// hostPathFormat is of an input that is a host with a path, or without: what people copy of an address, without its scheme.
+const hostPathFormat = "host_path"
+
+var inputFormats = []string{"host", hostPathFormat, "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}
 
 func (r *reader) inputs(n *yaml.Node, what string, stored bool) map[string]*input {
 	out := map[string]*input{}
@@ -371,16 +374,15 @@ func (r *reader) set(n *yaml.Node, what, join string) *set {
 	return s
 }
 
-// url reads a template of a URL: it begins with https://, http:// or a name.
-func (r *reader) url(n *yaml.Node, what string) text {
+// url reads a template of a URL.
+func (r *reader) url(n *yaml.Node, what string) urlTemplate {
+	before := len(r.Problems)
 	t := r.text(n, what)
-	switch {
-	case len(t.parts) == 0:
-		r.Wrong(at(n), "%s: a URL is wanted", what)
-	case t.parts[0].name == "" && !strings.HasPrefix(t.parts[0].literal, "https://") && !strings.HasPrefix(t.parts[0].literal, "http://"):
-		r.Wrong(at(n), "%s: a URL begins with https:// or with {{name}}", what)
+	u, err := parseURL(t)
+	if err != nil && len(r.Problems) == before { // a template that is none has been said
+		r.Wrong(at(n), "%s: %v", what, err)
 	}
-	return t
+	return u
 }
 
 func (r *reader) run(n *yaml.Node, d *definition, place broker.Run) []*request {

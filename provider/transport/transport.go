@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -221,10 +222,19 @@ func hostLike(h string) bool {
 	return IsHost(h) && !strings.Contains(h, ":")
 }
 
-var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 
 // IsHost reports whether a text is a host's name, with a port or without.
-func IsHost(s string) bool { return hostWord.MatchString(s) }
+func IsHost(s string) bool {
+	host, port, found := strings.Cut(s, ":")
+	return hostWord.MatchString(host) && !strings.Contains(host, "..") && (!found || IsPort(port))
+}
+
+// IsPort reports whether a text is a port's number.
+func IsPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
 
 // HostPort is host:port, the scheme's port where none is written.
 func HostPort(u *url.URL) string {
