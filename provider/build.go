@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -203,9 +204,15 @@ func (b body) encode(v *values) (data []byte, contentType string, err error) {
 		s, err := formOf(b.fields, v)
 		return []byte(s), "application/x-www-form-urlencoded", err
 	case jsonBody:
-		x, _, err := b.json.value(v)
+		x, ok, err := b.json.value(v)
 		if err != nil {
 			return nil, "", err
+		}
+		if !ok && b.json.kind == treeObject {
+			x = ordered{}
+		}
+		if !ok && b.json.kind == treeList {
+			x = []any{}
 		}
 		var out bytes.Buffer
 		enc := json.NewEncoder(&out)
@@ -215,7 +222,7 @@ func (b body) encode(v *values) (data []byte, contentType string, err error) {
 		}
 		return bytes.TrimSuffix(out.Bytes(), []byte("\n")), "application/json", nil
 	case textBody:
-		s, _, err := b.text.expand(v)
+		s, err := b.text.expandAs(b.as, v)
 		return []byte(s), "", err
 	case multipartBody:
 		return encodeMultipart(b.fields, v)
@@ -242,7 +249,8 @@ func encodeMultipart(fields []field, v *values) ([]byte, string, error) {
 	return out.Bytes(), w.FormDataContentType(), nil
 }
 
-// value makes the JSON. A leaf that is a name alone keeps that value's type; one that names something absent is left out.
+// value makes the JSON. A leaf that is a name alone keeps that value's type; one that names something absent is left out, and
+// so is an object or a list of which nothing is left.
 func (t *tree) value(v *values) (x any, ok bool, err error) {
 	switch t.kind {
 	case treeRaw:
@@ -258,7 +266,7 @@ func (t *tree) value(v *values) (x any, ok bool, err error) {
 				out = append(out, x)
 			}
 		}
-		return out, true, nil
+		return out, len(out) > 0 || len(t.list) == 0, nil
 	case treeObject:
 		out := ordered{}
 		for _, m := range t.members {
@@ -270,14 +278,20 @@ func (t *tree) value(v *values) (x any, ok bool, err error) {
 				out = append(out, pair{m.name, x})
 			}
 		}
-		return out, true, nil
+		return out, len(out) > 0 || len(t.members) == 0, nil
 	case treeLeaf:
 	}
 	if name, alone := t.leaf.alone(); alone {
 		x, err := v.get(name)
+		if s, is := x.v.(string); is && !utf8.ValidString(s) {
+			return nil, false, t.leaf.bad("json: {{%s}} %v", name, errNotUTF8)
+		}
 		return x.v, !x.absent(), err
 	}
 	s, ok, err := t.leaf.expand(v)
+	if !utf8.ValidString(s) {
+		return nil, false, t.leaf.bad("json: %s %v", spoken(t.leaf.parts), errNotUTF8)
+	}
 	return s, ok, err
 }
 

@@ -231,8 +231,12 @@ func (c *Catalog) List() []Entry {
 	return out
 }
 
-// Check returns everything that is wrong with a definition's file.
+// Check returns everything that is wrong with a definition's file, as one of a user's.
 func Check(filename string, data []byte) []Problem {
-	_, problems := parse(filename, data)
-	return problems
+	d, problems := parse(filename, data)
+	if d == nil {
+		return problems
+	}
+	_, err := builtins.Open("catalog/" + d.name + ".yaml")
+	return append(problems, clash(d.name, source{file: filename}, d, err == nil)...)
 }

@@ -163,15 +163,13 @@ func (d *definition) uses(q *request, name string) bool {
 		}
 	}
 	walk(q.body.json)
+	names := map[string]bool{}
 	for _, t := range texts {
 		for _, n := range t.names() {
-			names := map[string]bool{}
-			if d.behind(n, names); names[name] {
-				return true
-			}
+			d.behind(n, names)
 		}
 	}
-	return false
+	return names[name]
 }
 
 // obtainsAlone reports whether a broker may obtain a token for itself while its store is away. It is so unless the definition

@@ -177,6 +177,7 @@ type body struct {
 	fields []field
 	json   *tree
 	text   text
+	as     textKind
 }
 
 type authKind int
@@ -208,6 +209,7 @@ type where struct {
 	path     *path
 	each     *path
 	match    []match
+	within   *where // a list in the element that was found; instead of path
 	header   string
 	cookie   string
 	cookies  bool

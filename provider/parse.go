@@ -36,6 +36,10 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		r.Wrong(at(root), "it is no definition: it has none of the words of one") // and nothing of it is quoted: it may be any file
 		return nil, r.Problems
 	}
+	if deep := deeper(root, mostDepth); deep != nil {
+		r.Wrong(at(deep), "definition: nested deeper than %d levels", mostDepth)
+		return nil, r.Problems
+	}
 	d := r.definition(root)
 	if d != nil && !r.namesUnknown {
 		r.check(d)
@@ -47,6 +51,19 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	d.digest = digest(root)
 	d.facts = d.makeFacts()
 	return d, nil
+}
+
+// deeper finds what stands deeper than a number of levels; nil: nothing does.
+func deeper(n *yaml.Node, levels int) *yaml.Node {
+	if levels == 0 {
+		return n
+	}
+	for _, x := range n.Content {
+		if deep := deeper(x, levels-1); deep != nil {
+			return deep
+		}
+	}
+	return nil
 }
 
 // looksLike reports whether a document has a word of a definition.
@@ -206,7 +223,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 		if l.Value.Value == "until_rejected" {
 			d.untilRejected = true
 		} else {
-			d.lifetime = r.duration(l.Value, "lifetime")
+			d.lifetime = r.positive(l.Value, "lifetime")
 		}
 	}
 	if m, ok := w["margin"]; ok {
@@ -235,10 +252,10 @@ func (r *reader) times(d *definition, w map[string]item) {
 	if x, ok := w["refresh_token_lifetime"]; ok {
 		in := r.Words(x.Value, "refresh_token_lifetime", "idle", "absolute")
 		if i, ok := in["idle"]; ok {
-			d.idle = r.duration(i.Value, "refresh_token_lifetime.idle")
+			d.idle = r.positive(i.Value, "refresh_token_lifetime.idle")
 		}
 		if a, ok := in["absolute"]; ok {
-			d.absolute = r.duration(a.Value, "refresh_token_lifetime.absolute")
+			d.absolute = r.positive(a.Value, "refresh_token_lifetime.absolute")
 		}
 		r.needsRefresh(d, x)
 	}
