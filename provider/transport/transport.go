@@ -97,16 +97,19 @@ func New(s Settings) (*Transport, error) {
 	}
 	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
-		if _, _, err := net.SplitHostPort(from); err != nil {
-			return nil, wrongSetting("upstream.connect_to", "%q is not host:port", from)
+		if !isHostPort(from) {
+			return nil, wrongSetting("upstream.connect_to", "%q is not host:port, with a port from 1 to 65535", from)
 		}
-		if _, _, err := net.SplitHostPort(to); err != nil {
-			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port", from, to)
+		if !isHostPort(to) {
+			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port from 1 to 65535", from, to)
 		}
 		elsewhere[strings.ToLower(from)] = to
 	}
 	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)
 	for i, name := range s.AllowHTTP {
+		if !isHostPort(name) && !hostLike(strings.Trim(name, "[]")) {
+			return nil, wrongSetting("upstream.allow_http", "%q is neither a host nor host:port; name each host", name)
+		}
 		s.AllowHTTP[i] = strings.ToLower(name)
 	}
 	proxies := httpproxy.FromEnvironment()
@@ -228,6 +231,12 @@ var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])
 func IsHost(s string) bool {
 	host, port, found := strings.Cut(s, ":")
 	return hostWord.MatchString(host) && !strings.Contains(host, "..") && (!found || IsPort(port))
+}
+
+// isHostPort reports whether a text is a host's name or an address, and a port.
+func isHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	return err == nil && hostLike(host) && IsPort(port)
 }
 
 // IsPort reports whether a text is a port's number.
