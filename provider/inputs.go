@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -79,6 +80,8 @@ func (in *input) wrongValue(v string) string {
 	switch {
 	case v == "":
 		return "is empty"
+	case strings.ContainsRune(v, utf8.RuneError): // the character that stands for them is none either
+		return "has bytes that are no text (UTF-8): write it in base64, hex or PEM, as the provider wants it"
 	case in.oneOf != nil && !slices.Contains(in.oneOf, v):
 		return "must be one of " + strings.Join(in.oneOf, ", ")
 	case in.pattern != nil && !in.pattern.MatchString(v):
