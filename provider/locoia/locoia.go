@@ -65,7 +65,7 @@ func Import(data []byte) (definition []byte, notes []string, err error) {
 	if l.AuthorizationURL == "" {
 		return nil, nil, fmt.Errorf("import: authorization_request_url is missing")
 	}
-	im := &importer{l: l, inputs: map[string]bool{}}
+	im := &importer{l: l, inputs: map[string]bool{}, urls: map[string]bool{}}
 	doc := im.definition()
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
@@ -92,6 +92,7 @@ func clipTo(s string, n int) string {
 type importer struct {
 	l      connector
 	inputs map[string]bool // name to: is secret
+	urls   map[string]bool // inputs that a URL begins with
 	notes  []string
 }
 
@@ -147,11 +148,13 @@ func (im *importer) definition() *yaml.Node {
 			inputs = &yaml.Node{Kind: yaml.MappingNode}
 		}
 		one := mapping()
-		one.Style = yaml.FlowStyle
-		if im.inputs[in] {
+		switch {
+		case im.urls[in]: // in a path a secret would be refused anyway
+			one = mapping("format", "url")
+		case im.inputs[in]:
 			one = mapping("secret", true)
-			one.Style = yaml.FlowStyle
 		}
+		one.Style = yaml.FlowStyle
 		inputs.Content = append(inputs.Content, mapping(in, one).Content...)
 	}
 	return mapping("name", name, "inputs", inputs, "let", let, "obtain", obtain, "refresh", refresh, "lifetime", "until_rejected", "present", present)
@@ -193,7 +196,11 @@ func secretish(name string) bool {
 
 func (im *importer) request(method, address string, headers map[string]string, body *string, place broker.Run) *yaml.Node {
 	method = strings.ToLower(or(method, "POST"))
+	address, _, _ = strings.Cut(address, "#") // it was never sent
 	address, query, _ := strings.Cut(address, "?")
+	if m := placeholder.FindStringSubmatchIndex(address); m != nil && m[0] == 0 {
+		im.urls[strings.ToLower(address[m[2]:m[3]])] = true
+	}
 	h := map[string]string{}
 	contentType := ""
 	for k, v := range headers {
