@@ -34,12 +34,15 @@ func (r *reader) check(d *definition) {
 		if in.was != "" && d.inputs[in.was] != nil {
 			c.Wrong(in.at, "inputs: was: %q is an input of its own", in.was)
 		}
+		c.listed(in, "inputs")
 		c.defaulted(in, "inputs")
 	}
 	for _, in := range d.parameters {
+		c.listed(in, "parameters")
 		c.defaulted(in, "parameters")
 	}
 	if d.audience != nil {
+		c.listed(d.audience, "audience")
 		c.defaulted(d.audience, "audience")
 	}
 	for _, s := range []*set{d.scopes, d.resources} {
@@ -73,6 +76,15 @@ func (r *reader) check(d *definition) {
 		x := d.let[name]
 		c.computed(x, "let."+name, anywhere)
 		c.wrapped(x, "let."+name, true)
+	}
+}
+
+// listed checks that what one_of allows is allowed by pattern and format.
+func (c *checker) listed(in *input, what string) {
+	for _, s := range in.oneOf {
+		if why := in.wrongValue(s); s != "" && why != "" {
+			c.Wrong(in.at, "%s: one_of: %q %s", what, yamldoc.Clip(s), why)
+		}
 	}
 }
 

@@ -13,16 +13,16 @@ const (
 	mostNames    = 1000
 	mostRequests = 16
 	mostDepth    = 64
-	// mostProblems is after how many the checking of names ends: nobody reads more, and each is compared with all that is known.
+	// mostProblems is how many are said: nobody reads more, and an unknown name is compared with all that are known.
 	mostProblems = 100
 )
 
 // tooLarge reports, and says, that there is more of something than any definition needs.
 func (c *checker) tooLarge() bool {
 	names := len(c.d.inputs) + len(c.d.parameters) + len(c.d.let)
-	for what, qs := range map[string][]*request{"obtain": c.d.obtain, "refresh": c.d.refresh} {
+	for _, qs := range [][]*request{c.d.obtain, c.d.refresh} {
 		if len(qs) > mostRequests {
-			c.Wrong(qs[0].at, "%s: %d requests; a run has %d at most", what, len(qs), mostRequests)
+			c.Wrong(qs[0].at, "definition: %d requests; a run has %d at most", len(qs), mostRequests)
 			return true
 		}
 		for _, q := range qs {

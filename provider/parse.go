@@ -46,6 +46,9 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	}
 	if len(r.Problems) > 0 {
 		sortProblems(r.Problems)
+		if more := len(r.Problems) - mostProblems; more > 0 {
+			r.Problems = append(r.Problems[:mostProblems], Problem{File: file, Message: fmt.Sprintf("and %d problems more", more)})
+		}
 		return d, r.Problems
 	}
 	d.digest = digest(root)

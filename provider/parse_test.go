@@ -124,6 +124,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"a list in a list":            {strings.Replace(right, "own: o", "own: {each: l, where: {a: b}, path: {each: m, path: v}}", 1), "has path, each and where, all three"},
 		"a list in no list":           {strings.Replace(right, "own: o", "own: {path: {each: m, where: {a: b}, path: v}}", 1), "each and where go together"},
 		"an unknown in a list":        {strings.Replace(right, "own: o", "own: {each: l, where: {a: b}, path: {each: m, where: {a: '{{zz}}'}, path: v}}", 1), "nothing gives {{zz}}"},
+		"one_of what is none":         {"name: x\ninputs: {s: {format: url, one_of: [a/b]}}\ntoken: '{{s}}'", `one_of: "a/b" must be an absolute https URL`},
 		"an unknown format":           {"name: x\ninputs: {s: {format: urll}}\ntoken: t", `did you mean "url"?`},
 		"a rule without means":        {strings.Replace(right, "take:", "error: {rules: [{status: 401}]}, take:", 1), "means is missing"},
 		"a rule that always applies":  {strings.Replace(right, "take:", "error: {rules: [{means: grant}]}, take:", 1), "status or code"},
