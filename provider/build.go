@@ -152,10 +152,13 @@ func headerSafe(s string) bool {
 func (c cookies) header(v *values) (string, error) {
 	if c.whole != nil {
 		s, _, err := c.whole.expand(v)
-		if err == nil && !headerSafe(s) {
-			err = c.whole.bad("cookies: %v", errHeaderValue)
+		if err != nil {
+			return "", err
 		}
-		return s, err
+		if _, alone := c.whole.alone(); !alone && strings.Count(s, ";") > strings.Count(withNames(c.whole.parts, ""), ";") || !headerSafe(s) {
+			return "", c.whole.bad("cookies: %v", errHeaderValue)
+		}
+		return s, nil
 	}
 	var all []string
 	for _, f := range c.fields {

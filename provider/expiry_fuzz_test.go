@@ -12,12 +12,14 @@ import (
 // FuzzExpiry: no time that an answer has, in no layout that a definition may have, panics or is out of bounds; and a time that
 // is written is read as the same.
 func FuzzExpiry(f *testing.F) {
-	for _, s := range []string{
+	for i, s := range []string{
 		"", "0", "3600", "-5", "1e99", "inf", "1779000000", "1779000000123", ".5", "2026-05-01T12:00:00Z", "2026-05-01T12:00:00.123456789+02:00", "9999-12-31T23:59:59-23:59",
 		"Fri, 01 May 2026 12:00:00 GMT", "2026-05-01 12:00:00", "1:02:03", "36500:0:0", "99999999999999999999:0:0", "01.05.2026 12:00:00.5 +0200",
 	} {
-		for _, layout := range []string{"", "rfc3339", "http", "unix", "unix_ms", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M:%S.%f %z", "%j", "%%"} {
-			f.Add(s, layout, int64(1779000000))
+		for j, layout := range []string{"", "rfc3339", "http", "unix", "unix_ms", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M:%S.%f %z", "%j", "%%"} {
+			if (i+j)%3 == 0 {
+				f.Add(s, layout, int64(1779000000))
+			}
 		}
 	}
 	units := []string{"", "s", "ms", "m", "d:hh:mm"}

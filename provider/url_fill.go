@@ -60,8 +60,11 @@ func (u urlTemplate) before(next urlTemplate) urlTemplate {
 
 // misfit says why a value cannot stand for a name in this URL; empty: it can.
 func (u urlTemplate) misfit(name, value string) string {
-	if name == u.whole {
+	switch {
+	case name == u.whole:
 		return "" // its format is url
+	case value == "" && slices.Contains(u.names(), name):
+		return "must not be empty: it is part of a URL"
 	}
 	for _, p := range u.host {
 		if p.name == name && !isHostName(value) {
@@ -74,11 +77,7 @@ func (u urlTemplate) misfit(name, value string) string {
 		}
 	}
 	for _, s := range u.segments {
-		switch alone := len(s) == 1 && s[0].name == name; {
-		case !slices.ContainsFunc(s, func(p part) bool { return p.name == name }):
-		case value == "":
-			return "must not be empty: it is in the path of a URL"
-		case alone && leads(value):
+		if len(s) == 1 && s[0].name == name && leads(value) {
 			return "must not lead elsewhere by . or ..: it is in the path of a URL"
 		}
 	}
