@@ -105,12 +105,8 @@ size: ## a million credentials in Redis beside ten: memory, times
 memory: ## a broker's resident memory, with 10, 10,000 and 100,000 tokens in use; GOGC and GOMEMLIMIT are the broker's
 	cd cmd/tokenbroker && HOT="$${HOT:-10 10000 100000}" go test -count 1 -timeout 60m -run '^TestMemory$$' -v .
 
-fuzz: ## every fuzz target for FUZZTIME (60s)
-	@for pkg in $$(go list ./...); do \
-		for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
-		done; \
-	done
+fuzz: ## every fuzz target for FUZZTIME (60s), and how often each was executed
+	@scripts/fuzz $(FUZZTIME)
 
 tidy: ## go.mod and go.sum
 	go mod tidy

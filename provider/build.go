@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -54,63 +55,6 @@ func (d *definition) buildAt(q *request, u *url.URL, v *values) (*transport.Requ
 		w.Header.Set("Content-Type", contentType)
 	}
 	return w, nil
-}
-
-// url expands a URL's template. A leading name is a whole URL, whose final slash is dropped; other names are escaped by
-// place, and in the host they may only be parts of a host's name.
-func (d *definition) url(tx text, v *values) (*url.URL, error) {
-	var b strings.Builder
-	for i, p := range tx.parts {
-		if p.name == "" {
-			b.WriteString(p.literal)
-			continue
-		}
-		x, err := v.get(p.name)
-		if err != nil {
-			return nil, err
-		}
-		s := x.String()
-		switch {
-		case i == 0:
-			whole, err := url.Parse(s)
-			if err != nil || d.transport.Allowed(whole) != nil || whole.Fragment != "" {
-				return nil, nameText(p.name).bad("{{%s}} is not a URL that may be asked: it must be absolute, with https, and without user", p.name)
-			}
-			if len(tx.parts) > 1 && (whole.RawQuery != "" || whole.ForceQuery) {
-				return nil, nameText(p.name).bad("{{%s}} has a query, and something comes after it", p.name)
-			}
-			b.WriteString(strings.TrimSuffix(s, "/"))
-		case s == "":
-			return nil, nameText(p.name).bad("{{%s}} is empty, and part of a URL", p.name)
-		case hostEnd(b.String()) == b.Len():
-			if !transport.IsHost(s) || strings.Contains(s, ":") {
-				return nil, nameText(p.name).bad("{{%s}} cannot be part of a host name", p.name)
-			}
-			b.WriteString(s)
-		case strings.Contains(b.String(), "?"):
-			b.WriteString(url.QueryEscape(s))
-		default:
-			b.WriteString(url.PathEscape(s))
-		}
-	}
-	u, err := url.Parse(b.String())
-	if err != nil {
-		return nil, transport.ErrNoURL
-	}
-	if len(tx.names()) > 0 && hasDots(u.EscapedPath()) {
-		return nil, tx.bad("{{%s}} cannot be part of a path", tx.names()[len(tx.names())-1])
-	}
-	return u, d.transport.Allowed(u)
-}
-
-// hasDots reports whether a path has a segment that leads elsewhere (RFC 3986 section 5.2.4).
-func hasDots(path string) bool {
-	for s := range strings.SplitSeq(path, "/") {
-		if s == "." || s == ".." {
-			return true
-		}
-	}
-	return false
 }
 
 func addQuery(u *url.URL, fields []field, v *values) error {
@@ -208,10 +152,13 @@ func headerSafe(s string) bool {
 func (c cookies) header(v *values) (string, error) {
 	if c.whole != nil {
 		s, _, err := c.whole.expand(v)
-		if err == nil && !headerSafe(s) {
-			err = c.whole.bad("cookies: %v", errHeaderValue)
+		if err != nil {
+			return "", err
 		}
-		return s, err
+		if _, alone := c.whole.alone(); !alone && strings.Count(s, ";") > strings.Count(withNames(c.whole.parts, ""), ";") || !headerSafe(s) {
+			return "", c.whole.bad("cookies: %v", errHeaderValue)
+		}
+		return s, nil
 	}
 	var all []string
 	for _, f := range c.fields {
@@ -260,9 +207,15 @@ func (b body) encode(v *values) (data []byte, contentType string, err error) {
 		s, err := formOf(b.fields, v)
 		return []byte(s), "application/x-www-form-urlencoded", err
 	case jsonBody:
-		x, _, err := b.json.value(v)
+		x, ok, err := b.json.value(v)
 		if err != nil {
 			return nil, "", err
+		}
+		if !ok && b.json.kind == treeObject {
+			x = ordered{}
+		}
+		if !ok && b.json.kind == treeList {
+			x = []any{}
 		}
 		var out bytes.Buffer
 		enc := json.NewEncoder(&out)
@@ -272,7 +225,7 @@ func (b body) encode(v *values) (data []byte, contentType string, err error) {
 		}
 		return bytes.TrimSuffix(out.Bytes(), []byte("\n")), "application/json", nil
 	case textBody:
-		s, _, err := b.text.expand(v)
+		s, err := b.text.expandAs(b.as, v)
 		return []byte(s), "", err
 	case multipartBody:
 		return encodeMultipart(b.fields, v)
@@ -299,7 +252,8 @@ func encodeMultipart(fields []field, v *values) ([]byte, string, error) {
 	return out.Bytes(), w.FormDataContentType(), nil
 }
 
-// value makes the JSON. A leaf that is a name alone keeps that value's type; one that names something absent is left out.
+// value makes the JSON. A leaf that is a name alone keeps that value's type; one that names something absent is left out, and
+// so is an object or a list of which nothing is left.
 func (t *tree) value(v *values) (x any, ok bool, err error) {
 	switch t.kind {
 	case treeRaw:
@@ -315,7 +269,7 @@ func (t *tree) value(v *values) (x any, ok bool, err error) {
 				out = append(out, x)
 			}
 		}
-		return out, true, nil
+		return out, len(out) > 0 || len(t.list) == 0, nil
 	case treeObject:
 		out := ordered{}
 		for _, m := range t.members {
@@ -327,14 +281,20 @@ func (t *tree) value(v *values) (x any, ok bool, err error) {
 				out = append(out, pair{m.name, x})
 			}
 		}
-		return out, true, nil
+		return out, len(out) > 0 || len(t.members) == 0, nil
 	case treeLeaf:
 	}
 	if name, alone := t.leaf.alone(); alone {
 		x, err := v.get(name)
+		if s, is := x.v.(string); is && !utf8.ValidString(s) {
+			return nil, false, t.leaf.bad("json: {{%s}} %v", name, errNotUTF8)
+		}
 		return x.v, !x.absent(), err
 	}
 	s, ok, err := t.leaf.expand(v)
+	if !utf8.ValidString(s) {
+		return nil, false, t.leaf.bad("json: %s %v", spoken(t.leaf.parts), errNotUTF8)
+	}
 	return s, ok, err
 }
 

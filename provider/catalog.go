@@ -237,8 +237,12 @@ func (c *Catalog) List() []Entry {
 	return out
 }
 
-// Check returns everything that is wrong with a definition's file, and, where nothing is, what is probably not meant.
+// Check returns everything that is wrong with a definition's file, as one of a user's, and, where nothing is, what is probably not meant.
 func Check(filename string, data []byte) []Problem {
-	_, problems := parse(filename, data)
-	return problems
+	d, problems := parse(filename, data)
+	if d == nil {
+		return problems
+	}
+	_, err := builtins.Open("catalog/" + d.name + ".yaml")
+	return append(problems, clash(d.name, source{file: filename}, d, err == nil)...)
 }

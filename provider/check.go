@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/textproto"
 	"slices"
-	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
@@ -14,26 +12,37 @@ import (
 // A checker holds what names mean while a definition is checked.
 type checker struct {
 	*reader
-	d     *definition
-	names map[string]bool
+	d *definition
+	// everything are all names; nil: not gathered yet.
+	everything map[string]bool
+	meanings   map[string]meaning
+	// given is where only inputs hold.
+	given *place
 }
 
 // check finds what is wrong with a definition whose words are all right: names that nothing gives, values that depend on
 // themselves, secrets in places where they would be seen.
 func (r *reader) check(d *definition) {
-	c := &checker{reader: r, d: d, names: map[string]bool{}}
+	c := &checker{reader: r, d: d, meanings: map[string]meaning{}}
+	if c.tooLarge() {
+		return
+	}
+	c.given = placeOf(c.inputNames())
 	c.namespace()
 	c.cycles()
 	for _, in := range d.inputs {
 		if in.was != "" && d.inputs[in.was] != nil {
 			c.Wrong(in.at, "inputs: was: %q is an input of its own", in.was)
 		}
+		c.listed(in, "inputs")
 		c.defaulted(in, "inputs")
 	}
 	for _, in := range d.parameters {
+		c.listed(in, "parameters")
 		c.defaulted(in, "parameters")
 	}
 	if d.audience != nil {
+		c.listed(d.audience, "audience")
 		c.defaulted(d.audience, "audience")
 	}
 	for _, s := range []*set{d.scopes, d.resources} {
@@ -43,9 +52,9 @@ func (r *reader) check(d *definition) {
 			}
 		}
 	}
-	c.fields(d.headers, "headers", c.base(), true)
+	c.fields(d.headers, "headers", placeOf(c.base()), true)
 	for i, q := range d.obtain {
-		c.request(q, requestNamed("obtain", i, d.obtain), c.known(d.obtain[:i]))
+		c.request(q, requestNamed("obtain", i, d.obtain), placeOf(c.known(d.obtain[:i])))
 	}
 	for i, q := range d.refresh {
 		known := c.known(d.refresh[:i])
@@ -53,10 +62,10 @@ func (r *reader) check(d *definition) {
 		for _, t := range d.held() {
 			known[t] = true
 		}
-		c.request(q, requestNamed("refresh", i, d.refresh), known)
+		c.request(q, requestNamed("refresh", i, d.refresh), placeOf(known))
 	}
 	if d.token != nil {
-		c.text(*d.token, "token", c.base())
+		c.text(*d.token, "token", placeOf(c.base()))
 		c.tokenOf(*d.token)
 	}
 	c.seeds()
@@ -65,9 +74,10 @@ func (r *reader) check(d *definition) {
 	c.presents()
 	c.literals()
 	c.reaches()
+	anywhere := placeOf(c.anywhere())
 	for _, name := range slices.Sorted(maps.Keys(d.let)) {
 		x := d.let[name]
-		c.computed(x, "let."+name, c.anywhere())
+		c.computed(x, "let."+name, anywhere)
 		c.wrapped(x, "let."+name, true)
 	}
 }
@@ -78,6 +88,15 @@ func requestNamed(run string, i int, qs []*request) string {
 		return run
 	}
 	return fmt.Sprintf("%s[%d]", run, i)
+}
+
+// listed checks that what one_of allows is allowed by pattern and format.
+func (c *checker) listed(in *input, what string) {
+	for _, s := range in.oneOf {
+		if why := in.wrongValue(s); s != "" && why != "" {
+			c.Wrong(in.at, "%s: one_of: %q %s", what, yamldoc.Clip(s), why)
+		}
+	}
 }
 
 // defaulted checks a default: as a value where it names nothing, else what it names.
@@ -97,9 +116,9 @@ func (c *checker) defaulted(in *input, what string) {
 
 // chosen checks a default of what a caller may choose. It names inputs, and no secret one: what is chosen is shown.
 func (c *checker) chosen(t text, what string) {
-	c.text(t, what, c.inputNames())
+	c.text(t, what, c.given)
 	for _, n := range t.names() {
-		if c.secret(n, map[string]bool{}) {
+		if c.meaning(n).secret {
 			c.Wrong(t.at, "%s: %q is a secret, and what was asked for is shown", what, n)
 		}
 	}
@@ -192,17 +211,17 @@ func (c *checker) cycles() {
 	}
 }
 
-func (c *checker) computed(x *compute, what string, known map[string]bool) {
+func (c *checker) computed(x *compute, what string, here *place) {
 	if x.text != nil {
 		t := *x.text
 		t.at = x.at
-		c.text(t, what, known)
+		c.text(t, what, here)
 	}
 	if x.of != nil {
-		c.computed(x.of, what, known)
+		c.computed(x.of, what, here)
 	}
 	for _, a := range x.any {
-		c.computed(a, what, known)
+		c.computed(a, what, here)
 	}
 }
 
@@ -213,7 +232,7 @@ func (c *checker) wrapped(x *compute, what string, asText bool) {
 	}
 	if x.of != nil {
 		switch x.op {
-		case "lower", "upper", "split", "field", "from_base64", "from_base64url", "from_hex":
+		case "lower", "upper", "split", "field", "from_base64", "from_base64url", "from_hex", "from_percent", "query", "quote":
 			c.wrapped(x.of, what, true)
 		default:
 			c.wrapped(x.of, what, false)
@@ -224,152 +243,117 @@ func (c *checker) wrapped(x *compute, what string, asText bool) {
 	}
 }
 
-func (c *checker) fields(fs []field, what string, known map[string]bool, headers bool) {
-	for _, f := range fs {
-		if headers {
-			c.headerName(f, what)
-		}
-		for _, t := range f.values {
-			c.text(t, what+"."+f.name, known)
-		}
+func (c *checker) request(q *request, what string, here *place) {
+	c.url(q.target(), what+"."+q.word(), here)
+	c.fields(q.query, what+".query", here, false)
+	c.fields(q.headers, what+".headers", here, true)
+	c.fields(q.body.fields, what+"."+q.bodyWord(), here, false)
+	c.text(q.body.text, what+".text", here)
+	if why := q.body.as.misplaced(q.body.text); why != "" {
+		c.Wrong(q.body.text.at, "%s.text: %s", what, why)
 	}
-}
-
-func (c *checker) headerName(f field, what string) {
-	if !validHeaderName(f.name) {
-		c.Wrong(f.at, "%s: %q is not a header name", what, yamldoc.Clip(f.name))
-		return
-	}
-	switch textproto.CanonicalMIMEHeaderKey(f.name) {
-	case "Content-Length", "Transfer-Encoding", "Connection", "Host", "Cookie", "Upgrade", "Te", "Trailer":
-		c.Wrong(f.at, "%s: %s is the transport's (use cookies for Cookie)", what, f.name)
-	}
-}
-
-func validHeaderName(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r)
-	})
-}
-
-func (c *checker) request(q *request, what string, known map[string]bool) {
-	if q.issuer != nil {
-		c.url(*q.issuer, what+".issuer", known)
-	} else {
-		c.url(q.url, what+"."+q.word(), known)
-	}
-	c.fields(q.query, what+".query", known, false)
-	c.fields(q.headers, what+".headers", known, true)
-	c.fields(q.body.fields, what+"."+q.bodyWord(), known, false)
-	c.text(q.body.text, what+".text", known)
-	c.tree(q.body.json, what+"."+q.bodyWord(), known)
-	c.fields(q.cookies.fields, what+".cookies", known, false)
-	if q.cookies.whole != nil {
-		c.text(*q.cookies.whole, what+".cookies", known)
-	}
+	c.tree(q.body.json, what+"."+q.bodyWord(), here)
+	c.cookies(q.cookies, what+".cookies", here)
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		for _, t := range []text{q.auth.id, q.auth.secret} {
 			if t.at == (position{}) {
 				t.at, t.implied = q.at, true
 			}
-			c.text(t, what+".auth", known)
+			c.text(t, what+".auth", here)
 		}
 	}
-	if q.withToken && !known["token"] {
+	if q.withToken && !here.names["token"] {
 		c.Wrong(q.at, "%s: with_token: no request before this one takes a token", what)
 	}
-	taken := maps.Clone(known)
+	taken := placeOf(maps.Clone(here.names))
 	for _, t := range q.take {
-		taken[t.name] = true
+		taken.names[t.name] = true
 	}
 	for _, t := range q.take {
 		c.takes(t.where, t.at, what+".take."+t.name, t.name, taken)
 	}
 }
 
-func (c *checker) takes(w *where, p position, what, name string, taken map[string]bool) {
+func (c *checker) takes(w *where, p position, what, name string, taken *place) {
 	for _, x := range w.anyOf {
 		c.takes(x, p, what, name, taken)
+	}
+	if w.within != nil {
+		c.takes(w.within, p, what, name, taken)
 	}
 	for _, m := range w.match {
 		for _, t := range m.field.values {
 			c.text(t, what+".where."+m.field.name, taken)
 		}
 	}
-	if w.claim != nil && (!taken[w.of] || w.of == name) {
+	if w.claim != nil && (!taken.names[w.of] || w.of == name) {
 		c.Wrong(p, "%s: of: nothing was taken as %q", what, yamldoc.Clip(w.of))
 	}
 }
 
-func (c *checker) tree(t *tree, what string, known map[string]bool) {
+func (c *checker) tree(t *tree, what string, here *place) {
 	if t == nil {
 		return
 	}
 	if t.leaf != nil {
-		c.text(*t.leaf, what, known)
+		c.text(*t.leaf, what, here)
 	}
 	for _, x := range t.list {
-		c.tree(x, what, known)
+		c.tree(x, what, here)
 	}
 	for _, m := range t.members {
-		c.tree(m.tree, what+"."+m.name, known)
+		c.tree(m.tree, what+"."+m.name, here)
 	}
 }
 
 // url: a secret may stand in a URL only under query, and a name that makes the host is an input.
-func (c *checker) url(t text, what string, known map[string]bool) {
-	c.text(t, what, known)
-	for _, n := range t.names() {
-		if c.secret(n, map[string]bool{}) {
-			c.Wrong(t.at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
+func (c *checker) url(u urlTemplate, what string, here *place) {
+	at := u.written.at
+	c.text(u.written, what, here)
+	for _, n := range u.names() {
+		if c.meaning(n).secret {
+			c.Wrong(at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
 		}
 	}
-	c.leading(t, what)
-	for _, n := range hostNames(t) {
-		if s := c.callers(n, map[string]bool{}); s != "" {
-			c.Wrong(t.at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
+	c.fits(u, what)
+	for _, n := range u.hostNames() {
+		if s := c.meaning(n).chosen; s != "" {
+			c.Wrong(at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
 		}
 	}
 }
 
-// leading: the name that a URL begins with is a whole URL. Inputs and parameters say so; what answers bring, and what is
-// computed, is held against it when it is used.
-func (c *checker) leading(t text, what string) {
-	if len(t.parts) == 0 || t.parts[0].name == "" {
-		return
-	}
-	n := t.parts[0].name
-	if in := cmp.Or(c.d.inputs[n], c.d.parameters[n]); in != nil && in.format != "url" {
-		c.Wrong(t.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
-	}
-}
-
-// callers finds what a caller is free to choose behind a name; empty: nothing.
-func (c *checker) callers(name string, seen map[string]bool) string {
-	if in := c.d.parameters[name]; in != nil && in.oneOf == nil {
-		return name
-	}
-	switch name {
-	case "audience":
-		if c.d.audience != nil && c.d.audience.oneOf == nil {
-			return name
+// fits checks what is known of the names in a URL: that one which begins it is a whole URL, and that what may stand for the
+// others can. What answers bring, and what is computed, is held against it when it is used.
+func (c *checker) fits(u urlTemplate, what string) {
+	for _, n := range u.names() {
+		in := cmp.Or(c.d.inputs[n], c.d.parameters[n])
+		if n == "audience" {
+			in = c.d.audience
 		}
-	case "scope":
-		if c.d.scopes != nil && c.d.scopes.oneOf == nil {
-			return name
+		if in == nil {
+			continue
 		}
-	case "resources":
-		if c.d.resources != nil && c.d.resources.oneOf == nil {
-			return name
+		if n == u.whole {
+			if in.format != "url" {
+				c.Wrong(u.written.at, "%s: {{%s}} begins a URL, and must be a whole one: format: url", what, n)
+			}
+			continue
 		}
-	}
-	if x, ok := c.d.let[name]; ok && !seen[name] {
-		seen[name] = true
-		for _, n := range x.names() {
-			if s := c.callers(n, seen); s != "" {
-				return s
+		if slices.Contains(u.hostNames(), n) && (in.format == hostPathFormat || in.format == "url") {
+			if c.d.inputs[n] == nil || in.format == "url" || u.hostPath() != n {
+				c.Wrong(u.written.at, "%s: {{%s}} is %s and stands in a host: begin the URL with {{%s}} and format: url, or write https://{{%s}}/… and format: %s of an input", what, n, in.format, n, n, hostPathFormat)
+			}
+			continue
+		}
+		may := in.oneOf
+		if in.hasDefault && len(in.fallback.names()) == 0 {
+			may = append(slices.Clone(may), withNames(in.fallback.parts, ""))
+		}
+		for _, value := range may {
+			if why := u.misfit(n, value); why != "" {
+				c.Wrong(u.written.at, "%s: {{%s}} may be %q, and %s", what, n, yamldoc.Clip(value), why)
 			}
 		}
 	}
-	return ""
 }

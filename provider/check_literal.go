@@ -56,7 +56,7 @@ func (c *checker) literals() {
 			c.literalFields(q.cookies.fields, what+".cookies")
 			c.literalFields(q.body.fields, what+"."+q.bodyWord())
 			c.literalTree(q.body.json, "", what+"."+q.bodyWord(), q.at)
-			c.literalURL(q.url, what+"."+q.word())
+			c.literalURL(q.target().written, what+"."+q.word())
 			a := q.auth
 			if (a.kind == secretBasic || a.kind == rawBasic) && !slices.ContainsFunc(a.id.names(), c.isSecret) {
 				c.literal(a.secret, "client_secret", what+".auth", a.secret.at) // beside a secret that is the user, the password is a word that fills its place
@@ -75,7 +75,7 @@ func (c *checker) literals() {
 	}
 }
 
-func (c *checker) isSecret(name string) bool { return c.secret(name, map[string]bool{}) }
+func (c *checker) isSecret(name string) bool { return c.meaning(name).secret }
 
 func (c *checker) literalFields(fields []field, what string) {
 	for _, f := range fields {

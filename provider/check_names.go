@@ -9,6 +9,41 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
+// What bounds a definition, so that whoever writes a file cannot keep a broker busy with it.
+const (
+	mostNames    = 1000
+	mostRequests = 16
+	mostDepth    = 64
+	// mostProblems is how many are said: nobody reads more, and an unknown name is compared with all that are known.
+	mostProblems = 100
+)
+
+// tooLarge reports, and says, that there is more of something than any definition needs.
+func (c *checker) tooLarge() bool {
+	names := len(c.d.inputs) + len(c.d.parameters) + len(c.d.let)
+	for _, qs := range [][]*request{c.d.obtain, c.d.refresh} {
+		if len(qs) > mostRequests {
+			c.Wrong(qs[0].at, "definition: %d requests; a run has %d at most", len(qs), mostRequests)
+			return true
+		}
+		for _, q := range qs {
+			names += len(q.take)
+		}
+	}
+	if names > mostNames {
+		c.Wrong(position{}, "definition: %d names; inputs, parameters, let and take together have %d at most", names, mostNames)
+	}
+	return names > mostNames
+}
+
+// A place is where a template stands: the names that hold there, and what was found out about let values there.
+type place struct {
+	names map[string]bool
+	lacks map[string]string
+}
+
+func placeOf(names map[string]bool) *place { return &place{names, map[string]string{}} }
+
 func (c *checker) inputNames() map[string]bool {
 	out := map[string]bool{}
 	for n, in := range c.d.inputs {
@@ -53,10 +88,12 @@ func (c *checker) known(before []*request) map[string]bool {
 
 // anywhere are all names: a let is computed where it is used, from what holds there.
 func (c *checker) anywhere() map[string]bool {
-	out := c.known(c.d.obtain)
-	maps.Copy(out, c.known(c.d.refresh))
-	out["refresh_token"], out["token"] = true, true
-	return out
+	if c.everything == nil {
+		c.everything = c.known(c.d.obtain)
+		maps.Copy(c.everything, c.known(c.d.refresh))
+		c.everything["refresh_token"], c.everything["token"] = true, true
+	}
+	return c.everything
 }
 
 // held are the own values of the last answer, that a refresh may name.
@@ -77,21 +114,25 @@ func ownOf(qs []*request) []string {
 	return out
 }
 
-func (c *checker) text(t text, what string, known map[string]bool) {
+// text checks that each name of a template holds where it stands.
+func (c *checker) text(t text, what string, here *place) {
 	for _, n := range t.names() {
-		if through := c.lacks(n, known, map[string]bool{}); through != "" {
+		if len(c.Problems) >= mostProblems {
+			return
+		}
+		if through := c.lacks(n, here); through != "" {
 			c.Wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here", what, n, through)
 		}
-		if !known[n] {
+		if !here.names[n] {
 			p := Problem{
 				File: c.File, Line: t.at.Line, Column: t.at.Column,
 				Message:    fmt.Sprintf("%s: nothing gives {{%s}} here", what, n),
-				Suggestion: suggest.Nearest(n, slices.Collect(maps.Keys(known))),
+				Suggestion: suggest.Nearest(n, slices.Collect(maps.Keys(here.names))),
 			}
 			switch {
 			case t.implied:
 				p.Message, p.Suggestion = implies(what, n), ""
-			case n == "access_token" && known["token"]:
+			case n == "access_token" && here.names["token"]:
 				p.Suggestion = "token"
 			}
 			if n == "subject_token" || n == "actor_token" || n == "subject_token_type" {
@@ -120,33 +161,116 @@ func implies(what, name string) string {
 }
 
 // lacks finds what a let value is computed of and nothing gives at a place; empty: nothing. Of alternatives one is enough.
-func (c *checker) lacks(name string, known, seen map[string]bool) string {
+func (c *checker) lacks(name string, here *place) string {
 	x, ok := c.d.let[name]
-	if !ok || seen[name] {
+	if !ok {
 		return ""
 	}
-	seen[name] = true
-	return c.lacking(x, known, seen)
+	if s, ok := here.lacks[name]; ok {
+		return s
+	}
+	here.lacks[name] = "" // for one that is computed from itself
+	here.lacks[name] = c.lacking(x, here)
+	return here.lacks[name]
 }
 
-func (c *checker) lacking(x *compute, known, seen map[string]bool) string {
+func (c *checker) lacking(x *compute, here *place) string {
 	if x.text != nil {
 		for _, n := range x.text.names() {
-			if s := c.lacks(n, known, seen); s != "" {
+			c.steps++
+			if s := c.lacks(n, here); s != "" {
 				return s
 			}
-			if c.anywhere()[n] && !known[n] {
+			if c.anywhere()[n] && !here.names[n] {
 				return n // what is given nowhere is said where the value is declared
 			}
 		}
 	}
 	if x.of != nil {
-		return c.lacking(x.of, known, seen)
+		return c.lacking(x.of, here)
 	}
 	for i, a := range x.any {
-		if s := c.lacking(a, known, seen); s == "" || i == len(x.any)-1 {
+		if s := c.lacking(a, here); s == "" || i == len(x.any)-1 {
 			return s
 		}
 	}
 	return ""
+}
+
+// A meaning is what a name stands for, let values seen through.
+type meaning struct {
+	// secret: a secret input, or something computed of one.
+	secret bool
+	// kept is the secret in it that is not to be handed out, and chosen what a caller is free to choose; empty: nothing.
+	kept, chosen string
+	// changes: it is drawn or read from a clock.
+	changes bool
+}
+
+// meaning finds what a name stands for. Each name is looked at once.
+func (c *checker) meaning(name string) meaning {
+	if m, ok := c.meanings[name]; ok {
+		return m
+	}
+	c.steps++
+	c.meanings[name] = meaning{} // for one that is computed from itself
+	m := c.declared(name)
+	if x, ok := c.d.let[name]; ok {
+		m.changes = x.changes()
+		for _, n := range x.names() {
+			of := c.meaning(n)
+			c.steps++
+			m.secret, m.changes = m.secret || of.secret, m.changes || of.changes
+			if m.kept == "" {
+				m.kept = of.kept
+			}
+			if m.chosen == "" {
+				m.chosen = of.chosen
+			}
+		}
+	}
+	c.meanings[name] = m
+	return m
+}
+
+// declared is what a name means that is none of let.
+func (c *checker) declared(name string) meaning {
+	var m meaning
+	free := func(oneOf []string) {
+		if oneOf == nil {
+			m.chosen = name
+		}
+	}
+	if in := c.d.inputs[name]; in != nil {
+		if m.secret = in.secret; in.secret && !in.handedOut {
+			m.kept = name
+		}
+		return m
+	}
+	if in := c.d.parameters[name]; in != nil {
+		if m.secret = in.secret; in.secret {
+			m.kept = name
+		}
+		free(in.oneOf)
+		return m
+	}
+	switch name {
+	case "refresh_token":
+		m.secret, m.kept = true, name
+	case "token":
+		m.secret = true
+	case "audience":
+		if c.d.audience != nil {
+			free(c.d.audience.oneOf)
+		}
+	case "scope":
+		if c.d.scopes != nil {
+			free(c.d.scopes.oneOf)
+		}
+	case "resources":
+		if c.d.resources != nil {
+			free(c.d.resources.oneOf)
+		}
+	}
+	return m
 }

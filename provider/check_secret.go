@@ -9,67 +9,16 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
-// secret reports whether a name stands for a secret input, or for something computed of one.
-func (c *checker) secret(name string, seen map[string]bool) bool {
-	if in := c.d.inputs[name]; in != nil {
-		return in.secret
-	}
-	if in := c.d.parameters[name]; in != nil {
-		return in.secret
-	}
-	x, ok := c.d.let[name]
-	if !ok || seen[name] {
-		return name == "refresh_token" || name == "token"
-	}
-	seen[name] = true
-	return slices.ContainsFunc(x.names(), func(n string) bool { return c.secret(n, seen) })
-}
-
-// keptSecret finds a secret input that is not to be handed out behind a name.
-func (c *checker) keptSecret(name string, seen map[string]bool) string {
-	if in := c.d.inputs[name]; in != nil {
-		if in.secret && !in.handedOut {
-			return name
-		}
-		return ""
-	}
-	if in := c.d.parameters[name]; in != nil && in.secret {
-		return name
-	}
-	if x, ok := c.d.let[name]; ok && !seen[name] {
-		seen[name] = true
-		for _, n := range x.names() {
-			if s := c.keptSecret(n, seen); s != "" {
-				return s
-			}
-		}
-	}
-	if name == "refresh_token" {
-		return name
-	}
-	return ""
-}
-
 // tokenOf: a token that is not asked for is what it is made of, and callers get it.
 func (c *checker) tokenOf(t text) {
 	for _, n := range t.names() {
-		if s := c.keptSecret(n, map[string]bool{}); s != "" {
+		if s := c.meaning(n).kept; s != "" {
 			c.Wrong(t.at, "token: callers would see the secret %q; say handed_out: true on it if that is meant", s)
 		}
 	}
 	if len(t.names()) == 0 {
 		c.Warn(t.at, "token: whoever may read the definition reads the token: declare an input, inputs: {api_key: {secret: true, handed_out: true}}, and write \"{{api_key}}\"")
 	}
-}
-
-// changes reports whether a name is computed of what is drawn or read from a clock.
-func (c *checker) changes(name string, seen map[string]bool) bool {
-	x, ok := c.d.let[name]
-	if !ok || seen[name] {
-		return false
-	}
-	seen[name] = true
-	return x.changes() || slices.ContainsFunc(x.names(), func(n string) bool { return c.changes(n, seen) })
 }
 
 // notPresented are headers that a token is never shown in: they are the transport's, or a proxy's.
@@ -90,15 +39,16 @@ func (c *checker) presents() {
 		known = c.known(c.d.refresh)
 	}
 	known["token"] = true
+	here := placeOf(known)
 	p := c.d.present
 	uses := false
 	shown := func(t text, what string) {
-		c.text(t, what, known)
+		c.text(t, what, here)
 		for _, n := range t.names() {
-			if c.changes(n, map[string]bool{}) {
+			if c.meaning(n).changes {
 				c.Wrong(t.at, "%s: %q is another value each time that the token is shown, and none that was sent", what, n)
 			}
-			if s := c.keptSecret(n, map[string]bool{}); s != "" {
+			if s := c.meaning(n).kept; s != "" {
 				c.Wrong(t.at, "%s: callers would see the secret %q; say handed_out: true on it if that is meant", what, s)
 			}
 			_, static := c.d.inputs[n]
@@ -111,8 +61,16 @@ func (c *checker) presents() {
 			shown(t, "present."+f.name)
 		}
 	}
+	c.cookieFields(p.cookies.fields, "present.cookies")
 	if p.cookies.whole != nil {
 		shown(*p.cookies.whole, "present.cookies")
+	}
+	for _, f := range p.headers {
+		for _, t := range f.values {
+			if !visible("x" + withNames(t.parts, "x") + "x") {
+				c.Wrong(t.at, "present.%s: a header that is handed out has printable ASCII alone; write nothing else", f.name)
+			}
+		}
 	}
 	for _, f := range slices.Concat(p.headers, c.d.headers) {
 		if notPresented(f.name) || !validHeaderName(f.name) {
@@ -122,7 +80,7 @@ func (c *checker) presents() {
 	for _, f := range c.d.headers {
 		for _, t := range f.values {
 			for _, n := range t.names() {
-				if s := c.keptSecret(n, map[string]bool{}); s != "" {
+				if s := c.meaning(n).kept; s != "" {
 					c.Wrong(t.at, "headers.%s: headers are handed out with the token, and callers would see the secret %q; put it into the request's own headers", f.name, s)
 				}
 			}
@@ -132,11 +90,11 @@ func (c *checker) presents() {
 		c.Wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
 	}
 	if c.d.baseURL != nil {
-		c.text(*c.d.baseURL, "base_url", known)
-		c.leading(*c.d.baseURL, "base_url")
+		c.text(c.d.baseURL.written, "base_url", here)
+		c.fits(*c.d.baseURL, "base_url")
 		for _, n := range c.d.baseURL.names() {
-			if s := c.keptSecret(n, map[string]bool{}); s != "" {
-				c.Wrong(c.d.baseURL.at, "base_url: callers would see the secret %q", s)
+			if s := c.meaning(n).kept; s != "" {
+				c.Wrong(c.d.baseURL.written.at, "base_url: callers would see the secret %q", s)
 			}
 		}
 	}

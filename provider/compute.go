@@ -9,7 +9,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +27,7 @@ type compute struct {
 	text *text
 	op   string
 	of   *compute
-	// first and split, field, now, random have more
+	// first and split, field, query, now, random have more
 	any    []*compute
 	by     string
 	index  int
@@ -33,11 +35,12 @@ type compute struct {
 	add    time.Duration
 	layout string
 	bytes  int
+	name   string
 }
 
 var computeWords = []string{
 	"base64", "base64url", "hex", "from_base64", "from_base64url", "from_hex", "lower", "upper", "sha1", "sha256", "sha512",
-	"uuid", "random", "first", "now", "split", "field",
+	"uuid", "random", "first", "now", "split", "field", "from_percent", "query", "quote",
 }
 
 func (r *reader) compute(n *yaml.Node, what string) *compute {
@@ -64,8 +67,9 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				r.Wrong(at(it.Value), "%s: only version 4", what)
 			}
 		case "random":
-			if _, err := fmt.Sscan(it.Value.Value, &c.bytes); err != nil || c.bytes < 8 || c.bytes > 64 {
-				r.Wrong(at(it.Value), "%s: a number of bytes from 8 to 64", what)
+			var err error
+			if c.bytes, err = strconv.Atoi(it.Value.Value); err != nil || c.bytes < 8 || c.bytes > 64 {
+				r.Wrong(at(it.Value), "%s: a number of bytes from 8 to 64, without a unit", what)
 			}
 		case "first":
 			if it.Value.Kind != yaml.SequenceNode || len(it.Value.Content) == 0 {
@@ -98,7 +102,8 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				r.Wrong(it.At, "%s: by is missing", what)
 			}
 			if i, ok := w["at"]; ok {
-				if _, err := fmt.Sscan(i.Value.Value, &c.index); err != nil {
+				var err error
+				if c.index, err = strconv.Atoi(i.Value.Value); err != nil {
 					r.Wrong(at(i.Value), "%s.at: a number is wanted", what)
 				}
 			} else {
@@ -111,6 +116,14 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				c.path = r.path(p.Value, what+".path")
 			} else {
 				r.Wrong(it.At, "%s: path is missing", what)
+			}
+		case "query":
+			w := r.Words(it.Value, what, "of", "name")
+			c.of = r.part(w, "of", it, what)
+			if n, ok := w["name"]; ok {
+				c.name, _ = r.Text(n.Value, what+".name")
+			} else {
+				r.Wrong(it.At, "%s: name is missing", what)
 			}
 		default:
 			c.of = r.compute(it.Value, what)
@@ -182,7 +195,9 @@ func (c *compute) run(v *values) (out []byte, ok bool, err error) {
 	if err != nil || !ok {
 		return nil, ok, err
 	}
-	out, err = c.apply(in)
+	if out, err = c.apply(in); err == nil {
+		err = v.use(len(out))
+	}
 	return out, err == nil, err
 }
 
@@ -201,6 +216,14 @@ func (c *compute) apply(in []byte) ([]byte, error) {
 		return decoded(base64.RawURLEncoding.DecodeString(strings.TrimRight(string(in), "=")))
 	case "from_hex":
 		return decoded(hex.DecodeString(string(in)))
+	case "from_percent":
+		s, err := url.PathUnescape(string(in))
+		return decoded([]byte(s), err)
+	case "quote":
+		s, err := quote(string(in))
+		return []byte(s), err
+	case "query":
+		return c.queryValue(string(in))
 	case "lower":
 		return []byte(strings.ToLower(string(in))), nil
 	case "upper":
@@ -236,6 +259,22 @@ func (c *compute) apply(in []byte) ([]byte, error) {
 		return []byte(jsondoc.Text(x)), nil
 	}
 	return nil, fmt.Errorf("%s: unknown", c.op)
+}
+
+// queryValue is the first value of a name in a URL's query.
+func (c *compute) queryValue(s string) ([]byte, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("query: not a URL")
+	}
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, errors.New("query: the URL's query cannot be read")
+	}
+	if !q.Has(c.name) {
+		return nil, fmt.Errorf("query: the URL has no %s", c.name)
+	}
+	return []byte(q.Get(c.name)), nil
 }
 
 func decoded(b []byte, err error) ([]byte, error) {

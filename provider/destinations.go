@@ -14,11 +14,7 @@ func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 	d.give(v, c, broker.Selection{})
 	all := []broker.Destination{}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		t := q.url
-		if q.issuer != nil {
-			t = *q.issuer
-		}
-		all = append(all, broker.Destination{Use: broker.Requests, Place: d.origin(t, v)})
+		all = append(all, broker.Destination{Use: broker.Requests, Place: d.origin(q.target(), v)})
 	}
 	if d.baseURL != nil {
 		all = append(all, broker.Destination{Use: broker.API, Place: d.origin(*d.baseURL, v)})
@@ -32,15 +28,14 @@ func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 }
 
 // origin is where a URL leads. Where a caller or an answer has a say in that, their part stands in braces.
-func (d *definition) origin(t text, v *values) string {
-	host := hostOf(t)
-	if !slices.ContainsFunc(host.names(), func(n string) bool { return !d.certain(n, map[string]bool{}) }) {
-		if u, err := d.url(host, v); err == nil {
+func (d *definition) origin(t urlTemplate, v *values) string {
+	if !slices.ContainsFunc(t.hostNames(), func(n string) bool { return !d.certain(n, map[string]bool{}) }) {
+		if u, err := d.url(t.place(), v); err == nil {
 			return transport.Origin(u)
 		}
 	}
 	var b strings.Builder
-	for _, p := range host.parts {
+	for _, p := range t.origin() {
 		switch in := d.parameters[p.name]; {
 		case p.name == "":
 			b.WriteString(p.literal)

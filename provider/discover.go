@@ -91,8 +91,9 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	if u := e.d.endpoints.of(issuer.String(), time.Now()); u != nil {
 		return u, nil
 	}
+	const document = "/.well-known/openid-configuration"
 	at := *issuer
-	at.Path = trimSlash(at.Path) + "/.well-known/openid-configuration"
+	at.Path, at.RawPath = trimSlash(at.Path)+document, trimSlash(at.RawPath)+document
 	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
 	a, failure := e.send(ctx, dq, &transport.Request{Method: http.MethodGet, URL: &at, Header: defaultHeader()}, false)
 	if failure != nil {
@@ -102,11 +103,11 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	doc, _ := a.doc.(map[string]any)
 	said, _ := doc["issuer"].(string)
 	endpoint, _ := doc["token_endpoint"].(string)
-	u, err := url.Parse(endpoint)
+	u, err := e.d.whole(endpoint)
 	switch {
 	case trimSlash(said) != trimSlash(issuer.String()):
 		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document names a different issuer, or none"}
-	case err != nil || endpoint == "" || e.d.transport.Allowed(u) != nil:
+	case err != nil:
 		return nil, &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Detail: "the discovery document has no token_endpoint that may be asked"}
 	}
 	e.d.endpoints.keep(issuer.String(), u, time.Now())

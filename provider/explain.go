@@ -97,19 +97,26 @@ func (d *definition) explainRun(run broker.Run, qs []*request, c broker.Credenti
 	return out
 }
 
-// explainURL writes a URL for people: names that stand for nothing yet are left in it.
-func explainURL(t text, v *values) string {
+// explainURL writes a URL for people. One that cannot be made yet is written as it stands, with what is known.
+func (d *definition) explainURL(t urlTemplate, v *values) string {
+	if u, err := d.url(t, v); err == nil {
+		return printable(mask(u.String()))
+	}
+	return explainText(t.written, v)
+}
+
+// explainText writes a text for people: names that stand for nothing yet are left in it.
+func explainText(t text, v *values) string {
 	var b strings.Builder
-	for i, p := range t.parts {
-		switch s := v.fixed[p.name].String(); {
-		case p.name == "":
-			b.WriteString(p.literal)
-		case s == "":
+	for _, p := range t.parts {
+		b.WriteString(p.literal)
+		if p.name == "" {
+			continue
+		}
+		if s := v.fixed[p.name].String(); s != "" {
+			b.WriteString(s)
+		} else {
 			b.WriteString("<" + p.name + ">")
-		case i == 0:
-			b.WriteString(strings.TrimSuffix(s, "/"))
-		default:
-			b.WriteString(url.PathEscape(s))
 		}
 	}
 	return printable(mask(b.String()))
@@ -119,9 +126,9 @@ func (d *definition) explainRequest(q *request, v *values) string {
 	var b strings.Builder
 	to := "<token_endpoint>"
 	if q.issuer != nil {
-		fmt.Fprintf(&b, "  GET %s/.well-known/openid-configuration\n  then\n", trimSlash(explainURL(*q.issuer, v)))
+		fmt.Fprintf(&b, "  GET %s/.well-known/openid-configuration\n  then\n", trimSlash(d.explainURL(*q.issuer, v)))
 	} else {
-		to = explainURL(q.url, v)
+		to = d.explainURL(q.url, v)
 	}
 	w, err := d.buildAt(q, &url.URL{Scheme: "https", Host: "example.com"}, v)
 	if err != nil {
@@ -138,7 +145,7 @@ func (d *definition) explainRequest(q *request, v *values) string {
 	for _, name := range slices.Sorted(maps.Keys(w.Header)) {
 		for _, h := range w.Header[name] {
 			if name == "Authorization" && (q.auth.kind == secretBasic || q.auth.kind == rawBasic) {
-				h = "Basic " + explainURL(q.auth.id, v) + ":" + explainURL(q.auth.secret, v)
+				h = "Basic " + explainText(q.auth.id, v) + ":" + explainText(q.auth.secret, v)
 			}
 			fmt.Fprintf(&b, "  %s: %s\n", name, mask(h))
 		}

@@ -90,11 +90,7 @@ func (d *definition) makeFacts() *broker.Facts {
 	}
 	hosts := map[string]bool{}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		t := q.url
-		if q.issuer != nil {
-			t = *q.issuer
-		}
-		for _, n := range hostNames(t) {
+		for _, n := range q.target().hostNames() {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}
@@ -104,7 +100,7 @@ func (d *definition) makeFacts() *broker.Facts {
 	f.Requests = max(f.Requests, 1)
 	f.HostInputs = slices.Sorted(maps.Keys(hosts))
 	if d.baseURL != nil {
-		for _, n := range hostNames(*d.baseURL) {
+		for _, n := range d.baseURL.hostNames() {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}

@@ -25,6 +25,10 @@ func FuzzDefinition(f *testing.F) {
 		}
 		f.Add(text)
 	}
+	tr, err := transport.New(transport.Settings{})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add([]byte(right))
 	f.Add([]byte("name: x\nlet: {a: {first: [{base64: \"{{b}}\"}]}, b: {uuid: 4}}\ntoken: \"{{a}}\""))
 	f.Add([]byte("name: x\ninputs: &a {id: {}}\nparameters: *a\ntoken: t"))
@@ -44,10 +48,6 @@ func FuzzDefinition(f *testing.F) {
 		again, _ := parse("", data)
 		if again.Facts().Digest != d.Facts().Digest {
 			t.Error("two revisions of one text")
-		}
-		tr, err := transport.New(transport.Settings{})
-		if err != nil {
-			t.Fatal(err)
 		}
 		d.transport = tr
 		c := &Catalog{loaded: map[string]*definition{d.name: d}, entries: map[string]Entry{d.name: {Name: d.name}}}

@@ -5,11 +5,11 @@ import (
 	"encoding/pem"
 	"maps"
 	"net/mail"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -44,12 +44,8 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 			}
 			continue
 		}
-		if why := in.wrongValue(in.affixed(v)); why != "" {
+		if why := d.wrongInput(name, in.affixed(v)); why != "" {
 			bad(field, broker.CodeInvalid, why)
-		} else if in.format == "url" {
-			if why := d.wrongURL(in.affixed(v)); why != "" {
-				bad(field, broker.CodeInvalid, why)
-			}
 		}
 	}
 	return wrong
@@ -57,14 +53,24 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 
 var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 
-// wrongURL says why a URL may not be asked; empty: it may.
-func (d *definition) wrongURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "must be an absolute https URL"
+// wrongInput says what is wrong with an input's value, also for the URLs that it is in; empty: nothing.
+func (d *definition) wrongInput(name, v string) string {
+	in := d.inputs[name]
+	if why := in.wrongValue(v); why != "" {
+		return why
 	}
-	if err := d.transport.Allowed(u); err != nil {
-		return err.Error()
+	if in.format == "url" {
+		if _, err := d.whole(v); err != nil {
+			return err.Error()
+		}
+	}
+	if in.format == hostPathFormat {
+		return "" // it stands where a path may be
+	}
+	for _, u := range d.urls() {
+		if why := u.misfit(name, v); why != "" {
+			return why
+		}
 	}
 	return ""
 }
@@ -74,6 +80,8 @@ func (in *input) wrongValue(v string) string {
 	switch {
 	case v == "":
 		return "is empty"
+	case strings.ContainsRune(v, utf8.RuneError): // the character that stands for them is none either
+		return "has bytes that are no text (UTF-8): write it in base64, hex or PEM, as the provider wants it"
 	case in.oneOf != nil && !slices.Contains(in.oneOf, v):
 		return "must be one of " + strings.Join(in.oneOf, ", ")
 	case in.pattern != nil && !in.pattern.MatchString(v):
@@ -84,10 +92,13 @@ func (in *input) wrongValue(v string) string {
 	case "host":
 		good = transport.IsHost(v)
 	case "url":
-		u, err := url.Parse(v)
-		good = err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.Fragment == ""
-		if !good {
+		if _, err := wholeURL(v); err != nil {
 			return "must be an absolute https URL, without user and fragment"
+		}
+	case hostPathFormat:
+		u, err := parseURL(literalText("https://" + v))
+		if err != nil || u.hasQuery {
+			return "must be a host, with a path or without, as in example.com/base: without https:// and without a query"
 		}
 	case "uuid":
 		good = uuidWord.MatchString(v)

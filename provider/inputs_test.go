@@ -207,3 +207,17 @@ refresh: {oauth2: "https://example.com/t", auth: none}`)
 		t.Errorf("got %v, want the five that are required", got)
 	}
 }
+
+func TestWhatIsStoredIsText(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define("inputs: {a: {}, s: {secret: true}}\nparameters: {p: {optional: true}}\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {a: '{{a}}', s: '{{s}}', p: '{{p}}'}}")
+	for _, bad := range []string{"a\xffb", "a\ufffdb", "\xc3"} {
+		got := d.Check(credential(map[string]string{"a": bad, "!s": bad}))
+		if len(got) != 2 || got[0].Field != "credential.inputs.a" || got[1].Field != "secrets.s" || !strings.Contains(got[1].Description, "UTF-8") {
+			t.Errorf("%q: got %v, want both refused by their names", bad, got)
+		}
+		if _, err := d.Select(credential(nil), broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": bad})}); err == nil {
+			t.Errorf("%q: a caller may send it", bad)
+		}
+	}
+}

@@ -38,7 +38,7 @@ type definition struct {
 	present           present
 	attributes        []string
 	attributesAt      []position
-	baseURL           *text
+	baseURL           *urlTemplate
 	digest            string
 	transport         *transport.Transport
 	user              bool // it is of a user's file
@@ -144,9 +144,9 @@ type member struct {
 type request struct {
 	at     position
 	method string
-	url    text
+	url    urlTemplate
 	// issuer: the URL is found by discovery (RFC 8414, OpenID Connect Discovery).
-	issuer    *text
+	issuer    *urlTemplate
 	oauth2    bool
 	query     []field
 	headers   []field
@@ -206,6 +206,7 @@ type body struct {
 	fields []field
 	json   *tree
 	text   text
+	as     textKind
 }
 
 type authKind int
@@ -237,6 +238,7 @@ type where struct {
 	path     *path
 	each     *path
 	match    []match
+	within   *where // a list in the element that was found; instead of path
 	header   string
 	cookie   string
 	cookies  bool

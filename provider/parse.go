@@ -36,17 +36,37 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		r.Wrong(at(root), "it is no definition: it has none of the words of one") // and nothing of it is quoted: it may be any file
 		return nil, r.Problems
 	}
+	if deep := deeper(root, mostDepth); deep != nil {
+		r.Wrong(at(deep), "definition: nested deeper than %d levels", mostDepth)
+		return nil, r.Problems
+	}
 	d := r.definition(root)
 	if d != nil && !r.namesUnknown {
 		r.check(d)
 	}
 	sortProblems(r.Problems)
-	if len(yamldoc.Errors(r.Problems)) > 0 {
-		return d, yamldoc.Errors(r.Problems) // what is wrong may be why something seems unused
+	if wrong := yamldoc.Errors(r.Problems); len(wrong) > 0 { // and no warnings: what is wrong may be why something seems unused
+		if more := len(wrong) - mostProblems; more > 0 {
+			wrong = append(wrong[:mostProblems], Problem{File: file, Message: fmt.Sprintf("and %d problems more", more)})
+		}
+		return d, wrong
 	}
 	d.digest = digest(root)
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
 	return d, r.Problems
+}
+
+// deeper finds what stands deeper than a number of levels; nil: nothing does.
+func deeper(n *yaml.Node, levels int) *yaml.Node {
+	if levels == 0 {
+		return n
+	}
+	for _, x := range n.Content {
+		if deep := deeper(x, levels-1); deep != nil {
+			return deep
+		}
+	}
+	return nil
 }
 
 // looksLike reports whether a document has a word of a definition.
@@ -206,7 +226,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 		if l.Value.Value == "until_rejected" {
 			d.untilRejected = true
 		} else {
-			d.lifetime = r.duration(l.Value, "lifetime")
+			d.lifetime = r.positive(l.Value, "lifetime")
 		}
 	}
 	if m, ok := w["margin"]; ok {
@@ -235,10 +255,10 @@ func (r *reader) times(d *definition, w map[string]item) {
 	if x, ok := w["refresh_token_lifetime"]; ok {
 		in := r.Words(x.Value, "refresh_token_lifetime", "idle", "absolute")
 		if i, ok := in["idle"]; ok {
-			d.idle = r.duration(i.Value, "refresh_token_lifetime.idle")
+			d.idle = r.positive(i.Value, "refresh_token_lifetime.idle")
 		}
 		if a, ok := in["absolute"]; ok {
-			d.absolute = r.duration(a.Value, "refresh_token_lifetime.absolute")
+			d.absolute = r.positive(a.Value, "refresh_token_lifetime.absolute")
 		}
 		r.needsRefresh(d, x)
 	}
@@ -294,7 +314,10 @@ func (r *reader) nameOK(it item, what string) {
 	}
 }
 
-var inputFormats = []string{"host", "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}
+// hostPathFormat is of an input that is a host with a path, or without: what people copy of an address, without its scheme.
+const hostPathFormat = "host_path"
+
+var inputFormats = []string{"host", hostPathFormat, "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}
 
 func (r *reader) inputs(n *yaml.Node, what string, stored bool) map[string]*input {
 	out := map[string]*input{}
@@ -380,16 +403,15 @@ func (r *reader) set(n *yaml.Node, what, join string) *set {
 	return s
 }
 
-// url reads a template of a URL: it begins with https://, http:// or a name.
-func (r *reader) url(n *yaml.Node, what string) text {
+// url reads a template of a URL.
+func (r *reader) url(n *yaml.Node, what string) urlTemplate {
+	before := len(r.Problems)
 	t := r.text(n, what)
-	switch {
-	case len(t.parts) == 0:
-		r.Wrong(at(n), "%s: a URL is wanted", what)
-	case t.parts[0].name == "" && !strings.HasPrefix(t.parts[0].literal, "https://") && !strings.HasPrefix(t.parts[0].literal, "http://"):
-		r.Wrong(at(n), "%s: a URL begins with https:// or with {{name}}", what)
+	u, err := parseURL(t)
+	if err != nil && len(r.Problems) == before { // a template that is none has been said
+		r.Wrong(at(n), "%s: %v", what, err)
 	}
-	return t
+	return u
 }
 
 func (r *reader) run(n *yaml.Node, d *definition, place broker.Run) []*request {

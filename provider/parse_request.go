@@ -42,6 +42,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 	if it, ok := w["headers"]; ok {
 		q.headers = r.fields(it.Value, what+".headers")
 	}
+	q.body.as = kindOfText(d.headers, q.headers)
 	if it, ok := w["cookies"]; ok {
 		q.cookies = r.cookies(it.Value, what+".cookies")
 	}
@@ -265,8 +266,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		r.Wrong(at(n), "%s: exactly one of path, header, cookie, cookies, text, claim", what)
 	}
 	if it, ok := in["path"]; ok {
-		w.path = r.path(it.Value, what+".path")
-		w.written = it.Value.Value
+		r.pathOrList(w, it.Value, what+".path")
 	}
 	if it, ok := in["header"]; ok {
 		w.header, _ = r.Text(it.Value, what+".header")
@@ -307,14 +307,33 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	return w
 }
 
+// pathOrList reads a path or, of the element that was found, a list in which another is looked for.
+func (r *reader) pathOrList(w *where, n *yaml.Node, what string) {
+	if n.Kind != yaml.MappingNode {
+		w.path, w.written = r.path(n, what), n.Value
+		return
+	}
+	w.within = &where{}
+	in := r.Words(n, what, "path", "each", "where")
+	if it, ok := in["path"]; ok {
+		r.pathOrList(w.within, it.Value, what+".path")
+	}
+	if len(in) < 3 {
+		r.Wrong(at(n), "%s: a list in a list has path, each and where, all three", what)
+		return
+	}
+	w.written = w.within.written
+	r.eachWhere(w.within, in, what)
+}
+
 // eachWhere reads `each` with `where`: of a list, the first element that has these values.
 func (r *reader) eachWhere(w *where, in map[string]item, what string) {
 	each, hasEach := in["each"]
 	wanted, hasWanted := in["where"]
-	if !hasEach && !hasWanted {
+	if !hasEach && !hasWanted && w.within == nil {
 		return
 	}
-	if !hasEach || !hasWanted || w.path == nil {
+	if !hasEach || !hasWanted || w.path == nil && w.within == nil {
 		r.Wrong(in["path"].At, "%s: each and where go together, with path", what)
 		return
 	}

@@ -31,10 +31,7 @@ func (d *definition) uses(q *request, name string) bool { return d.named(d.sent(
 
 // sent are the texts of a request that are sent.
 func (d *definition) sent(q *request) []text {
-	texts := append(textsOf(d.headers, q.query, q.headers, q.body.fields, q.cookies.fields), q.url, q.body.text)
-	if q.issuer != nil {
-		texts = append(texts, *q.issuer)
-	}
+	texts := append(textsOf(d.headers, q.query, q.headers, q.body.fields, q.cookies.fields), q.target().written, q.body.text)
 	if q.cookies.whole != nil {
 		texts = append(texts, *q.cookies.whole)
 	}
@@ -76,7 +73,7 @@ func (d *definition) presented() []text {
 func (d *definition) visibleToCallers() map[string]bool {
 	texts := append(d.presented(), textsOf(d.headers)...)
 	if d.baseURL != nil {
-		texts = append(texts, *d.baseURL)
+		texts = append(texts, d.baseURL.written)
 	}
 	out := d.named(texts)
 	for _, a := range d.attributes {

@@ -18,6 +18,8 @@ type reader struct {
 	yamldoc.Reader
 	// namesUnknown: a word that declares names was not understood, so that every use of one would seem wrong.
 	namesUnknown bool
+	// steps counts what checking looked at.
+	steps int
 }
 
 func newReader(file string) *reader {
@@ -102,6 +104,16 @@ func (r *reader) duration(n *yaml.Node, what string) time.Duration {
 	return d
 }
 
+// positive reads a duration in which something lives.
+func (r *reader) positive(n *yaml.Node, what string) time.Duration {
+	before := len(r.Problems)
+	d := r.duration(n, what)
+	if d == 0 && len(r.Problems) == before {
+		r.Wrong(at(n), "%s: %q is no time at all; write how long, as 90s, 1h30m or 5d, or leave it out", what, yamldoc.Clip(n.Value))
+	}
+	return d
+}
+
 func (r *reader) oneOf(n *yaml.Node, what string, known ...string) string {
 	s, ok := r.Text(n, what)
 	if !ok {
@@ -138,11 +150,10 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 	if !ok {
 		return nil, ""
 	}
-	expr := s
-	if whole {
-		expr = `^(?:` + s + `)$`
+	re, err := regexp.Compile(s) // by itself: "a)|(b" would leave the group that it is put into
+	if err == nil && whole {
+		re, err = regexp.Compile(`^(?:` + s + `)$`)
 	}
-	re, err := regexp.Compile(expr)
 	if err != nil {
 		r.Wrong(at(n), "%s: %q is not an RE2 expression", what, yamldoc.Clip(s))
 		return nil, s

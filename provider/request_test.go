@@ -119,6 +119,21 @@ obtain: {post: "https://example.com/t", cookies: {a: "{{s}}"}, take: {token: t}}
 	}
 }
 
+func TestAValueInACookieIsNoCookieOfItsOwn(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "token"}`))
+	for cookies, sent := range map[string]string{`"a={{p}}; b=c"`: "", `{a: "{{p}}", b: c}`: "", `"{{p}}"`: "x; admin=1"} { // one that stands alone may be several
+		d := v.define("parameters: {p: {}}\nobtain: {post: 'https://example.com/t', cookies: " + cookies + ", take: {token: t}}")
+		_, err := v.obtain(d, credential(nil), broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "x; admin=1"})})
+		all := v.requests()
+		switch {
+		case sent == "" && upstreamError(t, err).Level != broker.LevelRequest:
+			t.Errorf("%s: got %v, want a refusal", cookies, err)
+		case sent != "" && (err != nil || all[len(all)-1].header.Get("Cookie") != sent):
+			t.Errorf("%s: got %v %v", cookies, err, all)
+		}
+	}
+}
+
 func TestAnEntryOfAnAbsentOptionalInputIsLeftOutAndAnEmptyOneIsKept(t *testing.T) {
 	v := newVendor(t, jsonSays(`{"t": "token"}`))
 	d := v.define(`

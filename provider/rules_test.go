@@ -100,7 +100,10 @@ obtain: {post: "{{server}}/p/{{a}}{{b}}/q", take: {token: t}}`)
 			t.Errorf("%v: it was asked", bad)
 		}
 	}
-	if err := run("https://example.com", "..", "/"); err != nil || v.requests()[0].uri != "/p/..%2F/q" {
+	if err := run("https://example.com", "..", "/"); err == nil {
+		t.Error("it was asked, and a server that decodes first is led elsewhere")
+	}
+	if err := run("https://example.com", "...", "/"); err != nil || v.requests()[0].uri != "/p/...%2F/q" {
 		t.Errorf("got %v %v", err, v.requests())
 	}
 }

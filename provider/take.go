@@ -84,7 +84,7 @@ func (w *where) find(a *answer) (value, *where) {
 	var v any
 	switch {
 	case w.each != nil:
-		v = w.element(a)
+		v = w.element(a.doc, a.named())
 	case w.path != nil:
 		if a.doc != nil {
 			v, _ = w.path.find(a.doc)
@@ -132,11 +132,14 @@ func (a *answer) named() *values {
 }
 
 // element finds, of the list at each, the first element that has the wanted values; null wants none.
-func (w *where) element(a *answer) any {
-	l, _ := w.each.find(a.doc)
+func (w *where) element(doc any, names *values) any {
+	l, _ := w.each.find(doc)
 	elements, _ := l.([]any)
 	for _, e := range elements {
-		if !slices.ContainsFunc(w.match, func(m match) bool { return !m.holds(e, a.named()) }) {
+		if !slices.ContainsFunc(w.match, func(m match) bool { return !m.holds(e, names) }) {
+			if w.within != nil {
+				return w.within.element(e, names)
+			}
 			v, _ := w.path.find(e)
 			return v
 		}

@@ -3,7 +3,6 @@ package provider
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
@@ -64,8 +63,10 @@ func parseText(s string) ([]part, error) {
 // names returns the names that the template uses, in order.
 func (t text) names() []string {
 	var out []string
+	seen := map[string]bool{}
 	for _, p := range t.parts {
-		if p.name != "" && !slices.Contains(out, p.name) {
+		if p.name != "" && !seen[p.name] {
+			seen[p.name] = true
 			out = append(out, p.name)
 		}
 	}

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -29,6 +30,20 @@ type values struct {
 	fixed map[string]value
 	let   map[string]*compute
 	busy  map[string]bool
+	// used are the bytes of the values that were used until now.
+	used int
+}
+
+// mostUsed bounds what a run makes of values, in bytes: a few lines that name each other twice would be any number of them.
+const mostUsed = 4 << 20
+
+var errTooLong = fmt.Errorf("its values, as often as they are named, are together longer than %d bytes", mostUsed)
+
+func (v *values) use(bytes int) error {
+	if v.used += bytes; v.used > mostUsed {
+		return errTooLong
+	}
+	return nil
 }
 
 func newValues(let map[string]*compute) *values {
@@ -37,11 +52,11 @@ func newValues(let map[string]*compute) *values {
 
 func (v *values) set(name string, x any, secret bool) { v.fixed[name] = value{v: x, secret: secret} }
 
-// get returns the value of a name. A name that nothing gives is absent: that every name is declared was checked when the
+// get returns the value of a name, for use. A name that nothing gives is absent: that every name is declared was checked when the
 // definition was loaded.
 func (v *values) get(name string) (value, error) {
 	if x, ok := v.fixed[name]; ok {
-		return x, nil
+		return x, v.use(len(x.String()))
 	}
 	c, ok := v.let[name]
 	if !ok {
@@ -53,6 +68,9 @@ func (v *values) get(name string) (value, error) {
 	v.busy[name] = true
 	defer delete(v.busy, name)
 	b, ok, err := c.run(v)
+	if errors.Is(err, errTooLong) {
+		return value{}, err
+	}
 	if err != nil {
 		return value{}, fmt.Errorf("compute %s: %w", name, err)
 	}
@@ -61,7 +79,7 @@ func (v *values) get(name string) (value, error) {
 		x.v = string(b)
 	}
 	v.fixed[name] = x
-	return x, nil
+	return x, v.use(len(b))
 }
 
 // give sets what a credential and a selection bring.

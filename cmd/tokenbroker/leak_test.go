@@ -233,6 +233,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.ok("", "health")
 	l.ok("", "bench", "one", "--duration", "100ms", "--callers", "4", "--connections", "2", "-o", "json")
 	l.ok("", "backup", "copy.db")
+	l.ok("", "restore", "copy.db", "--data-dir", filepath.Join(l.dir, "restored"), "--key-file", filepath.Join(l.dir, "d", "key.json"))
 	l.ok("", "version")
 }
 

@@ -31,6 +31,7 @@ type cli struct {
 	Health     operator.HealthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
 	Config     settings.ConfigCommands     `cmd:"" help:"Check a settings file."`
 	Backup     operator.BackupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
+	Restore    operator.RestoreCommand     `cmd:"" help:"Make a data directory of a copy of the embedded store."`
 	Bench      operator.BenchCommand       `cmd:"" help:"Load-test a running deployment and report latency."`
 	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
 	Version    versionCommand              `cmd:"" help:"Say which version this is."`

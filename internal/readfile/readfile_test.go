@@ -1,6 +1,7 @@
 package readfile_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -74,4 +75,29 @@ func TestReadWhatSaysNothingOfItsSize(t *testing.T) {
 	if got, err := readfile.Read(status, 1<<20); err != nil || len(got) == 0 {
 		t.Errorf("got %d bytes, %v", len(got), err)
 	}
+}
+
+// FuzzRead: what is in a file comes out of it, all or nothing.
+func FuzzRead(f *testing.F) {
+	for _, n := range []int{0, 1, 9, 10, 11, 4096} {
+		f.Add(make([]byte, n), int64(10))
+	}
+	f.Add([]byte("a\r\nb\x00\xff"), int64(1<<20))
+	name := filepath.Join(f.TempDir(), "file")
+	f.Fuzz(func(t *testing.T, content []byte, most int64) {
+		if most < 0 || most == 1<<63-1 {
+			return // no caller's bound
+		}
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readfile.Read(name, most)
+		large := &readfile.TooLarge{}
+		switch fits := int64(len(content)) <= most; {
+		case fits && (err != nil || !bytes.Equal(got, content)):
+			t.Fatalf("got %q, %v, want %q", got, err, content)
+		case !fits && (!errors.As(err, &large) || got != nil):
+			t.Fatalf("got %d bytes, %v, of %d where %d are allowed", len(got), err, len(content), most)
+		}
+	})
 }

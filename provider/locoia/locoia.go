@@ -292,6 +292,7 @@ func secretish(name string) bool {
 
 func (im *importer) request(method, address string, headers map[string]string, body *string, place broker.Run) *yaml.Node {
 	method = strings.ToLower(or(method, "POST"))
+	address, _, _ = strings.Cut(address, "#") // it was never sent
 	address, query, _ := strings.Cut(address, "?")
 	h := map[string]string{}
 	contentType := ""

@@ -184,6 +184,40 @@ func TestWhatCannotBeImportedIsSaid(t *testing.T) {
 	}
 }
 
+func TestAnAddressThatBeginsWithANameIsAWholeURL(t *testing.T) {
+	def, notes, err := Import([]byte(`{"name": "x", "authorization_request_url": "{{ base_url }}/auth?u={{ user }}#top", "response_access_token_path": "t"}`), "")
+	if err != nil || strings.Contains(strings.Join(notes, "\n"), "by hand") || !strings.Contains(string(def), "base_url: {format: url}") || strings.Contains(string(def), "top") {
+		t.Errorf("got %s %v %v", def, notes, err)
+	}
+}
+
+// FuzzImport: whatever a configuration says, what comes of it is YAML, and what is wrong with it is said.
+func FuzzImport(f *testing.F) {
+	f.Add([]byte(`{"authorization_request_url": "https://api.example.com/auth?client_id={{ username }}&client_secret={{ password }}", "authorization_request_method": "GET", "response_access_token_path": "access_token", "header_key": "Authorization", "token_prefix": "Bearer {{token_format}}"}`))
+	f.Add([]byte(`{"name": "x", "authorization_request_url": "https://a/", "authorization_request_body_template": "{\"a\": {{ b }}}", "authorization_request_method": "PATCH"}`))
+	f.Add([]byte(`{"authorization_request_url": "{{a}}/x y#z", "authorization_request_body_template": "{\"a\":\"{{ b }}\"}", "response_access_token_path_in_cookie": "x", "refresh_request_url": "https://b/", "refresh_request_body_template": "a=b&a=c"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		def, notes, err := Import(data, "")
+		if err != nil {
+			return
+		}
+		problems, said := provider.Check("", def), 0
+		for _, n := range notes {
+			if strings.HasPrefix(n, "to be mended by hand") {
+				said++
+			}
+		}
+		for _, p := range problems {
+			if strings.Contains(p.Message, "not YAML") {
+				t.Fatalf("%s\n%s", p, def)
+			}
+		}
+		if said != len(problems) {
+			t.Fatalf("got %d notes of %d problems", said, len(problems))
+		}
+	})
+}
+
 // TestEachSettingOfTheTableHasItsPlace: every way in which a token comes, with a real answer.
 func TestEachSettingOfTheTableHasItsPlace(t *testing.T) {
 	v := newVendor(t, func(w http.ResponseWriter, r *http.Request) {

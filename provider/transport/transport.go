@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,16 +98,19 @@ func New(s Settings) (*Transport, error) {
 	}
 	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
-		if _, _, err := net.SplitHostPort(from); err != nil {
-			return nil, wrongSetting("upstream.connect_to", "%q is not host:port", from)
+		if !isHostPort(from) {
+			return nil, wrongSetting("upstream.connect_to", "%q is not host:port, with a port from 1 to 65535", from)
 		}
-		if _, _, err := net.SplitHostPort(to); err != nil {
-			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port", from, to)
+		if !isHostPort(to) {
+			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port from 1 to 65535", from, to)
 		}
 		elsewhere[strings.ToLower(from)] = to
 	}
 	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)
 	for i, name := range s.AllowHTTP {
+		if !isHostPort(name) && !hostLike(strings.Trim(name, "[]")) {
+			return nil, wrongSetting("upstream.allow_http", "%q is neither a host nor host:port; name each host", name)
+		}
 		s.AllowHTTP[i] = strings.ToLower(name)
 	}
 	proxies := httpproxy.FromEnvironment()
@@ -214,10 +218,25 @@ func hostLike(h string) bool {
 	return IsHost(h) && !strings.Contains(h, ":")
 }
 
-var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?$`)
+var hostWord = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 
 // IsHost reports whether a text is a host's name, with a port or without.
-func IsHost(s string) bool { return hostWord.MatchString(s) }
+func IsHost(s string) bool {
+	host, port, found := strings.Cut(s, ":")
+	return hostWord.MatchString(host) && !strings.Contains(host, "..") && (!found || IsPort(port))
+}
+
+// isHostPort reports whether a text is a host's name or an address, and a port.
+func isHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	return err == nil && hostLike(host) && IsPort(port)
+}
+
+// IsPort reports whether a text is a port's number.
+func IsPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
 
 // HostPort is host:port, the scheme's port where none is written.
 func HostPort(u *url.URL) string {

@@ -305,13 +305,13 @@ func (c *upstreamCommand) Run(p *console.Process) error {
 		if dir, err = os.MkdirTemp("", "tokenbroker-upstream-"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // nobody needs it any more
+		defer leave(p.Stderr, dir)
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "secrets"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
 		return err
 	}
 	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
@@ -330,19 +330,42 @@ func (c *upstreamCommand) Run(p *console.Process) error {
 	console.Printf(p.Stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
 In another terminal:
 
-  tokenbroker serve --config %[2]s/settings.yaml
+  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
+  %[3]s serve
 
 and in a third:
 
-  tokenbroker credential apply -f %[2]s/credentials.yaml
-  tokenbroker token get officernd-1
-  tokenbroker credential status officernd-1
+  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
+  %[3]s credential apply -f %[2]s/credentials.yaml
+  %[3]s token get officernd-1
+  %[3]s credential status officernd-1
 
 What happens here, a line each:
 
-`, sim.Addr(), dir)
+`, sim.Addr(), dir, called())
 	<-p.Context.Done()
 	return nil
+}
+
+// secretsDir is where, beside the settings, the secrets of the simulated accounts are.
+const secretsDir = "secrets"
+
+// leave removes what this command has written into its temporary directory. What a broker has put there meanwhile is not its to delete.
+func leave(w io.Writer, dir string) {
+	for _, name := range []string{"ca.pem", "settings.yaml", "credentials.yaml", secretsDir} {
+		_ = os.RemoveAll(filepath.Join(dir, name))
+	}
+	if os.Remove(dir) != nil {
+		console.Printf(w, "a broker has its data in %s: delete it when you need it no more\n", dir)
+	}
+}
+
+// called is how this program was called, for commands to copy.
+func called() string {
+	if strings.Contains(os.Args[0], "go-build") {
+		return "go run ./cmd/tokenbroker"
+	}
+	return os.Args[0]
 }
 
 // writeDemoFiles writes what a broker and an operator need to use the simulator.
@@ -360,7 +383,7 @@ func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 		writeMap(&b, "inputs", a.Inputs)
 		refs := map[string]string{}
 		for _, name := range slices.Sorted(maps.Keys(a.Secrets)) {
-			file := filepath.Join("secrets", string(a.ID)+"."+name)
+			file := filepath.Join(secretsDir, string(a.ID)+"."+name)
 			files[file] = a.Secrets[name]
 			refs[name] = "file:" + file
 		}

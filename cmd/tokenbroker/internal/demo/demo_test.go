@@ -1,10 +1,57 @@
 package demo
 
 import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 )
+
+// TestUpstreamDeletesWhatIsItsOwn: the printed settings put a broker's data into the directory, which outlive the simulator.
+func TestUpstreamDeletesWhatIsItsOwn(t *testing.T) {
+	sim, err := upstreamsim.New(upstreamsim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sim.Close()
+	for _, brokers := range []bool{false, true} {
+		dir := filepath.Join(t.TempDir(), "upstream")
+		data := filepath.Join(dir, "data", "tokenbroker.db")
+		for _, d := range []string{filepath.Join(dir, secretsDir), filepath.Dir(data)} {
+			if err := os.MkdirAll(d, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !brokers {
+			if err := os.Remove(filepath.Dir(data)); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(data, []byte("a broker's"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeDemoFiles(dir, sim); err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		leave(&said, dir)
+		_, err := os.Stat(data)
+		if brokers && (err != nil || !strings.Contains(said.String(), dir)) {
+			t.Errorf("the broker's data: %v; said %q", err, &said)
+		}
+		if left, err := os.ReadDir(dir); brokers && (err != nil || len(left) != 1) || !brokers && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("with a broker's data %v: left %v, %v", brokers, left, err)
+		}
+	}
+}
 
 func TestMask(t *testing.T) {
 	for in, want := range map[string]string{

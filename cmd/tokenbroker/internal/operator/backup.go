@@ -12,16 +12,20 @@ import (
 	"os"
 	"path/filepath"
 
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/newfile"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
 // BackupCommand copies the embedded store.
 type BackupCommand struct {
-	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory."`
 	File    string `arg:"" help:"Where to write the copy; it must not exist."`
+	Offline bool   `help:"Copy the file of the data directory although a broker runs on this machine that has its data elsewhere."`
+	whereabouts
 }
 
 // Run copies the data: through the running broker, or from the file itself when none runs.
@@ -29,14 +33,19 @@ func (c *BackupCommand) Run(p *console.Process) error {
 	if _, err := os.Lstat(c.File); err == nil {
 		return console.BadInput("%s exists already: a backup never overwrites a file", c.File)
 	}
+	from := "of the broker that runs on " + c.DataDir
 	err := c.online(p.Context)
 	if errors.Is(err, errNoBroker) {
+		if err := c.notAnothers(p.Context); err != nil {
+			return err
+		}
+		from = "of " + filepath.Join(c.DataDir, settings.DataFile) + ", on which no broker runs"
 		err = c.offline(p.Context)
 	}
 	if err != nil {
 		return err
 	}
-	console.Printf(p.Stdout, "wrote %s\n", c.File)
+	console.Printf(p.Stdout, "wrote %s, a copy %s\n", c.File, from)
 	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
 	return nil
 }
@@ -72,6 +81,24 @@ func (c *BackupCommand) online(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// notAnothers fails where a broker answers at the address that is everybody's default: it runs on other data than those of the directory, and
+// they are the ones that somebody wants to have copied.
+func (c *BackupCommand) notAnothers(ctx context.Context) error {
+	if c.Offline {
+		return nil
+	}
+	asked := remote{Address: settings.DefaultAddress, Timeout: dialMost}
+	err := asked.with(ctx, func(ctx context.Context, cl *client) error {
+		_, err := healthv1.NewHealthClient(cl.conn).Check(ctx, &healthv1.HealthCheckRequest{Service: tokenbrokerv1.TokenBrokerService_ServiceDesc.ServiceName})
+		return err
+	})
+	if err != nil {
+		return nil //nolint:nilerr // nobody answers, or it is no broker
+	}
+	return console.BadInput("a broker answers at %s, and does not run on %s: name its settings file with --config, or its --data-dir; "+
+		"--offline copies %s all the same", settings.DefaultAddress, c.DataDir, filepath.Join(c.DataDir, settings.DataFile))
 }
 
 func (c *BackupCommand) offline(ctx context.Context) error {

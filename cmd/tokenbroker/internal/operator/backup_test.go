@@ -27,7 +27,7 @@ func TestBrokenBackup(t *testing.T) {
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(l); close(done) }()
 	defer func() { srv.Close(); <-done }()
-	c := &BackupCommand{DataDir: dir, File: filepath.Join(dir, "copy")}
+	c := &BackupCommand{whereabouts: whereabouts{DataDir: dir}, File: filepath.Join(dir, "copy")}
 	for name, f := range map[string]func(http.ResponseWriter){
 		"an error":   answer,
 		"half of it": func(w http.ResponseWriter) { _, _ = w.Write([]byte("half")) },

@@ -24,9 +24,10 @@ import (
 
 // remote is what every command has that talks to a broker.
 type remote struct {
-	Address string        `env:"TOKENBROKER_ADDRESS" default:"${address}" help:"The broker: host:port, or unix:PATH of its socket."`
+	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket. Default: the socket in the data directory or, where nobody answers there, ${address}, which is sent no secrets."`
 	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
 	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
+	whereabouts
 }
 
 // client is a connection to a broker, with the services on it.
@@ -46,21 +47,27 @@ var reconnect = grpc.ConnectParams{
 }
 
 // with connects, lets f make calls, each of which ends after the timeout, and names the address if nobody answers there. What
-// else f does, such as waiting for somebody to type, and streams take as long as they take.
+// else f does, such as waiting for somebody to type, and streams take as long as they take. While f runs, Address says where the broker was
+// found.
 func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client) error) error {
 	if r.Timeout < 0 {
 		return console.BadInput("--timeout: must not be negative; 0 is for ever")
 	}
-	target := "passthrough:///" + r.Address
-	if strings.HasPrefix(r.Address, "unix:") {
-		target = r.Address
-	} else if !strings.Contains(r.Address, ":") {
-		return console.BadInput("address %q is neither host:port nor unix:PATH", r.Address)
-	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithUnaryInterceptor(r.bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+	at, err := r.at(ctx)
 	if err != nil {
-		return console.BadInput("address %q: %v", r.Address, err)
+		return err
+	}
+	r.Address = at.name
+	bounded := func(ctx context.Context, method string, req, res any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if err := at.guarded(req); err != nil {
+			return err
+		}
+		return r.bounded(ctx, method, req, res, conn, call, opts...)
+	}
+	conn, err := grpc.NewClient(at.target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+		grpc.WithUnaryInterceptor(bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+	if err != nil {
+		return console.BadInput("address %q: %v", at.name, err)
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be lost
 	err = f(ctx, &client{
@@ -69,9 +76,20 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	})
 	// A status without details is the transport's own: the broker gives all of its errors some.
 	if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable && len(s.Details()) == 0 {
-		return console.Unreachable(r.Address)
+		return console.Unreachable(at.name)
 	}
 	return err
+}
+
+// at is where the broker is asked.
+func (r *remote) at(ctx context.Context) (place, error) {
+	switch {
+	case r.Address == "":
+		return r.find(ctx)
+	case strings.Contains(r.Address, ":"):
+		return named(r.Address), nil
+	}
+	return place{}, console.BadInput("address %q is neither host:port nor unix:PATH", r.Address)
 }
 
 // bounded ends a call after the timeout.

@@ -50,6 +50,9 @@ func (f *credentialFlags) inputs() (map[string]string, error) {
 		if _, twice := out[name]; twice {
 			return nil, console.BadInput("input %s is given twice", name)
 		}
+		if !isText(value) {
+			return nil, console.BadInput("input %s is %w", name, errNotText)
+		}
 		out[name] = value
 	}
 	return out, nil

@@ -137,6 +137,9 @@ func (r *declarationReader) references(n *yaml.Node, out map[string]string) {
 			if !ok || s == "" {
 				r.Wrong(yamldoc.At(v), "secrets.%s: the environment variable %s is not set", name, where)
 			}
+			if !isText(s) {
+				r.Wrong(yamldoc.At(v), "secrets.%s: the environment variable %s is %v", name, where, errNotText)
+			}
 			out[name] = s
 		default:
 			// What stands here may be the secret itself: it is not repeated.

@@ -2,9 +2,11 @@ package operator
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -37,14 +39,14 @@ func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
 		}
 		v, err := readSecretFile(p, file)
 		if err != nil {
-			return nil, err
+			return nil, console.BadInput("secret %s: %w", name, err)
 		}
 		out[name] = v
 	}
 	if f.SecretStdn != "" {
 		v, err := readSecretFile(p, "-")
 		if err != nil {
-			return nil, err
+			return nil, console.BadInput("secret %s: %w", f.SecretStdn, err)
 		}
 		out[f.SecretStdn] = v
 	}
@@ -80,8 +82,16 @@ func prompt(p *console.Process, name string) (string, error) {
 		_ = term.Restore(fd, before) // an interrupted read has left the terminal mute
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
+	if !isText(string(b)) {
+		return "", console.BadInput("secret %s: what was typed is %w", name, errNotText)
+	}
 	return string(b), nil
 }
+
+// isText reports whether a value is UTF-8. The character that stands for bytes that were not counts as none.
+func isText(s string) bool { return !strings.ContainsRune(s, utf8.RuneError) }
+
+var errNotText = errors.New("no text in UTF-8, and is sent as text: write it in base64, hex or PEM, as the provider wants it")
 
 // readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
 func readSecretFile(p *console.Process, name string) (string, error) {
@@ -103,6 +113,9 @@ func readSecretFile(p *console.Process, name string) (string, error) {
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if s == "" {
 		return "", console.BadInput("%s is empty", what)
+	}
+	if !isText(s) {
+		return "", console.BadInput("%s is %w", what, errNotText)
 	}
 	return s, nil
 }

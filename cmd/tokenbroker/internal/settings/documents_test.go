@@ -27,10 +27,10 @@ func TestDocumentsSayTheDefaults(t *testing.T) {
 		{"docs/redis.md", fmt.Sprintf("relied on for `cache_bound` (%s)", spoken(engine.DefaultCacheBound))},
 		{"docs/redis.md", "outage_grace: " + def("outage-grace")},
 		{"README.md", map[time.Duration]string{2 * time.Second: "gone from all of them within two\n  seconds"}[engine.DefaultCacheBound]},
-		{"README.md", "listen: [" + defaultAddress + "]"},
-		{"README.md", "grpcurl -plaintext " + defaultAddress},
+		{"README.md", "listen: [" + DefaultAddress + "]"},
+		{"README.md", "grpcurl -plaintext " + DefaultAddress},
 		{"README.md", "http://" + defaultMetrics + "/metrics"},
-		{"docker-compose.yml", "TOKENBROKER_LISTEN: " + defaultAddress},
+		{"docker-compose.yml", "TOKENBROKER_LISTEN: " + DefaultAddress},
 		{"docker-compose.yml", "TOKENBROKER_METRICS_LISTEN: " + defaultMetrics},
 		{"proto/tokenbroker/v1/token_broker_service.proto", fmt.Sprintf("a call without one gets %s", spoken(server.DefaultDeadline))},
 	} {

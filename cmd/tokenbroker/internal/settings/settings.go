@@ -74,14 +74,14 @@ type StoreSettings struct {
 
 // Where a broker answers, and a command asks, unless somebody says otherwise.
 const (
-	defaultAddress = "127.0.0.1:7420"
+	DefaultAddress = "127.0.0.1:7420"
 	defaultMetrics = "127.0.0.1:7421"
 )
 
 // Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
 func Vars(dataDir string) kong.Vars {
 	return kong.Vars{
-		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": defaultAddress, "metrics_address": defaultMetrics,
+		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
@@ -176,15 +176,15 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if s.UpstreamConcurrency < 1 {
 		bad("upstream.concurrency", "must be 1 or more")
 	}
-	if s.LimitsMessageBytes < 1024 {
-		bad("limits.message_bytes", "must be 1024 or more")
+	if s.LimitsMessageBytes < 1024 || s.LimitsMessageBytes > messageBytesMost {
+		bad("limits.message_bytes", "must be from 1024 to %d", messageBytesMost)
 	}
 	if s.ProvidersDir != "" {
 		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
 			bad("providers_dir", "%s is not a directory", s.ProvidersDir)
 		}
 	}
-	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowPrivate: s.UpstreamAllowPrivate}} {
+	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowHTTP: s.UpstreamAllowHTTP}, {AllowPrivate: s.UpstreamAllowPrivate}} {
 		t, err := transport.New(part)
 		var wrong *transport.SettingError
 		if errors.As(err, &wrong) {
@@ -192,11 +192,6 @@ func (s *Settings) problems() []yamldoc.Problem {
 			continue
 		}
 		t.Close()
-	}
-	for _, h := range s.UpstreamAllowHTTP {
-		if h == "" || strings.Contains(h, "/") {
-			bad("upstream.allow_http", "%q is neither a host nor host:port", h)
-		}
 	}
 	if path := filepath.Join(s.DataDir, AdminSocket); len(path) > socketPathMost {
 		bad("data_dir", "%s", tooLong(path))
@@ -221,6 +216,9 @@ func isPort(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil
 }
+
+// messageBytesMost bounds what a request may be: one that is read is in memory whole.
+const messageBytesMost = 64 << 20
 
 // socketPathMost bounds the path of a Unix socket: what every supported system's sockaddr_un holds.
 const socketPathMost = 103

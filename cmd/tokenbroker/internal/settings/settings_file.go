@@ -40,10 +40,12 @@ func (p Position) Problem(format string, args ...any) yamldoc.Problem {
 	return yamldoc.Problem{File: p.file, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)}
 }
 
-// Named reads the file that --config or TOKENBROKER_CONFIG of serve or store names; nil: none is named. Everything that is wrong
-// with it is said at once.
+// without are the commands that have nothing to do with a broker of this machine, and read no settings file.
+var without = []string{"demo", "config", "version", "help", "completion"}
+
+// Named reads the file that --config or TOKENBROKER_CONFIG names; nil: none is named. Everything that is wrong with it is said at once.
 func Named(args []string) (File, error) {
-	if len(args) == 0 || args[0] != "serve" && args[0] != "store" {
+	if len(args) == 0 || slices.Contains(without, args[0]) {
 		return nil, nil //nolint:nilnil // no file, no settings
 	}
 	name := os.Getenv("TOKENBROKER_CONFIG")

@@ -1,0 +1,90 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/internal/newfile"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/bolt"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// RestoreCommand makes a data directory of a backup.
+type RestoreCommand struct {
+	File    string `arg:"" help:"The backup."`
+	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The data directory that is to have it; made if missing. It must have no data yet."`
+	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key file of the time of the backup. auto: key.json in the data directory."`
+	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its data are."`
+}
+
+// Run puts the backup in place once it has been read with its key: what cannot be read is not put there.
+func (c *RestoreCommand) Run(p *console.Process) error {
+	path, key := filepath.Join(c.DataDir, settings.DataFile), settings.OrIn(c.KeyFile, c.DataDir, "key.json")
+	if _, err := os.Lstat(path); err == nil {
+		return console.BadInput("%s is there: a restore replaces nothing. Stop the broker, and move its data away first", path)
+	}
+	keys, err := seal.Load(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return console.BadInput("there is no key file %s: put the one there that the broker had when the backup was made, or name it with --key-file", key)
+	}
+	if err != nil {
+		return err
+	}
+	from, err := os.Open(c.File)
+	if err != nil {
+		return console.BadInput("read the backup: %w", err)
+	}
+	defer from.Close() //nolint:errcheck // it is only read
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	n := 0
+	err = newfile.Write(path, func(f *os.File) error {
+		if _, err := io.Copy(f, from); err != nil {
+			return err
+		}
+		defer os.Remove(f.Name() + ".lock") //nolint:errcheck // nobody else knows the name
+		n, err = readable(p.Context, f.Name(), keys)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s is not restored: %w", c.File, err)
+	}
+	console.Printf(p.Stdout, "restored %s to %s\n", credentials(n), path)
+	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+
+		"who needs a new one as soon as it has been tried")
+	return nil
+}
+
+// readable opens data with their key, and counts the credentials.
+func readable(ctx context.Context, path string, keys *seal.Keyring) (n int, err error) {
+	db, err := bolt.Open(path, bolt.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	st, err := store.New(db, keys, store.Options{})
+	if err != nil {
+		return 0, err
+	}
+	for after := broker.CredentialName(""); ; {
+		page, err := st.Credentials(ctx, after, 100)
+		if err != nil {
+			return 0, err
+		}
+		n += len(page)
+		if len(page) < 100 {
+			return n, nil
+		}
+		after = page[len(page)-1].Name
+	}
+}

@@ -1,0 +1,86 @@
+package provider
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// stepsOf is how often checking a definition looks at something.
+func stepsOf(t *testing.T, text string) int {
+	t.Helper()
+	r := newReader("")
+	r.check(r.definition(r.Document([]byte(text))))
+	if len(r.Problems) > 0 {
+		t.Fatal(r.Problems)
+	}
+	return r.steps
+}
+
+func TestCheckingIsLinear(t *testing.T) {
+	chain := func(n int) string {
+		var b strings.Builder
+		b.WriteString("name: x\nlet:\n  a0: x\n")
+		for i := 1; i < n; i++ {
+			fmt.Fprintf(&b, "  a%d: \"{{a%d}}{{a%d}}\"\n", i, i-1, max(0, i-2))
+		}
+		b.WriteString("obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "    f%d: \"{{a%d}}\"\n", i, i)
+		}
+		return b.String()
+	}
+	few, many := stepsOf(t, chain(200)), stepsOf(t, chain(800))
+	if few < 200 || many > 5*few {
+		t.Errorf("got %d steps for 200 names and %d for 800", few, many)
+	}
+}
+
+func TestADefinitionIsOfBoundedSize(t *testing.T) {
+	many := func(n int, line string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, line, i)
+		}
+		return b.String()
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"names":    {"name: x\ntoken: t\nlet:\n" + many(mostNames+1, "  a%d: x\n"), "1001 names; inputs, parameters, let and take together have 1000 at most"},
+		"inputs":   {"name: x\ntoken: t\ninputs:\n" + many(20000, "  a%d: {}\n"), "20000 names"},
+		"requests": {"name: x\nobtain:\n" + many(mostRequests+1, "- {post: 'https://example.com/%d', take: {token: t}}\n"), "17 requests; a run has 16 at most"},
+		"lists":    {"name: x\nobtain: {post: 'https://example.com/', take: {token: t}, json: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "}", "nested deeper than 64 levels"},
+		"mappings": {"name: x\ntoken: t\nlet: {a: " + strings.Repeat("{base64: ", 2000) + "x" + strings.Repeat("}", 2000) + "}", "nested deeper than 64 levels"},
+		"words":    {"name: x\ntoken: t\n" + many(20000, "w%d: 1\n"), "and 19900 problems more"},
+		"unknown":  {"name: x\nobtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(3000, "    f%d: '{{zz}}'\n"), "nothing gives {{zz}} here"},
+	} {
+		got := check(t, c.text)
+		if all := strings.Join(got, "\n"); !strings.Contains(all, c.want) || len(got) > mostProblems+1 {
+			t.Errorf("%s: got %d problems, %.200q, want %q", name, len(got), all, c.want)
+		}
+	}
+}
+
+func TestWhatValuesGrowToIsBounded(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"t": "token"}`))
+	doubling := "  a0: xxxxxxxxxxxxxxxx\n"
+	for i := 1; i <= 24; i++ {
+		doubling += fmt.Sprintf("  a%d: \"{{a%d}}{{a%d}}\"\n", i, i-1, i-1)
+	}
+	for name, text := range map[string]string{
+		"doubling": "let:\n" + doubling + "obtain: {post: 'https://example.com/', form: {a: '{{a24}}'}, take: {token: t}}",
+		"wrapping": "let: {a: " + strings.Repeat("{hex: ", 30) + "x" + strings.Repeat("}", 30) + "}\nobtain: {post: 'https://example.com/', form: {a: '{{a}}'}, take: {token: t}}",
+		"naming":   "inputs: {i: {}}\nobtain: {post: 'https://example.com/', json: {a: '" + strings.Repeat("{{i}}", 1000) + "'}, take: {token: t}}",
+		"listing":  "inputs: {i: {}}\nobtain: {post: 'https://example.com/', json: [" + strings.Repeat("'{{i}}',", 1000) + "], take: {token: t}}",
+		"asking":   "inputs: {i: {}}\nobtain: {post: 'https://example.com/?a=" + strings.Repeat("{{i}}", 1000) + "', take: {token: t}}",
+	} {
+		_, err := v.obtain(v.define(text), credential(map[string]string{"i": strings.Repeat("x", 60000)}), broker.Selection{})
+		if e := upstreamError(t, err); !strings.Contains(e.Detail, "together longer than 4194304 bytes") || len(e.Detail) > 200 {
+			t.Errorf("%s: got %.200q", name, e.Detail)
+		}
+	}
+	if n := len(v.requests()); n > 0 {
+		t.Errorf("got %d requests", n)
+	}
+}
