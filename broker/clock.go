@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,8 +15,13 @@ type Moment int64
 // Never is before every other Moment, and stays older than any bound.
 const Never Moment = -1 << 62
 
-// Add returns the moment so much later.
-func (m Moment) Add(d time.Duration) Moment { return m + Moment(d) }
+// Add returns the moment so much later; the last one there is, where that is further away than can be counted.
+func (m Moment) Add(d time.Duration) Moment {
+	if m > 0 && d > time.Duration(math.MaxInt64-m) {
+		return math.MaxInt64
+	}
+	return m + Moment(d)
+}
 
 // Sub returns how much later m is than o.
 func (m Moment) Sub(o Moment) time.Duration { return time.Duration(m - o) }

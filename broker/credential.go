@@ -45,9 +45,16 @@ type Credential struct {
 	Number     int64
 	CreateTime time.Time
 	UpdateTime time.Time
-	// Requests remembers the ids of requests that changed it within the last hour, so that a repeated one has the effect of
-	// one (AIP-155): request id to time.
-	Requests map[string]time.Time
+	// Requests remembers the requests that changed it within the last hour by their ids, so that a repeated one has the effect of
+	// one (AIP-155).
+	Requests map[string]Request
+}
+
+// A Request is one that changed a credential.
+type Request struct {
+	At time.Time
+	// Contents is a keyed hash of what it asked for; zero: not known.
+	Contents ID
 }
 
 // A SecretInput is the value of a secret input, and the one before it while that is kept as a fallback.

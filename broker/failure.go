@@ -33,6 +33,8 @@ const (
 	SecretsRequired
 	UpstreamRateLimited
 	TooManyTokens
+	// CallerLimited: this caller asks for more than its share.
+	CallerLimited
 	UpstreamUnavailable
 	UpstreamResponseInvalid
 	RefreshUncertain
@@ -40,6 +42,8 @@ const (
 	ShuttingDown
 	UpstreamSlow
 	RecordUnreadable
+	// DeadlinePassed: a watch has reached the deadline that its caller gave it.
+	DeadlinePassed
 	// Canceled: the caller gave up. Whatever it waited for goes on.
 	Canceled
 	kinds // their number
@@ -66,6 +70,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	SecretsRequired:         {"secrets_required", "this change sends secrets to another place: give every secret again in the same call; what was obtained at the former place ends"},
 	UpstreamRateLimited:     {"upstream_rate_limited", "the upstream asks to slow down"},
 	TooManyTokens:           {"too_many_tokens", "the credential has too many different tokens: ask with fewer combinations of scopes, audience and parameters"},
+	CallerLimited:           {"caller_limited", "this caller asks for more than its share"},
 	UpstreamUnavailable:     {"upstream_unavailable", "the upstream cannot be reached or fails"},
 	UpstreamResponseInvalid: {"upstream_response_invalid", "the upstream's answer does not match the provider's definition"},
 	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
@@ -73,6 +78,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
 	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
 	RecordUnreadable:        {"record_unreadable", "a stored record cannot be decrypted, or is in the wrong place"},
+	DeadlinePassed:          {"deadline_passed", "the call has reached its deadline: begin another"},
 	Canceled:                {"canceled", "the caller gave up"},
 }
 
@@ -114,7 +120,7 @@ func (k Kind) Error() string {
 // Passes reports whether such a failure may pass without anybody's changing something.
 func (k Kind) Passes() bool {
 	switch k {
-	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, RefreshUncertain, StoreUnavailable, UpstreamSlow:
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, RefreshUncertain, StoreUnavailable, UpstreamSlow, CallerLimited:
 		return true
 	default:
 		return false

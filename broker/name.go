@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // A CredentialName is a valid name of a credential, such as "officernd-main" (NameForm). The zero value is no name.
@@ -43,8 +44,8 @@ const setSeparator = "\x1f"
 // Scopes are the scopes of a token (RFC 6749 section 3.3).
 type Scopes = Set
 
-// ParseSet sorts and deduplicates. field names what is parsed, for the failure that an element with a control character,
-// or an empty element, gives.
+// ParseSet sorts and deduplicates. field names what is parsed, for the failure that an element gives which is empty, or has a control
+// character or a blank in it: two scopes that are written as one would be another set than the two (RFC 6749 section 3.3).
 func ParseSet(field string, elements []string) (Set, error) {
 	switch len(elements) {
 	case 0:
@@ -69,10 +70,30 @@ func checkElement(field, e string) error {
 	if e == "" {
 		return invalid(field, "an empty element; leave it out")
 	}
-	if strings.ContainsFunc(e, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+	if strings.Contains(e, " ") {
+		return invalid(field, "an element with a blank in it: give each as an element of its own")
+	}
+	return CheckText(field, e)
+}
+
+// CheckText refuses a text with a control character in it. field is where it stands.
+func CheckText(field, text string) error {
+	if strings.ContainsFunc(text, unicode.IsControl) {
 		return invalid(field, "contains a control character")
 	}
 	return nil
+}
+
+// SetOf is ParseSet of elements that were let in before, also where that would refuse them by now. It fails for those that no set can hold.
+func SetOf(elements []string) (Set, error) {
+	for _, e := range elements {
+		if e == "" || strings.Contains(e, setSeparator) {
+			return Set{}, invalid("", "an element that no set can hold")
+		}
+	}
+	s := slices.Clone(elements)
+	slices.Sort(s)
+	return Set{strings.Join(slices.Compact(s), setSeparator)}, nil
 }
 
 // List returns the elements, sorted; nil for the empty set. The caller owns it.
@@ -172,7 +193,7 @@ func ParseEtag(s string) (ID, error) {
 		return id, nil
 	}
 	raw, err := hex.DecodeString(s)
-	if err != nil || len(raw) != len(id) {
+	if err != nil || len(raw) != len(id) || ID(raw) == id { // the zero ID would be taken for none
 		return id, invalid("etag", "is not an etag of this broker: use the one that it answered, or leave it empty")
 	}
 	copy(id[:], raw)

@@ -159,7 +159,7 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 			}
 		}
 		var err error
-		if asked, err = broker.ParseSet(field, all); err != nil {
+		if asked, err = broker.SetOf(all); err != nil { // the definition's own words
 			return broker.Set{}, err
 		}
 	}

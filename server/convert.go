@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -29,13 +30,27 @@ func selection(r selected) (broker.Selection, error) {
 	if err != nil {
 		return broker.Selection{}, err
 	}
+	if err := broker.CheckText("audience", r.GetAudience()); err != nil {
+		return broker.Selection{}, err
+	}
+	for name, v := range r.GetParameters() {
+		if err := cmp.Or(broker.CheckText("parameters", name), broker.CheckText("parameters."+name, v)); err != nil {
+			return broker.Selection{}, err
+		}
+	}
 	return broker.Selection{Scopes: scopes, Audience: r.GetAudience(), Parameters: broker.NewPairs(r.GetParameters()), Resources: resources}, nil
 }
+
+// latest is the last moment that a Timestamp can say, whatever an upstream's zone makes of it.
+var latest = time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC)
 
 // stamp is nil for the zero time: absent, not 1970 or year 1.
 func stamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
+	}
+	if t.After(latest) {
+		t = latest
 	}
 	return timestamppb.New(t)
 }

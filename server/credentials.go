@@ -40,6 +40,9 @@ func (s *credentials) CreateCredential(ctx context.Context, r *tokenbrokerv1.Cre
 	if err != nil {
 		return nil, err
 	}
+	if err := broker.CheckText("credential.default_audience", m.GetDefaultAudience()); err != nil {
+		return nil, err
+	}
 	c, err := s.broker.CreateCredential(ctx, callerOf(ctx), engine.Change{
 		Name: name, ValidateOnly: r.GetValidateOnly(), AllowExisting: r.GetAllowExisting(), RequestID: r.GetRequestId(),
 		Edit: func(d *engine.Draft) error {
@@ -166,6 +169,9 @@ func edit(d *engine.Draft, m *tokenbrokerv1.Credential, secrets map[string]strin
 		case path == "provider":
 			d.Provider = m.GetProvider()
 		case path == "default_audience":
+			if err := broker.CheckText("credential.default_audience", m.GetDefaultAudience()); err != nil {
+				return err
+			}
 			d.DefaultAudience = m.GetDefaultAudience()
 		case path == "disabled":
 			d.Disabled = m.GetDisabled()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -55,12 +54,14 @@ func (s *providers) ListProviders(ctx context.Context, r *tokenbrokerv1.ListProv
 	if err := s.allow(ctx); err != nil {
 		return nil, err
 	}
-	if r.GetFilter() != "" && !strings.HasPrefix(r.GetFilter(), "name") {
-		return nil, broker.Invalid(broker.Violation{Field: "filter", Description: "providers are filtered by name only, as in name = docuware*"})
-	}
 	f, err := parseFilter(r.GetFilter())
 	if err != nil {
 		return nil, err
+	}
+	for _, c := range f {
+		if c.field != "name" {
+			return nil, broker.Invalid(broker.Violation{Field: "filter", Description: "providers are filtered by name only, as in name = docuware*"})
+		}
 	}
 	after, err := readPageToken(r.GetPageToken(), r.GetFilter())
 	if err != nil {

@@ -49,6 +49,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.SecretsRequired:         {codes.FailedPrecondition, tokenbrokerv1.ErrorReason_ERROR_REASON_SECRETS_REQUIRED, false},
 	broker.UpstreamRateLimited:     {codes.ResourceExhausted, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED, true},
 	broker.TooManyTokens:           {codes.ResourceExhausted, tokenbrokerv1.ErrorReason_ERROR_REASON_TOO_MANY_TOKENS, false},
+	broker.CallerLimited:           {codes.ResourceExhausted, tokenbrokerv1.ErrorReason_ERROR_REASON_CALLER_LIMITED, true},
 	broker.UpstreamUnavailable:     {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE, true},
 	broker.UpstreamResponseInvalid: {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID, true},
 	broker.RefreshUncertain:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN, true},
@@ -56,6 +57,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.ShuttingDown:            {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN, true},
 	broker.UpstreamSlow:            {codes.DeadlineExceeded, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_SLOW, true},
 	broker.RecordUnreadable:        {codes.DataLoss, tokenbrokerv1.ErrorReason_ERROR_REASON_RECORD_UNREADABLE, false},
+	broker.DeadlinePassed:          {codes.DeadlineExceeded, tokenbrokerv1.ErrorReason_ERROR_REASON_DEADLINE_PASSED, true},
 	broker.Canceled:                {codes.Canceled, tokenbrokerv1.ErrorReason_ERROR_REASON_UNSPECIFIED, false},
 }
 

@@ -60,7 +60,7 @@ func TestEveryKindHasCodeReasonAndRetry(t *testing.T) {
 		if req.GetRequestId() != "id-1" || len(bad.GetFieldViolations()) != 1 {
 			t.Errorf("%s: got RequestInfo %v and BadRequest %v", k.Name(), req, bad)
 		}
-		retryable := s.Code() == codes.Unavailable || s.Code() == codes.DeadlineExceeded || k == broker.UpstreamRateLimited
+		retryable := s.Code() == codes.Unavailable || s.Code() == codes.DeadlineExceeded || k == broker.UpstreamRateLimited || k == broker.CallerLimited
 		if retryable != (retry != nil) || retryable != (pushback == "1500") || !retryable && pushback != "-1" {
 			t.Errorf("%s: got RetryInfo %v and pushback %s", k.Name(), retry, pushback)
 		}

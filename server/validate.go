@@ -7,6 +7,7 @@ import (
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -33,7 +34,7 @@ func (e *edge) validate(m any) error {
 	}
 	err := e.validator.Validate(msg)
 	if err == nil {
-		return nil
+		return broker.Invalid(malformed(msg)...)
 	}
 	verr, ok := err.(*protovalidate.ValidationError) //nolint:errorlint // as its documentation says
 	if !ok {
@@ -48,6 +49,21 @@ func (e *edge) validate(m any) error {
 		v = append(v, violationOf(x))
 	}
 	return broker.Invalid(v...)
+}
+
+// malformed are the durations of a message that mean nothing, such as one of minus a nanosecond and five seconds: the contract's limits are held
+// against what is made of them.
+func malformed(m proto.Message) (v []broker.Violation) {
+	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, x protoreflect.Value) bool {
+		if f.Message() == nil || f.IsList() || f.IsMap() {
+			return true
+		}
+		if d, ok := x.Message().Interface().(*durationpb.Duration); ok && d.CheckValid() != nil {
+			v = append(v, broker.Violation{Field: string(f.Name()), Description: "is no duration: seconds and nanos have one sign, and nanos are less than a second"})
+		}
+		return true
+	})
+	return v
 }
 
 func violationOf(x *protovalidate.Violation) broker.Violation {

@@ -22,6 +22,8 @@ type credentialRecord struct {
 	CreateTime      instant                `json:"create_time,omitzero"`
 	UpdateTime      instant                `json:"update_time,omitzero"`
 	Requests        map[string]instant     `json:"requests,omitzero"`
+	// RequestContents has an entry for each of Requests whose contents are known: former brokers wrote none.
+	RequestContents map[string]id `json:"request_contents,omitzero"`
 }
 
 type destinationRecord struct {
@@ -47,7 +49,9 @@ func fromCredential(c broker.Credential) credentialRecord {
 		Provider: c.Provider, Inputs: c.Inputs, DefaultScopes: c.DefaultScopes.List(), DefaultAudience: c.DefaultAudience,
 		Labels: c.Labels, Disabled: c.Disabled, Incarnation: id(c.Incarnation), Version: id(c.Version), Epoch: id(c.Epoch), Place: id(c.Place),
 		Destinations: listed(c.Destinations, func(d broker.Destination) destinationRecord { return destinationRecord(d) }),
-		Etag:         id(c.Etag), Number: c.Number, CreateTime: at(c.CreateTime), UpdateTime: at(c.UpdateTime), Requests: mapped(c.Requests, at),
+		Etag:         id(c.Etag), Number: c.Number, CreateTime: at(c.CreateTime), UpdateTime: at(c.UpdateTime),
+		Requests:        mapped(c.Requests, func(q broker.Request) instant { return at(q.At) }),
+		RequestContents: mapped(c.Requests, func(q broker.Request) id { return id(q.Contents) }),
 		Secrets: mapped(c.Secrets, func(s broker.SecretInput) inputRecord {
 			return inputRecord{reveal(s.Value), at(s.SetTime), reveal(s.Former), at(s.FormerUntil), at(s.FormerUsedTime)}
 		}),
@@ -57,7 +61,7 @@ func fromCredential(c broker.Credential) credentialRecord {
 
 // credential: the name is not in the record; the place that it opened in says it.
 func (r credentialRecord) credential(name broker.CredentialName) (broker.Credential, error) {
-	scopes, err := broker.ParseSet("scopes", r.DefaultScopes)
+	scopes, err := broker.SetOf(r.DefaultScopes)
 	if err != nil || r.Incarnation.IsZero() {
 		return broker.Credential{}, errRecordDamaged
 	}
@@ -65,7 +69,7 @@ func (r credentialRecord) credential(name broker.CredentialName) (broker.Credent
 		Name: name, Provider: r.Provider, Inputs: r.Inputs, DefaultScopes: scopes, DefaultAudience: r.DefaultAudience,
 		Labels: r.Labels, Disabled: r.Disabled, Incarnation: r.Incarnation.id(), Version: r.Version.id(), Epoch: r.Epoch.id(), Place: r.Place.id(),
 		Destinations: listed(r.Destinations, func(d destinationRecord) broker.Destination { return broker.Destination(d) }),
-		Etag:         r.Etag.id(), Number: r.Number, CreateTime: r.CreateTime.time(), UpdateTime: r.UpdateTime.time(), Requests: mapped(r.Requests, instant.time),
+		Etag:         r.Etag.id(), Number: r.Number, CreateTime: r.CreateTime.time(), UpdateTime: r.UpdateTime.time(), Requests: r.requests(),
 		Secrets: mapped(r.Secrets, func(s inputRecord) broker.SecretInput {
 			return broker.SecretInput{
 				Value: s.Value.secret(), SetTime: s.SetTime.time(), Former: s.Former.secret(), FormerUntil: s.FormerUntil.time(),
@@ -74,4 +78,15 @@ func (r credentialRecord) credential(name broker.CredentialName) (broker.Credent
 		}),
 		Seeds: mapped(r.Seeds, func(s seedRecord) broker.Seed { return broker.Seed{Hash: s.Hash.id(), SetTime: s.SetTime.time()} }),
 	}, nil
+}
+
+func (r credentialRecord) requests() map[string]broker.Request {
+	if r.Requests == nil {
+		return nil
+	}
+	all := map[string]broker.Request{}
+	for name, at := range r.Requests {
+		all[name] = broker.Request{At: at.time(), Contents: r.RequestContents[name].id()}
+	}
+	return all
 }

@@ -64,7 +64,7 @@ func TestWhatAMissAsksTheStore(t *testing.T) {
 					return r
 				}
 				want("nothing is known", 4)
-				want("the credential is known", 3, scopes(t, "of another token"))
+				want("the credential is known", 3, scopes(t, "of-another-token"))
 				want("a hit", 0)
 				w.wantExchanges(2)
 				calls.Store(0)

@@ -36,17 +36,14 @@ type Change struct {
 	AllowMissing, AllowExisting bool
 	// ValidateOnly checks everything and changes nothing.
 	ValidateOnly bool
-	// RequestID: a UUID; the same within an hour has the effect of one (AIP-155). Empty: none.
+	// RequestID: the same within an hour has the effect of one (AIP-155). Empty: none.
 	RequestID string
+	// contents is a keyed hash of what is asked for under the RequestID; zero: not known, and not compared.
+	contents broker.ID
 }
 
-const (
-	// requestMemory is how long a request's id is remembered, requestsKept how many.
-	requestMemory = time.Hour
-	requestsKept  = 16
-	// conflictsMost bounds the times a change is tried again because somebody else changed the same credential.
-	conflictsMost = 20
-)
+// conflictsMost bounds the times a change is tried again because somebody else changed the same credential.
+const conflictsMost = 20
 
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
 func (b *Broker) CreateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
@@ -58,16 +55,22 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	if err := ch.Edit(&d); err != nil {
 		return broker.Credential{}, err
 	}
+	if ch.RequestID != "" {
+		ch.contents = b.contentsOf("create", d)
+	}
 	now := b.clock.Now().Wall
 	blank := broker.Credential{Name: ch.Name, Incarnation: broker.NewID(), Epoch: broker.NewID(), CreateTime: now}
-	c, seed, err := b.apply(blank, d, now, ch.RequestID)
+	c, seed, err := b.apply(blank, d, now, ch)
 	if err != nil {
 		return broker.Credential{}, err
 	}
 	there, err := b.store.Credential(ctx, ch.Name)
 	switch {
 	case err == nil:
-		if repeated(there, ch.RequestID, now) || ch.AllowExisting && sameContent(there, c) {
+		if again, err := repeated(there, ch, now); again || err != nil {
+			return there, err
+		}
+		if ch.AllowExisting && sameContent(there, c) {
 			return there, nil
 		}
 		return broker.Credential{}, &broker.Failure{Kind: broker.AlreadyExists, Credential: ch.Name}
@@ -94,7 +97,7 @@ func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch 
 		if err := ch.Edit(&d); err != nil {
 			return broker.Credential{}, nil, err
 		}
-		c, seed, err := b.apply(there, d, now, ch.RequestID)
+		c, seed, err := b.apply(there, d, now, ch)
 		if err == nil && sameContent(there, c) && c.Version == there.Version && seed == nil {
 			return there, nil, nil // nothing changes: no new etag either
 		}
@@ -124,9 +127,10 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 			return broker.Credential{}, b.storeFailure(ch.Name, err)
 		}
 		now := b.clock.Now().Wall
+		again, err := repeated(there, ch, now)
 		switch {
-		case repeated(there, ch.RequestID, now):
-			return there, nil
+		case again || err != nil:
+			return there, err
 		case !ch.Etag.IsZero() && ch.Etag != there.Etag:
 			return broker.Credential{}, mismatch
 		}
@@ -149,15 +153,9 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 	return broker.Credential{}, mismatch
 }
 
-// repeated reports whether a request changed the credential already.
-func repeated(c broker.Credential, requestID string, now time.Time) bool {
-	at, ok := c.Requests[requestID]
-	return ok && now.Sub(at) < requestMemory
-}
-
 // apply makes the credential that a draft asks for of the one that is there, and the grant of a new seed. It finds
 // everything that is wrong.
-func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestID string) (broker.Credential, *broker.Grant, error) {
+func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Change) (broker.Credential, *broker.Grant, error) {
 	def, err := b.upstream.Definition(d.Provider)
 	if err != nil {
 		if d.Provider == there.Provider && there.Provider != "" {
@@ -252,7 +250,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, requestI
 		c.Number = there.Number + 1
 	}
 	c.Etag, c.UpdateTime = broker.NewID(), now
-	c.Requests = rememberRequest(c.Requests, requestID, now)
+	c.Requests = rememberRequest(c.Requests, ch, now)
 	return c, seed, nil
 }
 
@@ -333,28 +331,6 @@ func (b *Broker) seedHash(name string, v broker.Secret) (id broker.ID) {
 	h := b.store.Fingerprint("seed", name, v.Reveal())
 	copy(id[:], h[:])
 	return id
-}
-
-func rememberRequest(known map[string]time.Time, id string, now time.Time) map[string]time.Time {
-	out := map[string]time.Time{}
-	for k, at := range known {
-		if now.Sub(at) < requestMemory {
-			out[k] = at
-		}
-	}
-	if id != "" {
-		for len(out) >= requestsKept {
-			oldest := ""
-			for k, at := range out {
-				if oldest == "" || at.Before(out[oldest]) {
-					oldest = k
-				}
-			}
-			delete(out, oldest)
-		}
-		out[id] = now
-	}
-	return out
 }
 
 // wrote has this process look again after it has written a credential, or has tried to: where the answer was lost, nobody knows what

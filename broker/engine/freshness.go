@@ -9,6 +9,8 @@ import (
 const (
 	// defaultMargin is how long before expiry a refresh begins, for long-lived tokens.
 	defaultMargin = 5 * time.Minute
+	// lifetimeMost bounds what an upstream says: beyond it are years that no clock and no Timestamp can count to.
+	lifetimeMost = 100 * 365 * 24 * time.Hour
 	// marginPart is the largest part of a lifetime that a margin may take: 1/5.
 	marginPart = 5
 	// sameTokenBackoff is how long an upstream that gave the same token again is not asked, at first; it doubles.
@@ -92,6 +94,9 @@ func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, be
 		t.Granted = sel.Scopes.List()
 	}
 	t.ExpireAt, t.Source = a.Expiry.Ends(f)
+	if most := t.SentAt.Add(lifetimeMost); t.ExpireAt.After(most) {
+		t.ExpireAt = most
+	}
 	t.RefreshAt = refreshTime(t.SentAt, t.ExpireAt, f.Margin, jitter)
 	if before != nil && before.ID == id {
 		t.SameCount = before.SameCount + 1

@@ -270,3 +270,21 @@ func TestARateThatIsTakenOutIsNoLongerKept(t *testing.T) {
 		w.mustGet("c")
 	})
 }
+
+// TestAnEndAtTheEndOfTime: a zone makes of the last moment that a Timestamp can say one that it cannot. The token is held like any other.
+func TestAnEndAtTheEndOfTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		far := time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -5*60*60))
+		w := newWorld(t, &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			return broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret("x")}, Expiry: broker.Expiry{At: far}}, nil
+		}})
+		w.create("main", nil)
+		for range 10 {
+			if end := w.mustGet("main").Token.ExpireTime; end.UTC().Year() > 9999 || time.Until(end) < 50*365*24*time.Hour {
+				t.Errorf("got %v, want an end that is far away", end)
+			}
+			sleep(time.Hour)
+		}
+		w.wantExchanges(1)
+	})
+}

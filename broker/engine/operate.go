@@ -72,7 +72,11 @@ type Rotation struct {
 // RotateSecret sets secrets anew. The former ones are tried only when the upstream answers invalid_client. Grants are kept.
 // RequestInvalid where an input is no secret, or is a seed.
 func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotation) (broker.Credential, error) {
-	return b.resecret(ctx, caller, Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID}, func(c *broker.Credential, f *broker.Facts, now time.Time) error {
+	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID}
+	if r.RequestID != "" {
+		ch.contents = b.contentsOf("rotate for "+r.KeepFormer.String(), Draft{Secrets: r.Secrets})
+	}
+	return b.resecret(ctx, caller, ch, func(c *broker.Credential, f *broker.Facts, now time.Time) error {
 		var wrong []broker.Violation
 		changed := false
 		for name, v := range r.Secrets {
@@ -146,7 +150,7 @@ func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, 
 				return c, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: ch.Name, Violations: v}
 			}
 			c.Etag, c.UpdateTime = broker.NewID(), now
-			c.Requests = rememberRequest(c.Requests, ch.RequestID, now)
+			c.Requests = rememberRequest(c.Requests, ch, now)
 			return c, nil, nil
 		})
 	})

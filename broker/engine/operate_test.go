@@ -208,9 +208,21 @@ func TestRotationsThatAreWrong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if two, err := rotate(map[string]string{"client_secret": "y"}, broker.ID{}); err != nil || two.Etag != one.Etag {
+		if two, err := rotate(map[string]string{"client_secret": "x"}, broker.ID{}); err != nil || two.Etag != one.Etag {
 			t.Errorf("got %v: the same request has the effect of one", err)
 		}
+		// Another request under the same id is not the same one: it must not seem to be done.
+		_, err = rotate(map[string]string{"client_secret": "y"}, broker.ID{})
+		wantKind(t, err, broker.AlreadyExists)
+		_, err = w.CreateCredential(ctx, local, engine.Change{Name: "other", RequestID: "c", Edit: func(d *engine.Draft) error {
+			*d = engine.Draft{Provider: "scripted", Secrets: secretMap(map[string]string{"refresh_token": "x", "client_secret": "x"})}
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.RotateSecret(ctx, local, engine.Rotation{Name: "other", Secrets: secretMap(map[string]string{"client_secret": "z"}), RequestID: "c"})
+		wantKind(t, err, broker.AlreadyExists)
 		_, err = w.RetireSecret(ctx, local, "main", []string{"nobody"})
 		wantKind(t, err, broker.RequestInvalid)
 		_, err = w.RetireSecret(ctx, local, "missing", nil)

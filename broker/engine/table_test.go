@@ -57,7 +57,7 @@ var outages = map[string]func(t *testing.T, w *replica, up *upstream) string{
 			before := len(up.exchanges())
 			how()
 			for range 10 {
-				if got := describe(w.get("main", scopes(t, fmt.Sprint("of its own, ", i)))); got != "the token, degraded" {
+				if got := describe(w.get("main", scopes(t, fmt.Sprint("of-its-own-", i)))); got != "the token, degraded" {
 					return got
 				}
 				sleep(100 * time.Millisecond)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -55,6 +56,9 @@ func (b *Broker) Watch(ctx context.Context, caller broker.Caller, r Request, kno
 	for {
 		changed := l.changes() // before looking: nothing is missed
 		in, err := w.look(ctx, changed)
+		if ended := ctx.Err(); err != nil && ended != nil {
+			err = watchEnded(r.Credential, ended)
+		}
 		if err != nil {
 			return b.failed(broker.Watch, err)
 		}
@@ -65,13 +69,21 @@ func (b *Broker) Watch(ctx context.Context, caller broker.Caller, r Request, kno
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		if ctx.Err() != nil {
-			return b.failed(broker.Watch, &broker.Failure{Kind: broker.Canceled, Credential: r.Credential})
+		if err := ctx.Err(); err != nil {
+			return b.failed(broker.Watch, watchEnded(r.Credential, err))
 		}
 		if b.flights.isClosed() {
 			return b.failed(broker.Watch, &broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
 		}
 	}
+}
+
+// watchEnded is why a watch ends whose context has.
+func watchEnded(name broker.CredentialName, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &broker.Failure{Kind: broker.DeadlinePassed, Credential: name}
+	}
+	return &broker.Failure{Kind: broker.Canceled, Credential: name}
 }
 
 // A watcher is one watch: what it has told so far.

@@ -213,7 +213,7 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 	c.Destinations = []broker.Destination{{Use: broker.API, Place: "https://api.example.com"}, {Use: broker.Requests, Place: "https://login.example.com"}}
 	c.Labels = map[string]string{"a": "b"}
 	c.Seeds = map[string]broker.Seed{"refresh_token": {Hash: broker.NewID(), SetTime: now()}}
-	c.Requests = map[string]time.Time{"request": now()}
+	c.Requests = map[string]broker.Request{"request": {At: now(), Contents: broker.NewID()}, "of a former broker": {At: now()}}
 	seed := &broker.Grant{RefreshToken: odd, Held: map[string]broker.Secret{"instance": odd}, GivenAt: now()}
 	if err := b.CreateCredential(ctx, c, seed); err != nil {
 		t.Fatalf("create: %v", err)

@@ -24,8 +24,13 @@ const (
 // google.rpc.ErrorInfo.reason is the name without ERROR_REASON_; domain is "tokenbroker". Metadata: credential, provider,
 // request_id, upstream_status, upstream_error (an OAuth code of at most 64 of [A-Za-z0-9._-], else absent). Every error of
 // these services has google.rpc.RequestInfo, and one with violations (BadRequest) has its message without them as
-// google.rpc.LocalizedMessage. What gRPC itself refuses, such as a message that is too large, has no details. What may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
+// google.rpc.LocalizedMessage. What may be retried has RetryInfo and the trailer grpc-retry-pushback-ms, everything else that
 // trailer with -1, so that a client's retry policy cannot multiply an upstream's failure.
+//
+// What gRPC refuses before a handler has the message has neither details nor that trailer, and asking again does not help: a method that is
+// not there and a compressor other than gzip (UNIMPLEMENTED), a message that is too large (RESOURCE_EXHAUSTED), headers that are, and a
+// message that does not come in time (DEADLINE_EXCEEDED, CANCELLED). A message that cannot be read, such as one with a text that is no
+// UTF-8, is REQUEST_INVALID like any other request that is wrong.
 type ErrorReason int32
 
 const (
@@ -52,7 +57,8 @@ const (
 	ErrorReason_ERROR_REASON_SECRETS_REQUIRED         ErrorReason = 25 // a change of where secrets go needs the secrets again
 	// RESOURCE_EXHAUSTED
 	ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED ErrorReason = 30
-	ErrorReason_ERROR_REASON_TOO_MANY_TOKENS       ErrorReason = 32 // token keys of one credential
+	ErrorReason_ERROR_REASON_TOO_MANY_TOKENS       ErrorReason = 32 // token keys of one credential, where none can make room
+	ErrorReason_ERROR_REASON_CALLER_LIMITED        ErrorReason = 33 // this caller asks for more than its share; the message names the setting
 	// UNAVAILABLE
 	ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE      ErrorReason = 40
 	ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID ErrorReason = 41 // answered, but not as the definition says
@@ -61,6 +67,8 @@ const (
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN             ErrorReason = 44
 	// DEADLINE_EXCEEDED: the exchange goes on, ask again
 	ErrorReason_ERROR_REASON_UPSTREAM_SLOW ErrorReason = 50
+	// A watch has reached the deadline that its caller gave it: begin another.
+	ErrorReason_ERROR_REASON_DEADLINE_PASSED ErrorReason = 52
 	// DATA_LOSS: a stored record cannot be decrypted, or is in the wrong place
 	ErrorReason_ERROR_REASON_RECORD_UNREADABLE ErrorReason = 51
 	// INTERNAL: a bug of ours
@@ -89,12 +97,14 @@ var (
 		25: "ERROR_REASON_SECRETS_REQUIRED",
 		30: "ERROR_REASON_UPSTREAM_RATE_LIMITED",
 		32: "ERROR_REASON_TOO_MANY_TOKENS",
+		33: "ERROR_REASON_CALLER_LIMITED",
 		40: "ERROR_REASON_UPSTREAM_UNAVAILABLE",
 		41: "ERROR_REASON_UPSTREAM_RESPONSE_INVALID",
 		42: "ERROR_REASON_REFRESH_UNCERTAIN",
 		43: "ERROR_REASON_STORE_UNAVAILABLE",
 		44: "ERROR_REASON_SHUTTING_DOWN",
 		50: "ERROR_REASON_UPSTREAM_SLOW",
+		52: "ERROR_REASON_DEADLINE_PASSED",
 		51: "ERROR_REASON_RECORD_UNREADABLE",
 		60: "ERROR_REASON_INTERNAL",
 	}
@@ -118,12 +128,14 @@ var (
 		"ERROR_REASON_SECRETS_REQUIRED":          25,
 		"ERROR_REASON_UPSTREAM_RATE_LIMITED":     30,
 		"ERROR_REASON_TOO_MANY_TOKENS":           32,
+		"ERROR_REASON_CALLER_LIMITED":            33,
 		"ERROR_REASON_UPSTREAM_UNAVAILABLE":      40,
 		"ERROR_REASON_UPSTREAM_RESPONSE_INVALID": 41,
 		"ERROR_REASON_REFRESH_UNCERTAIN":         42,
 		"ERROR_REASON_STORE_UNAVAILABLE":         43,
 		"ERROR_REASON_SHUTTING_DOWN":             44,
 		"ERROR_REASON_UPSTREAM_SLOW":             50,
+		"ERROR_REASON_DEADLINE_PASSED":           52,
 		"ERROR_REASON_RECORD_UNREADABLE":         51,
 		"ERROR_REASON_INTERNAL":                  60,
 	}
@@ -225,7 +237,7 @@ var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xce\a\n" +
+	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\x91\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x01\x12'\n" +
@@ -245,13 +257,15 @@ const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_CREDENTIAL_HELD\x10\x1a\x12!\n" +
 	"\x1dERROR_REASON_SECRETS_REQUIRED\x10\x19\x12&\n" +
 	"\"ERROR_REASON_UPSTREAM_RATE_LIMITED\x10\x1e\x12 \n" +
-	"\x1cERROR_REASON_TOO_MANY_TOKENS\x10 \x12%\n" +
+	"\x1cERROR_REASON_TOO_MANY_TOKENS\x10 \x12\x1f\n" +
+	"\x1bERROR_REASON_CALLER_LIMITED\x10!\x12%\n" +
 	"!ERROR_REASON_UPSTREAM_UNAVAILABLE\x10(\x12*\n" +
 	"&ERROR_REASON_UPSTREAM_RESPONSE_INVALID\x10)\x12\"\n" +
 	"\x1eERROR_REASON_REFRESH_UNCERTAIN\x10*\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10+\x12\x1e\n" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10,\x12\x1e\n" +
-	"\x1aERROR_REASON_UPSTREAM_SLOW\x102\x12\"\n" +
+	"\x1aERROR_REASON_UPSTREAM_SLOW\x102\x12 \n" +
+	"\x1cERROR_REASON_DEADLINE_PASSED\x104\x12\"\n" +
 	"\x1eERROR_REASON_RECORD_UNREADABLE\x103\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10<*\xce\x01\n" +
 	"\x0fViolationReason\x12 \n" +
