@@ -25,8 +25,8 @@ type Definition interface {
 	// definition does not use (ParameterNotDeclared), misses (ParameterRequired) or forbids (RequestInvalid).
 	Select(Credential, Selection) (Selection, error)
 	// Host names the upstream of this credential for limits and shared backoff: the host and port of the first request whose
-	// host is known before anything is asked. Empty: nothing is asked of anybody.
-	Host(Credential) string
+	// host is known before anything is asked, also where what the caller chose makes it. Empty: nothing is asked of anybody.
+	Host(Credential, Selection) string
 	// Destinations are where this credential's secrets and tokens go, sorted, without repetition, never nil. Nothing is asked of anybody.
 	Destinations(Credential) []Destination
 	// Exchange runs the declared requests of obtain or refresh once each, in order, without any retry, bounded by ctx. It

@@ -56,7 +56,7 @@ func FuzzDefinition(f *testing.F) {
 		}
 		cred := broker.Credential{}
 		d.Check(cred)
-		d.Host(cred)
+		d.Host(cred, broker.Selection{})
 		_, _ = d.Select(cred, broker.Selection{})
 		_, _ = d.Present(cred, broker.Selection{}, broker.Issued{Values: map[string]broker.Secret{"token": broker.NewSecret("t")}})
 	})

@@ -138,7 +138,7 @@ let: {pair: {base64: "{{user}}:{{key}}"}}
 token: "{{pair}}"
 lifetime: until_rejected`)
 	a, err := v.obtain(d, credential(map[string]string{"user": "u", "!key": "k"}), broker.Selection{})
-	if err != nil || a.Values["token"].Reveal() != "dTpr" || len(a.Attempts) != 0 || d.Host(credential(nil)) != "" {
+	if err != nil || a.Values["token"].Reveal() != "dTpr" || len(a.Attempts) != 0 || d.Host(credential(nil), broker.Selection{}) != "" {
 		t.Errorf("got %+v %v", a, err)
 	}
 	if _, err := v.obtain(d, credential(map[string]string{"user": "u"}), broker.Selection{}); err == nil {

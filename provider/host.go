@@ -8,9 +8,9 @@ import (
 )
 
 // Host implements broker.Definition.
-func (d *definition) Host(c broker.Credential) string {
+func (d *definition) Host(c broker.Credential, sel broker.Selection) string {
 	v := newValues(d.let)
-	d.give(v, c, broker.Selection{})
+	d.give(v, c, sel)
 	qs := slices.Concat(d.obtain, d.refresh)
 	if len(qs) == 0 {
 		return ""

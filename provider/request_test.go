@@ -236,7 +236,7 @@ obtain: {post: "{{server}}/login", take: {token: t}}`)
 	if got := d.Facts().HostInputs; len(got) != 1 || got[0] != "server" {
 		t.Errorf("got host inputs %v, want server", got)
 	}
-	if got := d.Host(credential(map[string]string{"server": "https://Example.com"})); got != "example.com:443" {
+	if got := d.Host(credential(map[string]string{"server": "https://Example.com"}), broker.Selection{}); got != "example.com:443" {
 		t.Errorf("got host %s", got)
 	}
 }

@@ -73,8 +73,8 @@ func TestEveryBuiltinAgainstItsSystem(t *testing.T) {
 			if got := works(t, client, d, x, ans, a); got != http.StatusOK {
 				t.Errorf("the API answers %d to the token, want 200", got)
 			}
-			if x.hosts[0] != d.Host(x.Credential) {
-				t.Errorf("got first host %q, want %q as was said before", x.hosts[0], d.Host(x.Credential))
+			if x.hosts[0] != d.Host(x.Credential, x.Selection) {
+				t.Errorf("got first host %q, want %q as was said before", x.hosts[0], d.Host(x.Credential, x.Selection))
 			}
 			if n := len(ans.Attempts); x.Run == broker.Obtain && n != d.Facts().Requests {
 				t.Errorf("got %d requests, want %d as was said before", n, d.Facts().Requests)

@@ -47,8 +47,10 @@ func (u *former) Definition(name string) (broker.Definition, error) {
 	return &formerDefinition{u, f}, nil
 }
 
-func (d *formerDefinition) Facts() *broker.Facts                       { return &d.facts }
-func (d *formerDefinition) Host(c broker.Credential) string            { return c.Inputs["host"] }
+func (d *formerDefinition) Facts() *broker.Facts { return &d.facts }
+func (d *formerDefinition) Host(c broker.Credential, _ broker.Selection) string {
+	return c.Inputs["host"]
+}
 func (d *formerDefinition) Check(broker.Credential) []broker.Violation { return nil }
 func (d *formerDefinition) Destinations(c broker.Credential) []broker.Destination {
 	return []broker.Destination{{Use: broker.Requests, Place: c.Inputs["host"]}}
@@ -62,7 +64,7 @@ func (d *formerDefinition) Present(_ broker.Credential, _ broker.Selection, t br
 }
 
 func (d *formerDefinition) Exchange(_ context.Context, x broker.Exchange) (broker.Answer, error) {
-	if err := x.BeforeSend(d.Host(x.Credential)); err != nil {
+	if err := x.BeforeSend(d.Host(x.Credential, x.Selection)); err != nil {
 		return broker.Answer{}, &broker.UpstreamError{Refused: true}
 	}
 	name, asked := string(x.Credential.Name), "obtain"
@@ -82,7 +84,7 @@ func (d *formerDefinition) Exchange(_ context.Context, x broker.Exchange) (broke
 	life, now := time.Hour, time.Now()
 	a := broker.Answer{
 		Values:   map[string]broker.Secret{"token": broker.NewSecret(fmt.Sprintf("access of %s#%d", line, n))},
-		Attempts: []broker.Attempt{{Start: now, Host: d.Host(x.Credential), Status: 200}}, Expiry: broker.Expiry{In: &life, SentAt: now},
+		Attempts: []broker.Attempt{{Start: now, Host: d.Host(x.Credential, x.Selection), Status: 200}}, Expiry: broker.Expiry{In: &life, SentAt: now},
 	}
 	if d.facts.Refreshes {
 		a.RefreshToken = broker.NewSecret(fmt.Sprintf("%s#%d", line, n))

@@ -63,7 +63,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
 	b, moved, asked := p.b, p.l.moved.Load(), p.b.clock.Now().At
-	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, false)
+	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, before, false)
 	if err != nil {
 		return nil, err
 	}
@@ -77,14 +77,14 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	if failure == nil {
 		shown, failure = b.fit(t, a, before)
 	}
-	backoff := granted.leaveWith(failure)
-	if backoff != nil {
+	found := granted.leaveWith(failure)
+	if found.news != nil {
 		b.gates.saved(t.upstream, false) // nobody tells the store
 	}
 	if failure != nil {
 		r := remember(failure, b.refusals.of(t), b.clock.Now().Wall)
-		if failure.Level < broker.LevelResponse {
-			r.RetryAt = retryAt(backoff, r.At)
+		if failure.Level < broker.LevelResponse && !found.ofKey {
+			r.RetryAt = found.retryAt(r.At)
 		}
 		b.refusals.put(t, &r)
 		return nil, t.blamed(share(&r, t.credential))

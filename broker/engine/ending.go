@@ -29,8 +29,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
-	backoff := granted.leaveWith(nil)
-	b.savesBehind(t, backoff)
+	b.savesBehind(t, granted.leaveWith(nil).news)
 	moved := p.l.moved.Load()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
@@ -68,12 +67,12 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	return b.cache.put(p.l, shown, now.At, moved)
 }
 
-// retryAt is when an upstream may be asked again of which this is known; nil: nothing.
-func retryAt(known *broker.Backoff, now time.Time) time.Time {
-	if known == nil {
+// retryAt is when the upstream may be asked again.
+func (f finding) retryAt(now time.Time) time.Time {
+	if f.until.IsZero() {
 		return now.Add(backoffFirst)
 	}
-	return known.Until
+	return f.until
 }
 
 // local reports whether a token may be handed out although it could not be committed, as far as this process knows the credential.
@@ -102,8 +101,11 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 	r := broker.FailureRecord{
 		Level: e.Level, Attempts: e.Attempts, Now: now, Presented: end.spends && sent, Uncertain: end.spends && e.Lost,
 	}
+	found := granted.leaveWith(e)
+	if found.ofKey && e.Detail == "" {
+		e.Detail = "it fails for what this caller chose, and answers others"
+	}
 	out, again := said(t, e), false
-	backoff := granted.leaveWith(e)
 	switch e.Level {
 	case broker.LevelUpstream, broker.LevelRateLimited:
 		if e.Refused {
@@ -111,8 +113,13 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 			again = ctx.Err() == nil // nothing was sent: nobody failed
 			break
 		}
-		out.RetryAt = retryAt(backoff, now)
-		b.saves(t, backoff) // before anybody is told that this exchange has ended
+		if found.ofKey {
+			r.Level, r.Failure = broker.LevelResponse, remember(e, s.view.KeyFailure, now)
+			out.RetryAt = r.Failure.RetryAt
+			break
+		}
+		out.RetryAt = found.retryAt(now)
+		b.saves(t, found.news) // before anybody is told that this exchange has ended
 	case broker.LevelCredential:
 		r.Failure = remember(e, s.view.CredentialFailure, now)
 		out.RetryAt = r.Failure.RetryAt
@@ -138,7 +145,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		r.Level = broker.LevelUpstream
 	}
 	if e.Level >= broker.LevelResponse {
-		b.savesBehind(t, backoff) // it answered
+		b.savesBehind(t, found.news) // it answered
 	}
 	if err := b.giveBack(ctx, end, end.failing(r)); err != nil {
 		b.log.Warn("failure not recorded yet", "credential", string(t.name), "kind", broker.KindOf(err).Name())

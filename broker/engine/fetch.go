@@ -239,7 +239,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		return nil, b.follow(ctx, t)
 	}
 	// The pass first, the lease second: a lease's time is for the exchange.
-	granted, err := b.gates.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, p.need.force)
+	granted, err := b.gates.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, p.need.force)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,12 @@ type gate struct {
 	limit   *rate.Limiter
 	known   broker.Backoff
 	since   broker.Moment // when known was found out
-	unsaved bool          // the store could not be told of known
+	unsaved bool          // the store was not told of known
+	// well: it has answered since it last failed. doubtful: what is known of its failing comes from requests alone of which nobody knows
+	// whether they work at all.
+	well, doubtful bool
+	// doubts are of credentials of which nothing but what callers chose fails.
+	doubts  map[broker.CredentialName]doubt
 	probing chan struct{} // closed when the exchange that tries has ended; nil: none is trying
 }
 
@@ -69,13 +74,17 @@ func (g *gates) gate(upstream string, f *broker.Facts) *gate {
 type pass struct {
 	gate  *gate
 	known broker.Backoff
+	why   broker.Remembered // of the failure for which it may not go yet
 	probe chan struct{}
 	left  bool
+	// token is what is asked for. proven: such a request is known to work, or nobody chose anything of it: if it fails, the upstream does.
+	token  broker.TokenKey
+	proven bool
 }
 
 // enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
-// with force, and with UpstreamRateLimited when its turn is too far away.
-func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pass, error) {
+// with force, and with UpstreamRateLimited when its turn is too far away. there is the token that is stored; nil: none.
+func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Issued, force bool) (*pass, error) {
 	if t.upstream == "" {
 		return nil, nil
 	}
@@ -96,12 +105,12 @@ func (g *gates) enter(ctx context.Context, t target, a advice, force bool) (*pas
 	case <-queueing.Done():
 		return nil, slow(backoffFirst)
 	}
-	p := &pass{gate: one}
+	p := &pass{gate: one, token: t.token, proven: proven(t, there)}
 	for {
 		until, trying := p.proceed(force)
 		if !until.IsZero() {
 			p.leave()
-			r := p.known.Last
+			r := p.why
 			r.RetryAt = until
 			return nil, share(&r, c)
 		}
@@ -132,7 +141,9 @@ func (g *gate) advise(a advice) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !a.unknown && a.read > g.since && !(g.unsaved && a.known.Failures == 0) {
-		g.known, g.since = a.known, a.read
+		if g.known, g.since = a.known, a.read; a.known.Failures > 0 {
+			g.well, g.doubtful = false, false
+		}
 	}
 }
 
@@ -152,9 +163,15 @@ func (p *pass) proceed(force bool) (until time.Time, trying <-chan struct{}) {
 	g := p.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p.known = g.known
+	p.known, p.why = g.known, g.known.Last
+	if !force && !p.proven {
+		if why, wait := g.doubted(p.token.Credential); wait {
+			p.why = why
+			return why.RetryAt, nil
+		}
+	}
 	switch {
-	case g.known.Failures == 0 || force:
+	case g.known.Failures == 0 || force || g.doubtful && p.proven:
 	case g.clock.Now().Wall.Before(g.known.Until):
 		return g.known.Until, nil
 	case g.probing != nil:
@@ -181,11 +198,24 @@ func (p *pass) leave() {
 	<-p.gate.slots
 }
 
-// leaveWith is leave with what became of the exchange, nil where it went well, and returns what all brokers are to know
-// of the upstream now; nil: nothing new.
-func (p *pass) leaveWith(e *broker.UpstreamError) *broker.Backoff {
+// A finding is what has become known of an upstream by an exchange.
+type finding struct {
+	// news is what all brokers are to know of it now; nil: nothing new.
+	news *broker.Backoff
+	// until is until when it is left alone; zero: it is not.
+	until time.Time
+	// ofKey: it is what was asked for that fails, and not the upstream.
+	ofKey bool
+}
+
+// leaveWith is leave with what became of the exchange, nil where it went well.
+//
+// That a request fails says that the upstream does, if such a request is known to work or is as the operator has it. What only a caller chose may
+// be what makes it fail: that counts against what was chosen, where the upstream has answered others since it last failed. Where it has not,
+// nobody knows; then it is left alone, by this process, but by those who ask for what is known to work.
+func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 	if p == nil {
-		return nil
+		return finding{}
 	}
 	defer p.leave()
 	g, now := p.gate, p.gate.clock.Now()
@@ -193,19 +223,26 @@ func (p *pass) leaveWith(e *broker.UpstreamError) *broker.Backoff {
 	defer g.mu.Unlock()
 	switch {
 	case e != nil && e.Refused:
-		return nil // nothing was sent
+		return finding{} // nothing was sent
 	case e == nil || e.Level >= broker.LevelResponse: // it answered this request: that says nothing of others
-		if p.known.Failures == 0 {
-			return nil
+		g.well = true
+		if !p.proven {
+			delete(g.doubts, p.token.Credential)
 		}
-		g.known, g.since = broker.Backoff{}, now.At
-		return &broker.Backoff{}
+		if p.known.Failures == 0 {
+			return finding{}
+		}
+		g.known, g.since, g.doubtful = broker.Backoff{}, now.At, false
+		return finding{news: &broker.Backoff{}}
+	case e.Level == broker.LevelUpstream && !p.proven && g.well:
+		g.doubt(p.token, e)
+		return finding{ofKey: true}
 	}
 	// Exchanges that were under way together count as one failure: their number says nothing about the upstream.
 	known := p.known
 	if latest := g.known; latest.Failures > known.Failures {
-		if e.RetryAfter <= latest.Until.Sub(now.Wall) {
-			return &latest
+		if e.RetryAfter <= latest.Until.Sub(now.Wall) && (g.doubtful == !p.proven) {
+			return finding{news: g.told(&latest), until: latest.Until}
 		}
 		known = latest
 	}
@@ -214,6 +251,16 @@ func (p *pass) leaveWith(e *broker.UpstreamError) *broker.Backoff {
 	}}
 	next.Until = now.Wall.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	next.Last.RetryAt = next.Until
-	g.known, g.since = next, now.At
-	return &next
+	g.doubtful = e.Level == broker.LevelUpstream && !p.proven && (known.Failures == 0 || g.doubtful)
+	g.known, g.since, g.well = next, now.At, false
+	return finding{news: g.told(&next), until: next.Until}
+}
+
+// told is what the store is told of known: nothing that is doubtful. The caller holds mu.
+func (g *gate) told(known *broker.Backoff) *broker.Backoff {
+	if g.doubtful {
+		g.unsaved = true
+		return nil
+	}
+	return known
 }

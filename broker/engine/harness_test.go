@@ -42,9 +42,9 @@ func (u *upstream) Definition(name string) (broker.Definition, error) {
 	}
 	return u, nil
 }
-func (u *upstream) Revision() uint64              { return u.revision.Load() }
-func (u *upstream) Facts() *broker.Facts          { return &u.facts }
-func (u *upstream) Host(broker.Credential) string { return u.host }
+func (u *upstream) Revision() uint64                                { return u.revision.Load() }
+func (u *upstream) Facts() *broker.Facts                            { return &u.facts }
+func (u *upstream) Host(broker.Credential, broker.Selection) string { return u.host }
 func (u *upstream) Destinations(c broker.Credential) []broker.Destination {
 	if u.destinations != nil {
 		return u.destinations(c)

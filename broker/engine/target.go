@@ -27,8 +27,8 @@ type target struct {
 	// chosen is the selection with the defaults applied.
 	chosen broker.Selection
 	token  broker.TokenKey
-	// upstream names whom this asks, for limits and backoff: the definition at the host that the credential's inputs lead to. Two
-	// credentials that go to different places through one definition do not disturb each other. Empty: nobody is asked.
+	// upstream names whom this asks, for limits and backoff: the definition at the host that the credential's inputs, and what the caller
+	// chose, lead to. Two that go to different places through one definition do not disturb each other. Empty: nobody is asked.
 	upstream string
 	// astray: the credential's record does not say yet that it goes where this definition sends it.
 	astray bool
@@ -102,7 +102,7 @@ func (b *Broker) tokenKey(t target) broker.TokenKey {
 }
 
 func (b *Broker) upstreamOf(t target) string {
-	host := t.definition.Host(t.credential)
+	host := t.definition.Host(t.credential, t.chosen)
 	if host == "" {
 		return ""
 	}

@@ -94,7 +94,7 @@ func (u *upstream) Select(_ broker.Credential, s broker.Selection) (broker.Selec
 func (u *upstream) Destinations(broker.Credential) []broker.Destination { return nil }
 
 // Host implements broker.Definition.
-func (u *upstream) Host(broker.Credential) string { return host }
+func (u *upstream) Host(broker.Credential, broker.Selection) string { return host }
 
 const host = "upstream.example:443"
 

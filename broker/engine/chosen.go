@@ -1,0 +1,59 @@
+package engine
+
+import (
+	"math/rand/v2"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// proven reports whether a request for a target is known to work, there being a token for it, or is at least what the operator asks for:
+// what only a caller chose may be what makes the upstream fail.
+func proven(t target, there *broker.Issued) bool {
+	return there != nil || t.sel == broker.Selection{}
+}
+
+// doubtfulMost is how many different things in a row, that only callers chose of one credential, fail each for itself. Then it may be the
+// upstream after all, and what else is chosen of that credential, and not known to work, waits.
+const doubtfulMost = 3
+
+// A doubt is whether it is what callers choose of a credential that fails, or the upstream.
+type doubt struct {
+	// last is what failed last, and failures how often something else did than just before.
+	last     [32]byte
+	failures int
+	// why is the last failure; its RetryAt is when something else that is not known to work may be asked for.
+	why broker.Remembered
+}
+
+// doubt notes that something failed that only a caller chose. The caller holds mu.
+func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
+	d, now := g.doubts[key.Credential], g.clock.Now().Wall
+	if d.last != key.Token {
+		d.failures++
+	}
+	d.last = key.Token
+	d.why = broker.Remembered{Kind: e.Kind(), At: now, RetryAt: now, Count: d.failures, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
+	if over := d.failures - doubtfulMost; over >= 0 {
+		d.why.RetryAt = now.Add(transientWait(over+1, 0, rand.Float64())) //nolint:gosec // jitter needs no secrecy
+	}
+	if g.doubts == nil {
+		g.doubts = map[broker.CredentialName]doubt{}
+	}
+	g.doubts[key.Credential] = d
+}
+
+// doubted reports whether something that is not known to work has to wait, and why. Where it has not any longer, one goes ahead of the
+// others. The caller holds mu.
+func (g *gate) doubted(name broker.CredentialName) (broker.Remembered, bool) {
+	d, ok := g.doubts[name]
+	if !ok || d.failures < doubtfulMost {
+		return broker.Remembered{}, false
+	}
+	now := g.clock.Now().Wall
+	if now.Before(d.why.RetryAt) {
+		return d.why, true
+	}
+	d.why.RetryAt = now.Add(backoffFirst)
+	g.doubts[name] = d
+	return broker.Remembered{}, false
+}

@@ -1,0 +1,92 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// failsFor is an upstream that fails for what some callers choose.
+func failsFor(t *testing.T, fails func(scopes string) bool) *upstream {
+	t.Helper()
+	good := issues(time.Hour)
+	return &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+		if fails(x.Selection.Scopes.String()) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 500}
+		}
+		return good(ctx, x)
+	}}
+}
+
+// TestWhatACallerChoseKeepsNobodyElseWaiting: an upstream that fails for what one caller chooses, however much that is, goes on being asked for the
+// others, also for what they choose of other credentials, and for what is known to work of the same; and each choice is left alone as a failing upstream is.
+func TestWhatACallerChoseKeepsNobodyElseWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, failsFor(t, func(s string) bool { return len(s) > 3 && s[:3] == "bad" }))
+		w.create("main", nil)
+		w.create("other", nil)
+		w.mustGet("main")
+		for i := range 100 {
+			_, err := w.get("main", scopes(t, fmt.Sprintf("bad-%d", i)))
+			f := wantKind(t, err, broker.UpstreamUnavailable)
+			if f.UpstreamStatus != 500 || f.RetryAt.IsZero() {
+				t.Errorf("got %+v, want when to ask again", f)
+			}
+			w.mustGet("other", scopes(t, fmt.Sprintf("good-%d", i)))
+		}
+		w.wantExchanges(1 + 3 + 100) // three are tried, and then it may be the upstream, as far as this credential's callers know
+		w.mustGet("main", rejected(w.mustGet("main").Token.ID))
+		w.create("third", nil)
+		w.mustGet("third", scopes(t, "a"))
+		w.wantExchanges(106)
+		for range 3600 {
+			_, err := w.get("main", scopes(t, "bad-1"))
+			wantKind(t, err, broker.UpstreamUnavailable)
+			sleep(time.Second)
+		}
+		if n := len(w.up.exchanges()) - 106; n > 30 {
+			t.Errorf("got %d exchanges in an hour for what fails, want a few", n)
+		}
+	})
+}
+
+// TestWhatIsKnownToWorkFindsOutForTheUpstream: nobody knows yet whether an upstream is well of which only what callers chose has failed; who asks for
+// what the operator has it ask for may try.
+func TestWhatIsKnownToWorkFindsOutForTheUpstream(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, failsFor(t, func(s string) bool { return s != "" }))
+		w.create("main", nil)
+		for i := range 10 {
+			_, err := w.get("main", scopes(t, fmt.Sprint("bad-", i)))
+			wantKind(t, err, broker.UpstreamUnavailable)
+		}
+		w.wantExchanges(1) // it is left alone
+		w.mustGet("main")
+		w.start() // another process knows nothing of it
+		_, err := w.get("main", scopes(t, "bad-11"))
+		wantKind(t, err, broker.UpstreamUnavailable)
+		w.create("other", nil)
+		w.mustGet("other")
+	})
+}
+
+// TestAnUpstreamThatIsDownIsLeftAloneWhateverIsChosen: what was known to work finds out that it is.
+func TestAnUpstreamThatIsDownIsLeftAloneWhateverIsChosen(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		down := false
+		w := newWorld(t, failsFor(t, func(string) bool { return down }))
+		w.create("main", nil)
+		held := w.mustGet("main", scopes(t, "a"))
+		down = true
+		_, err := w.get("main", scopes(t, "a"), rejected(held.Token.ID))
+		wantKind(t, err, broker.UpstreamUnavailable)
+		_, err = w.get("main", scopes(t, "b"))
+		wantKind(t, err, broker.UpstreamUnavailable)
+		_, err = w.get("main")
+		wantKind(t, err, broker.UpstreamUnavailable)
+		w.wantExchanges(2)
+	})
+}
