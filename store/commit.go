@@ -166,6 +166,16 @@ func (b *changing) makeRoom(ctx context.Context, kind Kind, full bool, first fun
 	return nil
 }
 
+// obtainedLast is when a token was obtained: one that is asked for is obtained again before it ends, so that the one that was obtained the longest
+// ago is the one that nobody has asked for. One that can be used no more goes first.
+func obtainedLast(n *snapshot, key Key) (time.Time, bool, error) {
+	r, t, err := n.token(key)
+	if err != nil || t == nil || t.Rejected {
+		return time.Time{}, true, nil //nolint:nilerr // one that cannot be read is of no use
+	}
+	return r.SentAt.time(), true, nil
+}
+
 // usedLast is when a key's grant was used last. Grants of keys were obtained without a human, and can be again; one that is being
 // presented stays.
 func usedLast(n *snapshot, key Key) (time.Time, bool, error) {

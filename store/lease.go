@@ -27,8 +27,8 @@ type lease struct {
 	left *snapshot
 }
 
-// Acquire implements broker.Lessor. It fails with TooManyTokens where the key would be one too many, and with
-// StoreUnavailable while refreshing is suspended (see suspend.go). It applies one batch whose conditions are the revisions of what
+// Acquire implements broker.Lessor. Where the key would be one too many, the token goes that was obtained the longest ago; it fails with
+// TooManyTokens where that has not made room, and with StoreUnavailable while refreshing is suspended (see suspend.go). It applies one batch whose conditions are the revisions of what
 // was read, so nothing is read before.
 func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (broker.Lease, error) {
 	if ttl <= 0 || spend && (len(n.grant.RefreshToken) == 0 || !n.key.Spends) {
@@ -44,12 +44,13 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 		s: n.s, key: n.key, owner: broker.NewID(), incarnation: c.Incarnation, version: c.Version, epoch: c.Epoch,
 		place: c.Place, generation: n.grant.Generation.id(), spends: spend,
 	}
-	batch, err := n.acquisition(l, ttl)
-	if err != nil {
-		return nil, err
+	batch, err := n.acquire(ctx, l, ttl, false)
+	if errors.Is(err, ErrNoRoom) {
+		batch, err = n.acquire(ctx, l, ttl, true)
 	}
-	err = n.s.apply(ctx, n.s.backend, *batch)
 	switch {
+	case batch == nil:
+		return nil, err
 	case err == nil:
 		l.left = n.after(*batch)
 		return l, nil
@@ -64,7 +65,16 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 	return l, err // it may have been taken all the same
 }
 
-func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
+// acquire applies the batch that takes the lease, and returns it; nil: there is none to be applied. full: there was no room.
+func (n lessor) acquire(ctx context.Context, l *lease, ttl time.Duration, full bool) (*Batch, error) {
+	batch, err := n.acquisition(ctx, l, ttl, full)
+	if err != nil {
+		return nil, err
+	}
+	return batch, n.s.apply(ctx, n.s.backend, *batch)
+}
+
+func (n lessor) acquisition(ctx context.Context, l *lease, ttl time.Duration, full bool) (*Batch, error) {
 	b := n.change()
 	b.unchanged(tokenKey(n.key))
 	b.unchanged(failureKey(n.key))
@@ -81,7 +91,9 @@ func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
 		b.unchanged(grantKey(n.key))
 	}
 	if n.revision(tokenKey(n.key)) == (Revision{}) {
-		b.batch.Room = &Room{kindToken, n.s.options.MaxTokens}
+		if err := b.makeRoom(ctx, kindToken, full, obtainedLast); err != nil {
+			return nil, err
+		}
 	}
 	// The view says that nobody holds the lease: there is none, or one that does not count. One that the view did see held
 	// stands in the way as long as it is there.

@@ -31,7 +31,7 @@ var _ broker.Store = (*Store)(nil)
 
 // Options change how a Store works. The zero value is right for all but tests.
 type Options struct {
-	// MaxTokens is how many live tokens, grants and failures of single keys a credential may have; 0: 1,000.
+	// MaxTokens is how many live tokens, grants and failures of single keys a credential may have, the last of each; 0: 1,000.
 	MaxTokens int
 	// Clock is the process's; nil: the machine's.
 	Clock *broker.Clock

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -170,24 +171,41 @@ func testAcquireVoid(t *testing.T, _ Config, b *bench) {
 	}
 }
 
-func testTooManyTokens(_ *testing.T, c Config, b *bench) {
+// testTooManyTokens: the token that was obtained the longest ago makes room, and no other; of the same credential.
+func testTooManyTokens(t *testing.T, _ Config, b *bench) {
 	b.created("a", "")
-	for n := range byte(20) {
-		k := plain("a", n)
-		b.committed(b.acquired(k, false), broker.Outcome{Token: issued("t")})
+	b.created("b", "")
+	b.committed(b.acquired(plain("b", 1), false), broker.Outcome{Token: issued("t")})
+	obtained := func(n byte, ago time.Duration) {
+		t.Helper()
+		token := issued("t")
+		token.SentAt = now().Add(-ago)
+		b.committed(b.acquired(plain("a", n), false), broker.Outcome{Token: token})
 	}
-	_, err := b.view(plain("a", 20)).Acquire(ctx, leaseTime, false)
-	b.want("acquire for one too many", err, broker.TooManyTokens)
+	for n := range byte(20) {
+		obtained(n, time.Duration(n)*time.Second) // the last one is the oldest
+	}
 	l, err := b.view(plain("a", 19)).Acquire(ctx, leaseTime, false)
 	b.want("acquire for one that is there", err, nil)
 	b.released(l)
-	b.created("b", "")
-	_, err = b.view(plain("b", 20)).Acquire(ctx, leaseTime, false)
-	b.want("acquire for another credential", err, nil)
-	if !c.RealTime {
-		c.pass(time.Hour)
-		_, err = b.view(plain("a", 20)).Acquire(ctx, leaseTime, false)
-		b.want("acquire after the tokens have ended", err, nil)
+	there := func() (all []byte) {
+		for n := range byte(30) {
+			if b.view(plain("a", n)).Token != nil {
+				all = append(all, n)
+			}
+		}
+		return all
+	}
+	if got := there(); len(got) != 20 {
+		t.Errorf("got %v, want all 20", got)
+	}
+	obtained(20, 0)
+	obtained(21, 0)
+	if got := there(); len(got) != 20 || slices.Contains(got, 19) || slices.Contains(got, 18) {
+		t.Errorf("got %v, want the 20 that were obtained last", got)
+	}
+	if b.view(plain("b", 1)).Token == nil {
+		t.Error("a token of another credential has made room")
 	}
 }
 
