@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"runtime"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -12,6 +15,29 @@ import (
 
 // TransportOptions are what a server has whatever it serves.
 var TransportOptions = transportOptions
+
+// Impatient gives the message of a call so long.
+func (s Settings) Impatient(within time.Duration) Settings {
+	s.messageWithin = within
+	return s
+}
+
+// Few bounds the connections.
+func (s Settings) Few(connections int64) Settings {
+	s.connectionsMost = connections
+	return s
+}
+
+// CallerAt is who is behind a connection.
+var CallerAt = callerAt
+
+// UserIdentity is the identity of a user on this machine, as far as the system tells it.
+func UserIdentity(uid int) string {
+	if runtime.GOOS != "linux" {
+		return localCaller.Identity
+	}
+	return fmt.Sprint("uid:", uid)
+}
 
 // DefaultCodec serves everything, and encodes each answer anew, as gRPC does by itself.
 func DefaultCodec(s Settings) (*grpc.Server, error) {

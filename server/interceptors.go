@@ -12,7 +12,6 @@ import (
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -32,6 +31,8 @@ type edge struct {
 	// recovering and recoveringStream turn a panic in a handler into a failure.
 	recovering       grpc.UnaryServerInterceptor
 	recoveringStream grpc.StreamServerInterceptor
+	// within is how long the message of a stream may take.
+	within time.Duration
 	// stopping ends when the server does: streams of health and reflection last as long as their callers like.
 	stopping context.Context //nolint:containedctx // the server's own, of no call
 }
@@ -46,23 +47,20 @@ func callerOf(ctx context.Context) broker.Caller {
 	return broker.Caller{}
 }
 
-var localCaller = broker.Caller{Identity: "local", Local: true}
-
-// identify says who the peer is: without authentication, whoever is on this machine is local and others are nobody.
-func identify(ctx context.Context) broker.Caller {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return broker.Caller{}
+// identify says who the peer is, and on which connection; reached any other way, nobody.
+func identify(ctx context.Context) (broker.Caller, *connection) {
+	k := connectionOf(ctx)
+	if k == nil {
+		return broker.Caller{}, nil
 	}
-	if isLocal(p.Addr) || p.Addr != nil && p.Addr.Network() == "bufconn" { // in-process: tests and embedding
-		return localCaller
-	}
-	return broker.Caller{}
+	k.begins(ctx)
+	return k.caller, k
 }
 
 // unary is the interceptor. There is one, which calls what else there is: each more in a chain costs every call two closures.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	c := &call{Context: ctx, caller: identify(ctx), started: time.Now()}
+	caller, _ := identify(ctx)
+	c := &call{Context: ctx, caller: caller, started: time.Now()}
 	defer c.end()
 	res, err := e.answered(c, req, info, next)
 	if err == nil {
@@ -87,9 +85,18 @@ func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo
 // stream is the interceptor of streams.
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	started := time.Now()
-	caller := identify(ss.Context())
+	caller, connection := identify(ss.Context())
 	ctx := context.WithValue(ss.Context(), callerKey{}, &caller)
 	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
+	if connection != nil {
+		done, err := connection.lasts()
+		if err != nil {
+			s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+			ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
+			return s.Err()
+		}
+		defer done()
+	}
 	if strings.HasPrefix(info.FullMethod, "/grpc.") {
 		var cancel context.CancelFunc
 		vs.ctx, cancel = context.WithCancel(ctx)
@@ -129,22 +136,27 @@ func (s *validatedStream) Context() context.Context { return s.ctx }
 
 func (s *validatedStream) RecvMsg(m any) error {
 	if s.endless {
-		return s.recvUntilDone(m)
+		return s.recvUntil(s.ctx, m)
 	}
-	if err := s.ServerStream.RecvMsg(m); err != nil {
+	ctx, cancel := context.WithTimeout(s.ctx, s.edge.within)
+	defer cancel()
+	if err := s.recvUntil(ctx, m); err != nil {
+		if s.ctx.Err() == nil && ctx.Err() != nil {
+			return &broker.Failure{Kind: broker.DeadlinePassed, Detail: "its message has not come"}
+		}
 		return err
 	}
 	return s.edge.validate(m)
 }
 
-func (s *validatedStream) recvUntilDone(m any) error {
+func (s *validatedStream) recvUntil(ctx context.Context, m any) error {
 	received := make(chan error, 1)
 	go func() { received <- s.ServerStream.RecvMsg(m) }() // ends with the stream, when the handler has returned
 	select {
 	case err := <-received:
 		return err
-	case <-s.ctx.Done():
-		return s.ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

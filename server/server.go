@@ -39,6 +39,10 @@ type Settings struct {
 	// MaxConnectionAge is the age at which clients are asked to reconnect, so that balancing below gRPC finds new replicas;
 	// default DefaultConnectionAge.
 	MaxConnectionAge time.Duration
+
+	// messageWithin and connectionsMost are other bounds than usual, for tests; 0: the usual ones.
+	messageWithin   time.Duration
+	connectionsMost int64
 }
 
 // What a zero value of Settings stands for. Help and documents are made of these, or held against them.
@@ -83,10 +87,17 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 		return nil, fmt.Errorf("compile the contract's limits: %w", err)
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	e := &edge{log: s.Log, validator: validator, stopping: stopping}
+	peers := newConnections(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams))
+	if s.messageWithin > 0 {
+		peers.within = s.messageWithin
+	}
+	if s.connectionsMost > 0 {
+		peers.most = s.connectionsMost
+	}
+	e := &edge{log: s.Log, validator: validator, within: peers.within, stopping: stopping}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
-	options := append(transportOptions(s), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
+	options := append(transportOptions(s), grpc.Creds(peers), grpc.InTapHandle(peers.opened), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
 	srv := grpc.NewServer(append(options, more...)...)
 	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
 	t := &tokens{broker: s.Broker}

@@ -35,7 +35,7 @@ type stand struct {
 	serving  sync.WaitGroup
 }
 
-func newStand(t testing.TB) *stand {
+func newStand(t testing.TB, more ...func(server.Settings) server.Settings) *stand {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -53,7 +53,11 @@ func newStand(t testing.TB) *stand {
 		Upstream: s.upstream, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: s.metrics,
 	})
 	must(err)
-	srv, err := server.New(server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: broker.LocalOnly{}, Log: log, Metrics: s.metrics})
+	settings := server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: broker.LocalOnly{}, Log: log, Metrics: s.metrics}
+	for _, f := range more {
+		settings = f(settings)
+	}
+	srv, err := server.New(settings)
 	must(err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)

@@ -30,6 +30,9 @@ type Settings struct {
 	ExchangeTimeout time.Duration
 	// UpstreamConcurrency is how many exchanges one upstream may have at a time; default DefaultUpstreamConcurrency.
 	UpstreamConcurrency int
+	// CallerRate is how many operations a second that cost something a caller may begin, ten times as many at once; default
+	// DefaultCallerRate.
+	CallerRate int
 	// CacheSize is how many tokens are kept in process; default DefaultCacheSize.
 	CacheSize int
 	// CacheBound is how long what was read from a store that others share is relied on; default DefaultCacheBound.
@@ -86,6 +89,7 @@ type Broker struct {
 	// rejections are the rejected tokens that the store is being told of.
 	rejections flights[rejected, error]
 	refusals   refusals
+	shares     shares
 
 	// running are flights, and commits that go on without one; background is what runs for the broker's life.
 	running, background sync.WaitGroup
@@ -122,6 +126,10 @@ func New(s Settings) (*Broker, error) {
 	var err error
 	if b.cache, err = newCache(b.clock, s); err != nil {
 		return nil, err
+	}
+	b.shares.clock, b.shares.rate = b.clock, s.CallerRate
+	if b.shares.rate <= 0 {
+		b.shares.rate = DefaultCallerRate
 	}
 	b.gates.clock, b.gates.atOnce = b.clock, s.UpstreamConcurrency
 	if b.gates.atOnce <= 0 {

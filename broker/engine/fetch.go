@@ -42,11 +42,11 @@ type outcome struct {
 	attempts []broker.Attempt
 }
 
-// join returns the flight for a key, and whether the caller started it. It fails with ShuttingDown.
-func (b *Broker) join(key flightKey, n need) (*flight[outcome], bool, error) {
-	f, mine, err := b.flights.join(key, func() outcome { return b.fly(key, n) })
+// join returns the flight for a key, and whether the caller started it. It fails with ShuttingDown, and as may does (flights.join).
+func (b *Broker) join(key flightKey, n need, may func() error) (*flight[outcome], bool, error) {
+	f, mine, err := b.flights.join(key, may, func() outcome { return b.fly(key, n) })
 	if err != nil {
-		return nil, false, &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+		return nil, false, asFailure(err, key.name)
 	}
 	return f, mine, nil
 }

@@ -23,8 +23,9 @@ type flight[V any] struct {
 	value V
 }
 
-// join returns the flight for a key, and whether it was started by this call: then run is called. It fails with ShuttingDown.
-func (f *flights[K, V]) join(key K, run func() V) (fl *flight[V], mine bool, err error) {
+// join returns the flight for a key, and whether it was started by this call: then run is called. It fails with ShuttingDown, and as may does,
+// which is asked before one is started; nil: nobody is.
+func (f *flights[K, V]) join(key K, may func() error, run func() V) (fl *flight[V], mine bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.running[key]; fl != nil {
@@ -32,6 +33,11 @@ func (f *flights[K, V]) join(key K, run func() V) (fl *flight[V], mine bool, err
 	}
 	if f.closed {
 		return nil, false, broker.ShuttingDown
+	}
+	if may != nil {
+		if err := may(); err != nil {
+			return nil, false, err
+		}
 	}
 	if f.running == nil {
 		f.running = map[K]*flight[V]{}

@@ -179,7 +179,7 @@ func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name 
 		if _, err := b.stored(ctx, name); err != nil {
 			return t, err
 		}
-		f, _, err := b.join(flightKey{lookup{name, sel}, trial{on: true, keep: keep}}, need{force: true})
+		f, _, err := b.join(flightKey{lookup{name, sel}, trial{on: true, keep: keep}}, need{force: true}, nil)
 		if err != nil {
 			return t, err
 		}

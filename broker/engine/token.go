@@ -47,14 +47,14 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 	}
 	if v == serveAndRefresh && e.claim(now.Wall) {
 		// Nobody waits for it; a broker that is closing goes on serving what it has.
-		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true})
+		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true}, nil)
 	}
 	if v != fetch {
 		b.observe.Hit()
 		return Result{e.token, e.rendering, b.cache.degraded(e, now.At)}, nil
 	}
 	b.observe.Miss()
-	res, err := b.miss(ctx, key, n)
+	res, err := b.miss(ctx, caller, key, n)
 	if err != nil {
 		return Result{}, b.failed(broker.GetToken, err)
 	}
@@ -62,24 +62,25 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 }
 
 // miss brings a token that is not in the process.
-func (b *Broker) miss(ctx context.Context, key lookup, n need) (Result, error) {
+func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n need) (Result, error) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
+	may := func() error { return b.shares.take(caller, key.name) }
 	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, broker.Never)) {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
-		if err := b.reject(ctx, l, n.rejected); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
+		if err := b.reject(ctx, l, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
 			return Result{}, err
 		}
 	}
-	return b.wait(ctx, key, n)
+	return b.wait(ctx, key, n, may)
 }
 
 // rejectMost bounds the call to the store that drops a rejected token.
 const rejectMost = 10 * time.Second
 
 // reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
-func (b *Broker) reject(ctx context.Context, l *line, id string) error {
-	f, _, err := b.rejections.join(rejected{l.name, id}, func() (err error) {
+func (b *Broker) reject(ctx context.Context, l *line, id string, may func() error) error {
+	f, _, err := b.rejections.join(rejected{l.name, id}, may, func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				b.logPanic(l.name, p)
@@ -112,14 +113,14 @@ type rejected struct {
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
-func (b *Broker) wait(ctx context.Context, key lookup, n need) (Result, error) {
+func (b *Broker) wait(ctx context.Context, key lookup, n need, may func() error) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
 	for {
 		if err := ctx.Err(); err != nil {
 			return Result{}, b.gaveUp(key.name, err)
 		}
-		f, mine, err := b.join(flightKey{lookup: key}, n)
+		f, mine, err := b.join(flightKey{lookup: key}, n, may)
 		if err != nil {
 			return Result{}, err
 		}
@@ -156,6 +157,9 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name broker.CredentialName, do func() (T, error), scopes ...broker.Scopes) (T, error) {
 	var none T
 	if err := b.authorize.Allow(caller, op, name, cmp.Or(scopes...)); err != nil {
+		return none, b.failed(op, err)
+	}
+	if err := b.shares.take(caller, name); err != nil {
 		return none, b.failed(op, err)
 	}
 	done, err := do()

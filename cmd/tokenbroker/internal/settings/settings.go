@@ -52,6 +52,7 @@ type Settings struct {
 	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time."`
 
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection."`
+	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store."`
 	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request."`
 	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas."`
 }
@@ -85,7 +86,7 @@ func Vars(dataDir string) kong.Vars {
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
-		"timeout": written(server.DefaultDeadline),
+		"caller_rate": strconv.Itoa(engine.DefaultCallerRate), "timeout": written(server.DefaultDeadline),
 	}
 }
 
@@ -175,6 +176,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if s.UpstreamConcurrency < 1 {
 		bad("upstream.concurrency", "must be 1 or more")
+	}
+	if s.LimitsCallerRate < 1 {
+		bad("limits.caller_rate", "must be 1 or more")
 	}
 	if s.LimitsMessageBytes < 1024 || s.LimitsMessageBytes > messageBytesMost {
 		bad("limits.message_bytes", "must be from 1024 to %d", messageBytesMost)
