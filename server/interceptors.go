@@ -184,8 +184,14 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 			slog.String("method", method), slog.String("code", s.Code().String()), slog.String("reason", reasonOf(kind)),
 			slog.String("request_id", id), slog.String("caller", callerOf(ctx).Identity), slog.Duration("took", time.Since(started)),
 		}
-		if f, ok := err.(*broker.Failure); ok && f.Credential != "" { //nolint:errorlint // a Failure is never wrapped
-			attrs = append(attrs, slog.String("credential", string(f.Credential)))
+		if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
+			for _, a := range [...]slog.Attr{
+				slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("cause", f.Detail),
+			} {
+				if a.Value.String() != "" {
+					attrs = append(attrs, a)
+				}
+			}
 		}
 		e.log.LogAttrs(ctx, level, "call refused", attrs...)
 	}

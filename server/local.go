@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"strings"
 )
 
 // ErrNotLocal is why an address is not listened on.
@@ -49,4 +51,21 @@ func CheckLocalName(address string) error {
 		return fmt.Errorf("%q: %w; use 127.0.0.1", address, ErrNotLocal)
 	}
 	return nil
+}
+
+// ownHost answers what is asked of this machine by its own name, and nothing else: a page in a browser on it could otherwise read what is
+// answered, under a name that leads here (DNS rebinding).
+func ownHost(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		ip := net.ParseIP(strings.Trim(host, "[]"))
+		if !strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") && (ip == nil || !ip.IsLoopback()) {
+			http.Error(w, "this is answered at localhost and loopback addresses only", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }

@@ -2,6 +2,8 @@ package server
 
 import (
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -30,6 +32,22 @@ func TestOnlyLocalAddressesAreListenedOn(t *testing.T) {
 		}
 		if err != nil && !strings.Contains(err.Error(), "127.0.0.1:7420") {
 			t.Errorf("%v: %v does not say what to use", c.addr, err)
+		}
+	}
+}
+
+// TestMetricsAreAnsweredUnderTheNamesOfThisMachine: and not under one that somebody else has lead here.
+func TestMetricsAreAnsweredUnderTheNamesOfThisMachine(t *testing.T) {
+	h := ownHost(http.NotFoundHandler())
+	for host, own := range map[string]bool{
+		"localhost": true, "localhost:7421": true, "LocalHost.:7421": true, "127.0.0.1:7421": true, "127.9.9.9": true, "[::1]:7421": true, "[::1]": true,
+		"evil.example": false, "evil.example:7421": false, "localhost.evil.example": false, "192.168.1.1:7421": false, "0.0.0.0": false, "": false,
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); (w.Code == http.StatusNotFound) != own {
+			t.Errorf("%q: got %d", host, w.Code)
 		}
 	}
 }

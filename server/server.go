@@ -174,10 +174,10 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 	return err
 }
 
-// ServeMetrics answers GET /metrics on the listener until ctx ends.
+// ServeMetrics answers GET /metrics on the listener until ctx ends, to whoever asks this machine by its own name.
 func (s *Server) ServeMetrics(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", ownHost(promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{})))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: pingTimeout, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()

@@ -153,7 +153,7 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 	switch {
 	case before == 0 && after > 0:
 		r.log.LogAttrs(context.Background(), slog.LevelWarn, "the store cannot be reached: valid tokens go on being served for the outage's grace",
-			slog.String("error", err.Error()))
+			slog.String("error", err.Error()), slog.String("part", part))
 		r.told(true)
 	case before > 0 && after == 0:
 		r.log.LogAttrs(context.Background(), slog.LevelInfo, "the store can be reached again")

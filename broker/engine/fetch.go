@@ -126,11 +126,34 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	switch {
 	case !trouble:
 	case out.need.fresh:
-		b.log.LogAttrs(b.stopping, slog.LevelWarn, "refresh failed; the valid token goes on being served",
-			slog.String("credential", string(key.name)), slog.String("kind", out.failure.Kind.Name()), slog.Time("retry_at", out.failure.RetryAt))
-	default:
-		b.log.Debug("exchange failed", "credential", string(key.name), "kind", out.failure.Kind.Name())
+		b.logFailure(slog.LevelWarn, "refresh failed; the valid token goes on being served", out)
+	case len(out.attempts) > 0:
+		b.logFailure(slog.LevelWarn, "exchange failed", out)
+	default: // what is remembered, or was asked for in vain: whoever asked is told
+		b.logFailure(slog.LevelDebug, "no token", out)
 	}
+}
+
+// logFailure logs why a flight failed: for whoever looks after the broker, where the upstream is and what it said.
+func (b *Broker) logFailure(level slog.Level, what string, out outcome) {
+	f := out.failure
+	attrs := []slog.Attr{slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("outcome", f.Kind.Name())}
+	if n := len(out.attempts); n > 0 {
+		attrs = append(attrs, slog.String("host", out.attempts[n-1].Host))
+	}
+	if f.UpstreamStatus != 0 {
+		attrs = append(attrs, slog.Int("status", f.UpstreamStatus))
+	}
+	if f.UpstreamError != "" {
+		attrs = append(attrs, slog.String("upstream_error", f.UpstreamError))
+	}
+	if f.Detail != "" {
+		attrs = append(attrs, slog.String("cause", f.Detail))
+	}
+	if !f.RetryAt.IsZero() {
+		attrs = append(attrs, slog.Time("retry_at", f.RetryAt))
+	}
+	b.log.LogAttrs(b.stopping, level, what, attrs...)
 }
 
 // A pursuit is a flight at work: what it is for, and what it has done so far.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/redis/go-redis/v9"
 
@@ -63,9 +64,25 @@ func failed(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return store.Unavailable("Redis does not answer in time")
 	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return store.Unavailable("Redis cannot be reached")
+		return store.Unavailable("Redis cannot be reached" + cause(err))
 	}
 	return store.Unavailable("Redis cannot be asked")
+}
+
+// cause is why Redis cannot be reached, as far as the system says: no name, and nothing that somebody else wrote.
+func cause(err error) string {
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &name):
+		return ": its name cannot be resolved"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ": nobody listens at its address"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return ": it has closed the connection"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return ": there is no way to its address"
+	}
+	return ""
 }
 
 // firstWord tells errors apart. What a script is not allowed to do has none of its own.

@@ -44,6 +44,14 @@ func (e *unreachableError) Error() string {
 	return fmt.Sprintf("no broker answers at %s: is `tokenbroker serve` running? Another address goes with --address or TOKENBROKER_ADDRESS", e.address)
 }
 
+// A reportedError has been told already.
+type reportedError struct{ error }
+
+func (e *reportedError) Unwrap() error { return e.error }
+
+// Reported is an error that has been told already, as in a log: it decides the exit code, and is not told again.
+func Reported(err error) error { return &reportedError{err} }
+
 // ExitCode says how a command ends.
 func ExitCode(err error) int {
 	var input *inputError
@@ -81,6 +89,10 @@ func ExitCode(err error) int {
 // Report tells the operator what went wrong, and returns the exit code.
 func Report(p *Process, output string, err error) int {
 	code := ExitCode(err)
+	var told *reportedError
+	if errors.As(err, &told) {
+		return code
+	}
 	e := Describe(err)
 	e.ExitCode = code
 	if output == "json" {

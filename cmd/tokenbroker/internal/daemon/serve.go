@@ -29,6 +29,18 @@ func (*ServeCommand) Help() string {
 // Run serves until the process is told to stop.
 func (c *ServeCommand) Run(p *console.Process) error {
 	log := newLog(p, c.LogLevel, c.LogFormat)
+	err := c.serve(p, log)
+	switch {
+	case err == nil:
+		log.Info("stopped")
+	case isJSON(p, c.LogFormat):
+		log.Error("stopped", "error", err.Error())
+		return console.Reported(err)
+	}
+	return err
+}
+
+func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	tokens, stop := useMemory(log)
 	defer stop()
 	c.TokensInCache = tokens
@@ -56,7 +68,7 @@ func (c *ServeCommand) Run(p *console.Process) error {
 	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(again)
 	log.Info("stopping: exchanges that are under way are committed first; another signal stops at once, but for the first two seconds",
-		"at_most", c.ShutdownTimeout.String())
+		"at_most", c.ShutdownTimeout)
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Stop(p.Context) }()
 	for began := time.Now(); ; {
@@ -88,17 +100,4 @@ func reloadAt(ctx context.Context, hup <-chan os.Signal, catalog *provider.Catal
 		}
 		log.Info("definitions reloaded")
 	}
-}
-
-// newLog writes to standard error.
-func newLog(p *console.Process, level, format string) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		l = slog.LevelInfo
-	}
-	o := &slog.HandlerOptions{Level: l}
-	if format == "text" || format == "auto" && console.IsTerminal(p.Stderr) {
-		return slog.New(slog.NewTextHandler(p.Stderr, o))
-	}
-	return slog.New(slog.NewJSONHandler(p.Stderr, o))
 }

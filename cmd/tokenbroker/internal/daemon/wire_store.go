@@ -68,7 +68,19 @@ func (r *Running) openRedis(ctx context.Context, metrics *server.Metrics, key st
 	if err != nil {
 		return nil, err
 	}
-	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Away: metrics.StoreAway, Log: r.log})
+	a, err := redis.ParseAddress(r.settings.Store)
+	if err != nil {
+		return nil, console.WrongInput(err)
+	}
+	log := r.log.With("store", a.String()) // without user and password
+	follows := &outage{log: log, grace: r.settings.CacheBound + max(r.settings.OutageGrace, 0)}
+	if !a.Cluster { // of a Cluster the rest may be there
+		follows.serving = func(serving bool) { r.server.SetServing(serving) }
+	}
+	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Log: log, Away: func(away bool) {
+		metrics.StoreAway(away)
+		follows.away(away)
+	}})
 }
 
 // begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be

@@ -177,8 +177,8 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if s.UpstreamConcurrency < 1 {
 		bad("upstream.concurrency", "must be 1 or more")
 	}
-	if s.LimitsCallerRate < 1 {
-		bad("limits.caller_rate", "must be 1 or more")
+	if s.LimitsCallerRate < 0 {
+		bad("limits.caller_rate", "must not be negative")
 	}
 	if s.LimitsMessageBytes < 1024 || s.LimitsMessageBytes > messageBytesMost {
 		bad("limits.message_bytes", "must be from 1024 to %d", messageBytesMost)
