@@ -11,6 +11,7 @@ import (
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -28,6 +29,7 @@ const answerSpare = 100 * time.Millisecond
 type edge struct {
 	log       *slog.Logger
 	validator protovalidate.Validator
+	metrics   *Metrics // nil: nobody counts
 	// recovering and recoveringStream turn a panic in a handler into a failure.
 	recovering       grpc.UnaryServerInterceptor
 	recoveringStream grpc.StreamServerInterceptor
@@ -64,6 +66,7 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	defer c.end()
 	res, err := e.answered(c, req, info, next)
 	if err == nil {
+		e.metrics.called(info.FullMethod, codes.OK, time.Since(c.started))
 		if e.log.Enabled(c, slog.LevelDebug) {
 			e.log.LogAttrs(c, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
 				slog.Duration("took", time.Since(c.started)))
@@ -71,6 +74,7 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 		return res, nil
 	}
 	s, pushback := e.refuse(c, info.FullMethod, err, c.started)
+	e.metrics.called(info.FullMethod, s.Code(), time.Since(c.started))
 	_ = grpc.SetTrailer(c, metadata.Pairs(retryPushback, pushback)) // fails only when the call is over
 	return nil, s.Err()
 }
@@ -84,6 +88,7 @@ func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo
 
 // stream is the interceptor of streams.
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	defer e.metrics.streaming(info.FullMethod)()
 	started := time.Now()
 	caller, connection := identify(ss.Context())
 	ctx := context.WithValue(ss.Context(), callerKey{}, &caller)

@@ -1,72 +1,111 @@
 package server
 
 import (
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc/codes"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
-// Metrics counts what a broker does, for Prometheus. It implements engine.Observer. No label holds a credential's name, a
-// scope or anything that callers choose: their number is bounded by the definitions.
+// Metrics counts what a broker does, for Prometheus; docs/metrics.md lists it. It implements engine.Observer. No label holds a credential's name, a
+// scope or anything that callers choose: their number is bounded by the definitions. What happened is always called outcome: ok, or the
+// failure's kind.
 type Metrics struct {
 	registry  *prometheus.Registry
-	hits      prometheus.Counter
-	misses    prometheus.Counter
+	hits      *prometheus.CounterVec
+	misses    *prometheus.CounterVec
+	degraded  *prometheus.CounterVec
 	waiters   prometheus.Gauge
 	exchanges *prometheus.CounterVec
 	took      *prometheus.HistogramVec
+	succeeded *prometheus.GaugeVec
 	failures  *prometheus.CounterVec
+	calls     *prometheus.HistogramVec
+	streams   *prometheus.GaugeVec
 	away      prometheus.Gauge
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
+	credentials *prometheus.GaugeVec
+	// well are the calls that went well, by method: a hit looks up no labels.
+	well sync.Map
+	// from is asked when somebody looks; nil: nobody is there.
+	from atomic.Pointer[sources]
 }
 
 // NewMetrics returns Metrics with a registry of its own.
 func NewMetrics() *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tokenbroker_" + name, Help: help}, labels)
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tokenbroker_" + name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tokenbroker_" + name, Help: help, Buckets: buckets}, labels)
+	}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
-		hits: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tokenbroker_token_hits_total", Help: "Tokens served from the process.",
-		}),
-		misses: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "tokenbroker_token_misses_total", Help: "Tokens for which the store or the upstream was asked.",
-		}),
-		waiters: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tokenbroker_token_waiters", Help: "Callers waiting for a flight.",
-		}),
-		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tokenbroker_exchanges_total", Help: "Exchanges with upstreams, by provider, run and outcome (ok, or the failure's kind).",
-		}, []string{"provider", "run", "outcome"}),
-		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tokenbroker_exchange_seconds", Help: "How long exchanges with upstreams took.",
-			Buckets: []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20},
-		}, []string{"provider"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tokenbroker_failures_total", Help: "Operations that failed, by operation and kind.",
-		}, []string{"operation", "kind"}),
+		registry:  prometheus.NewRegistry(),
+		hits:      counter("token_hits_total", "Tokens served from the process.", "provider"),
+		misses:    counter("token_misses_total", "Calls for a token for which the store or the upstream was asked.", "provider"),
+		degraded:  counter("token_degraded_total", "Tokens served although something is not well with their supply.", "provider"),
+		waiters:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "tokenbroker_token_waiters", Help: "Callers that wait for a token."}),
+		exchanges: counter("exchanges_total", "Exchanges with upstreams.", "provider", "run", "outcome"),
+		took: histogram("exchange_seconds", "How long exchanges with upstreams took.",
+			[]float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20}, "provider"),
+		succeeded: gauge("exchange_last_success_timestamp_seconds", "When an exchange last went well, since this process began.", "provider"),
+		failures:  counter("failures_total", "Operations that failed.", "operation", "provider", "outcome"),
+		calls: histogram("rpc_seconds", "How long calls took, by their code; watches are no calls.",
+			[]float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30}, "method", "code"),
+		streams: gauge("rpc_streams", "Watches and other streams that run.", "method"),
 		away: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tokenbroker_store_away", Help: "1 while the store cannot be asked.",
 		}),
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",
 		}),
+		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
-	m.registry.MustRegister(m.hits, m.misses, m.waiters, m.exchanges, m.took, m.failures, m.away, m.unconfirmed,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := gauge("build_info", "1, and which version this is.", "version", "go")
+	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed,
+		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+func buildVersion() string {
+	version := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if version = info.Main.Version; version == "" || version == "(devel)" {
+			for _, s := range info.Settings {
+				if s.Key == "vcs.revision" {
+					version = s.Value
+				}
+			}
+		}
+	}
+	return version
 }
 
 // Registry is where further collectors may be registered, and what /metrics shows.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
-// Hit implements engine.Observer.
-func (m *Metrics) Hit() { m.hits.Inc() }
+// Hits implements engine.Observer.
+func (m *Metrics) Hits(provider string) func() { return m.hits.WithLabelValues(provider).Inc }
 
 // Miss implements engine.Observer.
-func (m *Metrics) Miss() { m.misses.Inc() }
+func (m *Metrics) Miss(provider string) { m.misses.WithLabelValues(provider).Inc() }
+
+// Degraded implements engine.Observer.
+func (m *Metrics) Degraded(provider string) { m.degraded.WithLabelValues(provider).Inc() }
 
 // Waiting implements engine.Observer.
 func (m *Metrics) Waiting(delta int) { m.waiters.Add(float64(delta)) }
@@ -76,14 +115,51 @@ func (m *Metrics) Exchanged(provider string, run broker.Run, failure *broker.Kin
 	outcome := "ok"
 	if failure != nil {
 		outcome = failure.Name()
+	} else {
+		m.succeeded.WithLabelValues(provider).SetToCurrentTime()
 	}
 	m.exchanges.WithLabelValues(provider, run.String(), outcome).Inc()
 	m.took.WithLabelValues(provider).Observe(took.Seconds())
 }
 
-// Failed implements engine.Observer.
-func (m *Metrics) Failed(op broker.Operation, kind broker.Kind) {
-	m.failures.WithLabelValues(string(op), kind.Name()).Inc()
+// Failed implements engine.Observer. Whoever looks whether a credential is there, as an apply does, and finds that it is not, has not failed.
+func (m *Metrics) Failed(op broker.Operation, provider string, kind broker.Kind) {
+	if op != broker.ReadCredential || kind != broker.NotFound {
+		m.failures.WithLabelValues(string(op), provider, kind.Name()).Inc()
+	}
+}
+
+// called counts a call. m may be nil.
+func (m *Metrics) called(method string, code codes.Code, took time.Duration) {
+	if m == nil {
+		return
+	}
+	if code == codes.OK {
+		if o, ok := m.well.Load(method); ok {
+			o.(prometheus.Observer).Observe(took.Seconds())
+			return
+		}
+	}
+	o := m.calls.WithLabelValues(methodLabel(method), code.String())
+	o.Observe(took.Seconds())
+	if code == codes.OK {
+		m.well.Store(method, o)
+	}
+}
+
+// streaming counts a stream until the function is called that it returns. m may be nil.
+func (m *Metrics) streaming(method string) func() {
+	if m == nil {
+		return func() {}
+	}
+	g := m.streams.WithLabelValues(methodLabel(method))
+	g.Inc()
+	return g.Dec
+}
+
+// methodLabel is a method without its package, where it is one of ours.
+func methodLabel(method string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(method, "/"), "tokenbroker.v1.")
 }
 
 // StoreAway is store.Options.Away.
@@ -97,3 +173,11 @@ func (m *Metrics) StoreAway(away bool) {
 
 // Unconfirmed counts a change of the store that too few replicas have confirmed.
 func (m *Metrics) Unconfirmed() { m.unconfirmed.Inc() }
+
+// Counted replaces the numbers of credentials.
+func (m *Metrics) Counted(all map[engine.Counted]int) {
+	m.credentials.Reset()
+	for c, n := range all {
+		m.credentials.WithLabelValues(c.Provider, strings.ToLower(strings.TrimPrefix(states[c.State].String(), "CREDENTIAL_STATE_"))).Set(float64(n))
+	}
+}

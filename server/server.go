@@ -94,12 +94,15 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if s.connectionsMost > 0 {
 		peers.most = s.connectionsMost
 	}
-	e := &edge{log: s.Log, validator: validator, within: peers.within, stopping: stopping}
+	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: peers.within, stopping: stopping}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	options := append(transportOptions(s), grpc.Creds(peers), grpc.InTapHandle(peers.opened), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
 	srv := grpc.NewServer(append(options, more...)...)
 	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
+	if s.Metrics != nil {
+		s.Metrics.from.Store(&sources{s.Broker, s.Providers})
+	}
 	t := &tokens{broker: s.Broker}
 	srv.RegisterService(t.desc(), t)
 	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -102,6 +103,8 @@ type get = tokenbrokerv1.GetTokenRequest
 type oneToken struct {
 	facts     broker.Facts
 	exchanges atomic.Int64
+	fail      atomic.Bool
+	life      atomic.Int64 // a time.Duration; 0: an hour
 }
 
 func (u *oneToken) Definition(string) (broker.Definition, error)        { return u, nil }
@@ -116,7 +119,10 @@ func (u *oneToken) Select(_ broker.Credential, x broker.Selection) (broker.Selec
 
 func (u *oneToken) Exchange(context.Context, broker.Exchange) (broker.Answer, error) {
 	u.exchanges.Add(1)
-	token, hour := broker.NewSecret("at."+strings.Repeat("x", 43)), time.Hour
+	if u.fail.Load() {
+		return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
+	}
+	token, hour := broker.NewSecret("at."+strings.Repeat("x", 43)), cmp.Or(time.Duration(u.life.Load()), time.Hour)
 	return broker.Answer{
 		Values: map[string]broker.Secret{"token": token}, TokenType: "Bearer", Scopes: []string{"example.items.write"}, Expiry: broker.Expiry{SentAt: time.Now(), In: &hour},
 		Attempts: []broker.Attempt{{Start: time.Now(), Host: "stub.example:443", Status: 200}},

@@ -22,6 +22,7 @@ type cache struct {
 	shared       bool
 	bound, grace time.Duration
 	entries      *otter.Cache[lookup, *entry]
+	hits         func(provider string) func()
 
 	mu    sync.Mutex
 	lines map[broker.CredentialName]*line
@@ -33,6 +34,7 @@ type cache struct {
 type entry struct {
 	offer
 	line             *line
+	count            func()       // on each hit
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again.
 	dropped atomic.Bool
@@ -49,7 +51,7 @@ type entry struct {
 
 func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 	c := &cache{
-		clock: clock, shared: s.Store.Shared(), bound: s.CacheBound, grace: max(0, s.OutageGrace),
+		clock: clock, shared: s.Store.Shared(), bound: s.CacheBound, grace: max(0, s.OutageGrace), hits: s.Observer.Hits,
 		lines: map[broker.CredentialName]*line{}, asked: map[*entry]struct{}{},
 	}
 	if c.bound <= 0 {
@@ -126,7 +128,7 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(a.issued.RefreshAt.UnixNano())

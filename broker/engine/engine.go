@@ -49,29 +49,6 @@ const (
 	DefaultCacheBound          = 2 * time.Second
 )
 
-// An Observer counts what the broker does. Safe for concurrent use; Hit is called on every hit, and must cost no more than an
-// addition.
-type Observer interface {
-	// Hit: a token was served from the process.
-	Hit()
-	// Miss: it was not.
-	Miss()
-	// Waiting: so many more callers wait for a flight (fewer, if negative).
-	Waiting(delta int)
-	// Exchanged: a run of a provider's definition ended; failure is nil when it went well.
-	Exchanged(provider string, run broker.Run, failure *broker.Kind, took time.Duration)
-	// Failed: an operation of the broker failed.
-	Failed(op broker.Operation, kind broker.Kind)
-}
-
-type unobserved struct{}
-
-func (unobserved) Hit()                                                      {}
-func (unobserved) Miss()                                                     {}
-func (unobserved) Waiting(int)                                               {}
-func (unobserved) Exchanged(string, broker.Run, *broker.Kind, time.Duration) {}
-func (unobserved) Failed(broker.Operation, broker.Kind)                      {}
-
 // A Broker answers for tokens and credentials. Make one with New; safe for concurrent use.
 type Broker struct {
 	upstream  broker.Upstream
@@ -123,6 +100,7 @@ func New(s Settings) (*Broker, error) {
 	if b.timeout <= 0 {
 		b.timeout = DefaultExchangeTimeout
 	}
+	s.Observer = b.observe
 	var err error
 	if b.cache, err = newCache(b.clock, s); err != nil {
 		return nil, err

@@ -50,11 +50,15 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true}, nil)
 	}
 	if v != fetch {
-		b.observe.Hit()
-		return Result{e.token, e.rendering, b.cache.degraded(e, now.At)}, nil
+		e.count()
+		degraded := b.cache.degraded(e, now.At)
+		if degraded {
+			b.observe.Degraded(e.facts.Name)
+		}
+		return Result{e.token, e.rendering, degraded}, nil
 	}
-	b.observe.Miss()
 	res, err := b.miss(ctx, caller, key, n)
+	b.observe.Miss(b.providerOf(key.name, err))
 	if err != nil {
 		return Result{}, b.failed(broker.GetToken, err)
 	}
@@ -138,7 +142,11 @@ func (b *Broker) wait(ctx context.Context, key lookup, n need, may func() error)
 		case e == nil:
 		case decide(e.issued, now.Wall, n) != fetch, mine && failure == nil && now.Wall.Before(e.issued.ExpireAt),
 			mine && failure != nil && fallback(e.issued, now.Wall, n):
-			return Result{e.token, e.rendering, failure != nil || b.cache.degraded(e, now.At)}, nil
+			degraded := failure != nil || b.cache.degraded(e, now.At)
+			if degraded {
+				b.observe.Degraded(e.facts.Name)
+			}
+			return Result{e.token, e.rendering, degraded}, nil
 		case mine && failure != nil:
 			return Result{}, failure
 		}
@@ -171,6 +179,34 @@ func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name b
 
 // failed counts a failure on its way out.
 func (b *Broker) failed(op broker.Operation, err error) error {
-	b.observe.Failed(op, broker.KindOf(err))
+	provider := ""
+	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
+		provider = b.loaded(f.Provider)
+	}
+	b.observe.Failed(op, provider, broker.KindOf(err))
 	return err
+}
+
+// providerOf is whose token a call was about, as far as is known; empty: it is not.
+func (b *Broker) providerOf(name broker.CredentialName, err error) string {
+	if f, ok := err.(*broker.Failure); ok && f.Provider != "" { //nolint:errorlint // a Failure is never wrapped
+		return b.loaded(f.Provider)
+	}
+	if l := b.cache.line(name); l != nil {
+		if k := l.known.Load(); k != nil {
+			return b.loaded(k.credential.Provider)
+		}
+	}
+	return ""
+}
+
+// loaded is the name of a definition if there is such a one: what is counted by it is bounded.
+func (b *Broker) loaded(provider string) string {
+	if provider == "" {
+		return ""
+	}
+	if _, err := b.upstream.Definition(provider); err != nil {
+		return ""
+	}
+	return provider
 }

@@ -125,7 +125,26 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if !ready {
 		r.background.Go(func() { r.beginLater(bg, st) })
 	}
+	r.background.Go(func() { r.count(bg, metrics) })
 	return r, nil
+}
+
+// countEvery is how often the credentials are counted, for the metrics.
+const countEvery = time.Minute
+
+// count counts the credentials until ctx ends. While the store is away the metrics stay as they are.
+func (r *Running) count(ctx context.Context, metrics *server.Metrics) {
+	for tick := time.NewTicker(countEvery); ; {
+		if all, err := r.broker.Count(ctx); err == nil {
+			metrics.Counted(all)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		}
+	}
 }
 
 // listen opens all addresses before any is answered.
