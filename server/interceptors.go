@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
+	"io"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -121,8 +123,8 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err == nil {
 		return nil
 	}
-	if _, ok := status.FromError(err); ok && strings.HasPrefix(info.FullMethod, "/grpc.") {
-		return err // reflection and health speak statuses of their own
+	if _, ok := status.FromError(err); ok {
+		return err // reflection and health speak statuses of their own; and of a message that is too large gRPC has said it already
 	}
 	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
 	ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
@@ -146,8 +148,14 @@ func (s *validatedStream) RecvMsg(m any) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.edge.within)
 	defer cancel()
 	if err := s.recvUntil(ctx, m); err != nil {
-		if s.ctx.Err() == nil && ctx.Err() != nil {
+		switch {
+		case s.ctx.Err() != nil:
+			return &broker.Failure{Kind: broker.Canceled}
+		case ctx.Err() != nil:
 			return &broker.Failure{Kind: broker.DeadlinePassed, Detail: "its message has not come"}
+		}
+		if errors.Is(err, io.EOF) {
+			return errUnreadable // there is none
 		}
 		return err
 	}

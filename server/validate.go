@@ -29,8 +29,11 @@ func (e *edge) validate(m any) error {
 		return nil
 	}
 	msg, ok := m.(proto.Message)
-	if !ok || !strings.HasPrefix(string(msg.ProtoReflect().Descriptor().FullName()), ours) {
+	if !ok || !isOurs(msg) {
 		return nil
+	}
+	if isUnreadable(msg) {
+		return errUnreadable
 	}
 	err := e.validator.Validate(msg)
 	if err == nil {

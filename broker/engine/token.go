@@ -181,7 +181,7 @@ func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name b
 func (b *Broker) failed(op broker.Operation, err error) error {
 	provider := ""
 	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
-		provider = b.loaded(f.Provider)
+		provider = f.Provider
 	}
 	b.observe.Failed(op, provider, broker.KindOf(err))
 	return err
@@ -190,23 +190,12 @@ func (b *Broker) failed(op broker.Operation, err error) error {
 // providerOf is whose token a call was about, as far as is known; empty: it is not.
 func (b *Broker) providerOf(name broker.CredentialName, err error) string {
 	if f, ok := err.(*broker.Failure); ok && f.Provider != "" { //nolint:errorlint // a Failure is never wrapped
-		return b.loaded(f.Provider)
+		return f.Provider
 	}
 	if l := b.cache.line(name); l != nil {
 		if k := l.known.Load(); k != nil {
-			return b.loaded(k.credential.Provider)
+			return k.credential.Provider
 		}
 	}
 	return ""
-}
-
-// loaded is the name of a definition if there is such a one: what is counted by it is bounded.
-func (b *Broker) loaded(provider string) string {
-	if provider == "" {
-		return ""
-	}
-	if _, err := b.upstream.Definition(provider); err != nil {
-		return ""
-	}
-	return provider
 }

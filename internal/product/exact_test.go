@@ -11,7 +11,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -101,4 +104,30 @@ func TestAWatchThatReachesItsDeadlineSaysSo(t *testing.T) {
 	if bytes.Contains(r.log.Bytes(), []byte(`"level":"ERROR"`)) {
 		t.Errorf("got %s", r.log.Bytes())
 	}
+}
+
+// TestAMessageThatCannotBeReadIsARequestThatIsWrong: like any other, with a reason and no word of trying again.
+func TestAMessageThatCannotBeReadIsARequestThatIsWrong(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	bad := wrapperspb.Bytes([]byte("\xff")) // field 1, which is a text in all of these requests
+	for _, method := range []string{
+		"/tokenbroker.v1.TokenBrokerService/GetToken", "/tokenbroker.v1.TokenBrokerService/Invalidate", "/tokenbroker.v1.CredentialService/GetCredential",
+		"/tokenbroker.v1.ProviderService/GetProvider",
+	} {
+		var trailer metadata.MD
+		err := r.conn.Invoke(testContext(t), method, bad, &emptypb.Empty{}, grpc.Trailer(&trailer))
+		refusalOf(err, trailer).want(t, codes.InvalidArgument, "REQUEST_INVALID")
+	}
+	stream, err := r.conn.NewStream(testContext(t), &grpc.StreamDesc{ServerStreams: true}, "/tokenbroker.v1.TokenBrokerService/WatchToken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.SendMsg(bad); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	err = stream.RecvMsg(&emptypb.Empty{})
+	refusalOf(err, stream.Trailer()).want(t, codes.InvalidArgument, "REQUEST_INVALID")
 }
