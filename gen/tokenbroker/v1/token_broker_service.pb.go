@@ -244,7 +244,8 @@ func (x *GetTokenResponse) GetDegraded() bool {
 	return false
 }
 
-// A token and everything needed to use it. Its bytes are the same for every caller until it is replaced.
+// A token and everything needed to use it. Its bytes are the same for every caller until it is replaced. Do not log it: Go's %v, and most other
+// languages' printing, show it whole and heed no debug_redact. token_id is safe to log.
 type Token struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As issued. For cookie logins the session cookie's value. Prefer headers, cookies and query_parameters.
