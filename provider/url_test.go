@@ -160,7 +160,7 @@ base_url: "https://{{instance}}/api"`)
 		if got := all[len(all)-1].uri; got != want {
 			t.Errorf("%s: got %s, want %s", value, got, want)
 		}
-		if got := d.Host(c); got != "example.com:443" {
+		if got := d.Host(c, broker.Selection{}); got != "example.com:443" {
 			t.Errorf("%s: got host %s", value, got)
 		}
 	}
