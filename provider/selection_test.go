@@ -100,7 +100,7 @@ obtain: {oauth2: https://example.com/t, auth: none}`)
 // TestScopesInOneTextAreSeveral: what is sent alike is one key.
 func TestScopesInOneTextAreSeveral(t *testing.T) {
 	d := newVendor(t, nil).define("scopes: {one_of: [a, b]}\nobtain: {oauth2: https://example.com/t, auth: none}")
-	joined, err := broker.ParseSet("scopes", []string{"b a"})
+	joined, err := broker.SetOf([]string{"b a"}) // as credentials of before have them
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -179,7 +179,7 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 	case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
 		r.State, r.Advice = Degraded, "ask for other scopes, audience or parameters: the upstream refused those that were asked for last"
 	case broker.UpstreamRateLimited, broker.UpstreamUnavailable:
-		r.State, r.Advice = Degraded, "wait: the broker asks again by itself, when the upstream says (Retry-After), but within an hour"
+		r.State, r.Advice = Degraded, "wait: the broker asks again by itself, as soon as the upstream wants it to, and within an hour at most"
 	default:
 		r.State, r.Advice = Degraded, "wait: the broker asks again by itself"
 	}

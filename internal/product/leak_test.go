@@ -234,6 +234,7 @@ func (r *rig) callEverything(s *spy, a upstreamsim.Account) {
 	r.status(name)
 	do(t, r.credentials.ListCredentials, &tokenbrokerv1.ListCredentialsRequest{})
 	do(t, r.credentials.RetireSecret, &tokenbrokerv1.RetireSecretRequest{Name: name})
+	do(t, r.credentials.AcceptCredential, &tokenbrokerv1.AcceptCredentialRequest{Name: name})
 	_, _ = r.tokens.GetToken(ctx, &get{Credential: name, Scopes: a.Scopes, RejectedTokenId: tok.GetTokenId()})
 	do(t, r.providers.ListProviders, &tokenbrokerv1.ListProvidersRequest{})
 	do(t, r.providers.GetProvider, &tokenbrokerv1.GetProviderRequest{Name: name})
