@@ -51,7 +51,7 @@ func (w *whereabouts) find(ctx context.Context) (place, error) {
 	fallback.socket, fallback.name = socket, "unix:"+socket+" or "+settings.DefaultAddress
 	info, err := os.Lstat(socket)
 	if err != nil || info.Mode().Type() != fs.ModeSocket {
-		return fallback, nil //nolint:nilerr // there is none
+		return fallback, nil // there is none
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Getuid() && s.Uid != 0 && os.Getuid() != 0 {
 		return place{}, console.BadInput("the socket %s is another user's: run the command as the broker's user, or say --address unix:%s if you trust them", socket, socket)
@@ -60,7 +60,7 @@ func (w *whereabouts) find(ctx context.Context) (place, error) {
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return fallback, nil //nolint:nilerr // a broker that is gone has left it
+		return fallback, nil // a broker that is gone has left it
 	}
 	_ = conn.Close()
 	return named("unix:" + socket), nil
