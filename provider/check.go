@@ -148,6 +148,10 @@ func takesToken(q *request) bool {
 	return slices.ContainsFunc(q.take, func(t take) bool { return t.name == "token" })
 }
 
+func takesRefreshToken(q *request) bool {
+	return slices.ContainsFunc(q.take, func(t take) bool { return t.name == "refresh_token" })
+}
+
 // namespace: inputs, parameters, let, takes and built-ins are one; a clash is an error.
 func (c *checker) namespace() {
 	seen := map[string]string{}

@@ -24,6 +24,10 @@ func (c *checker) reaches() {
 	if len(d.refresh) > 0 && seeded { // a seed is there before anything was chosen; what obtain brought is of one choice
 		runs = append(runs, run{"refresh", d.sentBy(d.refresh)})
 	}
+	if len(d.refresh) > 0 && !seeded && !slices.ContainsFunc(d.obtain, takesRefreshToken) {
+		c.Warn(d.refresh[0].at, "refresh: nothing brings a refresh token, so it never runs: take one in obtain, as in take: {refresh_token: refresh_token}, "+
+			"declare an input with seed: true, or leave refresh out")
+	}
 	shown := d.visibleToCallers()
 	asked := func(what, name string, at position, example string) {
 		for _, r := range runs {

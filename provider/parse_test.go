@@ -280,6 +280,20 @@ func TestWhatIsAskedForIsSent(t *testing.T) {
 	}
 }
 
+func TestARefreshThatNeverRunsIsAWarning(t *testing.T) {
+	const obtain = "name: x\nobtain: {post: \"https://e.com/t\", take: {token: t%s}}\n"
+	const refresh = "refresh: {post: \"https://e.com/t\", form: {r: \"{{refresh_token}}\"}, take: {token: t}}\n"
+	never := Check("x.yaml", fmt.Appendf(nil, obtain+refresh, ""))
+	if len(never) != 1 || !never[0].Warning || !strings.Contains(never[0].Message, "refresh: nothing brings a refresh token") {
+		t.Errorf("got %v", never)
+	}
+	for _, text := range []string{fmt.Sprintf(obtain+refresh, ", refresh_token: r"), "name: x\ninputs: {first: {secret: true, seed: true}}\n" + refresh} {
+		if got := Check("x.yaml", []byte(text)); len(got) > 0 {
+			t.Errorf("%s\ngot %v", text, got)
+		}
+	}
+}
+
 func TestWhatNothingUsesIsAWarning(t *testing.T) {
 	got := Check("x.yaml", []byte(`name: x
 inputs: {used: {}, idle: {}, home: {}, first: {secret: true, seed: true}}

@@ -147,6 +147,21 @@ func (g *gate) advise(a advice) {
 	}
 }
 
+// leftAlone is until when an upstream is not asked, as far as this process knows; zero: it may be asked.
+func (g *gates) leftAlone(upstream string) time.Time {
+	v, there := g.all.Load(upstream)
+	if !there {
+		return time.Time{}
+	}
+	one := v.(*gate)
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if until := one.known.Until; g.clock.Now().Wall.Before(until) {
+		return until
+	}
+	return time.Time{}
+}
+
 // saved notes whether the store could be told what is known of an upstream: where it could not, its knowing nothing says nothing.
 func (g *gates) saved(upstream string, ok bool) {
 	if v, there := g.all.Load(upstream); there {

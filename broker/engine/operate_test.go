@@ -249,11 +249,13 @@ func TestHowACredentialIsDoing(t *testing.T) {
 			t.Errorf("got %+v", rep)
 		}
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
-			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 500}
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503, RetryAfter: 50 * time.Second}
 		}
 		time.Sleep(2 * time.Hour) //nolint:forbidigo // in a bubble
 		_, _ = w.get("main")
-		state(engine.Degraded, "by itself")
+		if rep := state(engine.Degraded, "by itself"); time.Until(rep.NextAttempt).Round(time.Second) < 50*time.Second {
+			t.Errorf("it is asked again in %v, which the upstream does not want", time.Until(rep.NextAttempt))
+		}
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
 		}

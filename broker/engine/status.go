@@ -154,6 +154,9 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		r.State = Ready
 		if len(s.Attempts) > 0 && s.Attempts[0].Reason != "" {
 			r.lastFailed(c, s.Attempts[0])
+			if t, err := b.aim(lookup{name: c.Name}, c); err == nil && r.State == Degraded {
+				r.NextAttempt = b.gates.leftAlone(t.upstream)
+			}
 		}
 	}
 	if s.FormerWorked && r.Advice == "" {

@@ -96,7 +96,10 @@ func hostPort(text, port string) (string, error) {
 		}
 		return text, nil
 	}
-	host := strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")
+	host := text
+	if inner, bracketed := strings.CutPrefix(text, "["); bracketed && strings.HasSuffix(inner, "]") {
+		host = strings.TrimSuffix(inner, "]") // an IPv6 address (RFC 3986 section 3.2.2)
+	}
 	if host == "" || strings.ContainsAny(host, "[]@/ ") || strings.Count(host, ":") == 1 {
 		return "", errors.New("the address names no host, or one that is not host:port")
 	}

@@ -30,6 +30,8 @@ func TestParseAddress(t *testing.T) {
 		"redis+other://h":                    "not an address",
 		"redis://":                           "names no host",
 		"redis://h:":                         "not host:port",
+		"redis://:pw@[bad":                   "not host:port",
+		"redis://bad]":                       "not host:port",
 		"redis://h:0":                        "not host:port",
 		"redis://h:65536":                    "not host:port",
 		"redis://a,b":                        "several hosts",

@@ -1784,7 +1784,8 @@ type GetCredentialStatusResponse struct {
 	// What to do about it, for people; empty: nothing.
 	Advice          string                 `protobuf:"bytes,3,opt,name=advice,proto3" json:"advice,omitempty"`
 	LastSuccessTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_success_time,json=lastSuccessTime,proto3" json:"last_success_time,omitempty"`
-	// Where the upstream refuses the credential: when it is asked again without anybody's changing something. Else absent.
+	// Where the upstream refuses the credential, or is left alone by this broker (Retry-After, or after failures): when it is asked again without
+	// anybody's changing something. Else absent.
 	NextAttemptTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_attempt_time,json=nextAttemptTime,proto3" json:"next_attempt_time,omitempty"`
 	// As attempts, for clients from before it was called so.
 	//
