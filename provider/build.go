@@ -155,7 +155,7 @@ func (c cookies) header(v *values) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if _, alone := c.whole.alone(); !alone && strings.Count(s, ";") > strings.Count(withNames(c.whole.parts, ""), ";") || !headerSafe(s) {
+		if c.broken(s) || !headerSafe(s) {
 			return "", c.whole.bad("cookies: %v", errHeaderValue)
 		}
 		return s, nil
@@ -177,6 +177,12 @@ func (c cookies) header(v *values) (string, error) {
 		}
 	}
 	return strings.Join(all, "; "), nil
+}
+
+// broken reports whether a value has made a cookie of its own in a whole header; where a value is all of it, it is a header.
+func (c cookies) broken(s string) bool {
+	_, alone := c.whole.alone()
+	return !alone && strings.Count(s, ";") > strings.Count(withNames(c.whole.parts, ""), ";")
 }
 
 func (a auth) apply(h http.Header, v *values) error {

@@ -166,7 +166,7 @@ func (d *definition) presentCookies(v *values) ([]broker.Field, error) {
 		}
 		return out, nil
 	}
-	s, err := d.render(*d.present.cookies.whole, "cookies", v, visible)
+	s, err := d.render(*d.present.cookies.whole, "cookies", v, func(s string) bool { return visible(s) && !d.present.cookies.broken(s) })
 	if err != nil {
 		return nil, err
 	}

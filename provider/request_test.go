@@ -134,6 +134,17 @@ func TestAValueInACookieIsNoCookieOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestAValueInACookieThatIsShownIsNoCookieOfItsOwn(t *testing.T) {
+	v := newVendor(t, nil)
+	issued := broker.Issued{Values: map[string]broker.Secret{"token": broker.NewSecret("x; admin=1")}}
+	for cookies, want := range map[string]int{`"a={{token}}; b=c"`: 0, `{a: "{{token}}", b: c}`: 0, `"{{token}}"`: 1} {
+		d := v.define("obtain: {post: 'https://example.com/t', take: {token: t}}\npresent: {cookies: " + cookies + "}")
+		if shown, err := d.Present(credential(nil), broker.Selection{}, issued); (err != nil) != (want == 0) || len(shown.Cookies) != want {
+			t.Errorf("%s: got %d cookies, %v; want %d", cookies, len(shown.Cookies), err, want)
+		}
+	}
+}
+
 func TestAnEntryOfAnAbsentOptionalInputIsLeftOutAndAnEmptyOneIsKept(t *testing.T) {
 	v := newVendor(t, jsonSays(`{"t": "token"}`))
 	d := v.define(`
