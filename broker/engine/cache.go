@@ -99,6 +99,14 @@ func (c *cache) old(e *entry, now broker.Moment) bool {
 	return c.shared && now.Sub(broker.Moment(e.confirmed.Load())) >= c.bound
 }
 
+// heldUpMost is longer than a store takes to answer.
+const heldUpMost = 2 * time.Second
+
+// heldUp reports whether what a flight has read is too old by the time it is to be given: the process was stopped in between.
+func (c *cache) heldUp(e *entry, now broker.Moment) bool {
+	return c.shared && !e.local && now.Sub(broker.Moment(e.confirmed.Load())) >= max(c.bound, heldUpMost)
+}
+
 // graced reports whether what was confirmed then may be relied on while the store is away.
 func (c *cache) graced(confirmed, now broker.Moment) bool {
 	return c.grace > 0 && now.Sub(confirmed) < c.bound+c.grace

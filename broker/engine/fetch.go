@@ -82,6 +82,9 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 			err = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
 		}
 		f := asFailure(err, key.name)
+		if f.Kind == broker.StoreUnavailable && b.stopping.Err() != nil { // the question was cut short: that says nothing of the store
+			f = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+		}
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.failures.Add(1)
 			p.leave()

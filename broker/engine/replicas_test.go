@@ -640,3 +640,29 @@ func TestARejectionReachesTheStore(t *testing.T) {
 		all[0].wantExchanges(3)
 	})
 }
+
+// TestWhatAStopHasHeldUpIsLookedAtAgain: a broker is stopped between an answer of the store and the one that it gives. The token was
+// invalidated meanwhile, and nobody has told it.
+func TestWhatAStopHasHeldUpIsLookedAtAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)})
+		all[0].create("main", nil)
+		first := all[0].mustGet("main").Token.ID
+		all[1].memory.Deafen(true)
+		var reads atomic.Int32
+		all[1].backend.Set(storetest.Hooks{AfterRead: func(context.Context) {
+			if reads.Add(1) == 2 { // of the token; the first is of the credential
+				sleep(20 * time.Second)
+			}
+		}})
+		began := make(chan string)
+		go func() { began <- all[1].mustGet("main").Token.ID }()
+		sleep(5 * time.Second)
+		if _, err := all[0].Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", All: true}); err != nil {
+			t.Fatal(err)
+		}
+		if second := <-began; second == first {
+			t.Error("it has given a token that was invalidated a quarter of a minute ago")
+		}
+	})
+}

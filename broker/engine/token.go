@@ -139,7 +139,7 @@ func (b *Broker) wait(ctx context.Context, key lookup, n need, may func() error)
 		switch {
 		case e == nil && mine:
 			return Result{}, failure
-		case e == nil:
+		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
 		case decide(e.issued, now.Wall, n) != fetch, mine && failure == nil && now.Wall.Before(e.issued.ExpireAt),
 			mine && failure != nil && fallback(e.issued, now.Wall, n):
 			degraded := failure != nil || b.cache.degraded(e, now.At)

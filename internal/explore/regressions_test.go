@@ -12,6 +12,7 @@ var regressions = []struct {
 	{"watch: 1 read#1 = cut 3s", ""},
 	{"watch: 0 read#1 = call delete@1", ""},
 	{"outage: 0 commit#2 = failover 1 70s", ""},
+	{"watch: 0 check#4 = fail; 0 view#2 = call recreate@1; 0 view#4 = call drop@1; 1 read#10 = call term@0; 0 view#6 = stop 20s", ""},
 	{"rotating: 0 commit#2 = failover 2 1s; 0 view#6 = after 4", ""},
 	{"rotating: 1 acquire#1 = lapse 1s", ""},
 	{"rotating: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", spentByOther},

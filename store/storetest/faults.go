@@ -19,6 +19,8 @@ type Faults struct {
 type Hooks struct {
 	// BeforeRead is called before Read, List, Scan and Revisions; they fail with its error.
 	BeforeRead func(context.Context) error
+	// AfterRead is called after a Read, before its answer is given.
+	AfterRead func(context.Context)
 	// BeforeApply is called before Apply, which fails with its error and changes nothing.
 	BeforeApply func(context.Context, store.Batch) error
 	// AfterApply is called after an Apply that succeeded, which then fails with its error: the answer was lost.
@@ -95,7 +97,14 @@ func (f *Faults) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, 
 	if err := f.reading(ctx); err != nil {
 		return nil, err
 	}
-	return f.Backend.Read(ctx, asks...)
+	all, err := f.Backend.Read(ctx, asks...)
+	f.mu.Lock()
+	after := f.hooks.AfterRead
+	f.mu.Unlock()
+	if after != nil {
+		after(ctx)
+	}
+	return all, err
 }
 
 // List implements store.Backend.
