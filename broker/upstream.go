@@ -171,6 +171,8 @@ type Attempt struct {
 	UpstreamError string
 	// Reason is the Kind's name; empty: it went well.
 	Reason string
+	// Detail is that of the UpstreamError; empty: none.
+	Detail string
 	// Taken names what was taken from the answer.
 	Taken []string
 }

@@ -97,7 +97,7 @@ func (e *exchange) failed(failure *broker.UpstreamError, spends bool) *broker.Up
 	failure.Attempts = e.attempts
 	if n := len(e.attempts); n > 0 && e.unsent == nil && !failure.Refused {
 		e.attempts[n-1].Reason = failure.Kind().Name()
-		e.attempts[n-1].UpstreamError = failure.Code
+		e.attempts[n-1].UpstreamError, e.attempts[n-1].Detail = failure.Code, failure.Detail
 	}
 	return failure
 }

@@ -49,6 +49,7 @@ type attemptRecord struct {
 	Status        int      `json:"status,omitzero"`
 	UpstreamError string   `json:"upstream_error,omitzero"`
 	Reason        string   `json:"reason,omitzero"`
+	Detail        string   `json:"detail,omitzero"`
 	Taken         []string `json:"taken,omitzero"`
 }
 
@@ -59,7 +60,7 @@ func (r *historyRecord) addAttempts(attempts []broker.Attempt) {
 	for _, a := range attempts {
 		record := attemptRecord{
 			Start: at(a.Start), Duration: int64(a.Duration), Host: a.Host, Status: a.Status,
-			UpstreamError: a.UpstreamError, Reason: a.Reason, Taken: a.Taken,
+			UpstreamError: a.UpstreamError, Reason: a.Reason, Detail: a.Detail, Taken: a.Taken,
 		}
 		if !r.has(record) { // else its exchange is noted again, because the answer was lost
 			r.Attempts = append([]attemptRecord{record}, r.Attempts...)
@@ -81,7 +82,7 @@ func (r historyRecord) attempts() []broker.Attempt {
 	for _, a := range r.Attempts {
 		all = append(all, broker.Attempt{
 			Start: a.Start.time(), Duration: time.Duration(a.Duration), Host: a.Host, Status: a.Status,
-			UpstreamError: a.UpstreamError, Reason: a.Reason, Taken: a.Taken,
+			UpstreamError: a.UpstreamError, Reason: a.Reason, Detail: a.Detail, Taken: a.Taken,
 		})
 	}
 	return all

@@ -133,6 +133,10 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 			break
 		}
 	}
+	if n := len(attempts); failure != nil && n > 0 && attempts[n-1].Reason != "" {
+		f := said(t, failure) // the status says what whoever asked is told
+		attempts[n-1].Reason, attempts[n-1].Detail = f.Kind.Name(), f.Detail
+	}
 	p.attempts = append(p.attempts, attempts...)
 	if failure != nil {
 		failure.Attempts = attempts
@@ -209,6 +213,9 @@ func (t target) blamed(f *broker.Failure) *broker.Failure {
 	}
 	if len(f.Violations) == 0 {
 		f.Kind = broker.CredentialMisconfigured
+		if f.Detail == "" {
+			f.Detail = "or it wants scopes, an audience or parameters, and none were named"
+		}
 	}
 	return f
 }

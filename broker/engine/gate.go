@@ -262,7 +262,7 @@ func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 		known = latest
 	}
 	next := broker.Backoff{Failures: known.Failures + 1, Last: broker.Remembered{
-		Kind: e.Kind(), At: now.Wall, Count: known.Failures + 1, UpstreamStatus: e.Status, UpstreamError: e.Code,
+		Kind: e.Kind(), At: now.Wall, Count: known.Failures + 1, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail,
 	}}
 	next.Until = now.Wall.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	next.Last.RetryAt = next.Until

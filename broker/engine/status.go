@@ -171,7 +171,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 // of one caller's choice or of the upstream is remembered elsewhere.
 func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 	kind := broker.KindNamed(last.Reason)
-	r.Failure = &broker.Failure{Kind: kind, Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError}
+	r.Failure = &broker.Failure{Kind: kind, Credential: c.Name, Provider: c.Provider, UpstreamStatus: last.Status, UpstreamError: last.UpstreamError, Detail: last.Detail}
 	switch kind {
 	case broker.CredentialMisconfigured, broker.ReauthorizationRequired:
 		if kind == broker.ReauthorizationRequired || last.Start.Before(c.UpdateTime) { // the grant says nothing of it any more
@@ -185,6 +185,9 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 		r.State, r.Advice = Degraded, "wait: the broker asks again by itself, as soon as the upstream wants it to, and within an hour at most"
 	default:
 		r.State, r.Advice = Degraded, "wait: the broker asks again by itself"
+	}
+	if kind == broker.UpstreamUnavailable && last.Status == 0 {
+		r.Advice = "if the message names something to set or to mend, do that; else wait: the broker asks again by itself"
 	}
 }
 

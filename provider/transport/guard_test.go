@@ -63,7 +63,7 @@ func TestConnectToAndAllowHTTPDoNotMindCase(t *testing.T) {
 	}
 	u, _ := url.Parse("https://vendor.example/")
 	_, fail := tr.Send(t.Context(), &Request{Method: "GET", URL: u, Header: http.Header{}}, false, func(string) error { return nil })
-	if fail == nil || fail.Detail != "the host cannot be reached" {
+	if fail == nil || fail.Detail != "the host refuses the connection: nobody listens there" {
 		t.Errorf("got %v", fail)
 	}
 }

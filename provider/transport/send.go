@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"sync"
+	"syscall"
 	"time"
 
 	"code.dny.dev/ssrf"
@@ -161,15 +163,36 @@ func (s *sending) failure(ctx context.Context, err error) *Error {
 	case errors.As(err, &dns) && ctx.Err() == nil:
 		e.Detail = "the host's name cannot be resolved"
 	case errors.As(err, &verify):
-		e.Detail = "the host's certificate cannot be verified"
+		e.Detail = unverified(verify.Err)
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		e.Detail = "given up before the answer came"
 	case ctx.Err() != nil || errors.As(err, &timeout) && timeout.Timeout():
 		e.Detail = "no answer in time"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Detail = "the host refuses the connection: nobody listens there"
 	case errors.As(err, &op) && op.Op == "dial":
 		e.Detail = "the host cannot be reached"
 	case errors.As(err, &noTLS):
 		e.Detail = "the host does not speak TLS"
 	}
 	return e
+}
+
+// unverified says why a certificate is not trusted, and what to set if it is right.
+func unverified(err error) string {
+	const what = "the host's certificate cannot be verified: "
+	var (
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		name    x509.HostnameError
+	)
+	switch {
+	case errors.As(err, &name):
+		return what + "it is for another name"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return what + "it has expired, or is not valid yet; or this machine's clock is wrong"
+	case errors.As(err, &unknown):
+		return what + "this machine does not know who has signed it; upstream.ca_file names authorities of your own"
+	}
+	return what + "it is not one for a server of this name, or not well made"
 }
