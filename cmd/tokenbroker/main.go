@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,9 @@ type cli struct {
 	Restore    operator.RestoreCommand     `cmd:"" help:"Make a data directory of a copy of the embedded store."`
 	Bench      operator.BenchCommand       `cmd:"" help:"Load-test a running deployment and report latency."`
 	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
-	Version    versionCommand              `cmd:"" help:"Say which version this is."`
+	Version    versionCommand              `cmd:"" help:"Say which version this is; --version does too."`
+	Help       helpCommand                 `cmd:"" help:"Say how a command is used; --help does too."`
+	Completion completionCommand           `cmd:"" help:"Print what makes a shell complete commands and flags."`
 }
 
 const description = `tokenbroker gives internal services access tokens for third-party APIs.
@@ -92,9 +95,7 @@ func execute(p *console.Process, args []string) int {
 		console.Printf(p.Stderr, "tokenbroker: %v\n", err)
 		return console.ExitFailure
 	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
+	args = meant(args)
 	file, err := settings.Named(args)
 	if err != nil {
 		return console.Report(p, outputOf(args), err)
@@ -102,6 +103,7 @@ func execute(p *console.Process, args []string) int {
 	if err := settings.WithoutEnvironment(parser, settings.IsBlank); err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
+	c.Completion.model = parser.Model
 	c.Serve.At = map[string]settings.Position{}
 	c.Store.NotePlaces(c.Serve.At)
 	if err := kong.Resolvers(file.Resolver(c.Serve.At)).Apply(parser); err != nil {
@@ -114,10 +116,44 @@ func execute(p *console.Process, args []string) int {
 	if err != nil {
 		return console.Report(p, outputOf(args), console.WrongInput(usageHint(err)))
 	}
+	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
+		c.Serve.Unknown = unknown // its log says so
+	} else {
+		warn(p, outputOf(args), unknown)
+	}
 	if err := k.Run(p); err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
 	return console.ExitOK
+}
+
+// warn says what does not keep a command from being run.
+func warn(p *console.Process, output string, warnings []string) {
+	for _, w := range warnings {
+		if output == "json" {
+			console.Printf(p.Stderr, "%s\n", fmt.Sprintf(`{"warning":%q}`, w))
+			continue
+		}
+		console.Printf(p.Stderr, "tokenbroker: warning: %s\n", w)
+	}
+}
+
+// meant is a command line as kong has it: without a command it is help that is wanted.
+func meant(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	case args[0] == "help" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h"):
+		return append(slices.Clone(args[1:]), "--help")
+	}
+	return args
+}
+
+// helpCommand is for the list of commands: meant makes --help of it.
+type helpCommand struct {
+	Command []string `arg:"" optional:"" help:"The command; none: all of them."`
 }
 
 // usageHint adds where help is. A surplus argument is not repeated: it may be a secret that somebody put there.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"unicode"
 
 	"golang.org/x/term"
@@ -38,20 +37,4 @@ func Visible(s string) string {
 		return strconv.Quote(s)
 	}
 	return s
-}
-
-// Table lines up columns.
-func Table(w io.Writer, header string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	if header != "" {
-		Println(t, header)
-	}
-	for _, r := range rows {
-		cells := make([]string, len(r))
-		for i, c := range r {
-			cells[i] = Visible(c)
-		}
-		Println(t, strings.Join(cells, "\t"))
-	}
-	return t.Flush()
 }

@@ -41,6 +41,9 @@ func (c *ServeCommand) Run(p *console.Process) error {
 }
 
 func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
+	for _, w := range c.Unknown {
+		log.Warn(w)
+	}
 	tokens, stop := useMemory(log)
 	defer stop()
 	c.TokensInCache = tokens

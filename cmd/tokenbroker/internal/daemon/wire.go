@@ -2,16 +2,9 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +34,7 @@ type Running struct {
 	Addresses []string
 	Metrics   string
 	Registry  *prometheus.Registry
+	listeners []listener
 	firstRun  bool
 	// madeKey: the key was made without knowing whether the store has data already.
 	madeKey bool
@@ -66,11 +60,8 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 			r.close()
 		}
 	}()
-	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
-	}
-	if i, err := os.Stat(s.DataDir); err == nil && i.Mode().Perm()&0o077 != 0 {
-		log.Warn("other users may enter the data directory: only the broker's should", "data_dir", s.DataDir, "mode", fmt.Sprintf("%04o", i.Mode().Perm()), "wanted", "0700")
+	if err := ownDirectory(s.DataDir, log); err != nil {
+		return nil, err
 	}
 	r.transport, err = transport.New(transport.Settings{
 		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
@@ -93,7 +84,14 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	}
 	metrics := server.NewMetrics()
 	r.Registry = metrics.Registry()
-	st, err := r.openStore(ctx, metrics)
+	db, err := r.openBackend()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.listen(bg); err != nil { // before a key is made, which a start that fails would leave behind
+		return nil, err
+	}
+	st, err := r.openStore(ctx, db, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -119,9 +117,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		return nil, err
 	}
 	r.server.SetServing(ready)
-	if err := r.listen(bg); err != nil {
-		return nil, err
-	}
+	r.answer(bg)
 	if !ready {
 		r.background.Go(func() { r.beginLater(bg, st) })
 	}
@@ -145,69 +141,6 @@ func (r *Running) count(ctx context.Context, metrics *server.Metrics) {
 			return
 		}
 	}
-}
-
-// listen opens all addresses before any is answered.
-func (r *Running) listen(ctx context.Context) error {
-	type opened struct {
-		net.Listener
-		serve func(net.Listener) error
-	}
-	var all []opened
-	fail := func(err error) error {
-		for _, l := range all {
-			_ = l.Close()
-		}
-		return err
-	}
-	for _, a := range r.settings.Listen {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
-		if err != nil {
-			return fail(fmt.Errorf("listen on %s: %w", a, err))
-		}
-		all = append(all, opened{l, r.server.Serve})
-		if err := server.CheckLocal(l.Addr()); err != nil {
-			return fail(console.WrongInput(err))
-		}
-		r.Addresses = append(r.Addresses, l.Addr().String())
-	}
-	if path := r.settings.SocketPath(); path != "" {
-		l, err := listenUnix(ctx, path)
-		if err != nil {
-			return fail(err)
-		}
-		all = append(all, opened{l, r.server.Serve})
-		r.Addresses = append(r.Addresses, "unix:"+path)
-	}
-	if a := r.settings.MetricsListen; a != "" && a != "none" {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a)
-		if err != nil {
-			return fail(fmt.Errorf("listen on %s for metrics: %w", a, err))
-		}
-		all = append(all, opened{l, func(l net.Listener) error { return r.server.ServeMetrics(ctx, l) }})
-		if err := server.CheckLocal(l.Addr()); err != nil {
-			return fail(console.WrongInput(err))
-		}
-		r.Metrics = l.Addr().String()
-	}
-	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, settings.AdminSocket))
-	if err != nil {
-		return fail(err)
-	}
-	all = append(all, opened{admin, func(l net.Listener) error { return r.serveAdmin(ctx, l) }})
-	for _, l := range all {
-		r.background.Go(func() {
-			if err := l.serve(l.Listener); err != nil && ctx.Err() == nil {
-				r.failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
-			}
-		})
-	}
-	r.background.Go(func() {
-		if err := r.catalog.Watch(ctx); err != nil {
-			r.log.Warn("definitions are not watched", "error", err.Error())
-		}
-	})
-	return nil
 }
 
 // Stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
@@ -238,40 +171,4 @@ func (r *Running) close() {
 		r.cleanup[i]()
 	}
 	r.cleanup = nil
-}
-
-// listenUnix listens on a socket that only this user may open. A socket that a dead broker left is replaced, that of a living
-// one is not.
-func listenUnix(ctx context.Context, path string) (net.Listener, error) {
-	if i, err := os.Lstat(path); err == nil {
-		if i.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("listen on %s: there is a file that is not a socket", path)
-		}
-		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
-		if err == nil {
-			_ = c.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) { // a busy one may not answer, but refuses nobody
-			return nil, fmt.Errorf("listen on %s: another process has it open", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", path, err)
-		}
-	}
-	old := syscall.Umask(0o177) // so that at no moment anybody else may open it
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	syscall.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	return l, nil
-}
-
-func (r *Running) banner() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
-	if r.Metrics != "" {
-		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)
-	}
-	return b.String()
 }

@@ -24,36 +24,43 @@ const beginAgain = time.Second
 // beginMost bounds one such try.
 const beginMost = 10 * time.Second
 
-// openStore opens the store with its key, which is made at the first start. A Redis need not be there yet.
-func (r *Running) openStore(ctx context.Context, metrics *server.Metrics) (*store.Store, error) {
-	key := r.settings.KeyPath()
-	_, missing := os.Stat(key)
-	r.firstRun = errors.Is(missing, fs.ErrNotExist)
-	if !r.settings.IsEmbedded() {
-		return r.openRedis(ctx, metrics, key)
+// openBackend opens where the data are. An embedded store is this broker's alone from then on; a Redis need not be there yet.
+func (r *Running) openBackend() (db store.Backend, err error) {
+	if r.settings.IsEmbedded() {
+		if r.db, err = bolt.Open(filepath.Join(r.settings.DataDir, settings.DataFile), bolt.Options{}); err != nil {
+			return nil, err
+		}
+		r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
+		return r.db, nil
 	}
-	var err error
-	if r.db, err = bolt.Open(filepath.Join(r.settings.DataDir, settings.DataFile), bolt.Options{}); err != nil {
-		return nil, err
-	}
-	r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
-	keys, err := store.LoadKeyring(ctx, r.db, key)
-	if err != nil {
-		return nil, err
-	}
-	return store.New(r.db, keys, store.Options{})
-}
-
-func (r *Running) openRedis(ctx context.Context, metrics *server.Metrics, key string) (*store.Store, error) {
 	o, err := r.settings.RedisOptions()
 	if err != nil {
 		return nil, console.WrongInput(err)
 	}
-	db, err := redis.Open(o)
+	shared, err := redis.Open(o)
 	if err != nil {
 		return nil, err
 	}
-	r.cleanup = append(r.cleanup, func() { _ = db.Close() })
+	r.cleanup = append(r.cleanup, func() { _ = shared.Close() })
+	return shared, nil
+}
+
+// openStore opens the store with its key, which is made at the first start.
+func (r *Running) openStore(ctx context.Context, db store.Backend, metrics *server.Metrics) (*store.Store, error) {
+	key := r.settings.KeyPath()
+	_, missing := os.Stat(key)
+	r.firstRun = errors.Is(missing, fs.ErrNotExist)
+	if !r.settings.IsEmbedded() {
+		return r.openShared(ctx, db, metrics, key)
+	}
+	keys, err := store.LoadKeyring(ctx, db, key)
+	if err != nil {
+		return nil, err
+	}
+	return store.New(db, keys, store.Options{})
+}
+
+func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *server.Metrics, key string) (*store.Store, error) {
 	bounded, cancel := context.WithTimeout(ctx, beginAgain)
 	defer cancel()
 	keys, err := store.LoadKeyring(bounded, db, key)

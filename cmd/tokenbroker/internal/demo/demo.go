@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +28,7 @@ type Commands struct {
 }
 
 type runCommand struct {
+	Output  string `short:"o" default:"text" enum:"text,wide" help:"wide: the table with all that there is."`
 	Once    bool   `help:"Exit after the show, with status 1 if anything is not as promised."`
 	Callers int    `default:"200" help:"Callers at a time, for each system."`
 	Listen  string `default:"127.0.0.1:0" help:"Where the embedded broker answers."`
@@ -70,7 +68,7 @@ func (c *runCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	d := &demo{p: p, sim: sim, client: client, broker: r, callers: c.Callers}
+	d := &demo{p: p, format: console.Format{Output: c.Output}, sim: sim, client: client, broker: r, callers: c.Callers}
 	err = d.show(p.Context)
 	if err == nil && !c.Once {
 		d.invite()
@@ -102,6 +100,7 @@ func demoSettings(dir string, sim *upstreamsim.Sim) (settings.Settings, error) {
 // A demo is the show.
 type demo struct {
 	p       *console.Process
+	format  console.Format
 	sim     *upstreamsim.Sim
 	client  *simclient.Client
 	broker  *daemon.Running
@@ -126,7 +125,7 @@ func (d *demo) show(ctx context.Context) error {
 		d.clients = append(d.clients, tokenbrokerv1.NewTokenBrokerServiceClient(conn))
 	}
 	d.admin = tokenbrokerv1.NewCredentialServiceClient(d.conns[0])
-	d.say("An embedded broker answers gRPC on %s. Behind the vendors' own names stands a hostile upstream that counts.", d.broker.Addresses[0])
+	d.say("An embedded broker answers gRPC on %s.\nBehind the vendors' own names stands a hostile upstream that counts.", d.broker.Addresses[0])
 	d.say("%d callers ask at once for a token of each system:\n", d.callers)
 	var rows [][]string
 	for _, a := range d.sim.Accounts() {
@@ -136,7 +135,7 @@ func (d *demo) show(ctx context.Context) error {
 		}
 		rows = append(rows, row)
 	}
-	if err := console.Table(d.p.Stdout, "SYSTEM\tCALLERS\tEXCHANGES\tREQUESTS\tFIRST\tLAST\tEXPIRES IN\tPRESENTED AS\tAPI", rows); err != nil {
+	if err := d.format.Table(d.p.Stdout, d.header(), rows); err != nil {
 		return err
 	}
 	d.say("")
@@ -160,7 +159,7 @@ func (d *demo) promise(kept bool, format string, args ...any) {
 	if !kept {
 		mark, d.broken = "FAIL", true
 	}
-	d.say("%s  %s", mark, fmt.Sprintf(format, args...))
+	_ = console.Table(d.p.Stdout, "", [][]string{{mark, fmt.Sprintf(format, args...)}}) // whoever made the writer hears of it
 }
 
 // asksPerExchange is how many requests an exchange of a system declares.
@@ -198,14 +197,25 @@ func (d *demo) herd(ctx context.Context, a upstreamsim.Account) ([]string, error
 	if err != nil {
 		return nil, err
 	}
+	answered := fmt.Sprint(api)
 	if !same || requests != want || exchanges != 1 || api != 200 || len(d.sim.Refusals(a.System)) > 0 {
 		d.broken = true
-		name += " (FAIL)"
+		answered += " FAIL"
 	}
-	return []string{
-		name, fmt.Sprint(len(got)), fmt.Sprint(exchanges), fmt.Sprint(requests), ms(first.Sub(started)), ms(last.Sub(started)),
-		time.Until(tok.GetExpireTime().AsTime()).Round(time.Second).String(), presentedAs(tok), fmt.Sprint(api),
-	}, nil
+	row := []string{name, fmt.Sprint(exchanges), fmt.Sprint(requests), ms(last.Sub(started)), d.format.When(tok.GetExpireTime().AsTime()), answered}
+	if d.format.Wide() {
+		row = append(row, fmt.Sprint(len(got)), ms(first.Sub(started)), presentedAs(tok))
+	}
+	return row, nil
+}
+
+// header is that of herd's rows.
+func (d *demo) header() string {
+	h := "SYSTEM\tEXCHANGES\tREQUESTS\tLAST\tEXPIRES\tAPI"
+	if d.format.Wide() {
+		h += "\tCALLERS\tFIRST\tPRESENTED AS"
+	}
+	return h
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
@@ -290,131 +300,4 @@ func (d *demo) invite() {
 	} {
 		d.say("  %s", l)
 	}
-}
-
-type upstreamCommand struct {
-	Listen string `default:"127.0.0.1:7443" help:"Where the simulator answers; loopback only."`
-	Dir    string `help:"Where to write settings, CA and credentials for it; made if missing. None: a temporary directory."`
-}
-
-// Run runs the simulator until interrupted, and prints a line for each thing that happens there.
-func (c *upstreamCommand) Run(p *console.Process) error {
-	dir := c.Dir
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", "tokenbroker-upstream-"); err != nil {
-			return err
-		}
-		defer leave(p.Stderr, dir)
-	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
-		return err
-	}
-	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
-		console.Printf(p.Stdout, "%s\n", e)
-	}})
-	if err != nil {
-		return console.WrongInput(err)
-	}
-	if err := sim.Start(); err != nil {
-		return err
-	}
-	defer sim.Close() //nolint:errcheck // nobody needs it any more
-	if err := writeDemoFiles(dir, sim); err != nil {
-		return err
-	}
-	console.Printf(p.Stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
-In another terminal:
-
-  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
-  %[3]s serve
-
-and in a third:
-
-  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
-  %[3]s credential apply -f %[2]s/credentials.yaml
-  %[3]s token get officernd-1
-  %[3]s credential status officernd-1
-
-What happens here, a line each:
-
-`, sim.Addr(), dir, called())
-	<-p.Context.Done()
-	return nil
-}
-
-// secretsDir is where, beside the settings, the secrets of the simulated accounts are.
-const secretsDir = "secrets"
-
-// leave removes what this command has written into its temporary directory. What a broker has put there meanwhile is not its to delete.
-func leave(w io.Writer, dir string) {
-	for _, name := range []string{"ca.pem", "settings.yaml", "credentials.yaml", secretsDir} {
-		_ = os.RemoveAll(filepath.Join(dir, name))
-	}
-	if os.Remove(dir) != nil {
-		console.Printf(w, "a broker has its data in %s: delete it when you need it no more\n", dir)
-	}
-}
-
-// called is how this program was called, for commands to copy.
-func called() string {
-	if strings.Contains(os.Args[0], "go-build") {
-		return "go run ./cmd/tokenbroker"
-	}
-	return os.Args[0]
-}
-
-// writeDemoFiles writes what a broker and an operator need to use the simulator.
-func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
-	files := map[string]string{"ca.pem": string(sim.CA())}
-	var b strings.Builder
-	fmt.Fprintf(&b, "data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
-	for _, h := range sim.Hosts() {
-		fmt.Fprintf(&b, "    %q: %q\n", h, sim.Addr())
-	}
-	files["settings.yaml"] = b.String()
-	b.Reset()
-	for _, a := range sim.Accounts() {
-		fmt.Fprintf(&b, "- name: %s\n  provider: %s\n", a.ID, a.System)
-		writeMap(&b, "inputs", a.Inputs)
-		refs := map[string]string{}
-		for _, name := range slices.Sorted(maps.Keys(a.Secrets)) {
-			file := filepath.Join(secretsDir, string(a.ID)+"."+name)
-			files[file] = a.Secrets[name]
-			refs[name] = "file:" + file
-		}
-		writeMap(&b, "secrets", refs)
-		if len(a.Scopes) > 0 {
-			fmt.Fprintf(&b, "  default_scopes: [%s]\n", strings.Join(quotedAll(a.Scopes), ", "))
-		}
-	}
-	files["credentials.yaml"] = b.String()
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func writeMap(w io.Writer, title string, m map[string]string) {
-	if len(m) == 0 {
-		return
-	}
-	console.Printf(w, "  %s:\n", title)
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		console.Printf(w, "    %s: %q\n", k, m[k])
-	}
-}
-
-func quotedAll(all []string) []string {
-	var out []string
-	for _, s := range all {
-		out = append(out, fmt.Sprintf("%q", s))
-	}
-	return out
 }

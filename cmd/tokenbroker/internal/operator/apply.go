@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -24,11 +22,11 @@ type credentialApplyCommand struct {
 	remote
 	File   []string `short:"f" required:"" sep:"none" help:"File with credentials; - for standard input; repeat for several."`
 	DryRun bool     `help:"Print the difference and change nothing."`
-	Prune  bool     `help:"Delete credentials that were applied before and are in no file any more."`
+	Prune  bool     `help:"Delete credentials that were applied before and are in no file any more. Asks before anything is changed."`
 	Yes    bool     `help:"Do not ask before deleting."`
 }
 
-// Run reads and checks everything before it changes anything.
+// Run reads and checks everything, and asks, before it changes anything.
 func (c *credentialApplyCommand) Run(p *console.Process) error {
 	r := &declarations{p: p, seen: map[string]string{}}
 	for _, f := range c.File {
@@ -45,53 +43,70 @@ func (c *credentialApplyCommand) Run(p *console.Process) error {
 		return console.BadInput("%s: there is no credential in it", strings.Join(c.File, ", "))
 	}
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		there, err := cl.list(ctx, "")
+		plan, err := c.plan(ctx, p, cl, r)
 		if err != nil {
 			return err
 		}
-		byName := map[string]*tokenbrokerv1.Credential{}
-		for _, x := range there {
-			byName[x.GetName()] = x
+		if err := c.ask(p, plan); err != nil {
+			return err
 		}
-		var failed []error
-		changed := false
-		// All of them are checked by the broker before the first is changed.
-		for _, d := range r.all {
-			planned, err := cl.apply(ctx, d, byName[d.name], true)
-			if code := console.ExitCode(err); code == console.ExitTemporary || code == console.ExitNotAllowed || code == console.ExitFailure {
-				return err // it is not about what the file says
-			}
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s: credential %s: %w", d.at, d.name, console.Sentence(err)))
-				continue
-			}
-			printMove(p.Stderr, byName[d.name], planned)
-		}
-		if len(failed) > 0 {
-			return console.WrongInput(errors.Join(failed...))
-		}
-		for _, d := range r.all {
-			after, err := cl.apply(ctx, d, byName[d.name], c.DryRun)
-			if err != nil {
-				return err
-			}
-			changed = difference(p.Stdout, byName[d.name], after, d) || changed
-		}
-		pruned, err := c.prune(ctx, p, cl, r, there)
-		if err == nil && !changed && !pruned {
-			console.Println(p.Stdout, "nothing to change")
-		}
-		return err
+		done := &applied{DryRun: c.DryRun}
+		err = c.carryOut(ctx, p.Stdout, cl, plan, done)
+		return errors.Join(err, done.print(p.Stdout, c.Format)) // what was done before it failed is said too
 	})
 }
 
+// A step makes one credential be as it is declared, or deletes it.
+type step struct {
+	declared      declared
+	before, after *tokenbrokerv1.Credential // nil: it is not there
+}
+
+// plan has all of it checked by the broker before the first is changed.
+func (c *credentialApplyCommand) plan(ctx context.Context, p *console.Process, cl *client, r *declarations) ([]step, error) {
+	there, err := cl.list(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]*tokenbrokerv1.Credential{}
+	for _, x := range there {
+		byName[x.GetName()] = x
+	}
+	var plan []step
+	var failed []error
+	for _, d := range r.all {
+		s := step{declared: d, before: byName[d.name]}
+		s.after, err = cl.apply(ctx, s, true)
+		if code := console.ExitCode(err); code == console.ExitTemporary || code == console.ExitNotAllowed || code == console.ExitFailure {
+			return nil, err // it is not about what the file says
+		}
+		if err != nil {
+			what := strings.TrimPrefix(console.Sentence(err).Error(), "credential "+d.name+": ")
+			failed = append(failed, fmt.Errorf("%s: credential %s: %s", d.at, d.name, what))
+			continue
+		}
+		printMove(p.Stderr, s.before, s.after)
+		plan = append(plan, s)
+	}
+	if len(failed) > 0 {
+		return nil, console.WrongInput(errors.Join(failed...))
+	}
+	for _, x := range there {
+		if _, declared := r.seen[x.GetName()]; c.Prune && !declared && x.GetLabels()[managedLabel] == managedValue {
+			plan = append(plan, step{before: x})
+		}
+	}
+	return plan, nil
+}
+
 // apply makes one credential be as it is declared.
-func (cl *client) apply(ctx context.Context, d declared, there *tokenbrokerv1.Credential, dry bool) (*tokenbrokerv1.Credential, error) {
+func (cl *client) apply(ctx context.Context, s step, dry bool) (*tokenbrokerv1.Credential, error) {
+	d := s.declared
 	m := &tokenbrokerv1.Credential{
 		Name: d.name, Provider: d.provider, Inputs: d.inputs, Labels: d.labels, DefaultScopes: d.defaultScopes,
-		DefaultAudience: d.defaultAudience, Disabled: d.disabled, Etag: there.GetEtag(),
+		DefaultAudience: d.defaultAudience, Disabled: d.disabled, Etag: s.before.GetEtag(),
 	}
-	if there == nil {
+	if s.before == nil {
 		res, err := cl.credentials.CreateCredential(ctx, &tokenbrokerv1.CreateCredentialRequest{Credential: m, Secrets: d.secrets, ValidateOnly: dry})
 		return res.GetCredential(), err
 	}
@@ -101,101 +116,116 @@ func (cl *client) apply(ctx context.Context, d declared, there *tokenbrokerv1.Cr
 	return res.GetCredential(), err
 }
 
-// difference prints what changes, and reports whether anything does. A secret is "set" or "changed", never shown.
-func difference(w io.Writer, before, after *tokenbrokerv1.Credential, d declared) bool {
-	if before == nil {
-		console.Printf(w, "+ %s (%s)\n", d.name, d.provider)
-		for _, k := range slices.Sorted(maps.Keys(d.inputs)) {
-			console.Printf(w, "    + inputs.%s: %s\n", k, console.Visible(d.inputs[k]))
-		}
-		for _, k := range slices.Sorted(maps.Keys(d.secrets)) {
-			console.Printf(w, "    + secrets.%s: set\n", k)
-		}
-		return true
-	}
-	var lines []string
-	one := func(field, a, b string) {
-		a, b = console.Visible(a), console.Visible(b)
-		switch {
-		case a == b:
-		case a == "":
-			lines = append(lines, fmt.Sprintf("    + %s: %s", field, b))
-		case b == "":
-			lines = append(lines, fmt.Sprintf("    - %s: %s", field, a))
-		default:
-			lines = append(lines, fmt.Sprintf("    ~ %s: %s → %s", field, a, b))
+// ask asks before credentials are deleted.
+func (c *credentialApplyCommand) ask(p *console.Process, plan []step) error {
+	var gone []string
+	for _, s := range plan {
+		if s.after == nil {
+			gone = append(gone, s.before.GetName())
 		}
 	}
-	one("provider", before.GetProvider(), after.GetProvider())
-	for _, k := range keysOf(before.GetInputs(), after.GetInputs()) {
-		one("inputs."+k, before.GetInputs()[k], after.GetInputs()[k])
+	if len(gone) == 0 || c.DryRun || c.Yes {
+		return nil
 	}
-	set := map[string]string{}
-	for _, s := range before.GetSecrets() {
-		set[s.GetName()] = s.GetSetTime().AsTime().String()
+	for _, name := range gone {
+		console.Printf(p.Stderr, "- %s\n", name)
 	}
-	for _, s := range after.GetSecrets() {
-		switch was, ok := set[s.GetName()]; {
-		case !ok:
-			lines = append(lines, fmt.Sprintf("    + secrets.%s: set", s.GetName()))
-		case was != s.GetSetTime().AsTime().String():
-			lines = append(lines, fmt.Sprintf("    ~ secrets.%s: changed", s.GetName()))
-		}
-		delete(set, s.GetName())
+	sure, err := confirmed(p, fmt.Sprintf("delete %s with their refresh tokens?", credentials(len(gone))))
+	if err == nil && !sure {
+		err = errors.New("nothing was changed")
 	}
-	for _, name := range slices.Sorted(maps.Keys(set)) {
-		lines = append(lines, fmt.Sprintf("    - secrets.%s: removed", name))
-	}
-	one("default_scopes", strings.Join(before.GetDefaultScopes(), " "), strings.Join(after.GetDefaultScopes(), " "))
-	one("default_audience", before.GetDefaultAudience(), after.GetDefaultAudience())
-	for _, k := range keysOf(before.GetLabels(), after.GetLabels()) {
-		one("labels."+k, before.GetLabels()[k], after.GetLabels()[k])
-	}
-	one("disabled", fmt.Sprint(before.GetDisabled()), fmt.Sprint(after.GetDisabled()))
-	if len(lines) == 0 {
-		return false
-	}
-	console.Printf(w, "~ %s\n%s\n", d.name, strings.Join(lines, "\n"))
-	return true
+	return err
 }
 
-func keysOf(a, b map[string]string) []string {
-	all := maps.Clone(a)
-	if all == nil {
-		all = map[string]string{}
+// carryOut does what is planned, and says each step when it is done.
+func (c *credentialApplyCommand) carryOut(ctx context.Context, w io.Writer, cl *client, plan []step, done *applied) error {
+	for _, s := range plan {
+		if s.after == nil {
+			if err := c.remove(ctx, cl, s.before); err != nil {
+				return err
+			}
+		} else if lines := difference(s.before, s.after); s.before == nil || len(lines) > 0 {
+			if !c.DryRun {
+				after, err := cl.apply(ctx, s, false)
+				if err != nil {
+					return err
+				}
+				s.after = after
+			}
+		}
+		sign, entry := done.add(s)
+		if c.JSON() || sign == "" {
+			continue
+		}
+		console.Println(w, sign+" "+entry.Name+entry.of)
+		for _, l := range entry.Differences {
+			console.Println(w, "    "+l)
+		}
 	}
-	maps.Copy(all, b)
-	return slices.Sorted(maps.Keys(all))
+	return nil
 }
 
-// prune deletes what was applied before and is declared no more.
-func (c *credentialApplyCommand) prune(ctx context.Context, p *console.Process, cl *client, r *declarations, there []*tokenbrokerv1.Credential) (bool, error) {
-	if !c.Prune {
-		return false, nil
+// remove deletes what was applied before and is declared no more.
+func (c *credentialApplyCommand) remove(ctx context.Context, cl *client, x *tokenbrokerv1.Credential) error {
+	if c.DryRun {
+		return nil
 	}
-	var gone []*tokenbrokerv1.Credential
-	for _, x := range there {
-		if _, declared := r.seen[x.GetName()]; !declared && x.GetLabels()[managedLabel] == managedValue {
-			gone = append(gone, x)
-			console.Printf(p.Stdout, "- %s (%s)\n", x.GetName(), x.GetProvider())
+	_, err := cl.credentials.DeleteCredential(ctx, &tokenbrokerv1.DeleteCredentialRequest{Name: x.GetName(), Etag: x.GetEtag()})
+	if status.Code(err) == codes.NotFound {
+		return nil // somebody was quicker
+	}
+	return err
+}
+
+// applied is what was done, or would be; its JSON has stable names.
+type applied struct {
+	DryRun    bool           `json:"dry_run"`
+	Created   []appliedEntry `json:"created"`
+	Changed   []appliedEntry `json:"changed"`
+	Deleted   []appliedEntry `json:"deleted"`
+	Unchanged []appliedEntry `json:"unchanged"`
+}
+
+type appliedEntry struct {
+	Name        string   `json:"name"`
+	Provider    string   `json:"provider"`
+	Differences []string `json:"differences,omitempty"`
+	of          string
+}
+
+// add notes a step, and returns the sign that it is shown with; empty: nothing changes.
+func (a *applied) add(s step) (string, appliedEntry) {
+	if s.after == nil {
+		e := appliedEntry{Name: s.before.GetName(), Provider: s.before.GetProvider(), of: " (" + s.before.GetProvider() + ")"}
+		a.Deleted = append(a.Deleted, e)
+		return "-", e
+	}
+	e := appliedEntry{Name: s.after.GetName(), Provider: s.after.GetProvider(), Differences: difference(s.before, s.after)}
+	switch {
+	case s.before == nil:
+		e.of = " (" + e.Provider + ")"
+		a.Created = append(a.Created, e)
+		return "+", e
+	case len(e.Differences) > 0:
+		a.Changed = append(a.Changed, e)
+		return "~", e
+	}
+	a.Unchanged = append(a.Unchanged, e)
+	return "", e
+}
+
+// print ends with how many there are of each.
+func (a *applied) print(w io.Writer, f console.Format) error {
+	if f.JSON() {
+		for _, list := range []*[]appliedEntry{&a.Created, &a.Changed, &a.Deleted, &a.Unchanged} {
+			*list = append([]appliedEntry{}, *list...) // an empty list, and not null
 		}
+		return console.JSON(w, a)
 	}
-	if len(gone) == 0 || c.DryRun {
-		return len(gone) > 0, nil
+	format := "%d created, %d changed, %d deleted, %d unchanged\n"
+	if a.DryRun {
+		format = "a dry run, nothing was changed: %d to create, %d to change, %d to delete, %d unchanged\n"
 	}
-	if !c.Yes {
-		switch sure, err := confirmed(p, fmt.Sprintf("delete %d credentials with their refresh tokens?", len(gone))); {
-		case err != nil:
-			return true, err
-		case !sure:
-			return true, errors.New("nothing was deleted")
-		}
-	}
-	for _, x := range gone {
-		_, err := cl.credentials.DeleteCredential(ctx, &tokenbrokerv1.DeleteCredentialRequest{Name: x.GetName(), Etag: x.GetEtag()})
-		if err != nil && status.Code(err) != codes.NotFound {
-			return true, err
-		}
-	}
-	return true, nil
+	console.Printf(w, format, len(a.Created), len(a.Changed), len(a.Deleted), len(a.Unchanged))
+	return nil
 }

@@ -25,6 +25,7 @@ import (
 type BackupCommand struct {
 	File    string `arg:"" help:"Where to write the copy; it must not exist."`
 	Offline bool   `help:"Copy the file of the data directory although a broker runs on this machine that has its data elsewhere."`
+	console.Format
 	whereabouts
 }
 
@@ -33,17 +34,24 @@ func (c *BackupCommand) Run(p *console.Process) error {
 	if _, err := os.Lstat(c.File); err == nil {
 		return console.BadInput("%s exists already: a backup never overwrites a file", c.File)
 	}
-	from := "of the broker that runs on " + c.DataDir
+	from, online := "of the broker that runs on "+c.DataDir, true
 	err := c.online(p.Context)
 	if errors.Is(err, errNoBroker) {
 		if err := c.notAnothers(p.Context); err != nil {
 			return err
 		}
-		from = "of " + filepath.Join(c.DataDir, settings.DataFile) + ", on which no broker runs"
+		from, online = "of "+filepath.Join(c.DataDir, settings.DataFile)+", on which no broker runs", false
 		err = c.offline(p.Context)
 	}
 	if err != nil {
 		return err
+	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			File    string `json:"file"`
+			DataDir string `json:"data_dir"`
+			Online  bool   `json:"online"`
+		}{c.File, c.DataDir, online})
 	}
 	console.Printf(p.Stdout, "wrote %s, a copy %s\n", c.File, from)
 	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")

@@ -2,11 +2,11 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,7 +76,7 @@ func (c *BenchCommand) Run(p *console.Process) error {
 			return err
 		}
 		r.Brokers = len(addresses)
-		return r.print(p, c.Output)
+		return r.print(p, c.Format)
 	})
 }
 
@@ -191,13 +191,13 @@ func (r *benchResult) sum(callers []benchCaller) {
 	r.P50, r.P99, r.Max = milliseconds(took[(len(took)-1)/2]), milliseconds(took[(len(took)-1)*99/100]), milliseconds(took[len(took)-1])
 }
 
-func (r *benchResult) print(p *console.Process, output string) error {
-	if output == "json" {
-		b, err := json.Marshal(r)
-		if err != nil {
+// print prints what a bench found out, and fails if calls did.
+func (r *benchResult) print(p *console.Process, f console.Format) error {
+	if f.JSON() {
+		if err := console.JSON(p.Stdout, r); err != nil {
 			return err
 		}
-		return printIndented(p.Stdout, b)
+		return r.failed()
 	}
 	rows := [][]string{
 		{"brokers", strconv.Itoa(r.Brokers)}, {"callers", strconv.Itoa(r.Callers)},
@@ -208,8 +208,21 @@ func (r *benchResult) print(p *console.Process, output string) error {
 	if r.RejectedMS > 0 {
 		rows = append(rows, []string{"rejected", fmt.Sprintf("all callers had another token after %.1f ms", r.RejectedMS)})
 	}
-	for _, reason := range slices.Sorted(maps.Keys(r.Errors)) {
-		rows = append(rows, []string{"error", fmt.Sprintf("%s: %d", reason, r.Errors[reason])})
+	if err := f.Table(p.Stdout, "", rows); err != nil {
+		return err
 	}
-	return console.Table(p.Stdout, "", rows)
+	return r.failed()
+}
+
+// failed says which calls have failed; nil: none.
+func (r *benchResult) failed() error {
+	n, which := 0, []string{}
+	for _, reason := range slices.Sorted(maps.Keys(r.Errors)) {
+		n += r.Errors[reason]
+		which = append(which, fmt.Sprintf("%s: %d", reason, r.Errors[reason]))
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d calls have failed: %s", n, r.Calls, strings.Join(which, ", "))
 }

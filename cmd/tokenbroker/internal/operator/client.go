@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -25,8 +24,8 @@ import (
 // remote is what every command has that talks to a broker.
 type remote struct {
 	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket. Default: the socket in the data directory or, where nobody answers there, ${address}, which is sent no secrets."`
-	Output  string        `short:"o" env:"TOKENBROKER_OUTPUT" default:"text" enum:"text,json" help:"text for people, json for scripts."`
 	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
+	console.Format
 	whereabouts
 }
 
@@ -75,8 +74,14 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
 	})
 	// A status without details is the transport's own: the broker gives all of its errors some.
-	if s, ok := status.FromError(err); ok && s.Code() == codes.Unavailable && len(s.Details()) == 0 {
+	s, ok := status.FromError(err)
+	switch {
+	case !ok || len(s.Details()) > 0:
+		return err
+	case s.Code() == codes.Unavailable:
 		return console.Unreachable(at.name)
+	case s.Code() == codes.DeadlineExceeded:
+		return status.Errorf(codes.DeadlineExceeded, "the broker at %s has not answered within %s: ask again, or give it longer with --timeout", at.name, r.Timeout)
 	}
 	return err
 }
@@ -133,19 +138,6 @@ func printJSONLine(w io.Writer, m proto.Message) error {
 	}
 	_, err = fmt.Fprintf(w, "%s\n", &line)
 	return err
-}
-
-// when says a time for people: how far away it is, and when that is.
-func when(t *timestamppb.Timestamp) string {
-	if t == nil {
-		return "-"
-	}
-	d := time.Until(t.AsTime())
-	at := t.AsTime().Local().Format("2006-01-02 15:04:05")
-	if d <= 0 {
-		return fmt.Sprintf("%s ago (%s)", (-d).Round(time.Second), at)
-	}
-	return fmt.Sprintf("in %s (%s)", d.Round(time.Second), at)
 }
 
 func orDash(s string) string {

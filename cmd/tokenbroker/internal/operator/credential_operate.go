@@ -2,8 +2,6 @@ package operator
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -51,7 +49,7 @@ func (c *credentialRotateCommand) Run(p *console.Process) error {
 		if err != nil {
 			return err
 		}
-		return showCredential(p.Stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Format, res.GetCredential())
 	})
 }
 
@@ -68,7 +66,7 @@ func (c *credentialRetireCommand) Run(p *console.Process) error {
 		if err != nil {
 			return err
 		}
-		return showCredential(p.Stdout, c.Output, res.GetCredential())
+		return showCredential(p.Stdout, c.Format, res.GetCredential())
 	})
 }
 
@@ -112,91 +110,15 @@ func (c *credentialTestCommand) Run(p *console.Process) error {
 			if err := printJSON(p.Stdout, res); err != nil {
 				return err
 			}
-		} else if err := printAttempts(p.Stdout, res.GetAttempts()); err != nil {
+		} else if err := printAttempts(p.Stdout, c.Format, res.GetAttempts()); err != nil {
 			return err
 		}
 		if res.GetReason() != "" {
 			return &testFailure{res}
 		}
 		if c.Output != "json" {
-			console.Printf(p.Stdout, "it works: the token expires %s\n", when(res.GetExpireTime()))
+			console.Printf(p.Stdout, "it works: the token expires %s\n", c.When(res.GetExpireTime().AsTime()))
 		}
 		return nil
 	})
-}
-
-func printAttempts(w io.Writer, xs []*tokenbrokerv1.Attempt) error {
-	if len(xs) == 0 {
-		return nil
-	}
-	var rows [][]string
-	for _, x := range xs {
-		code := "no answer"
-		if x.GetStatus() != 0 {
-			code = fmt.Sprint(x.GetStatus())
-		}
-		outcome := "ok"
-		if x.GetReason() != "" {
-			outcome = x.GetReason()
-			if x.GetUpstreamError() != "" {
-				outcome += " (" + x.GetUpstreamError() + ")"
-			}
-		}
-		rows = append(rows, []string{
-			when(x.GetStartTime()), x.GetHost(), code, x.GetDuration().AsDuration().Round(time.Millisecond).String(), outcome, strings.Join(x.GetTaken(), " "),
-		})
-	}
-	return console.Table(w, "WHEN\tHOST\tSTATUS\tTOOK\tOUTCOME\tTAKEN", rows)
-}
-
-type credentialStatusCommand struct {
-	remote
-	Name string `arg:"" help:"The credential."`
-}
-
-// Run shows how it is doing.
-func (c *credentialStatusCommand) Run(p *console.Process) error {
-	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		res, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: c.Name})
-		if err != nil {
-			return err
-		}
-		if c.Output == "json" {
-			return printJSON(p.Stdout, res)
-		}
-		rows := [][]string{{"state", stateWord(res.GetState())}}
-		if res.GetReason() != "" {
-			rows = append(rows, []string{"reason", res.GetReason()})
-		}
-		if res.GetMessage() != "" {
-			rows = append(rows, []string{"", res.GetMessage()})
-		}
-		if res.GetAdvice() != "" {
-			rows = append(rows, []string{"advice", res.GetAdvice()})
-		}
-		rows = append(rows, []string{"last success", when(res.GetLastSuccessTime())})
-		if res.GetNextAttemptTime() != nil {
-			rows = append(rows, []string{"next attempt", when(res.GetNextAttemptTime())})
-		}
-		if res.GetRefreshTokenExpireTime() != nil {
-			rows = append(rows, []string{"refresh token ends", when(res.GetRefreshTokenExpireTime())})
-		}
-		for _, t := range res.GetTokens() {
-			rows = append(rows, []string{"token " + t.GetTokenId(), "expires " + when(t.GetExpireTime()) + ", refreshed " + when(t.GetRefreshTime()) + scopesNote(t.GetScopes())})
-		}
-		if err := console.Table(p.Stdout, "", rows); err != nil {
-			return err
-		}
-		if len(res.GetAttempts()) > 0 {
-			console.Println(p.Stdout)
-		}
-		return printAttempts(p.Stdout, res.GetAttempts())
-	})
-}
-
-func scopesNote(scopes []string) string {
-	if len(scopes) == 0 {
-		return ""
-	}
-	return ", for " + strings.Join(scopes, " ")
 }

@@ -9,10 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
@@ -42,6 +40,7 @@ type movedStore struct {
 	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store and the key are."`
 	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored; both stores have the same. auto: key.json in the data directory."`
 	settings.StoreSettings
+	console.Format
 }
 
 func (m *movedStore) keyring() (*seal.Keyring, error) {
@@ -135,6 +134,11 @@ func (c *storeExportCommand) resume(p *console.Process, st *store.Store) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			Resumed bool `json:"resumed"`
+		}{was})
+	}
 	if !was {
 		console.Println(p.Stdout, "refreshing was not suspended")
 		return nil
@@ -170,134 +174,14 @@ func (c *storeExportCommand) export(p *console.Process, st *store.Store) error {
 		}
 		return err
 	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			File        string `json:"file"`
+			Credentials int    `json:"credentials"`
+		}{c.File, count})
+	}
 	console.Printf(p.Stdout, "wrote %s: %s\n", c.File, credentials(count))
 	console.Println(p.Stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
 	console.Println(p.Stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
 	return nil
-}
-
-type storeImportCommand struct {
-	File string `arg:"" help:"The export."`
-	movedStore
-}
-
-// Run imports.
-func (c *storeImportCommand) Run(p *console.Process) error {
-	keys, err := c.keyring()
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(c.File)
-	if err != nil {
-		return console.BadInput("read the export: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // it was only read
-	e, err := store.ReadExport(f, keys)
-	var bad *store.BadExport
-	switch {
-	case errors.As(err, &bad):
-		return console.BadInput("%s: %w", c.File, err)
-	case err != nil:
-		return fmt.Errorf("%s: %w", c.File, err)
-	}
-	db, err := c.open(true)
-	if err != nil {
-		return err
-	}
-	defer db.Close() //nolint:errcheck // what it acknowledged is stored
-	st, err := c.begin(p, db, keys)
-	if err != nil {
-		return err
-	}
-	bar := newProgress(p.Stderr, "imported")
-	done, err := st.Import(p.Context, e, bar.show)
-	bar.end()
-	if err == nil || done.Made > 0 {
-		c.report(p, done)
-	}
-	if p.Context.Err() != nil && err != nil {
-		err = console.ErrInterrupted
-	}
-	switch n := len(done.Conflicts); {
-	case errors.Is(err, console.ErrInterrupted), errors.Is(err, broker.StoreUnavailable):
-		return fmt.Errorf("%w\nnot everything is imported: import it again, which goes on from here", err)
-	case err != nil:
-		return err
-	case n > 0:
-		return fmt.Errorf("%s of the export not imported: what is here by the same name was left alone", credentials(n))
-	}
-	console.Printf(p.Stderr, "delete %s once the broker serves from here; where it was exported, refreshing stays suspended\n", c.File)
-	return nil
-}
-
-func (c *storeImportCommand) report(p *console.Process, done store.Imported) {
-	console.Printf(p.Stdout, "imported %s\n", credentials(done.Made))
-	if done.There > 0 {
-		console.Printf(p.Stdout, "%s here already\n", credentials(done.There))
-	}
-	if done.Ended > 0 {
-		console.Printf(p.Stderr, "%d tokens had expired since the export; new ones are fetched when they are asked for\n", done.Ended)
-	}
-	if done.Unconfirmed > 0 {
-		console.Printf(p.Stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", credentials(done.Unconfirmed))
-	}
-	for _, name := range done.Moved {
-		console.Printf(p.Stderr, "%s: here already, and refreshed since the export, here or there; left alone\n", name)
-	}
-	for _, x := range done.Conflicts {
-		console.Printf(p.Stderr, "%s: not imported: %s\n", x.Name, x.Why)
-	}
-}
-
-func credentials(n int) string {
-	if n == 1 {
-		return "1 credential"
-	}
-	return fmt.Sprint(n, " credentials")
-}
-
-// A progress shows how far something is: as a bar on a terminal, elsewhere as a line every few seconds.
-type progress struct {
-	w        io.Writer
-	what     string
-	terminal bool
-	now      func() time.Time
-	next     time.Time
-	shown    bool
-}
-
-const (
-	barWidth  = 30
-	barEvery  = 100 * time.Millisecond
-	lineEvery = 5 * time.Second
-)
-
-func newProgress(w io.Writer, what string) *progress {
-	p := &progress{w: w, what: what, terminal: console.IsTerminal(w), now: time.Now}
-	if !p.terminal {
-		p.next = p.now().Add(lineEvery) // what is done by then needs no line
-	}
-	return p
-}
-
-func (p *progress) show(done, total int) {
-	now := p.now()
-	if now.Before(p.next) || total == 0 {
-		return
-	}
-	if !p.terminal {
-		p.next = now.Add(lineEvery)
-		console.Printf(p.w, "%s %d of %d\n", p.what, done, total)
-		return
-	}
-	p.next, p.shown = now.Add(barEvery), true
-	full := barWidth * done / total
-	console.Printf(p.w, "\r%s [%s%s] %d of %d\x1b[K", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), done, total)
-}
-
-// end takes the bar away.
-func (p *progress) end() {
-	if p.shown {
-		console.Printf(p.w, "\r\x1b[K")
-	}
 }

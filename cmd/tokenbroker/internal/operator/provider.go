@@ -49,7 +49,7 @@ func (c *providerListCommand) Run(p *console.Process) error {
 			origin := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(x.GetOrigin().String(), "ORIGIN_"), "_", " "))
 			rows = append(rows, []string{x.GetName(), origin, orDash(x.GetTitle())})
 		}
-		if err := console.Table(p.Stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
+		if err := c.Table(p.Stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
 			return err
 		}
 		for _, x := range out.GetProviders() {

@@ -24,6 +24,7 @@ type RestoreCommand struct {
 	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The data directory that is to have it; made if missing. It must have no data yet."`
 	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key file of the time of the backup. auto: key.json in the data directory."`
 	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its data are."`
+	console.Format
 }
 
 // Run puts the backup in place once it has been read with its key: what cannot be read is not put there.
@@ -58,6 +59,12 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	})
 	if err != nil {
 		return fmt.Errorf("%s is not restored: %w", c.File, err)
+	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			File        string `json:"file"`
+			Credentials int    `json:"credentials"`
+		}{path, n})
 	}
 	console.Printf(p.Stdout, "restored %s to %s\n", credentials(n), path)
 	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+

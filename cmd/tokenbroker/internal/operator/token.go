@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -16,24 +17,24 @@ import (
 type TokenCommands struct {
 	Get        tokenGetCommand        `cmd:"" help:"Print a token that is valid now."`
 	Invalidate tokenInvalidateCommand `cmd:"" help:"Drop a token that an API has refused, or all of them."`
-	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted."`
+	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted; never the token itself, in JSON neither."`
 }
 
 // selectionFlags say which of a credential's tokens is meant.
 type selectionFlags struct {
-	Scope     []string          `sep:"none" help:"A scope; repeat for several. None: the defaults."`
-	Audience  string            `help:"The audience."`
-	Parameter map[string]string `mapsep:"none" help:"NAME=VALUE of a parameter that the definition declares."`
-	Resource  []string          `sep:"none" help:"A resource (RFC 8707); repeat for several."`
+	Scope     []string `sep:"none" help:"A scope; repeat for several. None: the defaults."`
+	Audience  string   `help:"The audience."`
+	Parameter pairs    `sep:"none" placeholder:"NAME=VALUE" help:"A parameter that the definition declares; repeat for several."`
+	Resource  []string `sep:"none" help:"A resource (RFC 8707); repeat for several."`
 }
 
 type tokenGetCommand struct {
 	remote
 	selectionFlags
 	Name            string        `arg:"" help:"The credential."`
-	MinTTL          time.Duration `name:"min-ttl" help:"How long the token must live at least."`
+	MinTTL          time.Duration `name:"min-ttl" help:"Get another token if the current one ends sooner than this. What the upstream then issues is given, even if it ends sooner too."`
 	RejectedTokenID string        `name:"rejected-token-id" help:"Id of a token that the API has refused: another one is wanted."`
-	Header          bool          `help:"Print headers and cookies as curl reads them: curl -H @<(tokenbroker token get NAME --header) URL."`
+	Header          bool          `help:"Print headers and cookies as curl reads them: h=$(tokenbroker token get NAME --header) && printf %s \"$h\" | curl -H @- URL."`
 }
 
 // Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
@@ -58,7 +59,7 @@ func (c *tokenGetCommand) Run(p *console.Process) error {
 		}
 		console.Println(p.Stdout, t.GetAccessToken())
 		if console.IsTerminal(p.Stderr) {
-			console.Printf(p.Stderr, "token %s expires %s, is refreshed %s\n", t.GetTokenId(), when(t.GetExpireTime()), when(t.GetRefreshTime()))
+			console.Printf(p.Stderr, "token %s expires %s, %s\n", t.GetTokenId(), c.When(t.GetExpireTime().AsTime()), refreshWord(c.Format, t.GetRefreshTime()))
 			if res.GetDegraded() {
 				console.Println(p.Stderr, "degraded: it is valid, but its refresh is failing; see credential status")
 			}
@@ -129,4 +130,13 @@ func (c *tokenInvalidateCommand) Run(p *console.Process) error {
 		}
 		return nil
 	})
+}
+
+// refreshWord says when a token is refreshed. A time that is over says that a refresh is due, and not that there was one.
+func refreshWord(f console.Format, at *timestamppb.Timestamp) string {
+	word := "refresh "
+	if !at.AsTime().After(time.Now()) {
+		word = "refresh due "
+	}
+	return word + f.When(at.AsTime())
 }

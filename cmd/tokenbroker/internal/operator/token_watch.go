@@ -77,7 +77,8 @@ func (c *tokenWatchCommand) watch(ctx context.Context, p *console.Process, cl *c
 		case *tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId:
 			*known = ""
 		}
-		if c.Output == "json" {
+		if c.JSON() {
+			withoutSecrets(e.ProtoReflect())
 			if err := printJSONLine(p.Stdout, e); err != nil {
 				return true, err
 			}
@@ -95,7 +96,7 @@ func connectionEnded(err error) bool {
 func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {
 	switch e := e.GetEvent().(type) {
 	case *tokenbrokerv1.WatchTokenResponse_Token:
-		return fmt.Sprintf("token %s expires %s", e.Token.GetTokenId(), when(e.Token.GetExpireTime()))
+		return fmt.Sprintf("token %s expires %s", e.Token.GetTokenId(), (console.Format{}).When(e.Token.GetExpireTime().AsTime()))
 	case *tokenbrokerv1.WatchTokenResponse_InvalidatedTokenId:
 		return fmt.Sprintf("invalidated %s: do not use it any more", e.InvalidatedTokenId)
 	case *tokenbrokerv1.WatchTokenResponse_State:
@@ -103,9 +104,9 @@ func eventLine(e *tokenbrokerv1.WatchTokenResponse) string {
 		case e.State.GetReason() == "":
 			return "all is well"
 		case e.State.GetDegraded():
-			return fmt.Sprintf("degraded: the token is valid, its refresh fails: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
+			return fmt.Sprintf("degraded: the token is valid, its refresh fails: %s, next attempt %s", e.State.GetReason(), (console.Format{}).When(e.State.GetRetryTime().AsTime()))
 		default:
-			return fmt.Sprintf("no token: %s, next attempt %s", e.State.GetReason(), when(e.State.GetRetryTime()))
+			return fmt.Sprintf("no token: %s, next attempt %s", e.State.GetReason(), (console.Format{}).When(e.State.GetRetryTime().AsTime()))
 		}
 	}
 	return "unknown event"

@@ -96,9 +96,30 @@ func ofSocket(path string) string {
 func carriesSecret(m protoreflect.Message) bool {
 	found := false
 	m.Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		o, ok := f.Options().(*descriptorpb.FieldOptions)
-		found = ok && o.GetDebugRedact()
+		found = isSecret(f)
 		return !found
 	})
 	return found
+}
+
+// withoutSecrets clears what the contract says is not to be shown, wherever it is in the message.
+func withoutSecrets(m protoreflect.Message) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case isSecret(f):
+			m.Clear(f)
+		case f.IsList() && f.Message() != nil:
+			for i := range v.List().Len() {
+				withoutSecrets(v.List().Get(i).Message())
+			}
+		case f.Message() != nil && !f.IsMap():
+			withoutSecrets(v.Message())
+		}
+		return true
+	})
+}
+
+func isSecret(f protoreflect.FieldDescriptor) bool {
+	o, ok := f.Options().(*descriptorpb.FieldOptions)
+	return ok && o.GetDebugRedact()
 }

@@ -13,6 +13,7 @@ type ConfigCommands struct {
 }
 
 type configCheckCommand struct {
+	console.Format
 	File string `arg:"" help:"The settings file."`
 }
 
@@ -36,9 +37,35 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	}
 	wrong = append(wrong, s.problems()...)
 	yamldoc.Sort(wrong)
-	if len(wrong) > 0 {
+	switch {
+	case c.JSON():
+		if err := console.JSON(p.Stdout, asJSON(c.File, wrong)); err != nil {
+			return err
+		}
+		if len(wrong) > 0 {
+			return console.BadInput("%s: %d problems", c.File, len(wrong))
+		}
+	case len(wrong) > 0:
 		return console.WrongInput(Together(wrong))
+	default:
+		console.Println(p.Stderr, "no problems")
 	}
-	console.Println(p.Stderr, "no problems")
 	return nil
+}
+
+// asJSON is what is wrong with a file, for scripts.
+func asJSON(file string, wrong []yamldoc.Problem) any {
+	type problem struct {
+		Line    int    `json:"line,omitempty"`
+		Column  int    `json:"column,omitempty"`
+		Message string `json:"message"`
+	}
+	all := []problem{}
+	for _, w := range wrong {
+		all = append(all, problem{w.Line, w.Column, w.Message})
+	}
+	return struct {
+		File     string    `json:"file"`
+		Problems []problem `json:"problems"`
+	}{file, all}
 }

@@ -26,6 +26,8 @@ import (
 type Settings struct {
 	// At is where in the settings file a value stands that came from there, by flag.
 	At map[string]Position `kong:"-"`
+	// Unknown are sentences about environment variables that look like settings and are none.
+	Unknown []string `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
 	TokensInCache int `kong:"-"`
 
@@ -82,7 +84,7 @@ const (
 // Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
 func Vars(dataDir string) kong.Vars {
 	return kong.Vars{
-		"data_dir": dataDir, "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
+		"data_dir": dataDir, "columns": strconv.Itoa(console.Columns), "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
@@ -199,6 +201,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if path := filepath.Join(s.DataDir, AdminSocket); len(path) > socketPathMost {
 		bad("data_dir", "%s", tooLong(path))
+	}
+	if strings.HasPrefix(s.Socket, "@") {
+		bad("socket", "%s would be a socket without a file, and so without permissions: anybody on this machine could use every credential; write a path", s.Socket)
 	}
 	if path := s.SocketPath(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
 		bad("socket", "%s", tooLong(path))

@@ -228,7 +228,7 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 		}
 		out := []any{}
 		for _, c := range n.Content {
-			text := r.text(c, word)
+			text := r.text(c, word, known)
 			if why := kindOf(known, text); why != "" {
 				r.wrong(c, "setting %s: %s", word, why)
 			}
@@ -242,11 +242,11 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 		}
 		out := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			name := r.text(n.Content[i], word)
+			name := r.text(n.Content[i], word, known)
 			if _, twice := out[name]; twice {
 				r.wrong(n.Content[i], "setting %s: %q is there twice", word, name)
 			}
-			out[name] = r.text(n.Content[i+1], word)
+			out[name] = r.text(n.Content[i+1], word, known)
 		}
 		return out
 	default:
@@ -254,15 +254,26 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 			r.wrong(n, "setting %s: names with values are wanted", word)
 			return nil
 		}
-		return r.text(n, word)
+		return r.text(n, word, known)
 	}
 }
 
-// text is one value.
-func (r *settingsReader) text(n *yaml.Node, word string) string {
+// text is one value. Where a text is wanted, such as a path, a number is a mistake.
+func (r *settingsReader) text(n *yaml.Node, word string, known *kong.Value) string {
 	switch {
 	case n.Kind != yaml.ScalarNode, n.Tag == "!!null":
 		r.wrong(n, "setting %s: a value is wanted", word)
+	case n.Tag != "!!str" && wantsText(known):
+		r.wrong(n, "setting %s: a text is wanted, not %s; if it is meant, write it in quotes", word, yamldoc.Clip(n.Value))
 	}
 	return n.Value
+}
+
+// wantsText reports whether a setting is a text, or a list of them.
+func wantsText(known *kong.Value) bool {
+	t := known.Target.Type()
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	return t.Kind() == reflect.String
 }

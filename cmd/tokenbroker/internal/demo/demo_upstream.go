@@ -1,0 +1,141 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+)
+
+type upstreamCommand struct {
+	Listen string `default:"127.0.0.1:7443" help:"Where the simulator answers; loopback only."`
+	Dir    string `help:"Where to write settings, CA and credentials for it; made if missing. None: a temporary directory."`
+}
+
+// Run runs the simulator until interrupted, and prints a line for each thing that happens there.
+func (c *upstreamCommand) Run(p *console.Process) error {
+	dir := c.Dir
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "tokenbroker-upstream-"); err != nil {
+			return err
+		}
+		defer leave(p.Stderr, dir)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
+		return err
+	}
+	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
+		console.Printf(p.Stdout, "%s\n", e)
+	}})
+	if err != nil {
+		return console.WrongInput(err)
+	}
+	if err := sim.Start(); err != nil {
+		return err
+	}
+	defer sim.Close() //nolint:errcheck // nobody needs it any more
+	if err := writeDemoFiles(dir, sim); err != nil {
+		return err
+	}
+	console.Printf(p.Stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
+In another terminal:
+
+  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
+  %[3]s serve
+
+and in a third:
+
+  export TOKENBROKER_CONFIG=%[2]s/settings.yaml
+  %[3]s credential apply -f %[2]s/credentials.yaml
+  %[3]s token get officernd-1
+  %[3]s credential status officernd-1
+
+What happens here, a line each:
+
+`, sim.Addr(), dir, called())
+	<-p.Context.Done()
+	return nil
+}
+
+// secretsDir is where, beside the settings, the secrets of the simulated accounts are.
+const secretsDir = "secrets"
+
+// leave removes what this command has written into its temporary directory. What a broker has put there meanwhile is not its to delete.
+func leave(w io.Writer, dir string) {
+	for _, name := range []string{"ca.pem", "settings.yaml", "credentials.yaml", secretsDir} {
+		_ = os.RemoveAll(filepath.Join(dir, name))
+	}
+	if os.Remove(dir) != nil {
+		console.Printf(w, "a broker has its data in %s: delete it when you need it no more\n", dir)
+	}
+}
+
+// called is how this program was called, for commands to copy.
+func called() string {
+	if strings.Contains(os.Args[0], "go-build") {
+		return "go run ./cmd/tokenbroker"
+	}
+	return os.Args[0]
+}
+
+// writeDemoFiles writes what a broker and an operator need to use the simulator.
+func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
+	files := map[string]string{"ca.pem": string(sim.CA())}
+	var b strings.Builder
+	fmt.Fprintf(&b, "data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
+	for _, h := range sim.Hosts() {
+		fmt.Fprintf(&b, "    %q: %q\n", h, sim.Addr())
+	}
+	files["settings.yaml"] = b.String()
+	b.Reset()
+	for _, a := range sim.Accounts() {
+		fmt.Fprintf(&b, "- name: %s\n  provider: %s\n", a.ID, a.System)
+		writeMap(&b, "inputs", a.Inputs)
+		refs := map[string]string{}
+		for _, name := range slices.Sorted(maps.Keys(a.Secrets)) {
+			file := filepath.Join(secretsDir, string(a.ID)+"."+name)
+			files[file] = a.Secrets[name]
+			refs[name] = "file:" + file
+		}
+		writeMap(&b, "secrets", refs)
+		if len(a.Scopes) > 0 {
+			fmt.Fprintf(&b, "  default_scopes: [%s]\n", strings.Join(quotedAll(a.Scopes), ", "))
+		}
+	}
+	files["credentials.yaml"] = b.String()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeMap(w io.Writer, title string, m map[string]string) {
+	if len(m) == 0 {
+		return
+	}
+	console.Printf(w, "  %s:\n", title)
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		console.Printf(w, "    %s: %q\n", k, m[k])
+	}
+}
+
+func quotedAll(all []string) []string {
+	var out []string
+	for _, s := range all {
+		out = append(out, fmt.Sprintf("%q", s))
+	}
+	return out
+}

@@ -1,0 +1,123 @@
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/store"
+)
+
+type storeImportCommand struct {
+	File string `arg:"" help:"The export."`
+	movedStore
+}
+
+// Run imports.
+func (c *storeImportCommand) Run(p *console.Process) error {
+	keys, err := c.keyring()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(c.File)
+	if err != nil {
+		return console.BadInput("read the export: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	e, err := store.ReadExport(f, keys)
+	var bad *store.BadExport
+	switch {
+	case errors.As(err, &bad):
+		return console.BadInput("%s: %w", c.File, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", c.File, err)
+	}
+	db, err := c.open(true)
+	if err != nil {
+		return err
+	}
+	defer db.Close() //nolint:errcheck // what it acknowledged is stored
+	st, err := c.begin(p, db, keys)
+	if err != nil {
+		return err
+	}
+	bar := newProgress(p.Stderr, "imported")
+	done, err := st.Import(p.Context, e, bar.show)
+	bar.end()
+	if err == nil || done.Made > 0 {
+		if rErr := c.report(p, done); rErr != nil {
+			return rErr
+		}
+	}
+	if p.Context.Err() != nil && err != nil {
+		err = console.ErrInterrupted
+	}
+	switch n := len(done.Conflicts); {
+	case errors.Is(err, console.ErrInterrupted), errors.Is(err, broker.StoreUnavailable):
+		return fmt.Errorf("%w\nnot everything is imported: import it again, which goes on from here", err)
+	case err != nil:
+		return err
+	case n > 0:
+		return fmt.Errorf("%s of the export not imported: what is here by the same name was left alone", credentials(n))
+	}
+	if c.JSON() {
+		return nil
+	}
+	console.Printf(p.Stderr, "delete %s once the broker serves from here; where it was exported, refreshing stays suspended\n", c.File)
+	return nil
+}
+
+func (c *storeImportCommand) report(p *console.Process, done store.Imported) error {
+	if c.JSON() {
+		return console.JSON(p.Stdout, importReport(done))
+	}
+	console.Printf(p.Stdout, "imported %s\n", credentials(done.Made))
+	if done.There > 0 {
+		console.Printf(p.Stdout, "%s here already\n", credentials(done.There))
+	}
+	if done.Ended > 0 {
+		console.Printf(p.Stderr, "%d tokens had expired since the export; new ones are fetched when they are asked for\n", done.Ended)
+	}
+	if done.Unconfirmed > 0 {
+		console.Printf(p.Stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", credentials(done.Unconfirmed))
+	}
+	for _, name := range done.Moved {
+		console.Printf(p.Stderr, "%s: here already, and refreshed since the export, here or there; left alone\n", name)
+	}
+	for _, x := range done.Conflicts {
+		console.Printf(p.Stderr, "%s: not imported: %s\n", x.Name, x.Why)
+	}
+	return nil
+}
+
+// importReport is what an import has done, for scripts.
+func importReport(done store.Imported) any {
+	type conflict struct {
+		Name string `json:"name"`
+		Why  string `json:"why"`
+	}
+	out := struct {
+		Imported    int        `json:"imported"`
+		There       int        `json:"there_already"`
+		Expired     int        `json:"expired_tokens"`
+		Unconfirmed int        `json:"unconfirmed"`
+		Moved       []string   `json:"refreshed_since,omitempty"`
+		Conflicts   []conflict `json:"not_imported,omitempty"`
+	}{Imported: done.Made, There: done.There, Expired: done.Ended, Unconfirmed: done.Unconfirmed}
+	for _, name := range done.Moved {
+		out.Moved = append(out.Moved, fmt.Sprint(name))
+	}
+	for _, x := range done.Conflicts {
+		out.Conflicts = append(out.Conflicts, conflict{fmt.Sprint(x.Name), fmt.Sprint(x.Why)})
+	}
+	return out
+}
+
+func credentials(n int) string {
+	if n == 1 {
+		return "1 credential"
+	}
+	return fmt.Sprint(n, " credentials")
+}

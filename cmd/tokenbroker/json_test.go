@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+)
+
+// withoutJSON are the commands that print what is no answer: a log, a show, a script, a file for somebody else.
+var withoutJSON = []string{
+	"serve", "demo run", "demo upstream", "help", "completion", "provider check", "provider try", "provider schema", "provider import locoia",
+}
+
+// TestEveryCommandPrintsJSON walks all commands: what -o json prints can be parsed, of what went well and of what did not.
+func TestEveryCommandPrintsJSON(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	s.apply(u)
+	secret, empty := filepath.Join(u.dir, "secret"), filepath.Join(u.dir, "empty.yaml")
+	for file, text := range map[string]string{secret: "one of mine", empty: "# nothing\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, backup, export := filepath.Join(u.dir, "data"), filepath.Join(u.dir, "backup"), filepath.Join(u.dir, "export")
+	config, key := filepath.Join(u.dir, "settings.yaml"), filepath.Join(data, "key.json")
+	const one = "officernd-1"
+	order := []struct{ command, args string }{
+		{"version", ""}, {"health", ""}, {"config check", empty}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
+		{"token get", one}, {"token watch", one}, {"token invalidate", one + " --all"}, {"bench", one + " --callers 2 --duration 10ms"},
+		{"credential create", "mine --provider snov --input client_id=a --secret client_secret=@" + secret}, {"credential get", one}, {"credential list", ""},
+		{"credential update", "mine --label a=b"}, {"credential rotate-secret", "mine --secret client_secret=@" + secret}, {"credential retire-secret", "mine"},
+		{"credential accept", "mine --yes"}, {"credential test", one}, {"credential status", one}, {"credential delete", "mine"},
+		{"credential apply", "-f " + filepath.Join(u.dir, "credentials.yaml")}, {"backup", backup}, {"", "stop"},
+		{"restore", backup + " --data-dir " + filepath.Join(u.dir, "restored") + " --key-file " + key},
+		{"store export", export}, {"store import", export + " --data-dir " + filepath.Join(u.dir, "imported") + " --key-file " + key}, {"store export", "--resume"},
+	}
+	var walked []string
+	for _, x := range order {
+		if x.command == "" {
+			s.stopAtOnce()
+			continue
+		}
+		walked = append(walked, x.command)
+		args := append(strings.Fields(x.command), strings.Fields(x.args)...)
+		if !slices.Contains([]string{"version", "config check"}, x.command) && !strings.Contains(x.args, "--data-dir") {
+			args = append(args, "--config", config)
+		}
+		args = append(args, "-o", "json")
+		if x.command == "token watch" {
+			w := start(t, args...)
+			line := w.waitFor(`(?m)^(\{.*\})$`)
+			w.kill()
+			if !json.Valid([]byte(line)) || strings.Contains(line, "access_token") || !strings.Contains(line, "token_id") {
+				t.Errorf("token watch: got %s, want JSON with the token's id and without the token", line)
+			}
+			continue
+		}
+		if out := command(t, args...); !json.Valid([]byte(out)) {
+			t.Errorf("%s: got no JSON:\n%s", strings.Join(args, " "), out)
+		}
+		_, failed := failing(t, append(strings.Fields(x.command), "--nonsense", "-o", "json")...)
+		if !json.Valid(failed) {
+			t.Errorf("%s: got no JSON for what is wrong:\n%s", x.command, failed)
+		}
+	}
+	for _, leaf := range leaves(t) {
+		if !slices.Contains(walked, leaf) && !slices.Contains(withoutJSON, leaf) {
+			t.Errorf("%s is not tried: add it here", leaf)
+		}
+	}
+}
+
+// TestListsFitTheirColumns: lists of what is built in.
+func TestListsFitTheirColumns(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	s := u.serve()
+	for _, args := range [][]string{{"provider", "list", "--address", s.address}, {"demo", "--once", "--callers", "2"}} {
+		for line := range strings.Lines(command(t, args...)) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > console.Columns {
+				t.Errorf("%v: got %d columns, want at most %d: %s", args, n, console.Columns, line)
+			}
+		}
+	}
+}
+
+// leaves are all commands that can be run.
+func leaves(t *testing.T) []string {
+	t.Helper()
+	k, err := kong.New(&cli{}, settings.Vars("d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, n := range k.Model.Leaves(true) {
+		all = append(all, strings.TrimPrefix(n.FullPath(), k.Model.Name+" "))
+	}
+	return all
+}
+
+// failing runs a command that fails, and returns what it printed.
+func failing(t *testing.T, args ...string) (stdout, stderr []byte) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = cleanEnvironment(), &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) {
+		t.Fatalf("%v: got %v, want it to fail", args, err)
+	}
+	return out.Bytes(), errs.Bytes()
+}
