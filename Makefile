@@ -16,8 +16,10 @@ NODE_VERSION          := 22.20.0
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
 COVERED := ./broker/... ./provider/... ./store/...
+# What make quick leaves out, because it takes long: the whole product, herds, explored schedules, real Redis servers; of the processes it runs the scripts.
+SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis$$|/cmd/tokenbroker$$
 
-.PHONY: all help build generate lint lint-image test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
+.PHONY: all help build generate lint lint-image quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -82,8 +84,12 @@ test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what t
 	@scripts/need-redis
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
 
-test: test-deps ## all tests, with the race detector
-	PATH="$(BIN):$$PATH" TOKENBROKER_TEST_TOOLS=$(BIN) go test -race -timeout 20m ./...
+quick: ## most tests, without the race detector, in a minute or two: for a change at hand
+	go test -short $$(go list ./... | grep -vE '$(SLOW)')
+	go test -run '^TestScripts$$' ./cmd/tokenbroker
+
+test: test-deps ## all tests, with the race detector; a line for each package when it has ended
+	PATH="$(BIN):$$PATH" TOKENBROKER_TEST_TOOLS=$(BIN) scripts/test-all -race -timeout 20m
 
 cover: ## coverage of broker, provider and store
 	go test -coverprofile=coverage.out -coverpkg=$$(echo $(COVERED) | tr ' ' ',') ./...

@@ -214,7 +214,7 @@ func (t target) blamed(f *broker.Failure) *broker.Failure {
 	if len(f.Violations) == 0 {
 		f.Kind = broker.CredentialMisconfigured
 		if f.Detail == "" {
-			f.Detail = "or it wants scopes, an audience or parameters, and none were named"
+			f.Detail = "it may also want scopes, an audience or parameters, of which none were named"
 		}
 	}
 	return f

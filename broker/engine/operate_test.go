@@ -243,7 +243,7 @@ func TestHowACredentialIsDoing(t *testing.T) {
 			}
 			return rep
 		}
-		state(engine.Unused, "")
+		state(engine.Unused, "credential test")
 		w.mustGet("main")
 		if rep := state(engine.Ready, ""); len(rep.Tokens) != 1 || len(rep.Attempts) != 1 || rep.LastSuccess.IsZero() {
 			t.Errorf("got %+v", rep)

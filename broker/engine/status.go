@@ -97,6 +97,9 @@ func (b *Broker) report(s broker.Status, now time.Time) Report {
 	if r.Advice == "" {
 		r.Advice = adviseAboutExpiry(r.Tokens)
 	}
+	if r.Advice == "" && r.State == Unused {
+		r.Advice = "nobody has asked yet: `credential test` tries whether it works"
+	}
 	return r
 }
 

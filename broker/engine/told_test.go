@@ -17,7 +17,7 @@ func TestEverybodyIsToldTheSame(t *testing.T) {
 		says  string
 	}{
 		"unreachable":           {broker.UpstreamError{Level: broker.LevelUpstream, Detail: "nobody listens there"}, broker.UpstreamUnavailable, "nobody listens there"},
-		"nothing was chosen":    {broker.UpstreamError{Level: broker.LevelRequest, Status: 400, Code: "invalid_request"}, broker.CredentialMisconfigured, "wants scopes"},
+		"nothing was chosen":    {broker.UpstreamError{Level: broker.LevelRequest, Status: 400, Code: "invalid_request"}, broker.CredentialMisconfigured, "want scopes"},
 		"the client is unknown": {broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}, broker.CredentialMisconfigured, "status 401, invalid_client"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -55,7 +55,7 @@ var may = map[string][]string{
 	},
 	"cmd/tokenbroker/internal/console": {},
 	"cmd/tokenbroker/internal/settings": {
-		"broker/engine", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/yamldoc", "provider/transport", "server", "store/redis",
+		"broker/engine", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider/transport", "server", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {
 		"broker", "broker/engine", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",

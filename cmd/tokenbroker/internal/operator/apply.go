@@ -81,8 +81,7 @@ func (c *credentialApplyCommand) plan(ctx context.Context, p *console.Process, c
 			return nil, err // it is not about what the file says
 		}
 		if err != nil {
-			what := strings.TrimPrefix(console.Sentence(err).Error(), "credential "+d.name+": ")
-			failed = append(failed, fmt.Errorf("%s: credential %s: %s", d.at, d.name, what))
+			failed = append(failed, fmt.Errorf("%s: %w", d.at, console.Sentence(err))) // which says the name, if it is about the credential
 			continue
 		}
 		printMove(p.Stderr, s.before, s.after)

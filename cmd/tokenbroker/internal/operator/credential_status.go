@@ -44,7 +44,7 @@ func printStatus(w io.Writer, f console.Format, res *tokenbrokerv1.GetCredential
 	}
 	rows = append(rows, []string{"last success", f.When(res.GetLastSuccessTime().AsTime())})
 	if res.GetNextAttemptTime() != nil {
-		rows = append(rows, []string{"next attempt", f.When(res.GetNextAttemptTime().AsTime())})
+		rows = append(rows, []string{"next attempt", nextAttempt(f, res.GetNextAttemptTime().AsTime())})
 	}
 	if res.GetRefreshTokenExpireTime() != nil {
 		rows = append(rows, []string{"refresh token ends", f.When(res.GetRefreshTokenExpireTime().AsTime())})
@@ -63,6 +63,14 @@ func printStatus(w io.Writer, f console.Format, res *tokenbrokerv1.GetCredential
 		console.Println(w)
 	}
 	return printAttempts(w, f, res.GetAttempts())
+}
+
+// nextAttempt says when an upstream is asked again: nobody asks it before somebody wants a token.
+func nextAttempt(f console.Format, at time.Time) string {
+	if at.After(time.Now()) {
+		return f.When(at)
+	}
+	return "when somebody asks for a token"
 }
 
 func scopesNote(scopes []string) string {

@@ -34,7 +34,7 @@ type tokenGetCommand struct {
 	Name            string        `arg:"" help:"The credential."`
 	MinTTL          time.Duration `name:"min-ttl" help:"Get another token if the current one ends sooner than this. What the upstream then issues is given, even if it ends sooner too."`
 	RejectedTokenID string        `name:"rejected-token-id" help:"Id of a token that the API has refused: another one is wanted."`
-	Header          bool          `help:"Print headers and cookies as curl reads them: h=$(tokenbroker token get NAME --header) && printf %s \"$h\" | curl -H @- URL."`
+	Header          bool          `help:"Print headers and cookies as curl reads them: h=$$(tokenbroker token get NAME --header) && curl -H @- URL <<< \"$$h\""`
 }
 
 // Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
