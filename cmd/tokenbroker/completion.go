@@ -24,7 +24,7 @@ fish: tokenbroker completion fish | source`
 }
 
 // Run prints a script that knows all commands and flags.
-func (c *completionCommand) Run(p *console.Process) error {
+func (c *completionCommand) Run(p *console.Process) error { //nolint:unparam // kong wants one
 	var all []completed
 	collect(c.model.Node, "", &all)
 	map[string]func(io.Writer, []completed){"bash": bashScript, "zsh": zshScript, "fish": fishScript}[c.Shell](p.Stdout, all)
