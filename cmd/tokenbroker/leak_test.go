@@ -235,6 +235,8 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.ok("", "backup", "copy.db")
 	l.ok("", "restore", "copy.db", "--data-dir", filepath.Join(l.dir, "restored"), "--key-file", filepath.Join(l.dir, "d", "key.json"))
 	l.ok("", "version")
+	l.ok("", "help", "token")
+	l.ok("", "completion", "bash")
 }
 
 // moving exports what all the others have left, and looks into the file.
