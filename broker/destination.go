@@ -9,7 +9,7 @@ import (
 type Destination struct {
 	Use Use
 	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers it
-	// is the name of the input.
+	// is the name of the input or the value, and where that comes from.
 	Place string
 }
 
@@ -22,8 +22,10 @@ const (
 	Requests Use = "requests"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
-	// Callers get this secret input itself, as part of what they show to the API.
+	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.
 	Callers Use = "callers"
+	// Release: a definition that came with the broker says where everything goes, and a release of the broker may change it.
+	Release Use = "release"
 )
 
 // SortDestinations sorts, and drops repetitions. It changes its argument.

@@ -69,6 +69,7 @@ func (r *reader) check(d *definition) {
 		c.tokenOf(*d.token)
 	}
 	c.seeds()
+	c.refreshTokensKept()
 	c.tokenTaken("obtain", d.obtain)
 	c.tokenTaken("refresh", d.refresh)
 	c.presents()
@@ -290,9 +291,16 @@ func (c *checker) takes(w *where, p position, what, name string, taken *place) {
 			c.text(t, what+".where."+m.field.name, taken)
 		}
 	}
-	if w.claim != nil && (!taken.names[w.of] || w.of == name) {
-		c.Wrong(p, "%s: of: nothing was taken as %q", what, yamldoc.Clip(w.of))
+	if w.claim != nil && (!taken.names[w.of] || w.of == name || !c.isTaken(w.of)) {
+		c.Wrong(p, "%s: of: nothing was taken as %q; of names what was taken of an answer", what, yamldoc.Clip(w.of))
 	}
+}
+
+// isTaken reports whether a name is of something that is taken of an answer.
+func (c *checker) isTaken(name string) bool {
+	return slices.ContainsFunc(slices.Concat(c.d.obtain, c.d.refresh), func(q *request) bool {
+		return slices.ContainsFunc(q.take, func(t take) bool { return t.name == name })
+	})
 }
 
 func (c *checker) tree(t *tree, what string, here *place) {

@@ -108,17 +108,25 @@ func (d *definition) makeFacts() *broker.Facts {
 	return f
 }
 
-// inputsBehind adds the inputs that a name stands for, let values seen through.
+// inputsBehind adds the inputs that a name stands for, let values and defaults of parameters seen through.
 func (d *definition) inputsBehind(name string, out, seen map[string]bool) {
 	if _, ok := d.inputs[name]; ok {
 		out[name] = true
 		return
 	}
-	if x, ok := d.let[name]; ok && !seen[name] {
-		seen[name] = true
-		for _, n := range x.names() {
-			d.inputsBehind(n, out, seen)
-		}
+	if seen[name] {
+		return
+	}
+	seen[name] = true
+	var names []string
+	if x, ok := d.let[name]; ok {
+		names = x.names()
+	}
+	if p, ok := d.parameters[name]; ok {
+		names = p.fallback.names()
+	}
+	for _, n := range names {
+		d.inputsBehind(n, out, seen)
 	}
 }
 

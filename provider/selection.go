@@ -83,7 +83,10 @@ func (d *definition) chooseParameters(given map[string]string, v *values) (map[s
 		if out[name] != "" {
 			continue
 		}
-		if s := in.byDefault(v); s != "" {
+		if s := in.affixed(in.byDefault(v)); s != "" {
+			if why := in.wrongValue(s); why != "" { // it may be made of inputs
+				return nil, fail(broker.RequestInvalid, name, "its default "+why)
+			}
 			out[name] = s
 		} else if !in.optional && !in.hasDefault {
 			return nil, fail(broker.ParameterRequired, name, "provider "+d.name+" requires it")

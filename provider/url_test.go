@@ -179,7 +179,9 @@ base_url: "{{server}}/{{id}}"`)
 	inputs := map[string]string{"place": "place.example:443/base", "port": "8443", "sub": "s", "server": "https://Server.example:1/a/b?", "id": "i"}
 	var got []string
 	for _, x := range d.Destinations(credential(inputs)) {
-		got = append(got, x.Place)
+		if x.Use != broker.Release {
+			got = append(got, x.Place)
+		}
 	}
 	slices.Sort(got)
 	want := []string{"https://place.example", "https://server.example:1", "https://x-s.example.com:8443", "https://{region: eu, us}.example.com:8443"}

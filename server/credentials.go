@@ -278,7 +278,7 @@ func (s *credentials) AcceptCredential(ctx context.Context, r *tokenbrokerv1.Acc
 		return nil, err
 	}
 	c, err := s.broker.AcceptCredential(ctx, callerOf(ctx), engine.Acceptance{
-		Name: broker.CredentialName(r.GetName()), Destinations: destinationsOf(r.GetDestinations()), Etag: etag,
+		Name: broker.CredentialName(r.GetName()), Destinations: destinationsOf(r.GetDestinations()), Etag: etag, ForgetFormer: r.GetForgetFormer(),
 	})
 	if err != nil {
 		return nil, err

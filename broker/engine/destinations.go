@@ -11,7 +11,8 @@ import (
 
 // A credential goes where its record says, and nowhere else. The record is written when its secrets are given, by the definition as it is then.
 // A definition of a file that leads elsewhere later holds the credential, with all that it has: whoever may write such a file is not
-// whoever may read secrets. A built-in definition moves with the release, and is followed.
+// whoever may read secrets. A built-in definition moves with the release, and is followed by those that were given for it: where a file of its
+// name was, and is gone, they were given for the file.
 
 // Destinations are where a credential's secrets and tokens go by the definition as it is now; nil: there is none that loads.
 func (b *Broker) Destinations(c broker.Credential) []broker.Destination {
@@ -29,7 +30,8 @@ func astray(def broker.Definition, c broker.Credential) (astray, held bool) {
 		return true, false
 	}
 	astray = len(c.Unaccepted(def.Destinations(c))) > 0
-	return astray, astray && !def.Facts().Builtin
+	released := slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
+	return astray, astray && !(def.Facts().Builtin && released)
 }
 
 // follow writes down where a credential goes that is not held. errAgain: it is written.
@@ -52,8 +54,8 @@ func (b *Broker) follow(ctx context.Context, t target) error {
 	return errAgain
 }
 
-// accepting returns the credential with these places among those that it may go to. Those of before stay: brokers that have not read the new
-// definition yet go there.
+// accepting returns the credential with these places among those that it may go to. Those of before stay, unless somebody says otherwise:
+// brokers that have not read the new definition yet go there.
 func accepting(c broker.Credential, to []broker.Destination) broker.Credential {
 	c = c.Clone()
 	c.Destinations = broker.SortDestinations(append(slices.Clone(c.Destinations), to...))
@@ -71,6 +73,8 @@ type Acceptance struct {
 	Destinations []broker.Destination
 	// Etag must match what is there; zero: whatever is there.
 	Etag broker.ID
+	// ForgetFormer: where it went before, and goes no more, it may go no more.
+	ForgetFormer bool
 }
 
 // AcceptCredential releases a credential that is held: CredentialHeld. Its secrets and refresh tokens are kept. Where nothing is to be
@@ -86,8 +90,11 @@ func (b *Broker) AcceptCredential(ctx context.Context, caller broker.Caller, a A
 			switch {
 			case !slices.Equal(to, broker.SortDestinations(slices.Clone(a.Destinations))):
 				return c, nil, &broker.Failure{Kind: broker.EtagMismatch, Credential: a.Name, Detail: "its definition sends it to other places than those that were accepted"}
-			case len(to) == 0 && there.Destinations != nil:
+			case len(to) == 0 && there.Destinations != nil && !a.ForgetFormer:
 				return there, nil, nil
+			case a.ForgetFormer:
+				there = there.Clone()
+				there.Destinations, to = nil, def.Destinations(there)
 			}
 			c = accepting(there, to)
 			c.UpdateTime = now

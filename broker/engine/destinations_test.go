@@ -62,7 +62,10 @@ func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		place := "https://here"
 		var log bytes.Buffer
-		w := newWorld(t, leading(&place, broker.Facts{Obtains: true, Builtin: true}), func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		up := leading(&place, broker.Facts{Obtains: true, Builtin: true})
+		release := broker.Destination{Use: broker.Release, Place: "built in"}
+		up.destinations = func(broker.Credential) []broker.Destination { return broker.SortDestinations(append(to(place), release)) }
+		w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 		w.create("main", nil)
 		w.mustGet("main")
 		place = "https://there"
@@ -71,7 +74,7 @@ func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
 		sleep(2 * time.Minute)
 		w.mustGet("main")
 		c, err := w.store.Credential(t.Context(), "main")
-		if err != nil || !slices.Equal(c.Destinations, to("https://here", "https://there")) {
+		if err != nil || !slices.Equal(c.Destinations, broker.SortDestinations(append(to("https://here", "https://there"), release))) {
 			t.Errorf("got %v, %v", c.Destinations, err)
 		}
 		if !strings.Contains(log.String(), "goes to another place") || !strings.Contains(log.String(), "https://there") {

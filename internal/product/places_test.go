@@ -106,6 +106,10 @@ func (p *places) upstream(host string) http.HandlerFunc {
 		p.mu.Unlock()
 		n := p.issued.Add(1)
 		w.Header().Set("Content-Type", "application/json")
+		if host == hereHost && strings.HasPrefix(r.URL.Path, "/evil/") {
+			_, _ = fmt.Fprintf(w, `{"issuer": "https://%s/evil", "token_endpoint": "https://%s/token"}`, host, thereHost)
+			return
+		}
 		issued := []string{}
 		for _, kind := range []string{"access", "refresh", "held"} {
 			issued = append(issued, fmt.Sprintf("%s-%s-%d", kind, host, n))

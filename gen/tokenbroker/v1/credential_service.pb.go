@@ -104,8 +104,10 @@ const (
 	Destination_USE_REQUESTS Destination_Use = 1
 	// Tokens, by those who get them: the origin of base_url.
 	Destination_USE_API Destination_Use = 2
-	// The secret input itself, to callers: the definition shows it to the API (handed_out).
+	// To callers: a secret input itself, which the definition shows to the API (handed_out), or a value of an answer beside the token.
 	Destination_USE_CALLERS Destination_Use = 3
+	// Nothing by itself: the definition is the one that is built in, and moves with the release.
+	Destination_USE_RELEASE Destination_Use = 4
 )
 
 // Enum value maps for Destination_Use.
@@ -115,12 +117,14 @@ var (
 		1: "USE_REQUESTS",
 		2: "USE_API",
 		3: "USE_CALLERS",
+		4: "USE_RELEASE",
 	}
 	Destination_Use_value = map[string]int32{
 		"USE_UNSPECIFIED": 0,
 		"USE_REQUESTS":    1,
 		"USE_API":         2,
 		"USE_CALLERS":     3,
+		"USE_RELEASE":     4,
 	}
 )
 
@@ -324,8 +328,8 @@ func (x *Credential) GetDestinations() []*Destination {
 type Destination struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Use   Destination_Use        `protobuf:"varint,1,opt,name=use,proto3,enum=tokenbroker.v1.Destination_Use" json:"use,omitempty"`
-	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS the name of a
-	// secret input.
+	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS the name of the
+	// input or the value.
 	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
 	// Its definition leads there as it is now. Otherwise it did, and brokers that have not read the new one still go there.
 	Current bool `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
@@ -1256,7 +1260,9 @@ type AcceptCredentialRequest struct {
 	// Of each, use and place.
 	Destinations []*Destination `protobuf:"bytes,2,rep,name=destinations,proto3" json:"destinations,omitempty"`
 	// Must match; empty: whatever is there.
-	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Where it went before, and its definition leads no more, it may go no more. Brokers that have not read the new definition hold it then.
+	ForgetFormer  bool `protobuf:"varint,4,opt,name=forget_former,json=forgetFormer,proto3" json:"forget_former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1310,6 +1316,13 @@ func (x *AcceptCredentialRequest) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *AcceptCredentialRequest) GetForgetFormer() bool {
+	if x != nil {
+		return x.ForgetFormer
+	}
+	return false
 }
 
 // The credential as stored.
@@ -2013,17 +2026,18 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x01\n" +
 	"\vDestination\x121\n" +
 	"\x03use\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.Destination.UseR\x03use\x12\x1e\n" +
 	"\x05place\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\x05place\x12\x18\n" +
 	"\acurrent\x18\x03 \x01(\bR\acurrent\x12\x1a\n" +
-	"\baccepted\x18\x04 \x01(\bR\baccepted\"J\n" +
+	"\baccepted\x18\x04 \x01(\bR\baccepted\"[\n" +
 	"\x03Use\x12\x13\n" +
 	"\x0fUSE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fUSE_REQUESTS\x10\x01\x12\v\n" +
 	"\aUSE_API\x10\x02\x12\x0f\n" +
-	"\vUSE_CALLERS\x10\x03\"\xbf\x01\n" +
+	"\vUSE_CALLERS\x10\x03\x12\x0f\n" +
+	"\vUSE_RELEASE\x10\x04\"\xbf\x01\n" +
 	"\vSecretInput\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bset_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x12\x1f\n" +
@@ -2103,11 +2117,12 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x14RetireSecretResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +
-	"credential\"\xbc\x01\n" +
+	"credential\"\xe1\x01\n" +
 	"\x17AcceptCredentialRequest\x12A\n" +
 	"\x04name\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x04name\x12J\n" +
 	"\fdestinations\x18\x02 \x03(\v2\x1b.tokenbroker.v1.DestinationB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\fdestinations\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\tR\x04etag\"V\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\x12#\n" +
+	"\rforget_former\x18\x04 \x01(\bR\fforgetFormer\"V\n" +
 	"\x18AcceptCredentialResponse\x12:\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\x1a.tokenbroker.v1.CredentialR\n" +

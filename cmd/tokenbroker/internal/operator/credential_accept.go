@@ -17,6 +17,8 @@ type credentialAcceptCommand struct {
 	Name     string `arg:"" optional:"" help:"The credential; or --provider."`
 	Provider string `help:"All credentials of this provider."`
 	Yes      bool   `help:"Do not ask."`
+
+	ForgetFormer bool `name:"forget-former" help:"Where they went before, and go no more, they may go no more: once all brokers have the new definition."`
 }
 
 // Run shows where the credentials went and would go, asks, and accepts what it has shown.
@@ -29,7 +31,7 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 		if err != nil {
 			return err
 		}
-		held := slices.DeleteFunc(all, func(x *tokenbrokerv1.Credential) bool { return len(unaccepted(x)) == 0 })
+		held := slices.DeleteFunc(all, func(x *tokenbrokerv1.Credential) bool { return len(unaccepted(x)) == 0 && !(c.ForgetFormer && len(former(x)) > 0) })
 		if len(held) == 0 {
 			console.Println(p.Stderr, "nothing to accept: they go where they were given for")
 			if c.Output == "json" {
@@ -60,7 +62,7 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 		}
 		done := &tokenbrokerv1.ListCredentialsResponse{}
 		for _, x := range held {
-			res, err := cl.credentials.AcceptCredential(ctx, &tokenbrokerv1.AcceptCredentialRequest{Name: x.GetName(), Destinations: unaccepted(x), Etag: x.GetEtag()})
+			res, err := cl.credentials.AcceptCredential(ctx, &tokenbrokerv1.AcceptCredentialRequest{Name: x.GetName(), Destinations: unaccepted(x), Etag: x.GetEtag(), ForgetFormer: c.ForgetFormer})
 			if err != nil {
 				return err
 			}
@@ -95,6 +97,11 @@ func unaccepted(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
 	return out
 }
 
+// former are the places where a credential may go, and its definition leads no more.
+func former(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
+	return slices.DeleteFunc(slices.Clone(c.GetDestinations()), (*tokenbrokerv1.Destination).GetCurrent)
+}
+
 // destinationWord says what goes to a destination.
 func destinationWord(d *tokenbrokerv1.Destination) string {
 	switch d.GetUse() {
@@ -103,7 +110,9 @@ func destinationWord(d *tokenbrokerv1.Destination) string {
 	case tokenbrokerv1.Destination_USE_API:
 		return "tokens are for"
 	case tokenbrokerv1.Destination_USE_CALLERS:
-		return "callers get the secret"
+		return "callers get"
+	case tokenbrokerv1.Destination_USE_RELEASE:
+		return "its definition is"
 	default:
 		return "it goes to"
 	}

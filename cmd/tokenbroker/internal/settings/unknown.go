@@ -13,8 +13,8 @@ import (
 // prefix is what the environment variables begin with that are settings.
 const prefix = "TOKENBROKER_"
 
-// ofOthers are prefixes of variables that Kubernetes sets for a Service that is called tokenbroker.
-var ofOthers = []string{prefix + "SERVICE_", prefix + "PORT"}
+// ofOthers are prefixes of variables that Kubernetes sets for a Service that is called tokenbroker, and of those that are for tests.
+var ofOthers = []string{prefix + "SERVICE_", prefix + "PORT", prefix + "TEST_"}
 
 // Unknown are sentences about the variables of an environment that look like settings, and that no flag of the model reads.
 func Unknown(model *kong.Application, environment []string) []string {

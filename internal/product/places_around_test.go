@@ -1,0 +1,176 @@
+package product
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+// giveOne stores a credential for here, and has a token of it.
+func (p *places) giveOne(provider string, inputs map[string]string) {
+	p.t.Helper()
+	_, err := p.CreateCredential(p.t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+		*d = engine.Draft{Provider: provider, Inputs: inputs, Secrets: secretsFor("c", "given-first-")}
+		return nil
+	}})
+	p.secret("given-first-c")
+	if err == nil {
+		err = p.ask("c")
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.given = true
+}
+
+// wantNothingThere uses the credential, which fails with this kind, and looks for what has arrived there.
+func (p *places) wantNothingThere(want broker.Kind) {
+	p.t.Helper()
+	if err := p.use("c"); broker.KindOf(err) != want {
+		p.t.Errorf("got %v, want %s", err, want.Name())
+	}
+	if found := p.astray(); len(found) > 0 {
+		p.t.Error(strings.Join(found, "\n"))
+	}
+}
+
+const regional = `
+name: regional
+inputs: {client_id: {}, zone: {default: here.example.com}, client_secret: {secret: true}}
+parameters: {region: {one_of: [here.example.com, us.example.com], default: here.example.com}}
+obtain: {oauth2: "https://{{region}}/token", params: {zone: "{{zone}}"}}
+`
+
+// TestADefaultIsOneOfTheChoices: the default of a parameter that makes a host may be made of an input, and leads nowhere else for that.
+func TestADefaultIsOneOfTheChoices(t *testing.T) {
+	byInput := strings.Replace(regional, "default: here.example.com}}\nobtain", "default: \"{{zone}}\"}}\nobtain", 1)
+	t.Run("the file is edited", func(t *testing.T) {
+		p := newPlaces(t)
+		p.redefine("regional", regional)
+		p.giveOne("regional", map[string]string{"client_id": "id"})
+		p.redefine("regional", strings.Replace(byInput, "zone: {default: here.example.com}", "zone: {default: there.example.com}", 1))
+		p.wantNothingThere(broker.RequestInvalid)
+	})
+	t.Run("the input is edited", func(t *testing.T) {
+		p := newPlaces(t)
+		p.redefine("regional", byInput)
+		p.giveOne("regional", map[string]string{"client_id": "id"})
+		_, err := p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+			d.Inputs["zone"] = thereHost
+			return nil
+		}})
+		if broker.KindOf(err) != broker.SecretsRequired {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestWhatLeadsElsewhereByAnotherWord: ways around what is looked at first.
+func TestWhatLeadsElsewhereByAnotherWord(t *testing.T) {
+	const plain = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\"}\nrefresh: {oauth2: \"https://here.example.com/token\"}\n"
+	const shown = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}, api_key: {secret: true, optional: true, handed_out: true}}
+obtain: {oauth2: "https://here.example.com/token"}
+present: {headers: {Authorization: "Bearer {{token}}", X-Key: "{{api_key}}"}}
+`
+	for name, c := range map[string]struct {
+		before string
+		edits  []string
+	}{
+		"a secret's former name": {shown, []string{
+			"client_secret: {secret: true}, api_key: {secret: true, optional: true, handed_out: true}", "api_key: {secret: true, handed_out: true, was: client_secret}",
+			`obtain: {oauth2: "https://here.example.com/token"}`, `obtain: {oauth2: "https://here.example.com/token", auth: {client_secret_post: {id: "{{client_id}}", secret: "{{api_key}}"}}}`,
+		}},
+		"an issuer's other document": {plain, []string{
+			"refresh: {oauth2: \"https://here.example.com/token\"}", "refresh: {oauth2: {issuer: \"https://here.example.com/evil\"}}",
+		}},
+		"another issuer": {strings.ReplaceAll(plain, `"https://here.example.com/token"`, `{issuer: "https://here.example.com"}`), []string{
+			"obtain: {oauth2: {issuer: \"https://here.example.com\"", "obtain: {oauth2: {issuer: \"https://here.example.com/evil\"",
+			"refresh: {oauth2: {issuer: \"https://here.example.com\"", "refresh: {oauth2: {issuer: \"https://here.example.com/evil\"",
+		}},
+		"a value of the answer for callers": {plain, []string{
+			"obtain: {oauth2: \"https://here.example.com/token\"}", "obtain: {oauth2: \"https://here.example.com/token\", take: {kept: held}}",
+			"refresh: {oauth2: \"https://here.example.com/token\"}", "refresh: {oauth2: \"https://here.example.com/token\", take: {kept: held}}\nattributes: [kept]",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine("x", c.before)
+			p.giveOne("x", map[string]string{"client_id": "id"})
+			after := c.before
+			for i := 0; i < len(c.edits); i += 2 {
+				if !strings.Contains(after, c.edits[i]) {
+					t.Fatalf("%q is not in the definition", c.edits[i])
+				}
+				after = strings.Replace(after, c.edits[i], c.edits[i+1], 1)
+			}
+			p.redefine("x", after)
+			p.wantNothingThere(broker.CredentialHeld)
+		})
+	}
+}
+
+// TestAnOverrideThatIsGoneHandsNothingToTheBuiltIn: what was given for a file of a built-in's name was not given for the built-in.
+func TestAnOverrideThatIsGoneHandsNothingToTheBuiltIn(t *testing.T) {
+	const override = "name: " + standard + "\noverride: true\ninputs: {token_url: {format: url}, client_id: {}, client_secret: {secret: true}}\nscopes: {}\n" +
+		"obtain: {oauth2: \"https://here.example.com/token\", query: {u: \"{{token_url}}\"}}\n"
+	for name, lose := range map[string]func(*places, string){
+		"removed": func(p *places, file string) {
+			if err := os.Remove(file); err != nil {
+				p.t.Fatal(err)
+			}
+			if err := p.catalog.Reload(); err != nil {
+				p.t.Fatal(err)
+			}
+		},
+		"wrong at the start": func(p *places, file string) {
+			if err := os.WriteFile(file, []byte(override+"oops"), 0o600); err != nil {
+				p.t.Fatal(err)
+			}
+			if err := p.Close(p.t.Context()); err != nil {
+				p.t.Fatal(err)
+			}
+			p.start()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine(standard, override)
+			p.giveOne(standard, map[string]string{"token_url": toThere, "client_id": "id"})
+			lose(p, filepath.Join(p.dir, "providers", standard+".yaml"))
+			p.wantNothingThere(broker.CredentialHeld)
+		})
+	}
+}
+
+// TestAFormerPlaceCanBeForgotten: accepting adds, so that brokers that have the former file go on; until somebody says that it is over.
+func TestAFormerPlaceCanBeForgotten(t *testing.T) {
+	const def = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\"}\n"
+	p := newPlaces(t)
+	p.redefine("x", strings.Replace(def, hereHost, thereHost, 1))
+	_, err := p.CreateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+		*d = engine.Draft{Provider: "x", Inputs: map[string]string{"client_id": "id"}, Secrets: secretsFor("c", "of-there-")}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.redefine("x", def)
+	p.accept("c")
+	if _, err := p.AcceptCredential(t.Context(), here, engine.Acceptance{Name: "c", ForgetFormer: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.RotateSecret(t.Context(), here, engine.Rotation{Name: "c", Secrets: secretsFor("c", "given-first-")}); err != nil {
+		t.Fatal(err)
+	}
+	p.secret("given-first-c")
+	p.redefine("x", strings.Replace(def, hereHost, thereHost, 1))
+	p.wantNothingThere(broker.CredentialHeld)
+}
