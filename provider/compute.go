@@ -38,11 +38,6 @@ type compute struct {
 	name   string
 }
 
-var computeWords = []string{
-	"base64", "base64url", "hex", "from_base64", "from_base64url", "from_hex", "lower", "upper", "sha1", "sha256", "sha512",
-	"uuid", "random", "first", "now", "split", "field", "from_percent", "query", "quote",
-}
-
 func (r *reader) compute(n *yaml.Node, what string) *compute {
 	c := &compute{at: at(n)}
 	if n.Kind != yaml.MappingNode {
@@ -50,12 +45,12 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 		c.text = &t
 		return c
 	}
-	words := r.Words(n, what, computeWords...)
+	words := r.words(n, what, &computeWords)
 	if len(words) != 1 {
 		if len(n.Content) <= 2 && len(r.Problems) > 0 {
 			return c // the unknown word has been said
 		}
-		r.Wrong(at(n), "%s: exactly one of %s", what, strings.Join(computeWords, ", "))
+		r.Wrong(at(n), "%s: exactly one of %s", what, strings.Join(computeWords.names(), ", "))
 		return c
 	}
 	for op, it := range words {
@@ -79,7 +74,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				c.any = append(c.any, r.compute(e, what))
 			}
 		case "now":
-			w := r.Words(it.Value, what, "add", "layout")
+			w := r.words(it.Value, what, &nowWords)
 			if a, ok := w["add"]; ok {
 				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
@@ -94,7 +89,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				c.layout = r.layout(l.Value, what+".layout")
 			}
 		case "split":
-			w := r.Words(it.Value, what, "of", "by", "at")
+			w := r.words(it.Value, what, &splitWords)
 			c.of = r.part(w, "of", it, what)
 			if by, ok := w["by"]; ok && by.Value.Value != "" {
 				c.by = by.Value.Value
@@ -110,7 +105,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				r.Wrong(it.At, "%s: at is missing", what)
 			}
 		case "field":
-			w := r.Words(it.Value, what, "of", "path")
+			w := r.words(it.Value, what, &fieldWords)
 			c.of = r.part(w, "of", it, what)
 			if p, ok := w["path"]; ok {
 				c.path = r.path(p.Value, what+".path")
@@ -118,7 +113,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				r.Wrong(it.At, "%s: path is missing", what)
 			}
 		case "query":
-			w := r.Words(it.Value, what, "of", "name")
+			w := r.words(it.Value, what, &queryWords)
 			c.of = r.part(w, "of", it, what)
 			if n, ok := w["name"]; ok {
 				c.name, _ = r.Text(n.Value, what+".name")

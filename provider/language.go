@@ -295,9 +295,3 @@ type present struct {
 	headers, query    []field
 	cookies           cookies
 }
-
-// names in every namespace that the language itself gives.
-var builtinNames = map[string]bool{
-	"scope": true, "audience": true, "resources": true, "refresh_token": true, "token": true, "token_type": true,
-	"expires_in": true, "expires_at": true,
-}

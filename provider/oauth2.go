@@ -15,7 +15,7 @@ import (
 func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *definition, place broker.Run, nulled map[string]bool) {
 	q.oauth2, q.method = true, http.MethodPost
 	if it.Value.Kind == yaml.MappingNode {
-		in := r.Words(it.Value, what+".oauth2", "issuer")
+		in := r.words(it.Value, what+".oauth2", &issuerWords)
 		if i, ok := in["issuer"]; ok {
 			t := r.url(i.Value, what+".oauth2.issuer")
 			q.issuer = &t
@@ -30,7 +30,7 @@ func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *
 	}
 	send := "form"
 	if s, ok := w["send"]; ok {
-		send = r.oneOf(s.Value, what+".send", "form", "json", "query")
+		send = r.oneOf(s, what, &requestWords)
 	}
 	params := r.params(w, what)
 	add := func(name string, t text) {

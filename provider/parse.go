@@ -16,12 +16,6 @@ import (
 
 var definitionName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-var definitionWords = []string{
-	"language", "name", "override", "title", "docs", "inputs", "parameters", "scopes", "audience", "resources", "let", "headers", "error",
-	"obtain", "token", "refresh", "refresh_token_reuse", "refresh_token_lifetime", "lifetime", "margin", "rate", "when_store_is_away",
-	"present", "attributes", "base_url",
-}
-
 // parse reads and checks one definition. It returns everything that is wrong, and warnings besides.
 func parse(file string, data []byte) (*definition, []Problem) {
 	r := newReader(file)
@@ -71,8 +65,9 @@ func deeper(n *yaml.Node, levels int) *yaml.Node {
 
 // looksLike reports whether a document has a word of a definition.
 func looksLike(root *yaml.Node) bool {
+	words := definitionWords.names()
 	for i := 0; root.Kind == yaml.MappingNode && i < len(root.Content); i += 2 {
-		if slices.Contains(definitionWords, root.Content[i].Value) {
+		if slices.Contains(words, root.Content[i].Value) {
 			return true
 		}
 	}
@@ -80,7 +75,7 @@ func looksLike(root *yaml.Node) bool {
 }
 
 func (r *reader) definition(root *yaml.Node) *definition {
-	w := r.Words(root, "definition", definitionWords...)
+	w := r.words(root, "definition", &definitionWords)
 	for _, p := range r.Problems {
 		switch p.Suggestion {
 		case "inputs", "parameters", "scopes", "audience", "resources", "let", "obtain", "refresh":
@@ -140,7 +135,7 @@ func (r *reader) definition(root *yaml.Node) *definition {
 		d.errors = r.errorRules(w["error"].Value, "error")
 	}
 	if has("when_store_is_away") {
-		d.whenAway = r.oneOf(w["when_store_is_away"].Value, "when_store_is_away", "obtain", "fail")
+		d.whenAway = r.choice(w["when_store_is_away"].Value, "when_store_is_away", definitionWords.values("when_store_is_away"))
 	}
 	r.runs(d, w, root)
 	r.times(d, w)
@@ -253,7 +248,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 		r.needsRefresh(d, x)
 	}
 	if x, ok := w["refresh_token_lifetime"]; ok {
-		in := r.Words(x.Value, "refresh_token_lifetime", "idle", "absolute")
+		in := r.words(x.Value, "refresh_token_lifetime", &lifetimeWords)
 		if i, ok := in["idle"]; ok {
 			d.idle = r.positive(i.Value, "refresh_token_lifetime.idle")
 		}
@@ -275,9 +270,9 @@ func (r *reader) shown(d *definition, w map[string]item) {
 	if p, ok := w["present"]; ok {
 		d.present.declared = true
 		if p.Value.Kind == yaml.ScalarNode {
-			d.present.nothing = r.oneOf(p.Value, "present", "nothing") == "nothing"
+			d.present.nothing = r.choice(p.Value, "present", definitionWords.values("present")) == "nothing"
 		} else {
-			in := r.Words(p.Value, "present", "headers", "query", "cookies")
+			in := r.words(p.Value, "present", &presentWords)
 			if h, ok := in["headers"]; ok {
 				d.present.headers = r.fields(h.Value, "present.headers")
 			}
@@ -317,8 +312,6 @@ func (r *reader) nameOK(it item, what string) {
 // hostPathFormat is of an input that is a host with a path, or without: what people copy of an address, without its scheme.
 const hostPathFormat = "host_path"
 
-var inputFormats = []string{"host", hostPathFormat, "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}
-
 func (r *reader) inputs(n *yaml.Node, what string, stored bool) map[string]*input {
 	out := map[string]*input{}
 	for _, it := range r.Items(n, what) {
@@ -330,11 +323,11 @@ func (r *reader) inputs(n *yaml.Node, what string, stored bool) map[string]*inpu
 
 func (r *reader) input(it item, what string, stored bool) *input {
 	in := &input{at: it.At}
-	words := []string{"title", "hint", "secret", "optional", "default", "one_of", "pattern", "prefix", "suffix", "format"}
+	vocabulary := &parameterWords
 	if stored {
-		words = append(words, "was", "handed_out", "seed")
+		vocabulary = &inputWords
 	}
-	w := r.Words(it.Value, what, words...)
+	w := r.words(it.Value, what, vocabulary)
 	in.secret = r.yes(w["secret"], what)
 	in.optional = r.yes(w["optional"], what)
 	in.handedOut = r.yes(w["handed_out"], what)
@@ -363,7 +356,7 @@ func (r *reader) input(it item, what string, stored bool) *input {
 		}
 	}
 	if f, ok := w["format"]; ok {
-		in.format = r.oneOf(f.Value, what+".format", inputFormats...)
+		in.format = r.oneOf(f, what, &inputWords)
 	}
 	if x, ok := w["was"]; ok {
 		in.was, _ = r.Text(x.Value, what+".was")
@@ -374,11 +367,9 @@ func (r *reader) input(it item, what string, stored bool) *input {
 	return in
 }
 
-var setWords = []string{"join", "default", "one_of", "required", "known"}
-
 func (r *reader) set(n *yaml.Node, what, join string) *set {
 	s := &set{join: join, at: at(n)}
-	w := r.Words(n, what, setWords...)
+	w := r.words(n, what, &setWords)
 	if j, ok := w["join"]; ok {
 		s.join, _ = r.Text(j.Value, what+".join")
 	}

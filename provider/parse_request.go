@@ -15,14 +15,9 @@ import (
 
 var methods = map[string]string{"get": http.MethodGet, "post": http.MethodPost, "put": http.MethodPut, "delete": http.MethodDelete}
 
-var requestWords = []string{
-	"oauth2", "grant", "send", "params", "get", "post", "put", "delete", "query", "headers", "cookies", "form", "json", "text", "multipart",
-	"auth", "with_token", "answer", "ok", "error", "expect", "take",
-}
-
 func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.Run) *request {
 	q := &request{at: at(n)}
-	w := r.Words(n, what, requestWords...)
+	w := r.words(n, what, &requestWords)
 	var chosen []string
 	for _, word := range []string{"oauth2", "get", "post", "put", "delete"} {
 		if it, ok := w[word]; ok {
@@ -48,7 +43,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 	}
 	q.withToken = r.yes(w["with_token"], what)
 	if it, ok := w["answer"]; ok {
-		q.answer = r.oneOf(it.Value, what+".answer", "json", "form", "text")
+		q.answer = r.oneOf(it, what, &requestWords)
 	}
 	if it, ok := w["ok"]; ok {
 		codes := []string{it.Value.Value}
@@ -134,7 +129,7 @@ func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 			r.Wrong(at(n), "%s: basic of what? write {basic: [\"{{username}}\", \"{{password}}\"]}, or client_secret_basic for the client's id and secret", what)
 			return auth{}
 		}
-		switch r.oneOf(n, what, "client_secret_basic", "client_secret_post", "none") {
+		switch r.choice(n, what, requestWords.values("auth")) {
 		case "client_secret_basic":
 			return secretAuth(secretBasic, d)
 		case "client_secret_post":
@@ -142,7 +137,7 @@ func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 		}
 		return auth{}
 	}
-	w := r.Words(n, what, "basic", "client_secret_basic", "client_secret_post")
+	w := r.words(n, what, &authWords)
 	if len(w) != 1 {
 		r.Wrong(at(n), "%s: exactly one of basic, client_secret_basic, client_secret_post", what)
 	}
@@ -156,7 +151,7 @@ func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 			return auth{kind: rawBasic, id: r.text(it.Value.Content[0], what), secret: r.text(it.Value.Content[1], what)}
 		}
 		a := secretAuth(map[string]authKind{"client_secret_basic": secretBasic, "client_secret_post": secretPost}[word], d)
-		in := r.Words(it.Value, what, "id", "secret")
+		in := r.words(it.Value, what, &pairWords)
 		if x, ok := in["id"]; ok {
 			a.id = r.text(x.Value, what+".id")
 		}
@@ -231,8 +226,6 @@ func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[s
 	return nulled
 }
 
-var whereWords = []string{"path", "each", "where", "header", "cookie", "cookies", "text", "claim", "of", "unit", "layout", "pattern", "optional"}
-
 func (r *reader) where(n *yaml.Node, what string) *where {
 	w := &where{}
 	switch n.Kind {
@@ -254,7 +247,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		w.written = n.Value
 		return w
 	}
-	in := r.Words(n, what, whereWords...)
+	in := r.words(n, what, &whereWords)
 	var chosen []string
 	for _, word := range []string{"path", "header", "cookie", "cookies", "text", "claim"} {
 		if it, ok := in[word]; ok {
@@ -275,7 +268,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		w.cookie, _ = r.Text(it.Value, what+".cookie")
 	}
 	if it, ok := in["cookies"]; ok {
-		w.cookies = r.oneOf(it.Value, what+".cookies", "all") == "all"
+		w.cookies = r.oneOf(it, what, &whereWords) == "all"
 	}
 	w.text = r.yes(in["text"], what)
 	if it, ok := in["claim"]; ok {
@@ -292,7 +285,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	}
 	r.eachWhere(w, in, what)
 	if it, ok := in["unit"]; ok {
-		w.unit = r.oneOf(it.Value, what+".unit", "s", "ms", "m", "d:hh:mm")
+		w.unit = r.oneOf(it, what, &whereWords)
 	}
 	if it, ok := in["layout"]; ok {
 		w.layout = r.layout(it.Value, what+".layout")
@@ -314,7 +307,7 @@ func (r *reader) pathOrList(w *where, n *yaml.Node, what string) {
 		return
 	}
 	w.within = &where{}
-	in := r.Words(n, what, "path", "each", "where")
+	in := r.words(n, what, &withinWords)
 	if it, ok := in["path"]; ok {
 		r.pathOrList(w.within, it.Value, what+".path")
 	}
@@ -353,7 +346,7 @@ func (r *reader) test(n *yaml.Node, what string) test {
 	case yaml.SequenceNode:
 		t.is = r.scalars(n, what)
 	case yaml.MappingNode:
-		w := r.Words(n, what, "present", "not")
+		w := r.words(n, what, &testWords)
 		if it, ok := w["present"]; ok {
 			yes := it.Value.Value == "true"
 			if !yes && it.Value.Value != "false" {
@@ -394,7 +387,7 @@ func (r *reader) scalars(n *yaml.Node, what string) []any {
 
 func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 	e := &errorRules{}
-	w := r.Words(n, what, "code", "message", "retry_after", "rules")
+	w := r.words(n, what, &errorWords)
 	for word, to := range map[string]**where{"code": &e.code, "message": &e.message, "retry_after": &e.retryAfter} {
 		if it, ok := w[word]; ok {
 			*to = r.where(it.Value, what+"."+word)
@@ -410,7 +403,7 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 	}
 	for i, c := range rules.Value.Content {
 		where := fmt.Sprintf("%s.rules[%d]", what, i)
-		in := r.Words(c, where, "status", "code", "wait", "means")
+		in := r.words(c, where, &ruleWords)
 		var x rule
 		if it, ok := in["status"]; ok {
 			t := r.test(it.Value, where+".status")
@@ -427,7 +420,7 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 			x.wait = r.duration(it.Value, where+".wait")
 		}
 		if it, ok := in["means"]; ok {
-			x.means = r.oneOf(it.Value, where+".means", "upstream", "rate_limited", "request", "credential", "grant")
+			x.means = r.oneOf(it, where, &ruleWords)
 		} else {
 			r.Wrong(at(c), "%s: means is missing", where)
 		}

@@ -114,7 +114,8 @@ func (r *reader) positive(n *yaml.Node, what string) time.Duration {
 	return d
 }
 
-func (r *reader) oneOf(n *yaml.Node, what string, known ...string) string {
+// choice reads one of the values that are known.
+func (r *reader) choice(n *yaml.Node, what string, known []string) string {
 	s, ok := r.Text(n, what)
 	if !ok {
 		return ""
