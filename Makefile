@@ -59,9 +59,10 @@ $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION):
 	scripts/npm-install internal/product/testdata/oidc-provider $(BIN)/oidc-provider $(NODE_VERSION)
 	ln -sf oidc-provider $@
 
-generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) ## write gen/ from proto/
+generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) ## write gen/ from proto/, and the tables of docs/definitions/reference.md
 	rm -rf gen
 	PATH="$(BIN):$$PATH" $(BIN)/buf generate proto
+	go test ./provider -count 1 -run '^TestTheReferenceIsWhatTheTablesGive$$' -update
 
 breaking: $(BIN)/buf-$(BUF_VERSION) ## hold proto/ against the released contract, proto/contract.binpb
 	$(BIN)/buf breaking proto --against proto/contract.binpb

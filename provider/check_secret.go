@@ -39,6 +39,9 @@ func (c *checker) presents() {
 		known = c.known(c.d.refresh)
 	}
 	known["token"] = true
+	for _, n := range []string{"expires_in", "expires_at", "refresh_token"} { // of an answer, and not kept beside the token
+		delete(known, n)
+	}
 	here := placeOf(known)
 	p := c.d.present
 	uses := false
