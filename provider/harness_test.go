@@ -35,8 +35,8 @@ type vendor struct {
 }
 
 type asked struct {
-	method, uri, body string
-	header            http.Header
+	method, host, uri, body string
+	header                  http.Header
 }
 
 // newVendor starts one; change lets a test change the transport's settings.
@@ -46,7 +46,7 @@ func newVendor(t *testing.T, answer http.HandlerFunc, change ...func(*transport.
 	v.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		v.mu.Lock()
-		v.asked = append(v.asked, asked{r.Method, r.URL.RequestURI(), string(b), r.Header.Clone()})
+		v.asked = append(v.asked, asked{r.Method, r.Host, r.URL.RequestURI(), string(b), r.Header.Clone()})
 		v.mu.Unlock()
 		v.answer(w, r)
 	}))
