@@ -147,11 +147,15 @@ func TestTheNamesOfTheLanguageHoldWhereTheReferenceSaysSo(t *testing.T) {
 		"behind": func(n string) string {
 			return "obtain: [{" + oauth2 + `}}, {get: "https://example.com/b", headers: {X: "{{` + n + `}}"}}]`
 		},
-		"refresh": func(n string) string { return "obtain: {" + oauth2 + "}}\nrefresh: {" + oauth2 + `X: "{{` + n + `}}"}}` },
+		"refresh": func(n string) string {
+			return "obtain: {" + oauth2 + "}}\nrefresh: {" + oauth2 + `X: "{{` + n + `}}"}}`
+		},
 		"present": func(n string) string {
 			return "obtain: {" + oauth2 + "}}\npresent: {headers: {X: \"{{token}}\", Y: \"{{" + n + "}}\"}}"
 		},
-		"base_url": func(n string) string { return "obtain: {" + oauth2 + "}}\nbase_url: \"https://{{" + n + "}}.example.com\"" },
+		"base_url": func(n string) string {
+			return "obtain: {" + oauth2 + "}}\nbase_url: \"https://{{" + n + "}}.example.com\""
+		},
 	}
 	holds := map[string][]string{
 		"scope": {"obtain", "behind", "refresh", "present", "base_url"}, "audience": {"obtain", "behind", "refresh", "present", "base_url"}, "resources": {"obtain", "behind", "refresh", "present", "base_url"},

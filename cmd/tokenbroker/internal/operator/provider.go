@@ -21,6 +21,7 @@ type ProviderCommands struct {
 	Check   providerCheckCommand   `cmd:"" help:"Say everything that is wrong with definition files. Needs no broker."`
 	Explain providerExplainCommand `cmd:"" help:"Print the requests that a definition sends, secrets masked. Nothing is sent."`
 	Try     providerTryCommand     `cmd:"" help:"Run a definition file for real and show what was taken from where. Needs no broker."`
+	New     providerNewCommand     `cmd:"" help:"Ask how an API gives its tokens, and write a definition of it. Needs no broker."`
 	Schema  providerSchemaCommand  `cmd:"" help:"Print the definition language as a JSON Schema, for editors."`
 	Import  providerImportCommands `cmd:"" help:"Convert another product's configuration into a definition."`
 }
