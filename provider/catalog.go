@@ -108,7 +108,7 @@ func (c *Catalog) Reload() error {
 		if s.user && there.Origin == Builtin {
 			problems = append(problems, clash(name, s, d, taken)...)
 		} else if taken {
-			problems = append(problems, Problem{File: s.file, Message: "the name " + name + " is another file's already"})
+			problems = append(problems, Problem{File: s.file, Message: "the name " + name + " is another file's already; choose another"})
 		}
 		if len(problems) == 0 {
 			d.transport, d.user, d.facts.Builtin = c.transport, s.user, !s.user
@@ -160,7 +160,7 @@ func clash(name string, s source, d *definition, builtin bool) []Problem {
 	case builtin && !d.override:
 		return []Problem{{File: s.file, Message: "the name " + name + " is a built-in definition's: say override: true if this one is to take its place"}}
 	case !builtin && d.override:
-		return []Problem{{File: s.file, Message: "override: true, and there is no built-in definition of the name " + name}}
+		return []Problem{{File: s.file, Message: "override: true, and there is no built-in definition of the name " + name + "; leave it out"}}
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (r *reader) check(d *definition) {
 	c.cycles()
 	for _, in := range d.inputs {
 		if in.was != "" && d.inputs[in.was] != nil {
-			c.Wrong(in.at, "inputs: was: %q is an input of its own", in.was)
+			c.Wrong(in.at, "inputs: was: %q is an input of its own; leave one of them out", in.was)
 		}
 		c.listed(in, "inputs")
 		c.defaulted(in, "inputs")
@@ -120,7 +120,7 @@ func (c *checker) chosen(t text, what string) {
 	c.text(t, what, c.given)
 	for _, n := range t.names() {
 		if c.meaning(n).secret {
-			c.Wrong(t.at, "%s: %q is a secret, and what was asked for is shown", what, n)
+			c.Wrong(t.at, "%s: %q is a secret, and what was asked for is shown; name an input that is none", what, n)
 		}
 	}
 }
@@ -132,7 +132,7 @@ func (c *checker) seeds() {
 		switch in := c.d.inputs[name]; {
 		case !in.seed:
 		case first != "":
-			c.Wrong(in.at, "inputs: %s and %s are both seeds; a credential has one refresh token", first, name)
+			c.Wrong(in.at, "inputs: %s and %s are both seeds; a credential has one refresh token; leave seed out of one", first, name)
 		default:
 			first = name
 		}
@@ -162,7 +162,7 @@ func (c *checker) namespace() {
 			return
 		}
 		if was, ok := seen[name]; ok && was != what {
-			c.Wrong(p, "%s: %q is among %s already", what, name, was)
+			c.Wrong(p, "%s: %q is among %s already; choose another name", what, name, was)
 		}
 		seen[name] = what
 	}
@@ -202,7 +202,7 @@ func (c *checker) cycles() {
 			return
 		}
 		if state[name] == busy {
-			c.Wrong(x.at, "let.%s: it is computed from itself", name)
+			c.Wrong(x.at, "let.%s: it is computed from itself; name something else in it", name)
 			return
 		}
 		state[name] = busy
@@ -268,7 +268,7 @@ func (c *checker) request(q *request, what string, here *place) {
 		}
 	}
 	if q.withToken && !here.names["token"] {
-		c.Wrong(q.at, "%s: with_token: no request before this one takes a token", what)
+		c.Wrong(q.at, "%s: with_token: no request before this one takes a token; write it on one behind that", what)
 	}
 	taken := placeOf(maps.Clone(here.names))
 	for _, t := range q.take {
@@ -324,7 +324,7 @@ func (c *checker) url(u urlTemplate, what string, here *place) {
 	c.text(u.written, what, here)
 	for _, n := range u.names() {
 		if c.meaning(n).secret {
-			c.Wrong(at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere", what, n)
+			c.Wrong(at, "%s: %q is a secret: in a URL it may stand under query only, for paths are logged everywhere; write query: {name: \"{{%s}}\"}", what, n, n)
 		}
 	}
 	c.fits(u, what)

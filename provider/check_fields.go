@@ -47,7 +47,7 @@ func (c *checker) cookies(cs cookies, what string, here *place) {
 func (c *checker) cookieFields(fs []field, what string) {
 	for _, f := range fs {
 		if !validHeaderName(f.name) { // both are tokens (RFC 6265 section 4.1.1, RFC 9110 section 5.6.2)
-			c.Wrong(f.at, "%s: %q is not a cookie's name: it has no blanks, line breaks, or any of ()<>@,;:\\\"/[]?={}", what, yamldoc.Clip(f.name))
+			c.Wrong(f.at, "%s: %q is not a cookie's name; write one without blanks, line breaks, or any of ()<>@,;:\\\"/[]?={}", what, yamldoc.Clip(f.name))
 		}
 		for _, t := range f.values {
 			c.sendable(t, what+"."+yamldoc.Clip(f.name), ";")
@@ -57,12 +57,12 @@ func (c *checker) cookieFields(fs []field, what string) {
 
 func (c *checker) headerName(f field, what string) {
 	if !validHeaderName(f.name) {
-		c.Wrong(f.at, "%s: %q is not a header name", what, yamldoc.Clip(f.name))
+		c.Wrong(f.at, "%s: %q is not a header name; write letters, digits and -, as X-Api-Key", what, yamldoc.Clip(f.name))
 		return
 	}
 	switch textproto.CanonicalMIMEHeaderKey(f.name) {
 	case "Content-Length", "Transfer-Encoding", "Connection", "Host", "Cookie", "Upgrade", "Te", "Trailer":
-		c.Wrong(f.at, "%s: %s is the transport's (use cookies for Cookie)", what, f.name)
+		c.Wrong(f.at, "%s: %s is the transport's; leave it out (for Cookie there is cookies)", what, f.name)
 	}
 }
 

@@ -23,7 +23,7 @@ func (c *checker) tooLarge() bool {
 	names := len(c.d.inputs) + len(c.d.parameters) + len(c.d.let)
 	for _, qs := range [][]*request{c.d.obtain, c.d.refresh} {
 		if len(qs) > mostRequests {
-			c.Wrong(qs[0].at, "definition: %d requests; a run has %d at most", len(qs), mostRequests)
+			c.Wrong(qs[0].at, "definition: %d requests; a run has %d at most, leave some out", len(qs), mostRequests)
 			return true
 		}
 		for _, q := range qs {
@@ -31,7 +31,7 @@ func (c *checker) tooLarge() bool {
 		}
 	}
 	if names > mostNames {
-		c.Wrong(position{}, "definition: %d names; inputs, parameters, let and take together have %d at most", names, mostNames)
+		c.Wrong(position{}, "definition: %d names; inputs, parameters, let and take together have %d at most, leave some out", names, mostNames)
 	}
 	return names > mostNames
 }
@@ -121,7 +121,7 @@ func (c *checker) text(t text, what string, here *place) {
 			return
 		}
 		if through := c.lacks(n, here); through != "" {
-			c.Wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here", what, n, through)
+			c.Wrong(t.at, "%s: {{%s}} is computed of {{%s}}, and nothing gives that here; name it where that was taken", what, n, through)
 		}
 		if !here.names[n] {
 			p := Problem{
@@ -132,15 +132,33 @@ func (c *checker) text(t text, what string, here *place) {
 			switch {
 			case t.implied:
 				p.Message, p.Suggestion = implies(what, n), ""
+			case n == "subject_token" || n == "actor_token" || n == "subject_token_type":
+				p.Message = fmt.Sprintf("%s: this version does not know {{%s}} yet; leave it out", what, n)
 			case n == "access_token" && here.names["token"]:
 				p.Suggestion = "token"
-			}
-			if n == "subject_token" || n == "actor_token" || n == "subject_token_type" {
-				p.Message = fmt.Sprintf("%s: this version does not know {{%s}} yet", what, n)
+			case p.Suggestion == "":
+				p.Message += c.gives(n)
 			}
 			c.Problems = append(c.Problems, p)
 		}
 	}
+}
+
+// gives says what would give a name that nothing gives.
+func (c *checker) gives(n string) string {
+	switch {
+	case n == "scope":
+		return "; declare scopes: {}"
+	case n == "audience" || n == "resources":
+		return "; declare " + n + ": {}"
+	case n == "refresh_token":
+		return "; it is there in refresh alone"
+	case builtinNames[n]:
+		return "; name it behind the request that takes it"
+	case c.anywhere()[n]:
+		return "; name it behind what gives it"
+	}
+	return fmt.Sprintf("; declare inputs: {%s: {}}, or take it before", n)
 }
 
 // implies says of a text that nobody wrote what it is there for, and what to write.

@@ -49,7 +49,7 @@ func (c *checker) presents() {
 		c.text(t, what, here)
 		for _, n := range t.names() {
 			if c.meaning(n).changes {
-				c.Wrong(t.at, "%s: %q is another value each time that the token is shown, and none that was sent", what, n)
+				c.Wrong(t.at, "%s: %q is another value each time that the token is shown, and none that was sent; take what is shown from the answer", what, n)
 			}
 			if s := c.meaning(n).kept; s != "" {
 				c.Wrong(t.at, "%s: callers would see the secret %q; say handed_out: true on it if that is meant", what, s)
@@ -77,7 +77,7 @@ func (c *checker) presents() {
 	}
 	for _, f := range slices.Concat(p.headers, c.d.headers) {
 		if notPresented(f.name) || !validHeaderName(f.name) {
-			c.Wrong(f.at, "present: the header %s cannot be handed out", yamldoc.Clip(f.name))
+			c.Wrong(f.at, "present: the header %s cannot be handed out; write another one", yamldoc.Clip(f.name))
 		}
 	}
 	for _, f := range c.d.headers {
@@ -90,14 +90,14 @@ func (c *checker) presents() {
 		}
 	}
 	if p.declared && !p.nothing && !uses && len(all) > 0 {
-		c.Wrong(all[0].at, "present: nothing of it names a value that was taken, such as {{token}}")
+		c.Wrong(all[0].at, "present: nothing of it names a value that was taken; write {{token}}, or present: nothing")
 	}
 	if c.d.baseURL != nil {
 		c.text(c.d.baseURL.written, "base_url", here)
 		c.fits(*c.d.baseURL, "base_url")
 		for _, n := range c.d.baseURL.names() {
 			if s := c.meaning(n).kept; s != "" {
-				c.Wrong(c.d.baseURL.written.at, "base_url: callers would see the secret %q", s)
+				c.Wrong(c.d.baseURL.written.at, "base_url: callers would see the secret %q; say handed_out: true on it if that is meant", s)
 			}
 		}
 	}
@@ -107,7 +107,7 @@ func (c *checker) presents() {
 			p := c.d.attributesAt[i]
 			c.Problems = append(c.Problems, Problem{
 				File: c.File, Line: p.Line, Column: p.Column,
-				Message: fmt.Sprintf("attributes: nothing is taken as %q", yamldoc.Clip(a)), Suggestion: suggest.Nearest(a, own),
+				Message: fmt.Sprintf("attributes: nothing is taken as %q; take it, or leave it out", yamldoc.Clip(a)), Suggestion: suggest.Nearest(a, own),
 			})
 		}
 	}

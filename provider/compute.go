@@ -50,7 +50,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 		if len(n.Content) <= 2 && len(r.Problems) > 0 {
 			return c // the unknown word has been said
 		}
-		r.Wrong(at(n), "%s: exactly one of %s", what, strings.Join(computeWords.names(), ", "))
+		r.Wrong(at(n), "%s: write exactly one of %s", what, strings.Join(computeWords.names(), ", "))
 		return c
 	}
 	for op, it := range words {
@@ -59,16 +59,16 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 		switch op {
 		case "uuid":
 			if it.Value.Value != "4" {
-				r.Wrong(at(it.Value), "%s: only version 4", what)
+				r.Wrong(at(it.Value), "%s: only version 4; write uuid: 4", what)
 			}
 		case "random":
 			var err error
 			if c.bytes, err = strconv.Atoi(it.Value.Value); err != nil || c.bytes < 8 || c.bytes > 64 {
-				r.Wrong(at(it.Value), "%s: a number of bytes from 8 to 64, without a unit", what)
+				r.Wrong(at(it.Value), "%s: write a number of bytes from 8 to 64, without a unit", what)
 			}
 		case "first":
 			if it.Value.Kind != yaml.SequenceNode || len(it.Value.Content) == 0 {
-				r.Wrong(at(it.Value), "%s: a list is wanted, not %s", what, yamldoc.KindName(it.Value))
+				r.Wrong(at(it.Value), "%s: a list is wanted, not %s; write the alternatives, as [\"{{a}}\", b]", what, yamldoc.KindName(it.Value))
 			}
 			for _, e := range it.Value.Content {
 				c.any = append(c.any, r.compute(e, what))
@@ -79,7 +79,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
 				if !good {
-					r.Wrong(at(a.Value), "%s.add: %q is not a duration", what, yamldoc.Clip(a.Value.Value))
+					r.Wrong(at(a.Value), "%s.add: %q is not a duration; write 1h30m or -5m", what, yamldoc.Clip(a.Value.Value))
 				}
 				if c.add = d; negative {
 					c.add = -d
@@ -94,15 +94,15 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 			if by, ok := w["by"]; ok && by.Value.Value != "" {
 				c.by = by.Value.Value
 			} else {
-				r.Wrong(it.At, "%s: by is missing", what)
+				r.Wrong(it.At, "%s: by is missing; write what stands between the parts, as by: \":\"", what)
 			}
 			if i, ok := w["at"]; ok {
 				var err error
 				if c.index, err = strconv.Atoi(i.Value.Value); err != nil {
-					r.Wrong(at(i.Value), "%s.at: a number is wanted", what)
+					r.Wrong(at(i.Value), "%s.at: a number is wanted; write 0 for the first part, -1 for the last", what)
 				}
 			} else {
-				r.Wrong(it.At, "%s: at is missing", what)
+				r.Wrong(it.At, "%s: at is missing; write 0 for the first part, -1 for the last", what)
 			}
 		case "field":
 			w := r.words(it.Value, what, &fieldWords)
@@ -110,7 +110,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 			if p, ok := w["path"]; ok {
 				c.path = r.path(p.Value, what+".path")
 			} else {
-				r.Wrong(it.At, "%s: path is missing", what)
+				r.Wrong(it.At, "%s: path is missing; write where it is, as path: a.b", what)
 			}
 		case "query":
 			w := r.words(it.Value, what, &queryWords)
@@ -118,7 +118,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 			if n, ok := w["name"]; ok {
 				c.name, _ = r.Text(n.Value, what+".name")
 			} else {
-				r.Wrong(it.At, "%s: name is missing", what)
+				r.Wrong(it.At, "%s: name is missing; write which parameter, as name: code", what)
 			}
 		default:
 			c.of = r.compute(it.Value, what)
@@ -131,7 +131,7 @@ func (r *reader) part(w map[string]item, word string, it item, what string) *com
 	if p, ok := w[word]; ok {
 		return r.compute(p.Value, what+"."+word)
 	}
-	r.Wrong(it.At, "%s: %s is missing", what, word)
+	r.Wrong(it.At, "%s: %s is missing; write of what, as %s: \"{{username}}\"", what, word, word)
 	return &compute{text: &text{}}
 }
 

@@ -20,13 +20,13 @@ func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *
 			t := r.url(i.Value, what+".oauth2.issuer")
 			q.issuer = &t
 		} else {
-			r.Wrong(at(it.Value), "%s.oauth2: a URL, or issuer", what)
+			r.Wrong(at(it.Value), "%s.oauth2: write a URL, or {issuer: URL}", what)
 		}
 	} else {
 		q.url = r.url(it.Value, what+".oauth2")
 	}
 	if q.body.kind != noBody {
-		r.Wrong(it.At, "%s: oauth2 makes the body; use params", what)
+		r.Wrong(it.At, "%s: oauth2 makes the body; write what is sent besides under params", what)
 	}
 	send := "form"
 	if s, ok := w["send"]; ok {
@@ -127,7 +127,7 @@ func (r *reader) flat(m member, at position, what string) field {
 		case l.kind == treeRaw:
 			f.remove = true
 		default:
-			r.Wrong(at, "%s.params.%s: only send: json can send a structure", what, m.name)
+			r.Wrong(at, "%s.params.%s: only JSON can have a structure; write send: json, or a text", what, m.name)
 		}
 	}
 	return f

@@ -21,17 +21,17 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	r := newReader(file)
 	root := r.Document(data)
 	if root == nil && len(r.Problems) == 0 {
-		r.Wrong(position{}, "the file is empty")
+		r.Wrong(position{}, "the file is empty: write a definition, or let tokenbroker provider new write one")
 	}
 	if root == nil {
 		return nil, r.Problems
 	}
 	if !looksLike(root) {
-		r.Wrong(at(root), "it is no definition: it has none of the words of one") // and nothing of it is quoted: it may be any file
+		r.Wrong(at(root), "it is no definition: it has none of the words of one; begin with name: NAME") // and nothing of it is quoted: it may be any file
 		return nil, r.Problems
 	}
 	if deep := deeper(root, mostDepth); deep != nil {
-		r.Wrong(at(deep), "definition: nested deeper than %d levels", mostDepth)
+		r.Wrong(at(deep), "definition: nested deeper than %d levels; write it flatter", mostDepth)
 		return nil, r.Problems
 	}
 	d := r.definition(root)
@@ -88,14 +88,14 @@ func (r *reader) definition(root *yaml.Node) *definition {
 	d := &definition{inputs: map[string]*input{}, parameters: map[string]*input{}, let: map[string]*compute{}}
 	has := func(word string) bool { _, ok := w[word]; return ok }
 	if l := w["language"]; l.Value != nil && l.Value.Value != "1" {
-		r.Wrong(at(l.Value), "language: this broker reads language 1")
+		r.Wrong(at(l.Value), "language: this broker reads language 1; write 1, or leave it out")
 	}
 	if n := w["name"]; n.Value == nil {
-		r.Wrong(at(root), "definition: name is missing")
+		r.Wrong(at(root), "definition: name is missing; write name: NAME, as the file NAME.yaml is called")
 	} else if s, ok := r.Text(n.Value, "name"); ok {
 		d.name = s
 		if !definitionName.MatchString(s) {
-			r.Wrong(at(n.Value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last", yamldoc.Clip(s))
+			r.Wrong(at(n.Value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last, as in my-api", yamldoc.Clip(s))
 		} else if base := strings.TrimSuffix(filepath.Base(r.File), ".yaml"); r.File != "" && strings.HasSuffix(r.File, ".yaml") && base != s {
 			r.Wrong(at(n.Value), "name: %q is in a file of another name: call it %s.yaml", s, s)
 		}
@@ -154,15 +154,15 @@ func (r *reader) runs(d *definition, w map[string]item, root *yaml.Node) {
 	}
 	switch {
 	case hasObtain && hasToken:
-		r.Wrong(t.At, "token: obtain is there already; a token is either asked for or computed")
+		r.Wrong(t.At, "token: obtain is there already; a token is either asked for or computed; leave one of them out")
 	case hasToken && hasRefresh:
-		r.Wrong(f.At, "refresh: a token that is computed is never refreshed")
+		r.Wrong(f.At, "refresh: a token that is computed is never refreshed; leave it out")
 	case !hasObtain && !hasToken && !hasRefresh:
-		r.Wrong(at(root), "definition: how does a token come about? obtain, token, or refresh with an input that is a seed")
+		r.Wrong(at(root), "definition: how does a token come about? Write obtain, token, or refresh with an input that is a seed")
 	case hasRefresh && !hasObtain && !seeded:
-		r.Wrong(f.At, "refresh: without obtain an input must be the first refresh token: seed: true")
+		r.Wrong(f.At, "refresh: without obtain an input must be the first refresh token: write inputs: {refresh_token: {secret: true, seed: true}}")
 	case seeded && !hasRefresh:
-		r.Wrong(at(root), "definition: an input is a seed, and there is no refresh that would use it")
+		r.Wrong(at(root), "definition: an input is a seed, and there is no refresh that would use it; write refresh, or leave seed out")
 	}
 	if hasObtain {
 		d.obtain = r.run(o.Value, d, broker.Obtain)
@@ -261,7 +261,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 
 func (r *reader) needsRefresh(d *definition, it item) {
 	if len(d.refresh) == 0 {
-		r.Wrong(it.At, "%s: there is no refresh", it.Key)
+		r.Wrong(it.At, "%s: there is no refresh; write one, or leave %s out", it.Key, it.Key)
 	}
 }
 
@@ -283,13 +283,13 @@ func (r *reader) shown(d *definition, w map[string]item) {
 				d.present.cookies = r.cookies(c.Value, "present.cookies")
 			}
 			if len(in) == 0 {
-				r.Wrong(p.At, "present: headers, query, cookies, or the word nothing")
+				r.Wrong(p.At, "present: write headers, query or cookies, as in {headers: {X-Api-Key: \"{{token}}\"}}, or the word nothing")
 			}
 		}
 	}
 	if a, ok := w["attributes"]; ok {
 		if a.Value.Kind != yaml.SequenceNode {
-			r.Wrong(at(a.Value), "attributes: a list is wanted, not %s", yamldoc.KindName(a.Value))
+			r.Wrong(at(a.Value), "attributes: a list is wanted, not %s; write [name, name]", yamldoc.KindName(a.Value))
 		}
 		for _, n := range a.Value.Content {
 			if s, ok := r.Text(n, "attributes"); ok {
@@ -305,7 +305,7 @@ func (r *reader) shown(d *definition, w map[string]item) {
 
 func (r *reader) nameOK(it item, what string) {
 	if !nameWord.MatchString(it.Key) {
-		r.Wrong(it.At, "%s: %q is not a name: a-z, then a-z 0-9 and _", what, yamldoc.Clip(it.Key))
+		r.Wrong(it.At, "%s: %q is not a name: a-z, then a-z 0-9 and _, as in client_id", what, yamldoc.Clip(it.Key))
 	}
 }
 
@@ -336,15 +336,15 @@ func (r *reader) input(it item, what string, stored bool) *input {
 		in.hasDefault = true
 		in.fallback = r.text(d.Value, what+".default")
 		if stored && len(in.fallback.names()) > 0 {
-			r.Wrong(at(d.Value), "%s.default: an input's default names nothing; a parameter's may", what)
+			r.Wrong(at(d.Value), "%s.default: an input's default names nothing; write the value itself (a parameter's may name inputs)", what)
 		}
 		if in.optional || in.secret {
-			r.Wrong(d.At, "%s: a default goes with neither optional nor secret", what)
+			r.Wrong(d.At, "%s: a default goes with neither optional nor secret; leave one of them out", what)
 		}
 	}
 	if o, ok := w["one_of"]; ok {
 		if in.oneOf = r.Texts(o.Value, what+".one_of"); len(in.oneOf) == 0 && o.Value.Kind == yaml.SequenceNode {
-			r.Wrong(at(o.Value), "%s.one_of: an empty list allows nothing", what)
+			r.Wrong(at(o.Value), "%s.one_of: an empty list allows nothing; write the values, or leave it out", what)
 		}
 	}
 	if p, ok := w["pattern"]; ok {
@@ -362,7 +362,7 @@ func (r *reader) input(it item, what string, stored bool) *input {
 		in.was, _ = r.Text(x.Value, what+".was")
 	}
 	if in.seed && !in.secret {
-		r.Wrong(it.At, "%s: a seed is a refresh token: secret: true", what)
+		r.Wrong(it.At, "%s: a seed is a refresh token, and those are secret: write secret: true", what)
 	}
 	return in
 }
@@ -375,7 +375,7 @@ func (r *reader) set(n *yaml.Node, what, join string) *set {
 	}
 	if d, ok := w["default"]; ok {
 		if d.Value.Kind != yaml.SequenceNode {
-			r.Wrong(at(d.Value), "%s.default: a list is wanted, not %s", what, yamldoc.KindName(d.Value))
+			r.Wrong(at(d.Value), "%s.default: a list is wanted, not %s; write [read, write]", what, yamldoc.KindName(d.Value))
 		}
 		for _, c := range d.Value.Content {
 			s.defaults = append(s.defaults, r.text(c, what+".default"))
@@ -414,7 +414,7 @@ func (r *reader) run(n *yaml.Node, d *definition, place broker.Run) []*request {
 		out = append(out, r.request(c, fmt.Sprintf("%s[%d]", place, i), d, place))
 	}
 	if len(out) == 0 {
-		r.Wrong(at(n), "%s: no request", place)
+		r.Wrong(at(n), "%s: an empty list asks nobody; write a request, as {oauth2: URL}", place)
 	}
 	return out
 }

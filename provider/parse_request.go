@@ -28,7 +28,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		}
 	}
 	if len(chosen) != 1 && n.Kind == yaml.MappingNode {
-		r.Wrong(at(n), "%s: exactly one of oauth2, get, post, put, delete", what)
+		r.Wrong(at(n), "%s: write exactly one of oauth2, get, post, put, delete, with the URL; here are %d", what, len(chosen))
 	}
 	r.bodyOf(q, w, what)
 	if it, ok := w["query"]; ok {
@@ -53,7 +53,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		for _, s := range codes {
 			code, err := strconv.Atoi(s)
 			if err != nil || code < 100 || code > 599 {
-				r.Wrong(at(it.Value), "%s.ok: %q is not an HTTP status", what, yamldoc.Clip(s))
+				r.Wrong(at(it.Value), "%s.ok: %q is not an HTTP status; write one from 100 to 599, or a list of them", what, yamldoc.Clip(s))
 			}
 			q.ok = append(q.ok, code)
 		}
@@ -83,7 +83,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 	} else {
 		for _, word := range []string{"grant", "send", "params"} {
 			if it, ok := w[word]; ok {
-				r.Wrong(it.At, "%s: %s goes with oauth2 only", what, word)
+				r.Wrong(it.At, "%s: %s goes with oauth2 only; write what is sent under query, form or json", what, word)
 			}
 		}
 	}
@@ -115,11 +115,11 @@ func (r *reader) bodyOf(q *request, w map[string]item, what string) {
 			q.body = body{kind: textBody, text: r.text(it.Value, what+".text")}
 		}
 		if q.method == http.MethodGet || q.method == http.MethodDelete {
-			r.Wrong(it.At, "%s: %s has no body", what, strings.ToLower(q.method))
+			r.Wrong(it.At, "%s: %s has no body; write it under query, or use post", what, strings.ToLower(q.method))
 		}
 	}
 	if len(bodies) > 1 {
-		r.Wrong(w[bodies[1]].At, "%s: one body at most: %s", what, strings.Join(bodies, " and "))
+		r.Wrong(w[bodies[1]].At, "%s: one body at most, and here are %s; leave one out", what, strings.Join(bodies, " and "))
 	}
 }
 
@@ -139,13 +139,13 @@ func (r *reader) auth(n *yaml.Node, what string, d *definition) auth {
 	}
 	w := r.words(n, what, &authWords)
 	if len(w) != 1 {
-		r.Wrong(at(n), "%s: exactly one of basic, client_secret_basic, client_secret_post", what)
+		r.Wrong(at(n), "%s: write exactly one of basic, client_secret_basic, client_secret_post", what)
 	}
 	for word, it := range w {
 		what += "." + word
 		if word == "basic" {
 			if it.Value.Kind != yaml.SequenceNode || len(it.Value.Content) != 2 {
-				r.Wrong(at(it.Value), "%s: a list of user and password", what)
+				r.Wrong(at(it.Value), "%s: write a list of user and password, as [\"{{username}}\", \"{{password}}\"]", what)
 				return auth{}
 			}
 			return auth{kind: rawBasic, id: r.text(it.Value.Content[0], what), secret: r.text(it.Value.Content[1], what)}
@@ -238,7 +238,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		}
 		w.written = strings.Join(all, " or ")
 		if len(w.anyOf) == 0 {
-			r.Wrong(at(n), "%s: an empty list takes nothing", what)
+			r.Wrong(at(n), "%s: an empty list takes nothing; write a path, as data.token", what)
 		}
 		return w
 	case yaml.MappingNode:
@@ -256,7 +256,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 		}
 	}
 	if len(chosen) != 1 {
-		r.Wrong(at(n), "%s: exactly one of path, header, cookie, cookies, text, claim", what)
+		r.Wrong(at(n), "%s: write exactly one of path, header, cookie, cookies, text, claim", what)
 	}
 	if it, ok := in["path"]; ok {
 		r.pathOrList(w, it.Value, what+".path")
@@ -274,13 +274,13 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	if it, ok := in["claim"]; ok {
 		w.claim = r.path(it.Value, what+".claim")
 		if _, ok := in["of"]; !ok {
-			r.Wrong(it.At, "%s.claim: of which token? of is missing", what)
+			r.Wrong(it.At, "%s.claim: of which token? of is missing; write of: token", what)
 		}
 	}
 	if it, ok := in["of"]; ok {
 		w.of, _ = r.Text(it.Value, what+".of")
 		if w.claim == nil {
-			r.Wrong(it.At, "%s.of: goes with claim", what)
+			r.Wrong(it.At, "%s.of: goes with claim; write claim: NAME beside it, or leave it out", what)
 		}
 	}
 	r.eachWhere(w, in, what)
@@ -293,7 +293,7 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	if it, ok := in["pattern"]; ok {
 		w.pattern, _ = r.regexp(it.Value, what+".pattern", false)
 		if w.pattern != nil && w.pattern.NumSubexp() < 1 {
-			r.Wrong(at(it.Value), "%s.pattern: a group ( ) says what to take", what)
+			r.Wrong(at(it.Value), "%s.pattern: a group ( ) says what to take; write one, as in id=([0-9]+)", what)
 		}
 	}
 	w.optional = r.yes(in["optional"], what)
@@ -312,7 +312,7 @@ func (r *reader) pathOrList(w *where, n *yaml.Node, what string) {
 		r.pathOrList(w.within, it.Value, what+".path")
 	}
 	if len(in) < 3 {
-		r.Wrong(at(n), "%s: a list in a list has path, each and where, all three", what)
+		r.Wrong(at(n), "%s: a list in a list has path, each and where; write all three", what)
 		return
 	}
 	w.written = w.within.written
@@ -327,7 +327,7 @@ func (r *reader) eachWhere(w *where, in map[string]item, what string) {
 		return
 	}
 	if !hasEach || !hasWanted || w.path == nil && w.within == nil {
-		r.Wrong(in["path"].At, "%s: each and where go together, with path", what)
+		r.Wrong(in["path"].At, "%s: each and where go together, with path; write {each: items, where: {name: a}, path: id}", what)
 		return
 	}
 	w.each = r.path(each.Value, what+".each")
@@ -350,7 +350,7 @@ func (r *reader) test(n *yaml.Node, what string) test {
 		if it, ok := w["present"]; ok {
 			yes := it.Value.Value == "true"
 			if !yes && it.Value.Value != "false" {
-				r.Wrong(at(it.Value), "%s.present: true or false", what)
+				r.Wrong(at(it.Value), "%s.present: write true or false", what)
 			}
 			t.present = &yes
 		}
@@ -358,7 +358,7 @@ func (r *reader) test(n *yaml.Node, what string) test {
 			t.not = r.scalars(it.Value, what+".not")
 		}
 		if len(w) != 1 {
-			r.Wrong(at(n), "%s: a value, a list of values, {present: true} or {not: …}", what)
+			r.Wrong(at(n), "%s: write a value, a list of values, {present: true} or {not: …}", what)
 		}
 	default:
 		t.is = r.scalars(n, what)
@@ -380,7 +380,7 @@ func (r *reader) scalars(n *yaml.Node, what string) []any {
 		out = append(out, r.scalars(c, what)...)
 	}
 	if len(out) == 0 {
-		r.Wrong(at(n), "%s: an empty list", what)
+		r.Wrong(at(n), "%s: an empty list has nothing to compare with; write a value", what)
 	}
 	return out
 }
@@ -398,7 +398,7 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 		return e
 	}
 	if rules.Value.Kind != yaml.SequenceNode {
-		r.Wrong(at(rules.Value), "%s.rules: a list is wanted, not %s", what, yamldoc.KindName(rules.Value))
+		r.Wrong(at(rules.Value), "%s.rules: a list is wanted, not %s; write [{status: 401, means: credential}]", what, yamldoc.KindName(rules.Value))
 		return e
 	}
 	for i, c := range rules.Value.Content {
@@ -414,7 +414,7 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 			x.code = &t
 		}
 		if x.status == nil && x.code == nil {
-			r.Wrong(at(c), "%s: status or code says when it applies", where)
+			r.Wrong(at(c), "%s: status or code says when it applies; write one, as in {status: 401, means: credential}", where)
 		}
 		if it, ok := in["wait"]; ok {
 			x.wait = r.duration(it.Value, where+".wait")
@@ -422,7 +422,7 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 		if it, ok := in["means"]; ok {
 			x.means = r.oneOf(it, where, &ruleWords)
 		} else {
-			r.Wrong(at(c), "%s: means is missing", where)
+			r.Wrong(at(c), "%s: means is missing; write means: credential, or upstream, rate_limited, request, grant", where)
 		}
 		e.rules = append(e.rules, x)
 	}

@@ -40,30 +40,30 @@ func parsePath(s string) (path, error) {
 	rest := strings.TrimPrefix(s, "$.")
 	for first := true; rest != ""; first = false {
 		if len(p.steps) == pathMost {
-			return path{}, fmt.Errorf("path has more than %d steps", pathMost)
+			return path{}, fmt.Errorf("path has more than %d steps; take less deep, and look into it with field", pathMost)
 		}
 		switch {
 		case rest[0] == '[':
 			end := strings.IndexByte(rest, ']')
 			if end < 0 {
-				return path{}, fmt.Errorf("path %q: [ without ]", yamldoc.Clip(s))
+				return path{}, fmt.Errorf("path %q: [ without ]; write an index, as items[0]", yamldoc.Clip(s))
 			}
 			n, err := strconv.Atoi(rest[1:end])
 			if err != nil || strings.HasPrefix(rest[1:end], "+") {
-				return path{}, fmt.Errorf("path %q: %q is not an index", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
+				return path{}, fmt.Errorf("path %q: %q is not an index; write a number, as [0] or [-1]", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
 			}
 			p.steps = append(p.steps, step{index: n, indexed: true})
 			rest = rest[end+1:]
 			continue
 		case !first && rest[0] != '.':
-			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q; write a.b or a[0]", yamldoc.Clip(s), yamldoc.Clip(rest))
 		case !first:
 			rest = rest[1:]
 		}
 		if strings.HasPrefix(rest, `"`) {
 			end := strings.IndexByte(rest[1:], '"')
 			if end <= 0 {
-				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end", yamldoc.Clip(s))
+				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end; write a.\"b c\"", yamldoc.Clip(s))
 			}
 			p.steps = append(p.steps, step{member: rest[1 : 1+end]})
 			rest = rest[end+2:]

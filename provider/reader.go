@@ -126,7 +126,7 @@ func (r *reader) choice(n *yaml.Node, what string, known []string) string {
 		}
 	}
 	if laterWords[s] {
-		r.Wrong(at(n), "%s: this version does not know %q yet", what, s)
+		r.Wrong(at(n), "%s: this version does not know %q yet; write one of %s", what, s, strings.Join(known, ", "))
 		return ""
 	}
 	r.Unknown(at(n), fmt.Sprintf("%s: %q is none of %s", what, yamldoc.Clip(s), strings.Join(known, ", ")), s, known)
@@ -156,7 +156,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		re, err = regexp.Compile(`^(?:` + s + `)$`)
 	}
 	if err != nil {
-		r.Wrong(at(n), "%s: %q is not an RE2 expression", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: %q is not an RE2 expression; write one as at https://github.com/google/re2/wiki/Syntax, which knows no look-ahead", what, yamldoc.Clip(s))
 		return nil, s
 	}
 	return re, s

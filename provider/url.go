@@ -30,13 +30,13 @@ func parseURL(t text) (urlTemplate, error) {
 	u := urlTemplate{written: t}
 	switch {
 	case len(t.parts) == 0:
-		return u, errors.New("a URL is wanted")
+		return u, errors.New("a URL is wanted; write one, as https://example.com/token")
 	case t.parts[0].name != "":
 		u.whole = t.parts[0].name
 	default:
 		scheme, _, found := strings.Cut(t.parts[0].literal, "://")
 		if u.scheme = scheme; !found || scheme != "https" && scheme != "http" {
-			return u, errors.New("a URL begins with https:// or with {{name}}")
+			return u, errors.New("a URL begins with https:// or with {{name}}; write the whole of it")
 		}
 	}
 	rest := t.parts[1:]
@@ -99,7 +99,7 @@ func (u *urlTemplate) parseAuthority(parts []part) error {
 	example := withNames(parts, "x")
 	switch {
 	case u.whole != "" && example != "":
-		return fmt.Errorf("after {{%s}}, which is a whole URL, comes / or ?", u.whole)
+		return fmt.Errorf("after {{%s}}, which is a whole URL, comes / or ?; write {{%s}}/path", u.whole, u.whole)
 	case u.whole != "":
 		return nil
 	case example == "":
@@ -122,7 +122,7 @@ func (u *urlTemplate) parseAuthority(parts []part) error {
 		if strings.ContainsFunc(host, func(r rune) bool { return r > 0x7f }) {
 			return fmt.Errorf("%q is not a host as it is sent; write its ASCII form, xn--…", host)
 		}
-		return fmt.Errorf("%q is not a host's name", host)
+		return fmt.Errorf("%q is not a host's name; write one, as example.com", host)
 	}
 	return nil
 }

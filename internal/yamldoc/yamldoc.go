@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -58,7 +59,7 @@ func (r *Reader) Document(data []byte) *yaml.Node {
 	case 1:
 		return all[0]
 	}
-	r.Wrong(At(all[1]), "one document a file: this is a second one")
+	r.Wrong(At(all[1]), "one document a file: this is a second one; write it into a file of its own")
 	return nil
 }
 
@@ -66,7 +67,7 @@ func (r *Reader) Document(data []byte) *yaml.Node {
 // none at all.
 func (r *Reader) Documents(data []byte, most int) []*yaml.Node {
 	if len(data) > most {
-		r.Wrong(Position{}, "larger than %d bytes", most)
+		r.Wrong(Position{}, "larger than %d bytes; make several files of it, or leave something out", most)
 		return nil
 	}
 	var all []*yaml.Node
@@ -128,7 +129,7 @@ type Item struct {
 // are problems.
 func (r *Reader) Items(n *yaml.Node, what string) []Item {
 	if n.Kind != yaml.MappingNode {
-		r.Wrong(At(n), "%s: a mapping is wanted, not %s", what, KindName(n))
+		r.Wrong(At(n), "%s: a mapping is wanted, not %s; write {name: value}", what, KindName(n))
 		return nil
 	}
 	var out []Item
@@ -136,11 +137,11 @@ func (r *Reader) Items(n *yaml.Node, what string) []Item {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if k.Kind != yaml.ScalarNode {
-			r.Wrong(At(k), "%s: a name is wanted, not %s", what, KindName(k))
+			r.Wrong(At(k), "%s: a name is wanted, not %s; what begins with a brace stands in quotes, as \"{{name}}\"", what, KindName(k))
 			continue
 		}
 		if seen[k.Value] {
-			r.Wrong(At(k), "%s: %q is there twice", what, Clip(k.Value))
+			r.Wrong(At(k), "%s: %q is there twice; leave one out", what, Clip(k.Value))
 			continue
 		}
 		seen[k.Value] = true
@@ -157,9 +158,12 @@ func (r *Reader) Words(n *yaml.Node, what string, known ...string) map[string]It
 		case slices.Contains(known, it.Key):
 			out[it.Key] = it
 		case r.Later[it.Key]:
-			r.Wrong(it.At, "%s: this version does not know the word %q yet", what, it.Key)
+			r.Wrong(it.At, "%s: this version does not know the word %q yet; leave it out", what, it.Key)
 		default:
 			r.Unknown(it.At, fmt.Sprintf("%s: unknown word %q", what, Clip(it.Key)), it.Key, known)
+			if last := &r.Problems[len(r.Problems)-1]; last.Suggestion == "" && len(r.Problems) <= mostGuesses {
+				last.Message += "; write one of " + strings.Join(known, ", ")
+			}
 		}
 	}
 	return out
@@ -168,7 +172,7 @@ func (r *Reader) Words(n *yaml.Node, what string, known ...string) map[string]It
 // Text returns a scalar as it is spelled: 1.10 stays 1.10.
 func (r *Reader) Text(n *yaml.Node, what string) (string, bool) {
 	if n.Kind != yaml.ScalarNode || IsNull(n) {
-		r.Wrong(At(n), "%s: a text is wanted, not %s", what, KindName(n))
+		r.Wrong(At(n), "%s: a text is wanted, not %s; write one, in quotes", what, KindName(n))
 		return "", false
 	}
 	return n.Value, true
@@ -177,7 +181,7 @@ func (r *Reader) Text(n *yaml.Node, what string) (string, bool) {
 // Texts returns the members of a list.
 func (r *Reader) Texts(n *yaml.Node, what string) []string {
 	if n.Kind != yaml.SequenceNode {
-		r.Wrong(At(n), "%s: a list is wanted, not %s", what, KindName(n))
+		r.Wrong(At(n), "%s: a list is wanted, not %s; write [value, value]", what, KindName(n))
 		return nil
 	}
 	var out []string
