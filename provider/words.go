@@ -67,9 +67,9 @@ var languageNames = []builtinName{
 	{"scope", "where `scopes` is declared", "the scopes that were asked for, joined; else the default ones"},
 	{"audience", "where `audience` is declared", "the audience that was asked for"},
 	{"resources", "where `resources` is declared", "the resources that were asked for, a list: a form and a query repeat the field, JSON has a list"},
-	{"refresh_token", "in `refresh`", "the refresh token that is held; the first one is the input with `seed: true`"},
-	{"token", "in `present`, in `base_url`, in a request behind the one that took it", "the token"},
-	{"token_type", "where it was taken", "what the answer calls the kind of the token"},
+	{"refresh_token", "in `refresh`, and in a request behind the one that took it", "the refresh token that is held; the first one is the input with `seed: true`"},
+	{"token", "in `present`, in `base_url`, and in a request behind the one that took it", "the token"},
+	{"token_type", "in `present`, in `base_url`, and in a request behind the one that took it", "what the answer calls the kind of the token"},
 	{"expires_in", "in a request behind the one that took it", "how long the token lives, as the answer says it"},
 	{"expires_at", "in a request behind the one that took it", "when the token ends, as the answer says it"},
 }
