@@ -5,7 +5,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,95 +15,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
-
-// A recipe is a definition of the cookbook, with what comes of it.
-type recipe struct {
-	title, definition string
-	dialogs           []dialog
-}
-
-// A dialog is one run of a recipe: what is given, what is sent (>) and answered (<), and what comes of it (=).
-type dialog struct {
-	given         []string
-	sent, answers []message
-	outcome       []string
-}
-
-// A message is a request or an answer: its first line, headers, and the body.
-type message struct {
-	first, body string
-	headers     []string
-}
-
-func (m *message) add(line string) {
-	switch {
-	case m.first == "":
-		m.first = line
-	case m.body == "" && line != "" && !strings.HasSuffix(m.first, "\n"):
-		m.headers = append(m.headers, line)
-	case line == "" && !strings.HasSuffix(m.first, "\n"):
-		m.first += "\n" // the body follows
-	default:
-		m.body = strings.TrimPrefix(m.body+"\n"+line, "\n")
-	}
-}
-
-// cookbook reads the page: under each title a block of yaml, and the dialogs that follow it.
-func cookbook(t *testing.T) []recipe {
-	t.Helper()
-	text, err := os.ReadFile("../docs/definitions/cookbook.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []recipe
-	title, fence, mark := "", "", ""
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimRight(line, "\r\n")
-		switch {
-		case fence == "" && strings.HasPrefix(line, "#"):
-			title = strings.TrimLeft(line, "# ")
-		case fence == "" && strings.HasPrefix(line, "```"):
-			switch fence = strings.TrimPrefix(line, "```"); fence {
-			case "yaml":
-				out = append(out, recipe{title: title})
-			case "text":
-				out[len(out)-1].dialogs = append(out[len(out)-1].dialogs, dialog{})
-			default:
-				t.Errorf("%s: a block of %q that no test runs", title, fence)
-			}
-			mark = ""
-		case line == "```":
-			fence = ""
-		case fence == "yaml":
-			out[len(out)-1].definition += line + "\n"
-		case fence == "text":
-			r := &out[len(out)-1]
-			r.dialogs[len(r.dialogs)-1].read(t, line, mark)
-			mark, _, _ = strings.Cut(line, " ")
-		}
-	}
-	return out
-}
-
-// read takes a line of a dialog; before is the mark of the line before it.
-func (d *dialog) read(t *testing.T, line, before string) {
-	t.Helper()
-	mark, rest, _ := strings.Cut(line, " ")
-	messages := map[string]*[]message{">": &d.sent, "<": &d.answers}[mark]
-	switch {
-	case mark == "given":
-		d.given = append(d.given, rest)
-	case mark == "=":
-		d.outcome = append(d.outcome, rest)
-	case messages != nil:
-		if mark != before {
-			*messages = append(*messages, message{})
-		}
-		(*messages)[len(*messages)-1].add(rest)
-	default:
-		t.Errorf("%q is no line of a dialog", line)
-	}
-}
 
 // TestCookbook loads each recipe, runs it against a server that answers as the page says, and compares what arrives.
 func TestCookbook(t *testing.T) {
@@ -136,15 +46,15 @@ func TestCookbook(t *testing.T) {
 }
 
 // hold runs the dialog.
-func (x *dialog) hold(t *testing.T, d *definition) {
+func (d *dialog) hold(t *testing.T, def *definition) {
 	t.Helper()
 	n := 0
 	v := newVendor(t, func(w http.ResponseWriter, _ *http.Request) {
-		if n >= len(x.answers) {
+		if n >= len(d.answers) {
 			t.Errorf("a request more than the page has")
 			return
 		}
-		a := x.answers[n]
+		a := d.answers[n]
 		n++
 		w.Header().Set("Content-Type", "application/json")
 		for _, h := range a.headers {
@@ -165,33 +75,33 @@ func (x *dialog) hold(t *testing.T, d *definition) {
 			s.ConnectTo[h+".example.com:443"] = s.ConnectTo["example.com:443"]
 		}
 	})
-	d.transport = v.tr
-	c, sel, run, held := x.situation(t, d)
-	sel, err := d.Select(c, sel)
+	def.transport = v.tr
+	c, sel, run, held := d.situation(t, def)
+	sel, err := def.Select(c, sel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ans, err := d.Exchange(v.context(), broker.Exchange{Run: run, Credential: c, Selection: sel, RefreshToken: held, BeforeSend: func(string) error { return nil }})
+	ans, err := def.Exchange(v.context(), broker.Exchange{Run: run, Credential: c, Selection: sel, RefreshToken: held, BeforeSend: func(string) error { return nil }})
 	var outcome []string
 	if err != nil {
 		outcome = []string{strings.ToUpper(upstreamError(t, err).Kind().Name())}
 	} else {
-		outcome = shownOf(t, d, c, sel, ans)
+		outcome = shownOf(t, def, c, sel, ans)
 	}
-	for _, want := range x.outcome {
+	for _, want := range d.outcome {
 		if !slices.Contains(outcome, want) {
 			t.Errorf("got %q, want %q among it", outcome, want)
 		}
 	}
-	if len(x.outcome) == 0 {
+	if len(d.outcome) == 0 {
 		t.Error("the page does not say what comes of it")
 	}
 	asked := v.requests()
-	if len(asked) != len(x.sent) {
-		t.Fatalf("got %d requests, want %d; %v", len(asked), len(x.sent), outcome)
+	if len(asked) != len(d.sent) {
+		t.Fatalf("got %d requests, want %d; %v", len(asked), len(d.sent), outcome)
 	}
 	for i, a := range asked {
-		a.compare(t, x.sent[i])
+		a.compare(t, d.sent[i])
 	}
 }
 
@@ -211,16 +121,11 @@ func (a asked) compare(t *testing.T, m message) {
 	}
 }
 
-// likePage is a pattern of what a page shows: its … stands for anything.
-func likePage(shown string) *regexp.Regexp {
-	return regexp.MustCompile(`^(?s:` + strings.ReplaceAll(regexp.QuoteMeta(shown), "…", ".*") + `)$`)
-}
-
 // situation is what the dialog has: the credential, with its inputs' names in capitals as values, and what is given besides.
-func (x *dialog) situation(t *testing.T, d *definition) (broker.Credential, broker.Selection, broker.Run, broker.Secret) {
+func (d *dialog) situation(t *testing.T, def *definition) (broker.Credential, broker.Selection, broker.Run, broker.Secret) {
 	t.Helper()
 	inputs := map[string]string{}
-	for name, in := range d.inputs {
+	for name, in := range def.inputs {
 		switch {
 		case in.optional, in.hasDefault, in.seed:
 		case in.format == "url":
@@ -232,7 +137,7 @@ func (x *dialog) situation(t *testing.T, d *definition) (broker.Credential, brok
 	var scopes, resources []string
 	sel, run, held := broker.Selection{}, broker.Obtain, broker.Secret{}
 	params := map[string]string{}
-	for _, g := range x.given {
+	for _, g := range d.given {
 		name, value, _ := strings.Cut(g, " ")
 		switch name {
 		case "scope":
@@ -244,7 +149,7 @@ func (x *dialog) situation(t *testing.T, d *definition) (broker.Credential, brok
 		case "refresh_token":
 			run, held = broker.Refresh, broker.NewSecret(value)
 		default:
-			if d.parameters[name] != nil {
+			if def.parameters[name] != nil {
 				params[name] = value
 			} else {
 				inputs[name] = value
@@ -260,7 +165,7 @@ func (x *dialog) situation(t *testing.T, d *definition) (broker.Credential, brok
 	}
 	sel.Parameters = broker.NewPairs(params)
 	for name := range maps.Clone(inputs) {
-		if in := d.inputs[name]; in == nil {
+		if in := def.inputs[name]; in == nil {
 			t.Errorf("given %s, and it is no input", name)
 		} else if in.secret {
 			inputs["!"+name] = inputs[name]
