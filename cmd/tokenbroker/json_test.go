@@ -20,7 +20,8 @@ import (
 
 // withoutJSON are the commands that print what is no answer: a log, a show, a script, a file for somebody else.
 var withoutJSON = []string{
-	"serve", "demo run", "demo upstream", "help", "completion", "provider check", "provider try", "provider schema", "provider import locoia",
+	"serve", "demo run", "demo upstream", "help", "completion", "provider check", "provider try", "provider new", "provider schema",
+	"provider import locoia",
 }
 
 // TestEveryCommandPrintsJSON walks all commands: what -o json prints can be parsed, of what went well and of what did not.
