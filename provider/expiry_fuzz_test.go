@@ -22,6 +22,7 @@ func FuzzExpiry(f *testing.F) {
 			}
 		}
 	}
+	f.Add("     2026-05-17 06:40:02", "     %Y-%m-%d %H:%M:%S", int64(1779000002))
 	units := []string{"", "s", "ms", "m", "d:hh:mm"}
 	f.Fuzz(func(t *testing.T, s, layout string, unix int64) {
 		for _, unit := range units {

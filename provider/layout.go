@@ -91,7 +91,7 @@ func formatTime(t time.Time, layout string) string {
 
 // parseTime reads a time; layout "" tries RFC 3339, HTTP's, and Unix time in seconds or milliseconds.
 func parseTime(s, layout string) (time.Time, bool) {
-	s = strings.TrimSpace(s)
+	s, layout = strings.TrimSpace(s), strings.TrimSpace(layout)
 	switch layout {
 	case "":
 		if n, ok := number(s); ok {

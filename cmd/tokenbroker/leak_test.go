@@ -226,6 +226,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.fails("", "provider", "try", "officernd", "--input", "client_id=x", "--secret", "client_secret=@file",
 		"--upstream-ca-file", filepath.Join(u.dir, "ca.pem"), "--upstream-connect-to", "identity.officernd.com:443="+u.address)
 	l.fails("", "provider", "try", "officernd", "--secret", "client_secret="+argument)
+	l.fails("", "provider", "new", argument, "--how", "json")
 	l.fails("", "provider", "import", "locoia", "literal")
 	l.fails("", "config", "check", "literal")
 	l.fails("", "serve", "--config", "literal")
