@@ -20,7 +20,9 @@ func (c *checker) refreshTokensKept() {
 		for _, t := range q.take {
 			switch {
 			case t.name != "token" && !shown[t.name] || t.name == "refresh_token":
-			case t.where.reads(func(w *where) bool { return slices.Contains(kept, w.written) || w.path != nil && w.path.endsInRefreshToken() }):
+			case t.where.reads(func(w *where) bool {
+				return slices.Contains(kept, w.written) || w.path != nil && w.path.endsInRefreshToken()
+			}):
 				c.Wrong(t.at, "take.%s: callers would get the refresh token: take it as refresh_token alone, and write refresh for how it is used", t.name)
 			case t.name == "token" && len(kept) > 0 && t.where.reads(func(w *where) bool { return w.text || w.cookies || w.path != nil && len(w.path.steps) == 0 }):
 				c.Wrong(t.at, "take.token: callers would get the whole answer, and a refresh token is in it: write where in the answer the token is, as in take: {token: access_token}")

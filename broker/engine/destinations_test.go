@@ -64,7 +64,9 @@ func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
 		var log bytes.Buffer
 		up := leading(&place, broker.Facts{Obtains: true, Builtin: true})
 		release := broker.Destination{Use: broker.Release, Place: "built in"}
-		up.destinations = func(broker.Credential) []broker.Destination { return broker.SortDestinations(append(to(place), release)) }
+		up.destinations = func(broker.Credential) []broker.Destination {
+			return broker.SortDestinations(append(to(place), release))
+		}
 		w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 		w.create("main", nil)
 		w.mustGet("main")

@@ -31,7 +31,9 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 		if err != nil {
 			return err
 		}
-		held := slices.DeleteFunc(all, func(x *tokenbrokerv1.Credential) bool { return len(unaccepted(x)) == 0 && !(c.ForgetFormer && len(former(x)) > 0) })
+		held := slices.DeleteFunc(all, func(x *tokenbrokerv1.Credential) bool {
+			return len(unaccepted(x)) == 0 && !(c.ForgetFormer && len(former(x)) > 0)
+		})
 		if len(held) == 0 {
 			console.Println(p.Stderr, "nothing to accept: they go where they were given for")
 			if c.Output == "json" {
