@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v4"
@@ -96,8 +97,8 @@ func IsBlank(name string) bool {
 	return set && v == ""
 }
 
-// knownSettings are the settings by flag, with what kind of value each has.
-func knownSettings() map[string]*kong.Value {
+// knownSettings are the settings by flag, with what kind of value each has. Nobody changes them.
+var knownSettings = sync.OnceValue(func() map[string]*kong.Value {
 	var s struct{ Settings }
 	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
 	out := map[string]*kong.Value{}
@@ -107,7 +108,7 @@ func knownSettings() map[string]*kong.Value {
 		}
 	}
 	return out
-}
+})
 
 // readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
 func readSettings(name string) (f File, wrong []yamldoc.Problem, err error) {
@@ -118,6 +119,11 @@ func readSettings(name string) (f File, wrong []yamldoc.Problem, err error) {
 	if err != nil {
 		return nil, nil, console.BadInput("read the settings file: %w", err)
 	}
+	return parseSettings(name, data)
+}
+
+// parseSettings is readSettings of a file's content.
+func parseSettings(name string, data []byte) (f File, wrong []yamldoc.Problem, err error) {
 	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{}}
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
