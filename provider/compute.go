@@ -84,7 +84,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
 				if !good {
-					r.Wrong(at(a.Value), "%s.add: %q is not a duration", what, yamldoc.Clip(a.Value.Value))
+					r.Wrong(at(a.Value), "%s.add: it is not a duration; write 90s, 1h30m or 5d", what)
 				}
 				if c.add = d; negative {
 					c.add = -d

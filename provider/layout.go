@@ -10,8 +10,6 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A layout says how a time is written: rfc3339, http, unix, unix_ms, or strftime such as %Y-%m-%dT%H:%M:%SZ; without a zone
@@ -31,7 +29,7 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		return s
 	}
 	if !strings.Contains(s, "%") {
-		r.Wrong(at(n), "%s: %q is not a layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: it is not a layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what)
 		return s
 	}
 	literal := ""
@@ -42,16 +40,16 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		}
 		i++
 		if i == len(s) || strftime[s[i]] == "" {
-			r.Wrong(at(n), "%s: %q has an unknown conversion", what, yamldoc.Clip(s))
+			r.Wrong(at(n), "%s: it has an unknown conversion", what)
 			return s
 		}
 		if s[i] == 'f' && !strings.HasSuffix(literal, ".") {
-			r.Wrong(at(n), "%s: %q: %%f comes after a dot", what, yamldoc.Clip(s))
+			r.Wrong(at(n), "%s: %%f comes after a dot", what)
 		}
 		literal += "|"
 	}
 	if strings.ContainsFunc(literal, unicode.IsDigit) || wordsOfLayouts.MatchString(literal) {
-		r.Wrong(at(n), "%s: %q has digits or a month, day or zone in its literal text, which would be read as a time", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: it has digits or a month, day or zone in its literal text, which would be read as a time", what)
 	}
 	return s
 }

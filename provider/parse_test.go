@@ -35,7 +35,7 @@ lifetime: 5 minutes
 		`x.yaml:6:9: obtain.post: a URL begins with https:// or with {{name}}`,
 		`x.yaml:7:14: obtain.form.id: {{ without }}; write {{{{ for a literal {{`,
 		`x.yaml:8:17: obtain.take.token: path "a..b": "" is not a member name`,
-		`x.yaml:9:11: lifetime: "5 minutes" is not a duration; write 90s, 1h30m or 5d`,
+		`x.yaml:9:11: lifetime: it is not a duration; write 90s, 1h30m or 5d`,
 	}
 	if len(got) != len(want) {
 		t.Fatalf("got %d problems, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
@@ -59,7 +59,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"no name":                     {"obtain: {get: \"https://e.com\", take: {token: t}}", "name is missing"},
 		"a bad name":                  {"name: X_1\ntoken: a", "is not 1 to 63"},
-		"another file's name":         {"name: y\ntoken: a", "call it y.yaml"},
+		"another file's name":         {"name: y\ntoken: a", "write name: x, or call the file as the definition"},
 		"another language":            {"name: x\nlanguage: 2\ntoken: a", "reads language 1"},
 		"nothing that makes a token":  {"name: x", "how does a token come about"},
 		"obtain and token":            {right + "token: a", "either asked for or computed"},
@@ -83,14 +83,14 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"a pseudo-header":             {right + "present: {headers: {\":path\": \"{{token}}\"}}", "cannot be handed out"},
 		"present without a token":     {right + "present: {headers: {X: abc}}", "nothing of it names a value"},
 		"an attribute nobody takes":   {right + "attributes: [ownn]", `did you mean "own"?`},
-		"the refresh token shown":     {right + "attributes: [refresh_token]", "nothing is taken"},
+		"the refresh token shown":     {right + "attributes: [refresh_token]", "nothing is taken under this name"},
 		"two bodies":                  {strings.Replace(right, "take:", "json: {}, take:", 1), "one body at most"},
 		"a get with a body":           {"name: x\nobtain: {get: \"https://e.com\", form: {a: b}, take: {token: t}}", "get has no body"},
 		"two methods":                 {strings.Replace(right, "take:", "get: \"https://e.com\", take:", 1), "exactly one of"},
 		"params without oauth2":       {strings.Replace(right, "take:", "params: {}, take:", 1), "goes with oauth2 only"},
 		"no token taken":              {"name: x\nobtain: {get: \"https://e.com\", take: {x: y}}", "no request takes a token"},
 		"claim without of":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a}}}", "of is missing"},
-		"claim of nothing":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a, of: b}}}", "nothing was taken as"},
+		"claim of nothing":            {"name: x\nobtain: {get: \"https://e.com\", take: {token: t, c: {claim: a, of: b}}}", "nothing was taken under this name"},
 		"a pattern without a group":   {"name: x\nobtain: {get: \"https://e.com\", take: {token: {path: t, pattern: abc}}}", "a group"},
 		"a bad rate":                  {right + "rate: often", "write 60/1m"},
 		"a bad reuse":                 {right + "refresh_token_reuse: sometimes", "is not a duration"},
@@ -125,7 +125,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"a list in a list":            {strings.Replace(right, "own: o", "own: {each: l, where: {a: b}, path: {each: m, path: v}}", 1), "has path, each and where, all three"},
 		"a list in no list":           {strings.Replace(right, "own: o", "own: {path: {each: m, where: {a: b}, path: v}}", 1), "each and where go together"},
 		"an unknown in a list":        {strings.Replace(right, "own: o", "own: {each: l, where: {a: b}, path: {each: m, where: {a: '{{zz}}'}, path: v}}", 1), "nothing gives {{zz}}"},
-		"one_of what is none":         {"name: x\ninputs: {s: {format: url, one_of: [a/b]}}\ntoken: '{{s}}'", `one_of: "a/b" must be an absolute https URL`},
+		"one_of what is none":         {"name: x\ninputs: {s: {format: url, one_of: [a/b]}}\ntoken: '{{s}}'", `one_of: value 1 must be an absolute https URL`},
 		"an unknown format":           {"name: x\ninputs: {s: {format: urll}}\ntoken: t", `did you mean "url"?`},
 		"a rule without means":        {strings.Replace(right, "take:", "error: {rules: [{status: 401}]}, take:", 1), "means is missing"},
 		"a rule that always applies":  {strings.Replace(right, "take:", "error: {rules: [{means: grant}]}, take:", 1), "status or code"},

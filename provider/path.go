@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A path names one place in a JSON document: `a.b`, `a."b.c"[-1].@x`; `$` alone is the whole. It is the singular query of
@@ -46,24 +44,24 @@ func parsePath(s string) (path, error) {
 		case rest[0] == '[':
 			end := strings.IndexByte(rest, ']')
 			if end < 0 {
-				return path{}, fmt.Errorf("path %q: [ without ]", yamldoc.Clip(s))
+				return path{}, errors.New("path: [ without ]")
 			}
 			n, err := strconv.Atoi(rest[1:end])
 			if err != nil || strings.HasPrefix(rest[1:end], "+") {
-				return path{}, fmt.Errorf("path %q: %q is not an index", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
+				return path{}, errors.New("path: between [ and ] stands an index, a number such as 0 or -1")
 			}
 			p.steps = append(p.steps, step{index: n, indexed: true})
 			rest = rest[end+1:]
 			continue
 		case !first && rest[0] != '.':
-			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, fmt.Errorf("path: a dot or an index is missing before character %d", len(s)-len(rest)+1)
 		case !first:
 			rest = rest[1:]
 		}
 		if strings.HasPrefix(rest, `"`) {
 			end := strings.IndexByte(rest[1:], '"')
 			if end <= 0 {
-				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end", yamldoc.Clip(s))
+				return path{}, errors.New("path: a quoted name is empty or does not end")
 			}
 			p.steps = append(p.steps, step{member: rest[1 : 1+end]})
 			rest = rest[end+2:]
@@ -71,7 +69,7 @@ func parsePath(s string) (path, error) {
 		}
 		m := bareMember.FindString(rest)
 		if m == "" {
-			return path{}, fmt.Errorf("path %q: %q is not a member name; quote it, as in a.\"b c\"", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, fmt.Errorf("path: no member's name begins at character %d; quote it, as in a.\"b c\"", len(s)-len(rest)+1)
 		}
 		p.steps = append(p.steps, step{member: m})
 		rest = rest[len(m):]

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -74,6 +76,26 @@ func Sort(ps []Problem) {
 	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+}
+
+// Word is which word of the file the problem is about, as in obtain.headers; empty: it is about none. It is made of the keys of the file, and has no
+// value of it.
+func (p Problem) Word() string {
+	if word, _, found := strings.Cut(p.Message, ": "); found && !strings.ContainsAny(word, " \"") {
+		return clip(word, 100)
+	}
+	return ""
+}
+
+// sentence is a message that fits into a line, whatever the keys are that it names.
+func sentence(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
+	return clip(s, 1000)
 }
 
 // Clip shortens what is quoted in a message.
