@@ -46,10 +46,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	}
 	sortProblems(r.Problems)
 	if wrong := yamldoc.Errors(r.Problems); len(wrong) > 0 { // and no warnings: what is wrong may be why something seems unused
-		if more := len(wrong) - mostProblems; more > 0 {
-			wrong = append(wrong[:mostProblems], Problem{File: file, Message: fmt.Sprintf("and %d problems more", more)})
-		}
-		return d, wrong
+		return d, yamldoc.First(wrong)
 	}
 	d.digest = digest(root)
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()

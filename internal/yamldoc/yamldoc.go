@@ -41,14 +41,11 @@ func (r *Reader) Warn(p Position, format string, args ...any) {
 // Unknown notes a word that is none of the known ones, and which of them was probably meant.
 func (r *Reader) Unknown(p Position, message, written string, known []string) {
 	meant := ""
-	if len(r.Problems) < mostGuesses {
+	if len(r.Problems) < mostTold { // each guess compares with all that is known
 		meant = suggest.Nearest(written, known)
 	}
 	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: sentence(message), Suggestion: meant})
 }
-
-// mostGuesses is up to how many problems it is guessed what was meant: each guess compares with all that is known.
-const mostGuesses = 100
 
 // Document reads a file that is one document; nil: nothing is in it, or something is wrong.
 func (r *Reader) Document(data []byte) *yaml.Node {

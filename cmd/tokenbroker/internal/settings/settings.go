@@ -140,7 +140,7 @@ func FlagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-")
 // Check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *Settings) Check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return console.WrongInput(Together(wrong))
+		return console.WrongInput(yamldoc.Together(wrong))
 	}
 	return nil
 }

@@ -2,8 +2,6 @@ package settings
 
 import (
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -129,11 +127,8 @@ func TestSettingsFile(t *testing.T) {
 			"upstream_connect_to: {'a:443': '127.0.0.1:4'}\nlimits_concurrent_streams: 6\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "settings.yaml")
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			f, wrong, err := readSettings(file)
+			const file = "settings.yaml"
+			f, wrong, err := readSettings(file, []byte(text), nil)
 			if err != nil || len(wrong) > 0 {
 				t.Fatal(err, wrong)
 			}
@@ -171,11 +166,8 @@ func FuzzSettings(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		file := filepath.Join(t.TempDir(), "settings.yaml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		got, wrong, err := readSettings(file)
+		const file = "settings.yaml"
+		got, wrong, err := readSettings(file, []byte(text), nil)
 		if err != nil && (got != nil || wrong != nil || console.ExitCode(err) != console.ExitUsage) {
 			t.Errorf("got %v, %v with %v", got, wrong, err)
 		}
