@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"errors"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -190,14 +189,14 @@ func parsingLayout(layout, zone string) string {
 	return goLayout(strings.ReplaceAll(layout, "%z", zone))
 }
 
-var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity))$`)
+var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)$`)
 
-// number reads a number that may be text, with a fraction or an exponent. One that is too large is infinite.
+// number reads a number that may be text, with a fraction or an exponent. One that is too large is none: nobody knows what was meant.
 func number(s string) (float64, bool) {
 	s = strings.TrimSpace(s)
 	if !numberWord.MatchString(s) {
 		return 0, false
 	}
 	f, err := strconv.ParseFloat(s, 64)
-	return f, err == nil || errors.Is(err, strconv.ErrRange)
+	return f, err == nil
 }
