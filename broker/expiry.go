@@ -12,7 +12,7 @@ type Expiry struct {
 	In *time.Duration
 	// Claim is the `exp` of a token that is a JWT; zero: none.
 	Claim time.Time
-	// Unread names what is there and cannot be read, `expires_in` or `expires_at`; empty: nothing.
+	// Unread names what is there and cannot be read, `expires_in`, `expires_at` or `exp`, the token's own; empty: nothing.
 	Unread string
 }
 
@@ -66,6 +66,9 @@ func (e Expiry) corrected(at time.Time) time.Time {
 func UnreadAdvice(unread string) string {
 	if unread == "expires_in" {
 		return "the upstream's expires_in cannot be read, and `lifetime` is used, or ten minutes: write its unit, as in take: {expires_in: {path: …, unit: ms}}, or expires_at with a layout"
+	}
+	if unread == "exp" {
+		return "the token's own exp cannot be read, and what the answer says is used, or `lifetime`, or ten minutes: write how it is spelled, as in take: {expires_at: {claim: exp, of: token, layout: unix_ms}}"
 	}
 	return "the upstream's expires_at cannot be read, and `lifetime` is used, or ten minutes: write how it is spelled, as in take: {expires_at: {path: …, layout: \"%d.%m.%Y %H:%M\"}}"
 }

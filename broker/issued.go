@@ -20,7 +20,7 @@ type Issued struct {
 	ExpireAt  time.Time
 	RefreshAt time.Time
 	Source    ExpirySource
-	// Unread names what the answer said about its end and nobody could read, `expires_in` or `expires_at`; empty: nothing.
+	// Unread names what the answer said about its end and nobody could read, `expires_in`, `expires_at` or `exp`; empty: nothing.
 	Unread string
 	// SameCount is how often in a row the upstream gave this same token again, and AskAgainAt until when it is not asked
 	// again for that reason.

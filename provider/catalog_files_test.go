@@ -10,14 +10,14 @@ import (
 // TestAFileHasItsOwnNameOnly: one that says another name neither takes that name nor keeps it from the file that has it.
 func TestAFileHasItsOwnNameOnly(t *testing.T) {
 	c, _ := catalogIn(t, map[string]string{
-		"a.yaml": "name: mine\ntoken: from a", "mine.yaml": "name: mine\ntoken: from mine", "mine.yml": "name: mine\ntoken: x",
-		"b.yaml": "name: officernd\noverride: true\ntoken: x",
+		"a.yaml": "name: mine\ninputs: {k: {}}\ntoken: '{{k}} from a'", "mine.yaml": "name: mine\ninputs: {k: {}}\ntoken: '{{k}} from mine'", "mine.yml": "name: mine\ninputs: {k: {}}\ntoken: '{{k}} x'",
+		"b.yaml": "name: officernd\noverride: true\ninputs: {k: {}}\ntoken: '{{k}} x'",
 	})
 	mine, err := c.Definition("mine")
-	if err != nil || len(mine.(*definition).token.parts) != 1 || mine.(*definition).token.parts[0].literal != "from mine" {
+	if err != nil || len(mine.(*definition).token.parts) != 2 || mine.(*definition).token.parts[1].literal != " from mine" {
 		t.Errorf("got %v %v, want the file of that name", mine, err)
 	}
-	if got := problemsOf(entry(t, c, "a")); !strings.Contains(got, "call it mine.yaml") {
+	if got := problemsOf(entry(t, c, "a")); !strings.Contains(got, "write name: a") {
 		t.Errorf("got %q", got)
 	}
 	if got := problemsOf(entry(t, c, "mine")); !strings.Contains(got, "mine.yml") {
@@ -61,23 +61,23 @@ func TestWhatIsInUseStaysInUse(t *testing.T) {
 	if d := step("name: [", Builtin, "not YAML"); d.Facts().Digest != builtin.Facts().Digest {
 		t.Error("a file that is wrong took the built-in's place")
 	}
-	if d := step("name: officernd\ntoken: x", Builtin, "override: true"); d.Facts().Digest != builtin.Facts().Digest {
+	if d := step("name: officernd\ninputs: {k: {}}\ntoken: '{{k}} x'", Builtin, "override: true"); d.Facts().Digest != builtin.Facts().Digest {
 		t.Error("a file without override took the built-in's place")
 	}
-	mine := step("name: officernd\ntitle: Mine\noverride: true\ntoken: x", FileOverridingBuiltin, "")
+	mine := step("name: officernd\ntitle: Mine\noverride: true\ninputs: {k: {}}\ntoken: '{{k}} x'", FileOverridingBuiltin, "")
 	if d := step("name: officernd\noverride: true\ntokn: x", FileOverridingBuiltin, "tokn"); d != mine {
 		t.Error("a broken override lost its former version")
 	}
 	if entry(t, c, name).Title != "Mine" {
 		t.Error("the title is not that of what is in use")
 	}
-	if d := step("name: officernd\ntoken: x", FileOverridingBuiltin, "override: true"); d != mine {
+	if d := step("name: officernd\ninputs: {k: {}}\ntoken: '{{k}} x'", FileOverridingBuiltin, "override: true"); d != mine {
 		t.Error("an override that no longer says so lost its former version")
 	}
 }
 
 func TestEntriesAreInTheOrderOfTheirNames(t *testing.T) {
-	c, _ := catalogIn(t, map[string]string{"zz.yaml": "name: zz\ntoken: x", "a-1.yaml": "name: a-1\ntoken: x", "broken.yaml": ":"})
+	c, _ := catalogIn(t, map[string]string{"zz.yaml": "name: zz\ninputs: {k: {}}\ntoken: '{{k}} x'", "a-1.yaml": "name: a-1\ninputs: {k: {}}\ntoken: '{{k}} x'", "broken.yaml": ":"})
 	var before string
 	for _, e := range c.List() {
 		if e.Name <= before {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A checker holds what names mean while a definition is checked.
@@ -93,11 +91,24 @@ func requestNamed(run string, i int, qs []*request) string {
 
 // listed checks that what one_of allows is allowed by pattern and format.
 func (c *checker) listed(in *input, what string) {
-	for _, s := range in.oneOf {
-		if why := in.wrongValue(s); s != "" && why != "" {
-			c.Wrong(in.at, "%s: one_of: %q %s", what, yamldoc.Clip(s), why)
+	for i, s := range in.oneOf {
+		if why := in.misdeclared(s); why != "" {
+			c.Wrong(in.at, "%s: one_of: value %d %s", what, i+1, why)
 		}
 	}
+}
+
+// misdeclared says what is wrong with a value that the definition itself gives an input, without quoting the definition; empty: nothing.
+func (in *input) misdeclared(s string) string {
+	switch {
+	case s == "":
+		return ""
+	case in.oneOf != nil && !slices.Contains(in.oneOf, s):
+		return "is none of one_of"
+	case in.pattern != nil && !in.pattern.MatchString(s):
+		return "does not match pattern"
+	}
+	return in.wrongValue(s)
 }
 
 // defaulted checks a default: as a value where it names nothing, else what it names.
@@ -110,7 +121,7 @@ func (c *checker) defaulted(in *input, what string) {
 		return
 	}
 	s := in.byDefault(newValues(nil))
-	if why := in.wrongValue(s); s != "" && why != "" {
+	if why := in.misdeclared(s); why != "" {
 		c.Wrong(in.at, "%s: the default %s", what, why)
 	}
 }
@@ -364,7 +375,7 @@ func (c *checker) fits(u urlTemplate, what string) {
 		}
 		for _, value := range may {
 			if why := u.misfit(n, value); why != "" {
-				c.Wrong(u.written.at, "%s: {{%s}} may be %q, and %s", what, n, yamldoc.Clip(value), why)
+				c.Wrong(u.written.at, "%s: a value of {{%s}} %s", what, n, why)
 			}
 		}
 	}

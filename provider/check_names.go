@@ -14,7 +14,7 @@ const (
 	mostNames    = 1000
 	mostRequests = 16
 	mostDepth    = 64
-	// mostProblems is how many are said: nobody reads more, and an unknown name is compared with all that are known.
+	// mostProblems is up to how many are looked for: an unknown name is compared with all that are known.
 	mostProblems = 100
 )
 

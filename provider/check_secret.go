@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -17,7 +16,7 @@ func (c *checker) tokenOf(t text) {
 		}
 	}
 	if len(t.names()) == 0 {
-		c.Warn(t.at, "token: whoever may read the definition reads the token: declare an input, inputs: {api_key: {secret: true, handed_out: true}}, and write \"{{api_key}}\"")
+		c.Wrong(t.at, "token: it does not stand in a definition, which callers may read: declare an input, inputs: {api_key: {secret: true, handed_out: true}}, and write \"{{api_key}}\"")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -53,11 +54,17 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 
 var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
 
+// hasLines are the formats of inputs that may be written in several lines.
+var hasLines = map[string]bool{"pem": true, "json": true, "jwk": true}
+
 // wrongInput says what is wrong with an input's value, also for the URLs that it is in; empty: nothing.
 func (d *definition) wrongInput(name, v string) string {
 	in := d.inputs[name]
 	if why := in.wrongValue(v); why != "" {
 		return why
+	}
+	if !in.secret && !hasLines[in.format] && strings.ContainsFunc(v, unicode.IsControl) {
+		return "has a control character or a line break in it"
 	}
 	if in.format == "url" {
 		if _, err := d.whole(v); err != nil {

@@ -221,3 +221,18 @@ func TestWhatIsStoredIsText(t *testing.T) {
 		}
 	}
 }
+
+// TestAnInputIsALineOfText: a control character in one is a mistake, but where its format has lines. A secret may be anything.
+func TestAnInputIsALineOfText(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define("inputs: {a: {}, j: {format: json}, s: {secret: true}}\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {a: '{{a}}', j: '{{j}}', s: '{{s}}'}}")
+	for _, bad := range []string{"\x00", "a\r\nb", "a\n", "\ta", "\x1b[31m", "a\u0085"} {
+		got := d.Check(credential(map[string]string{"a": bad, "j": "{\r\n}", "!s": bad}))
+		if len(got) != 1 || got[0].Field != "credential.inputs.a" || !strings.Contains(got[0].Description, "control character") {
+			t.Errorf("%q: got %v, want it refused by its name", bad, got)
+		}
+	}
+	if got := d.Check(credential(map[string]string{"a": "größe \u202e", "j": "[]", "!s": "s"})); len(got) > 0 {
+		t.Errorf("got %v", got)
+	}
+}

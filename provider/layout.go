@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"errors"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -10,8 +9,6 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A layout says how a time is written: rfc3339, http, unix, unix_ms, or strftime such as %Y-%m-%dT%H:%M:%SZ; without a zone
@@ -31,7 +28,7 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		return s
 	}
 	if !strings.Contains(s, "%") {
-		r.Wrong(at(n), "%s: %q is not a layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: it is not a layout; write rfc3339, http, unix, unix_ms or one with %%Y, %%m, %%d, %%H, %%M, %%S", what)
 		return s
 	}
 	literal := ""
@@ -192,14 +189,14 @@ func parsingLayout(layout, zone string) string {
 	return goLayout(strings.ReplaceAll(layout, "%z", zone))
 }
 
-var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity))$`)
+var numberWord = regexp.MustCompile(`^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)$`)
 
-// number reads a number that may be text, with a fraction or an exponent. One that is too large is infinite.
+// number reads a number that may be text, with a fraction or an exponent. One that is too large is none: nobody knows what was meant.
 func number(s string) (float64, bool) {
 	s = strings.TrimSpace(s)
 	if !numberWord.MatchString(s) {
 		return 0, false
 	}
 	f, err := strconv.ParseFloat(s, 64)
-	return f, err == nil || errors.Is(err, strconv.ErrRange)
+	return f, err == nil
 }

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"encoding/base64"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +43,10 @@ func TestALayoutTakesWhatItsConversionsMean(t *testing.T) {
 	}
 }
 
+func jwtThatEnds(exp string) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":`+exp+`}`)) + ".x"
+}
+
 // TestAnEndThatNobodyCanReadIsSaid: it is neither taken for none, nor for the definition's.
 func TestAnEndThatNobodyCanReadIsSaid(t *testing.T) {
 	for answer, c := range map[string]struct {
@@ -54,6 +60,16 @@ func TestAnEndThatNobodyCanReadIsSaid(t *testing.T) {
 		`{"t": "x", "e": null}`:                                    {"expires_at: e", "", broker.ExpiryUnknown},
 		`{"t": "e30.eyJleHAiOjE3Nzc2MzY4MDB9.x", "e": 9999999999}`: {"expires_at: {claim: exp, of: token}", "", broker.ExpiryToken},
 		`{"t": "e30.eyJleHAiOjE3Nzc2MzY4MDB9.x", "e": 4102444800}`: {"expires_at: e", "", broker.ExpiryToken},
+		`{"t": "` + jwtThatEnds(`-5`) + `"}`:                       {"x: t", "exp", broker.ExpiryUnknown},
+		`{"t": "` + jwtThatEnds(`1e300`) + `"}`:                    {"x: t", "exp", broker.ExpiryUnknown},
+		`{"t": "` + jwtThatEnds(`1e400`) + `"}`:                    {"x: t", "exp", broker.ExpiryUnknown},
+		`{"t": "` + jwtThatEnds(`"x"`) + `"}`:                      {"x: t", "exp", broker.ExpiryUnknown},
+		`{"t": "` + jwtThatEnds(`null`) + `"}`:                     {"x: t", "", broker.ExpiryUnknown},
+		`{"t": "` + jwtThatEnds(`"x"`) + `", "e": 60}`:             {"expires_in: e", "exp", broker.ExpiryUpstream},
+		`{"t": "` + jwtThatEnds(`4102444800000`) + `"}`:            {"expires_at: {claim: exp, of: token, layout: unix_ms}", "", broker.ExpiryToken},
+		`{"t": "x", "e": 1e400}`:                                   {"expires_in: e", "expires_in", broker.ExpiryUnknown},
+		`{"t": "x", "e": "Infinity"}`:                              {"expires_in: e", "expires_in", broker.ExpiryUnknown},
+		`{"t": "x", "e": ` + strings.Repeat("9", 500_000) + `}`:    {"expires_in: e", "expires_in", broker.ExpiryUnknown},
 	} {
 		v := newVendor(t, jsonSays(answer))
 		d := v.define("obtain: {post: https://example.com/t, take: {token: t, " + c.take + "}}")
@@ -63,7 +79,7 @@ func TestAnEndThatNobodyCanReadIsSaid(t *testing.T) {
 			continue
 		}
 		if _, source := a.Expiry.Ends(d.Facts()); a.Expiry.Unread != c.unread || source != c.source {
-			t.Errorf("%s: got %q %v, want %q %v", answer, a.Expiry.Unread, source, c.unread, c.source)
+			t.Errorf("%.80s: got %q %v, want %q %v", answer, a.Expiry.Unread, source, c.unread, c.source)
 		}
 	}
 }

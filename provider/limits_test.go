@@ -52,7 +52,7 @@ func TestADefinitionIsOfBoundedSize(t *testing.T) {
 		"requests": {"name: x\nobtain:\n" + many(mostRequests+1, "- {post: 'https://example.com/%d', take: {token: t}}\n"), "17 requests; a run has 16 at most"},
 		"lists":    {"name: x\nobtain: {post: 'https://example.com/', take: {token: t}, json: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "}", "nested deeper than 64 levels"},
 		"mappings": {"name: x\ntoken: t\nlet: {a: " + strings.Repeat("{base64: ", 2000) + "x" + strings.Repeat("}", 2000) + "}", "nested deeper than 64 levels"},
-		"words":    {"name: x\ntoken: t\n" + many(20000, "w%d: 1\n"), "and 19900 problems more"},
+		"words":    {"name: x\ntoken: t\n" + many(20000, "w%d: 1\n"), "and 19901 problems more"},
 		"unknown":  {"name: x\nobtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(3000, "    f%d: '{{zz}}'\n"), "nothing gives {{zz}} here"},
 	} {
 		got := check(t, c.text)

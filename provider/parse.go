@@ -40,10 +40,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	}
 	sortProblems(r.Problems)
 	if wrong := yamldoc.Errors(r.Problems); len(wrong) > 0 { // and no warnings: what is wrong may be why something seems unused
-		if more := len(wrong) - mostProblems; more > 0 {
-			wrong = append(wrong[:mostProblems], Problem{File: file, Message: fmt.Sprintf("and %d problems more", more)})
-		}
-		return d, wrong
+		return d, yamldoc.First(wrong)
 	}
 	d.digest = digest(root)
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
@@ -97,7 +94,7 @@ func (r *reader) definition(root *yaml.Node) *definition {
 		if !definitionName.MatchString(s) {
 			r.Wrong(at(n.Value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last, as in my-api", yamldoc.Clip(s))
 		} else if base := strings.TrimSuffix(filepath.Base(r.File), ".yaml"); r.File != "" && strings.HasSuffix(r.File, ".yaml") && base != s {
-			r.Wrong(at(n.Value), "name: %q is in a file of another name: call it %s.yaml", s, s)
+			r.Wrong(at(n.Value), "name: it is not the file's: write name: %s, or call the file as the definition", yamldoc.Clip(base))
 		}
 	}
 	d.override = r.yes(w["override"], "definition")
@@ -233,7 +230,7 @@ func (r *reader) times(d *definition, w map[string]item) {
 		n, err := strconv.Atoi(count)
 		p, good := parseDuration(period)
 		if !found || err != nil || n < 1 || !good || p <= 0 {
-			r.Wrong(at(x.Value), "rate: %q is not a rate; write 60/1m", yamldoc.Clip(s))
+			r.Wrong(at(x.Value), "rate: it is not a rate; write 60/1m")
 		}
 		d.rateRequests, d.ratePeriod = n, p
 	}

@@ -35,7 +35,7 @@ lifetime: 5 minutes
 		`x.yaml:6:9: obtain.post: a URL begins with https:// or with {{name}}`,
 		`x.yaml:7:14: obtain.form.id: {{ without }}; write {{{{ for a literal {{`,
 		`x.yaml:8:17: obtain.take.token: path "a..b": "" is not a member name`,
-		`x.yaml:9:11: lifetime: "5 minutes" is not a duration; write 90s, 1h30m or 5d`,
+		`x.yaml:9:11: lifetime: it is not a duration; write 90s, 1h30m or 5d`,
 	}
 	if len(got) != len(want) {
 		t.Fatalf("got %d problems, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))

@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A path names one place in a JSON document: `a.b`, `a."b.c"[-1].@x`; `$` alone is the whole. It is the singular query of
@@ -71,7 +69,7 @@ func parsePath(s string) (path, error) {
 		}
 		m := bareMember.FindString(rest)
 		if m == "" {
-			return path{}, fmt.Errorf("path %q: %q is not a member name; quote it, as in a.\"b c\"", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, fmt.Errorf("path: no member's name begins at character %d; quote it, as in a.\"b c\"", len(s)-len(rest)+1)
 		}
 		p.steps = append(p.steps, step{member: m})
 		rest = rest[len(m):]

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -19,6 +20,42 @@ func splitScopes(s, join string) []string {
 		}
 	}
 	return out
+}
+
+// What is kept of the scopes that were granted: they are stored, and in every answer to callers.
+const (
+	mostScopes      = 1000
+	mostScopesBytes = 64 << 10
+)
+
+// scopesOf splits what was granted. Of too many the first are kept.
+func scopesOf(v value, s *set) []string {
+	out, size := granted(v, s), 0
+	for i, scope := range out {
+		if size += len(scope); i == mostScopes || size > mostScopesBytes {
+			kept := make([]string, i)
+			for j := range kept {
+				kept[j] = strings.Clone(out[j]) // or they would keep all of it in memory
+			}
+			return kept
+		}
+	}
+	return out
+}
+
+func granted(v value, s *set) []string {
+	if l, ok := v.v.([]any); ok {
+		var out []string
+		for _, x := range l {
+			out = append(out, jsondoc.Text(x))
+		}
+		return out
+	}
+	join := " "
+	if s != nil && s.join != "" {
+		join = s.join
+	}
+	return splitScopes(v.String(), join)
 }
 
 // bearerTypes are what upstreams call a token that is shown as RFC 6750 section 2.1 has it, in lower case and without what separates words.

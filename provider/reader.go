@@ -99,7 +99,7 @@ func (r *reader) duration(n *yaml.Node, what string) time.Duration {
 	}
 	d, ok := parseDuration(s)
 	if !ok {
-		r.Wrong(at(n), "%s: %q is not a duration; write 90s, 1h30m or 5d", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: it is not a duration; write 90s, 1h30m or 5d", what)
 	}
 	return d
 }
@@ -109,7 +109,7 @@ func (r *reader) positive(n *yaml.Node, what string) time.Duration {
 	before := len(r.Problems)
 	d := r.duration(n, what)
 	if d == 0 && len(r.Problems) == before {
-		r.Wrong(at(n), "%s: %q is no time at all; write how long, as 90s, 1h30m or 5d, or leave it out", what, yamldoc.Clip(n.Value))
+		r.Wrong(at(n), "%s: it is no time at all; write how long, as 90s, 1h30m or 5d, or leave it out", what)
 	}
 	return d
 }
@@ -129,7 +129,7 @@ func (r *reader) choice(n *yaml.Node, what string, known []string) string {
 		r.Wrong(at(n), "%s: this version does not know %q yet; write one of %s", what, s, strings.Join(known, ", "))
 		return ""
 	}
-	r.Unknown(at(n), fmt.Sprintf("%s: %q is none of %s", what, yamldoc.Clip(s), strings.Join(known, ", ")), s, known)
+	r.Unknown(at(n), fmt.Sprintf("%s: it is none of %s", what, strings.Join(known, ", ")), s, known)
 	return ""
 }
 

@@ -60,7 +60,7 @@ func problemsOf(e Entry) string {
 }
 
 func TestABrokenFileKeepsItsFormerVersionAndSaysSo(t *testing.T) {
-	c, dir := catalogIn(t, map[string]string{"mine.yaml": "name: mine\ntoken: one", ".hidden.yaml": "name: [", "notes.txt": "x"})
+	c, dir := catalogIn(t, map[string]string{"mine.yaml": "name: mine\ninputs: {k: {}}\ntoken: '{{k}} one'", ".hidden.yaml": "name: [", "notes.txt": "x"})
 	before, err := c.Definition("mine")
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestABrokenFileKeepsItsFormerVersionAndSaysSo(t *testing.T) {
 	if got := problemsOf(entry(t, c, "mine")); !strings.Contains(got, "tokn") {
 		t.Errorf("got %q", got)
 	}
-	writeFile(t, dir, "mine.yaml", "name: mine\ntoken: two")
+	writeFile(t, dir, "mine.yaml", "name: mine\ninputs: {k: {}}\ntoken: '{{k}} two'")
 	if err := c.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestABrokenFileKeepsItsFormerVersionAndSaysSo(t *testing.T) {
 }
 
 func TestABuiltinIsReplacedOnlyByAFileThatSaysSo(t *testing.T) {
-	c, dir := catalogIn(t, map[string]string{"officernd.yaml": "name: officernd\ntoken: mine", "broken.yaml": "name: broken"})
+	c, dir := catalogIn(t, map[string]string{"officernd.yaml": "name: officernd\ninputs: {k: {}}\ntoken: '{{k}} mine'", "broken.yaml": "name: broken"})
 	builtin, err := c.Definition("officernd")
 	if err != nil || builtin.Facts().Requests != 1 || len(builtin.(*definition).obtain) != 1 {
 		t.Fatalf("got %v %v, want the built-in", builtin, err)
@@ -116,8 +116,8 @@ func TestABuiltinIsReplacedOnlyByAFileThatSaysSo(t *testing.T) {
 	if _, err := c.Definition("broken"); broker.KindOf(err) != broker.ProviderInvalid {
 		t.Errorf("got %v", err)
 	}
-	writeFile(t, dir, "officernd.yaml", "name: officernd\noverride: true\ntoken: mine")
-	writeFile(t, dir, "other.yaml", "name: other\noverride: true\ntoken: mine")
+	writeFile(t, dir, "officernd.yaml", "name: officernd\noverride: true\ninputs: {k: {}}\ntoken: '{{k}} mine'")
+	writeFile(t, dir, "other.yaml", "name: other\noverride: true\ninputs: {k: {}}\ntoken: '{{k}} mine'")
 	if err := c.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestABuiltinIsReplacedOnlyByAFileThatSaysSo(t *testing.T) {
 }
 
 func TestAFileThatChangesIsReadAgain(t *testing.T) {
-	c, dir := catalogIn(t, map[string]string{"mine.yaml": "name: mine\ntoken: one"})
+	c, dir := catalogIn(t, map[string]string{"mine.yaml": "name: mine\ninputs: {k: {}}\ntoken: '{{k}} one'"})
 	var log syncBuffer
 	c.SetLog(slog.New(slog.NewTextHandler(&log, nil)))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -141,7 +141,7 @@ func TestAFileThatChangesIsReadAgain(t *testing.T) {
 	was := c.Revision()
 	for n := 0; c.Revision() == was; n++ {
 		// The watch may begin after a write: it is written until it is seen.
-		writeFile(t, dir, "mine.yaml", "name: mine\ntoken: two"+strings.Repeat(" ", n%7))
+		writeFile(t, dir, "mine.yaml", "name: mine\ninputs: {k: {}}\ntoken: '{{k}} two'"+strings.Repeat(" ", n%7))
 		select {
 		case <-ctx.Done():
 			t.Fatal("the change was not seen")

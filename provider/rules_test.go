@@ -79,7 +79,7 @@ func TestTheHostIsKnownFromWhatIsKnown(t *testing.T) {
 		"inputs: {missing: {format: url}}\nobtain: [{get: \"{{missing}}\", take: {a: a}}, {post: \"https://second.example\", take: {token: t}}]": "second.example:443",
 		"inputs: {missing: {format: url}}\nobtain: {oauth2: {issuer: \"{{missing}}\"}, auth: none}":                                              "unknown",
 		"parameters: {region: {one_of: [eu, us]}}\nobtain: {post: \"https://{{region}}.example.com/t\", take: {token: t}}":                       "eu.example.com:443",
-		"token: t": "",
+		"inputs: {sub: {}}\ntoken: \"{{sub}}\"": "",
 	} {
 		if got := v.define(text).Host(c, broker.Selection{Parameters: broker.NewPairs(map[string]string{"region": "eu"})}); got != want {
 			t.Errorf("%s: got %q, want %q", text, got, want)

@@ -110,7 +110,7 @@ func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
 	}
 	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
 	out.Expiry.SentAt = time.Now()
-	out.Expiry.Claim = expOf(s)
+	ownEnd(s, &out.Expiry)
 	return out, nil
 }
 
@@ -337,7 +337,8 @@ func unfit(name string, v value) string {
 func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*where, out *broker.Answer) {
 	if token, ok := taken["token"]; ok {
 		out.TokenType, out.Scopes = "", nil
-		out.Expiry = broker.Expiry{SentAt: a.SentAt, Claim: expOf(token.String())}
+		out.Expiry = broker.Expiry{SentAt: a.SentAt}
+		ownEnd(token.String(), &out.Expiry)
 		if date, err := http.ParseTime(a.Header.Get("Date")); err == nil {
 			out.Expiry.Date = date
 		}
@@ -365,36 +366,26 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 			if out.Expiry.Claim.IsZero() || at.Before(out.Expiry.Claim) {
 				out.Expiry.Claim = at
 			}
+			if out.Expiry.Unread == "exp" {
+				out.Expiry.Unread = "" // the definition says how it is to be read
+			}
 		default:
 			out.Expiry.At = at
 		}
 	}
 }
 
-// expOf is the `exp` of a JWT (RFC 7519 section 4.1.4); zero: it is none, or has none.
-func expOf(token string) time.Time {
+// ownEnd reads the `exp` of a token that is a JWT (RFC 7519 section 4.1.4).
+func ownEnd(token string, e *broker.Expiry) {
 	claims, _ := claimsOf(token).(map[string]any)
-	at, ok := parseTime(jsondoc.Text(claims["exp"]), "unix")
-	if !ok {
-		return time.Time{}
+	exp := claims["exp"]
+	if exp == nil {
+		return
 	}
-	return at
-}
-
-// scopesOf splits what was granted.
-func scopesOf(v value, s *set) []string {
-	if l, ok := v.v.([]any); ok {
-		var out []string
-		for _, x := range l {
-			out = append(out, jsondoc.Text(x))
-		}
-		return out
+	var ok bool
+	if e.Claim, ok = parseTime(jsondoc.Text(exp), "unix"); !ok {
+		e.Unread = "exp"
 	}
-	join := " "
-	if s != nil && s.join != "" {
-		join = s.join
-	}
-	return splitScopes(v.String(), join)
 }
 
 // headers are the definition's own as they were sent: they are handed out with the token.

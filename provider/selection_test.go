@@ -9,7 +9,7 @@ import (
 
 func TestWhatIsNotDeclaredIsRefusedAndDefaultsAreApplied(t *testing.T) {
 	v := newVendor(t, nil)
-	none := v.define(`token: "x"`)
+	none := v.define("inputs: {sub: {}}\ntoken: \"{{sub}}\"")
 	set := func(s ...string) broker.Set {
 		x, err := broker.ParseSet("x", s)
 		if err != nil {

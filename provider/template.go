@@ -1,11 +1,9 @@
 package provider
 
 import (
-	"fmt"
+	"errors"
 	"regexp"
 	"strings"
-
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A text is a template: literals and names. `{{name}}` and `{{ name }}` stand for a value, `{{{{` for a literal `{{`. There
@@ -41,11 +39,11 @@ func parseText(s string) ([]part, error) {
 		}
 		j := strings.Index(s, "}}")
 		if j < 0 {
-			return nil, fmt.Errorf("{{ without }}; write {{{{ for a literal {{")
+			return nil, errors.New("{{ without }}; write {{{{ for a literal {{")
 		}
 		name := strings.TrimSuffix(strings.TrimPrefix(s[:j], " "), " ")
 		if !nameWord.MatchString(name) {
-			return nil, fmt.Errorf("%q is not a name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{", yamldoc.Clip(s[:j]))
+			return nil, errors.New("what stands between {{ and }} is not a name: a template only names values, as in {{client_id}}; write {{{{ for a literal {{")
 		}
 		if lit.Len() > 0 {
 			parts = append(parts, part{literal: lit.String()})

@@ -115,12 +115,12 @@ func (u *urlTemplate) parseAuthority(parts []part) error {
 		u.port = withoutFirst(u.port, 1)
 		named := len(u.port) == 1 && u.port[0].name != ""
 		if !named && !transport.IsPort(withNames(u.port, "x")) {
-			return fmt.Errorf("%q has no port after the colon: write one from 1 to 65535", example)
+			return errors.New("after the host's colon comes no port: write one from 1 to 65535")
 		}
 	}
 	if host := withNames(u.host, "x"); !isHostName(host) {
 		if strings.ContainsFunc(host, func(r rune) bool { return r > 0x7f }) {
-			return fmt.Errorf("%q is not a host as it is sent; write its ASCII form, xn--…", host)
+			return errors.New("the host is not as it is sent; write its ASCII form, xn--…")
 		}
 		return fmt.Errorf("%q is not a host's name; write one, as example.com", host)
 	}

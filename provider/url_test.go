@@ -80,12 +80,12 @@ func TestAURLThatCanNeverBeAskedIsRefusedWithAdvice(t *testing.T) {
 		"https://{{u}}/x":                 "begin the URL with {{u}}",
 		"https://{{hp}}.example.com/x":    "write https://{{hp}}/…",
 		"https://{{hp}}:8443/x":           "write https://{{hp}}/…",
-		"https://{{region}}.a.example/x":  `{{region}} may be "eu/x", and must be a host's name`,
-		"https://example.com/{{none}}/x":  `{{none}} may be "", and must not be empty`,
-		"https://example.com/?q={{none}}": `{{none}} may be "", and must not be empty`,
-		"https://example.com/{{up}}/x":    `{{up}} may be "..", and must not lead elsewhere`,
-		"https://example.com:{{up}}/x":    `{{up}} may be "..", and must be a port`,
-		"https://{{sub}}.example.com/":    `{{sub}} may be "a:1", and must be a host's name`,
+		"https://{{region}}.a.example/x":  `a value of {{region}} must be a host's name`,
+		"https://example.com/{{none}}/x":  `a value of {{none}} must not be empty`,
+		"https://example.com/?q={{none}}": `a value of {{none}} must not be empty`,
+		"https://example.com/{{up}}/x":    `a value of {{up}} must not lead elsewhere`,
+		"https://example.com:{{up}}/x":    `a value of {{up}} must be a port`,
+		"https://{{sub}}.example.com/":    `a value of {{sub}} must be a host's name`,
 	} {
 		text := "name: x\ninputs: {i: {}, u: {format: url}, hp: {format: host_path}, none: {default: ''}, up: {default: '..'}, region: {one_of: [us, eu/x]}}\nparameters: {sub: {one_of: ['a:1']}}\n" +
 			"obtain: {post: \"" + address + "\", take: {token: t}}\n"

@@ -22,7 +22,7 @@ type comparison struct {
 }
 
 // filterForm says what of AIP-160 there is.
-const filterForm = "write FIELD = VALUE, FIELD != VALUE or FIELD : VALUE, joined by AND, with provider, state, name (may end in *) or labels.KEY, and " +
+const filterForm = "write FIELD = VALUE, FIELD != VALUE or FIELD : VALUE, joined by AND, with provider, state, name (may end in one *) or labels.KEY, and " +
 	`"quotes" around a VALUE with blanks or signs in it; there is no OR, no NOT and no parenthesis`
 
 // filterTerm is a comparison at the beginning of a text, filterAnd what joins it to the next.
@@ -85,8 +85,8 @@ func newComparison(field, op, value string) (comparison, error) {
 			return comparison{}, badFilter(term, "there is no such field")
 		}
 	}
-	if anywhere := c.op == ":" && c.value == "*" || c.prefix; strings.Contains(c.value, "*") && !anywhere {
-		return comparison{}, badFilter(term, "a * stands at the end of a name, or alone behind a colon")
+	if there := c.op == ":" && c.value == "*"; strings.Contains(c.value, "*") && !there {
+		return comparison{}, badFilter(term, "a * stands at the end of a name, once, or alone behind a colon")
 	}
 	return c, nil
 }

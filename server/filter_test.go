@@ -50,7 +50,7 @@ func TestAFilterThatIsNotUnderstoodIsRefused(t *testing.T) {
 		"provider = a OR provider = b", "provider = a or b", "labels.team = a OR b", "NOT provider = a", "-provider = a", "(provider = a)",
 		"provider = a AND", "provider = a AND ", "AND provider = a", "provider = a provider = b", "provider = a and state = READY", "provider",
 		"provider =", "provider > a", "provider == a", `provider = "a`, `provider = "a"b`, `provider = "\q"`, "color = red", "state = GREEN", "provider = a*",
-		"name = a*b", "labels.env = *", "provider = a, state = READY",
+		"name = a*b", "name = *a*", "name = *a", "name = **", "labels.env = *", "provider = a, state = READY",
 	} {
 		f, err := parseFilter(filter)
 		if broker.KindOf(err) != broker.RequestInvalid || !strings.Contains(err.Error(), "joined by AND") {

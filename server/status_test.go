@@ -107,6 +107,33 @@ func TestAViolationTravelsWithItsCode(t *testing.T) {
 	}
 }
 
+// TestNamesOfARequestMoveNobodysCursor: they come back in messages, and a terminal would obey them.
+func TestNamesOfARequestMoveNobodysCursor(t *testing.T) {
+	const name = "x\x00\x1b[31m\r\n\u202eß\u0085"
+	f := &broker.Failure{Kind: broker.RequestInvalid, Provider: name, Detail: name, Violations: []broker.Violation{{Field: "credential.inputs." + name, Description: name}}}
+	s, _ := toStatus(f, "id", time.Now())
+	const want = `x\x00\x1b[31m\r\n\u202eß\u0085`
+	if !strings.Contains(s.Message(), "credential.inputs."+want+": "+want) {
+		t.Errorf("got %q", s.Message())
+	}
+	for _, d := range s.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			if got := d.GetMetadata()["provider"]; got != want {
+				t.Errorf("got %q", got)
+			}
+		case *errdetails.LocalizedMessage:
+			if got := d.GetMessage(); got != "the request is invalid: "+want {
+				t.Errorf("got %q", got)
+			}
+		case *errdetails.BadRequest:
+			if v := d.GetFieldViolations()[0]; v.GetField() != "credential.inputs."+want || v.GetDescription() != want {
+				t.Errorf("got %v", v)
+			}
+		}
+	}
+}
+
 func TestAForeignErrorShowsNothing(t *testing.T) {
 	s, pushback := toStatus(errForeign{}, "id", time.Now())
 	if s.Code() != codes.Internal || strings.Contains(s.String(), "secret") || pushback != "-1" {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -156,12 +157,8 @@ func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, 
 	})
 }
 
-func quoted(s string) string {
-	if len(s) > 80 {
-		s = s[:80] + "…"
-	}
-	return "\"" + s + "\""
-}
+// quoted is a name of a request's in a message.
+func quoted(s string) string { return fmt.Sprintf("%.80q", s) }
 
 // A Trial is what TestCredential found.
 type Trial struct {

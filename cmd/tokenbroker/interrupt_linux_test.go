@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,5 +115,77 @@ func TestInterruptedInput(t *testing.T) {
 				t.Errorf("got exit code %d, want %d", code, console.ExitFailure)
 			}
 		})
+	}
+}
+
+// fifo is a named pipe that nobody writes.
+func fifo(t *testing.T) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "pipe.yaml")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestInterruptedPipe: a file that the command line names may be a pipe, and one that nobody writes holds up no interrupted command.
+func TestInterruptedPipe(t *testing.T) {
+	t.Parallel()
+	pipe := fifo(t)
+	for _, args := range [][]string{
+		{"config", "check", pipe}, {"provider", "check", pipe}, {"provider", "import", "locoia", pipe}, {"credential", "apply", "-f", pipe},
+		{"credential", "create", "one", "--provider", "officernd", "--secret", "client_secret=@" + pipe},
+	} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		interrupt()
+		var stderr bytes.Buffer
+		if code := run(&console.Process{Context: ctx, Stdout: io.Discard, Stderr: &stderr}, args); code != console.ExitFailure {
+			t.Errorf("%q: got exit code %d, want %d", args, code, console.ExitFailure)
+		}
+		if !strings.HasSuffix(stderr.String(), "interrupted\n") {
+			t.Errorf("%q: got %q", args, &stderr)
+		}
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0) // ends the reads that were left behind
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+}
+
+// TestAPipeIsWaitedForWithASentence: at a terminal, and what is written to it is read.
+func TestAPipeIsWaitedForWithASentence(t *testing.T) {
+	t.Parallel()
+	pipe := fifo(t)
+	tty, screen := terminal(t)
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(&console.Process{Context: t.Context(), Stdout: io.Discard, Stderr: tty}, []string{"config", "check", pipe})
+	}()
+	if line, err := bufio.NewReader(screen).ReadString('\n'); err != nil || !strings.Contains(line, "waiting for somebody to write "+pipe) {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if err := os.WriteFile(pipe, []byte("log_level: debug\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-ended; code != console.ExitOK {
+		t.Errorf("got exit code %d", code)
+	}
+}
+
+// TestAPipeIsNoFileOfAFile: what is read without anybody there who would write it is a regular file.
+func TestAPipeIsNoFileOfAFile(t *testing.T) {
+	t.Parallel()
+	pipe := fifo(t)
+	declared := filepath.Join(t.TempDir(), "declared.yaml")
+	if err := os.WriteFile(declared, []byte("name: a\nprovider: officernd\nsecrets: {client_secret: \"file:"+pipe+"\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"serve", "--config", pipe}, {"credential", "apply", "-f", declared}} {
+		var stderr bytes.Buffer
+		code := run(&console.Process{Context: t.Context(), Stdout: io.Discard, Stderr: &stderr}, args)
+		if code != console.ExitUsage || !strings.Contains(stderr.String(), pipe+": it is not a regular file") {
+			t.Errorf("%q: got exit code %d, %q", args, code, &stderr)
+		}
 	}
 }

@@ -26,7 +26,7 @@ func (v View) Providers() []server.Provider {
 	for _, e := range v.catalog.List() {
 		out = append(out, server.Provider{
 			Name: e.Name, Title: e.Title, DocsURL: e.Docs, Origin: origins[e.Origin], Revision: e.Revision,
-			Problems: sentences(e.Problems), Definition: e.Text,
+			Problems: places(e.Problems), Definition: e.Text,
 		})
 	}
 	return out
@@ -36,6 +36,23 @@ func (v View) Providers() []server.Provider {
 func (v View) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
 	requests, ps, err := v.catalog.Explain(name, inputs, sel)
 	return requests, sentences(ps), err
+}
+
+// places says of a file that is wrong where it is, and nothing that is in it: it may be any file, with anybody's secrets. The operator's log
+// and provider check say more.
+func places(ps []provider.Problem) []string {
+	var out []string
+	for _, p := range ps {
+		if p.Line > 0 { // what is said of the file as a whole quotes nothing of it
+			word := p.Word()
+			if word != "" {
+				word += ": "
+			}
+			p.Message, p.Suggestion = word+"wrong: the broker's log says what, and so does `tokenbroker provider check`", ""
+		}
+		out = append(out, p.String())
+	}
+	return out
 }
 
 func sentences(ps []provider.Problem) []string {

@@ -2,9 +2,12 @@ package yamldoc
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -74,6 +77,47 @@ func Sort(ps []Problem) {
 	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+}
+
+// mostTold is how many problems people are told: nobody reads more.
+const mostTold = 100
+
+// First are as many problems as people are told, and how many more there are.
+func First(ps []Problem) []Problem {
+	more := len(ps) - mostTold
+	if more <= 0 {
+		return ps
+	}
+	return append(slices.Clone(ps[:mostTold]), Problem{File: ps[mostTold].File, Message: fmt.Sprintf("and %d problems more", more)})
+}
+
+// Together are the first problems, as one error; nil: there is none.
+func Together(ps []Problem) error {
+	var errs []error
+	for _, p := range First(ps) {
+		errs = append(errs, p)
+	}
+	return errors.Join(errs...)
+}
+
+// Word is which word of the file the problem is about, as in obtain.headers; empty: it is about none. It is made of the keys of the file, and has no
+// value of it.
+func (p Problem) Word() string {
+	if word, _, found := strings.Cut(p.Message, ": "); found && !strings.ContainsAny(word, " \"") {
+		return clip(word, 100)
+	}
+	return ""
+}
+
+// sentence is a message that fits into a line, whatever the keys are that it names.
+func sentence(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
+	return clip(s, 1000)
 }
 
 // Clip shortens what is quoted in a message.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,7 +30,7 @@ type Reader struct {
 
 // Wrong notes a problem.
 func (r *Reader) Wrong(p Position, format string, args ...any) {
-	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)})
+	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: sentence(fmt.Sprintf(format, args...))})
 }
 
 // Warn notes something that is probably not what was meant.
@@ -41,14 +42,11 @@ func (r *Reader) Warn(p Position, format string, args ...any) {
 // Unknown notes a word that is none of the known ones, and which of them was probably meant.
 func (r *Reader) Unknown(p Position, message, written string, known []string) {
 	meant := ""
-	if len(r.Problems) < mostGuesses {
+	if len(r.Problems) < mostTold { // each guess compares with all that is known
 		meant = suggest.Nearest(written, known)
 	}
-	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: message, Suggestion: meant})
+	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: sentence(message), Suggestion: meant})
 }
-
-// mostGuesses is up to how many problems it is guessed what was meant: each guess compares with all that is known.
-const mostGuesses = 100
 
 // Document reads a file that is one document; nil: nothing is in it, or something is wrong.
 func (r *Reader) Document(data []byte) *yaml.Node {
@@ -105,8 +103,11 @@ func (r *Reader) notYAML(err error) {
 	if at.Mark.Line == 0 {
 		p = Position{}
 	}
-	r.Wrong(p, "not YAML: %s", clip(at.Message, 120))
+	r.Wrong(p, "not YAML: %s", clip(anchorName.ReplaceAllLiteralString(at.Message, "anchor"), 120))
 }
+
+// anchorName is the only text of a file that the messages of the YAML library quote.
+var anchorName = regexp.MustCompile(`(?s)anchor '.*'`)
 
 // aliases finds them wherever they are: a few can stand for any number of nodes.
 func (r *Reader) aliases(n *yaml.Node) {
@@ -193,7 +194,7 @@ func (r *Reader) Texts(n *yaml.Node, what string) []string {
 	return out
 }
 
-// KindName says for people what a node is.
+// KindName says for people what a node is, and never what is in it: where a mapping is wanted, somebody may have put a secret.
 func KindName(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -202,10 +203,15 @@ func KindName(n *yaml.Node) string {
 		return "a list"
 	default:
 	}
-	if IsNull(n) {
+	switch n.Tag {
+	case "!!null":
 		return "nothing"
+	case "!!bool":
+		return "true or false"
+	case "!!int", "!!float":
+		return "a number"
 	}
-	return fmt.Sprintf("%q", Clip(n.Value))
+	return "a text"
 }
 
 // IsNull reports whether the node is null, or nothing.

@@ -52,7 +52,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		"name: &a b\nlist: [*a, *a]":         "f:2:8: an alias: aliases are not allowed, write it out\nf:2:12: an alias: aliases are not allowed, write it out",
 		"name: [":                            `f:2:1: not YAML: did not find expected node content`,
 		"name: a: b":                         `f:1:8: not YAML: mapping values are not allowed in this context`,
-		"list: [*absent]":                    `f:1:8: not YAML: unknown anchor 'absent' referenced`,
+		"list: [*absent]":                    `f:1:8: not YAML: unknown anchor referenced`,
 		"\xff":                               `f: not YAML: invalid leading UTF-8 octet (value: 255)`,
 		strings.Repeat("#", MostBytes):       "",
 		strings.Repeat("#", MostBytes+1):     `f: larger than 1048576 bytes; make several files of it, or leave something out`,

@@ -3,6 +3,7 @@ package redis
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -121,8 +122,8 @@ func (a *Address) path(kind, path string) error {
 		return errors.New("the address has more after its host than a database")
 	}
 	n, err := strconv.Atoi(parts[0])
-	if err != nil || n < 0 {
-		return errors.New("the address's database is not a number")
+	if err != nil || n < 0 || n > math.MaxInt32 {
+		return errors.New("the address's database is not a number that one can have")
 	}
 	if a.Cluster && n > 0 {
 		return errors.New("a Redis Cluster has no database but 0")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 )
 
 // ErrInterrupted says that the operator has ended the command while it waited to be given something.
@@ -32,13 +33,7 @@ func Awaited[T any](p *Process, read func() (T, error)) (T, error) {
 
 // ReadFile reads a file of at most so many bytes or, for -, standard input.
 func ReadFile(p *Process, name string, most int64) ([]byte, error) {
-	var b []byte
-	var err error
-	if name == "-" {
-		b, err = Awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.Stdin, most+1)) })
-	} else {
-		b, err = ReadAtMost(name, most)
-	}
+	b, err := ReadAtMost(p, name, most)
 	if err != nil {
 		return nil, BadInput("read %s: %w", name, err)
 	}
@@ -48,12 +43,24 @@ func ReadFile(p *Process, name string, most int64) ([]byte, error) {
 	return b, nil
 }
 
-// ReadAtMost reads a file, and no more of it than tells that it is too large.
-func ReadAtMost(name string, most int64) ([]byte, error) {
-	f, err := os.Open(name) //nolint:gosec // the operator names it
-	if err != nil {
-		return nil, err
+// patience is how long a file may take until it is said that it is waited for.
+const patience = 2 * time.Second
+
+// ReadAtMost reads a file or, for -, standard input, and no more of it than tells that it is too large. The file may be a pipe that somebody
+// writes, as <(…) is: until then the command can be interrupted, and says at a terminal what it waits for.
+func ReadAtMost(p *Process, name string, most int64) ([]byte, error) {
+	if name == "-" {
+		return Awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.Stdin, most+1)) })
 	}
-	defer f.Close() //nolint:errcheck // it was only read
-	return io.ReadAll(io.LimitReader(f, most+1))
+	if IsTerminal(p.Stderr) {
+		defer time.AfterFunc(patience, func() { Printf(p.Stderr, "waiting for somebody to write %s; Ctrl-C ends it\n", name) }).Stop()
+	}
+	return Awaited(p, func() ([]byte, error) {
+		f, err := os.Open(name) //nolint:gosec // the operator names it
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // it was only read
+		return io.ReadAll(io.LimitReader(f, most+1))
+	})
 }

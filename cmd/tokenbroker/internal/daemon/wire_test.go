@@ -129,7 +129,8 @@ func startable(t testing.TB) settings.Settings {
 	t.Helper()
 	return settings.Settings{
 		DataDir: shortDirectory(t), Listen: []string{"127.0.0.1:0"}, Socket: "auto", MetricsListen: "none", KeyFile: "auto", LogLevel: "info", LogFormat: "json",
-		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsConcurrentStreams: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+		StoreSettings: settings.StoreSettings{RedisPrefix: "tokenbroker"},
 	}
 }
 

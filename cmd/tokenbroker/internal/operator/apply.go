@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // managedLabel marks the credentials that files declare: --prune deletes no others.
@@ -28,7 +29,7 @@ type credentialApplyCommand struct {
 
 // Run reads and checks everything, and asks, before it changes anything.
 func (c *credentialApplyCommand) Run(p *console.Process) error {
-	r := &declarations{p: p, seen: map[string]string{}}
+	r := &declarations{seen: map[string]string{}}
 	for _, f := range c.File {
 		data, err := console.ReadFile(p, f, declarationsMost)
 		if err != nil {
@@ -37,7 +38,7 @@ func (c *credentialApplyCommand) Run(p *console.Process) error {
 		r.read(f, data)
 	}
 	if len(r.wrong) > 0 {
-		return console.WrongInput(errors.Join(r.wrong...))
+		return console.WrongInput(yamldoc.Together(r.wrong))
 	}
 	if len(r.all) == 0 {
 		return console.BadInput("%s: there is no credential in it", strings.Join(c.File, ", "))
@@ -62,6 +63,9 @@ type step struct {
 	before, after *tokenbrokerv1.Credential // nil: it is not there
 }
 
+// mostRefusals is of how many credentials it is said why the broker refuses them.
+const mostRefusals = 100
+
 // plan has all of it checked by the broker before the first is changed.
 func (c *credentialApplyCommand) plan(ctx context.Context, p *console.Process, cl *client, r *declarations) ([]step, error) {
 	there, err := cl.list(ctx, "")
@@ -81,6 +85,10 @@ func (c *credentialApplyCommand) plan(ctx context.Context, p *console.Process, c
 			return nil, err // it is not about what the file says
 		}
 		if err != nil {
+			if len(failed) == mostRefusals {
+				failed = append(failed, errors.New("and perhaps more: what comes behind was not looked at"))
+				break
+			}
 			failed = append(failed, fmt.Errorf("%s: %w", d.at, console.Sentence(err))) // which says the name, if it is about the credential
 			continue
 		}

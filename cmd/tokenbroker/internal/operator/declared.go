@@ -8,7 +8,6 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
@@ -28,10 +27,9 @@ const declarationsMost = 16 << 20
 
 // declarations are what files declare.
 type declarations struct {
-	p     *console.Process
 	all   []declared
 	seen  map[string]string
-	wrong []error
+	wrong []yamldoc.Problem
 }
 
 // read reads the documents of a file: each is a credential, or a list of them.
@@ -47,9 +45,7 @@ func (d *declarations) read(file string, data []byte) {
 		}
 	}
 	yamldoc.Sort(r.Problems)
-	for _, problem := range r.Problems {
-		d.wrong = append(d.wrong, problem)
-	}
+	d.wrong = append(d.wrong, r.Problems...)
 }
 
 // A declarationReader reads one file of credentials.
@@ -79,7 +75,7 @@ func (r *declarationReader) credential(n *yaml.Node) {
 				r.Wrong(yamldoc.At(v), "disabled: true or false")
 			}
 		case "default_scopes":
-			d.defaultScopes = r.Texts(v, word)
+			d.defaultScopes = r.scopes(v, word)
 		case "inputs":
 			r.texts(v, word, d.inputs)
 		case "labels":
@@ -98,6 +94,16 @@ func (r *declarationReader) credential(n *yaml.Node) {
 	}
 	r.seen[d.name] = d.at
 	r.all = append(r.all, d)
+}
+
+// scopes reads a list of them. What is a number or a yes for YAML is seldom what was meant: 1e3 is spelled otherwise than it is read.
+func (r *declarationReader) scopes(n *yaml.Node, what string) []string {
+	for _, c := range n.Content {
+		if n.Kind == yaml.SequenceNode && c.Kind == yaml.ScalarNode && c.Tag != "!!str" && !yamldoc.IsNull(c) {
+			r.Wrong(yamldoc.At(c), "%s: a text is wanted, not %s; if it is meant, write it in quotes", what, yamldoc.KindName(c))
+		}
+	}
+	return r.Texts(n, what)
 }
 
 func (r *declarationReader) texts(n *yaml.Node, what string, out map[string]string) {
@@ -127,7 +133,7 @@ func (r *declarationReader) references(n *yaml.Node, out map[string]string) {
 			if !filepath.IsAbs(where) && r.File != "-" {
 				where = filepath.Join(filepath.Dir(r.File), where)
 			}
-			s, err := readSecretFile(r.p, where)
+			s, err := readReference(where)
 			if err != nil {
 				r.Wrong(yamldoc.At(v), "secrets.%s: %v", name, err)
 			}

@@ -49,7 +49,7 @@ func (m *movedStore) keyring() (*seal.Keyring, error) {
 		wrong = append(wrong, m.at[settings.FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
 	})
 	if len(wrong) > 0 {
-		return nil, console.WrongInput(settings.Together(wrong))
+		return nil, console.WrongInput(yamldoc.Together(wrong))
 	}
 	path := settings.OrIn(m.KeyFile, m.DataDir, "key.json")
 	k, err := seal.Load(path)

@@ -4,13 +4,13 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/term"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
 // secretFlags say where secrets come from: a file, standard input or a hidden prompt, and never the command line, which the
@@ -93,22 +93,37 @@ func isText(s string) bool { return !strings.ContainsRune(s, utf8.RuneError) }
 
 var errNotText = errors.New("no text in UTF-8, and is sent as text: write it in base64, hex or PEM, as the provider wants it")
 
-// readSecretFile reads a secret from a file or, for -, from standard input. One final newline is not part of it.
+// readSecretFile reads a secret from a file that the command line names or, for -, from standard input.
 func readSecretFile(p *console.Process, name string) (string, error) {
-	var b []byte
-	var err error
-	what := name
-	if name == "-" {
-		what = "standard input"
-		b, err = console.Awaited(p, func() ([]byte, error) { return io.ReadAll(io.LimitReader(p.Stdin, secretMost+1)) })
-	} else {
-		b, err = console.ReadAtMost(name, secretMost)
-	}
+	b, err := console.ReadAtMost(p, name, secretMost)
 	if err != nil {
 		return "", console.BadInput("read a secret: %w", err)
 	}
+	if name == "-" {
+		name = "standard input"
+	}
+	return secretText(name, b)
+}
+
+// readReference reads a secret from a file that another file names, which is a regular one: nobody is there who would write a pipe.
+func readReference(name string) (string, error) {
+	b, err := readfile.Read(name, secretMost)
+	var large *readfile.TooLarge
+	switch {
+	case errors.As(err, &large):
+		return "", tooLarge(name)
+	case errors.Is(err, readfile.ErrNotRegular):
+		return "", console.BadInput("read a secret: %s: %w", name, err)
+	case err != nil:
+		return "", console.BadInput("read a secret: %w", err)
+	}
+	return secretText(name, b)
+}
+
+// secretText is the secret that a file holds. One final newline is not part of it.
+func secretText(what string, b []byte) (string, error) {
 	if len(b) > secretMost {
-		return "", console.BadInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
+		return "", tooLarge(what)
 	}
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if s == "" {
@@ -118,6 +133,10 @@ func readSecretFile(p *console.Process, name string) (string, error) {
 		return "", console.BadInput("%s is %w", what, errNotText)
 	}
 	return s, nil
+}
+
+func tooLarge(what string) error {
+	return console.BadInput("%s is larger than %d bytes: is it the right one?", what, secretMost)
 }
 
 // secretMost bounds a secret in bytes.

@@ -19,7 +19,8 @@ type configCheckCommand struct {
 
 // Run reads the file as serve would, and holds the settings against their rules.
 func (c *configCheckCommand) Run(p *console.Process) error {
-	file, wrong, err := readSettings(c.File)
+	data, err := console.ReadAtMost(p, c.File, yamldoc.MostBytes)
+	file, wrong, err := readSettings(c.File, data, err)
 	if err != nil {
 		return err
 	}
@@ -37,16 +38,17 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	}
 	wrong = append(wrong, s.problems()...)
 	yamldoc.Sort(wrong)
+	n := len(wrong)
 	switch {
 	case c.JSON():
-		if err := console.JSON(p.Stdout, asJSON(c.File, wrong)); err != nil {
+		if err := console.JSON(p.Stdout, asJSON(c.File, yamldoc.First(wrong))); err != nil {
 			return err
 		}
 		if len(wrong) > 0 {
-			return console.BadInput("%s: %d problems", c.File, len(wrong))
+			return console.BadInput("%s: %d problems", c.File, n)
 		}
 	case len(wrong) > 0:
-		return console.WrongInput(Together(wrong))
+		return console.WrongInput(yamldoc.Together(wrong))
 	default:
 		console.Println(p.Stderr, "no problems")
 	}

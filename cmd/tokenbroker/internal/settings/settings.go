@@ -140,7 +140,7 @@ func FlagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-")
 // Check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *Settings) Check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return console.WrongInput(Together(wrong))
+		return console.WrongInput(yamldoc.Together(wrong))
 	}
 	return nil
 }
@@ -152,6 +152,14 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")
+	}
+	for setting, path := range map[string]string{"data_dir": s.DataDir, "key_file": s.KeyFile, "socket": s.Socket} {
+		if strings.ContainsRune(path, 0) {
+			bad(setting, "is no path: it has a NUL in it")
+		}
+	}
+	if i, err := os.Stat(s.KeyPath()); err == nil && !i.Mode().IsRegular() {
+		bad("key_file", "%s is not a regular file", s.KeyPath())
 	}
 	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
@@ -178,6 +186,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if s.UpstreamConcurrency < 1 {
 		bad("upstream.concurrency", "must be 1 or more")
+	}
+	if s.LimitsConcurrentStreams < 1 {
+		bad("limits.concurrent_streams", "must be 1 or more")
 	}
 	if s.LimitsCallerRate < 0 {
 		bad("limits.caller_rate", "must not be negative")

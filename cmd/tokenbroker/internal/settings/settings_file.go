@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
@@ -60,9 +61,13 @@ func Named(args []string) (File, error) {
 	if name == "" {
 		return nil, nil //nolint:nilnil // no file, no settings
 	}
-	f, wrong, err := readSettings(name)
+	data, err := readfile.Read(name, yamldoc.MostBytes)
+	if large := (&readfile.TooLarge{}); errors.As(err, &large) {
+		return nil, console.BadInput("settings file %s: %w", name, err)
+	}
+	f, wrong, err := readSettings(name, data, err)
 	if err == nil && len(wrong) > 0 {
-		err = console.WrongInput(Together(wrong))
+		err = console.WrongInput(yamldoc.Together(wrong))
 	}
 	return f, err
 }
@@ -110,13 +115,15 @@ var knownSettings = sync.OnceValue(func() map[string]*kong.Value {
 	return out
 })
 
-// readSettings reads a settings file: what it says, and what is wrong with it, in order. It fails if it cannot be read.
-func readSettings(name string) (f File, wrong []yamldoc.Problem, err error) {
-	data, err := console.ReadAtMost(name, yamldoc.MostBytes)
-	if errors.Is(err, fs.ErrNotExist) {
+// readSettings reads a settings file, from what is in it or why that cannot be read: what it says, and what is wrong with it, in order. It fails
+// if it cannot be read.
+func readSettings(name string, data []byte, err error) (f File, wrong []yamldoc.Problem, _ error) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, console.BadInput("settings file %s does not exist", name)
-	}
-	if err != nil {
+	case errors.Is(err, readfile.ErrNotRegular):
+		return nil, nil, console.BadInput("settings file %s: %w", name, err)
+	case err != nil:
 		return nil, nil, console.BadInput("read the settings file: %w", err)
 	}
 	return parseSettings(name, data)
@@ -128,19 +135,10 @@ func parseSettings(name string, data []byte) (f File, wrong []yamldoc.Problem, e
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
 	} else if len(r.Problems) > 0 {
-		return nil, nil, console.WrongInput(Together(r.Problems))
+		return nil, nil, console.WrongInput(yamldoc.Together(r.Problems))
 	}
 	yamldoc.Sort(r.Problems)
 	return r.out, r.Problems, nil
-}
-
-// Together is everything that is wrong, as one error; nil: nothing is.
-func Together(all []yamldoc.Problem) error {
-	var errs []error
-	for _, p := range all {
-		errs = append(errs, p)
-	}
-	return errors.Join(errs...)
 }
 
 type settingsReader struct {

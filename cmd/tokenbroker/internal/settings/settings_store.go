@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/store/redis"
@@ -40,6 +41,9 @@ func (s *StoreSettings) RedisProblems(bad func(setting, format string, args ...a
 	if s.RedisWaitReplicas < 0 {
 		bad("redis.wait_replicas", "must not be negative")
 	}
+	if strings.ContainsFunc(s.RedisPrefix, func(r rune) bool { return r <= ' ' || !unicode.IsPrint(r) || strings.ContainsRune("{}*?[]", r) }) || s.RedisPrefix == "" {
+		bad("redis.prefix", "must not be empty, nor have blanks, control characters, braces or wildcards in it")
+	}
 	if s.IsEmbedded() {
 		return
 	}
@@ -47,9 +51,6 @@ func (s *StoreSettings) RedisProblems(bad func(setting, format string, args ...a
 	if err != nil {
 		bad("store", "neither %s nor a Redis: %s", embedded, err)
 		return
-	}
-	if strings.ContainsAny(s.RedisPrefix, "{} \t\n*?[]") || s.RedisPrefix == "" {
-		bad("redis.prefix", "must not be empty, nor have blanks, braces or wildcards in it")
 	}
 	if (s.RedisCertFile == "") != (s.RedisKeyFile == "") {
 		bad("redis.cert_file", "a certificate needs its key (redis.key_file), and the key its certificate")

@@ -3,7 +3,6 @@ package settings
 import (
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +19,8 @@ func goodSettings(t testing.TB) Settings {
 	t.Helper()
 	return Settings{
 		DataDir: t.TempDir(), Listen: []string{"127.0.0.1:0"}, Socket: "auto", MetricsListen: "none", KeyFile: "auto", LogLevel: "info", LogFormat: "json",
-		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+		ShutdownTimeout: time.Second, ExchangeTimeout: time.Second, UpstreamConcurrency: 1, LimitsConcurrentStreams: 1, LimitsMessageBytes: 1024, LimitsConnectionAge: time.Hour,
+		StoreSettings: StoreSettings{RedisPrefix: "tokenbroker"},
 	}
 }
 
@@ -70,6 +70,13 @@ func TestSettingsCheck(t *testing.T) {
 		{"no such port", func(s *Settings) { s.Listen = []string{"127.0.0.1:65536"} }, "setting listen: \"127.0.0.1:65536\": a port is a number up to 65535"},
 		{"a port's name", func(s *Settings) { s.MetricsListen = "localhost:http" }, "setting metrics_listen: \"localhost:http\": a port is a number"},
 		{"long data directory", func(s *Settings) { s.DataDir = "/" + strings.Repeat("d", socketPathMost) }, "setting data_dir: the path of the socket"},
+		{"no path", func(s *Settings) { s.DataDir = "/tmp/a\x00b" }, "setting data_dir: is no path"},
+		{"a key that is none", func(s *Settings) { s.KeyFile = os.DevNull }, "setting key_file: /dev/null is not a regular file"},
+		{"no streams", func(s *Settings) { s.LimitsConcurrentStreams = 0 }, "setting limits.concurrent_streams: must be 1 or more"},
+		{"a prefix that is not used", func(s *Settings) { s.RedisPrefix = "" }, "setting redis.prefix: must not be empty"},
+		{"a prefix with a line break", func(s *Settings) { s.RedisPrefix = "a\r" }, "setting redis.prefix: must not be empty, nor have blanks, control"},
+		{"a database", func(s *Settings) { s.Store = "redis://h:1/2147483647" }, ""},
+		{"no database", func(s *Settings) { s.Store = "redis://h:1/2147483648" }, "the address's database is not a number that one can have"},
 		{"longest socket", func(s *Settings) { s.Socket = "/" + strings.Repeat("s", socketPathMost-1) }, ""},
 		{"long socket", func(s *Settings) { s.Socket = "/" + strings.Repeat("s", socketPathMost) }, "setting socket: the path of the socket"},
 	} {
@@ -129,11 +136,8 @@ func TestSettingsFile(t *testing.T) {
 			"upstream_connect_to: {'a:443': '127.0.0.1:4'}\nlimits_concurrent_streams: 6\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "settings.yaml")
-			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			f, wrong, err := readSettings(file)
+			const file = "settings.yaml"
+			f, wrong, err := readSettings(file, []byte(text), nil)
 			if err != nil || len(wrong) > 0 {
 				t.Fatal(err, wrong)
 			}
