@@ -303,7 +303,7 @@ func (c *checker) takes(w *where, p position, what, name string, taken *place) {
 		}
 	}
 	if w.claim != nil && (!taken.names[w.of] || w.of == name || !c.isTaken(w.of)) {
-		c.Wrong(p, "%s: of: nothing was taken as %q; write of: token, or another name of take", what, yamldoc.Clip(w.of))
+		c.Wrong(p, "%s: of: nothing of this name was taken; write of: token, or another name of take", what)
 	}
 }
 

@@ -106,7 +106,7 @@ func (c *checker) presents() {
 			p := c.d.attributesAt[i]
 			c.Problems = append(c.Problems, Problem{
 				File: c.File, Line: p.Line, Column: p.Column,
-				Message: fmt.Sprintf("attributes: nothing is taken as %q; take it, or leave it out", yamldoc.Clip(a)), Suggestion: suggest.Nearest(a, own),
+				Message: "attributes: nothing of this name is taken; take it, or leave it out", Suggestion: suggest.Nearest(a, own),
 			})
 		}
 	}

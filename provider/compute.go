@@ -79,7 +79,7 @@ func (r *reader) compute(n *yaml.Node, what string) *compute {
 				s, negative := strings.CutPrefix(a.Value.Value, "-")
 				d, good := parseDuration(s)
 				if !good {
-					r.Wrong(at(a.Value), "%s.add: %q is not a duration; write 1h30m or -5m", what, yamldoc.Clip(a.Value.Value))
+					r.Wrong(at(a.Value), "%s.add: this is not a duration; write 1h30m or -5m", what)
 				}
 				if c.add = d; negative {
 					c.add = -d

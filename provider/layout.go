@@ -39,16 +39,16 @@ func (r *reader) layout(n *yaml.Node, what string) string {
 		}
 		i++
 		if i == len(s) || strftime[s[i]] == "" {
-			r.Wrong(at(n), "%s: %q has an unknown conversion; write %%Y %%m %%d %%H %%M %%S, %%f behind a dot, %%z or %%Z, %%b %%B %%a %%A %%e %%j %%y %%I %%p %%T %%F %%%%", what, yamldoc.Clip(s))
+			r.Wrong(at(n), "%s: it has an unknown conversion; write %%Y %%m %%d %%H %%M %%S, %%f behind a dot, %%z or %%Z, %%b %%B %%a %%A %%e %%j %%y %%I %%p %%T %%F %%%%", what)
 			return s
 		}
 		if s[i] == 'f' && !strings.HasSuffix(literal, ".") {
-			r.Wrong(at(n), "%s: %q: %%f comes after a dot; write %%S.%%f", what, yamldoc.Clip(s))
+			r.Wrong(at(n), "%s: %%f comes after a dot; write %%S.%%f", what)
 		}
 		literal += "|"
 	}
 	if strings.ContainsFunc(literal, unicode.IsDigit) || wordsOfLayouts.MatchString(literal) {
-		r.Wrong(at(n), "%s: %q has digits or a month, day or zone in its literal text, which would be read as a time; take the time alone by pattern", what, yamldoc.Clip(s))
+		r.Wrong(at(n), "%s: it has digits or a month, day or zone in its literal text, which would be read as a time; take the time alone by pattern", what)
 	}
 	return s
 }

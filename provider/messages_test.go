@@ -48,6 +48,7 @@ var moreWrongFiles = []string{
 	right + "let: {a: {split: {of: a, at: 1}}}", right + "let: {a: {split: {of: a, by: b}}}", right + "let: {a: {split: {by: b, at: 1}}}", right + "let: {a: {field: {of: a}}}",
 	right + "let: {a: {}}", right + "let: {a: {sha1: b}}", right + "let: {a: \"{{own}}\"}\nheaders: {X: \"{{a}}\"}", right + "let: {a: {uuid: 4}}\npresent: {headers: {X: \"{{token}}{{a}}\"}}",
 	"name: x\nobtain: {oauth2: \"https://e.com\", auth: none, take: {own: refresh_token}}\nattributes: [own]", "name: x\nobtain: {oauth2: \"https://e.com\", auth: none, take: {token: {text: true}}}",
+	"name: x\ninputs: {idle: {}}\n" + strings.TrimPrefix(asking("https://e.com"), "name: x\n"),
 	right + "headers: {X-A: b, Host: c}", right + "let: {a: b}",
 	"name: x\ninputs: {a: {default: \"{{b}}\"}}\ntoken: \"{{a}}\"", "name: x\ninputs: {a: {one_of: []}}\ntoken: \"{{a}}\"", "name: x\ninputs: {a: {was: b}, b: {}}\ntoken: \"{{a}}{{b}}\"",
 	"name: x\ninputs: {a: {secret: true, seed: true}, b: {secret: true, seed: true}}\nrefresh: {oauth2: \"https://e.com\", auth: none}",

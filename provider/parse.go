@@ -92,7 +92,7 @@ func (r *reader) definition(root *yaml.Node) *definition {
 	} else if s, ok := r.Text(n.Value, "name"); ok {
 		d.name = s
 		if !definitionName.MatchString(s) {
-			r.Wrong(at(n.Value), "name: %q is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last, as in my-api", yamldoc.Clip(s))
+			r.Wrong(at(n.Value), "name: it is not 1 to 63 of a-z 0-9 and -, a letter or digit first and last, as in my-api")
 		} else if base := strings.TrimSuffix(filepath.Base(r.File), ".yaml"); r.File != "" && strings.HasSuffix(r.File, ".yaml") && base != s {
 			r.Wrong(at(n.Value), "name: it is not the file's: write name: %s, or call the file as the definition", yamldoc.Clip(base))
 		}

@@ -53,7 +53,7 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		for _, s := range codes {
 			code, err := strconv.Atoi(s)
 			if err != nil || code < 100 || code > 599 {
-				r.Wrong(at(it.Value), "%s.ok: %q is not an HTTP status; write one from 100 to 599, or a list of them", what, yamldoc.Clip(s))
+				r.Wrong(at(it.Value), "%s.ok: this is not an HTTP status; write one from 100 to 599, or a list of them", what)
 			}
 			q.ok = append(q.ok, code)
 		}

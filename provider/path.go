@@ -44,24 +44,24 @@ func parsePath(s string) (path, error) {
 		case rest[0] == '[':
 			end := strings.IndexByte(rest, ']')
 			if end < 0 {
-				return path{}, fmt.Errorf("path %q: [ without ]; write an index, as items[0]", yamldoc.Clip(s))
+				return path{}, errors.New("a path has [ without ]; write an index, as items[0]")
 			}
 			n, err := strconv.Atoi(rest[1:end])
 			if err != nil || strings.HasPrefix(rest[1:end], "+") {
-				return path{}, fmt.Errorf("path %q: %q is not an index; write a number, as [0] or [-1]", yamldoc.Clip(s), yamldoc.Clip(rest[1:end]))
+				return path{}, errors.New("what stands in [] of a path is not an index; write a number, as [0] or [-1]")
 			}
 			p.steps = append(p.steps, step{index: n, indexed: true})
 			rest = rest[end+1:]
 			continue
 		case !first && rest[0] != '.':
-			return path{}, fmt.Errorf("path %q: a dot or an index is missing before %q; write a.b or a[0]", yamldoc.Clip(s), yamldoc.Clip(rest))
+			return path{}, errors.New("a dot or an index is missing in a path; write a.b or a[0]")
 		case !first:
 			rest = rest[1:]
 		}
 		if strings.HasPrefix(rest, `"`) {
 			end := strings.IndexByte(rest[1:], '"')
 			if end <= 0 {
-				return path{}, fmt.Errorf("path %q: a quoted name is empty or does not end; write a.\"b c\"", yamldoc.Clip(s))
+				return path{}, errors.New("a quoted name in a path is empty or does not end; write a.\"b c\"")
 			}
 			p.steps = append(p.steps, step{member: rest[1 : 1+end]})
 			rest = rest[end+2:]

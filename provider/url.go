@@ -122,7 +122,7 @@ func (u *urlTemplate) parseAuthority(parts []part) error {
 		if strings.ContainsFunc(host, func(r rune) bool { return r > 0x7f }) {
 			return errors.New("the host is not as it is sent; write its ASCII form, xn--…")
 		}
-		return fmt.Errorf("%q is not a host's name; write one, as example.com", host)
+		return errors.New("what stands before the path is not a host's name; write one, as example.com")
 	}
 	return nil
 }

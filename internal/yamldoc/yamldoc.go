@@ -162,7 +162,7 @@ func (r *Reader) Words(n *yaml.Node, what string, known ...string) map[string]It
 			r.Wrong(it.At, "%s: this version does not know the word %q yet; leave it out", what, it.Key)
 		default:
 			r.Unknown(it.At, fmt.Sprintf("%s: unknown word %q", what, Clip(it.Key)), it.Key, known)
-			if last := &r.Problems[len(r.Problems)-1]; last.Suggestion == "" && len(r.Problems) <= mostGuesses {
+			if last := &r.Problems[len(r.Problems)-1]; last.Suggestion == "" && len(r.Problems) <= mostTold {
 				last.Message += "; write one of " + strings.Join(known, ", ")
 			}
 		}

@@ -42,7 +42,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		"name: a\nname: b":                   `f:2:1: root: "name" is there twice; leave one out`,
 		"members: {a: 1, a: 2}":              `f:1:17: members: "a" is there twice; leave one out`,
 		"members:\n  ? [a]\n  : b":           `f:2:5: members: a name is wanted, not a list; what begins with a brace stands in quotes, as "{{name}}"`,
-		"members: x":                         `f:1:10: members: a mapping is wanted, not "x"; write {name: value}`,
+		"members: x":                         `f:1:10: members: a mapping is wanted, not a text; write {name: value}`,
 		"name:":                              `f:1:6: name: a text is wanted, not nothing; write one, in quotes`,
 		"name: {a: b}":                       `f:1:7: name: a text is wanted, not a mapping; write one, in quotes`,
 		"list: {a: b}":                       `f:1:7: list: a list is wanted, not a mapping; write [value, value]`,
