@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -32,6 +33,16 @@ func astray(def broker.Definition, c broker.Credential) (astray, held bool) {
 	astray = len(c.Unaccepted(def.Destinations(c))) > 0
 	released := slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
 	return astray, astray && !(def.Facts().Builtin && released)
+}
+
+// sayHeld says once, of each change, that a credential is held and where it would go.
+func (b *Broker) sayHeld(t target) {
+	to := t.credential.Unaccepted(t.definition.Destinations(t.credential))
+	why := fmt.Sprint(t.credential.Etag, to)
+	if was, _ := b.heldFor.Swap(t.name, why); was != why {
+		b.log.Warn("a credential is held: its definition sends it to a place that nobody has accepted; see `credential get`, then run `credential accept`",
+			"credential", string(t.name), "provider", t.facts.Name, slog.Any("to", to))
+	}
 }
 
 // follow writes down where a credential goes that is not held. errAgain: it is written.

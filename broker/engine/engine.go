@@ -63,6 +63,7 @@ type Broker struct {
 	cache   *cache
 	flights flights[flightKey, outcome]
 	gates   gates
+	heldFor sync.Map // broker.CredentialName to what was said of its being held
 	// rejections are the rejected tokens that the store is being told of.
 	rejections flights[rejected, error]
 	refusals   refusals

@@ -55,6 +55,7 @@ func (b *Broker) resolve(key lookup, c broker.Credential) (target, error) {
 	}
 	var held bool
 	if t.astray, held = astray(t.definition, c); held {
+		b.sayHeld(t)
 		return t, failureOf(t, broker.CredentialHeld)
 	}
 	return t, nil

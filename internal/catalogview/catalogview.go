@@ -44,11 +44,7 @@ func places(ps []provider.Problem) []string {
 	var out []string
 	for _, p := range ps {
 		if p.Line > 0 { // what is said of the file as a whole quotes nothing of it
-			word := p.Word()
-			if word != "" {
-				word += ": "
-			}
-			p.Message, p.Suggestion = word+"wrong: the broker's log says what, and so does `tokenbroker provider check`", ""
+			p.Message, p.Suggestion = "wrong: the broker's log says what, and so does `tokenbroker provider check`", ""
 		}
 		out = append(out, p.String())
 	}

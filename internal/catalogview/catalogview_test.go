@@ -48,7 +48,7 @@ func TestCallersSeeWhereAFileIsWrongAndNothingOfIt(t *testing.T) {
 		t.Errorf("got %d files that are wrong, want 6: %q", len(wrong), wrong)
 	}
 	for name, want := range map[string]string{
-		"cred": "cred.yaml:3:35: inputs.password: wrong: the broker's log says what", "tok": "tok.yaml:2:8: token: wrong:", "env": "env.yaml:1:1: wrong:",
+		"cred": "cred.yaml:3:35: wrong: the broker's log says what", "tok": "tok.yaml:2:8: wrong:", "env": "env.yaml:1:1: wrong:",
 		"anchors": "anchors.yaml:2:11: wrong:",
 	} {
 		if !strings.Contains(wrong[name], want) {

@@ -49,7 +49,7 @@ var may = map[string][]string{
 		"cmd/tokenbroker/internal/settings",
 	},
 	"cmd/tokenbroker/internal/operator": {
-		"broker", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/newfile", "internal/yamldoc", "provider",
+		"broker", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/newfile", "internal/readfile", "internal/yamldoc", "provider",
 		"provider/locoia",
 		"provider/transport", "store", "store/bolt", "store/redis", "store/seal",
 	},

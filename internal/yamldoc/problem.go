@@ -100,15 +100,6 @@ func Together(ps []Problem) error {
 	return errors.Join(errs...)
 }
 
-// Word is which word of the file the problem is about, as in obtain.headers; empty: it is about none. It is made of the keys of the file, and has no
-// value of it.
-func (p Problem) Word() string {
-	if word, _, found := strings.Cut(p.Message, ": "); found && !strings.ContainsAny(word, " \"") {
-		return clip(word, 100)
-	}
-	return ""
-}
-
 // sentence is a message that fits into a line, whatever the keys are that it names.
 func sentence(s string) string {
 	s = strings.Map(func(r rune) rune {

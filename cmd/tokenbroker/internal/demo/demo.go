@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -85,11 +84,11 @@ func demoSettings(dir string, sim *upstreamsim.Sim) (settings.Settings, error) {
 	if err := os.WriteFile(ca, sim.CA(), 0o600); err != nil {
 		return settings.Settings{}, err
 	}
-	s := settings.Settings{
-		DataDir: filepath.Join(dir, "data"), Socket: "auto", MetricsListen: "127.0.0.1:0", KeyFile: "auto", LogLevel: "info", LogFormat: "auto",
-		ShutdownTimeout: 25 * time.Second, ExchangeTimeout: 20 * time.Second, UpstreamConcurrency: 16, LimitsMessageBytes: 1 << 20,
-		LimitsConnectionAge: 30 * time.Minute, UpstreamCAFile: ca, UpstreamConnectTo: map[string]string{},
+	s, err := settings.Default()
+	if err != nil {
+		return s, err
 	}
+	s.DataDir, s.MetricsListen, s.UpstreamCAFile, s.UpstreamConnectTo = filepath.Join(dir, "data"), "127.0.0.1:0", ca, map[string]string{}
 	for _, h := range sim.Hosts() {
 		s.UpstreamConnectTo[h] = sim.Addr()
 	}

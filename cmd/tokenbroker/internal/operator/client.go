@@ -23,7 +23,7 @@ import (
 
 // remote is what every command has that talks to a broker.
 type remote struct {
-	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket. Default: the socket in the data directory or, where nobody answers there, ${address}, which is sent no secrets."`
+	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
 	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
 	console.Format
 	whereabouts

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
@@ -82,7 +85,11 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 
 func (c *credentialAcceptCommand) named(ctx context.Context, cl *client) ([]*tokenbrokerv1.Credential, error) {
 	if c.Provider != "" {
-		return cl.list(ctx, fmt.Sprintf("provider = %q", c.Provider))
+		all, err := cl.list(ctx, fmt.Sprintf("provider = %q", c.Provider))
+		if err == nil && len(all) == 0 {
+			err = status.Errorf(codes.NotFound, "there is no credential of a provider %q", c.Provider)
+		}
+		return all, err
 	}
 	res, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
 	return []*tokenbrokerv1.Credential{res.GetCredential()}, err

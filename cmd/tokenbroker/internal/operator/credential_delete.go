@@ -2,6 +2,8 @@ package operator
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -15,11 +17,20 @@ type credentialDeleteCommand struct {
 	Name         string `arg:"" help:"The credential."`
 	Etag         string `help:"Delete it only if it still has this etag."`
 	AllowMissing bool   `help:"Succeed even if it does not exist."`
+	Yes          bool   `help:"Do not ask, where somebody is there to be asked."`
 }
 
 // Run deletes it, and says whether it was there.
 func (c *credentialDeleteCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		if !c.Yes && canPrompt(p) {
+			switch sure, err := confirmed(p, fmt.Sprintf("delete %s of the broker at %s, with its tokens and refresh tokens?", c.Name, c.Address)); {
+			case err != nil:
+				return err
+			case !sure:
+				return errors.New("nothing was deleted")
+			}
+		}
 		_, err := cl.credentials.DeleteCredential(ctx, &tokenbrokerv1.DeleteCredentialRequest{Name: c.Name, Etag: c.Etag})
 		word, deleted := "deleted %s\n", true
 		switch {

@@ -38,7 +38,7 @@ type place struct {
 // dialMost bounds how long a socket of this machine may take to answer.
 const dialMost = 2 * time.Second
 
-// find looks for the broker: at its socket and, where nobody answers there, at the address that is everybody's default.
+// find looks for the broker: at its socket and, where nobody answers there and no broker was named, at the address that is everybody's default.
 func (w *whereabouts) find(ctx context.Context) (place, error) {
 	fallback := place{target: "passthrough:///" + settings.DefaultAddress, address: settings.DefaultAddress, name: settings.DefaultAddress}
 	socket := (&settings.Settings{DataDir: w.DataDir, Socket: w.Socket}).SocketPath()
@@ -48,7 +48,12 @@ func (w *whereabouts) find(ctx context.Context) (place, error) {
 	if abs, err := filepath.Abs(socket); err == nil {
 		socket = abs
 	}
-	fallback.socket, fallback.name = socket, "unix:"+socket+" or "+settings.DefaultAddress
+	if w.Config != "" || w.DataDir != settings.DefaultDataDir() || w.Socket != "auto" {
+		fallback = named("unix:" + socket) // whoever names a broker means no other
+	}
+	if fallback.socket = socket; !fallback.sure {
+		fallback.name = "unix:" + socket + " or " + settings.DefaultAddress
+	}
 	info, err := os.Lstat(socket)
 	if err != nil || info.Mode().Type() != fs.ModeSocket {
 		return fallback, nil // there is none

@@ -115,6 +115,19 @@ func DefaultDataDir() string {
 	return filepath.Join(home, ".local", "state", "tokenbroker")
 }
 
+// Default are the settings of a broker of which nobody has said anything.
+func Default() (Settings, error) {
+	var s struct{ Settings }
+	k, err := kong.New(&s, Vars(DefaultDataDir()), kong.Exit(func(int) {}))
+	if err == nil {
+		err = WithoutEnvironment(k, func(string) bool { return true })
+	}
+	if err == nil {
+		_, err = k.Parse(nil)
+	}
+	return s.Settings, err
+}
+
 // KeyPath is where the key lies.
 func (s *Settings) KeyPath() string { return OrIn(s.KeyFile, s.DataDir, "key.json") }
 
