@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math/rand/v2"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -25,7 +26,10 @@ type doubt struct {
 	why broker.Remembered
 }
 
-// doubt notes that something failed that only a caller chose. The caller holds mu.
+// refusedMost bounds how long another choice waits because others were refused: the upstream has answered, and costs them little.
+const refusedMost = 15 * time.Second
+
+// doubt notes that something failed, or was refused, that only a caller chose. The caller holds mu.
 func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
 	d, now := g.doubts[key.Credential], g.clock.Now().Wall
 	if d.last != key.Token {
@@ -33,8 +37,16 @@ func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
 	}
 	d.last = key.Token
 	d.why = broker.Remembered{Kind: e.Kind(), At: now, RetryAt: now, Count: d.failures, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
+	if e.Level >= broker.LevelResponse { // that was said of this choice, and not of the next
+		d.why.Kind, d.why.UpstreamStatus, d.why.UpstreamError = broker.UpstreamRateLimited, 0, ""
+		d.why.Detail = "the upstream refuses what is chosen of this credential, one choice after the other: others wait, but for those that are known to work"
+	}
 	if over := d.failures - doubtfulMost; over >= 0 {
-		d.why.RetryAt = now.Add(transientWait(over+1, 0, rand.Float64())) //nolint:gosec // jitter needs no secrecy
+		wait := transientWait(over+1, 0, rand.Float64()) //nolint:gosec // jitter needs no secrecy
+		if e.Level >= broker.LevelResponse {
+			wait = min(wait, refusedMost)
+		}
+		d.why.RetryAt = now.Add(wait)
 	}
 	if g.doubts == nil {
 		g.doubts = map[broker.CredentialName]doubt{}
@@ -42,18 +54,19 @@ func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
 	g.doubts[key.Credential] = d
 }
 
-// doubted reports whether something that is not known to work has to wait, and why. Where it has not any longer, one goes ahead of the
-// others. The caller holds mu.
+// doubted reports whether something that is not known to work has to wait, and why. The caller holds mu.
 func (g *gate) doubted(name broker.CredentialName) (broker.Remembered, bool) {
 	d, ok := g.doubts[name]
-	if !ok || d.failures < doubtfulMost {
+	if !ok || d.failures < doubtfulMost || !g.clock.Now().Wall.Before(d.why.RetryAt) {
 		return broker.Remembered{}, false
 	}
-	now := g.clock.Now().Wall
-	if now.Before(d.why.RetryAt) {
-		return d.why, true
+	return d.why, true
+}
+
+// tries notes that something is asked for that is not known to work. Where that had to wait, it goes ahead of the others. The caller holds mu.
+func (g *gate) tries(name broker.CredentialName) {
+	if d, ok := g.doubts[name]; ok && d.failures >= doubtfulMost {
+		d.why.RetryAt = g.clock.Now().Wall.Add(backoffFirst)
+		g.doubts[name] = d
 	}
-	d.why.RetryAt = now.Add(backoffFirst)
-	g.doubts[name] = d
-	return broker.Remembered{}, false
 }

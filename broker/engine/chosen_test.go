@@ -90,3 +90,55 @@ func TestAnUpstreamThatIsDownIsLeftAloneWhateverIsChosen(t *testing.T) {
 		w.wantExchanges(2)
 	})
 }
+
+// TestChoicesThatAreRefusedOneAfterTheOtherWait: but for those that are known to work, and for other credentials'. One that the upstream takes makes
+// room for others again.
+func TestChoicesThatAreRefusedOneAfterTheOtherWait(t *testing.T) {
+	for how, refuse := range map[string]func() (broker.Answer, error){
+		"refused": func() (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
+		},
+		"answered with nonsense": func() (broker.Answer, error) {
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelResponse, Status: 200}
+		},
+		"answered with a token that has ended": func() (broker.Answer, error) { return token("t", 0), nil },
+	} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				good := issues(time.Hour)
+				w := newWorld(t, &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					if s := x.Selection.Scopes.String(); len(s) > 3 && s[:3] == "bad" {
+						return refuse()
+					}
+					return good(ctx, x)
+				}})
+				w.create("main", nil)
+				w.create("other", nil)
+				held := w.mustGet("main", scopes(t, "known"))
+				var last error
+				for i := range 100 {
+					_, last = w.get("main", scopes(t, fmt.Sprint("bad-", i)))
+				}
+				f := wantKind(t, last, broker.UpstreamRateLimited)
+				if f.Detail == "" || !f.RetryAt.After(time.Now()) {
+					t.Errorf("got %+v, want why, and when to ask again", f)
+				}
+				w.wantExchanges(1 + 3)
+				w.mustGet("main", scopes(t, "known"), rejected(held.Token.ID))
+				w.mustGet("main")
+				w.mustGet("other", scopes(t, "good"))
+				began := time.Now()
+				for i := range 3600 {
+					_, _ = w.get("main", scopes(t, fmt.Sprint("bad-", 1000+i)))
+					sleep(time.Second)
+				}
+				if n := len(w.up.exchanges()); n > 300 {
+					t.Errorf("got %d exchanges within %v, want one in a while", n, time.Since(began))
+				}
+				sleep(20 * time.Second)
+				w.mustGet("main", scopes(t, "good-1"))
+				w.mustGet("main", scopes(t, "good-2"))
+			})
+		})
+	}
+}

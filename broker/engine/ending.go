@@ -29,7 +29,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
-	b.savesBehind(t, granted.leaveWith(nil).news)
+	b.savesBehind(t, granted.leaveWith(unfit).news)
 	moved := p.l.moved.Load()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)

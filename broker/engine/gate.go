@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -21,13 +20,18 @@ type gates struct {
 }
 
 // A gate bounds what one upstream is asked: so many exchanges at a time, a declared rate, and nothing while it is known to
-// be failing, but for one exchange that tries whether it is well again.
+// be failing, but for one exchange that tries whether it is well again. Credentials that wait take turns.
 type gate struct {
 	clock *broker.Clock
-	slots chan struct{}
+	// most is how many exchanges there may be at a time, and mostOfOne how many of one credential: another's finds room at once.
+	most, mostOfOne int
 
 	mu      sync.Mutex
+	queue   queue
+	running int
+	of      map[broker.CredentialName]int // running, by credential; none is zero
 	limit   *rate.Limiter
+	timer   *time.Timer // looks again when the rate allows one more; nil: none was needed
 	known   broker.Backoff
 	since   broker.Moment // when known was found out
 	unsaved bool          // the store was not told of known
@@ -35,8 +39,9 @@ type gate struct {
 	// whether they work at all.
 	well, doubtful bool
 	// doubts are of credentials of which nothing but what callers chose fails.
-	doubts  map[broker.CredentialName]doubt
-	probing chan struct{} // closed when the exchange that tries has ended; nil: none is trying
+	doubts map[broker.CredentialName]doubt
+	// probing: the exchange that tries is under way.
+	probing bool
 }
 
 // queueMost is how long a flight waits for an upstream's turn; callers have their own deadlines.
@@ -52,7 +57,9 @@ type advice struct {
 func (g *gates) gate(upstream string, f *broker.Facts) *gate {
 	v, ok := g.all.Load(upstream)
 	if !ok {
-		v, _ = g.all.LoadOrStore(upstream, &gate{clock: g.clock, slots: make(chan struct{}, g.atOnce), since: broker.Never})
+		v, _ = g.all.LoadOrStore(upstream, &gate{
+			clock: g.clock, most: g.atOnce, mostOfOne: max(g.atOnce*3/4, 1), of: map[broker.CredentialName]int{}, since: broker.Never,
+		})
 	}
 	one := v.(*gate)
 	one.mu.Lock()
@@ -72,14 +79,16 @@ func (g *gates) gate(upstream string, f *broker.Facts) *gate {
 
 // A pass is the right to one exchange with an upstream. Give it back with leave. nil: nobody is asked, and nothing is bounded.
 type pass struct {
-	gate  *gate
+	gate *gate
+	// known is what was known of the upstream when the pass was given; probe: it is for the exchange that tries whether that is still so.
 	known broker.Backoff
-	why   broker.Remembered // of the failure for which it may not go yet
-	probe chan struct{}
+	probe bool
 	left  bool
 	// token is what is asked for. proven: such a request is known to work, or nobody chose anything of it: if it fails, the upstream does.
 	token  broker.TokenKey
 	proven bool
+	// force: it goes whatever has failed before.
+	force bool
 }
 
 // enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
@@ -90,8 +99,10 @@ func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Iss
 	}
 	c, one := t.credential, g.gate(t.upstream, t.facts)
 	one.advise(a)
-	queueing, cancel := context.WithTimeout(ctx, queueMost)
-	defer cancel()
+	w := &waiter{
+		pass:     &pass{gate: one, token: t.token, proven: proven(t, there), force: force},
+		requests: t.facts.Requests, until: g.clock.Now().Wall.Add(queueMost), done: make(chan struct{}),
+	}
 	slow := func(wait time.Duration) error {
 		if ctx.Err() != nil {
 			return &broker.Failure{Kind: broker.ShuttingDown, Credential: c.Name, Provider: c.Provider}
@@ -100,40 +111,135 @@ func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Iss
 			Kind: broker.UpstreamRateLimited, Credential: c.Name, Provider: c.Provider, RetryAt: g.clock.Now().Wall.Add(wait),
 		}
 	}
+	one.mu.Lock()
+	one.queue.add(w)
+	one.serve()
+	one.mu.Unlock()
+	queueing, cancel := context.WithTimeout(ctx, queueMost)
+	defer cancel()
 	select {
-	case one.slots <- struct{}{}:
+	case <-w.done:
 	case <-queueing.Done():
-		return nil, slow(backoffFirst)
-	}
-	p := &pass{gate: one, token: t.token, proven: proven(t, there)}
-	for {
-		until, trying := p.proceed(force)
-		if !until.IsZero() {
-			p.leave()
-			r := p.why
-			r.RetryAt = until
-			return nil, share(&r, c)
-		}
-		if trying == nil {
-			break
-		}
-		select {
-		case <-trying: // look again
-		case <-queueing.Done():
-			p.leave()
+		if one.quit(w) {
 			return nil, slow(backoffFirst)
 		}
 	}
-	one.mu.Lock()
-	limit := one.limit
-	one.mu.Unlock()
-	if limit != nil {
-		if err := limit.WaitN(queueing, t.facts.Requests); err != nil {
-			p.leave()
-			return nil, slow(t.facts.RatePeriod / time.Duration(max(t.facts.RateRequests, 1)))
+	switch {
+	case w.refused != nil:
+		return nil, share(w.refused, c)
+	case w.far > 0:
+		return nil, slow(w.far)
+	case ctx.Err() != nil:
+		w.pass.leave()
+		return nil, slow(0)
+	}
+	return w.pass, nil
+}
+
+// serve lets in whose turn it is, while there is room and the rate allows it. The caller holds mu.
+func (g *gate) serve() {
+	for {
+		w := g.queue.next(g.ready)
+		if w == nil {
+			return
+		}
+		now := g.clock.Now().Wall
+		if why, barred := g.barred(w.pass); barred {
+			w.refused = &why
+		} else if wait := g.rated(w.requests, now); wait > 0 {
+			if !now.Add(wait).After(w.until) {
+				g.lookIn(wait)
+				return
+			}
+			w.far = wait
+		} else {
+			g.admit(w.pass)
+			g.queue.had(w.pass.token.Credential)
+		}
+		g.queue.remove(w)
+		close(w.done)
+	}
+}
+
+// ready reports whether there is room for a pass, and no exchange under way whose end it has to wait for. One that would only be refused needs
+// neither. The caller holds mu.
+func (g *gate) ready(p *pass) bool {
+	if _, barred := g.barred(p); barred {
+		return true
+	}
+	return g.running < g.most && g.of[p.token.Credential] < g.mostOfOne && (!g.probing || g.exempt(p))
+}
+
+// exempt reports whether a pass goes although the upstream is known to be failing. The caller holds mu.
+func (g *gate) exempt(p *pass) bool {
+	return g.known.Failures == 0 || p.force || g.doubtful && p.proven
+}
+
+// barred reports whether the upstream is to be left alone by a pass, until when, and why. The caller holds mu.
+func (g *gate) barred(p *pass) (why broker.Remembered, barred bool) {
+	if !p.force && !p.proven {
+		if why, barred = g.doubted(p.token.Credential); barred {
+			return why, true
 		}
 	}
-	return p, nil
+	if g.exempt(p) || !g.clock.Now().Wall.Before(g.known.Until) {
+		return why, false
+	}
+	why = g.known.Last
+	why.RetryAt = g.known.Until
+	return why, true
+}
+
+// rated takes so many requests of the declared rate, or says how long they have to wait. The caller holds mu.
+func (g *gate) rated(requests int, now time.Time) time.Duration {
+	if g.limit == nil {
+		return 0
+	}
+	r := g.limit.ReserveN(now, min(requests, g.limit.Burst()))
+	wait := r.DelayFrom(now)
+	if wait > 0 {
+		r.CancelAt(now)
+	}
+	return wait
+}
+
+// lookIn has serve look again. The caller holds mu.
+func (g *gate) lookIn(wait time.Duration) {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.timer = time.AfterFunc(wait, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.serve()
+	})
+}
+
+// admit gives a pass: for the exchange that tries, where the upstream was failing. The caller holds mu.
+func (g *gate) admit(p *pass) {
+	g.running++
+	g.of[p.token.Credential]++
+	p.known = g.known
+	if !g.exempt(p) {
+		p.probe, g.probing = true, true
+	}
+	if !p.force && !p.proven {
+		g.tries(p.token.Credential)
+	}
+}
+
+// quit takes out who waits no longer; false: it has an answer already.
+func (g *gate) quit(w *waiter) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-w.done:
+		return false
+	default:
+	}
+	g.queue.remove(w)
+	g.serve() // whoever comes next may not have to wait for what this one did
+	return true
 }
 
 // advise takes what the store knew, unless something has been found out here since.
@@ -172,110 +278,21 @@ func (g *gates) saved(upstream string, ok bool) {
 	}
 }
 
-// proceed makes this exchange the one that tries, where the upstream was failing and none does; or says why it may not go yet: the
-// upstream is to be left alone until known.Until, or the exchange that tries is under way, which ends with trying.
-func (p *pass) proceed(force bool) (until time.Time, trying <-chan struct{}) {
-	g := p.gate
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	p.known, p.why = g.known, g.known.Last
-	if !force && !p.proven {
-		if why, wait := g.doubted(p.token.Credential); wait {
-			p.why = why
-			return why.RetryAt, nil
-		}
-	}
-	switch {
-	case g.known.Failures == 0 || force || g.doubtful && p.proven:
-	case g.clock.Now().Wall.Before(g.known.Until):
-		return g.known.Until, nil
-	case g.probing != nil:
-		return time.Time{}, g.probing
-	default:
-		g.probing = make(chan struct{})
-		p.probe = g.probing
-	}
-	return time.Time{}, nil
-}
-
 // leave gives the pass back. Given back already, it does nothing.
 func (p *pass) leave() {
 	if p == nil || p.left {
 		return
 	}
 	p.left = true
-	if p.probe != nil {
-		p.gate.mu.Lock()
-		p.gate.probing = nil
-		close(p.probe)
-		p.gate.mu.Unlock()
-	}
-	<-p.gate.slots
-}
-
-// A finding is what has become known of an upstream by an exchange.
-type finding struct {
-	// news is what all brokers are to know of it now; nil: nothing new.
-	news *broker.Backoff
-	// until is until when it is left alone; zero: it is not.
-	until time.Time
-	// ofKey: it is what was asked for that fails, and not the upstream.
-	ofKey bool
-}
-
-// leaveWith is leave with what became of the exchange, nil where it went well.
-//
-// That a request fails says that the upstream does, if such a request is known to work or is as the operator has it. What only a caller chose may
-// be what makes it fail: that counts against what was chosen, where the upstream has answered others since it last failed. Where it has not,
-// nobody knows; then it is left alone, by this process, but by those who ask for what is known to work.
-func (p *pass) leaveWith(e *broker.UpstreamError) finding {
-	if p == nil {
-		return finding{}
-	}
-	defer p.leave()
-	g, now := p.gate, p.gate.clock.Now()
+	g := p.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch {
-	case e != nil && e.Refused:
-		return finding{} // nothing was sent
-	case e == nil || e.Level >= broker.LevelResponse: // it answered this request: that says nothing of others
-		g.well = true
-		if !p.proven {
-			delete(g.doubts, p.token.Credential)
-		}
-		if p.known.Failures == 0 {
-			return finding{}
-		}
-		g.known, g.since, g.doubtful = broker.Backoff{}, now.At, false
-		return finding{news: &broker.Backoff{}}
-	case e.Level == broker.LevelUpstream && !p.proven && g.well:
-		g.doubt(p.token, e)
-		return finding{ofKey: true}
+	if p.probe {
+		g.probing = false
 	}
-	// Exchanges that were under way together count as one failure: their number says nothing about the upstream.
-	known := p.known
-	if latest := g.known; latest.Failures > known.Failures {
-		if e.RetryAfter <= latest.Until.Sub(now.Wall) && (g.doubtful == !p.proven) {
-			return finding{news: g.told(&latest), until: latest.Until}
-		}
-		known = latest
+	g.running--
+	if g.of[p.token.Credential]--; g.of[p.token.Credential] == 0 {
+		delete(g.of, p.token.Credential)
 	}
-	next := broker.Backoff{Failures: known.Failures + 1, Last: broker.Remembered{
-		Kind: e.Kind(), At: now.Wall, Count: known.Failures + 1, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail,
-	}}
-	next.Until = now.Wall.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
-	next.Last.RetryAt = next.Until
-	g.doubtful = e.Level == broker.LevelUpstream && !p.proven && (known.Failures == 0 || g.doubtful)
-	g.known, g.since, g.well = next, now.At, false
-	return finding{news: g.told(&next), until: next.Until}
-}
-
-// told is what the store is told of known: nothing that is doubtful. The caller holds mu.
-func (g *gate) told(known *broker.Backoff) *broker.Backoff {
-	if g.doubtful {
-		g.unsaved = true
-		return nil
-	}
-	return known
+	g.serve()
 }
