@@ -261,6 +261,7 @@ func TestTheStateAfterATestThatFailed(t *testing.T) {
 		sleep(time.Minute)
 		fails = &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
 		want(engine.Degraded, "wait")
+		sleep(5 * time.Second) // until then the same test is told the same
 		fails = &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
 		want(engine.Degraded, "other scopes")
 	})

@@ -68,6 +68,7 @@ type Broker struct {
 	rejections flights[rejected, error]
 	refusals   refusals
 	shares     shares
+	trials     trials
 
 	// running are flights, and commits that go on without one; background is what runs for the broker's life.
 	running, background sync.WaitGroup

@@ -64,6 +64,9 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 			out = outcome{need: n, failure: &broker.Failure{Kind: broker.Internal, Credential: key.name}}
 		}
 		out.need, out.attempts = n, p.attempts
+		if key.trial.on {
+			b.trials.end(b.clock.Now().Wall, key.lookup, out)
+		}
 		b.settle(key, out)
 	}()
 	var last *seen // what was last read; nil: nothing
