@@ -29,6 +29,10 @@ type Issued struct {
 	// Rejected: somebody said that the API refuses it. It is not served from any store or cache, but for an upstream that
 	// keeps handing it out (AskAgainAt).
 	Rejected bool
+	// RejectedCount is how many tokens in a row, the last before this one, were rejected soon after they were issued. ReplaceAt is until when
+	// another is not asked for, for that reason, although this one is rejected too.
+	RejectedCount int
+	ReplaceAt     time.Time
 }
 
 // ExpirySource says how far a token's expiry can be trusted.

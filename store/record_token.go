@@ -21,9 +21,12 @@ type tokenRecord struct {
 	SameCount   int               `json:"same_count,omitzero"`
 	AskAgainAt  instant           `json:"ask_again_at,omitzero"`
 	Rejected    bool              `json:"rejected,omitzero"`
-	Incarnation id                `json:"incarnation"`
-	Version     id                `json:"version"`
-	Epoch       id                `json:"epoch"`
+	// RejectedCount and ReplaceAt are zero in records of a former version.
+	RejectedCount int     `json:"rejected_count,omitzero"`
+	ReplaceAt     instant `json:"replace_at,omitzero"`
+	Incarnation   id      `json:"incarnation"`
+	Version       id      `json:"version"`
+	Epoch         id      `json:"epoch"`
 	// Owner is of the exchange that brought it: a commit whose answer was lost finds itself. Zero in records of a former version.
 	Owner id `json:"owner,omitzero"`
 }
@@ -59,6 +62,7 @@ func fromToken(t broker.Issued) tokenRecord {
 		ID: t.ID, Values: revealAll(t.Values), TokenType: t.TokenType, Granted: t.Granted, Selection: selectionRecord{t.Audience},
 		SentAt: at(t.SentAt), ExpireAt: at(t.ExpireAt), RefreshAt: at(t.RefreshAt), Source: sourceNames[t.Source], Unread: t.Unread,
 		SameCount: t.SameCount, AskAgainAt: at(t.AskAgainAt), Rejected: t.Rejected,
+		RejectedCount: t.RejectedCount, ReplaceAt: at(t.ReplaceAt),
 	}
 	for _, h := range t.Headers {
 		r.Headers = append(r.Headers, fieldRecord{h.Name, reveal(h.Value)})
@@ -71,6 +75,7 @@ func (r tokenRecord) token() broker.Issued {
 		ID: r.ID, Values: secretsOf(r.Values), TokenType: r.TokenType, Granted: r.Granted, Audience: r.Selection.Audience,
 		SentAt: r.SentAt.time(), ExpireAt: r.ExpireAt.time(), RefreshAt: r.RefreshAt.time(), Source: sourceNamed(r.Source), Unread: r.Unread,
 		SameCount: r.SameCount, AskAgainAt: r.AskAgainAt.time(), Rejected: r.Rejected,
+		RejectedCount: r.RejectedCount, ReplaceAt: r.ReplaceAt.time(),
 	}
 	for _, h := range r.Headers {
 		t.Headers = append(t.Headers, broker.Field{Name: h.Name, Value: h.Value.secret()})

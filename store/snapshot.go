@@ -175,6 +175,9 @@ func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 	if !t.AskAgainAt.IsZero() {
 		t.AskAgainAt = t.AskAgainAt.Add(late)
 	}
+	if !t.ReplaceAt.IsZero() {
+		t.ReplaceAt = t.ReplaceAt.Add(late)
+	}
 }
 
 // spare fills in the record if there is one that can be read. One that cannot is as good as none: no commit may fail for it.

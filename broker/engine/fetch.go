@@ -241,6 +241,9 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	if f := p.remembered(t, s.view, now); f != nil {
 		return nil, f
 	}
+	if there := s.view.Token; keeps(there, now) && !p.need.force && (there.Rejected || there.ID == p.need.rejected) {
+		return nil, refusesFresh(t.credential, there)
+	}
 	if takesTurns && !p.turn {
 		select {
 		case p.l.turn <- struct{}{}:

@@ -16,6 +16,10 @@ const (
 	// sameTokenBackoff is how long an upstream that gave the same token again is not asked, at first; it doubles.
 	sameTokenBackoff = 30 * time.Second
 	sameTokenDoubles = 6
+	// rejectedSoon is how soon after it was issued a token is rejected that its upstream need not have issued: another would be too.
+	// rejectedAtOnce are replaced at once all the same, one after the other.
+	rejectedSoon   = time.Minute
+	rejectedAtOnce = 3
 	// unmetTTL is how close to a token's whole lifetime a min_ttl may come before it counts as one that the upstream cannot
 	// give: else every call after the first second would fetch.
 	unmetTTL = 30 * time.Second
@@ -83,6 +87,19 @@ func fallback(t *broker.Issued, now time.Time, n need) bool {
 	return t != nil && now.Before(t.ExpireAt) && !t.Rejected && (n.rejected == "" || n.rejected != t.ID)
 }
 
+// keeps reports whether a token that is rejected is not replaced yet, because those before it were rejected too.
+func keeps(t *broker.Issued, now time.Time) bool {
+	return t != nil && now.Before(t.ReplaceAt) && now.Before(t.ExpireAt)
+}
+
+// refusesFresh is the failure of whoever rejects a token that is not replaced yet.
+func refusesFresh(c broker.Credential, t *broker.Issued) *broker.Failure {
+	return &broker.Failure{
+		Kind: broker.UpstreamUnavailable, Credential: c.Name, Provider: c.Provider, RetryAt: t.ReplaceAt,
+		Detail: "the API refuses fresh tokens, one after the other: look why it does; another is not asked for yet",
+	}
+}
+
 // issue makes the token that is stored of what an answer brought. before is the token that was stored until now, nil for
 // none.
 func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, before *broker.Issued, jitter float64) *broker.Issued {
@@ -98,7 +115,21 @@ func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, be
 		t.ExpireAt = most
 	}
 	t.RefreshAt = refreshTime(t.SentAt, t.ExpireAt, f.Margin, jitter)
-	if before != nil && before.ID == id {
+	switch {
+	case before == nil:
+	case before.ID != id && before.Rejected:
+		again := before.SentAt
+		if before.ReplaceAt.After(again) {
+			again = before.ReplaceAt
+		}
+		if t.SentAt.Sub(again) >= rejectedSoon {
+			break // it was good for a while
+		}
+		if t.RejectedCount = before.RejectedCount + 1; t.RejectedCount >= rejectedAtOnce {
+			t.ReplaceAt = t.SentAt.Add(transientWait(t.RejectedCount-rejectedAtOnce+1, 0, jitter))
+		}
+	case before.ID == id:
+		t.RejectedCount, t.ReplaceAt = before.RejectedCount, before.ReplaceAt
 		t.SameCount = before.SameCount + 1
 		t.AskAgainAt = t.SentAt.Add(sameTokenBackoff << min(t.SameCount-1, sameTokenDoubles))
 		if t.Source != broker.ExpiryUpstream && before.ExpireAt.Before(t.ExpireAt) {

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,5 +164,77 @@ func TestTheRejectedTokenIsNotHandedOutWhenThereIsNoOther(t *testing.T) {
 		wantKind(t, err, broker.UpstreamUnavailable)
 		_, err = w.get("main")
 		wantKind(t, err, broker.UpstreamUnavailable)
+	})
+}
+
+// TestWhoRejectsEachTokenDoesNotHammerTheUpstream: the first are replaced at once. Then it is told when another is asked for, and everybody else is served.
+func TestWhoRejectsEachTokenDoesNotHammerTheUpstream(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", nil)
+		id := w.mustGet("main").Token.ID
+		for range 3 {
+			id = w.mustGet("main", rejected(id)).Token.ID
+		}
+		_, err := w.get("main", rejected(id))
+		f := wantKind(t, err, broker.UpstreamUnavailable)
+		if d := time.Until(f.RetryAt); d <= 0 || d > 2*time.Second || !strings.Contains(f.Detail, "refuses fresh tokens") {
+			t.Errorf("got %v in %v, want why, and when to ask again", f, d)
+		}
+		if got := w.mustGet("main").Token.ID; got != id {
+			t.Error("one caller's rejection took a token away from another")
+		}
+		w.wantExchanges(4)
+		sleep(time.Until(f.RetryAt))
+		if w.mustGet("main", rejected(id)).Token.ID == id {
+			t.Error("got the rejected token")
+		}
+		w.wantExchanges(5)
+		for range 3600 {
+			if r, err := w.get("main", rejected(id)); err == nil {
+				if r.Token.ID == id {
+					t.Fatal("got the rejected token")
+				}
+				id = r.Token.ID
+			}
+			w.mustGet("main")
+			sleep(time.Second)
+		}
+		if n := len(w.up.exchanges()); n > 30 {
+			t.Errorf("got %d exchanges in an hour of rejections, want a few", n)
+		}
+		sleep(20 * time.Minute) // what works for a while says that it is over
+		for range 3 {
+			id = w.mustGet("main", rejected(w.mustGet("main").Token.ID)).Token.ID
+		}
+	})
+}
+
+// TestWhoInvalidatesEachTokenDoesNotHammerTheUpstreamEither: what was invalidated is served to nobody, and a changed secret makes it free again.
+func TestWhoInvalidatesEachTokenDoesNotHammerTheUpstreamEither(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)})
+		w.create("main", map[string]string{"client_secret": "old"})
+		gone := map[string]bool{}
+		for range 1000 {
+			r, err := w.get("main")
+			if err != nil {
+				wantKind(t, err, broker.UpstreamUnavailable)
+			} else {
+				if gone[r.Token.ID] {
+					t.Fatal("an invalidated token is served")
+				}
+				gone[r.Token.ID] = true
+				if _, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: r.Token.ID}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sleep(10 * time.Millisecond)
+		}
+		if n := len(w.up.exchanges()); n > 8 {
+			t.Errorf("got %d exchanges in ten seconds, want a few", n)
+		}
+		w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "new"}) })
+		w.mustGet("main")
 	})
 }

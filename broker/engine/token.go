@@ -70,6 +70,13 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
+	if e := b.cache.peek(key); n.rejected != "" && e != nil && e.issued.ID == n.rejected && keeps(e.issued, b.clock.Now().Wall) {
+		// One caller who rejects whatever it gets takes nobody's token away.
+		if err := may(); err != nil {
+			return Result{}, err
+		}
+		return Result{}, refusesFresh(e.credential, e.issued)
+	}
 	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, broker.Never)) {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
 		if err := b.reject(ctx, l, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {

@@ -233,6 +233,7 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 		Headers: []broker.Field{{Name: "X-Device", Value: odd}}, TokenType: "Bearer",
 		Audience: "audience", Granted: []string{"b", "a"}, SentAt: now(), ExpireAt: now().Add(time.Hour),
 		RefreshAt: now().Add(time.Minute), Source: broker.ExpiryNone, Unread: "expires_at", SameCount: 3, AskAgainAt: now().Add(time.Second), Rejected: true,
+		RejectedCount: 4, ReplaceAt: now().Add(time.Second),
 	}
 	l := b.acquired(k, true)
 	b.committed(l, broker.Outcome{Token: token, RefreshToken: odd})
