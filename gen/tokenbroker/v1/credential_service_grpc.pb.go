@@ -53,7 +53,8 @@ type CredentialServiceClient interface {
 	// Forgets the former secret.
 	RetireSecret(ctx context.Context, in *RetireSecretRequest, opts ...grpc.CallOption) (*RetireSecretResponse, error)
 	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
-	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
+	// exchange begins it fails as GetToken does; how the exchange ends is in the response. One that has failed is the response to the same test
+	// for five seconds, unless the credential or its definition has changed since.
 	TestCredential(ctx context.Context, in *TestCredentialRequest, opts ...grpc.CallOption) (*TestCredentialResponse, error)
 	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
 	AcceptCredential(ctx context.Context, in *AcceptCredentialRequest, opts ...grpc.CallOption) (*AcceptCredentialResponse, error)
@@ -191,7 +192,8 @@ type CredentialServiceServer interface {
 	// Forgets the former secret.
 	RetireSecret(context.Context, *RetireSecretRequest) (*RetireSecretResponse, error)
 	// One real exchange under the usual lease. A rotated refresh token is always kept; the access token only with `keep`. Before an
-	// exchange begins it fails as GetToken does; how the exchange ends is in the response.
+	// exchange begins it fails as GetToken does; how the exchange ends is in the response. One that has failed is the response to the same test
+	// for five seconds, unless the credential or its definition has changed since.
 	TestCredential(context.Context, *TestCredentialRequest) (*TestCredentialResponse, error)
 	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
 	AcceptCredential(context.Context, *AcceptCredentialRequest) (*AcceptCredentialResponse, error)
