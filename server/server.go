@@ -181,11 +181,5 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 func (s *Server) ServeMetrics(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", ownHost(promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{})))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: pingTimeout, MaxHeaderBytes: 16 << 10}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return ServeHTTP(ctx, l, mux, s.log)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/server"
 )
 
 // takeMost is how long whoever reads a backup may take nothing of it. A copy lies on the broker's disk until it is read.
@@ -23,23 +24,19 @@ func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 		}
 		r.answerBackup(w, func(to io.Writer) error { return r.db.Backup(req.Context(), to) })
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return server.ServeHTTP(ctx, l, mux, r.log)
 }
 
 func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Trailer", settings.BackupComplete)
 	to := &taken{w: w}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // its end would be taken for that of the caller
 	if err := backup(to); err != nil {
 		r.log.Error("backup failed", "error", err.Error())
 		if !to.any {
 			w.Header().Del("Trailer")
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeMost)) // the copy has taken its time
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 		return

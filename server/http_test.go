@@ -1,0 +1,101 @@
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+// A counting listener counts the connections that are open.
+type counting struct {
+	net.Listener
+	open, most atomic.Int64
+}
+
+type counted struct {
+	net.Conn
+	l      *counting
+	closed atomic.Bool
+}
+
+func (l *counting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	n := l.open.Add(1)
+	l.most.Store(max(l.most.Load(), n))
+	return &counted{Conn: c, l: l}, nil
+}
+
+func (c *counted) Close() error {
+	if !c.closed.Swap(true) {
+		c.l.open.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+// TestIdleConnectionsLeaveRoomForAScrape: those that say nothing, that say half of it, that read nothing and that have had their answer take a bounded
+// number of descriptors, and no one for long.
+func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
+	const request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	for how, sent := range map[string]string{
+		"nothing": "", "half": request[:20], "a body that does not come": "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", "all": request,
+	} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &counting{Listener: bufconn.Listen(1 << 10)}
+				pipe := l.Listener.(*bufconn.Listener)
+				ctx, cancel := context.WithCancel(t.Context())
+				served := make(chan error, 1)
+				answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 64<<10)) })
+				go func() { served <- server.ServeHTTP(ctx, l, answer, slog.New(slog.DiscardHandler)) }()
+				for range 200 {
+					go func() {
+						c, err := pipe.DialContext(ctx)
+						if err != nil {
+							return
+						}
+						_, _ = io.WriteString(c, sent)
+						<-ctx.Done()
+						_ = c.Close()
+					}()
+				}
+				synctest.Wait()
+				if n := l.most.Load(); n > 32 {
+					t.Errorf("%d connections at once", n)
+				}
+				c, err := pipe.DialContext(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() { _, _ = io.WriteString(c, request) }()
+				res, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 64<<10 {
+					t.Errorf("got %d bytes, %v", n, err)
+				}
+				_ = res.Body.Close()
+				_ = c.Close()
+				cancel()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+				<-time.After(time.Minute)
+			})
+		})
+	}
+}
