@@ -31,7 +31,7 @@ type Settings struct {
 	// UpstreamConcurrency is how many exchanges one upstream may have at a time; default DefaultUpstreamConcurrency.
 	UpstreamConcurrency int
 	// CallerRate is how many operations a second that cost something a caller may begin, ten times as many at once; default
-	// DefaultCallerRate.
+	// DefaultCallerRate, at most CallerRateMost.
 	CallerRate int
 	// CacheSize is how many tokens are kept in process; default DefaultCacheSize.
 	CacheSize int
@@ -111,6 +111,7 @@ func New(s Settings) (*Broker, error) {
 	if b.shares.rate <= 0 {
 		b.shares.rate = DefaultCallerRate
 	}
+	b.shares.rate = min(b.shares.rate, CallerRateMost)
 	b.gates.clock, b.gates.atOnce = b.clock, s.UpstreamConcurrency
 	if b.gates.atOnce <= 0 {
 		b.gates.atOnce = DefaultUpstreamConcurrency

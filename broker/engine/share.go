@@ -12,6 +12,9 @@ import (
 // DefaultCallerRate is how many operations a second that cost something a caller may begin, as a rule.
 const DefaultCallerRate = 1000
 
+// CallerRateMost bounds that: a limiter counts no further than to callerBurst times as many.
+const CallerRateMost = 1_000_000
+
 const (
 	// callerBurst is how many seconds' worth of them may come at once: a caller that starts asks for all of its tokens.
 	callerBurst = 10

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -39,4 +40,11 @@ func TestACallerHasItsShareAndTheOthersHaveTheirs(t *testing.T) {
 		sleep(time.Until(f.RetryAt))
 		wantKind(t, ask(greedy, "nobody"), broker.NotFound)
 	})
+}
+
+// TestARateThatCannotBeCounted is as much as can be.
+func TestARateThatCannotBeCounted(t *testing.T) {
+	w := newWorld(t, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.CallerRate = math.MaxInt })
+	w.create("main", nil)
+	w.mustGet("main")
 }

@@ -203,8 +203,8 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if s.LimitsConcurrentStreams < 1 {
 		bad("limits.concurrent_streams", "must be 1 or more")
 	}
-	if s.LimitsCallerRate < 0 {
-		bad("limits.caller_rate", "must not be negative")
+	if s.LimitsCallerRate < 0 || s.LimitsCallerRate > engine.CallerRateMost {
+		bad("limits.caller_rate", "must be from 0 to %d", engine.CallerRateMost)
 	}
 	if s.LimitsMessageBytes < 1024 || s.LimitsMessageBytes > messageBytesMost {
 		bad("limits.message_bytes", "must be from 1024 to %d", messageBytesMost)

@@ -50,6 +50,7 @@ func TestSettingsCheck(t *testing.T) {
 		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be positive"},
 		{"negative grace", func(s *Settings) { s.ShutdownGrace = -1 }, "setting shutdown_grace: "},
 		{"no concurrency", func(s *Settings) { s.UpstreamConcurrency = 0 }, "setting upstream.concurrency: "},
+		{"a caller's rate that cannot be counted", func(s *Settings) { s.LimitsCallerRate = 1e18 }, "setting limits.caller_rate: must be from 0 to 1000000"},
 		{"small messages", func(s *Settings) { s.LimitsMessageBytes = 1023 }, "setting limits.message_bytes: "},
 		{"huge messages", func(s *Settings) { s.LimitsMessageBytes = 9e18 }, "setting limits.message_bytes: must be from 1024 to 67108864"},
 		{"no providers", func(s *Settings) { s.ProvidersDir = "/nowhere" }, "setting providers_dir: "},
