@@ -13,6 +13,7 @@ import (
 type call struct {
 	context.Context //nolint:containedctx // it is one
 	caller          broker.Caller
+	connection      *connection // nil: it came on none
 	started         time.Time
 
 	mu      sync.Mutex
@@ -45,6 +46,9 @@ func (c *call) limited() context.Context {
 
 // end is when the handler has returned.
 func (c *call) end() {
+	if c.connection != nil {
+		c.connection.running.Add(-1)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true

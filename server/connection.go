@@ -1,11 +1,11 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// connectionsMost bounds the connections of a server: one more is closed at once, and its client told that nobody is there.
+	// connectionsMost bounds the connections of a server: one more takes the place of another (room).
 	connectionsMost = 2000
 	// messageWithin is how long the message of a call may take after its headers.
 	messageWithin = 30 * time.Second
@@ -29,8 +29,7 @@ const (
 // connections are the server's side of the transport: who is there, and how many. There is no authentication yet, and nothing is encrypted. It
 // implements credentials.TransportCredentials.
 type connections struct {
-	open    atomic.Int64
-	most    int64
+	room    room
 	streams int64
 	within  time.Duration
 }
@@ -38,7 +37,7 @@ type connections struct {
 // newConnections bounds what lasts on one connection to three quarters of the calls that may run on it at a time: one more call always
 // gets through.
 func newConnections(streams uint32) *connections {
-	return &connections{most: connectionsMost, streams: max(int64(streams)*3/4, 1), within: messageWithin}
+	return &connections{room: room{most: connectionsMost}, streams: max(int64(streams)*3/4, 1), within: messageWithin}
 }
 
 // A connection is one of a client. It implements credentials.AuthInfo.
@@ -47,7 +46,10 @@ type connection struct {
 	wirecred.CommonAuthInfo
 	of     *connections
 	caller broker.Caller
-	once   sync.Once
+	place  *list.Element // in its room, which guards it; nil: it has none
+	// used: a call has come since the room last looked. running are the calls that do, but for streams.
+	used    atomic.Bool
+	running atomic.Int64
 	// lasting are the streams that run; silent the calls whose message has not come, and timed those of them that have a timer.
 	lasting, silent, timed atomic.Int64
 }
@@ -57,19 +59,19 @@ func (*connection) AuthType() string { return "local" }
 
 // Close implements net.Conn.
 func (k *connection) Close() error {
-	k.once.Do(func() { k.of.open.Add(-1) })
+	k.of.room.leave(k)
 	return k.Conn.Close()
 }
 
-var errTooMany = errors.New("too many connections")
+// busy reports whether a call runs.
+func (k *connection) busy() bool { return k.running.Load() > 0 || k.lasting.Load() > 0 }
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo, error) {
-	if c.open.Add(1) > c.most {
-		c.open.Add(-1)
-		return nil, nil, errTooMany // gRPC closes it
-	}
 	k := &connection{Conn: raw, CommonAuthInfo: wirecred.CommonAuthInfo{SecurityLevel: wirecred.NoSecurity}, of: c, caller: callerAt(raw)}
+	if err := c.room.enter(k); err != nil {
+		return nil, nil, err // gRPC closes it
+	}
 	return k, k, nil
 }
 
@@ -154,7 +156,13 @@ func (a *arrival) Err() error {
 // opened is the tap: a call's headers are there. It bounds how long its message may take.
 func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	k := connectionOf(ctx)
-	if k == nil || k.silent.Add(1) <= silentMost {
+	if k == nil {
+		return ctx, nil
+	}
+	if !k.used.Load() {
+		k.used.Store(true) // only when it changes: all its calls share this line
+	}
+	if k.silent.Add(1) <= silentMost {
 		return ctx, nil
 	}
 	k.timed.Add(1)

@@ -2,10 +2,13 @@ package server_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +21,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
-func dial(t *testing.T, target string) *grpc.ClientConn {
+func dial(t testing.TB, target string) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -80,21 +83,87 @@ func TestWatchesLeaveRoomForCalls(t *testing.T) {
 	s.get()
 }
 
-// TestAConnectionTooManyIsClosed: and others are not disturbed.
-func TestAConnectionTooManyIsClosed(t *testing.T) {
+// raw opens a connection on which nothing is asked, and reads until the server has said something.
+func raw(t *testing.T, network, addr string) net.Conn {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("got %v, want the server's settings", err)
+	}
+	return conn
+}
+
+// wantClosed waits until the server closes a connection.
+func wantClosed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, conn)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+}
+
+// watch makes a connection busy with a stream, and returns when it runs.
+func (s *stand) watch(target string) (end func() error) {
+	s.t.Helper()
+	w, err := tokenbrokerv1.NewTokenBrokerServiceClient(dial(s.t, target)).WatchToken(s.t.Context(), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := w.Recv(); err != nil {
+		s.t.Fatal(err)
+	}
+	return func() error { _, err := w.Recv(); return err }
+}
+
+// TestAConnectionTooManyTakesThePlaceOfAnIdleOne: of one on which nothing was asked, and not of those that are used.
+func TestAConnectionTooManyTakesThePlaceOfAnIdleOne(t *testing.T) {
 	s := newStand(t, func(s server.Settings) server.Settings { return s.Few(2) })
 	s.get()
-	for _, answered := range []bool{true, false} {
-		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = conn.Close() }()
-		if _, err := conn.Read(make([]byte, 1)); (err == nil) != answered { // the server's settings
-			t.Errorf("got %v, want it answered: %v", err, answered)
-		}
+	before := raw(t, "tcp", s.addr)
+	for range 10 {
+		after := raw(t, "tcp", s.addr)
+		wantClosed(t, before)
+		s.get()
+		before = after
+	}
+}
+
+// TestBusyConnectionsKeepOutOnlyTheirOwnCaller: all who come over TCP are one; whoever comes by the socket gets through, and one call ends for it.
+func TestBusyConnectionsKeepOutOnlyTheirOwnCaller(t *testing.T) {
+	if server.UserIdentity(0) == server.UserIdentity(1) {
+		t.Skip("this system does not say who is behind a socket")
+	}
+	s := newStand(t, func(s server.Settings) server.Settings { return s.Few(3) })
+	var ends []func() error
+	for range 2 {
+		ends = append(ends, s.watch("passthrough:///"+s.addr))
 	}
 	s.get()
+	ends = append(ends, s.watch("passthrough:///"+s.addr)) // in the place of the one that get came on
+	refused, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = refused.Close() }()
+	wantClosed(t, refused)
+
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.serving.Go(func() { _ = s.server.Serve(l) })
+	operator := tokenbrokerv1.NewTokenBrokerServiceClient(dial(t, "unix:"+path))
+	if _, err := operator.GetToken(t.Context(), &get{Credential: "main"}); err != nil {
+		t.Errorf("by the socket: %v", err)
+	}
+	if err := ends[0](); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v, want the call ended that runs the longest", err)
+	}
 }
 
 // TestWhoIsBehindASocketHasTheirOwnShare: a caller on a Unix socket is known by its user.

@@ -63,8 +63,11 @@ func identify(ctx context.Context) (broker.Caller, *connection) {
 
 // unary is the interceptor. There is one, which calls what else there is: each more in a chain costs every call two closures.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	caller, _ := identify(ctx)
-	c := &call{Context: ctx, caller: caller, started: time.Now()}
+	caller, connection := identify(ctx)
+	c := &call{Context: ctx, caller: caller, connection: connection, started: time.Now()}
+	if connection != nil {
+		connection.running.Add(1)
+	}
 	defer c.end()
 	res, err := e.answered(c, req, info, next)
 	if err == nil {

@@ -92,7 +92,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 		peers.within = s.messageWithin
 	}
 	if s.connectionsMost > 0 {
-		peers.most = s.connectionsMost
+		peers.room.most = s.connectionsMost
 	}
 	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: peers.within, stopping: stopping}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)

@@ -29,6 +29,7 @@ import (
 type stand struct {
 	t        testing.TB
 	addr     string
+	server   *server.Server
 	upstream *oneToken
 	broker   *engine.Broker
 	metrics  *server.Metrics
@@ -62,7 +63,7 @@ func newStand(t testing.TB, more ...func(server.Settings) server.Settings) *stan
 	must(err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
-	s.addr = l.Addr().String()
+	s.addr, s.server = l.Addr().String(), srv
 	s.serving.Go(func() {
 		if err := srv.Serve(l); err != nil {
 			t.Error(err)
