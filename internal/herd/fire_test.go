@@ -72,18 +72,21 @@ func TestRotationUnderFire(t *testing.T) {
 	f.judge()
 }
 
-// rotate asks for one token after the other, each time saying that the API rejects the last.
+// rotate asks for one token after the other, each time dropping the last first: whoever rejects fresh ones is made to wait.
 func (f *fire) rotate(i int) {
-	rejected := ""
+	last := ""
 	for time.Now().Before(f.until) {
 		m := f.all[rand.N(len(f.all))]
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		res, err := m.tokens.GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: fireName(i), RejectedTokenId: rejected})
+		if last != "" { // where it fails, the token is there still, and asked for again
+			_, _ = m.tokens.Invalidate(ctx, &tokenbrokerv1.InvalidateRequest{Credential: fireName(i), Target: &tokenbrokerv1.InvalidateRequest_All{All: true}})
+		}
+		res, err := m.tokens.GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: fireName(i)})
 		cancel()
 		if err == nil {
-			if id := res.GetToken().GetTokenId(); id != rejected {
+			if id := res.GetToken().GetTokenId(); id != last {
 				f.commits.Add(1)
-				rejected = id
+				last = id
 			}
 			<-time.After(50*time.Millisecond + rand.N(150*time.Millisecond))
 			continue
