@@ -35,7 +35,7 @@ func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
 		for _, t := range q.take {
 			if shown[t.name] && !builtinNames[t.name] {
-				add(broker.Callers, t.name+", taken from "+t.where.written)
+				add(broker.Callers, t.name+", taken from "+t.where.source)
 			}
 		}
 	}

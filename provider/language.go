@@ -249,8 +249,8 @@ type where struct {
 	layout   string
 	pattern  *regexp.Regexp
 	optional bool
-	// written is how it stands in the file, for people.
-	written string
+	// written is how it stands in the file, for people, and source all of it.
+	written, source string
 }
 
 // ofClaim reports whether it looks into a value that is taken.

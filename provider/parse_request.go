@@ -226,8 +226,28 @@ func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[s
 	return nulled
 }
 
+// inOneLine is a node as YAML in one line, members in the order of their names. Comments and style are no part of it.
+func inOneLine(n *yaml.Node) string {
+	var all []string
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			all = append(all, inOneLine(n.Content[i])+": "+inOneLine(n.Content[i+1]))
+		}
+		slices.Sort(all)
+		return "{" + strings.Join(all, ", ") + "}"
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			all = append(all, inOneLine(c))
+		}
+		return "[" + strings.Join(all, ", ") + "]"
+	default:
+		return n.Value
+	}
+}
+
 func (r *reader) where(n *yaml.Node, what string) *where {
-	w := &where{}
+	w := &where{source: inOneLine(n)}
 	switch n.Kind {
 	case yaml.SequenceNode:
 		var all []string

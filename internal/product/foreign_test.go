@@ -277,7 +277,7 @@ func TestForeignRotation(t *testing.T) {
 		if got := o.introspect(tok.GetAccessToken()); !got.Active || got.ClientID != "person" {
 			t.Fatalf("got %+v", got)
 		}
-		do(t, r.tokens.Invalidate, &tokenbrokerv1.InvalidateRequest{Credential: "person", Target: &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: tok.GetTokenId()}})
+		do(t, r.tokens.Invalidate, &tokenbrokerv1.InvalidateRequest{Credential: "person", Target: &tokenbrokerv1.InvalidateRequest_All{All: true}})
 	}
 	tok = r.mustGet("person")
 	presented := map[string]bool{}

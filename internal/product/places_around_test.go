@@ -95,6 +95,10 @@ present: {headers: {Authorization: "Bearer {{token}}", X-Key: "{{api_key}}"}}
 			"obtain: {oauth2: {issuer: \"https://here.example.com\"", "obtain: {oauth2: {issuer: \"https://here.example.com/evil\"",
 			"refresh: {oauth2: {issuer: \"https://here.example.com\"", "refresh: {oauth2: {issuer: \"https://here.example.com/evil\"",
 		}},
+		"more of a value that callers get": {
+			strings.ReplaceAll(plain, `token"}`, `token", take: {own: {path: held, pattern: "held-([a-z])"}}}`) + "attributes: [own]\n",
+			[]string{`pattern: "held-([a-z])"`, `pattern: "held-(.*)"`, `pattern: "held-([a-z])"`, `pattern: "held-(.*)"`},
+		},
 		"a value of the answer for callers": {plain, []string{
 			"obtain: {oauth2: \"https://here.example.com/token\"}", "obtain: {oauth2: \"https://here.example.com/token\", take: {kept: held}}",
 			"refresh: {oauth2: \"https://here.example.com/token\"}", "refresh: {oauth2: \"https://here.example.com/token\", take: {kept: held}}\nattributes: [kept]",
