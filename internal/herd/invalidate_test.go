@@ -59,12 +59,14 @@ func (f *fleet) watchAll(s *sightings, perBroker int, name string) (stop func())
 
 func (m *member) invalidate(t testing.TB, name, id string) {
 	t.Helper()
+	m.drop(t, &tokenbrokerv1.InvalidateRequest{Credential: name, Target: &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: id}})
+}
+
+func (m *member) drop(t testing.TB, req *tokenbrokerv1.InvalidateRequest) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := m.tokens.Invalidate(ctx, &tokenbrokerv1.InvalidateRequest{
-		Credential: name, Target: &tokenbrokerv1.InvalidateRequest_TokenId{TokenId: id},
-	})
-	if err != nil {
+	if _, err := m.tokens.Invalidate(ctx, req); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -94,7 +96,8 @@ func TestInvalidationRounds(t *testing.T) {
 	returned := map[string]time.Time{}
 	for round := range rounds {
 		id := f.agreed("rounds")
-		f.all[round%len(f.all)].invalidate(t, "rounds", id)
+		// All of them: whoever rejects fresh tokens one after the other is made to wait.
+		f.all[round%len(f.all)].drop(t, &tokenbrokerv1.InvalidateRequest{Credential: "rounds", Target: &tokenbrokerv1.InvalidateRequest_All{All: true}})
 		returned[id] = time.Now()
 	}
 	stop()
