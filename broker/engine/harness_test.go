@@ -105,6 +105,13 @@ func (u *upstream) script(f func(context.Context, broker.Exchange) (broker.Answe
 	u.answer = f
 }
 
+// atOnce is how many exchanges ran together, at most.
+func (u *upstream) atOnce() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.most
+}
+
 func (u *upstream) exchanges() []broker.Exchange {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -28,8 +28,8 @@ func TestAnUpstreamIsAskedSoManyTimesAtOnceOnly(t *testing.T) {
 				t.Fatal(r.err)
 			}
 		}
-		if up.most != 16 {
-			t.Errorf("got %d exchanges at once, want 16", up.most)
+		if most := up.atOnce(); most != 16 {
+			t.Errorf("got %d exchanges at once, want 16", most)
 		}
 	})
 }
