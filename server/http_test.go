@@ -9,9 +9,46 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/server"
 )
+
+// pipes is a listener on connections within the process. Those of bufconn begin with timers that are due at once, two hundred of which, in a
+// synctest bubble and under the race detector, end Go's runtime.
+type pipes struct {
+	all    chan net.Conn
+	closed chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{make(chan net.Conn), make(chan struct{})} }
+
+func (p *pipes) dial() (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case p.all <- there:
+		return here, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.all:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	close(p.closed)
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
 
 // A counting listener counts the connections that are open.
 type counting struct {
@@ -50,49 +87,48 @@ func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
 		"nothing": "", "half": request[:20], "a body that does not come": "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", "all": request,
 	} {
 		t.Run(how, func(t *testing.T) {
-			t.Parallel() // its connections are real, and so are the seconds for which they are let be
-			tcp, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := &counting{Listener: tcp}
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			dial := func() (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", tcp.Addr().String()) }
-			served := make(chan error, 1)
-			answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 64<<10)) })
-			go func() { served <- server.ServeHTTP(ctx, l, answer, slog.New(slog.DiscardHandler)) }()
-			for range 40 { // more than there is room for
-				c, err := dial()
+			synctest.Test(t, func(t *testing.T) {
+				pipe := newPipes()
+				l := &counting{Listener: pipe}
+				ctx, cancel := context.WithCancel(t.Context())
+				served := make(chan error, 1)
+				answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 64<<10)) })
+				go func() { served <- server.ServeHTTP(ctx, l, answer, slog.New(slog.DiscardHandler)) }()
+				for range 200 {
+					go func() {
+						c, err := pipe.dial()
+						if err != nil {
+							return
+						}
+						_, _ = io.WriteString(c, sent)
+						<-ctx.Done()
+						_ = c.Close()
+					}()
+				}
+				synctest.Wait()
+				if n := l.most.Load(); n > 32 {
+					t.Errorf("%d connections at once", n)
+				}
+				c, err := pipe.dial()
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer c.Close()
-				if _, err := io.WriteString(c, sent); err != nil {
+				go func() { _, _ = io.WriteString(c, request) }()
+				res, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
 					t.Fatal(err)
 				}
-			}
-			if n := l.most.Load(); n > 32 {
-				t.Errorf("%d connections at once", n)
-			}
-			c, err := dial()
-			if err != nil {
-				t.Fatal(err)
-			}
-			go func() { _, _ = io.WriteString(c, request) }()
-			res, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 64<<10 {
-				t.Errorf("got %d bytes, %v", n, err)
-			}
-			_ = res.Body.Close()
-			_ = c.Close()
-			cancel()
-			if err := <-served; err != nil {
-				t.Error(err)
-			}
+				if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 64<<10 {
+					t.Errorf("got %d bytes, %v", n, err)
+				}
+				_ = res.Body.Close()
+				_ = c.Close()
+				cancel()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+				<-time.After(time.Minute)
+			})
 		})
 	}
 }
