@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -26,15 +27,18 @@ func (c *HealthCommand) Run(p *console.Process) error {
 	if c.Wait < 0 {
 		return console.BadInput("--wait: must not be negative")
 	}
+	waited := ""
+	if c.Wait > 0 {
+		waited = fmt.Sprintf(", after %s of asking", c.Wait)
+		if err := c.appears(p.Context); err != nil {
+			return err
+		}
+	}
 	var res *healthv1.HealthCheckResponse
 	err := c.with(p.Context, func(ctx context.Context, on *client) (err error) {
 		res, err = c.ask(ctx, on)
 		return err
 	})
-	waited := ""
-	if c.Wait > 0 {
-		waited = fmt.Sprintf(", after %s of asking", c.Wait)
-	}
 	switch {
 	case p.Context.Err() != nil:
 		return console.ErrInterrupted
@@ -50,6 +54,32 @@ func (c *HealthCommand) Run(p *console.Process) error {
 		return printJSON(p.Stdout, res)
 	}
 	console.Println(p.Stdout, res.GetStatus())
+	return nil
+}
+
+// appears waits, for as long as --wait says, until there is somebody to be asked: a broker that is about to start has no socket yet. What is left
+// of the wait is for asking.
+func (c *HealthCommand) appears(ctx context.Context) error {
+	again := time.NewTicker(healthPause)
+	defer again.Stop()
+	for until := time.Now().Add(c.Wait); c.Address == ""; {
+		at, err := c.find(ctx)
+		if err != nil || at.sure {
+			return err
+		}
+		if conn, err := (&net.Dialer{Timeout: healthPause}).DialContext(ctx, "tcp", at.address); err == nil {
+			return conn.Close()
+		}
+		if c.Wait = time.Until(until); c.Wait < healthPause {
+			c.Wait = healthPause
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil // who asks next says it
+		}
+	}
 	return nil
 }
 
