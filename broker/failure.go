@@ -37,6 +37,8 @@ const (
 	CallerLimited
 	UpstreamUnavailable
 	UpstreamResponseInvalid
+	// FreshTokensRejected: the upstream issues tokens, and its API takes none of them.
+	FreshTokensRejected
 	RefreshUncertain
 	StoreUnavailable
 	ShuttingDown
@@ -73,6 +75,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	CallerLimited:           {"caller_limited", "this caller asks for more than its share"},
 	UpstreamUnavailable:     {"upstream_unavailable", "the upstream cannot be reached or fails"},
 	UpstreamResponseInvalid: {"upstream_response_invalid", "the upstream's answer does not match the provider's definition"},
+	FreshTokensRejected:     {"fresh_tokens_rejected", "the API refuses fresh tokens of this credential, one after the other: look at its answer; another token is not asked for yet"},
 	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
 	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
@@ -120,7 +123,7 @@ func (k Kind) Error() string {
 // Passes reports whether such a failure may pass without anybody's changing something.
 func (k Kind) Passes() bool {
 	switch k {
-	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, RefreshUncertain, StoreUnavailable, UpstreamSlow, CallerLimited:
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, UpstreamSlow, CallerLimited:
 		return true
 	default:
 		return false

@@ -53,6 +53,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.CallerLimited:           {codes.ResourceExhausted, tokenbrokerv1.ErrorReason_ERROR_REASON_CALLER_LIMITED, true},
 	broker.UpstreamUnavailable:     {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_UNAVAILABLE, true},
 	broker.UpstreamResponseInvalid: {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_RESPONSE_INVALID, true},
+	broker.FreshTokensRejected:     {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_FRESH_TOKENS_REJECTED, true},
 	broker.RefreshUncertain:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN, true},
 	broker.StoreUnavailable:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE, true},
 	broker.ShuttingDown:            {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN, true},

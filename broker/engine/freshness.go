@@ -94,10 +94,7 @@ func keeps(t *broker.Issued, now time.Time) bool {
 
 // refusesFresh is the failure of whoever rejects a token that is not replaced yet.
 func refusesFresh(c broker.Credential, t *broker.Issued) *broker.Failure {
-	return &broker.Failure{
-		Kind: broker.UpstreamUnavailable, Credential: c.Name, Provider: c.Provider, RetryAt: t.ReplaceAt,
-		Detail: "the API refuses fresh tokens, one after the other: look why it does; another is not asked for yet",
-	}
+	return &broker.Failure{Kind: broker.FreshTokensRejected, Credential: c.Name, Provider: c.Provider, RetryAt: t.ReplaceAt}
 }
 
 // issue makes the token that is stored of what an answer brought. before is the token that was stored until now, nil for

@@ -2,7 +2,7 @@ package engine_test
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -177,9 +177,12 @@ func TestWhoRejectsEachTokenDoesNotHammerTheUpstream(t *testing.T) {
 			id = w.mustGet("main", rejected(id)).Token.ID
 		}
 		_, err := w.get("main", rejected(id))
-		f := wantKind(t, err, broker.UpstreamUnavailable)
-		if d := time.Until(f.RetryAt); d <= 0 || d > 2*time.Second || !strings.Contains(f.Detail, "refuses fresh tokens") {
-			t.Errorf("got %v in %v, want why, and when to ask again", f, d)
+		f := wantKind(t, err, broker.FreshTokensRejected)
+		if d := time.Until(f.RetryAt); d <= 0 || d > 2*time.Second {
+			t.Errorf("got %v in %v, want when to ask again", f, d)
+		}
+		if r, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || r.State != engine.Degraded || r.Failure != nil || !r.NextAttempt.Equal(f.RetryAt) {
+			t.Errorf("status: got %v, %v, %v, want that fresh tokens are rejected, which others do not meet", r.State, r.Failure, err)
 		}
 		if got := w.mustGet("main").Token.ID; got != id {
 			t.Error("one caller's rejection took a token away from another")
@@ -219,7 +222,10 @@ func TestWhoInvalidatesEachTokenDoesNotHammerTheUpstreamEither(t *testing.T) {
 		for range 1000 {
 			r, err := w.get("main")
 			if err != nil {
-				wantKind(t, err, broker.UpstreamUnavailable)
+				wantKind(t, err, broker.FreshTokensRejected)
+				if s, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || !errors.Is(s.Failure, broker.FreshTokensRejected) {
+					t.Fatalf("status: got %v, %v, want what callers are told", s.Failure, err)
+				}
 			} else {
 				if gone[r.Token.ID] {
 					t.Fatal("an invalidated token is served")

@@ -162,6 +162,16 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 			}
 		}
 	}
+	for _, t := range r.Tokens {
+		if r.State != Ready || !keeps(&t, now) {
+			continue
+		}
+		r.State, r.NextAttempt = Degraded, t.ReplaceAt
+		r.Advice = "callers reject one fresh token after the other: look at the API's answer, the account's rights, the address that is called, how the token is presented"
+		if t.Rejected {
+			r.Failure = refusesFresh(c, &t)
+		}
+	}
 	if s.FormerWorked && r.Advice == "" {
 		r.Advice = "the former secret is the one that works: set the new one in the upstream, or rotate again"
 	}

@@ -65,6 +65,7 @@ const (
 	ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN         ErrorReason = 42 // the answer to a refresh was lost; the broker finds out whether it took effect
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE         ErrorReason = 43
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN             ErrorReason = 44
+	ErrorReason_ERROR_REASON_FRESH_TOKENS_REJECTED     ErrorReason = 45 // several in a row, each soon after it was issued: the upstream is well, and its API takes none
 	// DEADLINE_EXCEEDED: the exchange goes on, ask again
 	ErrorReason_ERROR_REASON_UPSTREAM_SLOW ErrorReason = 50
 	// A watch has reached the deadline that its caller gave it: begin another.
@@ -103,6 +104,7 @@ var (
 		42: "ERROR_REASON_REFRESH_UNCERTAIN",
 		43: "ERROR_REASON_STORE_UNAVAILABLE",
 		44: "ERROR_REASON_SHUTTING_DOWN",
+		45: "ERROR_REASON_FRESH_TOKENS_REJECTED",
 		50: "ERROR_REASON_UPSTREAM_SLOW",
 		52: "ERROR_REASON_DEADLINE_PASSED",
 		51: "ERROR_REASON_RECORD_UNREADABLE",
@@ -134,6 +136,7 @@ var (
 		"ERROR_REASON_REFRESH_UNCERTAIN":         42,
 		"ERROR_REASON_STORE_UNAVAILABLE":         43,
 		"ERROR_REASON_SHUTTING_DOWN":             44,
+		"ERROR_REASON_FRESH_TOKENS_REJECTED":     45,
 		"ERROR_REASON_UPSTREAM_SLOW":             50,
 		"ERROR_REASON_DEADLINE_PASSED":           52,
 		"ERROR_REASON_RECORD_UNREADABLE":         51,
@@ -237,7 +240,7 @@ var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\x91\b\n" +
+	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xb9\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x01\x12'\n" +
@@ -263,7 +266,8 @@ const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"&ERROR_REASON_UPSTREAM_RESPONSE_INVALID\x10)\x12\"\n" +
 	"\x1eERROR_REASON_REFRESH_UNCERTAIN\x10*\x12\"\n" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10+\x12\x1e\n" +
-	"\x1aERROR_REASON_SHUTTING_DOWN\x10,\x12\x1e\n" +
+	"\x1aERROR_REASON_SHUTTING_DOWN\x10,\x12&\n" +
+	"\"ERROR_REASON_FRESH_TOKENS_REJECTED\x10-\x12\x1e\n" +
 	"\x1aERROR_REASON_UPSTREAM_SLOW\x102\x12 \n" +
 	"\x1cERROR_REASON_DEADLINE_PASSED\x104\x12\"\n" +
 	"\x1eERROR_REASON_RECORD_UNREADABLE\x103\x12\x19\n" +
