@@ -102,6 +102,10 @@ func (c *checker) presents() {
 	}
 	own := c.d.own()
 	for i, a := range c.d.attributes {
+		if a == "expires_in" || a == "expires_at" {
+			c.Wrong(c.d.attributesAt[i], "attributes: %s is not kept beside the token, and callers get the token's end in any case; leave it out, or take the value under another name", a)
+			continue
+		}
 		if !slices.Contains(own, a) && !builtinNames[a] || a == "refresh_token" || a == "token" {
 			p := c.d.attributesAt[i]
 			c.Problems = append(c.Problems, Problem{

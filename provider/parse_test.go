@@ -80,6 +80,7 @@ var wrongFiles = map[string]struct{ text, want string }{
 	"a pseudo-header":             {right + "present: {headers: {\":path\": \"{{token}}\"}}", "cannot be handed out"},
 	"present without a token":     {right + "present: {headers: {X: abc}}", "nothing of it names a value"},
 	"an attribute nobody takes":   {right + "attributes: [ownn]", `did you mean "own"?`},
+	"an end shown":                {right + "attributes: [expires_in]", "expires_in is not kept beside the token"},
 	"the refresh token shown":     {right + "attributes: [refresh_token]", "nothing of this name is taken"},
 	"two bodies":                  {strings.Replace(right, "take:", "json: {}, take:", 1), "one body at most"},
 	"a get with a body":           {"name: x\nobtain: {get: \"https://e.com\", form: {a: b}, take: {token: t}}", "get has no body"},
