@@ -57,6 +57,7 @@ func (c *checker) literals() {
 			c.literalFields(q.body.fields, what+"."+q.bodyWord())
 			c.literalTree(q.body.json, "", what+"."+q.bodyWord(), q.at)
 			c.literalURL(q.target().written, what+"."+q.word())
+			c.literalBody(q.body.text, what+".text")
 			a := q.auth
 			if (a.kind == secretBasic || a.kind == rawBasic) && !slices.ContainsFunc(a.id.names(), c.isSecret) {
 				c.literal(a.secret, "client_secret", what+".auth", a.secret.at) // beside a secret that is the user, the password is a word that fills its place
@@ -112,6 +113,27 @@ func (c *checker) literalURL(t text, what string) {
 			whole := i == len(t.parts)-1 || !strings.HasSuffix(p.literal, m[0])
 			if whole {
 				c.literal(literalText("x"), m[1], what, t.at)
+			}
+		}
+	}
+}
+
+// literalMembers are names with values as texts write them: of JSON and GraphQL, of forms and attributes, of XML.
+var literalMembers = []*regexp.Regexp{
+	regexp.MustCompile(`([\w.-]+)\\?["']?\s*:\s*\\?["'][^"'\\]+\\?["']`),
+	regexp.MustCompile(`([\w.-]+)\s*=\s*(?:["'][^"']+["']|[^"'&\s<>]+)`),
+	regexp.MustCompile(`<(?:[\w-]+:)?([\w.-]+)(?:\s[^<>]*)?>\s*[^<>\s][^<>]*</`),
+}
+
+// literalBody looks for them in a text that the definition writes itself.
+func (c *checker) literalBody(t text, what string) {
+	for i, p := range t.parts {
+		for _, member := range literalMembers {
+			for _, m := range member.FindAllStringSubmatch(p.literal, -1) {
+				goesOn := i < len(t.parts)-1 && strings.HasSuffix(p.literal, m[0]) && !strings.ContainsAny(m[0][len(m[0])-1:], `"'/`)
+				if !goesOn {
+					c.literal(literalText("x"), m[1], what, t.at)
+				}
 			}
 		}
 	}

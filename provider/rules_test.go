@@ -182,6 +182,11 @@ func TestALiteralSecretIsRefused(t *testing.T) {
 		"let: {password: abc}\n" + post(`form: {p: "{{password}}"}`):                                               "let.password",
 		"inputs: {password: {default: abc}}\n" + post(`form: {p: "{{password}}"}`):                                 "inputs.password.default",
 		"inputs: {client_id: {}}\nobtain: {oauth2: \"https://e.com/\", auth: {client_secret_post: {secret: abc}}}": "client_secret: a secret",
+		post(`text: '{"client": "me", "password" : "abc"}'`):                                                       "obtain.text: a secret does not stand in a definition",
+		post(`text: '{"query": "mutation { login(user: \"me\", password: \"abc\") { token } }"}'`):                 "declare inputs: {password: {secret: true}}",
+		post(`text: 'grant_type=password&username=me&password=abc'`):                                               "declare inputs: {password: {secret: true}}",
+		post(`text: '<Login Password="abc"/>'`):                                                                    "declare inputs: {password: {secret: true}}",
+		post(`text: '<s:Body><ser:password xsi:type="xsd:string">abc</ser:password></s:Body>'`):                    "declare inputs: {password: {secret: true}}",
 	} {
 		if got := strings.Join(check(t, "name: x\n"+text), "\n"); !strings.Contains(got, want) || strings.Contains(got, "abc") {
 			t.Errorf("%s\ngot  %s\nwant %s", text, got, want)
@@ -190,6 +195,10 @@ func TestALiteralSecretIsRefused(t *testing.T) {
 	for _, text := range []string{
 		post(`form: {grant_type: refresh_token, password: "", token_type: x, RememberPassword: false, key: value}`),
 		"inputs: {k: {secret: true}}\n" + post(`auth: {basic: ["{{k}}", X]}`),
+		post(`text: '{"query": "mutation Login($password: String!) { token }", "type": "password", "password": "", "pin": true}'`),
+		"inputs: {k: {secret: true}}\n" + post(`headers: {Content-Type: application/x-www-form-urlencoded}, text: 'password={{k}}&a=b'`),
+		"inputs: {k: {secret: true}}\n" + post(`headers: {Content-Type: application/x-www-form-urlencoded}, text: 'password=salt{{k}}'`),
+		"inputs: {k: {secret: true}}\n" + post(`headers: {Content-Type: text/xml}, text: '<a><password></password><b>{{k}}</b></a>'`),
 		"inputs: {k: {secret: true}}\n" + post(`headers: {Authorization: "Token {{k}}"}`),
 		"inputs: {k: {}}\nobtain: {post: \"https://e.com/?token={{k}}&x=1\", take: {token: t}}",
 	} {
