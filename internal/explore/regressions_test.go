@@ -86,12 +86,14 @@ func TestRegressions(t *testing.T) {
 		switch {
 		case len(r.Violations) == 0 && g.breaks != "":
 			t.Errorf("%s: mended: it does not break %q any more: say so here, and take it out of knownToday if nothing else shows it", s, g.breaks)
-		case len(r.Violations) > 0 && r.Violations[0].Promise != g.breaks:
-			t.Errorf("%s: %v; want %q", s, r.Violations[0], g.breaks)
 		case len(r.Violations) > 0:
-			if i := isKnown(r); i >= 0 {
-				shown[i] = true
+			// Jitter decides which of two brokers comes first, and so which of these promises it is.
+			i := isKnown(r)
+			if i < 0 || g.breaks == "" {
+				t.Errorf("%s: %v; want %q", s, r.Violations[0], g.breaks)
+				break
 			}
+			shown[i] = true
 		}
 	}
 	for i, k := range knownToday {
