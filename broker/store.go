@@ -244,11 +244,13 @@ type Remembered struct {
 	Detail string
 }
 
-// A Match says which tokens to drop. Exactly one of its fields is set.
+// A Match says which tokens to drop. Exactly one of TokenID, Selection and Epoch is set.
 type Match struct {
 	// TokenID marks the token that has this id as Rejected, if it is a current one and not marked already. It is kept so that
 	// an upstream that hands out the same token again is recognised.
 	TokenID string
+	// Spare: a token of that id stays as it is until Issued.ReplaceAt.
+	Spare bool
 	// Selection drops the tokens of exactly this selection.
 	Selection *[32]byte
 	// Epoch drops all: it becomes the credential's epoch.
@@ -261,6 +263,8 @@ type Dropped struct {
 	// Matched: what was named is there, or was: it may have been dropped before, or be obtained just now. Otherwise a token id was named that
 	// nothing has.
 	Matched bool
+	// Spared is until when what was named stays, as Match.Spare says; zero: it does not.
+	Spared time.Time
 	// CurrentID is the id of a token that can be used, of the selections that were dropped or, for a token id that matched
 	// none, of the only one that there is; empty: there is none, or several.
 	CurrentID string

@@ -51,7 +51,7 @@ func (s *Store) drop(
 		b.batch.Tell, b.batch.Finish, b.batch.Keep = noteMoved, true, true
 		switch {
 		case m.TokenID != "":
-			*dropped, err = b.reject(m.TokenID)
+			*dropped, err = b.reject(m)
 		case m.Selection != nil:
 			*dropped, err = b.dropSelection(*m.Selection)
 		default:
@@ -66,7 +66,7 @@ func (s *Store) drop(
 			if n.revision(key) == after.revision(key) {
 				continue
 			}
-			c := keptChange{name: name, match: m, place: Place{n.group, key}, revision: after.revision(key)}
+			c := keptChange{name: name, match: broker.Match{TokenID: m.TokenID, Selection: m.Selection, Epoch: m.Epoch}, place: Place{n.group, key}, revision: after.revision(key)}
 			var t tokenRecord
 			if key == credentialKey {
 				c.replaced = replacement{kindCredential, n.credential.Epoch} // of all its tokens
@@ -81,12 +81,16 @@ func (s *Store) drop(
 }
 
 // reject marks the token that has this id, under every key that has it.
-func (b *changing) reject(tokenID string) (broker.Dropped, error) {
+func (b *changing) reject(m broker.Match) (broker.Dropped, error) {
 	var dropped broker.Dropped
 	of := map[[32]byte]bool{} // selections that were dropped
-	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
-		dropped.Matched = dropped.Matched || t.ID == tokenID
-		if t.ID != tokenID || t.Rejected {
+	err := b.tokens(func(key Key, t tokenRecord, issued *broker.Issued) {
+		dropped.Matched = dropped.Matched || t.ID == m.TokenID
+		if t.ID != m.TokenID || t.Rejected {
+			return
+		}
+		if m.Spare && b.asked.Wall.Before(issued.ReplaceAt) {
+			dropped.Spared = issued.ReplaceAt
 			return
 		}
 		t.Rejected = true
@@ -103,7 +107,7 @@ func (b *changing) reject(tokenID string) (broker.Dropped, error) {
 	}
 	usable := map[string]bool{}
 	err = b.tokens(func(_ Key, t tokenRecord, _ *broker.Issued) {
-		if !t.Rejected && t.ID != tokenID && (len(of) == 0 || of[t.SelectionID]) {
+		if !t.Rejected && t.ID != m.TokenID && (len(of) == 0 || of[t.SelectionID]) {
 			usable[t.ID] = true
 		}
 	})

@@ -80,6 +80,9 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	defer b.cache.release(l)
 	known := m.TokenID != "" && l.told(m.TokenID, broker.Never)
 	done, err := b.store.Drop(ctx, name, m)
+	if err == nil && !done.Spared.IsZero() {
+		return done, nil
+	}
 	local := b.cache.drop(name, named, err != nil || done.Count > 0 || done.Matched && !known)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)

@@ -244,3 +244,26 @@ func TestWhoInvalidatesEachTokenDoesNotHammerTheUpstreamEither(t *testing.T) {
 		w.mustGet("main")
 	})
 }
+
+// TestWhoRejectsEachTokenTakesItFromNobody: also not at a broker that has not been asked for it before, because it is another, or was started again.
+func TestWhoRejectsEachTokenTakesItFromNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)})
+		all[0].create("main", nil)
+		for i := range 3600 { // the others ask one of the brokers, every second
+			r, err := all[0].get("main")
+			if err != nil {
+				t.Fatalf("after %d s: %v", i, err)
+			}
+			if i%20 == 0 {
+				if _, err := all[i/20%2].get("main", rejected(r.Token.ID)); err != nil {
+					wantKind(t, err, broker.FreshTokensRejected)
+				}
+			}
+			sleep(time.Second)
+		}
+		if n := len(all[0].up.exchanges()); n > 30 {
+			t.Errorf("got %d exchanges in an hour of rejections, want a few", n)
+		}
+	})
+}

@@ -71,7 +71,7 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
 	if e := b.cache.peek(key); n.rejected != "" && e != nil && e.issued.ID == n.rejected && keeps(e.issued, b.clock.Now().Wall) {
-		// One caller who rejects whatever it gets takes nobody's token away.
+		// As the store would answer.
 		if err := may(); err != nil {
 			return Result{}, err
 		}
@@ -101,10 +101,16 @@ func (b *Broker) reject(ctx context.Context, l *line, id string, may func() erro
 		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
 		defer cancel()
 		began := b.clock.Now().At
-		if _, err = b.drop(bounded, l.name, broker.Match{TokenID: id}, ofToken(id, broker.Secret{})); err == nil {
-			l.tell(rejection{id, began})
+		// One caller who rejects whatever it gets takes nobody's token away.
+		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, ofToken(id, broker.Secret{}))
+		switch {
+		case err != nil:
+			return err
+		case !done.Spared.IsZero():
+			return &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: b.providerOf(l.name, nil), RetryAt: done.Spared}
 		}
-		return err
+		l.tell(rejection{id, began})
+		return nil
 	})
 	if err != nil {
 		return asFailure(err, l.name)

@@ -60,6 +60,14 @@ func testDrop(t *testing.T, _ Config, b *bench) {
 	b.wantToken(same, "")
 	b.wantToken(two, "t2")
 	b.wantDropped("a selection again", b.dropped("a", broker.Match{Selection: &one.Selection}), 0, "")
+	young := issued("young")
+	young.ReplaceAt = now().Add(time.Minute)
+	b.committed(b.acquired(one, false), broker.Outcome{Token: young})
+	if got := b.dropped("a", broker.Match{TokenID: "young", Spare: true}); !got.Matched || got.Count != 0 || got.Spared.Sub(young.ReplaceAt).Abs() > 2*time.Second {
+		t.Errorf("one that is not to be replaced yet: got %+v, want it spared until %v", got, young.ReplaceAt)
+	}
+	b.wantToken(one, "young")
+	b.wantDropped("the same, whatever it is to be", b.dropped("a", broker.Match{TokenID: "young"}), 1, "")
 }
 
 func testDropAll(t *testing.T, _ Config, b *bench) {
