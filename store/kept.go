@@ -138,6 +138,13 @@ func (n *snapshot) replaceable() []replacement {
 	return there
 }
 
+// has reports whether a change is kept that replaced this.
+func (k *kept) has(r replacement) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.items[r] != nil
+}
+
 // undone are the changes whose replaced is what was read, by that.
 func (k *kept) undone(n *snapshot) map[replacement]*keptChange {
 	there := n.replaceable()

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -224,6 +225,31 @@ func TestWhoeverReadsFirstPutsBack(t *testing.T) {
 		s.commit(s.acquire(), 2, time.Now())
 		restore()
 		s.want("refresh-2", "access-2") // at once
+	})
+}
+
+// TestNobodyGetsALeaseForWhatItHasTheSuccessorOf: what was read before it had that is what is stored again.
+func TestNobodyGetsALeaseForWhatItHasTheSuccessorOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		views := storetest.NewReplicas(2)
+		s := newShared(t, keys, views[0], 0)
+		s.create()
+		s.commit(s.acquire(), 1, time.Now())
+		before, err := s.Read(t.Context(), keptKey, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		restore := views[0].Snapshot()
+		s.commit(s.acquire(), 2, time.Now())
+		restore()
+		if _, err := before.Acquire(t.Context(), time.Minute, true); !errors.Is(err, broker.ErrConflict) {
+			t.Errorf("got %v, want that it looks again", err)
+		}
+		s.want("refresh-2", "access-2")
 	})
 }
 

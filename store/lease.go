@@ -39,6 +39,9 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 			return nil, err
 		}
 	}
+	if spend && n.s.kept.has(replacement{kindGrant, n.grant.Generation.id()}) {
+		return nil, broker.ErrConflict // it has been replaced, and a failover undid that: Read puts it in place again
+	}
 	c := n.credential
 	l := &lease{
 		s: n.s, key: n.key, owner: broker.NewID(), incarnation: c.Incarnation, version: c.Version, epoch: c.Epoch,

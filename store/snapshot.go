@@ -171,13 +171,7 @@ func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 	if late > -clockAhead && late < clockBehind {
 		return
 	}
-	t.SentAt, t.ExpireAt, t.RefreshAt = t.SentAt.Add(late), t.ExpireAt.Add(late), t.RefreshAt.Add(late)
-	if !t.AskAgainAt.IsZero() {
-		t.AskAgainAt = t.AskAgainAt.Add(late)
-	}
-	if !t.ReplaceAt.IsZero() {
-		t.ReplaceAt = t.ReplaceAt.Add(late)
-	}
+	t.Shift(late)
 }
 
 // spare fills in the record if there is one that can be read. One that cannot is as good as none: no commit may fail for it.
