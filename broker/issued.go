@@ -35,6 +35,15 @@ type Issued struct {
 	ReplaceAt     time.Time
 }
 
+// Shift makes all of its times so much later; earlier where d is negative. Only whoever has just read it may.
+func (t *Issued) Shift(d time.Duration) {
+	for _, at := range []*time.Time{&t.SentAt, &t.ExpireAt, &t.RefreshAt, &t.AskAgainAt, &t.ReplaceAt} {
+		if !at.IsZero() {
+			*at = at.Add(d)
+		}
+	}
+}
+
 // ExpirySource says how far a token's expiry can be trusted.
 type ExpirySource int
 

@@ -63,7 +63,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
 	b, moved, asked := p.b, p.l.moved.Load(), p.b.clock.Now().At
-	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, before, false)
+	granted, err := b.gates.enter(ctx, t, advice{unknown: true}, before)
 	if err != nil {
 		return nil, err
 	}

@@ -156,6 +156,26 @@ func (c *cache) peek(key lookup) *entry {
 	return there.Value
 }
 
+// clockBehind is by how much a token may end later by the wall clock than by the one that nobody sets, before that counts.
+const clockBehind = time.Second
+
+// anchor is a stored token with the times at which it ends and is refreshed, should the wall clock have been set back since this process got it: no
+// token ends later for that. Where others share the store, its own clock tells.
+func (c *cache) anchor(key lookup, t *broker.Issued) *broker.Issued {
+	there, _ := c.entries.GetEntryQuietly(key)
+	if t == nil || c.shared || there.Value == nil || there.Value.issued.ID != t.ID {
+		return t
+	}
+	now := c.clock.Now()
+	late := there.Value.ends.Sub(now.At) - t.ExpireAt.Sub(now.Wall)
+	if late > -clockBehind {
+		return t
+	}
+	shifted := *t
+	shifted.Shift(late)
+	return &shifted
+}
+
 // confirm notes that the store said, when it was asked at a moment, that an entry is current.
 func (c *cache) confirm(e *entry, asked broker.Moment) { e.confirmed.Store(int64(asked)) }
 

@@ -22,8 +22,9 @@ type doubt struct {
 	// last is what failed last, and failures how often something else did than just before.
 	last     [32]byte
 	failures int
-	// why is the last failure; its RetryAt is when something else that is not known to work may be asked for.
-	why broker.Remembered
+	// why is the last failure, and until when something else that is not known to work has to wait.
+	why   broker.Remembered
+	until broker.Moment
 }
 
 // refusedMost bounds how long another choice waits because others were refused: the upstream has answered, and costs them little.
@@ -31,12 +32,12 @@ const refusedMost = 15 * time.Second
 
 // doubt notes that something failed, or was refused, that only a caller chose. The caller holds mu.
 func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
-	d, now := g.doubts[key.Credential], g.clock.Now().Wall
+	d, now := g.doubts[key.Credential], g.clock.Now()
 	if d.last != key.Token {
 		d.failures++
 	}
 	d.last = key.Token
-	d.why = broker.Remembered{Kind: e.Kind(), At: now, RetryAt: now, Count: d.failures, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
+	d.why = broker.Remembered{Kind: e.Kind(), At: now.Wall, Count: d.failures, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
 	if e.Level >= broker.LevelResponse { // that was said of this choice, and not of the next
 		d.why.Kind, d.why.UpstreamStatus, d.why.UpstreamError = broker.UpstreamRateLimited, 0, ""
 		d.why.Detail = "the upstream refuses what is chosen of this credential, one choice after the other: others wait, but for those that are known to work"
@@ -46,7 +47,7 @@ func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
 		if e.Level >= broker.LevelResponse {
 			wait = min(wait, refusedMost)
 		}
-		d.why.RetryAt = now.Add(wait)
+		d.until = now.At.Add(wait)
 	}
 	if g.doubts == nil {
 		g.doubts = map[broker.CredentialName]doubt{}
@@ -57,16 +58,18 @@ func (g *gate) doubt(key broker.TokenKey, e *broker.UpstreamError) {
 // doubted reports whether something that is not known to work has to wait, and why. The caller holds mu.
 func (g *gate) doubted(name broker.CredentialName) (broker.Remembered, bool) {
 	d, ok := g.doubts[name]
-	if !ok || d.failures < doubtfulMost || !g.clock.Now().Wall.Before(d.why.RetryAt) {
+	now := g.clock.Now()
+	if !ok || d.failures < doubtfulMost || now.At >= d.until {
 		return broker.Remembered{}, false
 	}
+	d.why.RetryAt = now.Wall.Add(d.until.Sub(now.At))
 	return d.why, true
 }
 
 // tries notes that something is asked for that is not known to work. Where that had to wait, it goes ahead of the others. The caller holds mu.
 func (g *gate) tries(name broker.CredentialName) {
 	if d, ok := g.doubts[name]; ok && d.failures >= doubtfulMost {
-		d.why.RetryAt = g.clock.Now().Wall.Add(backoffFirst)
+		d.until = g.clock.Now().At.Add(backoffFirst)
 		g.doubts[name] = d
 	}
 }

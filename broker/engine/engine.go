@@ -33,6 +33,8 @@ type Settings struct {
 	// CallerRate is how many operations a second that cost something a caller may begin, ten times as many at once; default
 	// DefaultCallerRate, at most CallerRateMost.
 	CallerRate int
+	// Flights is how many tokens may be fetched at a time, for all callers together; default DefaultFlights. One caller gets half of them at most.
+	Flights int
 	// CacheSize is how many tokens are kept in process; default DefaultCacheSize.
 	CacheSize int
 	// CacheBound is how long what was read from a store that others share is relied on; default DefaultCacheBound.
@@ -112,6 +114,9 @@ func New(s Settings) (*Broker, error) {
 		b.shares.rate = DefaultCallerRate
 	}
 	b.shares.rate = min(b.shares.rate, CallerRateMost)
+	if b.shares.most = s.Flights; b.shares.most <= 0 {
+		b.shares.most = DefaultFlights
+	}
 	b.gates.clock, b.gates.atOnce = b.clock, s.UpstreamConcurrency
 	if b.gates.atOnce <= 0 {
 		b.gates.atOnce = DefaultUpstreamConcurrency

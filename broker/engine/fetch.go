@@ -29,6 +29,8 @@ type trial struct {
 	on bool
 	// keep: the access token is kept.
 	keep bool
+	// of is what is tested.
+	of tested
 }
 
 // An outcome is what a flight brings. Both entry and failure are set when a valid token is there but a better one could not be
@@ -42,9 +44,23 @@ type outcome struct {
 	attempts []broker.Attempt
 }
 
-// join returns the flight for a key, and whether the caller started it. It fails with ShuttingDown, and as may does (flights.join).
-func (b *Broker) join(key flightKey, n need, may func() error) (*flight[outcome], bool, error) {
-	f, mine, err := b.flights.join(key, may, func() outcome { return b.fly(key, n) })
+// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown and CallerLimited, and as may does, which
+// is asked before one is started; nil: nobody is.
+func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error) (*flight[outcome], bool, error) {
+	var land func()
+	begin := func() (err error) {
+		if land, err = b.shares.fly(by, key.name); err != nil || may == nil {
+			return err
+		}
+		if err = may(); err != nil {
+			land()
+		}
+		return err
+	}
+	f, mine, err := b.flights.join(key, begin, func() outcome {
+		defer land()
+		return b.fly(key, n)
+	})
 	if err != nil {
 		return nil, false, asFailure(err, key.name)
 	}
@@ -65,7 +81,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		}
 		out.need, out.attempts = n, p.attempts
 		if key.trial.on {
-			b.trials.end(b.clock.Now().Wall, key.lookup, out)
+			b.trials.end(b.clock.Now().At, key, out)
 		}
 		b.settle(key, out)
 	}()
@@ -175,6 +191,8 @@ type pursuit struct {
 	attempts []broker.Attempt
 	// turn: it has its turn at the grant that all keys of a seeded credential share, until the end of the round that needs it.
 	turn bool
+	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
+	place *waiter
 }
 
 // seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
@@ -212,6 +230,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
+	s.view.Token = p.b.cache.anchor(p.key, s.view.Token)
 	if s.view.Credential.Revision != t.credential.Revision {
 		p.l.learn(s.view.Credential, s.at)
 		return nil, nil, errAgain
@@ -245,6 +264,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		return nil, refusesFresh(t.credential, there)
 	}
 	if takesTurns && !p.turn {
+		p.leave() // whoever has the turn may wait for what this one has at the gate
 		select {
 		case p.l.turn <- struct{}{}:
 			p.turn = true
@@ -253,7 +273,11 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 			return nil, failureOf(t, broker.ShuttingDown)
 		}
 	}
-	defer p.leave()
+	defer func() {
+		if p.place == nil {
+			p.leave()
+		}
+	}()
 	if p.l.commits.Load() > 0 {
 		return nil, p.pause(ctx, lookAgain, s.ended)
 	}
@@ -271,7 +295,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		return nil, b.follow(ctx, t)
 	}
 	// The pass first, the lease second: a lease's time is for the exchange.
-	granted, err := b.gates.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, p.need.force)
+	granted, err := p.enter(ctx, t, s)
 	if err != nil {
 		return nil, err
 	}
@@ -296,8 +320,37 @@ func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) e
 	return err
 }
 
-// leave gives the turn to another flight.
+// enter returns the pass of the upstream's gate. Whoever had to wait for it looks again before it is used, with the pass in hand: what was read is
+// old by then. So does whoever waits still, now and then, when an exchange of the credential has ended: errAgain, and the place is kept.
+func (p *pursuit) enter(ctx context.Context, t target, s seen) (*pass, error) {
+	if t.upstream == "" {
+		return nil, nil
+	}
+	if p.place != nil && !p.place.of(t) {
+		p.place.quit()
+		p.place = nil
+	}
+	if p.place == nil {
+		known := advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}
+		p.place = p.b.gates.queue(t, known, s.view.Token, p.need.force)
+	}
+	if !p.place.answered() {
+		if err := p.place.wait(ctx, t, s.ended); err != nil {
+			return nil, err
+		}
+		return nil, errAgain
+	}
+	place := p.place
+	p.place = nil
+	return place.result(ctx, t)
+}
+
+// leave gives the turn to another flight, and the place at the gate.
 func (p *pursuit) leave() {
+	if p.place != nil {
+		p.place.quit()
+		p.place = nil
+	}
 	if p.turn {
 		p.turn = false
 		<-p.l.turn

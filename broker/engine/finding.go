@@ -45,7 +45,8 @@ func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 		if p.known.Failures == 0 {
 			return finding{}
 		}
-		g.known, g.since, g.doubtful = broker.Backoff{}, now.At, false
+		g.knows(broker.Backoff{})
+		g.since, g.doubtful = now.At, false
 		return finding{news: &broker.Backoff{}}
 	case e.Level == broker.LevelUpstream && !p.proven && g.well:
 		g.doubt(p.token, e)
@@ -65,7 +66,8 @@ func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 	next.Until = now.Wall.Add(transientWait(next.Failures, max(e.RetryAfter, e.Wait), rand.Float64())) //nolint:gosec // jitter needs no secrecy
 	next.Last.RetryAt = next.Until
 	g.doubtful = e.Level == broker.LevelUpstream && !p.proven && (known.Failures == 0 || g.doubtful)
-	g.known, g.since, g.well = next, now.At, false
+	g.knows(next)
+	g.since, g.well = now.At, false
 	return finding{news: g.told(&next), until: next.Until}
 }
 

@@ -33,6 +33,7 @@ type gate struct {
 	limit   *rate.Limiter
 	timer   *time.Timer // looks again when the rate allows one more; nil: none was needed
 	known   broker.Backoff
+	until   broker.Moment // of known, by the clock that nobody sets
 	since   broker.Moment // when known was found out
 	unsaved bool          // the store was not told of known
 	// well: it has answered since it last failed. doubtful: what is known of its failing comes from requests alone of which nobody knows
@@ -91,49 +92,33 @@ type pass struct {
 	force bool
 }
 
-// enter waits for the upstream's turn. It fails with the upstream's remembered failure while it is to be left alone, unless
-// with force, and with UpstreamRateLimited when its turn is too far away. there is the token that is stored; nil: none.
-func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Issued, force bool) (*pass, error) {
+// queue has a target wait for its upstream's turn, which is not empty. there is the token that is stored; nil: none. force: it goes whatever has
+// failed before.
+func (g *gates) queue(t target, a advice, there *broker.Issued, force bool) *waiter {
+	one := g.gate(t.upstream, t.facts)
+	one.advise(a)
+	w := &waiter{
+		upstream: t.upstream, pass: &pass{gate: one, token: t.token, proven: proven(t, there), force: force},
+		requests: t.facts.Requests, until: g.clock.Now().At.Add(queueMost), done: make(chan struct{}),
+	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	one.queue.add(w)
+	one.serve()
+	return w
+}
+
+// enter waits until the upstream's turn has come. nil: nobody is asked.
+func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Issued) (*pass, error) {
 	if t.upstream == "" {
 		return nil, nil
 	}
-	c, one := t.credential, g.gate(t.upstream, t.facts)
-	one.advise(a)
-	w := &waiter{
-		pass:     &pass{gate: one, token: t.token, proven: proven(t, there), force: force},
-		requests: t.facts.Requests, until: g.clock.Now().Wall.Add(queueMost), done: make(chan struct{}),
+	w := g.queue(t, a, there, false)
+	if err := w.wait(ctx, t, nil); err != nil {
+		w.quit()
+		return nil, err
 	}
-	slow := func(wait time.Duration) error {
-		if ctx.Err() != nil {
-			return &broker.Failure{Kind: broker.ShuttingDown, Credential: c.Name, Provider: c.Provider}
-		}
-		return &broker.Failure{
-			Kind: broker.UpstreamRateLimited, Credential: c.Name, Provider: c.Provider, RetryAt: g.clock.Now().Wall.Add(wait),
-		}
-	}
-	one.mu.Lock()
-	one.queue.add(w)
-	one.serve()
-	one.mu.Unlock()
-	queueing, cancel := context.WithTimeout(ctx, queueMost)
-	defer cancel()
-	select {
-	case <-w.done:
-	case <-queueing.Done():
-		if one.quit(w) {
-			return nil, slow(backoffFirst)
-		}
-	}
-	switch {
-	case w.refused != nil:
-		return nil, share(w.refused, c)
-	case w.far > 0:
-		return nil, slow(w.far)
-	case ctx.Err() != nil:
-		w.pass.leave()
-		return nil, slow(0)
-	}
-	return w.pass, nil
+	return w.result(ctx, t)
 }
 
 // serve lets in whose turn it is, while there is room and the rate allows it. The caller holds mu.
@@ -143,11 +128,11 @@ func (g *gate) serve() {
 		if w == nil {
 			return
 		}
-		now := g.clock.Now().Wall
+		now := g.clock.Now().At
 		if why, barred := g.barred(w.pass); barred {
 			w.refused = &why
 		} else if wait := g.rated(w.requests, now); wait > 0 {
-			if !now.Add(wait).After(w.until) {
+			if now.Add(wait) <= w.until {
 				g.lookIn(wait)
 				return
 			}
@@ -182,25 +167,21 @@ func (g *gate) barred(p *pass) (why broker.Remembered, barred bool) {
 			return why, true
 		}
 	}
-	if g.exempt(p) || !g.clock.Now().Wall.Before(g.known.Until) {
+	now := g.clock.Now()
+	if g.exempt(p) || now.At >= g.until {
 		return why, false
 	}
 	why = g.known.Last
-	why.RetryAt = g.known.Until
+	why.RetryAt = now.Wall.Add(g.until.Sub(now.At))
 	return why, true
 }
 
 // rated takes so many requests of the declared rate, or says how long they have to wait. The caller holds mu.
-func (g *gate) rated(requests int, now time.Time) time.Duration {
+func (g *gate) rated(requests int, now broker.Moment) time.Duration {
 	if g.limit == nil {
 		return 0
 	}
-	r := g.limit.ReserveN(now, min(requests, g.limit.Burst()))
-	wait := r.DelayFrom(now)
-	if wait > 0 {
-		r.CancelAt(now)
-	}
-	return wait
+	return takeOf(g.limit, min(requests, g.limit.Burst()), now)
 }
 
 // lookIn has serve look again. The caller holds mu.
@@ -228,29 +209,25 @@ func (g *gate) admit(p *pass) {
 	}
 }
 
-// quit takes out who waits no longer; false: it has an answer already.
-func (g *gate) quit(w *waiter) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	select {
-	case <-w.done:
-		return false
-	default:
-	}
-	g.queue.remove(w)
-	g.serve() // whoever comes next may not have to wait for what this one did
-	return true
-}
-
 // advise takes what the store knew, unless something has been found out here since.
 func (g *gate) advise(a advice) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !a.unknown && a.read > g.since && !(g.unsaved && a.known.Failures == 0) {
-		if g.known, g.since = a.known, a.read; a.known.Failures > 0 {
+		g.knows(a.known)
+		if g.since = a.read; a.known.Failures > 0 {
 			g.well, g.doubtful = false, false
 		}
 	}
+}
+
+// knows notes what is known of the upstream. The caller holds mu.
+func (g *gate) knows(k broker.Backoff) {
+	if !k.Until.Equal(g.known.Until) { // else it is what is known, and a wall clock that was set makes it no longer
+		now := g.clock.Now()
+		g.until = now.At.Add(min(k.Until.Sub(now.Wall), retryAfterMost))
+	}
+	g.known = k
 }
 
 // leftAlone is until when an upstream is not asked, as far as this process knows; zero: it may be asked.
@@ -262,8 +239,8 @@ func (g *gates) leftAlone(upstream string) time.Time {
 	one := v.(*gate)
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	if until := one.known.Until; g.clock.Now().Wall.Before(until) {
-		return until
+	if now := g.clock.Now(); one.known.Failures > 0 && now.At < one.until {
+		return now.Wall.Add(one.until.Sub(now.At))
 	}
 	return time.Time{}
 }

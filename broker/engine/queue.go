@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -10,12 +11,92 @@ import (
 // A waiter waits for its turn at a gate. done is closed when there is an answer: it has its pass, or was refused for a failure that is remembered,
 // or its turn is too far away.
 type waiter struct {
+	upstream string
 	pass     *pass
-	requests int       // what it takes of the declared rate
-	until    time.Time // when it waits no longer
+	requests int           // what it takes of the declared rate
+	until    broker.Moment // when it waits no longer
 	done     chan struct{}
 	refused  *broker.Remembered
 	far      time.Duration
+}
+
+// lookInQueue is how often somebody who waits looks, at most, whether another broker has what is waited for.
+const lookInQueue = 2 * time.Second
+
+// of reports whether it waits for this target's turn.
+func (w *waiter) of(t target) bool { return w.upstream == t.upstream && w.pass.token == t.token }
+
+// answered reports whether done is closed.
+func (w *waiter) answered() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait waits for an answer. errAgain: ended was closed, a while ago at most. It fails with UpstreamRateLimited after queueMost.
+func (w *waiter) wait(ctx context.Context, t target, ended <-chan struct{}) error {
+	clock := w.pass.gate.clock
+	late := time.NewTimer(w.until.Sub(clock.Now().At))
+	defer late.Stop()
+	look := time.NewTicker(lookInQueue)
+	defer look.Stop()
+	for {
+		select {
+		case <-w.done:
+			return nil
+		case <-ctx.Done():
+			return failureOf(t, broker.ShuttingDown)
+		case <-late.C:
+			return w.slow(t, backoffFirst)
+		case <-look.C:
+			select {
+			case <-ended:
+				return errAgain
+			default:
+			}
+		}
+	}
+}
+
+// result is what came of it once it is answered: its pass, or the upstream's remembered failure while that is to be left alone, or
+// UpstreamRateLimited where its turn is too far away.
+func (w *waiter) result(ctx context.Context, t target) (*pass, error) {
+	switch {
+	case w.refused != nil:
+		return nil, share(w.refused, t.credential)
+	case w.far > 0:
+		return nil, w.slow(t, w.far)
+	case ctx.Err() != nil:
+		w.pass.leave()
+		return nil, failureOf(t, broker.ShuttingDown)
+	}
+	return w.pass, nil
+}
+
+func (w *waiter) slow(t target, wait time.Duration) *broker.Failure {
+	f := failureOf(t, broker.UpstreamRateLimited)
+	f.RetryAt = w.pass.gate.clock.Now().Wall.Add(wait)
+	return f
+}
+
+// quit gives the place back, or the pass that came of it.
+func (w *waiter) quit() {
+	g := w.pass.gate
+	g.mu.Lock()
+	waits := !w.answered()
+	if waits {
+		g.queue.remove(w)
+		w.pass.left = true
+		close(w.done)
+		g.serve() // whoever comes next may not have to wait for what this one did
+	}
+	g.mu.Unlock()
+	if !waits && w.refused == nil && w.far == 0 {
+		w.pass.leave()
+	}
 }
 
 // A queue is who waits at a gate. Credentials take turns, whoever came first: one of which a thousand things are asked for keeps another waiting

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
 // TestCredentialsTakeTurnsAtARate: of one there are three hundred wishes, and another waits for one turn.
@@ -137,4 +138,77 @@ func TestManyWaitForTheOneThatTries(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhoWaitsForItsTurnSeesWhatAnotherBrokerHasStored, and its turn is another's.
+func TestWhoWaitsForItsTurnSeesWhatAnotherBrokerHasStored(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Credential.Name == "slow" {
+				sleep(19 * time.Second)
+			}
+			return token("t-"+string(x.Credential.Name), time.Hour), nil
+		}}
+		all := newReplicas(t, 2, up, func(s *engine.Settings) { s.UpstreamConcurrency = 1 })
+		all[0].create("main", nil)
+		all[0].create("slow", nil)
+		go func() { _, _ = all[1].get("slow") }()
+		sleep(100 * time.Millisecond)
+		began, waited := time.Now(), make(chan time.Duration, 1)
+		go func() { _, _ = all[1].get("main"); waited <- time.Since(began) }()
+		sleep(100 * time.Millisecond)
+		all[0].mustGet("main")
+		if d := <-waited; d > 3*time.Second {
+			t.Errorf("got what was stored after a tenth of a second after %v", d)
+		}
+		all[0].wantExchanges(2)
+	})
+}
+
+// TestNobodyPresentsWhatItHasTheSuccessorOf: it has looked, and waits for its turn. Meanwhile this process presents the refresh token, and a failover undoes
+// the commit of the next one. When its turn comes, the stored one looks as it did.
+func TestNobodyPresentsWhatItHasTheSuccessorOf(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up, n := &upstream{facts: broker.Facts{Refreshes: true, Obtains: true}}, 0
+		up.answer = func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+			switch x.Credential.Name {
+			case "slow":
+				sleep(10100 * time.Millisecond)
+			case "other":
+				sleep(500 * time.Millisecond)
+			default:
+			}
+			n++
+			a := token(fmt.Sprint("token-", n), time.Minute)
+			a.RefreshToken = broker.NewSecret(fmt.Sprint("refresh-", n))
+			return a, nil
+		}
+		w := newReplicas(t, 1, up, func(s *engine.Settings) { s.UpstreamConcurrency = 1 })[0]
+		for _, name := range []string{"main", "slow", "other"} {
+			w.create(name, nil)
+		}
+		w.mustGet("main")
+		sleep(90*time.Second - time.Duration(time.Now().UnixNano())%time.Second)
+		for _, ask := range []func(){
+			func() { _, _ = w.get("slow") }, // until 10.1 s from now
+			func() { _, _ = w.TestCredential(context.Background(), local, "main", broker.Selection{}, false) },
+			func() { _, _ = w.get("main") },
+			func() { _, _ = w.get("other") },
+		} {
+			go ask()
+			synctest.Wait()
+		}
+		failover := w.memory.Snapshot()
+		sleep(10200 * time.Millisecond) // the test has committed, and the other's exchange is under way
+		failover()
+		sleep(20 * time.Second)
+		presented := map[string]int{}
+		for _, x := range w.up.exchanges() {
+			if s := x.RefreshToken.Reveal(); s != "" {
+				if presented[s]++; presented[s] > 1 {
+					t.Errorf("%s was presented by the process that has its successor", s)
+				}
+			}
+		}
+	})
 }

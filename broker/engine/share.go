@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -22,37 +23,79 @@ const (
 	callersMost = 10_000
 )
 
+// DefaultFlights is how many flights there are at a time, at most. One that waits for its upstream's turn takes some 45 KB.
+const DefaultFlights = 4000
+
 // shares are what each caller may have of what costs something: flights that it begins, changes, questions to the store. What is served from
-// the process costs nothing, and whoever joins a flight asks for nothing new. Safe for concurrent use.
+// the process costs nothing, and whoever joins a flight asks for nothing new. The zero Caller is the broker itself. Safe for concurrent use.
 type shares struct {
 	clock *broker.Clock
 	rate  int
+	most  int // flights
 
-	mu  sync.Mutex
-	all map[broker.Caller]*rate.Limiter
+	mu     sync.Mutex
+	all    map[broker.Caller]*rate.Limiter
+	flying int
+	begun  map[broker.Caller]int // flights under way; none is zero
+}
+
+// fly lets a caller begin a flight, which ends with land. It fails with CallerLimited: a caller has no more than there is room for others, so one
+// alone gets half of what there may be, two get a third each, and somebody who has none finds room. Whoever gives up leaves a flight behind, for
+// up to a minute.
+func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun[caller] >= s.most-s.flying {
+		return nil, &broker.Failure{
+			Kind: broker.CallerLimited, Credential: name, RetryAt: s.clock.Now().Wall.Add(backoffFirst),
+			Detail: fmt.Sprintf("%d different tokens are being fetched for it", s.begun[caller]),
+		}
+	}
+	if s.begun == nil {
+		s.begun = map[broker.Caller]int{}
+	}
+	s.begun[caller]++
+	s.flying++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.flying--
+		if s.begun[caller]--; s.begun[caller] == 0 {
+			delete(s.begun, caller)
+		}
+	}, nil
 }
 
 // take takes one of a caller's, or fails with CallerLimited.
 func (s *shares) take(caller broker.Caller, name broker.CredentialName) error {
-	now := s.clock.Now().Wall
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.clock.Now()
 	l := s.all[caller]
 	if l == nil {
 		s.tidy()
 		l = rate.NewLimiter(rate.Limit(s.rate), s.rate*callerBurst)
 		s.all[caller] = l
 	}
-	s.mu.Unlock()
-	r := l.ReserveN(now, 1)
-	wait := r.DelayFrom(now)
+	wait := takeOf(l, 1, now.At)
 	if wait <= 0 {
 		return nil
 	}
-	r.CancelAt(now)
 	return &broker.Failure{
-		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Add(wait),
+		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Wall.Add(wait),
 		Detail: fmt.Sprintf("more than %d calls a second that the process alone cannot answer (the setting limits.caller_rate)", s.rate),
 	}
+}
+
+// takeOf takes so many of a limiter's at a moment, or none and says in how long there will be as many. Moments must not go back from one call to
+// the next, so that they are taken under one lock: a limiter counts the time between twice.
+func takeOf(l *rate.Limiter, n int, now broker.Moment) (wait time.Duration) {
+	at := time.Unix(0, int64(now))
+	r := l.ReserveN(at, n)
+	if wait = r.DelayFrom(at); wait > 0 {
+		r.CancelAt(at)
+	}
+	return wait
 }
 
 // tidy forgets callers that have their whole share; the caller holds mu.
@@ -63,7 +106,7 @@ func (s *shares) tidy() {
 	if len(s.all) < callersMost {
 		return
 	}
-	now := s.clock.Now().Wall
+	now := time.Unix(0, int64(s.clock.Now().At))
 	for caller, l := range s.all {
 		if l.TokensAt(now) >= float64(l.Burst()) {
 			delete(s.all, caller)

@@ -47,7 +47,7 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 	}
 	if v == serveAndRefresh && e.claim(now.Wall) {
 		// Nobody waits for it; a broker that is closing goes on serving what it has.
-		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true}, nil)
+		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true}, broker.Caller{}, nil)
 	}
 	if v != fetch {
 		e.count()
@@ -83,7 +83,7 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 			return Result{}, err
 		}
 	}
-	return b.wait(ctx, key, n, may)
+	return b.wait(ctx, caller, key, n)
 }
 
 // rejectMost bounds the call to the store that drops a rejected token.
@@ -130,14 +130,14 @@ type rejected struct {
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
-func (b *Broker) wait(ctx context.Context, key lookup, n need, may func() error) (Result, error) {
+func (b *Broker) wait(ctx context.Context, caller broker.Caller, key lookup, n need) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
 	for {
 		if err := ctx.Err(); err != nil {
 			return Result{}, b.gaveUp(key.name, err)
 		}
-		f, mine, err := b.join(flightKey{lookup: key}, n, may)
+		f, mine, err := b.join(flightKey{lookup: key}, n, caller, func() error { return b.shares.take(caller, key.name) })
 		if err != nil {
 			return Result{}, err
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -32,11 +33,11 @@ func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name 
 		if d, err := b.upstream.Definition(c.Provider); err == nil {
 			of.digest = d.Facts().Digest
 		}
-		if found, ok := b.trials.last(b.clock.Now().Wall, name, of, sel); ok {
+		key := flightKey{lookup{name, sel}, trial{on: true, keep: keep, of: of}}
+		if found, ok := b.trials.last(b.clock.Now().At, key); ok {
 			return found, nil
 		}
-		may := func() error { return b.trials.begin(b.clock.Now().Wall, c, of) }
-		f, _, err := b.join(flightKey{lookup{name, sel}, trial{on: true, keep: keep}}, need{force: true}, may)
+		f, _, err := b.join(key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
 		if err != nil {
 			return t, err
 		}
@@ -64,7 +65,8 @@ func (o outcome) trial() Trial {
 const (
 	// failedFor is how long what a failed test has found is the answer to the same test.
 	failedFor = 5 * time.Second
-	// testsMost bounds the tests of one credential that run, or have failed within failedFor.
+	// testsMost bounds the tests of what was chosen of one credential that run, or have failed within failedFor. The one of nothing chosen is
+	// the operator's, and made whatever others test.
 	testsMost = 5
 	// testedMost bounds how many credentials are remembered.
 	testedMost = 10_000
@@ -74,7 +76,7 @@ const (
 // and again from asking one that fails without end. Safe for concurrent use.
 type trials struct {
 	mu  sync.Mutex
-	all map[broker.CredentialName]tests
+	all map[broker.CredentialName][]begun // of one credential, in the order in which they were begun
 }
 
 // tested is what a test is of, a credential and a definition as they are: when it changes, what was found says nothing.
@@ -83,87 +85,85 @@ type tested struct {
 	digest string
 }
 
-// tests are those of one credential.
-type tests struct {
-	of      tested
-	running int
-	failed  []failedTest // the newest last
+// begun is a test that runs, or has failed.
+type begun struct {
+	key flightKey
+	// found is what it has found, and until when that is the answer; nil: it runs.
+	found *Trial
+	until broker.Moment
 }
 
-// A failedTest is what one has found, and until when that is the answer.
-type failedTest struct {
-	sel   broker.Selection
-	found Trial
-	until time.Time
-}
+// over reports whether a test is neither running nor remembered any more, for one that tests a thing as it is now.
+func (t begun) over(now broker.Moment) bool { return t.found != nil && now >= t.until }
 
 // last is what the same test has found just now, if it failed.
-func (t *trials) last(now time.Time, name broker.CredentialName, of tested, sel broker.Selection) (Trial, bool) {
+func (t *trials) last(now broker.Moment, key flightKey) (Trial, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if there := t.all[name]; there.of == of {
-		for _, f := range there.failed {
-			if f.sel == sel && now.Before(f.until) {
-				return f.found, true
-			}
+	for _, there := range t.all[key.name] {
+		if there.key.sel == key.sel && there.key.trial.of == key.trial.of && there.found != nil && !there.over(now) {
+			return *there.found, true
 		}
 	}
 	return Trial{}, false
 }
 
 // begin counts a test that begins, until end. It fails with UpstreamRateLimited where too many have just failed.
-func (t *trials) begin(now time.Time, c broker.Credential, of tested) error {
+func (t *trials) begin(now broker.Instant, c broker.Credential, key flightKey) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	there := t.all[c.Name]
-	if there.of != of { // those of what was there before that still run find what nobody asks for
-		there = tests{of: of, running: there.running}
-	}
-	there.failed = slices.DeleteFunc(slices.Clone(there.failed), func(f failedTest) bool { return !now.Before(f.until) })
-	if there.running+len(there.failed) >= testsMost {
-		again := now.Add(backoffFirst)
-		if len(there.failed) > 0 {
-			again = there.failed[0].until
+	there := slices.DeleteFunc(slices.Clone(t.all[c.Name]), func(b begun) bool {
+		return b.over(now.At) || b.found != nil && b.key.trial.of != key.trial.of
+	})
+	chosen, again := 0, backoffFirst
+	for _, b := range there {
+		if b.key.sel == (broker.Selection{}) {
+			continue
 		}
+		if chosen++; chosen == 1 && b.found != nil {
+			again = b.until.Sub(now.At)
+		}
+	}
+	if key.sel != (broker.Selection{}) && chosen >= testsMost {
 		return &broker.Failure{
-			Kind: broker.UpstreamRateLimited, Credential: c.Name, Provider: c.Provider, RetryAt: again,
+			Kind: broker.UpstreamRateLimited, Credential: c.Name, Provider: c.Provider, RetryAt: now.Wall.Add(again),
 			Detail: "other tests of this credential run, or have just failed",
 		}
 	}
-	there.running++
 	if t.all == nil {
-		t.all = map[broker.CredentialName]tests{}
+		t.all = map[broker.CredentialName][]begun{}
 	}
-	t.tidy(now)
-	t.all[c.Name] = there
+	t.tidy(now.At)
+	t.all[c.Name] = append(there, begun{key: key})
 	return nil
 }
 
 // end notes what a test has found.
-func (t *trials) end(now time.Time, key lookup, o outcome) {
+func (t *trials) end(now broker.Moment, key flightKey, o outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	there, ok := t.all[key.name]
-	if !ok {
+	there := slices.Clone(t.all[key.name])
+	i := slices.IndexFunc(there, func(b begun) bool { return b.key == key && b.found == nil })
+	if i < 0 {
 		return
 	}
-	there.running = max(there.running-1, 0)
 	if o.failure != nil && len(o.attempts) > 0 {
-		there.failed = append(there.failed, failedTest{key.sel, o.trial(), now.Add(failedFor)})
+		found := o.trial()
+		there[i].found, there[i].until = &found, now.Add(failedFor)
+	} else {
+		there = slices.Delete(there, i, i+1)
 	}
-	if t.all[key.name] = there; there.running == 0 && len(there.failed) == 0 {
+	if t.all[key.name] = there; len(there) == 0 {
 		delete(t.all, key.name)
 	}
 }
 
 // tidy forgets credentials of which no test runs and none has just failed, where they are many; the caller holds mu.
-func (t *trials) tidy(now time.Time) {
+func (t *trials) tidy(now broker.Moment) {
 	if len(t.all) < testedMost {
 		return
 	}
-	for name, of := range t.all {
-		if of.running == 0 && !now.Before(of.failed[len(of.failed)-1].until) {
-			delete(t.all, name)
-		}
-	}
+	maps.DeleteFunc(t.all, func(_ broker.CredentialName, all []begun) bool {
+		return !slices.ContainsFunc(all, func(b begun) bool { return !b.over(now) })
+	})
 }

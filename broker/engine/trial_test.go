@@ -110,3 +110,46 @@ func TestTestsOfManySelectionsAreBoundedToo(t *testing.T) {
 		w.wantExchanges(10)
 	})
 }
+
+// TestATestOfTheFormerSecretSaysNothingOfTheNewOne: it was begun before, and ends after.
+func TestATestOfTheFormerSecretSaysNothingOfTheNewOne(t *testing.T) {
+	for how, ends := range map[string]time.Duration{"it runs still": 0, "it has ended": 3 * time.Second} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				up := &upstream{answer: func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+					sleep(3 * time.Second)
+					if x.Credential.Secrets["client_secret"].Value.Reveal() == "wrong" {
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Code: "invalid_client", Status: 401}
+					}
+					return token("t", time.Hour), nil
+				}}
+				w := newWorld(t, up)
+				w.create("main", map[string]string{"client_secret": "wrong"})
+				go func() { _, _ = w.test("") }()
+				sleep(time.Second)
+				w.update("main", func(d *engine.Draft) { d.Secrets = secretMap(map[string]string{"client_secret": "right"}) })
+				go func() { _, _ = w.test("x") }() // of what is there now
+				sleep(ends)
+				if trial, err := w.test(""); err != nil || trial.Failure != nil {
+					t.Errorf("got %v, %v, want that it works", trial.Failure, err)
+				}
+				sleep(5 * time.Second)
+			})
+		})
+	}
+}
+
+// TestTheOperatorsTestIsMadeWhateverOthersTest: the one of nothing chosen.
+func TestTheOperatorsTestIsMadeWhateverOthersTest(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := failingTests(t)
+		for i := range 5 {
+			trial, err := w.test(fmt.Sprint("s-", i))
+			wantFailed(t, trial, err)
+		}
+		_, err := w.test("another")
+		wantKind(t, err, broker.UpstreamRateLimited)
+		trial, err := w.test("")
+		wantFailed(t, trial, err)
+	})
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/internal/heapfloor"
 )
 
@@ -17,6 +18,8 @@ const (
 	// tokenBytes is what a token in the cache takes with all that is kept beside it: one of 200 bytes takes 4.2 KiB, one of
 	// 1.5 KiB about twice that.
 	tokenBytes = 8 << 10
+	// flightBytes is what a token takes that is being fetched: its stack, mostly.
+	flightBytes = 48 << 10
 	// uncounted is what Go's limit leaves out of the container's at least: the kernel's part, and the binary's data.
 	uncounted = 10 << 20
 )
@@ -29,6 +32,8 @@ type memoryPlan struct {
 	floor int64
 	// tokens is how many tokens the cache may have; 0: as many as it has by itself.
 	tokens int
+	// flights is how many tokens may be fetched at a time; 0: as many as it is by itself.
+	flights int
 	// unread is why the container's limit is unknown; nil: it is known, or there is none.
 	unread error
 }
@@ -36,7 +41,7 @@ type memoryPlan struct {
 // planMemory decides by the environment, in which GOGC and GOMEMLIMIT win, by the soft limit as it is, and by the container's.
 // A tenth of the container's limit, and not too little, is left for what Go does not count. The heap below the floor has half
 // of the rest, so that there is as much for stacks, buffers and what is live beyond it. The cache has as many tokens as fit in
-// that; others are read from the store when they are asked for. Where the limit cannot be found out, nothing is changed.
+// that; others are read from the store when they are asked for. So many are fetched at a time, too, as fit in it. Where the limit cannot be found out, nothing is changed.
 func planMemory(env func(string) string, current int64, ofContainer func() (uint64, error)) memoryPlan {
 	var p memoryPlan
 	limit := current
@@ -54,6 +59,7 @@ func planMemory(env func(string) string, current int64, ofContainer func() (uint
 	}
 	if limit < math.MaxInt64 {
 		p.tokens = int(max(1, limit/2/tokenBytes))
+		p.flights = int(min(engine.DefaultFlights, max(16, limit/2/flightBytes)))
 	}
 	if env("GOGC") == "" {
 		p.floor = min(heapfloor.Full, limit/2)
@@ -61,22 +67,22 @@ func planMemory(env func(string) string, current int64, ofContainer func() (uint
 	return p
 }
 
-// useMemory sets Go's collector and its soft limit for a broker that is alone in its process, and returns how many tokens its
-// cache may have; 0: the usual number. stop undoes what is set of the collector.
-func useMemory(log *slog.Logger) (tokens int, stop func()) {
-	p := planMemory(os.Getenv, debug.SetMemoryLimit(-1), memlimit.FromCgroup)
+// useMemory sets Go's collector and its soft limit for a broker that is alone in its process, and returns what it may have. stop undoes what is
+// set of the collector.
+func useMemory(log *slog.Logger) (p memoryPlan, stop func()) {
+	p = planMemory(os.Getenv, debug.SetMemoryLimit(-1), memlimit.FromCgroup)
 	if p.unread != nil {
 		log.Warn("the container's memory limit cannot be read: Go's own settings are used; GOMEMLIMIT says how much there is", "error", p.unread.Error())
-		return 0, func() {}
+		return p, func() {}
 	}
 	if p.limit > 0 {
 		debug.SetMemoryLimit(p.limit)
 	}
 	if p.tokens > 0 {
-		log.Info("memory is limited", "used_at_most", fmt.Sprintf("%d MiB", debug.SetMemoryLimit(-1)>>20), "tokens_in_cache", p.tokens)
+		log.Info("memory is limited", "used_at_most", fmt.Sprintf("%d MiB", debug.SetMemoryLimit(-1)>>20), "tokens_in_cache", p.tokens, "fetched_at_a_time", p.flights)
 	}
 	if p.floor == 0 {
-		return p.tokens, func() {}
+		return p, func() {}
 	}
-	return p.tokens, heapfloor.Keep(p.floor)
+	return p, heapfloor.Keep(p.floor)
 }

@@ -44,9 +44,9 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	for _, w := range c.Unknown {
 		log.Warn(w)
 	}
-	tokens, stop := useMemory(log)
+	memory, stop := useMemory(log)
 	defer stop()
-	c.TokensInCache = tokens
+	c.TokensInCache, c.Flights = memory.tokens, memory.flights
 	r, err := Start(p.Context, c.Settings, log)
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	r.broker, err = engine.New(engine.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency, CallerRate: s.LimitsCallerRate,
-		CacheSize: s.TokensInCache, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
+		CacheSize: s.TokensInCache, Flights: s.Flights, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
 	if err != nil {
 		return nil, err

@@ -30,6 +30,8 @@ type Settings struct {
 	Unknown []string `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
 	TokensInCache int `kong:"-"`
+	// Flights is how many tokens may be fetched at a time, by the memory there is; 0: the broker's own bound.
+	Flights int `kong:"-"`
 
 	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
 	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
