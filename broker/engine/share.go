@@ -23,7 +23,7 @@ const (
 	callersMost = 10_000
 )
 
-// DefaultFlights is how many flights there are at a time, at most. One that waits for its upstream's turn takes some 45 KB.
+// DefaultFlights is how many flights there are at a time, at most. One that waits for its upstream's turn takes some 70 KB.
 const DefaultFlights = 4000
 
 // shares are what each caller may have of what costs something: flights that it begins, changes, questions to the store. What is served from

@@ -19,7 +19,7 @@ const (
 	// 1.5 KiB about twice that.
 	tokenBytes = 8 << 10
 	// flightBytes is what a token takes that is being fetched: its stack, mostly.
-	flightBytes = 48 << 10
+	flightBytes = 64 << 10
 	// uncounted is what Go's limit leaves out of the container's at least: the kernel's part, and the binary's data.
 	uncounted = 10 << 20
 )
