@@ -134,8 +134,8 @@ func (f *suffering) judge(accounts []upstreamsim.Account) {
 	}
 }
 
-// rotate asks for one token after the other, each time saying that the API rejects the last. A token that was rejected may come
-// again from a broker that has not heard of it: for as long as the cache is relied on, or marked degraded.
+// rotate asks for one token after the other, each time saying that the API rejects the last, and has all of them dropped where another is not asked for
+// yet. A token that was rejected may come again from a broker that has not heard of it: for as long as the cache is relied on, or marked degraded.
 func (f *suffering) rotate(i int) {
 	rejected := ""
 	seen := map[string]time.Time{} // tokens, and when it was known that there is a newer one
@@ -149,6 +149,9 @@ func (f *suffering) rotate(i int) {
 			f.mu.Lock()
 			f.reasons[reasonOf(err)]++
 			f.mu.Unlock()
+			if reasonOf(err) == "FRESH_TOKENS_REJECTED" {
+				rejected = f.dropAll(m, i, rejected)
+			}
 			<-time.After(50 * time.Millisecond)
 			continue
 		}
@@ -177,6 +180,19 @@ func (f *suffering) rotate(i int) {
 		rejected = id
 		<-time.After(50*time.Millisecond + rand.N(150*time.Millisecond))
 	}
+}
+
+// dropAll has a broker drop all tokens of an account, and returns the token that is to be rejected next: none, or the same where that failed.
+func (f *suffering) dropAll(m *member, i int, rejected string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	_, err := m.tokens.Invalidate(ctx, &tokenbrokerv1.InvalidateRequest{
+		Credential: fireName(i), Target: &tokenbrokerv1.InvalidateRequest_All{All: true},
+	})
+	if err != nil {
+		return rejected
+	}
+	return ""
 }
 
 // suffer lets something go wrong between one broker and Redis, or with Redis itself, for a while, and says what it was.
