@@ -338,7 +338,9 @@ func (p *pursuit) enter(ctx context.Context, t target, s seen) (*pass, error) {
 		if err := p.place.wait(ctx, t, s.ended); err != nil {
 			return nil, err
 		}
-		return nil, errAgain
+		if p.place.admitted() {
+			return nil, errAgain
+		}
 	}
 	place := p.place
 	p.place = nil

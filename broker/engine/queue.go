@@ -36,6 +36,9 @@ func (w *waiter) answered() bool {
 	}
 }
 
+// admitted reports whether the answer is its pass.
+func (w *waiter) admitted() bool { return w.refused == nil && w.far == 0 }
+
 // wait waits for an answer. errAgain: ended was closed, a while ago at most. It fails with UpstreamRateLimited after queueMost.
 func (w *waiter) wait(ctx context.Context, t target, ended <-chan struct{}) error {
 	clock := w.pass.gate.clock
@@ -94,7 +97,7 @@ func (w *waiter) quit() {
 		g.serve() // whoever comes next may not have to wait for what this one did
 	}
 	g.mu.Unlock()
-	if !waits && w.refused == nil && w.far == 0 {
+	if !waits && w.admitted() {
 		w.pass.leave()
 	}
 }
