@@ -38,12 +38,16 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	if err != nil || !t.facts.ObtainsAlone {
 		return outcome{failure: why}
 	}
-	if r := b.refusals.of(t); r != nil && now.Wall.Before(r.RetryAt) {
+	tried := b.solos.of(t)
+	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
 		return outcome{failure: t.blamed(share(r, t.credential))}
 	}
-	var before *broker.Issued
+	before := tried.rejected()
 	if there != nil {
 		before = there.issued
+	}
+	if keeps(before, now.Wall) && before.Rejected {
+		return outcome{failure: refusesFresh(t.credential, before)}
 	}
 	// What is stored, as far as it is known: only the credential, where the token could not be read.
 	mark := broker.Mark{Credential: t.name, Token: t.token.Token, CredentialRevision: t.credential.Revision}
@@ -82,14 +86,14 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 		b.gates.saved(t.upstream, false) // nobody tells the store
 	}
 	if failure != nil {
-		r := remember(failure, b.refusals.of(t), b.clock.Now().Wall)
+		r := remember(failure, b.solos.of(t).why, b.clock.Now().Wall)
 		if failure.Level < broker.LevelResponse && !found.ofKey {
 			r.RetryAt = found.retryAt(r.At)
 		}
-		b.refusals.put(t, &r)
+		b.solos.put(t, solo{why: &r, issued: before})
 		return nil, t.blamed(share(&r, t.credential))
 	}
-	b.refusals.put(t, nil)
+	b.solos.put(t, solo{issued: shown.issued})
 	return p.putLocal(ctx, shown, mark, moved, asked)
 }
 
@@ -110,43 +114,63 @@ func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved
 	return p.b.cache.put(p.l, a, broker.Moment(k.confirmed.Load()), moved)
 }
 
-// refusals are how what this process tried to obtain for itself failed last: while the store is away they are remembered here. Safe for
-// concurrent use.
-type refusals struct {
+// solos are what came of it when this process obtained a token for itself: while the store is away that is remembered here. Safe for concurrent use.
+type solos struct {
 	mu  sync.Mutex
-	all map[lookup]refusal
+	all map[lookup]solo
 }
 
-// A refusal is of one version of a credential, and of one definition.
-type refusal struct {
+// A solo is of one version of a credential, and of one definition.
+type solo struct {
 	version broker.ID
 	digest  string
-	why     *broker.Remembered
+	// why it failed; nil: it did not. issued is the token that came last, without its values; nil: none did.
+	why    *broker.Remembered
+	issued *broker.Issued
 }
 
-// refusalsMost bounds what is remembered.
-const refusalsMost = 10_000
+// rejected is the token that came, as one that was rejected, for where the cache has it no longer; nil: none came.
+func (t solo) rejected() *broker.Issued {
+	if t.issued == nil {
+		return nil
+	}
+	r := *t.issued
+	r.Rejected = true
+	return &r
+}
 
-// of is how the last try for a target failed; nil: it did not, or there was none.
-func (r *refusals) of(t target) *broker.Remembered {
+// solosMost bounds what is remembered.
+const solosMost = 10_000
+
+// of is what came of the last try for a target; zero: there was none.
+func (r *solos) of(t target) solo {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if last := r.all[t.lookup]; last.version == t.credential.Version && last.digest == t.facts.Digest {
-		return last.why
+		return last
 	}
-	return nil
+	return solo{}
 }
 
-// put notes how a try failed; nil: there is a token.
-func (r *refusals) put(t target, failed *broker.Remembered) {
+// forget is for when there is a token that is stored.
+func (r *solos) forget(t target) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case failed == nil:
-		delete(r.all, t.lookup)
-		return
-	case r.all == nil || len(r.all) >= refusalsMost:
-		r.all = map[lookup]refusal{}
+	delete(r.all, t.lookup)
+}
+
+// put notes what came of one.
+func (r *solos) put(t target, came solo) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all == nil || len(r.all) >= solosMost {
+		r.all = map[lookup]solo{}
 	}
-	r.all[t.lookup] = refusal{t.credential.Version, t.facts.Digest, failed}
+	if came.issued != nil {
+		i := *came.issued
+		i.Values, i.Headers = nil, nil
+		came.issued = &i
+	}
+	came.version, came.digest = t.credential.Version, t.facts.Digest
+	r.all[t.lookup] = came
 }

@@ -60,7 +60,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		b.cache.doubt(t.name) // it has changed meanwhile, or another was quicker: take what is there
 		return nil, errAgain
 	}
-	b.refusals.put(t, nil)
+	b.solos.forget(t)
 	if unread := o.Token.Unread; unread != "" {
 		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", broker.UnreadAdvice(unread))
 	}

@@ -68,7 +68,7 @@ type Broker struct {
 	heldFor sync.Map // broker.CredentialName to what was said of its being held
 	// rejections are the rejected tokens that the store is being told of.
 	rejections flights[rejected, error]
-	refusals   refusals
+	solos      solos
 	shares     shares
 	trials     trials
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 func TestAThousandCallersThatRejectOneTokenCauseOneExchange(t *testing.T) {
@@ -265,5 +266,35 @@ func TestWhoRejectsEachTokenTakesItFromNobody(t *testing.T) {
 		if n := len(all[0].up.exchanges()); n > 30 {
 			t.Errorf("got %d exchanges in an hour of rejections, want a few", n)
 		}
+	})
+}
+
+// TestWhoRejectsEachTokenWhileTheStoreIsAwayDoesNotHammerTheUpstream: what this process obtains for itself is replaced no more often.
+func TestWhoRejectsEachTokenWhileTheStoreIsAwayDoesNotHammerTheUpstream(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour), facts: broker.Facts{ObtainsAlone: true}}, grace(time.Hour))[0]
+		w.create("main", nil)
+		w.mustGet("main")
+		w.backend.Away()
+		sleep(3 * time.Second)
+		id := ""
+		for range 1000 {
+			r, err := w.get("main", rejected(id))
+			switch {
+			case err != nil:
+				wantKind(t, err, broker.FreshTokensRejected)
+			case id == r.Token.ID:
+				t.Fatal("got the rejected token")
+			default:
+				id = r.Token.ID
+			}
+			sleep(10 * time.Millisecond)
+		}
+		if n := len(w.up.exchanges()); n > 9 {
+			t.Errorf("got %d exchanges in ten seconds, want a few", n)
+		}
+		w.backend.Set(storetest.Hooks{})
+		sleep(5 * time.Second)
+		w.mustGet("main")
 	})
 }
