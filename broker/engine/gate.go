@@ -225,7 +225,7 @@ func (g *gate) advise(a advice) {
 func (g *gate) knows(k broker.Backoff) {
 	if !k.Until.Equal(g.known.Until) { // else it is what is known, and a wall clock that was set makes it no longer
 		now := g.clock.Now()
-		g.until = now.At.Add(min(k.Until.Sub(now.Wall), retryAfterMost))
+		g.until = now.At.Add(k.Until.Sub(now.Wall))
 	}
 	g.known = k
 }
