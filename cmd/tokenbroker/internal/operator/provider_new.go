@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
+	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,7 +19,8 @@ import (
 )
 
 type providerNewCommand struct {
-	Name     string   `arg:"" optional:"" help:"What the definition is called; its file is NAME.yaml, here. What is not given is asked for, where there is a terminal."`
+	console.Format
+	Name     string   `arg:"" optional:"" help:"What the definition is called; its file is NAME.yaml. What is not given is asked for, where there is a terminal."`
 	Docs     string   `help:"The vendor's page about authentication."`
 	How      string   `enum:",oauth2,json,form,get" default:"" help:"How a token is asked for: oauth2, json, form or get. Default: oauth2."`
 	TokenURL string   `name:"token-url" help:"Where it is asked for."`
@@ -24,6 +28,9 @@ type providerNewCommand struct {
 	Scope    []string `sep:"none" help:"A scope that is asked for by default; repeat for several."`
 	Token    string   `help:"Where the token is in the answer, as data.token. Default: access_token."`
 	Lifetime string   `help:"How long a token lives where the answer does not say: 60m, 1d, or until_rejected."`
+
+	ProvidersDir string `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Where the file is to be, as for serve. Default: the current directory."`
+	Config       string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for its providers_dir."`
 }
 
 // Run asks for what was not given, and writes the definition.
@@ -45,10 +52,13 @@ func (c *providerNewCommand) Run(p *console.Process) error {
 	if wrong := c.wrong(); len(wrong) > 0 {
 		return console.BadInput("%s", strings.Join(wrong, "\n"))
 	}
-	file := c.Name + ".yaml"
+	file := filepath.Join(c.ProvidersDir, c.Name+".yaml")
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // no secret is in it, and a broker of another user reads it
 	if errors.Is(err, fs.ErrExist) {
 		return console.BadInput("%s is there already: choose another name, or move it away", file)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return console.BadInput("there is no directory %s, which is where the broker's providers_dir is: make it, or say --providers-dir for another", c.ProvidersDir)
 	}
 	if err != nil {
 		return err
@@ -57,7 +67,16 @@ func (c *providerNewCommand) Run(p *console.Process) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	console.Printf(p.Stdout, "wrote %[1]s. See what it sends, and try it:\n\n  tokenbroker provider explain %[1]s\n  tokenbroker provider try %[1]s%[2]s\n", file, c.inputFlags())
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			File string `json:"file"`
+		}{file})
+	}
+	place := "in the current directory: move it into the broker's providers_dir once it works"
+	if c.ProvidersDir != "" {
+		place = "in the broker's providers_dir, which it reads when a file changes"
+	}
+	console.Printf(p.Stdout, "wrote %[1]s, %[2]s. See what it sends, and try it:\n\n  tokenbroker provider explain %[1]s\n  tokenbroker provider try %[1]s%[3]s\n", file, place, c.tryFlags())
 	return nil
 }
 
@@ -146,6 +165,9 @@ func (c *providerNewCommand) wrong() []string {
 			out = append(out, fmt.Sprintf("%s: with %s it is one of %s", q.flag, orWord(known.How, "oauth2"), strings.Join(q.choices, ", ")))
 		}
 	}
+	if host, here := plainHost(known.TokenURL); host != "" && !here {
+		out = append(out, "--token-url: with http:// anybody on the way reads the secret: write https://. Only an address of this machine may do without, as http://localhost:8080/token")
+	}
 	if len(out) > 0 {
 		return out
 	}
@@ -154,6 +176,16 @@ func (c *providerNewCommand) wrong() []string {
 		out = append(out, problem.String())
 	}
 	return out
+}
+
+// plainHost is the host of an address without TLS, and whether that is this machine; empty: another kind of address.
+func plainHost(s string) (host string, here bool) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" {
+		return "", false
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	return u.Hostname(), u.Hostname() == "localhost" || err == nil && a.IsLoopback()
 }
 
 func orWord(s, fallback string) string {

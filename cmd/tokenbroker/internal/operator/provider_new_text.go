@@ -79,13 +79,16 @@ func (c *providerNewCommand) inputs() []newInput {
 	return []newInput{{"client_id", false}, {"client_secret", true}}
 }
 
-// inputFlags are the inputs that try does not ask for.
-func (c *providerNewCommand) inputFlags() string {
+// tryFlags are what try does not ask for: inputs, and what lets it ask a server of this machine.
+func (c *providerNewCommand) tryFlags() string {
 	out := ""
 	for _, in := range c.inputs() {
 		if !in.secret {
 			out += " --input " + in.name + "=…"
 		}
+	}
+	if host, here := plainHost(c.TokenURL); here {
+		out += " --upstream-allow-http " + host + " --upstream-allow-private 127.0.0.0/8,::1/128"
 	}
 	return out
 }
