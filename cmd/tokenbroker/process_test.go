@@ -308,7 +308,7 @@ func TestDemo(t *testing.T) {
 			t.Errorf("%s: got %s exchanges, want 1", s, got)
 		}
 	}
-	if !strings.Contains(out, "200 callers ask at once") || !strings.Contains(out, "Everything is as promised.") || strings.Contains(out, "FAIL") {
+	if !strings.Contains(out, "200 callers at once") || !strings.Contains(out, "Everything is as promised.") || strings.Contains(out, "FAIL") {
 		t.Errorf("got\n%s", out)
 	}
 }

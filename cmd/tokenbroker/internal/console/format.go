@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -25,6 +26,14 @@ func (f Format) Print(w io.Writer, value any, format string, args ...any) error 
 	}
 	Printf(w, format, args...)
 	return nil
+}
+
+// Counted is a number of things: 1 problem, 2 problems.
+func Counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return strconv.Itoa(n) + " " + what
 }
 
 // JSON writes a value for scripts. What is in it has stable names.

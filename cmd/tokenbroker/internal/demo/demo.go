@@ -124,7 +124,7 @@ func (d *demo) show(ctx context.Context) error {
 	}
 	d.admin = tokenbrokerv1.NewCredentialServiceClient(d.conns[0])
 	d.say("An embedded broker answers gRPC on %s.\nBehind the vendors' own names stands a hostile upstream that counts.", d.broker.Addresses[0])
-	d.say("%d callers ask at once for a token of each system:\n", d.callers)
+	d.say("%s at once, for a token of each system:\n", console.Counted(d.callers, "caller"))
 	var rows [][]string
 	for _, a := range d.sim.Accounts() {
 		row, err := d.herd(ctx, a)

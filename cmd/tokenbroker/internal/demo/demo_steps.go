@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 )
@@ -54,7 +55,7 @@ func (d *demo) rejection(ctx context.Context) error {
 		kept = kept && g.token.GetTokenId() != bad && g.token.GetTokenId() == all[0].token.GetTokenId()
 	}
 	more := d.sim.SystemStats(shownSystem).Total() - before
-	d.promise(kept && more == 1, "The API refuses the token, and %d callers say so: %d more exchange, one new token for all.", len(all), more)
+	d.promise(kept && more == 1, "The API refuses the token of %s at once: %d more exchange, one new token for all.", console.Counted(len(all), "caller"), more)
 	return nil
 }
 
@@ -139,7 +140,7 @@ func (d *demo) earlyRefresh(ctx context.Context) error {
 		return false
 	})
 	d.promise(err == nil && second != "" && meanwhile >= 10 && d.sim.Stats(a.ID).Total() == 2,
-		"A token nears its expiry while a reader goes on: refreshed before it ends; %d reads during the refresh, nobody waited.", meanwhile)
+		"A token nears its expiry while a reader goes on: refreshed before it ends; %s during the refresh, nobody waited.", console.Counted(meanwhile, "read"))
 	return nil
 }
 
@@ -159,6 +160,6 @@ func (d *demo) outage(ctx context.Context) error {
 		reads++
 		return res.GetDegraded() && time.Now().Before(res.GetToken().GetExpireTime().AsTime())
 	})
-	d.promise(err == nil, "The upstream goes down: after %d reads the valid token is still served, now marked degraded.", reads)
+	d.promise(err == nil, "The upstream goes down: after %s the valid token is still served, now marked degraded.", console.Counted(reads, "read"))
 	return nil
 }

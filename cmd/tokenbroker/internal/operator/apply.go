@@ -137,7 +137,7 @@ func (c *credentialApplyCommand) ask(p *console.Process, plan []step) error {
 	for _, name := range gone {
 		console.Printf(p.Stderr, "- %s\n", name)
 	}
-	sure, err := confirmed(p, fmt.Sprintf("delete %s with their refresh tokens?", credentials(len(gone))))
+	sure, err := confirmed(p, fmt.Sprintf("delete %s with their refresh tokens?", console.Counted(len(gone), "credential")))
 	if err == nil && !sure {
 		err = errors.New("nothing was changed")
 	}

@@ -224,5 +224,5 @@ func (r *benchResult) failed() error {
 	if n == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of %d calls have failed: %s", n, r.Calls, strings.Join(which, ", "))
+	return fmt.Errorf("%d of %s failed: %s", n, console.Counted(r.Calls, "call"), strings.Join(which, ", "))
 }

@@ -19,7 +19,7 @@ func TestABenchWithErrorsFails(t *testing.T) {
 		}
 		bad := &benchResult{Calls: 5, Errors: map[string]int{"UPSTREAM_UNAVAILABLE": 2, "NOT_FOUND": 1}}
 		err := bad.print(p, console.Format{Output: output})
-		if err == nil || !strings.Contains(err.Error(), "3 of 5 calls have failed: NOT_FOUND: 1, UPSTREAM_UNAVAILABLE: 2") || console.ExitCode(err) != console.ExitFailure {
+		if err == nil || !strings.Contains(err.Error(), "3 of 5 calls failed: NOT_FOUND: 1, UPSTREAM_UNAVAILABLE: 2") || console.ExitCode(err) != console.ExitFailure {
 			t.Errorf("got %v, want which have failed", err)
 		}
 	}

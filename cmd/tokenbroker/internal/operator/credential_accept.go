@@ -58,7 +58,7 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 			}
 		}
 		if !c.Yes {
-			switch sure, err := confirmed(p, fmt.Sprintf("may the secrets and tokens of %d credentials go there?", len(held))); {
+			switch sure, err := confirmed(p, fmt.Sprintf("may the secrets and tokens of %s go there?", console.Counted(len(held), "credential"))); {
 			case err != nil:
 				return err
 			case !sure:

@@ -180,7 +180,7 @@ func (c *storeExportCommand) export(p *console.Process, st *store.Store) error {
 			Credentials int    `json:"credentials"`
 		}{c.File, count})
 	}
-	console.Printf(p.Stdout, "wrote %s: %s\n", c.File, credentials(count))
+	console.Printf(p.Stdout, "wrote %s: %s\n", c.File, console.Counted(count, "credential"))
 	console.Println(p.Stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
 	console.Println(p.Stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
 	return nil

@@ -60,7 +60,7 @@ func (c *storeImportCommand) Run(p *console.Process) error {
 	case err != nil:
 		return err
 	case n > 0:
-		return fmt.Errorf("%s of the export not imported: what is here by the same name was left alone", credentials(n))
+		return fmt.Errorf("%s of the export not imported: what is here by the same name was left alone", console.Counted(n, "credential"))
 	}
 	if c.JSON() {
 		return nil
@@ -73,15 +73,15 @@ func (c *storeImportCommand) report(p *console.Process, done store.Imported) err
 	if c.JSON() {
 		return console.JSON(p.Stdout, importReport(done))
 	}
-	console.Printf(p.Stdout, "imported %s\n", credentials(done.Made))
+	console.Printf(p.Stdout, "imported %s\n", console.Counted(done.Made, "credential"))
 	if done.There > 0 {
-		console.Printf(p.Stdout, "%s here already\n", credentials(done.There))
+		console.Printf(p.Stdout, "%s here already\n", console.Counted(done.There, "credential"))
 	}
 	if done.Ended > 0 {
-		console.Printf(p.Stderr, "%d tokens had expired since the export; new ones are fetched when they are asked for\n", done.Ended)
+		console.Printf(p.Stderr, "%s had expired since the export; another is fetched when it is asked for\n", console.Counted(done.Ended, "token"))
 	}
 	if done.Unconfirmed > 0 {
-		console.Printf(p.Stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", credentials(done.Unconfirmed))
+		console.Printf(p.Stderr, "warning: %s not confirmed by enough replicas (redis.wait_replicas): keep the export until they are\n", console.Counted(done.Unconfirmed, "credential"))
 	}
 	for _, name := range done.Moved {
 		console.Printf(p.Stderr, "%s: here already, and refreshed since the export, here or there; left alone\n", name)
@@ -113,11 +113,4 @@ func importReport(done store.Imported) any {
 		out.Conflicts = append(out.Conflicts, conflict{fmt.Sprint(x.Name), fmt.Sprint(x.Why)})
 	}
 	return out
-}
-
-func credentials(n int) string {
-	if n == 1 {
-		return "1 credential"
-	}
-	return fmt.Sprint(n, " credentials")
 }

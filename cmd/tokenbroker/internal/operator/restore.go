@@ -66,7 +66,7 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 			Credentials int    `json:"credentials"`
 		}{path, n})
 	}
-	console.Printf(p.Stdout, "restored %s to %s\n", credentials(n), path)
+	console.Printf(p.Stdout, "restored %s to %s\n", console.Counted(n, "credential"), path)
 	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+
 		"who needs a new one as soon as it has been tried")
 	return nil
