@@ -246,3 +246,19 @@ func Check(filename string, data []byte) []Problem {
 	_, err := builtins.Open("catalog/" + d.name + ".yaml")
 	return append(problems, clash(d.name, source{file: filename}, d, err == nil)...)
 }
+
+// CheckDir is Check of all files that Load would read in a directory, and how many definitions they are. It fails when the directory cannot be read.
+func CheckDir(dir string) (problems []Problem, definitions int, err error) {
+	c, err := Load(nil, dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range c.List() {
+		if e.Origin != Builtin || len(e.Problems) > 0 { // a file that takes no built-in's place is a problem of that one
+			definitions++
+		}
+		problems = append(append(problems, e.Problems...), e.Warnings...)
+	}
+	sortProblems(problems)
+	return problems, definitions, nil
+}

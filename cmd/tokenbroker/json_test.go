@@ -19,10 +19,7 @@ import (
 )
 
 // withoutJSON are the commands that print what is no answer: a log, a show, a script, a file for somebody else.
-var withoutJSON = []string{
-	"serve", "demo run", "demo upstream", "help", "completion", "provider check", "provider try", "provider new", "provider schema",
-	"provider import locoia",
-}
+var withoutJSON = []string{"serve", "demo run", "demo upstream", "help", "completion"}
 
 // TestEveryCommandPrintsJSON walks all commands: what -o json prints can be parsed, of what went well and of what did not.
 func TestEveryCommandPrintsJSON(t *testing.T) {
@@ -31,7 +28,14 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	s := u.serve()
 	s.apply(u)
 	secret, empty := filepath.Join(u.dir, "secret"), filepath.Join(u.dir, "empty.yaml")
-	for file, text := range map[string]string{secret: "one of mine", empty: "# nothing\n"} {
+	const connector = `{"authorization_request_url": "https://api.example.com/auth?client_id={{ username }}&client_secret={{ password }}",
+		"authorization_request_method": "GET", "response_access_token_path": "access_token", "encode": false, "token_in_header": true,
+		"header_key": "Authorization", "token_format": "{{token}}", "token_prefix": "Bearer {{token_format}}"}`
+	static, locoia := filepath.Join(u.dir, "static.yaml"), filepath.Join(u.dir, "locoia.json")
+	for file, text := range map[string]string{
+		secret: "one of mine", empty: "# nothing\n", locoia: connector,
+		static: "name: static\ninputs: {api_key: {secret: true, handed_out: true}}\ntoken: \"{{api_key}}\"\n",
+	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -41,6 +45,8 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	const one = "officernd-1"
 	order := []struct{ command, args string }{
 		{"version", ""}, {"health", ""}, {"config check", empty}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
+		{"provider check", static}, {"provider try", static + " --secret api_key=@" + secret}, {"provider schema", ""}, {"provider import locoia", locoia},
+		{"provider new", "new-api --token-url https://example.com/token --providers-dir " + u.dir},
 		{"token get", one}, {"token watch", one}, {"token invalidate", one + " --all"}, {"bench", one + " --callers 2 --duration 10ms"},
 		{"credential create", "mine --provider snov --input client_id=a --secret client_secret=@" + secret}, {"credential get", one}, {"credential list", ""},
 		{"credential update", "mine --label a=b"}, {"credential rotate-secret", "mine --secret client_secret=@" + secret}, {"credential retire-secret", "mine"},
@@ -57,7 +63,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		}
 		walked = append(walked, x.command)
 		args := append(strings.Fields(x.command), strings.Fields(x.args)...)
-		if !slices.Contains([]string{"version", "config check"}, x.command) && !strings.Contains(x.args, "--data-dir") {
+		if !slices.Contains([]string{"version", "config check", "provider check", "provider try", "provider schema", "provider import locoia", "provider new"}, x.command) && !strings.Contains(x.args, "--data-dir") {
 			args = append(args, "--config", config)
 		}
 		args = append(args, "-o", "json")

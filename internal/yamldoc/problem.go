@@ -2,8 +2,10 @@ package yamldoc
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -24,7 +26,9 @@ type Problem struct {
 	File string
 	// Line and Column count from 1; 0: the file as a whole.
 	Line, Column int
-	Message      string
+	// Word is where in the file's language it is, as inputs.api_key; empty: nowhere in particular.
+	Word    string
+	Message string
 	// Suggestion is what was probably meant; empty: nothing comes to mind.
 	Suggestion string
 	// Warning: the file can be used as it is, and is probably not what was meant.
@@ -62,11 +66,31 @@ func (p Problem) String() string {
 	if p.Warning {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(p.Message)
-	if p.Suggestion != "" {
-		fmt.Fprintf(&b, "; did you mean %q?", p.Suggestion)
+	return b.String() + p.told()
+}
+
+// told is the message, with what was probably meant.
+func (p Problem) told() string {
+	if p.Suggestion == "" {
+		return p.Message
 	}
-	return b.String()
+	return fmt.Sprintf("%s; did you mean %q?", p.Message, p.Suggestion)
+}
+
+// MarshalJSON is a problem for scripts; its severity is error or warning.
+func (p Problem) MarshalJSON() ([]byte, error) {
+	severity := "error"
+	if p.Warning {
+		severity = "warning"
+	}
+	return json.Marshal(struct {
+		File     string `json:"file,omitempty"`
+		Line     int    `json:"line,omitempty"`
+		Column   int    `json:"column,omitempty"`
+		Word     string `json:"word,omitempty"`
+		Severity string `json:"severity"`
+		Message  string `json:"message"`
+	}{p.File, p.Line, p.Column, p.Word, severity, p.told()})
 }
 
 // Error implements error.
@@ -88,7 +112,11 @@ func First(ps []Problem) []Problem {
 	if more <= 0 {
 		return ps
 	}
-	return append(slices.Clone(ps[:mostTold]), Problem{File: ps[mostTold].File, Message: fmt.Sprintf("and %d problems more", more)})
+	message := fmt.Sprintf("and %d problems more", more)
+	if more == 1 {
+		message = "and 1 problem more"
+	}
+	return append(slices.Clone(ps[:mostTold]), Problem{File: ps[mostTold].File, Message: message})
 }
 
 // Together are the first problems, as one error; nil: there is none.
@@ -98,6 +126,18 @@ func Together(ps []Problem) error {
 		errs = append(errs, p)
 	}
 	return errors.Join(errs...)
+}
+
+// wordFirst is the word that a message begins with, as those of a Reader do: they say what is wrong after where.
+var wordFirst = regexp.MustCompile(`^[^\s:]+(: )`)
+
+// problem makes one of a message.
+func (r *Reader) problem(p Position, message string) Problem {
+	word := ""
+	if at := wordFirst.FindStringSubmatchIndex(message); at != nil {
+		word = message[:at[2]]
+	}
+	return Problem{File: r.File, Line: p.Line, Column: p.Column, Word: word, Message: sentence(message)}
 }
 
 // sentence is a message that fits into a line, whatever the keys are that it names.

@@ -30,7 +30,7 @@ type Reader struct {
 
 // Wrong notes a problem.
 func (r *Reader) Wrong(p Position, format string, args ...any) {
-	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: sentence(fmt.Sprintf(format, args...))})
+	r.Problems = append(r.Problems, r.problem(p, fmt.Sprintf(format, args...)))
 }
 
 // Warn notes something that is probably not what was meant.
@@ -41,11 +41,11 @@ func (r *Reader) Warn(p Position, format string, args ...any) {
 
 // Unknown notes a word that is none of the known ones, and which of them was probably meant.
 func (r *Reader) Unknown(p Position, message, written string, known []string) {
-	meant := ""
+	found := r.problem(p, message)
 	if len(r.Problems) < mostTold { // each guess compares with all that is known
-		meant = suggest.Nearest(written, known)
+		found.Suggestion = suggest.Nearest(written, known)
 	}
-	r.Problems = append(r.Problems, Problem{File: r.File, Line: p.Line, Column: p.Column, Message: sentence(message), Suggestion: meant})
+	r.Problems = append(r.Problems, found)
 }
 
 // Document reads a file that is one document; nil: nothing is in it, or something is wrong.

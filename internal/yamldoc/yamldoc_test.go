@@ -1,6 +1,7 @@
 package yamldoc
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -91,4 +92,32 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestProblemsForPrograms: with where each is, in the file and in its language.
+func TestProblemsForPrograms(t *testing.T) {
+	r := Reader{File: "f"}
+	r.Wrong(Position{1, 2}, "%s.x: it is wrong", "inputs")
+	r.Warn(Position{}, "the file is odd: look at it")
+	r.Unknown(Position{3, 4}, "inputs: unknown word \"secrt\"", "secrt", []string{"secret"})
+	b, err := json.Marshal(r.Problems)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `[{"file":"f","line":1,"column":2,"word":"inputs.x","severity":"error","message":"inputs.x: it is wrong"},` +
+		`{"file":"f","severity":"warning","message":"the file is odd: look at it"},` +
+		`{"file":"f","line":3,"column":4,"word":"inputs","severity":"error","message":"inputs: unknown word \"secrt\"; did you mean \"secret\"?"}]`
+	if string(b) != want {
+		t.Errorf("got\n%s\nwant\n%s", b, want)
+	}
+}
+
+// TestAsManyProblemsAsAnybodyReads, and how many there are more.
+func TestAsManyProblemsAsAnybodyReads(t *testing.T) {
+	for n, want := range map[int]string{mostTold: "", mostTold + 1: "and 1 problem more", mostTold + 2: "and 2 problems more"} {
+		told := First(make([]Problem, n))
+		if got := told[len(told)-1].Message; got != want {
+			t.Errorf("of %d: got %q, want %q", n, got, want)
+		}
+	}
 }

@@ -2,7 +2,6 @@ package operator
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -85,45 +84,6 @@ func (c *providerShowCommand) Run(p *console.Process) error {
 	})
 }
 
-type providerCheckCommand struct {
-	Files []string `arg:"" help:"The definition files; - for standard input."`
-}
-
-// Run says everything that is wrong.
-func (c *providerCheckCommand) Run(p *console.Process) error {
-	n, warnings := 0, 0
-	for _, f := range c.Files {
-		data, err := console.ReadFile(p, f, yamldoc.MostBytes)
-		if err != nil {
-			return err
-		}
-		for _, problem := range provider.Check(f, data) {
-			console.Println(p.Stdout, problem)
-			if problem.Warning {
-				warnings++
-			} else {
-				n++
-			}
-		}
-	}
-	if n > 0 {
-		return console.BadInput("%s", counted(n, "problem"))
-	}
-	if warnings > 0 {
-		console.Println(p.Stderr, "no problems, "+counted(warnings, "warning"))
-		return nil
-	}
-	console.Println(p.Stderr, "no problems")
-	return nil
-}
-
-func counted(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprint(n, " ", what)
-}
-
 type providerExplainCommand struct {
 	remote
 	Name     string   `arg:"" help:"A definition's file, which needs no broker, or the name of a definition."`
@@ -197,9 +157,9 @@ func (c *providerExplainCommand) print(p *console.Process, res *tokenbrokerv1.Ex
 	return nil
 }
 
-type providerSchemaCommand struct{}
+type providerSchemaCommand struct{ console.Format }
 
-// Run prints the schema.
+// Run prints the schema, which is JSON in any format.
 func (providerSchemaCommand) Run(p *console.Process) error {
 	_, err := p.Stdout.Write(provider.Schema())
 	return err
@@ -210,6 +170,7 @@ type providerImportCommands struct {
 }
 
 type providerLocoiaCommand struct {
+	console.Format
 	File string `arg:"" help:"The configuration; - for standard input."`
 	Name string `help:"The definition's name, as its file is to be called; without it the configuration's own."`
 }
@@ -223,6 +184,12 @@ func (c *providerLocoiaCommand) Run(p *console.Process) error {
 	def, notes, err := locoia.Import(data, c.Name)
 	if err != nil {
 		return console.WrongInput(err)
+	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			Definition string   `json:"definition"`
+			Notes      []string `json:"notes"`
+		}{string(def), append([]string{}, notes...)})
 	}
 	for _, n := range notes {
 		console.Printf(p.Stderr, "note: %s\n", n)

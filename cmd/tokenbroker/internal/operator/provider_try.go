@@ -2,15 +2,12 @@ package operator
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
-	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -20,6 +17,7 @@ const tryMost = 30 * time.Second
 type providerTryCommand struct {
 	selectionFlags
 	secretFlags
+	console.Format
 	File  string   `arg:"" help:"A definition's file, or the name of a built-in."`
 	Input []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 
@@ -73,7 +71,7 @@ func (c *providerTryCommand) Run(p *console.Process) error {
 	if err != nil {
 		return console.WrongInput(err)
 	}
-	return printTry(p, rep)
+	return c.print(p, rep)
 }
 
 // tryCredential makes a credential of what was given, and asks for the secrets that are missing.
@@ -104,62 +102,4 @@ func tryCredential(p *console.Process, name string, f *broker.Facts, inputs, sec
 		c.Secrets[n] = broker.SecretInput{Value: broker.NewSecret(v)}
 	}
 	return c, seed, nil
-}
-
-// sourceWords say what decided when a token ends.
-var sourceWords = map[broker.ExpirySource]string{
-	broker.ExpiryUpstream:   "as the answer says",
-	broker.ExpiryToken:      "as the token itself says, which is a JWT",
-	broker.ExpiryDefinition: "by the definition's lifetime, for the answer does not say",
-	broker.ExpiryNone:       "a day from now: nobody knows, and it is kept until it is rejected",
-	broker.ExpiryUnknown:    "ten minutes from now: neither the answer nor the definition says; write lifetime",
-}
-
-// errTryFailed: what was found has been printed.
-var errTryFailed = errors.New("it did not work")
-
-func printTry(p *console.Process, rep provider.TryReport) error {
-	for _, r := range rep.Requests {
-		code := "no answer"
-		if r.Status != 0 {
-			code = fmt.Sprint(r.Status)
-		}
-		console.Printf(p.Stdout, "%s %s: %s\n", r.Method, orDash(r.Host), code)
-		var names []string
-		for n := range r.Taken {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		for _, n := range names {
-			what := ""
-			if n == "token_type" {
-				what = ": " + r.TokenType
-			}
-			console.Printf(p.Stdout, "  took %s from %s%s\n", n, r.Taken[n], what)
-		}
-		if r.Message != "" {
-			console.Printf(p.Stdout, "  the upstream says: %s\n", r.Message)
-		}
-	}
-	if f := rep.Failure; f != nil {
-		return fmt.Errorf("%w: %w", errTryFailed, f)
-	}
-	if rep.Unread != "" {
-		return fmt.Errorf("%w: %s", errTryFailed, broker.UnreadAdvice(rep.Unread))
-	}
-	console.Printf(p.Stdout, "it works: the token ends at %s, %s\n", rep.ExpiresAt.UTC().Format(time.RFC3339), sourceWords[rep.Source])
-	console.Println(p.Stdout, "callers present it as")
-	for _, line := range rep.Presented {
-		console.Printf(p.Stdout, "  %s\n", line)
-	}
-	if len(rep.Refusals) > 0 {
-		console.Println(p.Stdout, "a wrong secret would be told to callers as, for what the upstream may answer:")
-		for _, line := range rep.Refusals {
-			console.Printf(p.Stdout, "  %s\n", line)
-		}
-	}
-	if rep.RefreshToken {
-		console.Println(p.Stdout, "the answer has a refresh token, which was thrown away: if the upstream rotates them, the one before is spent")
-	}
-	return nil
 }

@@ -41,33 +41,19 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	n := len(wrong)
 	switch {
 	case c.JSON():
-		if err := console.JSON(p.Stdout, asJSON(c.File, yamldoc.First(wrong))); err != nil {
+		if err := console.JSON(p.Stdout, struct {
+			File     string            `json:"file"`
+			Problems []yamldoc.Problem `json:"problems"`
+		}{c.File, append([]yamldoc.Problem{}, yamldoc.First(wrong)...)}); err != nil {
 			return err
 		}
-		if len(wrong) > 0 {
-			return console.BadInput("%s: %d problems", c.File, n)
+		if n > 0 {
+			return console.BadInput("%s: %s", c.File, console.Counted(n, "problem"))
 		}
-	case len(wrong) > 0:
+	case n > 0:
 		return console.WrongInput(yamldoc.Together(wrong))
 	default:
 		console.Println(p.Stderr, "no problems")
 	}
 	return nil
-}
-
-// asJSON is what is wrong with a file, for scripts.
-func asJSON(file string, wrong []yamldoc.Problem) any {
-	type problem struct {
-		Line    int    `json:"line,omitempty"`
-		Column  int    `json:"column,omitempty"`
-		Message string `json:"message"`
-	}
-	all := []problem{}
-	for _, w := range wrong {
-		all = append(all, problem{w.Line, w.Column, w.Message})
-	}
-	return struct {
-		File     string    `json:"file"`
-		Problems []problem `json:"problems"`
-	}{file, all}
 }
