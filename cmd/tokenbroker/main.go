@@ -37,7 +37,8 @@ type cli struct {
 	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
 	Version    versionCommand              `cmd:"" help:"Say which version this is; --version does too."`
 	Help       helpCommand                 `cmd:"" help:"Say how a command is used; --help does too."`
-	Completion completionCommand           `cmd:"" help:"Print what makes a shell complete commands and flags."`
+	Completion completionCommand           `cmd:"" help:"Print what makes a shell complete commands, flags and names."`
+	Names      operator.NamesCommand       `cmd:"" hidden:"" help:"Print the names that a shell completes."`
 }
 
 const description = `tokenbroker gives internal services access tokens for third-party APIs.

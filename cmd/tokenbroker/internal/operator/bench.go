@@ -22,7 +22,7 @@ import (
 type BenchCommand struct {
 	remote
 	selectionFlags
-	Name        string        `arg:"" help:"The credential."`
+	Name        string        `arg:"" names:"credential" help:"The credential."`
 	Broker      []string      `placeholder:"ADDRESS" help:"Another broker of the deployment; repeat for several. Callers are spread over all of them."`
 	Callers     int           `default:"64" help:"Callers that ask at a time."`
 	Connections int           `default:"4" help:"Connections to each broker."`

@@ -17,8 +17,8 @@ import (
 
 type credentialAcceptCommand struct {
 	remote
-	Name     string `arg:"" optional:"" help:"The credential; or --provider."`
-	Provider string `help:"All credentials of this provider."`
+	Name     string `arg:"" optional:"" names:"credential" help:"The credential; or --provider."`
+	Provider string `names:"provider" help:"All credentials of this provider."`
 	Yes      bool   `help:"Do not ask."`
 
 	ForgetFormer bool `name:"forget-former" help:"Where they went before, and go no more, they may go no more: once all brokers have the new definition."`

@@ -15,7 +15,7 @@ type credentialCreateCommand struct {
 	remote
 	credentialFlags
 	Name         string `arg:"" help:"Its name, such as officernd-main."`
-	Provider     string `required:"" help:"The provider; see provider list."`
+	Provider     string `required:"" names:"provider" help:"The provider; see provider list."`
 	ValidateOnly bool   `help:"Check everything and store nothing."`
 }
 

@@ -14,7 +14,7 @@ import (
 
 type credentialDeleteCommand struct {
 	remote
-	Name         string `arg:"" help:"The credential."`
+	Name         string `arg:"" names:"credential" help:"The credential."`
 	Etag         string `help:"Delete it only if it still has this etag."`
 	AllowMissing bool   `help:"Succeed even if it does not exist."`
 	Yes          bool   `help:"Do not ask, where somebody is there to be asked."`

@@ -17,7 +17,7 @@ import (
 type credentialRotateCommand struct {
 	remote
 	secretFlags
-	Name       string        `arg:"" help:"The credential."`
+	Name       string        `arg:"" names:"credential" help:"The credential."`
 	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
 }
 
@@ -55,7 +55,7 @@ func (c *credentialRotateCommand) Run(p *console.Process) error {
 
 type credentialRetireCommand struct {
 	remote
-	Name    string   `arg:"" help:"The credential."`
+	Name    string   `arg:"" names:"credential" help:"The credential."`
 	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
 }
 
@@ -73,7 +73,7 @@ func (c *credentialRetireCommand) Run(p *console.Process) error {
 type credentialTestCommand struct {
 	remote
 	selectionFlags
-	Name string `arg:"" help:"The credential."`
+	Name string `arg:"" names:"credential" help:"The credential."`
 	Keep bool   `help:"Serve the token that the test brings."`
 }
 

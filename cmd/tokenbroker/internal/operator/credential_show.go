@@ -14,7 +14,7 @@ import (
 
 type credentialGetCommand struct {
 	remote
-	Name string `arg:"" help:"The credential."`
+	Name string `arg:"" names:"credential" help:"The credential."`
 }
 
 // Run shows one.

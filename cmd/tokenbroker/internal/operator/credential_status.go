@@ -14,7 +14,7 @@ import (
 
 type credentialStatusCommand struct {
 	remote
-	Name string `arg:"" help:"The credential."`
+	Name string `arg:"" names:"credential" help:"The credential."`
 }
 
 // Run shows how it is doing.

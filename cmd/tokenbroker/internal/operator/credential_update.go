@@ -14,8 +14,8 @@ import (
 type credentialUpdateCommand struct {
 	remote
 	credentialFlags
-	Name        string   `arg:"" help:"The credential."`
-	Provider    string   `help:"Another provider; every secret has to be given again."`
+	Name        string   `arg:"" names:"credential" help:"The credential."`
+	Provider    string   `names:"provider" help:"Another provider; every secret has to be given again."`
 	RemoveInput []string `help:"Remove an optional input."`
 	RemoveLabel []string `help:"Remove a label."`
 	Disable     bool     `xor:"able" help:"Stop issuing its tokens."`

@@ -30,29 +30,22 @@ type providerListCommand struct{ remote }
 // Run lists.
 func (c *providerListCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		out := &tokenbrokerv1.ListProvidersResponse{}
-		for token := ""; ; {
-			res, err := cl.providers.ListProviders(ctx, &tokenbrokerv1.ListProvidersRequest{PageSize: 1000, PageToken: token})
-			if err != nil {
-				return err
-			}
-			out.Providers = append(out.Providers, res.GetProviders()...)
-			if token = res.GetNextPageToken(); token == "" {
-				break
-			}
+		all, err := cl.allProviders(ctx)
+		if err != nil {
+			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.Stdout, out)
+			return printJSON(p.Stdout, &tokenbrokerv1.ListProvidersResponse{Providers: all})
 		}
 		var rows [][]string
-		for _, x := range out.GetProviders() {
+		for _, x := range all {
 			origin := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(x.GetOrigin().String(), "ORIGIN_"), "_", " "))
 			rows = append(rows, []string{x.GetName(), origin, orDash(x.GetTitle())})
 		}
 		if err := c.Table(p.Stdout, "NAME\tORIGIN\tTITLE", rows); err != nil {
 			return err
 		}
-		for _, x := range out.GetProviders() {
+		for _, x := range all {
 			for _, problem := range x.GetProblems() {
 				console.Printf(p.Stdout, "problem: %s\n", problem)
 			}
@@ -61,9 +54,23 @@ func (c *providerListCommand) Run(p *console.Process) error {
 	})
 }
 
+func (cl *client) allProviders(ctx context.Context) ([]*tokenbrokerv1.Provider, error) {
+	var all []*tokenbrokerv1.Provider
+	for token := ""; ; {
+		res, err := cl.providers.ListProviders(ctx, &tokenbrokerv1.ListProvidersRequest{PageSize: 1000, PageToken: token})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, res.GetProviders()...)
+		if token = res.GetNextPageToken(); token == "" {
+			return all, nil
+		}
+	}
+}
+
 type providerShowCommand struct {
 	remote
-	Name string `arg:"" help:"The provider."`
+	Name string `arg:"" names:"provider" help:"The provider."`
 }
 
 // Run prints the definition.
@@ -86,7 +93,7 @@ func (c *providerShowCommand) Run(p *console.Process) error {
 
 type providerExplainCommand struct {
 	remote
-	Name     string   `arg:"" help:"A definition's file, which needs no broker, or the name of a definition."`
+	Name     string   `arg:"" names:"provider" help:"A definition's file, which needs no broker, or the name of a definition."`
 	Input    []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 	Scope    []string `sep:"none" help:"A scope; repeat for several."`
 	Audience string   `help:"The audience."`

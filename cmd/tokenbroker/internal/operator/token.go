@@ -31,7 +31,7 @@ type selectionFlags struct {
 type tokenGetCommand struct {
 	remote
 	selectionFlags
-	Name            string        `arg:"" help:"The credential."`
+	Name            string        `arg:"" names:"credential" help:"The credential."`
 	MinTTL          time.Duration `name:"min-ttl" help:"Get another token if the current one ends sooner than this. What the upstream then issues is given, even if it ends sooner too."`
 	RejectedTokenID string        `name:"rejected-token-id" help:"Id of a token that the API has refused: another one is wanted."`
 	Header          bool          `help:"Print headers and cookies as curl reads them: h=$$(tokenbroker token get NAME --header) && curl -H @- URL <<< \"$$h\""`
@@ -89,7 +89,7 @@ func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
 type tokenInvalidateCommand struct {
 	remote
 	selectionFlags
-	Name            string `arg:"" help:"The credential."`
+	Name            string `arg:"" names:"credential" help:"The credential."`
 	TokenID         string `name:"token-id" xor:"target" help:"Id of the rejected token."`
 	AccessTokenFile string `name:"access-token-file" xor:"target" help:"File with the rejected token itself; - for standard input."`
 	All             bool   `xor:"target" help:"Every token of the credential; with --scope and the like, exactly that one."`

@@ -18,7 +18,7 @@ import (
 type tokenWatchCommand struct {
 	remote
 	selectionFlags
-	Name  string `arg:"" help:"The credential."`
+	Name  string `arg:"" names:"credential" help:"The credential."`
 	Known string `name:"known-token-id" help:"Id of the token that is known already."`
 }
 
