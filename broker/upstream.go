@@ -8,7 +8,7 @@ import (
 // Upstream gives the definitions by which tokens are issued. Safe for concurrent use.
 type Upstream interface {
 	// Definition returns the named definition as it is now. It fails with ProviderInvalid where there is none, or where it
-	// does not load.
+	// does not load; the Detail says which, and what to do.
 	Definition(name string) (Definition, error)
 	// Revision changes whenever any definition changes; it is asked on every hit and must cost no more than an atomic load.
 	Revision() uint64

@@ -51,6 +51,7 @@ type Catalog struct {
 	dir       string
 	log       *slog.Logger
 	revision  atomic.Uint64
+	reloaded  func()
 
 	reload  sync.Mutex // one at a time
 	mu      sync.RWMutex
@@ -62,12 +63,15 @@ type Catalog struct {
 // Load reads the built-in definitions and those in dir; empty: no others. A file that is wrong does not fail it: its entry
 // says what is wrong. It fails when dir cannot be read.
 func Load(t *transport.Transport, dir string) (*Catalog, error) {
-	c := &Catalog{transport: t, dir: dir, log: slog.New(slog.DiscardHandler)}
+	c := &Catalog{transport: t, dir: dir, log: slog.New(slog.DiscardHandler), reloaded: func() {}}
 	return c, c.Reload()
 }
 
 // SetLog says where a reload tells what it found. Call it before the catalog is used.
 func (c *Catalog) SetLog(l *slog.Logger) { c.log = l }
+
+// OnReload says what is called after each reload; it must not wait. Call it before the catalog is used.
+func (c *Catalog) OnReload(f func()) { c.reloaded = f }
 
 // A source is a definition's file.
 type source struct {
@@ -140,6 +144,7 @@ func (c *Catalog) Reload() error {
 	c.loaded, c.entries, c.known = loaded, entries, fingerprint(sources)
 	c.mu.Unlock()
 	c.revision.Add(1)
+	c.reloaded()
 	return nil
 }
 
@@ -219,7 +224,16 @@ func (c *Catalog) Definition(name string) (broker.Definition, error) {
 	if d := c.loaded[name]; d != nil {
 		return d, nil
 	}
-	return nil, &broker.Failure{Kind: broker.ProviderInvalid, Provider: name}
+	f := &broker.Failure{Kind: broker.ProviderInvalid, Provider: name}
+	switch _, wrong := c.entries[name]; {
+	case wrong:
+		f.Detail = "mend its file: `provider list` says what is wrong with it"
+	case c.dir == "":
+		f.Detail = "there is no definition " + name + ": set providers_dir to the directory that has its file"
+	default:
+		f.Detail = "there is no definition " + name + ": put its file back into providers_dir, or give the credential another provider"
+	}
+	return nil, f
 }
 
 // Revision implements broker.Upstream.

@@ -156,10 +156,10 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 // apply makes the credential that a draft asks for of the one that is there, and the grant of a new seed. It finds
 // everything that is wrong.
 func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Change) (broker.Credential, *broker.Grant, error) {
-	def, err := b.upstream.Definition(d.Provider)
+	def, err := b.definition(broker.Credential{Name: there.Name, Provider: d.Provider})
 	if err != nil {
 		if d.Provider == there.Provider && there.Provider != "" {
-			return broker.Credential{}, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: there.Name, Provider: d.Provider}
+			return broker.Credential{}, nil, err
 		}
 		code := broker.CodeUnknown
 		if d.Provider == "" {

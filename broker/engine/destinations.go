@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,6 +15,19 @@ import (
 // A definition of a file that leads elsewhere later holds the credential, with all that it has: whoever may write such a file is not
 // whoever may read secrets. A built-in definition moves with the release, and is followed by those that were given for it: where a file of its
 // name was, and is gone, they were given for the file.
+
+// definition returns a credential's definition. ProviderInvalid, with why.
+func (b *Broker) definition(c broker.Credential) (broker.Definition, error) {
+	def, err := b.upstream.Definition(c.Provider)
+	if err == nil {
+		return def, nil
+	}
+	f := &broker.Failure{Kind: broker.ProviderInvalid, Credential: c.Name, Provider: c.Provider}
+	if why := (*broker.Failure)(nil); errors.As(err, &why) {
+		f.Detail = why.Detail
+	}
+	return nil, f
+}
 
 // Destinations are where a credential's secrets and tokens go by the definition as it is now; nil: there is none that loads.
 func (b *Broker) Destinations(c broker.Credential) []broker.Destination {
@@ -93,9 +107,9 @@ type Acceptance struct {
 func (b *Broker) AcceptCredential(ctx context.Context, caller broker.Caller, a Acceptance) (broker.Credential, error) {
 	return allowed(b, caller, broker.WriteCredential, a.Name, func() (broker.Credential, error) {
 		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
-			def, err := b.upstream.Definition(there.Provider)
+			def, err := b.definition(there)
 			if err != nil {
-				return c, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: a.Name, Provider: there.Provider}
+				return c, nil, err
 			}
 			to := there.Unaccepted(def.Destinations(there))
 			switch {

@@ -136,9 +136,9 @@ func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name br
 func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
 	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) {
 		return b.rewrite(ctx, ch, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
-			def, err := b.upstream.Definition(there.Provider)
+			def, err := b.definition(there)
 			if err != nil {
-				return c, nil, &broker.Failure{Kind: broker.ProviderInvalid, Credential: ch.Name, Provider: there.Provider}
+				return c, nil, err
 			}
 			c = there.Clone()
 			if c.Secrets == nil {

@@ -106,7 +106,7 @@ func (b *Broker) report(s broker.Status, now time.Time) Report {
 // judge finds the state, the failure and the advice.
 func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	c := s.Credential
-	def, err := b.upstream.Definition(c.Provider)
+	def, err := b.definition(c)
 	if err == nil {
 		r.Definition = def.Facts().Digest
 	}
@@ -117,8 +117,8 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		return
 	}
 	if err != nil {
-		r.State, r.Advice = Misconfigured, "mend the provider's definition: `provider list` says what is wrong with it"
 		fail(broker.ProviderInvalid)
+		r.State, r.Advice = Misconfigured, asFailure(err, c.Name).Detail
 		return
 	}
 	if v := def.Check(c); len(v) > 0 {

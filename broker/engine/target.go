@@ -64,8 +64,8 @@ func (b *Broker) resolve(key lookup, c broker.Credential) (target, error) {
 // aim makes the target of what is not sent anywhere.
 func (b *Broker) aim(key lookup, c broker.Credential) (t target, err error) {
 	t = target{lookup: key, credential: c, revision: b.upstream.Revision()}
-	if t.definition, err = b.upstream.Definition(c.Provider); err != nil {
-		return t, &broker.Failure{Kind: broker.ProviderInvalid, Credential: c.Name, Provider: c.Provider}
+	if t.definition, err = b.definition(c); err != nil {
+		return t, err
 	}
 	t.facts = t.definition.Facts()
 	if c.Disabled {

@@ -74,6 +74,13 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		return nil, fmt.Errorf("load definitions: %w", err)
 	}
 	r.catalog.SetLog(log)
+	recount := make(chan struct{}, 1)
+	r.catalog.OnReload(func() {
+		select {
+		case recount <- struct{}{}:
+		default: // it is counted anyway
+		}
+	})
 	for _, e := range r.catalog.List() {
 		for _, p := range e.Problems {
 			log.Warn("definition not used", "provider", e.Name, "problem", p.String())
@@ -121,26 +128,8 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if !ready {
 		r.background.Go(func() { r.beginLater(bg, st) })
 	}
-	r.background.Go(func() { r.count(bg, metrics) })
+	r.background.Go(func() { r.count(bg, recount, metrics) })
 	return r, nil
-}
-
-// countEvery is how often the credentials are counted, for the metrics.
-const countEvery = time.Minute
-
-// count counts the credentials until ctx ends. While the store is away the metrics stay as they are.
-func (r *Running) count(ctx context.Context, metrics *server.Metrics) {
-	for tick := time.NewTicker(countEvery); ; {
-		if all, err := r.broker.Count(ctx); err == nil {
-			metrics.Counted(all)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		}
-	}
 }
 
 // Stop lets exchanges finish and commit, bounded by the shutdown timeout. It fails when a new refresh token was lost.
