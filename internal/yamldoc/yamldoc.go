@@ -76,7 +76,7 @@ func (r *Reader) Documents(data []byte, most int) []*yaml.Node {
 			return all
 		}
 		if err != nil {
-			r.notYAML(err)
+			r.notYAML(err, data)
 			return nil
 		}
 		if len(doc.Content) == 0 || isEmpty(doc.Content[0]) {
@@ -93,7 +93,7 @@ func (r *Reader) Documents(data []byte, most int) []*yaml.Node {
 // isEmpty reports whether there is nothing, not even the word null.
 func isEmpty(n *yaml.Node) bool { return IsNull(n) && n.Value == "" }
 
-func (r *Reader) notYAML(err error) {
+func (r *Reader) notYAML(err error, data []byte) {
 	var at *yaml.LoadError
 	if !errors.As(err, &at) {
 		r.Wrong(Position{}, "not YAML")
@@ -103,7 +103,35 @@ func (r *Reader) notYAML(err error) {
 	if at.Mark.Line == 0 {
 		p = Position{}
 	}
-	r.Wrong(p, "not YAML: %s", clip(anchorName.ReplaceAllLiteralString(at.Message, "anchor"), 120))
+	r.Wrong(p, "not YAML: %s%s", clip(anchorName.ReplaceAllLiteralString(at.Message, "anchor"), 120), hint(data, p.Line))
+}
+
+var (
+	tabIndents = regexp.MustCompile(`^ *\t`)
+	quoted     = regexp.MustCompile(`"(\\.|[^"\\])*"|'[^']*'`)
+)
+
+// hint says what to write instead where a line of what is no YAML has what many take for some; empty: it has nothing of the kind.
+func hint(data []byte, line int) string {
+	lines := bytes.Split(data, []byte("\n"))
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	switch text := lines[line-1]; {
+	case tabIndents.Match(text):
+		return "; a tab is no indentation: write blanks"
+	case bytes.Contains(quoted.ReplaceAll(text, nil), []byte("{{")):
+		return "; " + braces
+	}
+	return ""
+}
+
+// braces is what to do about {{name}}, which is a mapping in YAML.
+const braces = `what has {{ in it stands in quotes: write "{{name}}"`
+
+// isBraces reports whether a node is {{name}} without quotes.
+func isBraces(n *yaml.Node) bool {
+	return n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Kind == yaml.MappingNode
 }
 
 // anchorName is the only text of a file that the messages of the YAML library quote.
@@ -129,6 +157,10 @@ type Item struct {
 // Items returns the members of a mapping, in order; what names the mapping in problems. A repeated key and anything but a mapping
 // are problems.
 func (r *Reader) Items(n *yaml.Node, what string) []Item {
+	if isBraces(n) {
+		r.Wrong(At(n), "%s: %s", what, braces)
+		return nil
+	}
 	if n.Kind != yaml.MappingNode {
 		r.Wrong(At(n), "%s: a mapping is wanted, not %s; write {name: value}", what, KindName(n))
 		return nil
@@ -172,6 +204,10 @@ func (r *Reader) Words(n *yaml.Node, what string, known ...string) map[string]It
 
 // Text returns a scalar as it is spelled: 1.10 stays 1.10.
 func (r *Reader) Text(n *yaml.Node, what string) (string, bool) {
+	if isBraces(n) {
+		r.Wrong(At(n), "%s: %s", what, braces)
+		return "", false
+	}
 	if n.Kind != yaml.ScalarNode || IsNull(n) {
 		r.Wrong(At(n), "%s: a text is wanted, not %s; write one, in quotes", what, KindName(n))
 		return "", false
