@@ -94,11 +94,11 @@ func openFile(path string) (*bbolt.DB, error) {
 	if err == nil {
 		err = makePrivate(path)
 	}
-	if err != nil {
-		return nil, unusable(path, reason(err))
+	if err == nil {
+		err = inspect(path)
 	}
-	if err := inspect(path); err != nil {
-		return nil, unusable(path, err.Error())
+	if err != nil {
+		return nil, leave(path, err)
 	}
 	var db *bbolt.DB
 	// bbolt panics, or touches memory that is not there, where a page is not what it seems.
@@ -113,7 +113,7 @@ func openFile(path string) (*bbolt.DB, error) {
 		if db != nil {
 			_ = guard(db.Close)
 		}
-		return nil, unusable(path, reason(err))
+		return nil, leave(path, err)
 	}
 	return db, nil
 }
@@ -187,7 +187,7 @@ func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(before)
 	defer func() {
 		if recover() != nil {
-			err = errDamaged
+			err = ErrDamaged
 		}
 	}()
 	return f()
@@ -205,6 +205,15 @@ func (d *DB) shut() error {
 	return failed(err)
 }
 
-func unusable(path, why string) error {
+// leave is why the file is left as it is.
+func leave(path string, err error) error {
+	f := unusable(path, reason(err))
+	if ours := ourOwn(err); ours != nil {
+		return &leftAlone{f, ours}
+	}
+	return f
+}
+
+func unusable(path, why string) *broker.Failure {
 	return &broker.Failure{Kind: broker.StoreUnavailable, Detail: fmt.Sprintf("the data file %s: %s", path, why)}
 }

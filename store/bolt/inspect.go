@@ -34,26 +34,26 @@ type meta struct {
 func inspect(path string) error {
 	f, err := os.Open(path) //nolint:gosec // the operator says where the file lies
 	if err != nil {
-		return errors.New(reason(err))
+		return err
 	}
 	defer func() { _ = f.Close() }() // only read from
 	info, err := f.Stat()
 	if err != nil {
-		return errors.New(reason(err))
+		return err
 	}
 	return inspectData(f, info.Size())
 }
 
 func inspectData(f io.ReaderAt, size int64) error {
 	if size == 0 {
-		return errTruncated // createFile leaves no empty file
+		return ErrTruncated // createFile leaves no empty file
 	}
 	m, err := lastMeta(f)
 	switch {
 	case err != nil:
 		return err
 	case m.pages > uint64(size)/m.size: //nolint:gosec // sizes are not negative
-		return errTruncated
+		return ErrTruncated
 	}
 	return walk(f, m)
 }
@@ -67,7 +67,7 @@ func lastMeta(f io.ReaderAt) (meta, error) {
 		b := make([]byte, metaSize)
 		n, err := f.ReadAt(b, at+pageHead)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return last, errors.New(reason(err))
+			return last, err
 		}
 		if n < 4 || binary.NativeEndian.Uint32(b) != metaMagic {
 			continue
@@ -79,9 +79,9 @@ func lastMeta(f io.ReaderAt) (meta, error) {
 	}
 	switch {
 	case !ours:
-		return last, errForeign
+		return last, ErrForeign
 	case last.size == 0:
-		return last, errDamaged
+		return last, ErrDamaged
 	}
 	return last, nil
 }
@@ -104,11 +104,11 @@ func check(db *bbolt.DB) error {
 	return db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
 		if meta == nil || string(meta.Get(formatKey)) != format {
-			return errForeign
+			return ErrForeign
 		}
 		for _, name := range [][]byte{rowsBucket, endsBucket, indexBucket} {
 			if tx.Bucket(name) == nil {
-				return errDamaged
+				return ErrDamaged
 			}
 		}
 		return nil

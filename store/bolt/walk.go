@@ -36,11 +36,11 @@ type walker struct {
 	count uint64 // of them
 }
 
-// walk fails with errDamaged unless every page of the file is where it belongs, exactly once, and keys are in order.
+// walk fails with ErrDamaged unless every page of the file is where it belongs, exactly once, and keys are in order.
 func walk(f io.ReaderAt, m meta) error {
 	w := &walker{f: f, m: m, used: make([]bool, m.pages), count: 2} // the metas
 	if !w.tree(m.root, nil, nil, 0) || !w.free() || w.count != m.pages && m.freelist != noFreelist {
-		return errDamaged
+		return ErrDamaged
 	}
 	return nil
 }

@@ -45,6 +45,12 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 		return console.BadInput("read the backup: %w", err)
 	}
 	defer from.Close() //nolint:errcheck // it is only read
+	if i, err := from.Stat(); err == nil && i.IsDir() {
+		return console.BadInput("%s is no backup: it is a directory; nothing was changed", c.File)
+	}
+	if _, err := os.Stat(c.DataDir); errors.Is(err, fs.ErrNotExist) {
+		defer os.Remove(c.DataDir) //nolint:errcheck // it stays if something is in it
+	}
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
@@ -57,7 +63,12 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 		n, err = readable(p.Context, f.Name(), keys)
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, bolt.ErrForeign):
+		return console.BadInput("%s is no backup: it is not a file of `tokenbroker backup`; nothing was changed", c.File)
+	case errors.Is(err, bolt.ErrTruncated), errors.Is(err, bolt.ErrDamaged):
+		return console.BadInput("%s is not a whole backup: it is cut off or damaged; take another; nothing was changed", c.File)
+	case err != nil:
 		return fmt.Errorf("%s is not restored: %w", c.File, err)
 	}
 	if c.JSON() {
