@@ -99,6 +99,10 @@ func TestTutorial(t *testing.T) {
 			ran++
 		}
 	}
+	elsewhere := exec.CommandContext(t.Context(), "sh", "-c", exports+`cd / && test -f "$TOKENBROKER_CONFIG"`)
+	if out, err := elsewhere.CombinedOutput(); err != nil {
+		t.Errorf("in another directory what it exports is nothing: %v\n%s", err, out)
+	}
 	if ran < 10 {
 		t.Errorf("found %d commands", ran)
 	}
