@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -32,19 +34,23 @@ func (c *upstreamCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
-		return err
-	}
 	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
 		console.Printf(p.Stdout, "%s\n", e)
 	}})
 	if err != nil {
 		return console.WrongInput(err)
 	}
-	if err := sim.Start(); err != nil {
+	err = sim.Start()
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("another process has the port of %s, probably another `demo upstream`: use that one, or take a free port with --listen 127.0.0.1:0", c.Listen)
+	}
+	if err != nil {
 		return err
 	}
 	defer sim.Close() //nolint:errcheck // nobody needs it any more
+	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
+		return err
+	}
 	if err := writeDemoFiles(dir, sim); err != nil {
 		return err
 	}
