@@ -203,6 +203,11 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		return f
 	}
 	if failure := e.d.judge(q, a, e.x.Run); failure != nil {
+		if failure.Level == broker.LevelScope && failure.Detail == "" && e.d.scopes != nil {
+			if there := e.d.scopes.offered(e.x.Selection.Scopes.List()); there != "" {
+				failure.Detail = "the definition knows " + there
+			}
+		}
 		return failure
 	}
 	f := &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}

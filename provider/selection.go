@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
 // Select implements broker.Definition.
@@ -115,9 +116,17 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// choice says what there is to choose from, with meanings, where the definition knows.
-func (s *set) choice() string {
-	all := s.known
+const (
+	// mostOffered is how many elements a message lists.
+	mostOffered = 20
+	// mostCompared bounds how many are held against what was asked for, since callers decide how often that is.
+	mostCompared = 100
+)
+
+// offered are the elements that there are, with meanings where the definition knows them, the one first that was probably meant; empty: nobody
+// knows.
+func (s *set) offered(asked []string) string {
+	all := slices.Clone(s.known)
 	if s.oneOf != nil {
 		all = nil
 		for _, name := range s.oneOf {
@@ -129,17 +138,31 @@ func (s *set) choice() string {
 			}
 		}
 	}
+	var names []string
+	for _, k := range all[:min(len(all), mostCompared)] {
+		names = append(names, k.name)
+	}
+	for _, e := range asked {
+		if slices.Contains(names, e) {
+			continue
+		}
+		if i := slices.Index(names, suggest.Nearest(e, names)); i >= 0 {
+			meant := all[i]
+			all = slices.Insert(slices.Delete(all, i, i+1), 0, meant)
+		}
+		break
+	}
 	var out []string
-	for _, k := range all {
+	for _, k := range all[:min(len(all), mostOffered)] {
 		if k.meaning != "" {
 			k.name += " (" + k.meaning + ")"
 		}
 		out = append(out, k.name)
 	}
-	if len(out) == 0 {
-		return ""
+	if more := len(all) - len(out); more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
 	}
-	return ": " + strings.Join(out, ", ")
+	return strings.Join(out, ", ")
 }
 
 // choose applies defaults and holds the elements against one_of.
@@ -167,12 +190,17 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 		}
 	}
 	if asked.Empty() && s.required {
-		return broker.Set{}, refusal(broker.ParameterRequired, field, "at least one is needed"+s.choice())
+		why := "at least one is needed"
+		if there := s.offered(nil); there != "" {
+			why += ": " + there
+		}
+		return broker.Set{}, refusal(broker.ParameterRequired, field, why)
 	}
 	for _, e := range asked.List() {
-		if s.oneOf != nil && !slices.Contains(s.oneOf, e) {
-			return broker.Set{}, broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("%.80q is none of %s", e, strings.Join(s.oneOf, ", "))})
+		if s.oneOf == nil || slices.Contains(s.oneOf, e) {
+			continue
 		}
+		return broker.Set{}, broker.Invalid(broker.Violation{Field: field, Description: fmt.Sprintf("%.80q is none of %s", e, s.offered([]string{e}))})
 	}
 	return asked, nil
 }

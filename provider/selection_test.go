@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -110,5 +111,36 @@ func TestScopesInOneTextAreSeveral(t *testing.T) {
 	}
 	if got, err := d.Select(credential(nil), broker.Selection{Scopes: joined}); err != nil || got.Scopes != apart {
 		t.Errorf("got %v %v, want two scopes", got.Scopes, err)
+	}
+}
+
+// TestWhatIsOffered: a refusal lists what there is, as much as somebody reads, and what was probably meant first.
+func TestWhatIsOffered(t *testing.T) {
+	v := newVendor(t, says(400, "application/json", `{"error": "invalid_scope"}`))
+	asking := func(scope string) broker.Selection {
+		s, err := broker.ParseSet("scopes", []string{scope})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return broker.Selection{Scopes: s}
+	}
+	many := ""
+	for i := range 150 {
+		many += fmt.Sprintf("scope%03d, ", i)
+	}
+	strict := v.define("scopes: {one_of: [" + many + "], known: {scope001: the second}}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	_, err := strict.Select(credential(nil), asking("scope07"))
+	if err == nil || !strings.Contains(err.Error(), `"scope07" is none of scope007, scope000, scope001 (the second), scope002, `) || !strings.HasSuffix(err.Error(), "scope019, and 130 more") {
+		t.Errorf("got %v", err)
+	}
+	d := v.define("scopes: {known: {hubs:read: read hubs, hubs:write: change hubs}}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	_, err = v.obtain(d, credential(nil), asking("hubs:wite"))
+	if e := upstreamError(t, err); e.Level != broker.LevelScope || e.Detail != "the definition knows hubs:write (change hubs), hubs:read (read hubs)" {
+		t.Errorf("got %+v", e)
+	}
+	silent := v.define("scopes: {}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	_, err = v.obtain(silent, credential(nil), asking("a"))
+	if e := upstreamError(t, err); e.Level != broker.LevelScope || e.Detail != "" {
+		t.Errorf("got %+v", e)
 	}
 }
