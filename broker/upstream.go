@@ -52,9 +52,6 @@ type Facts struct {
 	PlaceInputs []string
 	// Obtains: tokens are had without a human. Refreshes: there is a refresh run.
 	Obtains, Refreshes bool
-	// RefreshSendsScopes: the refresh run sends the requested scopes. Where it does not, all scope sets of a seeded
-	// credential share one token.
-	RefreshSendsScopes bool
 	// Reuse says what a second use of a refresh token means.
 	Reuse Reuse
 	// RefreshTokenIdle and RefreshTokenAbsolute bound a refresh token's life since its last use and since it was given; 0:

@@ -227,7 +227,7 @@ func (c *Catalog) Definition(name string) (broker.Definition, error) {
 	f := &broker.Failure{Kind: broker.ProviderInvalid, Provider: name}
 	switch _, wrong := c.entries[name]; {
 	case wrong:
-		f.Detail = "mend its file: `provider list` says what is wrong with it"
+		f.Detail = "its file cannot be used: the broker's log says why, and so does `provider check`"
 	case c.dir == "":
 		f.Detail = "there is no definition " + name + ": set providers_dir to the directory that has its file"
 	default:

@@ -94,9 +94,6 @@ func (d *definition) makeFacts() *broker.Facts {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}
-	for _, q := range d.refresh {
-		f.RefreshSendsScopes = f.RefreshSendsScopes || d.uses(q, "scope")
-	}
 	f.Requests = max(f.Requests, 1)
 	f.HostInputs = slices.Sorted(maps.Keys(hosts))
 	if d.baseURL != nil {

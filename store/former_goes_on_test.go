@@ -28,7 +28,7 @@ type former struct {
 var formerDefinitions = map[string]broker.Facts{
 	"client":   {Obtains: true},
 	"rotating": {Refreshes: true},
-	"keyed":    {Obtains: true, Refreshes: true, RefreshSendsScopes: true, Reuse: broker.Reuse{Within: 100 * 365 * 24 * time.Hour}},
+	"keyed":    {Obtains: true, Refreshes: true, Reuse: broker.Reuse{Within: 100 * 365 * 24 * time.Hour}},
 }
 
 type formerDefinition struct {

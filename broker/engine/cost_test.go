@@ -31,7 +31,6 @@ func TestWhatAMissAsksTheStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				up := newLines()
-				up.facts.RefreshSendsScopes = true
 				up.complete()
 				backend := storetest.NewFaults(open())
 				s, err := store.New(backend.Whole(), newKeys(t), store.Options{})

@@ -162,7 +162,6 @@ func TestATokenOfOnesOwnGivesWay(t *testing.T) {
 func TestACommitThatWaitsHidesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := newLines()
-		up.facts.RefreshSendsScopes = true
 		w := newReplicas(t, 1, up.upstream, grace(5*time.Minute))[0]
 		w.create("main", map[string]string{"refresh_token": "a.0"})
 		w.mustGet("main", scopes(t, "one"))

@@ -83,9 +83,6 @@ func (b *Broker) aim(key lookup, c broker.Credential) (t target, err error) {
 		}
 		return t, err
 	}
-	if c.Seeded() && !t.facts.RefreshSendsScopes && t.facts.Refreshes {
-		t.chosen.Scopes = broker.Scopes{} // one token serves all scope sets of what a human granted
-	}
 	t.token = b.tokenKey(t)
 	t.upstream = b.upstreamOf(t)
 	return t, nil

@@ -85,7 +85,8 @@ type Provider struct {
 	Origin  Origin                 `protobuf:"varint,4,opt,name=origin,proto3,enum=tokenbroker.v1.Origin" json:"origin,omitempty"`
 	// Hash of what decides how tokens are issued: comments, title, docs, order and how a token is presented do not count.
 	Revision string `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Why it does not load, for people, or why a newer text of it is not used.
+	// Where in its file something keeps it, or a newer text of it, from being used, for people. What stands there is not quoted: it may be
+	// any file, with anybody's secrets; the broker's log says what is wrong.
 	Problems []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
 	// The text as written; empty in lists.
 	Definition    string `protobuf:"bytes,7,opt,name=definition,proto3" json:"definition,omitempty"`
