@@ -58,3 +58,10 @@ func Bare(b *engine.Broker) *grpc.Server {
 	srv.RegisterService(t.desc(), t)
 	return srv
 }
+
+// What README.md says of pings.
+const (
+	PingsNotFaster = pingsNotFaster
+	PingAfter      = pingAfter
+	PingTimeout    = pingTimeout
+)
