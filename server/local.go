@@ -37,18 +37,18 @@ func CheckLocal(a net.Addr) error {
 }
 
 // CheckLocalName refuses host:port as it is written in a setting, before anybody listens there, like CheckLocal. The one name that
-// stands for this machine is localhost.
+// stands for this machine is localhost. It does not quote the address: somebody may have put a secret there.
 func CheckLocalName(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("%q is not host:port", address)
+		return errors.New("it is not host:port")
 	}
 	ip := net.ParseIP(host)
 	if host == "localhost" {
 		ip = net.IPv4(127, 0, 0, 1)
 	}
 	if !isLocal(&net.TCPAddr{IP: ip}) {
-		return fmt.Errorf("%q: %w; use 127.0.0.1", address, ErrNotLocal)
+		return fmt.Errorf("%w; use 127.0.0.1", ErrNotLocal)
 	}
 	return nil
 }

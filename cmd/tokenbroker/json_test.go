@@ -108,7 +108,7 @@ func TestListsFitTheirColumns(t *testing.T) {
 // leaves are all commands that can be run.
 func leaves(t *testing.T) []string {
 	t.Helper()
-	k, err := kong.New(&cli{}, settings.Vars("d"))
+	k, err := kong.New(&cli{}, settings.Options("d"))
 	if err != nil {
 		t.Fatal(err)
 	}

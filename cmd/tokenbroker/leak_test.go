@@ -256,7 +256,7 @@ func (l *leakSearch) moving() {
 // everyCommandRan fails when somebody adds a command and forgets it here.
 func (l *leakSearch) everyCommandRan() {
 	l.t.Helper()
-	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), settings.Vars("d"), kong.Bind(&console.Process{}))
+	k, err := kong.New(&cli{}, kong.Name("tokenbroker"), settings.Options("d"), kong.Bind(&console.Process{}))
 	if err != nil {
 		l.t.Fatal(err)
 	}

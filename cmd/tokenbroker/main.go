@@ -89,7 +89,7 @@ func execute(p *console.Process, args []string) int {
 		kong.Name("tokenbroker"), kong.Description(description),
 		kong.Writers(p.Stdout, p.Stderr), kong.Exit(func(n int) { code, exited = n, true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 120}),
-		settings.Vars(settings.DefaultDataDir()),
+		settings.Options(settings.DefaultDataDir()),
 		kong.Bind(p),
 	)
 	if err != nil {
@@ -97,12 +97,15 @@ func execute(p *console.Process, args []string) int {
 		return console.ExitFailure
 	}
 	args = meant(args)
-	file, err := settings.Named(args)
+	file, wrong, err := settings.Named(args)
 	if err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
 	if err := settings.WithoutEnvironment(parser, settings.IsBlank); err != nil {
 		return console.Report(p, outputOf(args), err)
+	}
+	if err := settings.CheckEnvironment(parser.Model); err != nil {
+		return console.Report(p, outputOf(args), console.WrongInput(err))
 	}
 	c.Completion.model = parser.Model
 	c.Serve.At = map[string]settings.Position{}
@@ -118,9 +121,9 @@ func execute(p *console.Process, args []string) int {
 		return console.Report(p, outputOf(args), console.WrongInput(usageHint(err)))
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
-		c.Serve.Unknown = unknown // its log says so
-	} else {
-		warn(p, outputOf(args), unknown)
+		c.Serve.Unknown, c.Serve.InFile = unknown, wrong // it says so, with what is wrong besides
+	} else if warn(p, outputOf(args), unknown); len(wrong) > 0 {
+		return console.Report(p, outputOf(args), settings.Together(wrong))
 	}
 	if err := k.Run(p); err != nil {
 		return console.Report(p, outputOf(args), err)
@@ -164,6 +167,9 @@ func usageHint(err error) error {
 		return fmt.Errorf("%w; see tokenbroker --help", err)
 	}
 	command := parse.Context.Selected()
+	if choice := settings.WrongChoice(parse.Context); choice != nil {
+		err = choice
+	}
 	if surplus(parse.Context) {
 		err = errors.New("there is an argument too many")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -34,6 +35,14 @@ func Read(name string, most int64) ([]byte, error) {
 		return nil, &TooLarge{most}
 	}
 	return data, err
+}
+
+// Why is what the system says of a failure of Read or Open, without the file's name: where that is a setting's value, it may be anything.
+func Why(err error) error {
+	if named := (*fs.PathError)(nil); errors.As(err, &named) {
+		return named.Err
+	}
+	return err
 }
 
 // Open opens a regular file for reading; info is of what was opened, whatever the name leads to by then. It fails with ErrNotRegular, or

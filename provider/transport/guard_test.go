@@ -72,8 +72,8 @@ func TestSettingsThatAreWrongSayWhich(t *testing.T) {
 	for want, s := range map[string]Settings{
 		"upstream.allow_private": {AllowPrivate: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")}},
 		"upstream.ca_file":       {CAFile: "/does/not/exist"},
-		"connect_to: \"a\"":      {ConnectTo: map[string]string{"a": "127.0.0.1:1"}},
-		"is not an address":      {ConnectTo: map[string]string{"a:443": "b"}},
+		"connect_to: a name is":  {ConnectTo: map[string]string{"a": "127.0.0.1:1"}},
+		"a:443: what":            {ConnectTo: map[string]string{"a:443": "b"}},
 	} {
 		_, err := New(s)
 		var wrong *SettingError

@@ -60,14 +60,14 @@ func rootsWith(file string) (*x509.CertPool, error) {
 	}
 	pem, err := readfile.Read(file, pemMost)
 	if err != nil {
-		return nil, wrongSetting("upstream.ca_file", "%w", err)
+		return nil, wrongSetting("upstream.ca_file", "its file cannot be read: %w", readfile.Why(err))
 	}
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, wrongSetting("upstream.ca_file", "%s has no certificate in PEM", file)
+		return nil, wrongSetting("upstream.ca_file", "its file has no certificate in PEM")
 	}
 	return roots, nil
 }

@@ -51,7 +51,8 @@ const (
 	maxHeaderBytes = 64 << 10
 )
 
-// A SettingError says which setting is wrong, as operators write it, and what is wrong with it.
+// A SettingError says which setting is wrong, as operators write it, and what is wrong with it. It quotes no value that is of no form: somebody may
+// have put a secret there.
 type SettingError struct {
 	Setting string
 	Err     error
@@ -99,17 +100,17 @@ func New(s Settings) (*Transport, error) {
 	elsewhere := map[string]string{}
 	for from, to := range s.ConnectTo {
 		if !isHostPort(from) {
-			return nil, wrongSetting("upstream.connect_to", "%q is not host:port, with a port from 1 to 65535", from)
+			return nil, wrongSetting("upstream.connect_to", "a name is not host:port, with a port from 1 to 65535")
 		}
 		if !isHostPort(to) {
-			return nil, wrongSetting("upstream.connect_to", "%s: %q is not an address with a port from 1 to 65535", from, to)
+			return nil, wrongSetting("upstream.connect_to", "%s: what it is to be dialled at is not an address with a port from 1 to 65535", from)
 		}
 		elsewhere[strings.ToLower(from)] = to
 	}
 	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)
 	for i, name := range s.AllowHTTP {
 		if !isHostPort(name) && !hostLike(strings.Trim(name, "[]")) {
-			return nil, wrongSetting("upstream.allow_http", "%q is neither a host nor host:port; name each host", name)
+			return nil, wrongSetting("upstream.allow_http", "entry %d is neither a host nor host:port; name each host", i+1)
 		}
 		s.AllowHTTP[i] = strings.ToLower(name)
 	}

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"net/url"
@@ -93,7 +92,7 @@ func (a *Address) user(text string) error {
 func hostPort(text, port string) (string, error) {
 	if host, p, err := net.SplitHostPort(text); err == nil {
 		if n, err := strconv.Atoi(p); host == "" || err != nil || n < 1 || n > 65535 {
-			return "", fmt.Errorf("%.100q is not host:port", text)
+			return "", errors.New("the address names a host that is not host:port, with a port from 1 to 65535")
 		}
 		return text, nil
 	}

@@ -24,8 +24,8 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	s := struct{ Settings }{Settings{At: map[string]Position{}}}
-	parser, err := kong.New(&s, Vars(DefaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.Resolver(s.At)))
+	s := struct{ Settings }{Settings{At: map[string]Position{}, InFile: wrong}}
+	parser, err := kong.New(&s, Options(DefaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.Resolver(s.At)))
 	if err != nil {
 		return err
 	}
@@ -36,8 +36,7 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	if _, err := parser.Parse(nil); err != nil {
 		return console.BadInput("%s: %w", c.File, err)
 	}
-	wrong = append(wrong, s.problems()...)
-	yamldoc.Sort(wrong)
+	wrong = s.problems()
 	n := len(wrong)
 	switch {
 	case c.JSON():
@@ -51,7 +50,7 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 			return console.BadInput("%s: %s", c.File, console.Counted(n, "problem"))
 		}
 	case n > 0:
-		return console.WrongInput(yamldoc.Together(wrong))
+		return Together(wrong)
 	default:
 		console.Println(p.Stderr, "no problems")
 	}

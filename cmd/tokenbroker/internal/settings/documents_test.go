@@ -47,7 +47,7 @@ func TestDocumentsSayTheDefaults(t *testing.T) {
 // A setting that nobody sets is what its package takes a zero value for.
 func TestDefaultsAreOfWhatTheyAreTheDefaultOf(t *testing.T) {
 	var s struct{ Settings }
-	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
+	k := kong.Must(&s, Options("d"), kong.Exit(func(int) {}))
 	if err := WithoutEnvironment(k, func(string) bool { return true }); err != nil {
 		t.Fatal(err)
 	}

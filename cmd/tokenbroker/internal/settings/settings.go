@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ import (
 type Settings struct {
 	// At is where in the settings file a value stands that came from there, by flag.
 	At map[string]Position `kong:"-"`
+	// InFile is what is wrong with the settings file, beside what it sets.
+	InFile []yamldoc.Problem `kong:"-"`
 	// Unknown are sentences about environment variables that look like settings and are none.
 	Unknown []string `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
@@ -83,8 +86,18 @@ const (
 	defaultMetrics = "127.0.0.1:7421"
 )
 
-// Vars are what the settings' help and defaults name: a default is stated by what it is the default of.
-func Vars(dataDir string) kong.Vars {
+// Options are for a parser of settings: what their help and defaults name, where a default is stated by what it is the default of, and how
+// their values are read.
+func Options(dataDir string) kong.Option {
+	return kong.OptionFunc(func(k *kong.Kong) error {
+		if err := readQuietly(k); err != nil {
+			return err
+		}
+		return vars(dataDir).Apply(k)
+	})
+}
+
+func vars(dataDir string) kong.Vars {
 	return kong.Vars{
 		"data_dir": dataDir, "columns": strconv.Itoa(console.Columns), "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
@@ -120,7 +133,7 @@ func DefaultDataDir() string {
 // Default are the settings of a broker of which nobody has said anything.
 func Default() (Settings, error) {
 	var s struct{ Settings }
-	k, err := kong.New(&s, Vars(DefaultDataDir()), kong.Exit(func(int) {}))
+	k, err := kong.New(&s, Options(DefaultDataDir()), kong.Exit(func(int) {}))
 	if err == nil {
 		err = WithoutEnvironment(k, func(string) bool { return true })
 	}
@@ -155,35 +168,46 @@ func FlagOf(word string) string { return strings.NewReplacer(".", "-", "_", "-")
 // Check finds everything that is wrong with the settings, and says where in the file it stands, if it stands there.
 func (s *Settings) Check() error {
 	if wrong := s.problems(); len(wrong) > 0 {
-		return console.WrongInput(yamldoc.Together(wrong))
+		return Together(wrong)
 	}
 	return nil
 }
 
+// Together are all problems as one error, which is the operator's to mend.
+func Together(wrong []yamldoc.Problem) error { return console.WrongInput(yamldoc.Together(wrong)) }
+
+// problems are what is wrong with the file and with what is set, in order: the one list of it. No value is quoted that is of no form: somebody
+// may have put a secret there.
 func (s *Settings) problems() []yamldoc.Problem {
-	var wrong []yamldoc.Problem
+	wrong := slices.Clone(s.InFile)
 	bad := func(setting, format string, args ...any) {
-		wrong = append(wrong, s.At[FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
+		p := s.At[FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...))
+		p.Word = setting
+		wrong = append(wrong, p)
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")
 	}
 	for setting, path := range map[string]string{"data_dir": s.DataDir, "key_file": s.KeyFile, "socket": s.Socket} {
 		if strings.ContainsRune(path, 0) {
-			bad(setting, "is no path: it has a NUL in it")
+			bad(setting, "it is no path: it has a NUL in it")
 		}
 	}
 	if i, err := os.Stat(s.KeyPath()); err == nil && !i.Mode().IsRegular() {
-		bad("key_file", "%s is not a regular file", s.KeyPath())
+		bad("key_file", "what is there is not a regular file%s", from(s.KeyPath()))
 	}
 	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}
-	for _, a := range s.Listen {
-		checkListen("listen", a, bad)
+	for i, a := range s.Listen {
+		which := ""
+		if len(s.Listen) > 1 {
+			which = fmt.Sprintf("address %d: ", i+1)
+		}
+		checkListen("listen", which, a, bad)
 	}
 	if a := s.MetricsListen; a != "none" && a != "" {
-		checkListen("metrics_listen", a, bad)
+		checkListen("metrics_listen", "", a, bad)
 	}
 	for _, d := range []struct {
 		setting string
@@ -213,7 +237,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if s.ProvidersDir != "" {
 		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
-			bad("providers_dir", "%s is not a directory", s.ProvidersDir)
+			bad("providers_dir", "there is no such directory%s", from(s.ProvidersDir))
 		}
 	}
 	for _, part := range []transport.Settings{{CAFile: s.UpstreamCAFile}, {ConnectTo: s.UpstreamConnectTo}, {AllowHTTP: s.UpstreamAllowHTTP}, {AllowPrivate: s.UpstreamAllowPrivate}} {
@@ -229,21 +253,30 @@ func (s *Settings) problems() []yamldoc.Problem {
 		bad("data_dir", "%s", tooLong(path))
 	}
 	if strings.HasPrefix(s.Socket, "@") {
-		bad("socket", "%s would be a socket without a file, and so without permissions: anybody on this machine could use every credential; write a path", s.Socket)
+		bad("socket", "what begins with @ would be a socket without a file, and so without permissions: anybody on this machine could use every credential; write a path")
 	}
 	if path := s.SocketPath(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
 		bad("socket", "%s", tooLong(path))
 	}
+	yamldoc.Sort(wrong)
 	return wrong
 }
 
-func checkListen(setting, a string, bad func(setting, format string, args ...any)) {
+// from says from where a path is looked for that does not say it itself.
+func from(path string) string {
+	if here, err := os.Getwd(); err == nil && !filepath.IsAbs(path) {
+		return ", looked for from " + here
+	}
+	return ""
+}
+
+func checkListen(setting, which, a string, bad func(setting, format string, args ...any)) {
 	if err := server.CheckLocalName(a); err != nil {
-		bad(setting, "%s", err)
+		bad(setting, "%s%s", which, err)
 		return
 	}
 	if _, port, _ := net.SplitHostPort(a); !isPort(port) {
-		bad(setting, "%q: a port is a number up to 65535; 0 is one that is free", a)
+		bad(setting, "%sa port is a number up to 65535; 0 is one that is free", which)
 	}
 }
 
@@ -259,5 +292,5 @@ const messageBytesMost = 64 << 20
 const socketPathMost = 103
 
 func tooLong(path string) string {
-	return fmt.Sprintf("the path of the socket %s is longer than the %d bytes that the system allows", path, socketPathMost)
+	return fmt.Sprintf("the path of the socket has %d bytes, and the system allows %d; write a shorter one", len(path), socketPathMost)
 }

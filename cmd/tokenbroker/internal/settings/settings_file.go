@@ -45,10 +45,11 @@ func (p Position) Problem(format string, args ...any) yamldoc.Problem {
 // without are the commands that have nothing to do with a broker of this machine, and read no settings file.
 var without = []string{"demo", "config", "version", "help", "completion"}
 
-// Named reads the file that --config or TOKENBROKER_CONFIG names; nil: none is named. Everything that is wrong with it is said at once.
-func Named(args []string) (File, error) {
+// Named reads the file that --config or TOKENBROKER_CONFIG names, and everything that is wrong with it; nil: none is named. It fails if it cannot be
+// read.
+func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 	if len(args) == 0 || slices.Contains(without, args[0]) {
-		return nil, nil //nolint:nilnil // no file, no settings
+		return nil, nil, nil
 	}
 	name := os.Getenv("TOKENBROKER_CONFIG")
 	for i, a := range args {
@@ -59,17 +60,13 @@ func Named(args []string) (File, error) {
 		}
 	}
 	if name == "" {
-		return nil, nil //nolint:nilnil // no file, no settings
+		return nil, nil, nil
 	}
 	data, err := readfile.Read(name, yamldoc.MostBytes)
 	if large := (&readfile.TooLarge{}); errors.As(err, &large) {
-		return nil, console.BadInput("settings file %s: %w", name, err)
+		return nil, nil, console.BadInput("settings file %s: %w", name, err)
 	}
-	f, wrong, err := readSettings(name, data, err)
-	if err == nil && len(wrong) > 0 {
-		err = console.WrongInput(yamldoc.Together(wrong))
-	}
-	return f, err
+	return readSettings(name, data, err)
 }
 
 // Resolver gives kong the values for which there is neither a flag nor an environment variable, and notes in used where they
@@ -105,7 +102,7 @@ func IsBlank(name string) bool {
 // knownSettings are the settings by flag, with what kind of value each has. Nobody changes them.
 var knownSettings = sync.OnceValue(func() map[string]*kong.Value {
 	var s struct{ Settings }
-	k := kong.Must(&s, Vars("d"), kong.Exit(func(int) {}))
+	k := kong.Must(&s, Options("d"), kong.Exit(func(int) {}))
 	out := map[string]*kong.Value{}
 	for _, f := range k.Model.Flags {
 		if f.Name != "help" {
@@ -135,7 +132,7 @@ func parseSettings(name string, data []byte) (f File, wrong []yamldoc.Problem, e
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
 	} else if len(r.Problems) > 0 {
-		return nil, nil, console.WrongInput(yamldoc.Together(r.Problems))
+		return nil, nil, Together(r.Problems)
 	}
 	yamldoc.Sort(r.Problems)
 	return r.out, r.Problems, nil
@@ -147,13 +144,15 @@ type settingsReader struct {
 	out   File
 }
 
-func (r *settingsReader) wrong(n *yaml.Node, format string, args ...any) {
-	r.Wrong(yamldoc.At(n), format, args...)
+// wrong notes what is wrong with a setting. The value is not quoted: somebody may have put a secret there.
+func (r *settingsReader) wrong(n *yaml.Node, word, format string, args ...any) {
+	r.Wrong(yamldoc.At(n), "setting %s: %s", word, fmt.Sprintf(format, args...))
+	r.Problems[len(r.Problems)-1].Word = word
 }
 
 func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 	if n.Kind != yaml.MappingNode {
-		r.wrong(n, "settings are names with values")
+		r.Wrong(yamldoc.At(n), "settings are names with values")
 		return
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -194,7 +193,7 @@ func (r *settingsReader) words() []string {
 // setting reads one value, and keeps it if it is of its kind.
 func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value) {
 	if first, twice := r.out[known.Name]; twice {
-		r.wrong(k, "setting %s is there twice, first at %s", word, first.at)
+		r.wrong(k, word, "it is there twice, first at %s", first.at)
 		return
 	}
 	before := len(r.Problems)
@@ -203,23 +202,10 @@ func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value
 		return
 	}
 	if why := kindOf(known, value); why != "" {
-		r.wrong(v, "setting %s: %s", word, why)
+		r.wrong(v, word, "%s", why)
 		return
 	}
 	r.out[known.Name] = fileSetting{value: value, at: Position{r.File, yamldoc.At(v)}}
-}
-
-// kindOf says why a value is not of the setting's kind; empty: it is.
-func kindOf(known *kong.Value, value any) string {
-	target := reflect.New(known.Target.Type()).Elem()
-	scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
-	if err := known.Mapper.Decode(&kong.DecodeContext{Value: known, Scan: scan}, target); err != nil {
-		return err.Error()
-	}
-	if text, ok := value.(string); ok && known.Enum != "" && !slices.Contains(known.EnumSlice(), text) {
-		return fmt.Sprintf("%q is none of %s", text, strings.Join(known.EnumSlice(), ", "))
-	}
-	return ""
 }
 
 // value makes of a node what kong reads.
@@ -227,35 +213,35 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 	switch n.Kind {
 	case yaml.SequenceNode:
 		if !known.IsSlice() {
-			r.wrong(n, "setting %s: one value is wanted, not a list", word)
+			r.wrong(n, word, "one value is wanted, not a list")
 			return nil
 		}
 		out := []any{}
 		for _, c := range n.Content {
 			text := r.text(c, word, known)
 			if why := kindOf(known, text); why != "" {
-				r.wrong(c, "setting %s: %s", word, why)
+				r.wrong(c, word, "%s", why)
 			}
 			out = append(out, text)
 		}
 		return out
 	case yaml.MappingNode:
 		if !known.IsMap() {
-			r.wrong(n, "setting %s: one value is wanted, not a mapping", word)
+			r.wrong(n, word, "one value is wanted, not a mapping")
 			return nil
 		}
 		out := map[string]any{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			name := r.text(n.Content[i], word, known)
 			if _, twice := out[name]; twice {
-				r.wrong(n.Content[i], "setting %s: %q is there twice", word, name)
+				r.wrong(n.Content[i], word, "this name is there twice")
 			}
 			out[name] = r.text(n.Content[i+1], word, known)
 		}
 		return out
 	default:
 		if known.IsMap() {
-			r.wrong(n, "setting %s: names with values are wanted", word)
+			r.wrong(n, word, "names with values are wanted")
 			return nil
 		}
 		return r.text(n, word, known)
@@ -266,9 +252,9 @@ func (r *settingsReader) value(n *yaml.Node, word string, known *kong.Value) any
 func (r *settingsReader) text(n *yaml.Node, word string, known *kong.Value) string {
 	switch {
 	case n.Kind != yaml.ScalarNode, n.Tag == "!!null":
-		r.wrong(n, "setting %s: a value is wanted", word)
+		r.wrong(n, word, "a value is wanted")
 	case n.Tag != "!!str" && wantsText(known):
-		r.wrong(n, "setting %s: a text is wanted, not %s; if it is meant, write it in quotes", word, yamldoc.Clip(n.Value))
+		r.wrong(n, word, "a text is wanted, not %s; if it is meant, write it in quotes", yamldoc.KindName(n))
 	}
 	return n.Value
 }

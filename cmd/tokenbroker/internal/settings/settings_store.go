@@ -3,7 +3,7 @@ package settings
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
+	"errors"
 	"strings"
 	"unicode"
 
@@ -58,9 +58,19 @@ func (s *StoreSettings) RedisProblems(bad func(setting, format string, args ...a
 	if !a.TLS && (s.RedisCAFile != "" || s.RedisCertFile != "") {
 		bad("redis.ca_file", "the address of the store says no TLS: write rediss:// instead of redis://")
 	}
-	if _, err := s.RedisOptions(); err != nil {
-		bad("store", "%s", err)
+	var wrong *wrongFile
+	if _, err := s.RedisOptions(); errors.As(err, &wrong) {
+		bad(wrong.setting, "%s", wrong.why)
 	}
+}
+
+// A wrongFile says which setting names a file that cannot be used, and why, and not which file: somebody may have put a secret there.
+type wrongFile struct{ setting, why string }
+
+func (e *wrongFile) Error() string { return "setting " + e.setting + ": " + e.why }
+
+func unread(setting string, err error) error {
+	return &wrongFile{setting, "its file cannot be read: " + readfile.Why(err).Error()}
 }
 
 // RedisOptions are those of the Redis that the settings name.
@@ -70,10 +80,10 @@ func (s *StoreSettings) RedisOptions() (o redis.Options, err error) {
 	}
 	o.Username, o.SentinelUsername = s.RedisUsername, s.RedisSentinelUsername
 	o.Prefix, o.WaitReplicas, o.AcceptLoss = s.RedisPrefix, s.RedisWaitReplicas, s.RedisAcceptLoss
-	if o.Password, err = secretFile(s.RedisPasswordFile); err != nil {
+	if o.Password, err = secretFile("redis.password_file", s.RedisPasswordFile); err != nil {
 		return o, err
 	}
-	if o.SentinelPassword, err = secretFile(s.RedisSentinelPasswordFile); err != nil {
+	if o.SentinelPassword, err = secretFile("redis.sentinel_password_file", s.RedisSentinelPasswordFile); err != nil {
 		return o, err
 	}
 	if o.Address.TLS {
@@ -87,16 +97,16 @@ func (s *StoreSettings) redisTLS() (*tls.Config, error) {
 	if s.RedisCAFile != "" {
 		pem, err := readfile.Read(s.RedisCAFile, pemMost)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.RedisCAFile, err)
+			return nil, unread("redis.ca_file", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate in PEM", s.RedisCAFile)
+			return nil, &wrongFile{"redis.ca_file", "its file has no certificate in PEM"}
 		}
 	}
 	if s.RedisCertFile != "" {
 		if _, err := tls.LoadX509KeyPair(s.RedisCertFile, s.RedisKeyFile); err != nil {
-			return nil, fmt.Errorf("%s and %s: %w", s.RedisCertFile, s.RedisKeyFile, err)
+			return nil, &wrongFile{"redis.cert_file", "its file and that of redis.key_file cannot be used together: " + readfile.Why(err).Error()}
 		}
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			pair, err := tls.LoadX509KeyPair(s.RedisCertFile, s.RedisKeyFile) // it may have been renewed
@@ -113,17 +123,17 @@ const (
 )
 
 // secretFile is the first line of a file; empty: none is named.
-func secretFile(name string) (string, error) {
+func secretFile(setting, name string) (string, error) {
 	if name == "" {
 		return "", nil
 	}
 	data, err := readfile.Read(name, secretMost)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return "", unread(setting, err)
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
 	if line = strings.TrimSuffix(line, "\r"); line == "" {
-		return "", fmt.Errorf("%s is empty", name)
+		return "", &wrongFile{setting, "its file is empty"}
 	}
 	return line, nil
 }

@@ -1,0 +1,102 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// forms are what is to be written, by the kind of value. kong's own messages quote what was written, and somebody may have put a secret there.
+var forms = []struct {
+	of   any
+	form string
+}{
+	{time.Duration(0), "a duration, as 30s, 5m or 1h30m"}, {netip.Prefix{}, "a range of addresses, as 10.1.0.0/16"}, {map[string]string{}, "NAME=VALUE"},
+	{false, "true or false"}, {0, "a whole number"}, {uint32(0), "a whole number, not negative"},
+}
+
+// A quiet mapper says what is to be written, and not what was.
+type quiet struct {
+	kong.Mapper
+	form string
+	flag bool
+}
+
+// Decode implements kong.Mapper.
+func (q quiet) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
+	if q.Mapper.Decode(ctx, target) != nil {
+		return errors.New("write " + q.form)
+	}
+	return nil
+}
+
+// IsBool implements kong.BoolMapper: whether a flag stands without a value.
+func (q quiet) IsBool() bool { return q.flag }
+
+// readQuietly makes a parser say what is to be written.
+func readQuietly(k *kong.Kong) error {
+	usual := kong.NewRegistry().RegisterDefaults()
+	for _, f := range forms {
+		typ := reflect.TypeOf(f.of)
+		q := quiet{usual.ForType(typ), f.form, typ.Kind() == reflect.Bool}
+		option := kong.KindMapper(typ.Kind(), q)
+		if typ.PkgPath() != "" {
+			option = kong.TypeMapper(typ, q)
+		}
+		if err := option.Apply(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kindOf says why a value is not of the setting's kind; empty: it is.
+func kindOf(known *kong.Value, value any) string {
+	target := reflect.New(known.Target.Type()).Elem()
+	scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
+	if err := known.Mapper.Decode(&kong.DecodeContext{Value: known, Scan: scan}, target); err != nil {
+		return err.Error()
+	}
+	if text, ok := value.(string); ok && known.Enum != "" && !slices.Contains(known.EnumSlice(), text) {
+		return chosenOf(known)
+	}
+	return ""
+}
+
+func chosenOf(v *kong.Value) string { return "write one of " + strings.Join(v.EnumSlice(), ", ") }
+
+// CheckEnvironment says which environment variable has a value of another kind than its setting's; kong would quote it. One that is to be chosen
+// is left to whoever chooses: a flag may win over it.
+func CheckEnvironment(model *kong.Application) error {
+	return kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+		if f, ok := node.(*kong.Flag); ok {
+			for _, name := range f.Tag.Envs {
+				value := os.Getenv(name)
+				if value == "" {
+					continue
+				}
+				if why := kindOf(f.Value, value); why != "" && f.Enum == "" {
+					return fmt.Errorf("the environment variable %s: %s", name, why)
+				}
+			}
+		}
+		return next(nil)
+	})
+}
+
+// WrongChoice is the error of a command line on which a flag, wherever its value comes from, is none of those that it can be; nil: there is none.
+func WrongChoice(c *kong.Context) error {
+	for _, f := range c.Flags() {
+		if text, ok := c.FlagValue(f).(string); ok && f.Enum != "" && text != "" && !slices.Contains(f.EnumSlice(), text) {
+			return fmt.Errorf("--%s: %s", f.Name, chosenOf(f.Value))
+		}
+	}
+	return nil
+}
