@@ -216,7 +216,7 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 	case a.html:
 		s = "the answer is a page for people"
 	default:
-		s = fmt.Sprintf("the answer has %d bytes", len(a.Body))
+		s = fmt.Sprintf("an answer of which nothing can be shown, bytes: %d", len(a.Body))
 	}
 	return printable(e.v.conceal(s))
 }

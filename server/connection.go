@@ -123,7 +123,7 @@ func (k *connection) lasts() (func(), error) {
 	if k.lasting.Add(1) > k.of.streams {
 		k.lasting.Add(-1)
 		return nil, &broker.Failure{Kind: broker.CallerLimited, Detail: fmt.Sprintf(
-			"more than %d streams on one connection, three quarters of the setting limits.concurrent_streams: watch on another connection", k.of.streams)}
+			"more streams on one connection than %d, three quarters of the setting limits.concurrent_streams: watch on another connection", k.of.streams)}
 	}
 	return func() { k.lasting.Add(-1) }, nil
 }

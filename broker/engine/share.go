@@ -83,7 +83,7 @@ func (s *shares) take(caller broker.Caller, name broker.CredentialName) error {
 	}
 	return &broker.Failure{
 		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Wall.Add(wait),
-		Detail: fmt.Sprintf("more than %d calls a second that the process alone cannot answer (the setting limits.caller_rate)", s.rate),
+		Detail: fmt.Sprintf("more calls a second that the process alone cannot answer than %d (the setting limits.caller_rate)", s.rate),
 	}
 }
 
