@@ -152,9 +152,9 @@ func (s *validatedStream) RecvMsg(m any) error {
 	defer cancel()
 	if err := s.recvUntil(ctx, m); err != nil {
 		switch {
-		case s.ctx.Err() != nil:
+		case errors.Is(s.ctx.Err(), context.Canceled):
 			return &broker.Failure{Kind: broker.Canceled}
-		case ctx.Err() != nil:
+		case ctx.Err() != nil: // by either timer, this one or that of the call's arrival
 			return &broker.Failure{Kind: broker.DeadlinePassed, Detail: "its message has not come"}
 		}
 		if errors.Is(err, io.EOF) {
