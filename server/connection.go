@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/peeruser"
 )
 
 const (
@@ -99,7 +100,7 @@ func callerAt(c net.Conn) broker.Caller {
 		return broker.Caller{}
 	}
 	if u, ok := c.(*net.UnixConn); ok {
-		if uid, ok := userOf(u); ok {
+		if uid, ok := peeruser.Of(u); ok {
 			return broker.Caller{Identity: fmt.Sprint("uid:", uid), Local: true}
 		}
 	}

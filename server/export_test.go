@@ -33,10 +33,11 @@ var CallerAt = callerAt
 
 // UserIdentity is the identity of a user on this machine, as far as the system tells it.
 func UserIdentity(uid int) string {
-	if runtime.GOOS != "linux" {
-		return localCaller.Identity
+	switch runtime.GOOS {
+	case "linux", "darwin", "freebsd":
+		return fmt.Sprint("uid:", uid)
 	}
-	return fmt.Sprint("uid:", uid)
+	return localCaller.Identity
 }
 
 // DefaultCodec serves everything, and encodes each answer anew, as gRPC does by itself.

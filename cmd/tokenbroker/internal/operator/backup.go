@@ -62,9 +62,9 @@ var errNoBroker = errors.New("no broker runs")
 
 // online asks the running broker for a consistent copy.
 func (c *BackupCommand) online(ctx context.Context) error {
-	socket := filepath.Join(c.DataDir, settings.AdminSocket)
+	admin := place{}.socketAt(filepath.Join(c.DataDir, settings.AdminSocket))
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		return admin.dial(ctx)
 	}}}
 	defer h.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://broker/backup", nil)
@@ -72,7 +72,11 @@ func (c *BackupCommand) online(ctx context.Context) error {
 		return err
 	}
 	res, err := h.Do(req)
-	if err != nil {
+	var stranger *strangerError
+	switch {
+	case errors.As(err, &stranger):
+		return console.WrongInput(stranger)
+	case err != nil:
 		return errNoBroker
 	}
 	defer res.Body.Close() //nolint:errcheck // nothing is left to be lost

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -23,7 +25,7 @@ import (
 
 // remote is what every command has that talks to a broker.
 type remote struct {
-	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
+	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket, which may be that of another user who owns its directory. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
 	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
 	console.Format
 	whereabouts
@@ -63,8 +65,23 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		}
 		return r.bounded(ctx, method, req, res, conn, call, opts...)
 	}
-	conn, err := grpc.NewClient(at.target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
-		grpc.WithUnaryInterceptor(bounded), grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)))
+	ctx, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(), grpc.WithUnaryInterceptor(bounded),
+		grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)),
+	}
+	if strings.HasPrefix(at.target, "unix:") {
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			c, err := at.socketAt(pathIn(address)).dial(ctx)
+			var stranger *strangerError
+			if errors.As(err, &stranger) {
+				refuse(stranger) // nobody waits for a stranger to go
+			}
+			return c, err
+		}))
+	}
+	conn, err := grpc.NewClient(at.target, options...)
 	if err != nil {
 		return console.BadInput("address %q: %v", at.name, err)
 	}
@@ -73,6 +90,10 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
 		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
 	})
+	var stranger *strangerError
+	if errors.As(context.Cause(ctx), &stranger) {
+		return console.WrongInput(stranger)
+	}
 	// A status without details is the transport's own: the broker gives all of its errors some.
 	s, ok := status.FromError(err)
 	switch {
@@ -92,7 +113,9 @@ func (r *remote) at(ctx context.Context) (place, error) {
 	case r.Address == "":
 		return r.find(ctx)
 	case strings.Contains(r.Address, ":"):
-		return named(r.Address), nil
+		p := named(r.Address)
+		p.chosen = true
+		return p, nil
 	}
 	return place{}, console.BadInput("address %q is neither host:port nor unix:PATH", r.Address)
 }

@@ -2,12 +2,11 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -31,6 +30,8 @@ type place struct {
 	target, address, name string
 	// sure: it is this user's broker, or the one that the operator named. Else anybody on this machine may be listening there.
 	sure bool
+	// chosen: the operator named this very address.
+	chosen bool
 	// socket is where the broker was looked for first.
 	socket string
 }
@@ -41,34 +42,43 @@ const dialMost = 2 * time.Second
 // find looks for the broker: at its socket and, where nobody answers there and no broker was named, at the address that is everybody's default.
 func (w *whereabouts) find(ctx context.Context) (place, error) {
 	fallback := place{target: "passthrough:///" + settings.DefaultAddress, address: settings.DefaultAddress, name: settings.DefaultAddress}
-	socket := (&settings.Settings{DataDir: w.DataDir, Socket: w.Socket}).SocketPath()
-	if socket == "" {
+	path := (&settings.Settings{DataDir: w.DataDir, Socket: w.Socket}).SocketPath()
+	if path == "" {
 		return fallback, nil
 	}
-	if abs, err := filepath.Abs(socket); err == nil {
-		socket = abs
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
 	}
 	if w.Config != "" || w.DataDir != settings.DefaultDataDir() || w.Socket != "auto" {
-		fallback = named("unix:" + socket) // whoever names a broker means no other
+		fallback = named("unix:" + path) // whoever names a broker means no other
 	}
-	if fallback.socket = socket; !fallback.sure {
-		fallback.name = "unix:" + socket + " or " + settings.DefaultAddress
-	}
-	info, err := os.Lstat(socket)
-	if err != nil || info.Mode().Type() != fs.ModeSocket {
-		return fallback, nil // there is none
-	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Getuid() && s.Uid != 0 && os.Getuid() != 0 {
-		return place{}, console.BadInput("the socket %s is another user's: run the command as the broker's user, or say --address unix:%s if you trust them", socket, socket)
+	if fallback.socket = path; !fallback.sure {
+		fallback.name = "unix:" + path + " or " + settings.DefaultAddress
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialMost)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return fallback, nil // a broker that is gone has left it
+	conn, err := fallback.socketAt(path).dial(ctx)
+	var stranger *strangerError
+	switch {
+	case errors.As(err, &stranger):
+		return place{}, console.BadInput("%w, or say --address unix:%s if you trust the owner of its directory", err, path)
+	case errors.Is(err, fs.ErrPermission) && exists(path):
+		return place{}, console.BadInput("the socket %s may not be opened by this user: run the command as the broker's user", path)
+	case err != nil:
+		return fallback, nil // there is none, or a broker that is gone has left it
 	}
 	_ = conn.Close()
-	return named("unix:" + socket), nil
+	return named("unix:" + path), nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// socketAt is the socket of a path, as far as this place says who may be behind it.
+func (p place) socketAt(path string) socket {
+	return socket{path: path, named: p.chosen, me: os.Geteuid()}
 }
 
 // named is a place that is known to be meant.
