@@ -362,6 +362,49 @@ func TestWhatIsNoTokenIsRefused(t *testing.T) {
 	}
 }
 
+// TestAFormWithANameTwiceIsRefused, as JSON is, if it is a name that is taken: nobody knows which is meant.
+func TestAFormWithANameTwiceIsRefused(t *testing.T) {
+	for body, name := range map[string]string{
+		"access_token=a&access_token=b":                            "access_token",
+		"access_token=a&access_token=a":                            "access_token",
+		"access_token=a&expires_in=60&expires_in=9999999":          "expires_in",
+		"access_token=a&refresh_token=x&refresh_token=y":           "refresh_token",
+		"access_token=a&expires_in=60&hint=one&hint=two":           "",
+		"access_token=a&token_type=Bearer&scope=one+two&hint=&n=1": "",
+	} {
+		v := newVendor(t, says(200, "application/x-www-form-urlencoded", body))
+		_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+		if name == "" {
+			if err != nil {
+				t.Errorf("%s: %v", body, err)
+			}
+			continue
+		}
+		if e := upstreamError(t, err); e.Level != broker.LevelResponse || !e.Lost || !strings.Contains(e.Detail, "a form that has "+name+" twice") {
+			t.Errorf("%s: got %+v", body, e)
+		}
+	}
+	v := newVendor(t, says(200, "application/x-www-form-urlencoded", "token=a&ok=yes&ok=no"))
+	d := v.define("obtain: {post: https://example.com/t, expect: {ok: yes}, take: {token: token}}")
+	_, err := v.obtain(d, credential(nil), broker.Selection{})
+	if e := upstreamError(t, err); e.Level != broker.LevelResponse || !strings.Contains(e.Detail, "has ok twice") {
+		t.Errorf("what is expected: got %+v", e)
+	}
+}
+
+// TestAnAnswerThatIsTooLargeIsItsRequests: only its status says more.
+func TestAnAnswerThatIsTooLargeIsItsRequests(t *testing.T) {
+	for status, want := range map[int]broker.Level{
+		200: broker.LevelResponse, 401: broker.LevelCredential, 404: broker.LevelCredential, 429: broker.LevelRateLimited, 503: broker.LevelUpstream,
+	} {
+		v := newVendor(t, says(status, "application/json", strings.Repeat(" ", 2<<20)))
+		_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+		if e := upstreamError(t, err); e.Level != want || e.Status != status || !strings.Contains(e.Detail, "too large") {
+			t.Errorf("%d: got %+v, want level %d", status, e, want)
+		}
+	}
+}
+
 // TestOfScopesWithoutEndTheFirstAreKept: they are stored, and in every answer.
 func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 	for granted, want := range map[string]int{

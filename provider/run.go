@@ -195,6 +195,14 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, s
 
 // wrong is why an answer cannot be taken from; nil: it can.
 func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broker.UpstreamError {
+	if sendErr != nil && sendErr.TooLarge { // its status is there, and says whose failure it is
+		f := e.d.judge(q, a, e.x.Run)
+		if f == nil {
+			f = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
+		}
+		f.Detail = sendErr.Detail
+		return f
+	}
 	if sendErr != nil {
 		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.Sent, Detail: sendErr.Detail}
 		if a != nil {
@@ -211,6 +219,10 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		return failure
 	}
 	f := &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
+	if name := ambiguous(q, a); name != "" {
+		f.Detail = "the answer is a form that has " + name + " twice, of which nobody knows which is meant"
+		return f
+	}
 	switch {
 	case len(q.take) == 0 || takesHeaders(q):
 		return nil
@@ -222,6 +234,21 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		return nil
 	}
 	return f
+}
+
+// ambiguous is a name that something is taken from or expected at, and that the answer has more than once; empty: there is none.
+func ambiguous(q *request, a *answer) string {
+	for _, t := range q.take {
+		if name := t.where.ambiguous(a); name != "" {
+			return name
+		}
+	}
+	for _, x := range q.expect {
+		if name := x.path.ambiguous(a); name != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // takesHeaders reports whether what is taken is in headers and cookies alone: then an empty body says nothing.

@@ -26,6 +26,8 @@ type answer struct {
 	html bool
 	// unread is why a body that should be a document is none; empty: it is one, or is not to be.
 	unread string
+	// twice are the names that a form has more than once.
+	twice map[string]bool
 	// names are the values that hold in the run, for a where that compares with one, or looks into one.
 	names *values
 }
@@ -66,12 +68,34 @@ func (a *answer) read(kind string) {
 	case "form":
 		if vs, err := url.ParseQuery(body); err == nil {
 			doc := map[string]any{}
+			a.twice = map[string]bool{}
 			for k, v := range vs {
-				doc[k] = v[0]
+				doc[k], a.twice[k] = v[0], len(v) > 1
 			}
 			a.doc = doc
 		}
 	}
+}
+
+// ambiguous is a name that this is taken from and that the answer, a form, has more than once; empty: there is none.
+func (w *where) ambiguous(a *answer) string {
+	for _, x := range w.anyOf {
+		if name := x.ambiguous(a); name != "" {
+			return name
+		}
+	}
+	if w.path != nil && w.each == nil {
+		return w.path.ambiguous(a)
+	}
+	return ""
+}
+
+// ambiguous is where.ambiguous.
+func (p *path) ambiguous(a *answer) string {
+	if len(p.steps) > 0 && a.twice[p.steps[0].member] {
+		return p.steps[0].member
+	}
+	return ""
 }
 
 // find takes one value out of the answer, and says by which alternative.

@@ -106,7 +106,7 @@ func TestAnAnswerIsBounded(t *testing.T) {
 		}
 	})
 	_, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
-	if e := upstreamError(t, err); !e.Lost || e.Level != broker.LevelUpstream || !strings.Contains(e.Detail, "too large") {
+	if e := upstreamError(t, err); !e.Lost || e.Level != broker.LevelResponse || !strings.Contains(e.Detail, "too large") {
 		t.Errorf("got %+v", e)
 	}
 }

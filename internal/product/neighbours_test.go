@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -66,6 +67,7 @@ var ofOneAlone = map[string]said{
 	"200 with a code that nobody has": {200, "application/json", `{"error": "tenant_unknown"}`, wrongAnswer, wrongAnswer},
 	"200 with half a document":        {200, "application/json", `{"access_token": "x`, wrongAnswer, wrongAnswer},
 	"200 with a token that has ended": {200, "application/json", `{"access_token": "x", "expires_in": -5}`, wrongAnswer, wrongAnswer},
+	"200 with more than is read":      {200, "application/json", strings.Repeat(" ", 2<<20), wrongAnswer, wrongAnswer},
 	"204":                             {204, "", "", wrongAnswer, wrongAnswer},
 }
 
@@ -195,7 +197,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 				if err := n.ask("good", with.scopes...); err != nil {
 					t.Errorf("its neighbour: got %v", err)
 				}
-				if with.kind(says) == wrongRequest { // nobody chose anything: it is the credential's
+				if with.kind(says) == wrongRequest || with.kind(says) == broker.ScopeRefused { // nobody chose anything: it is the credential's
 					if err := n.ask("bad"); broker.KindOf(err) != misconfigured {
 						t.Errorf("without scopes: got %v, want %s", err, misconfigured.Name())
 					}

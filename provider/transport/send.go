@@ -42,7 +42,9 @@ type Error struct {
 	Sent bool
 	// Refused: before refused.
 	Refused bool
-	Detail  string
+	// TooLarge: an answer came, and its body is larger than MaxAnswer.
+	TooLarge bool
+	Detail   string
 }
 
 // Error implements error.
@@ -131,7 +133,7 @@ func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before fu
 	}
 	if int64(len(body)) > t.settings.MaxAnswer {
 		a.Body = nil
-		return a, &Error{Sent: true, Detail: "the answer is too large"}
+		return a, &Error{Sent: true, TooLarge: true, Detail: "the answer is too large"}
 	}
 	return a, nil
 }
