@@ -239,9 +239,10 @@ func TestTheStateAfterATestThatFailed(t *testing.T) {
 		}
 		w := newWorld(t, up)
 		w.create("main", nil)
+		var chosen broker.Selection
 		want := func(state engine.State, advice string) {
 			t.Helper()
-			trial, err := w.TestCredential(t.Context(), local, "main", broker.Selection{}, false)
+			trial, err := w.TestCredential(t.Context(), local, "main", chosen, false)
 			if err != nil || broker.KindOf(trial.Failure) != fails.Kind() {
 				t.Fatalf("got %v, %v", trial.Failure, err)
 			}
@@ -263,6 +264,11 @@ func TestTheStateAfterATestThatFailed(t *testing.T) {
 		want(engine.Degraded, "wait")
 		sleep(5 * time.Second) // until then the same test is told the same
 		fails = &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
+		asked, err := broker.ParseSet("scopes", []string{"admin"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		chosen.Scopes = asked
 		want(engine.Degraded, "other scopes")
 	})
 }

@@ -200,22 +200,36 @@ func said(t target, e *broker.UpstreamError) *broker.Failure {
 
 // blamed says who is to mend a request that the upstream refuses: whoever chose something of it, else whoever keeps the credential.
 func (t target) blamed(f *broker.Failure) *broker.Failure {
-	if f.Kind != broker.RequestInvalid {
-		return f
-	}
-	for _, chosen := range []struct {
+	var chosen []broker.Violation
+	for _, c := range []struct {
 		field string
 		empty bool
 	}{{"scopes", t.sel.Scopes.Empty()}, {"audience", t.sel.Audience == ""}, {"resources", t.sel.Resources.Empty()}, {"parameters", t.sel.Parameters.Empty()}} {
-		if !chosen.empty {
-			f.Violations = append(f.Violations, broker.Violation{Field: chosen.field, Description: "the upstream refuses a request with these: ask for others"})
+		if !c.empty {
+			chosen = append(chosen, broker.Violation{Field: c.field, Description: "the upstream refuses a request with these: ask for others"})
 		}
 	}
-	if len(f.Violations) == 0 {
-		f.Kind = broker.CredentialMisconfigured
+	switch {
+	case f.Kind == broker.RequestInvalid && len(chosen) > 0:
+		f.Violations = append(f.Violations, chosen...)
+	case f.Kind == broker.ScopeRefused && t.sel.Scopes.Empty() && t.sel.Parameters.Empty(), f.Kind == broker.TargetRefused && len(chosen) == 0, f.Kind == broker.RequestInvalid:
 		if f.Detail == "" {
-			f.Detail = "it may also want scopes, an audience or parameters, of which none were named"
+			f.Detail = t.unchosen(f.Kind)
 		}
+		f.Kind = broker.CredentialMisconfigured
 	}
 	return f
+}
+
+// unchosen says what may be wrong with a request of which no caller chose what is refused.
+func (t target) unchosen(refused broker.Kind) string {
+	switch {
+	case refused == broker.ScopeRefused && !t.chosen.Scopes.Empty():
+		return "no caller named scopes: those are refused that the credential's default_scopes or its definition name"
+	case refused == broker.ScopeRefused:
+		return "it may want scopes, of which none were named: name some, or set the credential's default_scopes"
+	case refused == broker.TargetRefused && (t.chosen.Audience != "" || !t.chosen.Resources.Empty()):
+		return "no caller named an audience or resources: those are refused that the credential's default_audience or its definition name"
+	}
+	return "it may also want scopes, an audience or parameters, of which none were named"
 }

@@ -18,6 +18,8 @@ func TestEverybodyIsToldTheSame(t *testing.T) {
 	}{
 		"unreachable":           {broker.UpstreamError{Level: broker.LevelUpstream, Detail: "nobody listens there"}, broker.UpstreamUnavailable, "nobody listens there"},
 		"nothing was chosen":    {broker.UpstreamError{Level: broker.LevelRequest, Status: 400, Code: "invalid_request"}, broker.CredentialMisconfigured, "want scopes"},
+		"no scope was chosen":   {broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}, broker.CredentialMisconfigured, "default_scopes"},
+		"no target was chosen":  {broker.UpstreamError{Level: broker.LevelTarget, Status: 400, Code: "invalid_target"}, broker.CredentialMisconfigured, "want scopes, an audience"},
 		"the client is unknown": {broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}, broker.CredentialMisconfigured, "status 401, invalid_client"},
 	} {
 		t.Run(name, func(t *testing.T) {
