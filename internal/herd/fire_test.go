@@ -148,7 +148,7 @@ func (f *fire) rage(lasts time.Duration) {
 		m := f.all[rand.N(len(f.all))]
 		from := time.Now()
 		if rand.N(3) == 0 {
-			m.signal(syscall.SIGSTOP)
+			m.stop()
 			<-time.After(f.lease/2 + rand.N(f.lease))
 			if rand.N(2) == 0 {
 				m.signal(syscall.SIGCONT)

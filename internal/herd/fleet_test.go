@@ -2,6 +2,7 @@ package herd
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -231,6 +232,39 @@ func (m *member) signal(s syscall.Signal) {
 	if m.cmd != nil {
 		_ = m.cmd.Process.Signal(s)
 	}
+}
+
+// stop has it stand still, and returns when it does: on a busy machine its threads run on for a while after the signal.
+func (m *member) stop() {
+	m.f.t.Helper()
+	m.signal(syscall.SIGSTOP)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd == nil {
+		return
+	}
+	for deadline := time.Now().Add(time.Minute); !standsStill(m.cmd.Process.Pid); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			m.f.t.Errorf("broker %d does not stand still", m.number) // not Fatal: it may be asked on any goroutine
+			return
+		}
+	}
+}
+
+// standsStill reports whether every thread of a process is stopped, or the process is gone.
+func standsStill(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		after := text[bytes.LastIndexByte(text, ')')+1:] // proc(5): the name is in parentheses, and may have some
+		if state := bytes.Fields(after); len(state) > 0 && !bytes.ContainsAny(state[0], "TtZX") {
+			return false
+		}
+	}
+	return true
 }
 
 // kill kills it with -9, and waits until it is gone.

@@ -80,7 +80,7 @@ func TestRotationWhileBrokersAreStopped(t *testing.T) {
 	lease := exchange + 2*time.Second
 	for time.Now().Before(f.until) {
 		m := f.all[rand.N(len(f.all))]
-		m.signal(syscall.SIGSTOP)
+		m.stop()
 		<-time.After(lease/2 + rand.N(lease))
 		m.signal(syscall.SIGCONT)
 		f.count("stops")
