@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -80,7 +82,7 @@ func (c *counted) Close() error {
 }
 
 // TestIdleConnectionsLeaveRoomForAScrape: those that say nothing, that say half of it, that read nothing and that have had their answer take a bounded
-// number of descriptors, and no one for long.
+// number of descriptors, and no one for long. Nobody waits long for those whose request is not whole.
 func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
 	const request = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	for how, sent := range map[string]string{
@@ -100,15 +102,18 @@ func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
 						if err != nil {
 							return
 						}
-						_, _ = io.WriteString(c, sent)
+						for _, b := range []byte(sent) { // it drips
+							_, _ = c.Write([]byte{b})
+						}
 						<-ctx.Done()
 						_ = c.Close()
 					}()
 				}
 				synctest.Wait()
-				if n := l.most.Load(); n > 32 {
+				if n := l.most.Load(); n > 32+1 { // and one that comes
 					t.Errorf("%d connections at once", n)
 				}
+				began := time.Now()
 				c, err := pipe.dial()
 				if err != nil {
 					t.Fatal(err)
@@ -121,6 +126,10 @@ func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
 				if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 64<<10 {
 					t.Errorf("got %d bytes, %v", n, err)
 				}
+				whole := strings.HasSuffix(sent, "\r\n\r\n") // and is answered, but nobody reads it
+				if waited := time.Since(began); waited > time.Second && !whole || waited > 15*time.Second {
+					t.Errorf("it waited for %v", waited)
+				}
 				_ = res.Body.Close()
 				_ = c.Close()
 				cancel()
@@ -131,4 +140,40 @@ func TestIdleConnectionsLeaveRoomForAScrape(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestManyScrapesAtOnceAreAllAnswered: one that is answered makes room for nobody while it does not take long.
+func TestManyScrapesAtOnceAreAllAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pipe := newPipes()
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		slow := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(time.Second)
+			_, _ = io.WriteString(w, "all is well")
+		})
+		go func() { served <- server.ServeHTTP(ctx, pipe, slow, slog.New(slog.DiscardHandler)) }()
+		var scrapes sync.WaitGroup
+		for range 300 {
+			scrapes.Go(func() {
+				c, err := pipe.dial()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = c.Close() }()
+				go func() { _, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") }()
+				if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != http.StatusOK {
+					t.Errorf("got %v", err)
+				} else {
+					_ = res.Body.Close()
+				}
+			})
+		}
+		scrapes.Wait()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
 }
