@@ -252,7 +252,7 @@ redis:
 		"half a pair":     {"  key_file: " + r.KeyFile, "  wait_replicas: 0", "a certificate needs its key"},
 		"no authority":    {r.CAFile, password, "has no certificate in PEM"},
 		"no such file":    {password, password + "x", "no such file"},
-		"a negative":      {"outage_grace: 1m", "outage_grace: -1m", "must not be negative"},
+		"a negative":      {"outage_grace: 1m", "outage_grace: -1m", "must be 0 or more"},
 		"no Redis at all": {"rediss://" + r.Addr() + "/0", "postgres://h", "not an address of a Redis"},
 	} {
 		text, err := os.ReadFile(config)

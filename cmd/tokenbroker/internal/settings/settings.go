@@ -44,24 +44,24 @@ type Settings struct {
 	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
 	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat       string        `name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
-	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed."`
-	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING."`
-	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream."`
+	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed, at most ${shutdown_most}."`
+	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING, at most ${shutdown_most}."`
+	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream, at most ${exchange_most}."`
 
 	StoreSettings
-	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background."`
-	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0 turns this off, if you prefer no token to a revoked one."`
+	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background. At most ${cache_bound_most}."`
+	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0 turns this off, if you prefer no token to a revoked one. At most ${outage_grace_most}."`
 
 	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
 	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
 	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
 	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
-	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time."`
+	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time, from 1 to ${concurrency_most}."`
 
-	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection."`
-	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store."`
-	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request."`
-	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas."`
+	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection, from 1 to ${streams_most}."`
+	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store. At most ${caller_rate_most}; 0 is the default."`
+	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request, from 1024 to ${message_bytes_most}."`
+	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas. At most ${connection_age_most}."`
 }
 
 // StoreSettings say where the data are, for whoever opens them.
@@ -76,7 +76,7 @@ type StoreSettings struct {
 	RedisCertFile             string `name:"redis-cert-file" env:"TOKENBROKER_REDIS_CERT_FILE" help:"Client certificate in PEM; read again for each connection."`
 	RedisKeyFile              string `name:"redis-key-file" env:"TOKENBROKER_REDIS_KEY_FILE" help:"Its key in PEM."`
 	RedisPrefix               string `name:"redis-prefix" env:"TOKENBROKER_REDIS_PREFIX" default:"tokenbroker" help:"What every key and channel begins with."`
-	RedisWaitReplicas         int    `name:"redis-wait-replicas" env:"TOKENBROKER_REDIS_WAIT_REPLICAS" default:"0" help:"Replicas that must have a refresh token before it is relied on; see docs/redis.md."`
+	RedisWaitReplicas         int    `name:"redis-wait-replicas" env:"TOKENBROKER_REDIS_WAIT_REPLICAS" default:"0" help:"Replicas that must have a refresh token before it is relied on, at most ${wait_replicas_most}; see docs/redis.md."`
 	RedisAcceptLoss           bool   `name:"redis-accept-loss" env:"TOKENBROKER_REDIS_ACCEPT_LOSS" help:"Start although this Redis can lose what it has acknowledged when it crashes."`
 }
 
@@ -98,13 +98,13 @@ func Options(dataDir string) kong.Option {
 }
 
 func vars(dataDir string) kong.Vars {
-	return kong.Vars{
+	return boundVars(kong.Vars{
 		"data_dir": dataDir, "columns": strconv.Itoa(console.Columns), "redis_forms": redis.AddressForms, "address": DefaultAddress, "metrics_address": defaultMetrics,
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
 		"caller_rate": strconv.Itoa(engine.DefaultCallerRate), "timeout": written(server.DefaultDeadline),
-	}
+	})
 }
 
 // written is a duration as people write it: 30m, and not 30m0s.
@@ -209,32 +209,8 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if a := s.MetricsListen; a != "none" && a != "" {
 		checkListen("metrics_listen", "", a, bad)
 	}
-	for _, d := range []struct {
-		setting string
-		value   time.Duration
-	}{
-		{"shutdown_timeout", s.ShutdownTimeout}, {"exchange_timeout", s.ExchangeTimeout}, {"limits.connection_age", s.LimitsConnectionAge},
-	} {
-		if d.value <= 0 {
-			bad(d.setting, "must be positive")
-		}
-	}
-	s.storeProblems(bad)
-	if s.ShutdownGrace < 0 {
-		bad("shutdown_grace", "must not be negative")
-	}
-	if s.UpstreamConcurrency < 1 {
-		bad("upstream.concurrency", "must be 1 or more")
-	}
-	if s.LimitsConcurrentStreams < 1 {
-		bad("limits.concurrent_streams", "must be 1 or more")
-	}
-	if s.LimitsCallerRate < 0 || s.LimitsCallerRate > engine.CallerRateMost {
-		bad("limits.caller_rate", "must be from 0 to %d", engine.CallerRateMost)
-	}
-	if s.LimitsMessageBytes < 1024 || s.LimitsMessageBytes > messageBytesMost {
-		bad("limits.message_bytes", "must be from 1024 to %d", messageBytesMost)
-	}
+	s.boundProblems(bad)
+	s.RedisProblems(bad)
 	if s.ProvidersDir != "" {
 		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
 			bad("providers_dir", "there is no such directory%s", from(s.ProvidersDir))
@@ -284,9 +260,6 @@ func isPort(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil
 }
-
-// messageBytesMost bounds what a request may be: one that is read is in memory whole.
-const messageBytesMost = 64 << 20
 
 // socketPathMost bounds the path of a Unix socket: what every supported system's sockaddr_un holds.
 const socketPathMost = 103

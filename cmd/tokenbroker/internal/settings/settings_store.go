@@ -26,20 +26,10 @@ const embedded = "embedded"
 // IsEmbedded reports whether it is the store that needs no other process.
 func (s *StoreSettings) IsEmbedded() bool { return s.Store == "" || s.Store == embedded }
 
-func (s *Settings) storeProblems(bad func(setting, format string, args ...any)) {
-	if s.CacheBound < 0 {
-		bad("cache_bound", "must not be negative")
-	}
-	if s.OutageGrace < 0 {
-		bad("outage_grace", "must not be negative")
-	}
-	s.RedisProblems(bad)
-}
-
 // RedisProblems hands everything that is wrong with them to bad.
 func (s *StoreSettings) RedisProblems(bad func(setting, format string, args ...any)) {
-	if s.RedisWaitReplicas < 0 {
-		bad("redis.wait_replicas", "must not be negative")
+	if s.RedisWaitReplicas < 0 || s.RedisWaitReplicas > waitReplicasMost {
+		bad("redis.wait_replicas", "must be from 0 to %d", waitReplicasMost)
 	}
 	if strings.ContainsFunc(s.RedisPrefix, func(r rune) bool { return r <= ' ' || !unicode.IsPrint(r) || strings.ContainsRune("{}*?[]", r) }) || s.RedisPrefix == "" {
 		bad("redis.prefix", "must not be empty, nor have blanks, control characters, braces or wildcards in it")

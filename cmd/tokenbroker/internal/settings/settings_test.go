@@ -1,8 +1,11 @@
 package settings
 
 import (
+	"math"
 	"net/netip"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,9 +48,9 @@ func TestSettingsCheck(t *testing.T) {
 		{"metrics everywhere", func(s *Settings) { s.MetricsListen = "0.0.0.0:1" }, "setting metrics_listen: "},
 		{"metrics nonsense", func(s *Settings) { s.MetricsListen = "x" }, "setting metrics_listen: it is not host:port"},
 		{"no metrics", func(s *Settings) { s.MetricsListen = "" }, ""},
-		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be positive"},
-		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be positive"},
-		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be positive"},
+		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be more than 0, and at most 1h: write"},
+		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be more than 0"},
+		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be more than 0"},
 		{"negative grace", func(s *Settings) { s.ShutdownGrace = -1 }, "setting shutdown_grace: "},
 		{"no concurrency", func(s *Settings) { s.UpstreamConcurrency = 0 }, "setting upstream.concurrency: "},
 		{"a caller's rate that cannot be counted", func(s *Settings) { s.LimitsCallerRate = 1e18 }, "setting limits.caller_rate: must be from 0 to 1000000"},
@@ -73,7 +76,7 @@ func TestSettingsCheck(t *testing.T) {
 		{"long data directory", func(s *Settings) { s.DataDir = "/" + strings.Repeat("d", socketPathMost) }, "setting data_dir: the path of the socket"},
 		{"no path", func(s *Settings) { s.DataDir = "/tmp/a\x00b" }, "setting data_dir: it is no path"},
 		{"a key that is none", func(s *Settings) { s.KeyFile = os.DevNull }, "setting key_file: what is there is not a regular file"},
-		{"no streams", func(s *Settings) { s.LimitsConcurrentStreams = 0 }, "setting limits.concurrent_streams: must be 1 or more"},
+		{"no streams", func(s *Settings) { s.LimitsConcurrentStreams = 0 }, "setting limits.concurrent_streams: must be from 1 to 100000"},
 		{"a prefix that is not used", func(s *Settings) { s.RedisPrefix = "" }, "setting redis.prefix: must not be empty"},
 		{"a prefix with a line break", func(s *Settings) { s.RedisPrefix = "a\r" }, "setting redis.prefix: must not be empty, nor have blanks, control"},
 		{"a database", func(s *Settings) { s.Store = "redis://h:1/2147483647" }, ""},
@@ -98,9 +101,45 @@ func TestSettingsCheck(t *testing.T) {
 	s := goodSettings(t)
 	s.UpstreamConcurrency, s.ShutdownTimeout = 0, 0
 	s.At = map[string]Position{"upstream-concurrency": {"f.yaml", yamldoc.Position{Line: 3, Column: 7}}}
-	want := "setting shutdown_timeout: must be positive\nf.yaml:3:7: setting upstream.concurrency: must be 1 or more"
+	want := "setting shutdown_timeout: must be more than 0, and at most 1h: write how long, as 30s or 5m\nf.yaml:3:7: setting upstream.concurrency: must be from 1 to 10000"
 	if err := s.Check(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// TestNoDurationAndNoNumberIsWithoutBound: each setting that is one refuses the largest that there is, and says what may be written.
+func TestNoDurationAndNoNumberIsWithoutBound(t *testing.T) {
+	seen := 0
+	var each func(in reflect.Value, at []int)
+	each = func(in reflect.Value, at []int) {
+		for i := range in.NumField() {
+			f, at := in.Type().Field(i), append(slices.Clone(at), i)
+			switch kind := f.Type.Kind(); {
+			case f.Anonymous:
+				each(in.Field(i), at)
+			case f.Tag.Get("kong") == "-":
+			case in.Field(i).CanInt(), in.Field(i).CanUint():
+				seen++
+				s := goodSettings(t)
+				v := reflect.ValueOf(&s).Elem().FieldByIndex(at)
+				if kind == reflect.Uint32 {
+					v.SetUint(math.MaxUint32)
+				} else {
+					v.SetInt(math.MaxInt64)
+				}
+				err := s.Check()
+				if err == nil || !strings.Contains(err.Error(), "must be") || !strings.Contains(err.Error(), " at most ") && !strings.Contains(err.Error(), " to ") {
+					t.Errorf("%s: got %v", f.Name, err)
+				}
+				if help := f.Tag.Get("help"); !strings.Contains(help, "_most}") {
+					t.Errorf("%s: its help does not say what it may be at most", f.Name)
+				}
+			}
+		}
+	}
+	each(reflect.ValueOf(Settings{}), nil)
+	if seen < 11 {
+		t.Errorf("found %d settings", seen)
 	}
 }
 
