@@ -26,9 +26,9 @@ type credentials struct {
 
 // message shows the credential with how it is doing.
 func (s *credentials) message(ctx context.Context, c broker.Credential) *tokenbrokerv1.Credential {
-	r, err := s.broker.CredentialStatus(ctx, callerOf(ctx), c.Name)
-	if err != nil {
-		r = engine.Report{} // validated only, or gone meanwhile
+	r := engine.Report{}
+	if all, err := s.broker.CredentialStatuses(ctx, callerOf(ctx), []broker.CredentialName{c.Name}); err == nil && all[0].Err == nil { // else it is validated only, or gone meanwhile
+		r = all[0]
 	}
 	return credentialMessage(c, r, s.broker.Destinations(c), time.Now())
 }

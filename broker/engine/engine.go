@@ -68,9 +68,11 @@ type Broker struct {
 	heldFor sync.Map // broker.CredentialName to what was said of its being held
 	// rejections are the rejected tokens that the store is being told of.
 	rejections flights[rejected, error]
-	solos      solos
-	shares     shares
-	trials     trials
+	// standings are the questions of watches to the store.
+	standings flights[standing, stored]
+	solos     solos
+	shares    shares
+	trials    trials
 
 	// running are flights, and commits that go on without one; background is what runs for the broker's life.
 	running, background sync.WaitGroup
@@ -121,7 +123,7 @@ func New(s Settings) (*Broker, error) {
 	if b.gates.atOnce <= 0 {
 		b.gates.atOnce = DefaultUpstreamConcurrency
 	}
-	b.flights.all, b.rejections.all = &b.running, &b.running
+	b.flights.all, b.rejections.all, b.standings.all = &b.running, &b.running, &b.running
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	if s.Store.Shared() {
 		c := newConfirmer(b)
@@ -137,6 +139,7 @@ func New(s Settings) (*Broker, error) {
 func (b *Broker) Close(ctx context.Context) error {
 	b.flights.close()
 	b.rejections.close()
+	b.standings.close()
 	b.cache.each(func(l *line) { l.wake(&l.changed) }) // watches look again, and see that it is over
 	done := make(chan struct{})
 	go func() {

@@ -288,3 +288,22 @@ func TestAnEndAtTheEndOfTime(t *testing.T) {
 		w.wantExchanges(1)
 	})
 }
+
+// TestHowACredentialIsDoingTakesOfTheShare, as every question to the store does; what a call that has taken its part brings takes no more.
+func TestHowACredentialIsDoingTakesOfTheShare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.CallerRate = 5 })
+		w.create("main", nil)
+		sleep(time.Minute)
+		for range 50 {
+			if _, err := w.CredentialStatus(t.Context(), local, "main"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := w.CredentialStatus(t.Context(), local, "main")
+		wantKind(t, err, broker.CallerLimited)
+		if all, err := w.CredentialStatuses(t.Context(), local, []broker.CredentialName{"main"}); err != nil || all[0].Err != nil {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -49,14 +49,20 @@ type Report struct {
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
 func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, name broker.CredentialName) (Report, error) {
-	all, err := b.CredentialStatuses(ctx, caller, []broker.CredentialName{name})
-	if err == nil {
-		return all[0], all[0].Err
-	}
-	return Report{}, err
+	return allowed(b, caller, broker.ReadCredential, name, func() (Report, error) {
+		all, err := b.store.Statuses(ctx, []broker.CredentialName{name})
+		if err == nil {
+			err = all[0].Err
+		}
+		if err != nil {
+			return Report{}, b.storeFailure(name, err)
+		}
+		return b.report(all[0], b.clock.Now().Wall), nil
+	})
 }
 
-// CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any.
+// CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any. It takes nothing
+// of the caller's share: it is for what a call that has taken its part brings, a page of Credentials or what was written.
 func (b *Broker) CredentialStatuses(ctx context.Context, caller broker.Caller, names []broker.CredentialName) ([]Report, error) {
 	all := make([]Report, len(names))
 	var may []broker.CredentialName

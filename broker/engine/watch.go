@@ -159,19 +159,10 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
 		return nil
 	}
-	t, err := b.store.Credential(ctx, key.name)
-	if err != nil {
-		return nil //nolint:nilerr // Token says it better
+	there, ok := b.standing(ctx, w.l, key)
+	if !ok {
+		return nil // Token says it better
 	}
-	to, err := b.aim(key, t)
-	if err != nil {
-		return nil //nolint:nilerr // Token says it better
-	}
-	v, err := b.store.Read(ctx, to.token, "")
-	if err != nil {
-		return nil //nolint:nilerr // Token says it better
-	}
-	there := v.Token
 	if there != nil && there.ID == w.held && !(there.Rejected && decide(there, now.Wall, need{}) == fetch) {
 		return nil
 	}
@@ -181,6 +172,55 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	id := w.held
 	w.held = ""
 	return w.send(Event{InvalidatedID: id})
+}
+
+// A standing is what a watch wants to know of what is stored: the token, as of a moment at which its credential had moved so often.
+type standing struct {
+	lookup
+	moved uint64
+}
+
+// stored is what the store has; the zero value: nobody knows.
+type stored struct {
+	token *broker.Issued
+	known bool
+}
+
+// standingMost bounds that question to the store.
+const standingMost = 10 * time.Second
+
+// standing asks the store for the token of a key, nil where there is none, and whether that is known. All who watch it and have heard of the same
+// changes share one question, which begins after the last of these.
+func (b *Broker) standing(ctx context.Context, l *line, key lookup) (there *broker.Issued, known bool) {
+	f, _, err := b.standings.join(standing{key, l.moved.Load()}, nil, func() (told stored) {
+		defer func() {
+			if p := recover(); p != nil {
+				b.logPanic(key.name, p)
+				told = stored{}
+			}
+		}()
+		bounded, cancel := context.WithTimeout(b.stopping, standingMost) // whoever began it may give up
+		defer cancel()
+		c, err := b.store.Credential(bounded, key.name)
+		if err != nil {
+			return stored{}
+		}
+		to, err := b.aim(key, c)
+		if err != nil {
+			return stored{}
+		}
+		v, err := b.store.Read(bounded, to.token, "")
+		return stored{v.Token, err == nil}
+	})
+	if err != nil {
+		return nil, false
+	}
+	select {
+	case <-f.done:
+		return f.value.token, f.value.known
+	case <-ctx.Done():
+		return nil, false
+	}
 }
 
 // tell sends the supply when it has changed.

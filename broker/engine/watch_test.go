@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -238,6 +239,58 @@ func TestAWatchThatGetsNothingIsQuiet(t *testing.T) {
 					t.Errorf("in %d seconds: asked the store %d times, told %d events", seconds, asked.Load(), len(events))
 				}
 			})
+		})
+	}
+}
+
+// TestManyWatchersAskTheStoreOnce when a token is dropped, and each of them is told, by the broker that dropped it and by another.
+func TestManyWatchersAskTheStoreOnce(t *testing.T) {
+	for _, by := range []int{0, 1} {
+		bubble(t, func(t *testing.T) {
+			all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)})
+			w := all[0]
+			w.create("main", nil)
+			held := w.mustGet("main").Token.ID
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			const watchers = 1000
+			var watching sync.WaitGroup
+			var told, served atomic.Int64
+			for range watchers {
+				watching.Go(func() {
+					err := w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(e engine.Event) error {
+						switch {
+						case e.InvalidatedID == held:
+							told.Add(1)
+						case e.Token != nil && e.Token.ID != held:
+							served.Add(1)
+						}
+						return nil
+					})
+					wantKind(t, err, broker.Canceled)
+				})
+			}
+			sleep(90 * time.Second)
+			var reads, running, most atomic.Int64
+			w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
+				reads.Add(1)
+				most.Store(max(most.Load(), running.Add(1)))
+				sleep(5 * time.Millisecond)
+				running.Add(-1)
+				return nil
+			}})
+			if _, err := all[by].Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", All: true}); err != nil {
+				t.Fatal(err)
+			}
+			sleep(3 * time.Second)
+			if reads.Load() > 50 || most.Load() > 5 {
+				t.Errorf("%d questions to the store, %d at once", reads.Load(), most.Load())
+			}
+			if told.Load() != watchers || served.Load() != watchers {
+				t.Errorf("%d of %d were told, and %d got the successor", told.Load(), watchers, served.Load())
+			}
+			cancel()
+			watching.Wait()
 		})
 	}
 }
