@@ -175,6 +175,12 @@ func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context,
 		a.late.Store(true)
 		cancel()
 	})
+	context.AfterFunc(ctx, func() { // a call that is reset comes to no handler, and would be kept as long as its timer
+		if a.timer.Stop() {
+			k.silent.Add(-1)
+			k.timed.Add(-1)
+		}
+	})
 	return a, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -191,4 +192,13 @@ func TestWhoIsBehindASocketHasTheirOwnShare(t *testing.T) {
 	if want := server.UserIdentity(os.Getuid()); !got.Local || got.Identity != want {
 		t.Errorf("got %+v, want %s", got, want)
 	}
+}
+
+// TestACallThatIsResetLeavesNothingBehind: a hundred thousand of them in a second would be kept for as long as a message may take.
+func TestACallThatIsResetLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		if silent, timed := server.Reset(100_000); timed != 0 || silent > 128 {
+			t.Errorf("%d calls are counted, and %d have a timer", silent, timed)
+		}
+	})
 }

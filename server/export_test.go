@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/peer"
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
@@ -66,3 +68,17 @@ const (
 	PingAfter      = pingAfter
 	PingTimeout    = pingTimeout
 )
+
+// Reset opens calls on a connection, and resets them before their message comes. It returns how many are still counted, and how many have a timer.
+func Reset(calls int) (silent, timed int64) {
+	c := newConnections(DefaultConcurrentStreams)
+	k := &connection{of: c}
+	ctx := peer.NewContext(context.Background(), &peer.Peer{AuthInfo: k})
+	for range calls {
+		stream, reset := context.WithCancel(ctx)
+		_, _ = c.opened(stream, nil)
+		reset()
+	}
+	synctest.Wait()
+	return k.silent.Load(), k.timed.Load()
+}
