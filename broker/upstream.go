@@ -46,7 +46,7 @@ type Facts struct {
 	Builtin bool
 	// Inputs as declared, by name.
 	Inputs map[string]InputFacts
-	// HostInputs are the inputs from which the host of a request is made.
+	// HostInputs are the inputs from which the host of a request is made, or the URL of an issuer that says which host it is.
 	HostInputs []string
 	// PlaceInputs are those, and the ones from which the host of base_url is made: where secrets and tokens are sent.
 	PlaceInputs []string

@@ -260,7 +260,7 @@ func (c *checker) wrapped(x *compute, what string, asText bool) {
 }
 
 func (c *checker) request(q *request, what string, here *place) {
-	c.url(q.target(), what+"."+q.word(), here)
+	c.url(q, what+"."+q.word(), here)
 	c.fields(q.query, what+".query", here, false)
 	c.fields(q.headers, what+".headers", here, true)
 	c.fields(q.body.fields, what+"."+q.bodyWord(), here, false)
@@ -329,8 +329,12 @@ func (c *checker) tree(t *tree, what string, here *place) {
 	}
 }
 
-// url: a secret may stand in a URL only under query, and a name that makes the host is an input.
-func (c *checker) url(u urlTemplate, what string, here *place) {
+// url: a secret may stand in a URL only under query, and a name that decides where the request goes is an input.
+func (c *checker) url(q *request, what string, here *place) {
+	u, leads := q.target(), "host"
+	if q.issuer != nil {
+		what, leads = what+".issuer", "issuer"
+	}
 	at := u.written.at
 	c.text(u.written, what, here)
 	for _, n := range u.names() {
@@ -339,9 +343,9 @@ func (c *checker) url(u urlTemplate, what string, here *place) {
 		}
 	}
 	c.fits(u, what)
-	for _, n := range u.hostNames() {
+	for _, n := range q.ledBy() {
 		if s := c.meaning(n).chosen; s != "" {
-			c.Wrong(at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the host of inputs, or say one_of", what, s)
+			c.Wrong(at, "%s: callers choose %q, and could send the credential's secrets to themselves: make the %s of inputs, or say one_of", what, s, leads)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func (d *definition) makeFacts() *broker.Facts {
 	}
 	hosts := map[string]bool{}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		for _, n := range q.target().hostNames() {
+		for _, n := range q.ledBy() {
 			d.inputsBehind(n, hosts, map[string]bool{})
 		}
 	}

@@ -265,6 +265,14 @@ present: {headers: {Authorization: "Bearer {{token}}"}}`)
 	if !slices.Equal(f.HostInputs, []string{"login"}) || !slices.Equal(f.PlaceInputs, []string{"api", "login", "tenant"}) {
 		t.Errorf("got hosts of %v, places of %v", f.HostInputs, f.PlaceInputs)
 	}
+	d = v.define(`
+inputs: {realm: {}, sub: {}, tenant: {}, id: {}}
+let: {lower: {lower: "{{tenant}}"}}
+parameters: {part: {one_of: [a, b], default: "{{sub}}"}}
+obtain: {oauth2: {issuer: "https://example.com/{{realm}}/{{part}}?t={{lower}}"}, auth: none, query: {id: "{{id}}"}}`)
+	if f := d.Facts(); !slices.Equal(f.HostInputs, []string{"realm", "sub", "tenant"}) || !slices.Equal(f.PlaceInputs, f.HostInputs) {
+		t.Errorf("an issuer: got hosts of %v, places of %v: its document is named by all of its URL", f.HostInputs, f.PlaceInputs)
+	}
 }
 
 func TestANameInAHostIsAHostsName(t *testing.T) {

@@ -29,11 +29,19 @@ obtain:
 		"an alias for a flag":               {obtain("title: &true x\ninputs: {a: {secret: *true}}\ntoken: \"{{a}}\""), "aliases are not allowed"},
 		"an alias bomb":                     {obtain("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\ntoken: t"), "aliases are not allowed"},
 		"presented, and only a refresh has": {obtain("obtain: {oauth2: \"https://e.com/\", auth: none}\nrefresh: {oauth2: \"https://e.com/\", auth: none, take: {o: o}}\npresent: {headers: {X: \"{{token}}{{o}}\"}}"), "nothing gives {{o}} here"},
+		"an issuer's path by callers":       {obtain("parameters: {p: {default: a}}\nobtain: {oauth2: {issuer: \"https://e.com/{{p}}\"}, auth: none}"), `obtain.oauth2.issuer: callers choose "p", and could send the credential's secrets to themselves: make the issuer of inputs, or say one_of`},
+		"an issuer's query by callers":      {obtain("parameters: {p: {}}\nobtain: {oauth2: {issuer: \"https://e.com/?p={{p}}\"}, auth: none}"), `callers choose "p"`},
+		"an issuer by a let of callers'":    {obtain("parameters: {p: {}}\nlet: {l: {lower: \"{{p}}\"}}\nobtain: {oauth2: {issuer: \"https://e.com/{{l}}\"}, auth: none}"), `callers choose "p"`},
+		"an issuer by the audience":         {obtain("audience: {}\nobtain: {oauth2: {issuer: \"https://e.com/{{audience}}\"}, auth: none}"), `callers choose "audience"`},
+		"an issuer of a refresh by scope":   {obtain("inputs: {r: {secret: true, seed: true}}\nscopes: {}\nrefresh: {oauth2: {issuer: \"https://e.com/{{scope}}\"}, auth: none}"), `refresh.oauth2.issuer: callers choose "scope"`},
 		"a parameter as the host":           {obtain("parameters: {p: {format: url}}\nobtain: {post: \"{{p}}\", take: {token: t}}"), "send the credential's secrets to themselves"},
 	} {
 		if got := strings.Join(check(t, c.text), "\n"); !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
+	}
+	if got := check(t, obtain("parameters: {p: {one_of: [a, b]}}\nobtain: {oauth2: {issuer: \"https://e.com/{{p}}\"}, auth: none}")); len(got) != 0 {
+		t.Errorf("got %v of an issuer that callers choose among a few", got)
 	}
 	right := obtain(`let: {pick: {first: ["{{sid}}", none]}, later: {hex: "{{sid}}"}}
 obtain:

@@ -202,6 +202,15 @@ func (d *definition) urls() []urlTemplate {
 	return out
 }
 
+// ledBy are the names that decide where a request goes. Of an issuer's URL they are all: its document says where, and another path is another
+// document.
+func (q *request) ledBy() []string {
+	if q.issuer != nil {
+		return q.issuer.names()
+	}
+	return q.url.hostNames()
+}
+
 // target is the URL that a request begins with: its own, or that of the issuer which says where to ask.
 func (q *request) target() urlTemplate {
 	if q.issuer != nil {

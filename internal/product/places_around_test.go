@@ -8,13 +8,15 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/provider"
 )
 
 // giveOne stores a credential for here, and has a token of it.
-func (p *places) giveOne(provider string, inputs map[string]string) {
+func (p *places) giveOne(definition string, inputs map[string]string) {
 	p.t.Helper()
 	_, err := p.CreateCredential(p.t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
-		*d = engine.Draft{Provider: provider, Inputs: inputs, Secrets: secretsFor("c", "given-first-")}
+		*d = engine.Draft{Provider: definition, Inputs: inputs, Secrets: secretsFor("c", "given-first-")}
 		return nil
 	}})
 	p.secret("given-first-c")
@@ -119,6 +121,29 @@ present: {headers: {Authorization: "Bearer {{token}}", X-Key: "{{api_key}}"}}
 			p.wantNothingThere(broker.CredentialHeld)
 		})
 	}
+}
+
+// TestAnIssuersWholeURLIsThePlace: its document says where the secrets go, and another path is another document.
+func TestAnIssuersWholeURLIsThePlace(t *testing.T) {
+	const realms = "name: x\ninputs: {realm: {}, client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: {issuer: \"https://here.example.com/{{realm}}\"}}\n"
+	t.Run("an input is edited", func(t *testing.T) {
+		p := newPlaces(t)
+		p.redefine("x", realms)
+		p.giveOne("x", map[string]string{"client_id": "id", "realm": "good"})
+		_, err := p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+			d.Inputs["realm"] = "evil"
+			return nil
+		}})
+		if broker.KindOf(err) != broker.SecretsRequired {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("callers choose", func(t *testing.T) {
+		free := strings.Replace(strings.Replace(realms, "realm: {}, ", "", 1), "obtain", "parameters: {realm: {default: good}}\nobtain", 1)
+		if problems := yamldoc.Errors(provider.Check("x.yaml", []byte(free))); len(problems) != 1 {
+			t.Errorf("got %v of an issuer that callers choose, want that it is refused", problems)
+		}
+	})
 }
 
 // TestAnOverrideThatIsGoneHandsNothingToTheBuiltIn: what was given for a file of a built-in's name was not given for the built-in.

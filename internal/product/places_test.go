@@ -106,8 +106,9 @@ func (p *places) upstream(host string) http.HandlerFunc {
 		p.mu.Unlock()
 		n := p.issued.Add(1)
 		w.Header().Set("Content-Type", "application/json")
-		if host == hereHost && strings.HasPrefix(r.URL.Path, "/evil/") {
-			_, _ = fmt.Fprintf(w, `{"issuer": "https://%s/evil", "token_endpoint": "https://%s/token"}`, host, thereHost)
+		if realm, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); host == hereHost && (realm == "good" || realm == "evil") {
+			endpoint := map[string]string{"good": hereHost, "evil": thereHost}[realm]
+			_, _ = fmt.Fprintf(w, `{"issuer": "https://%s/%s", "token_endpoint": "https://%s/token"}`, host, realm, endpoint)
 			return
 		}
 		issued := []string{}
