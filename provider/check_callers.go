@@ -5,35 +5,62 @@ import (
 	"strings"
 )
 
-// refreshTokensKept: what callers get is no refresh token, under whichever name it is taken, and no answer that holds one.
+// refreshTokensKept: what callers get is no refresh token, under whichever name it is taken, and nothing that one is in.
 func (c *checker) refreshTokensKept() {
 	qs, shown := slices.Concat(c.d.obtain, c.d.refresh), c.d.visibleToCallers()
-	var kept []string // where refresh tokens are
+	kept := refreshTokensOf(qs)
 	for _, q := range qs {
 		for _, t := range q.take {
-			if t.name == "refresh_token" {
-				kept = append(kept, t.where.written)
+			beside := kept // what is in the same answer, as far as one knows; a token may come of any
+			if t.name != "token" {
+				beside = refreshTokensOf([]*request{q})
 			}
-		}
-	}
-	for _, q := range qs {
-		for _, t := range q.take {
 			switch {
-			case t.name != "token" && !shown[t.name] || t.name == "refresh_token":
+			case !shown[t.name] || t.name == "refresh_token":
 			case t.where.reads(func(w *where) bool {
-				return slices.Contains(kept, w.written) || w.path != nil && w.path.endsInRefreshToken()
+				return w.path != nil && w.path.endsInRefreshToken() || slices.ContainsFunc(kept, w.sameAs)
 			}):
 				c.Wrong(t.at, "take.%s: callers would get the refresh token: take it as refresh_token alone, and write refresh for how it is used", t.name)
-			case t.name == "token" && len(kept) > 0 && t.where.reads(func(w *where) bool { return w.text || w.cookies || w.path != nil && len(w.path.steps) == 0 }):
-				c.Wrong(t.at, "take.token: callers would get the whole answer, and a refresh token is in it: write where in the answer the token is, as in take: {token: access_token}")
+			case t.where.reads(func(w *where) bool {
+				whole := w.text || w.cookies || w.path != nil && len(w.path.steps) == 0 // a text has no parts that one could tell from each other
+				return whole && len(beside) > 0 || slices.ContainsFunc(beside, w.holds)
+			}):
+				c.Wrong(t.at, "take.%s: callers would get what the refresh token is in: write where in the answer it is alone, as in take: {token: access_token}", t.name)
 			}
 		}
 	}
 }
 
+// refreshTokensOf are where refresh tokens are taken.
+func refreshTokensOf(qs []*request) (kept []*where) {
+	for _, q := range qs {
+		for _, t := range q.take {
+			if t.name == "refresh_token" {
+				kept = append(kept, t.where)
+			}
+		}
+	}
+	return kept
+}
+
 // reads reports whether it looks at such a place, whatever else it looks at.
 func (w *where) reads(such func(*where) bool) bool {
 	return such(w) || w.within != nil && w.within.reads(such) || slices.ContainsFunc(w.anyOf, func(x *where) bool { return x.reads(such) })
+}
+
+// sameAs reports whether it looks where another looks, whatever is made of it by a pattern.
+func (w *where) sameAs(other *where) bool {
+	return other.reads(func(x *where) bool {
+		return x.written == w.written || w.path != nil && x.path != nil && slices.Equal(w.path.steps, x.path.steps)
+	})
+}
+
+// holds reports whether the other looks at a part of what it takes.
+func (w *where) holds(other *where) bool {
+	return w.path != nil && other.reads(func(x *where) bool {
+		n := len(w.path.steps)
+		return x.path != nil && len(x.path.steps) > n && slices.Equal(w.path.steps, x.path.steps[:n])
+	})
 }
 
 // endsInRefreshToken reports whether the last member of a path is called a refresh token.

@@ -69,13 +69,14 @@ func (d *definition) presented() []text {
 	return texts
 }
 
-// visibleToCallers are the names that reach callers.
+// visibleToCallers are the names that reach callers: of an answer the token, its type and its scopes always do.
 func (d *definition) visibleToCallers() map[string]bool {
 	texts := append(d.presented(), textsOf(d.headers)...)
 	if d.baseURL != nil {
 		texts = append(texts, d.baseURL.written)
 	}
 	out := d.named(texts)
+	out["token"], out["token_type"], out["scope"] = true, true, true
 	for _, a := range d.attributes {
 		d.behind(a, out)
 	}
