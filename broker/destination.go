@@ -3,13 +3,14 @@ package broker
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // A Destination is a place that a credential's secrets or tokens go to by its definition. Comparable.
 type Destination struct {
 	Use Use
 	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers it
-	// is the name of the input or the value, and where that comes from.
+	// is the name of the input or the value, and where that comes from; for Carried an origin, and behind a colon such a name.
 	Place string
 }
 
@@ -20,6 +21,11 @@ type Use string
 const (
 	// Requests are token requests: secrets, refresh tokens and values of former answers go there.
 	Requests Use = "requests"
+	// Carried is one of the secrets, refresh tokens and values of answers that token requests bring to a place. What came from there is none.
+	Carried Use = "carried"
+	// TokenFrom is where a token comes from that callers get, and its type and its scopes where that is not RFC 6749's place. Every definition
+	// has one.
+	TokenFrom Use = "from"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
 	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.
@@ -34,7 +40,24 @@ func SortDestinations(all []Destination) []Destination {
 	return slices.Compact(all)
 }
 
-// Unaccepted returns those of the places that nobody has said the credential's secrets and tokens may go to.
+// Unaccepted returns those of the places that are not in the credential's record: nobody has said that its secrets and tokens may go there.
 func (c Credential) Unaccepted(to []Destination) []Destination {
 	return slices.DeleteFunc(slices.Clone(to), func(d Destination) bool { return slices.Contains(c.Destinations, d) })
+}
+
+// Against returns those of the unaccepted places that the credential's record speaks against. A record of before does not say of everything
+// where it goes.
+func (c Credential) Against(to []Destination) []Destination {
+	if c.Destinations == nil {
+		return nil
+	}
+	against := c.Unaccepted(to)
+	if slices.ContainsFunc(c.Destinations, func(d Destination) bool { return d.Use == TokenFrom }) {
+		return against
+	}
+	return slices.DeleteFunc(against, func(d Destination) bool {
+		return d.Use == Carried || d.Use == TokenFrom || slices.ContainsFunc(c.Destinations, func(was Destination) bool {
+			return d.Use == Callers && was.Use == Callers && strings.HasPrefix(d.Place, was.Place+" of ") // it said the place in the answer, not which answer
+		})
+	})
 }

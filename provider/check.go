@@ -73,6 +73,7 @@ func (r *reader) check(d *definition) {
 	c.presents()
 	c.literals()
 	c.reaches()
+	c.tooManyFlows()
 	anywhere := placeOf(c.anywhere())
 	for _, name := range slices.Sorted(maps.Keys(d.let)) {
 		x := d.let[name]

@@ -102,6 +102,9 @@ func looksInto(w *where, texts *[]text) {
 	for _, x := range w.anyOf {
 		looksInto(x, texts)
 	}
+	if w.within != nil {
+		looksInto(w.within, texts)
+	}
 	for _, m := range w.match {
 		*texts = append(*texts, m.field.values...)
 	}

@@ -36,6 +36,7 @@ type compute struct {
 	layout string
 	bytes  int
 	name   string
+	source string // of a let, all of it as it stands in the file
 }
 
 func (r *reader) compute(n *yaml.Node, what string) *compute {

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strings"
 
@@ -12,41 +14,47 @@ import (
 func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 	v := newValues(d.let)
 	d.give(v, c, broker.Selection{})
-	all := []broker.Destination{}
-	add := func(use broker.Use, place string) { all = append(all, broker.Destination{Use: use, Place: place}) }
-	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		add(broker.Requests, d.origin(q.target(), v))
-		if q.issuer != nil { // its document says which host is asked: another path is another document
-			add(broker.Requests, "as told by "+d.spelled(*q.issuer, v))
-		}
-	}
-	if d.baseURL != nil {
-		add(broker.API, d.origin(*d.baseURL, v))
-	}
-	for name, in := range d.inputs {
-		switch {
-		case in.secret && in.handedOut && in.was != "": // what was kept as another input may come out of this one
-			add(broker.Callers, name+", formerly "+in.was)
-		case in.secret && in.handedOut:
-			add(broker.Callers, name)
-		}
-	}
-	shown := d.visibleToCallers()
-	for _, q := range slices.Concat(d.obtain, d.refresh) {
-		for _, t := range q.take {
-			if shown[t.name] && !builtinNames[t.name] {
-				add(broker.Callers, t.name+", taken from "+t.where.source)
-			}
-		}
+	all := make([]broker.Destination, 0, len(d.flows)+1)
+	for _, f := range d.flows {
+		all = append(all, broker.Destination{Use: f.use, Place: shortened(d.place(f, v))})
 	}
 	if !d.user {
-		add(broker.Release, builtIn)
+		all = append(all, broker.Destination{Use: broker.Release, Place: builtIn})
 	}
 	return broker.SortDestinations(all)
 }
 
 // builtIn is the place of what a release decides.
 const builtIn = "built in"
+
+// longestPlace bounds a place, in bytes: as long as one of an AcceptCredential may be.
+const longestPlace = 8192
+
+// shortened is a place that somebody can accept: of one that is too long the end is told by its digest.
+func shortened(place string) string {
+	if len(place) <= longestPlace {
+		return place
+	}
+	h := sha256.Sum256([]byte(place))
+	return strings.ToValidUTF8(place[:longestPlace/2], "") + " … and so on, by " + hex.EncodeToString(h[:])
+}
+
+// place is where a flow leads with these values.
+func (d *definition) place(f flow, v *values) string {
+	if f.to == nil {
+		return f.what
+	}
+	where := ""
+	if f.told {
+		where = "as told by " + d.spelled(*f.to, v)
+	} else {
+		where = d.origin(*f.to, v)
+	}
+	if f.what == "" {
+		return where
+	}
+	return where + ": " + f.what
+}
 
 // origin is where a URL leads. Where a caller or an answer has a say in that, their part stands in braces.
 func (d *definition) origin(t urlTemplate, v *values) string {

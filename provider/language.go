@@ -44,6 +44,7 @@ type definition struct {
 	user              bool // it is of a user's file
 	facts             *broker.Facts
 	endpoints         *endpoints
+	flows             []flow
 }
 
 // An input is what a credential must bring, or a parameter that a caller may.

@@ -50,6 +50,8 @@ func TestADefinitionIsOfBoundedSize(t *testing.T) {
 		"names":    {"name: x\ntoken: t\nlet:\n" + many(mostNames+1, "  a%d: x\n"), "1001 names; inputs, parameters, let and take together have 1000 at most"},
 		"inputs":   {"name: x\ntoken: t\ninputs:\n" + many(20000, "  a%d: {}\n"), "20000 names"},
 		"requests": {"name: x\nobtain:\n" + many(mostRequests+1, "- {post: 'https://example.com/%d', take: {token: t}}\n"), "17 requests; a run has 16 at most"},
+		"flows":    {"name: x\nobtain:\n  post: https://example.com/\n  take:\n    token: t\n" + many(mostFlows, "    a%d: b\n") + "attributes:\n" + many(mostFlows, "- a%d\n"), "more than 128 ways of secrets and values"},
+		"secrets":  {"name: x\ninputs:\n" + many(mostNames-1, "  a%d: {secret: true}\n") + "obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(mostNames-1, "    a%d: '{{a%[1]d}}'\n"), "more than 128 ways of secrets and values"},
 		"lists":    {"name: x\nobtain: {post: 'https://example.com/', take: {token: t}, json: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "}", "nested deeper than 64 levels"},
 		"mappings": {"name: x\ntoken: t\nlet: {a: " + strings.Repeat("{base64: ", 2000) + "x" + strings.Repeat("}", 2000) + "}", "nested deeper than 64 levels"},
 		"words":    {"name: x\ntoken: t\n" + many(20000, "w%d: 1\n"), "and 19901 problems more"},

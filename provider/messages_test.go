@@ -55,6 +55,7 @@ var moreWrongFiles = []string{
 	"name: x\ninputs: {a: {secret: true}}\ntoken: \"{{a}}\"", "name: x\ntoken: abc", "name: x\ninputs: {a: {}}\ntoken: \"a\"",
 	"name: x\nobtain: {get: \"https://e.com\", take: {token: t, own: o}}", "name: x\ntoken: [a]", "name: x\ninputs: {a: {}, [b]: {}}\ntoken: a", "name: x\nobtain: {post: \"https://e.com\", json: " +
 		strings.Repeat("[", 70) + strings.Repeat("]", 70) + ", take: {token: t}}",
+	"name: x\ninputs: {" + strings.ReplaceAll(strings.Join(strings.SplitAfter(manyNames(), "}, ")[:mostFlows], ""), "{}", "{secret: true, handed_out: true}") + "}\ntoken: a",
 	"name: x\nobtain: [" + strings.Repeat("{get: \"https://e.com\", take: {token: t}}, ", 20) + "]", "name: x\ninputs: {" + manyNames() + "}\ntoken: a", strings.Repeat("#", 1<<20+1),
 }
 

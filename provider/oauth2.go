@@ -146,6 +146,6 @@ func addTake(q *request, names string, nulled map[string]bool) {
 		return
 	}
 	q.take = append(q.take, take{name: as, at: q.at, where: &where{
-		path: &path{steps: []step{{member: from}}, as: from}, optional: as != "token", written: from,
+		path: &path{steps: []step{{member: from}}, as: from}, optional: as != "token", written: from, source: from,
 	}})
 }

@@ -105,10 +105,11 @@ func limitsTable() string {
 | a file | %d MiB, %d levels deep |
 | names of inputs, parameters, let and take together | %d |
 | requests of a run | %d |
+| each secret to each host, and each value that callers get, together | %d |
 | values, as often as a run names them, together | %d MiB |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostNames, mostRequests, mostUsed>>20, pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostNames, mostRequests, mostFlows, mostUsed>>20, pathMost, mostProblems)
 }
 
 var (

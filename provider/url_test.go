@@ -179,7 +179,7 @@ base_url: "{{server}}/{{id}}"`)
 	inputs := map[string]string{"place": "place.example:443/base", "port": "8443", "sub": "s", "server": "https://Server.example:1/a/b?", "id": "i"}
 	var got []string
 	for _, x := range d.Destinations(credential(inputs)) {
-		if x.Use != broker.Release {
+		if x.Use == broker.Requests || x.Use == broker.API {
 			got = append(got, x.Place)
 		}
 	}

@@ -38,15 +38,13 @@ func (b *Broker) Destinations(c broker.Credential) []broker.Destination {
 	return def.Destinations(c)
 }
 
-// astray reports whether a credential would go where its record does not say, and whether it is held for it. A record of before says nothing,
-// and is completed when the credential is used.
+// astray reports whether a credential would go where its record does not say, and whether it is held for it. What a record of before does not
+// say is completed when the credential is used.
 func astray(def broker.Definition, c broker.Credential) (astray, held bool) {
-	if c.Destinations == nil {
-		return true, false
-	}
-	astray = len(c.Unaccepted(def.Destinations(c))) > 0
+	to := def.Destinations(c)
+	astray = c.Destinations == nil || len(c.Unaccepted(to)) > 0
 	released := slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
-	return astray, astray && !(def.Facts().Builtin && released)
+	return astray, len(c.Against(to)) > 0 && !(def.Facts().Builtin && released)
 }
 
 // sayHeld says once, of each change, that a credential is held and where it would go.
@@ -71,7 +69,7 @@ func (b *Broker) follow(ctx context.Context, t target) error {
 	if err != nil {
 		return err
 	}
-	if before != nil {
+	if len(t.credential.Against(after)) > 0 {
 		b.log.Info("a built-in definition goes to another place with this release", "credential", string(t.name), "provider", t.facts.Name,
 			slog.Any("before", before), slog.Any("now", after))
 	}

@@ -58,6 +58,62 @@ func TestARecordOfBeforeIsCompletedWhenItIsUsed(t *testing.T) {
 	})
 }
 
+// TestARecordOfBeforeIsHeldAgainstWhatItSays, and completed by the rest: which secrets go where, where the token comes from, of which answer a
+// value is.
+func TestARecordOfBeforeIsHeldAgainstWhatItSays(t *testing.T) {
+	said := append(to("https://here", "https://there"), broker.Destination{Use: broker.Callers, Place: "who, taken from id"})
+	now := append(to("https://here", "https://there"), broker.Destination{Use: broker.Callers, Place: "who, taken from id of GET https://here/me"},
+		broker.Destination{Use: broker.Carried, Place: "https://here: key"}, broker.Destination{Use: broker.TokenFrom, Place: "token, taken from t of POST https://here"})
+	for name, c := range map[string]struct {
+		more broker.Destination
+		held bool
+	}{
+		"nothing more":      {now[0], false},
+		"a place":           {to("https://elsewhere")[0], true},
+		"a value":           {broker.Destination{Use: broker.Callers, Place: "who, taken from other of GET https://here/me"}, true},
+		"an input":          {broker.Destination{Use: broker.Callers, Place: "key"}, true},
+		"a place of an API": {broker.Destination{Use: broker.API, Place: "https://here"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var log bytes.Buffer
+				up := &upstream{answer: issues(time.Minute), facts: broker.Facts{Obtains: true}}
+				all := broker.SortDestinations(append(slices.Clone(now), c.more))
+				up.destinations = func(broker.Credential) []broker.Destination { return all }
+				w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+				w.create("main", nil)
+				there, err := w.store.Credential(t.Context(), "main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				former := there.Clone()
+				former.Destinations, former.Etag = broker.SortDestinations(slices.Clone(said)), broker.NewID()
+				if err := w.store.SaveCredential(t.Context(), there.Etag, former, nil); err != nil {
+					t.Fatal(err)
+				}
+				_, err = w.get("main")
+				if c.held {
+					wantKind(t, err, broker.CredentialHeld)
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if there, err = w.store.Credential(t.Context(), "main"); err != nil || len(there.Unaccepted(all)) > 0 {
+					t.Errorf("got %v, %v, want it completed", there.Destinations, err)
+				}
+				if log.Len() > 0 {
+					t.Errorf("got the log %s", &log)
+				}
+				all = broker.SortDestinations(append(all, broker.Destination{Use: broker.Carried, Place: "https://there: key"}))
+				w.up.revision.Add(1)
+				_, err = w.get("main")
+				wantKind(t, err, broker.CredentialHeld)
+			})
+		})
+	}
+}
+
 func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		place := "https://here"

@@ -82,10 +82,40 @@ inputs: {client_id: {}, client_secret: {secret: true}, api_key: {secret: true, o
 obtain: {oauth2: "https://here.example.com/token"}
 present: {headers: {Authorization: "Bearer {{token}}", X-Key: "{{api_key}}"}}
 `
+	const login = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {post: \"https://here.example.com/token\", form: {s: \"{{client_secret}}\"}, take: {token: data.at, refresh_token: data.rt}}\n"
+	const two = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+let: {which: me}
+obtain:
+- oauth2: "https://here.example.com/token"
+  take: {held: held, jwt: held}
+- get: "https://here.example.com/me"
+  take: {who: id, kept: {claim: sub, of: jwt, optional: true}}
+- get: "https://there.example.com/me"
+  headers: {X-Who: "{{client_id}}"}
+  take: {unused: endpoint}
+attributes: [who, kept]
+refresh: {oauth2: "https://here.example.com/token", take: {held: held, jwt: held}}
+`
 	for name, c := range map[string]struct {
 		before string
 		edits  []string
 	}{
+		"scopes, which callers always get": {plain, []string{"obtain: {oauth2: \"https://here.example.com/token\"", "obtain: {oauth2: \"https://here.example.com/token\", take: {scope: held}"}},
+		"its type, which callers always get": {plain, []string{"obtain: {oauth2: \"https://here.example.com/token\"", "obtain: {oauth2: \"https://here.example.com/token\", take: {token_type: held}",
+			"refresh: {oauth2: \"https://here.example.com/token\"}", "refresh: {oauth2: \"https://here.example.com/token\"}\npresent: {headers: {Authorization: \"Bearer {{token}}\"}}"}},
+		"another member as the token":                    {login, []string{"token: data.at, refresh_token: data.rt", "token: data.rt"}},
+		"all of the answer as the token":                 {strings.Replace(login, ", refresh_token: data.rt", "", 1), []string{"token: data.at", "token: {text: true}", "obtain:", "present: {query: {t: \"{{token}}\"}}\nobtain:"}},
+		"a part of the answer, by a pattern":             {strings.Replace(login, ", refresh_token: data.rt", "", 1), []string{"token: data.at", "token: {path: data, pattern: 'rt\": ?\"([^\"]+)'}"}},
+		"another document":                               {two, []string{"here.example.com/me", "here.example.com/vault"}},
+		"another document, by a query":                   {two, []string{"here.example.com/me\"", "here.example.com/me\"\n  query: {id: vault}"}},
+		"another document, by a let":                     {strings.Replace(two, "here.example.com/me", "here.example.com/{{which}}", 1), []string{"which: me", "which: vault"}},
+		"a claim of something else":                      {two, []string{"jwt: held", "jwt: {path: data.rt}"}},
+		"a secret to a place that was asked":             {two, []string{"{{client_id}}", "{{client_secret}}"}},
+		"the token to a place that was asked":            {two, []string{"headers: {X-Who", "with_token: true\n  headers: {X-Who"}},
+		"the refresh token to a place that was asked":    {two, []string{"{{client_id}}", "{{refresh_token}}"}},
+		"a value of an answer to a place that was asked": {two, []string{"{{client_id}}", "{{held}}"}},
 		"a secret's former name": {shown, []string{
 			"client_secret: {secret: true}, api_key: {secret: true, optional: true, handed_out: true}", "api_key: {secret: true, handed_out: true, was: client_secret}",
 			`obtain: {oauth2: "https://here.example.com/token"}`, `obtain: {oauth2: "https://here.example.com/token", auth: {client_secret_post: {id: "{{client_id}}", secret: "{{api_key}}"}}}`,

@@ -111,14 +111,19 @@ func (p *places) upstream(host string) http.HandlerFunc {
 			_, _ = fmt.Fprintf(w, `{"issuer": "https://%s/%s", "token_endpoint": "https://%s/token"}`, host, realm, endpoint)
 			return
 		}
+		if host == hereHost && (r.URL.Path == "/me" || r.URL.Path == "/vault") {
+			_, _ = fmt.Fprintf(w, `{"id": %q, "name": %q}`, r.URL.Path+r.URL.RawQuery, "name of "+r.URL.Path)
+			return
+		}
 		issued := []string{}
 		for _, kind := range []string{"access", "refresh", "held"} {
 			issued = append(issued, fmt.Sprintf("%s-%s-%d", kind, host, n))
 		}
 		p.secret(issued...)
 		_, _ = fmt.Fprintf(w, `{"access_token": %q, "refresh_token": %q, "held": %q, "token_type": "Bearer", "expires_in": 3600,
-			"issuer": "https://%s", "token_endpoint": "https://%s/token", "endpoint": "https://%s/token"}`,
-			issued[0], issued[1], issued[2], host, host, thereHost)
+			"issuer": "https://%s", "token_endpoint": "https://%s/token", "endpoint": "https://%s/token",
+			"data": {"at": %q, "rt": %q}}`,
+			issued[0], issued[1], issued[2], host, host, thereHost, issued[0], issued[1])
 	}
 }
 

@@ -118,7 +118,9 @@ func destinationWord(d *tokenbrokerv1.Destination) string {
 		return "token requests go to"
 	case tokenbrokerv1.Destination_USE_API:
 		return "tokens are for"
-	case tokenbrokerv1.Destination_USE_CALLERS:
+	case tokenbrokerv1.Destination_USE_CARRIED:
+		return "secrets go to"
+	case tokenbrokerv1.Destination_USE_CALLERS, tokenbrokerv1.Destination_USE_TOKEN:
 		return "callers get"
 	case tokenbrokerv1.Destination_USE_RELEASE:
 		return "its definition is"

@@ -1,0 +1,83 @@
+package provider
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// ways are what a definition sends and shows with these inputs, beside what is only asked.
+func ways(d *definition, inputs map[string]string) (out []string) {
+	for _, x := range d.Destinations(credential(inputs)) {
+		if x.Use != broker.Release && x.Use != broker.Requests {
+			out = append(out, string(x.Use)+" "+x.Place)
+		}
+	}
+	return out
+}
+
+// TestWhatGoesWhere: each secret to each place, and what callers get by where it comes from.
+func TestWhatGoesWhere(t *testing.T) {
+	v := newVendor(t, nil)
+	const client = "inputs: {client_id: {}, client_secret: {secret: true}}\n"
+	for name, c := range map[string]struct {
+		text string
+		want []string
+	}{
+		"the normal case": {client + "scopes: {}\nobtain: {oauth2: \"https://a.e.com/t\"}\nrefresh: {oauth2: \"https://a.e.com/r\"}", []string{
+			"carried https://a.e.com: client_secret", "carried https://a.e.com: refresh_token", "from token, as RFC 6749 has it",
+		}},
+		"the same, written": {client + "obtain: {oauth2: \"https://a.e.com/t\", take: {token: access_token, scope: scope, token_type: token_type}}", []string{
+			"carried https://a.e.com: client_secret", "from token, as RFC 6749 has it",
+		}},
+		"a public client":      {"inputs: {client_id: {}}\nobtain: {oauth2: \"https://a.e.com/t\", auth: none}", []string{"from token, as RFC 6749 has it"}},
+		"a token of the input": {"inputs: {key: {secret: true, handed_out: true}}\ntoken: \"{{key}}\"", []string{"callers key", "from token, made of inputs"}},
+		"a login": {"inputs: {user: {}, pass: {secret: true, was: password}}\nlet: {both: {base64: \"{{user}}:{{pass}}\"}}\nobtain: {post: \"https://a.e.com/t\", form: {b: \"{{both}}\"}, take: {token: d.t, scope: scope, token_type: k}}", []string{
+			"carried https://a.e.com: pass, formerly password", "from token, taken from d.t of POST https://a.e.com/t", "from token_type, taken from k of POST https://a.e.com/t",
+		}},
+		"another host of the chain": {"inputs: {s: {format: url}, key: {secret: true}}\nobtain:\n- {get: \"{{s}}/a\", headers: {K: \"{{key}}\"}, take: {own: o, token: t, refresh_token: refresh_token}}\n" +
+			"- {get: \"{{s}}/b\", with_token: true, query: {o: \"{{own}}\", r: \"{{refresh_token}}\"}, take: {same: s}}\n- {get: \"https://b.e.com/c?s={{same}}\", with_token: true, query: {o: \"{{own}}\"}, take: {unused: u}}", []string{
+			"carried https://a.e.com: key", "carried https://a.e.com: refresh_token",
+			"carried https://b.e.com: own, taken from o of GET {{s}}/a",
+			"carried https://b.e.com: same, taken from s of GET {{s}}/b?o={{own}}&r={{refresh_token}}; own, taken from o of GET {{s}}/a; refresh_token, taken from refresh_token of GET {{s}}/a",
+			"carried https://b.e.com: token", "from token, taken from t of GET {{s}}/a",
+		}},
+		"a refresh token of another place": {client + "obtain: {oauth2: \"https://a.e.com/t\", take: {refresh_token: master}}\nrefresh: {oauth2: \"https://b.e.com/t\"}", []string{
+			"carried https://a.e.com: client_secret", "carried https://b.e.com: client_secret", "carried https://b.e.com: refresh_token",
+			"carried https://b.e.com: refresh_token, taken from master of POST https://a.e.com/t", "from token, as RFC 6749 has it",
+		}},
+		"an issuer": {client + "obtain: {oauth2: {issuer: \"https://a.e.com/x\"}, take: {own: o}}\nattributes: [own]", []string{
+			"callers own, taken from o of POST as told by https://a.e.com/x", "carried as told by https://a.e.com/x: client_secret", "from token, as RFC 6749 has it",
+		}},
+		"all that a value is named by": {"inputs: {s: {format: url}, n: {default: five}, plain: {}}\nparameters: {p: {one_of: [a, b], default: \"{{n}}\"}}\nlet: {l: {lower: \"{{m}}\"}, m: VAULT}\n" +
+			"obtain:\n- {get: \"{{s}}/{{plain}}/{{l}}\", query: {p: \"{{p}}\"}, take: {token: t, jwt: j, own: {claim: sub, of: jwt}, one: {each: l, where: {n: \"{{n}}\"}, path: id}}}\nattributes: [own, one]", []string{
+			"callers one, taken from {each: l, path: id, where: {n: {{n}}}} of GET {{s}}/{{plain}}/{{l}}?p={{p}}; n is by default five; l is {lower: {{m}}}; p is one of a, b; p is by default {{n}}; m is VAULT",
+			"callers own, taken from {claim: sub, of: jwt} of GET {{s}}/{{plain}}/{{l}}?p={{p}}; jwt, taken from j of GET {{s}}/{{plain}}/{{l}}?p={{p}}; l is {lower: {{m}}}; p is one of a, b; p is by default {{n}}; m is VAULT; n is by default five",
+			"from token, taken from t of GET {{s}}/{{plain}}/{{l}}?p={{p}}; l is {lower: {{m}}}; p is one of a, b; p is by default {{n}}; m is VAULT; n is by default five",
+		}},
+	} {
+		if got := ways(v.define(c.text), map[string]string{"s": "https://a.e.com/base", "plain": "x"}); !slices.Equal(got, c.want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+		}
+	}
+}
+
+// TestAPlaceIsOneThatSomebodyCanAccept, however long what it is made of.
+func TestAPlaceIsOneThatSomebodyCanAccept(t *testing.T) {
+	v := newVendor(t, nil)
+	long := func(end string) string { return strings.Repeat("ü", longestPlace) + end }
+	of := func(text string) string {
+		all := ways(v.define(text), nil)
+		if i := slices.IndexFunc(all, func(s string) bool { return len(s) > longestPlace }); i >= 0 {
+			t.Errorf("got a place of %d bytes", len(all[i]))
+		}
+		return strings.Join(all, "\n")
+	}
+	a := of("let: {l: " + long("a") + "}\nobtain: {get: \"https://e.com/{{l}}\", take: {token: t}}")
+	b := of("let: {l: " + long("b") + "}\nobtain: {get: \"https://e.com/{{l}}\", take: {token: t}}")
+	if a == b || !strings.Contains(a, "and so on") {
+		t.Errorf("got %.100s and %.100s, want what is shortened to differ still", a, b)
+	}
+}
