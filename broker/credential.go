@@ -31,7 +31,7 @@ type Credential struct {
 	// Place is drawn when it changes where its secrets and tokens are sent: its provider, or an input that makes a host. What was obtained
 	// for another place is not sent to this one. Zero: it never has.
 	Place ID
-	// Destinations are where its secrets and tokens may go, sorted: what its definition said when the secrets were given, and what was
+	// Destinations are where its secrets and tokens may go, sorted: what its definition said when it was created or moved, and what was
 	// accepted since. Nil: nobody has written them down yet, as in records of before.
 	Destinations []Destination
 	// Epoch is drawn when all its tokens are invalidated.

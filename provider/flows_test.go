@@ -5,7 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // ways are what a definition sends and shows with these inputs, beside what is only asked.
@@ -79,5 +84,19 @@ func TestAPlaceIsOneThatSomebodyCanAccept(t *testing.T) {
 	b := of("let: {l: " + long("b") + "}\nobtain: {get: \"https://e.com/{{l}}\", take: {token: t}}")
 	if a == b || !strings.Contains(a, "and so on") {
 		t.Errorf("got %.100s and %.100s, want what is shortened to differ still", a, b)
+	}
+}
+
+// TestWhatADefinitionMayLeadToCanBeAccepted: the contract takes as many places, and as long ones.
+func TestWhatADefinitionMayLeadToCanBeAccepted(t *testing.T) {
+	rule := func(m protoreflect.ProtoMessage, field protoreflect.Name) *validate.FieldRules {
+		r, _ := proto.GetExtension(m.ProtoReflect().Descriptor().Fields().ByName(field).Options(), validate.E_Field).(*validate.FieldRules)
+		return r
+	}
+	if got := rule(&tokenbrokerv1.AcceptCredentialRequest{}, "destinations").GetRepeated().GetMaxItems(); got != mostFlows {
+		t.Errorf("got %d destinations, and a definition has %d", got, mostFlows)
+	}
+	if got := rule(&tokenbrokerv1.Destination{}, "place").GetString().GetMaxLen(); got != longestPlace {
+		t.Errorf("got a place of %d, and a definition has one of %d", got, longestPlace)
 	}
 }

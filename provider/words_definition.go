@@ -37,7 +37,7 @@ var parameterWords = vocabulary{place: "parameter", schema: []string{"$defs", "p
 	{name: "secret", kind: yesKind, meaning: "It is kept sealed, never shown, and may stand in a URL only under `query`.", example: "secret: true"},
 	{name: "optional", kind: yesKind, meaning: "It may be absent. What names it is left out then.", example: "optional: true"},
 	{name: "default", kind: "text", meaning: "What holds where it was not given. That of a parameter is a template, and may name inputs. Not with `secret` or `optional`.", example: "default: eu"},
-	{name: "one_of", kind: "list of texts", meaning: "All values that are allowed. What a caller may choose makes a host only by `one_of`.", example: "one_of: [eu, us]"},
+	{name: "one_of", kind: "list of texts", meaning: "All values that are allowed. What a caller may choose makes a host, or an issuer's URL, only by `one_of`.", example: "one_of: [eu, us]"},
 	{name: "pattern", kind: "RE2 expression", meaning: "What the whole value matches.", example: `pattern: "[a-z]{2,8}"`},
 	{name: "format", values: []string{"host", hostPathFormat, "url", "uuid", "email", "pem", "jwk", "json", "integer", "boolean"}, meaning: "What the value is: [formats](#formats).", example: "format: url"},
 	{name: "prefix", kind: "text", meaning: "Cut off its beginning: people paste `Bearer abc` where `abc` is meant.", example: `prefix: "Bearer "`},

@@ -11,7 +11,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// A credential goes where its record says, and nowhere else. The record is written when its secrets are given, by the definition as it is then.
+// A credential goes where its record says, and nowhere else. The record is written when it is created or moves, by the definition as it is then.
 // A definition of a file that leads elsewhere later holds the credential, with all that it has: whoever may write such a file is not
 // whoever may read secrets. A built-in definition moves with the release, and is followed by those that were given for it: where a file of its
 // name was, and is gone, they were given for the file.

@@ -209,6 +209,25 @@ func TestAnOverrideThatIsGoneHandsNothingToTheBuiltIn(t *testing.T) {
 	}
 }
 
+// TestASecretThatIsGivenAnewAcceptsNothing: files of credentials are applied by machines, with all secrets, whatever the definition has become.
+func TestASecretThatIsGivenAnewAcceptsNothing(t *testing.T) {
+	const def = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\"}\n"
+	p := newPlaces(t)
+	p.redefine("x", def)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	p.redefine("x", strings.Replace(def, hereHost, thereHost, 1))
+	for _, secret := range []string{"given-first-", "given-later-"} {
+		_, err := p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+			d.Secrets = secretsFor("c", secret)
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.wantNothingThere(broker.CredentialHeld)
+	}
+}
+
 // TestAFormerPlaceCanBeForgotten: accepting adds, so that brokers that have the former file go on; until somebody says that it is over.
 func TestAFormerPlaceCanBeForgotten(t *testing.T) {
 	const def = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\"}\n"

@@ -341,7 +341,7 @@ type Destination struct {
 	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
 	// Its definition leads there as it is now. Otherwise it did, and brokers that have not read the new one still go there.
 	Current bool `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
-	// It was so when the secrets were given, or somebody has accepted it since. A credential with a current one that is not is held,
+	// It was so when the credential was created or moved, or somebody has accepted it since. A credential with a current one that is not is held,
 	// unless its definition is built in.
 	Accepted      bool `protobuf:"varint,4,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
