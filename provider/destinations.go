@@ -16,7 +16,7 @@ func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 	d.give(v, c, broker.Selection{})
 	all := make([]broker.Destination, 0, len(d.flows)+1)
 	for _, f := range d.flows {
-		all = append(all, broker.Destination{Use: f.use, Place: shortened(d.place(f, v))})
+		all = append(all, broker.Destination{Use: f.use, Place: shortened(d.place(f, v), longestPlace)})
 	}
 	if !d.user {
 		all = append(all, broker.Destination{Use: broker.Release, Place: builtIn})
@@ -30,13 +30,13 @@ const builtIn = "built in"
 // longestPlace bounds a place, in bytes: as long as one of an AcceptCredential may be.
 const longestPlace = 8192
 
-// shortened is a place that somebody can accept: of one that is too long the end is told by its digest.
-func shortened(place string) string {
-	if len(place) <= longestPlace {
-		return place
+// shortened is something that somebody can accept: of what is longer than most bytes the end is told by its digest.
+func shortened(s string, most int) string {
+	if len(s) <= most {
+		return s
 	}
-	h := sha256.Sum256([]byte(place))
-	return strings.ToValidUTF8(place[:longestPlace/2], "") + " … and so on, by " + hex.EncodeToString(h[:])
+	h := sha256.Sum256([]byte(s))
+	return strings.ToValidUTF8(s[:most/2], "") + " … and so on, by " + hex.EncodeToString(h[:])
 }
 
 // place is where a flow leads with these values.

@@ -97,6 +97,10 @@ func (f *flows) carried(q *request) {
 	if q.withToken {
 		names["token"] = true
 	}
+	address := map[string]bool{} // what an answer says of it is in the place itself
+	for _, n := range q.ledBy() {
+		f.d.behind(n, address)
+	}
 	for _, n := range slices.Sorted(maps.Keys(names)) {
 		in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
 		switch {
@@ -107,7 +111,7 @@ func (f *flows) carried(q *request) {
 		}
 		for _, t := range f.takes[n] {
 			switch {
-			case f.full() || t.q.place() == q.place():
+			case f.full() || t.q.place() == q.place() || address[n]:
 			case n == "token": // where that is taken is a flow of its own
 				add(n)
 			case n != "refresh_token" || !t.standard():

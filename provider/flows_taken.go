@@ -59,7 +59,7 @@ func (f *flows) taken(t takenBy) string {
 			one(t)
 		}
 	}
-	return b.String()
+	return shortened(b.String(), longestPlace/2) // the rest is for where it goes
 }
 
 // address are the texts that say which answer a request is given. What oauth2 adds to a query says it to nobody: its answer has one meaning.

@@ -49,6 +49,9 @@ func TestWhatGoesWhere(t *testing.T) {
 			"carried https://b.e.com: same, taken from s of GET {{s}}/b?o={{own}}&r={{refresh_token}}; own, taken from o of GET {{s}}/a; refresh_token, taken from refresh_token of GET {{s}}/a",
 			"carried https://b.e.com: token", "from token, taken from t of GET {{s}}/a",
 		}},
+		"an address in an answer": {"inputs: {key: {secret: true}}\nobtain:\n- {get: \"https://a.e.com/a\", take: {next: n}}\n- {post: \"{{next}}/t\", form: {k: \"{{key}}\"}, take: {token: t}}", []string{
+			"carried {next by }: key", "from token, taken from t of POST {{next}}/t; next, taken from n of GET https://a.e.com/a",
+		}},
 		"a refresh token of another place": {client + "obtain: {oauth2: \"https://a.e.com/t\", take: {refresh_token: master}}\nrefresh: {oauth2: \"https://b.e.com/t\"}", []string{
 			"carried https://a.e.com: client_secret", "carried https://b.e.com: client_secret", "carried https://b.e.com: refresh_token",
 			"carried https://b.e.com: refresh_token, taken from master of POST https://a.e.com/t", "from token, as RFC 6749 has it",
@@ -63,7 +66,9 @@ func TestWhatGoesWhere(t *testing.T) {
 			"from token, taken from t of GET {{s}}/{{plain}}/{{l}}?p={{p}}; l is {lower: {{m}}}; p is one of a, b; p is by default {{n}}; m is VAULT; n is by default five",
 		}},
 	} {
-		if got := ways(v.define(c.text), map[string]string{"s": "https://a.e.com/base", "plain": "x"}); !slices.Equal(got, c.want) {
+		d := v.define(c.text)
+		d.digest = ""
+		if got := ways(d, map[string]string{"s": "https://a.e.com/base", "plain": "x"}); !slices.Equal(got, c.want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
 		}
 	}
