@@ -9,8 +9,8 @@ import (
 // A Destination is a place that a credential's secrets or tokens go to by its definition. Comparable.
 type Destination struct {
 	Use Use
-	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers it
-	// is the name of the input or the value, and where that comes from; for Carried an origin, and behind a colon such a name.
+	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers and
+	// TokenFrom it is the name of the input or the value, and where that comes from; for Carried an origin, and behind a colon such a name.
 	Place string
 }
 
@@ -19,7 +19,7 @@ type Use string
 
 // The uses. They are stored.
 const (
-	// Requests are token requests: secrets, refresh tokens and values of former answers go there.
+	// Requests are token requests. What they bring there, Carried says.
 	Requests Use = "requests"
 	// Carried is one of the secrets, refresh tokens and values of answers that token requests bring to a place. What came from there is none.
 	Carried Use = "carried"
