@@ -27,7 +27,7 @@ func listenAsAnother(t *testing.T, path string) net.Listener {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
-	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil { //nolint:gosec // so that they may
+	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil { // so that they may
 		t.Fatal(err)
 	}
 	type opened struct {
@@ -49,7 +49,7 @@ func listenAsAnother(t *testing.T, path string) net.Listener {
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
-	if err := os.Chmod(path, 0o777); err != nil { //nolint:gosec // whoever wants secrets lets everybody in
+	if err := os.Chmod(path, 0o777); err != nil { // whoever wants secrets lets everybody in
 		t.Fatal(err)
 	}
 	return l
