@@ -296,7 +296,7 @@ func (s *credentials) TestCredential(ctx context.Context, r *tokenbrokerv1.TestC
 	if err != nil {
 		return nil, err
 	}
-	out := &tokenbrokerv1.TestCredentialResponse{Attempts: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime)}
+	out := &tokenbrokerv1.TestCredentialResponse{Attempts: attemptMessages(t.Attempts), ExpireTime: stamp(t.ExpireTime), FormerSecret: t.Former}
 	out.Exchanges = exchangeMessages(out.GetAttempts()) //nolint:staticcheck // deprecated for clients
 	if f := t.Failure; f != nil {
 		out.Reason, out.Code, out.Message = reasonOf(f.Kind), int32(outcomes[f.Kind].code), f.Summary() //nolint:gosec // codes are few

@@ -61,6 +61,10 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		return nil, errAgain
 	}
 	b.solos.forget(t)
+	if n := o.Token.RejectedCount; n >= rejectedAtOnce {
+		b.log.Warn("callers reject fresh tokens, one after the other: look at the API's answer", "credential", string(t.name), "provider", t.facts.Name,
+			"in_a_row", n, "replaced_no_earlier_than", o.Token.ReplaceAt)
+	}
 	if unread := o.Token.Unread; unread != "" {
 		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", broker.UnreadAdvice(unread))
 	}

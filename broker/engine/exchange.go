@@ -53,7 +53,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	}
 	bounded, cancel := patient(ctx, b.clock, until.Sub(b.clock.Now().At))
 	defer cancel()
-	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked, s.usable(t.facts))
+	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked && !p.trial.on, s.usable(t.facts))
 	if failure != nil {
 		return nil, p.failed(ctx, t, end, granted, s, failure)
 	}
@@ -142,7 +142,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 		failure.Attempts = attempts
 		return a, false, failure
 	}
-	a.Attempts = attempts
+	a.Attempts, p.former = attempts, former
 	return a, former, nil
 }
 

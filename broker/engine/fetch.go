@@ -40,8 +40,9 @@ type outcome struct {
 	need    need
 	entry   *entry
 	failure *broker.Failure
-	// attempts are the requests that it made.
+	// attempts are the requests that it made. former: the last of them worked with former secrets.
 	attempts []broker.Attempt
+	former   bool
 }
 
 // join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown and CallerLimited, and as may does, which
@@ -79,7 +80,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 			b.logPanic(key.name, r)
 			out = outcome{need: n, failure: &broker.Failure{Kind: broker.Internal, Credential: key.name}}
 		}
-		out.need, out.attempts = n, p.attempts
+		out.need, out.attempts, out.former = n, p.attempts, p.former
 		if key.trial.on {
 			b.trials.end(b.clock.Now().At, key, out)
 		}
@@ -185,10 +186,11 @@ type pursuit struct {
 	key   lookup
 	need  need
 	trial trial
-	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time. attempts are its requests. Both
-	// are written by ask.
+	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time. attempts are its requests, of which
+	// the last worked with former secrets if former. All are written by ask.
 	asked    bool
 	attempts []broker.Attempt
+	former   bool
 	// turn: it has its turn at the grant that all keys of a seeded credential share, until the end of the round that needs it.
 	turn bool
 	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.

@@ -174,9 +174,13 @@ func TestTheFormerSecretIsTriedOnInvalidClientOnly(t *testing.T) {
 		if err != nil || !rep.Credential.FormerKept(time.Now()) || rep.Credential.Secrets["client_secret"].FormerUsedTime.IsZero() {
 			t.Errorf("got %+v %v, want the former secret's last use", rep.Credential, err)
 		}
+		if trial, err := w.test(""); err != nil || !trial.Former || len(trial.Attempts) != 2 {
+			t.Errorf("got %+v, %v, want a test that says which secret works", trial, err)
+		}
+		w.wantExchanges(4)
 		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
 		w.mustGet("main")           // the one that worked last is tried first
-		w.wantExchanges(3)
+		w.wantExchanges(5)
 		accepted = "new"
 		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
 		w.mustGet("main")

@@ -30,7 +30,7 @@ const (
 // A Report is how a credential is doing.
 type Report struct {
 	State State
-	// Failure is what the next GetToken would meet; nil: nothing known.
+	// Failure is what the next GetToken would meet, or that of whoever rejects the token again; nil: nothing known.
 	Failure *broker.Failure
 	// Advice is what to do about it; empty: nothing.
 	Advice      string
@@ -174,9 +174,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		}
 		r.State, r.NextAttempt = Degraded, t.ReplaceAt
 		r.Advice = "callers reject one fresh token after the other: look at the API's answer, the account's rights, the address that is called, how the token is presented"
-		if t.Rejected {
-			r.Failure = refusesFresh(c, &t)
-		}
+		r.Failure = refusesFresh(c, &t)
 	}
 	if s.FormerWorked && r.Advice == "" {
 		r.Advice = "the former secret is the one that works: set the new one in the upstream, or rotate again"

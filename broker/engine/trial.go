@@ -15,8 +15,9 @@ type Trial struct {
 	Attempts []broker.Attempt
 	// Failure is why it did not work; nil: it did.
 	Failure *broker.Failure
-	// ExpireTime of the token that was had.
+	// ExpireTime of the token that was had. Former: with the former secrets, because the upstream refused the new ones.
 	ExpireTime time.Time
+	Former     bool
 }
 
 // TestCredential makes one real exchange, under the usual lease, whatever is remembered of the upstream. A rotated refresh token is always
@@ -55,7 +56,7 @@ func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name 
 
 // trial is what a test has found.
 func (o outcome) trial() Trial {
-	t := Trial{Attempts: o.attempts, Failure: o.failure}
+	t := Trial{Attempts: o.attempts, Failure: o.failure, Former: o.former && o.failure == nil}
 	if o.entry != nil {
 		t.ExpireTime = o.entry.issued.ExpireAt
 	}

@@ -1480,7 +1480,9 @@ type TestCredentialResponse struct {
 	// The google.rpc.Code that GetToken fails with for this reason; 0: it worked.
 	Code int32 `protobuf:"varint,5,opt,name=code,proto3" json:"code,omitempty"`
 	// What it means and what to do about it, for people; empty: it worked.
-	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	// It worked with a former secret: the upstream refuses the one that was set last.
+	FormerSecret  bool `protobuf:"varint,7,opt,name=former_secret,json=formerSecret,proto3" json:"former_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1556,6 +1558,13 @@ func (x *TestCredentialResponse) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *TestCredentialResponse) GetFormerSecret() bool {
+	if x != nil {
+		return x.FormerSecret
+	}
+	return false
 }
 
 // One request to an upstream; an exchange makes one or several. Never a body, a URL's path or query, or a value.
@@ -2148,7 +2157,7 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\tresources\x18\x06 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x1a=\n" +
 	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x02\n" +
 	"\x16TestCredentialResponse\x12:\n" +
 	"\texchanges\x18\x01 \x03(\v2\x18.tokenbroker.v1.ExchangeB\x02\x18\x01R\texchanges\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12;\n" +
@@ -2156,7 +2165,8 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"expireTime\x123\n" +
 	"\battempts\x18\x04 \x03(\v2\x17.tokenbroker.v1.AttemptR\battempts\x12\x12\n" +
 	"\x04code\x18\x05 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"\xfc\x01\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12#\n" +
+	"\rformer_secret\x18\a \x01(\bR\fformerSecret\"\xfc\x01\n" +
 	"\aAttempt\x129\n" +
 	"\n" +
 	"start_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +

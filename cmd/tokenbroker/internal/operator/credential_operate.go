@@ -18,7 +18,7 @@ type credentialRotateCommand struct {
 	remote
 	secretFlags
 	Name       string        `arg:"" names:"credential" help:"The credential."`
-	KeepFormer time.Duration `help:"How long the former secret stays as a fallback; 0: until it is retired."`
+	KeepFormer time.Duration `help:"How long the former secret stays, for where the upstream refuses the new one as invalid_client or with 401; 0: until it is retired."`
 }
 
 // Run sets new secrets; where none is named it asks for each, and an empty answer leaves one as it is.
@@ -115,6 +115,9 @@ func (c *credentialTestCommand) Run(p *console.Process) error {
 		}
 		if res.GetReason() != "" {
 			return &testFailure{res}
+		}
+		if res.GetFormerSecret() {
+			console.Printf(p.Stderr, "tokenbroker: it works with the former secret alone: the upstream refuses the new one; set that in the upstream, or rotate again, and retire none\n")
 		}
 		if c.Output != "json" {
 			console.Printf(p.Stdout, "it works: the token expires %s\n", c.When(res.GetExpireTime().AsTime()))
