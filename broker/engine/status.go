@@ -141,7 +141,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	facts := def.Facts()
 	if f := s.Failure; f != nil {
 		r.State, r.Failure, r.NextAttempt = Misconfigured, share(f, c), f.RetryAt
-		r.Advice = "check the inputs and set the secret again; `credential test` tries at once"
+		r.Advice = "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once"
 		return
 	}
 	for _, g := range s.Grants {
@@ -195,7 +195,7 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 			r.State, r.Advice = Degraded, "something has changed since the upstream refused it: `credential test` tries at once"
 			break
 		}
-		r.State, r.Advice = Misconfigured, "check the inputs and set the secret again; `credential test` tries at once"
+		r.State, r.Advice = Misconfigured, "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once"
 	case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
 		r.State, r.Advice = Degraded, "ask for other scopes, audience or parameters: the upstream refused those that were asked for last"
 	case broker.UpstreamRateLimited, broker.UpstreamUnavailable:

@@ -21,7 +21,7 @@ func TestTextFitsItsColumns(t *testing.T) {
 	status := &tokenbrokerv1.GetCredentialStatusResponse{
 		State: tokenbrokerv1.CredentialState_CREDENTIAL_STATE_MISCONFIGURED, Reason: "CREDENTIAL_MISCONFIGURED",
 		Message: "credential oauth2-client-credentials-basic-1: the upstream refuses this client: check the credential's inputs and set its secret again (upstream status 401, invalid_client)",
-		Advice:  "check the inputs and set the secret again; `credential test` tries at once", LastSuccessTime: ago, NextAttemptTime: soon,
+		Advice:  "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once", LastSuccessTime: ago, NextAttemptTime: soon,
 		Tokens: []*tokenbrokerv1.HeldToken{{
 			TokenId: "b7101000ffebb893bcf17a0bda360614", ExpireTime: soon, RefreshTime: ago, Scopes: []string{"accounts:read", "email", "hubs:read", "officernd.api.write"},
 		}},
