@@ -208,7 +208,7 @@ type UpstreamError struct {
 	// Status and Code are the HTTP status and the OAuth error code; 0 and empty: none.
 	Status int
 	Code   string
-	// InvalidClient: the error code was invalid_client, so that a former secret may be tried.
+	// InvalidClient: it may be the secret that is refused, so that a former one may be tried.
 	InvalidClient bool
 	// Mute: neither a code nor a rule says why it refuses; a proxy may have answered.
 	Mute bool

@@ -93,10 +93,10 @@ func (e *errorRules) find(a *answer) saidError {
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
 func (d *definition) classify(rules *errorRules, a *answer, said saidError, place broker.Run, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
-		Status: a.Status, Code: rules.public(said.code), Detail: detail, RetryAfter: rules.wait(a), InvalidClient: said.code == "invalid_client", Mute: said.code == "",
+		Status: a.Status, Code: rules.public(said.code), Detail: detail, RetryAfter: rules.wait(a), Mute: said.code == "",
 	}
 	e.Level = d.levelOf(rules, e, said, place)
-	e.InvalidClient = e.InvalidClient || said.code == "" && a.Status == http.StatusUnauthorized && e.Level == broker.LevelCredential
+	e.InvalidClient = said.code == "invalid_client" || e.Level == broker.LevelCredential && maybeSecret(a.Status, said.code, place)
 	switch {
 	case e.Detail != "":
 	case said.code == "":
@@ -146,6 +146,19 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		return broker.LevelCredential
 	}
 	return broker.LevelUpstream
+}
+
+// maybeSecret reports whether a refusal of the credential may be of its secret: no code of RFC 6749 says that it is for something else, and the status is
+// one that login endpoints refuse a password with.
+func maybeSecret(status int, code string, place broker.Run) bool {
+	if _, known := levelOfCode(code, place); known {
+		return false
+	}
+	switch status {
+	case http.StatusOK, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }
 
 // requests is the level of what is wrong with one request: the key's where callers choose something of it, because another choice may

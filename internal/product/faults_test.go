@@ -76,7 +76,7 @@ var faultCases = func() []faultCase {
 		first(kind(upstreamsim.FaultErrorIn200), down, "200", "server_error"),
 		first(kind(upstreamsim.FaultEmpty), odd, "200", ""),
 		first(kind(upstreamsim.FaultGarbage), odd, "200", ""),
-		first(kind(upstreamsim.FaultHuge), down, "200", ""),
+		first(kind(upstreamsim.FaultHuge), odd, "200", ""),
 		{kind(upstreamsim.FaultRedirect), codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "307", "", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "invalid_client"}, codes.FailedPrecondition, "CREDENTIAL_MISCONFIGURED", "401", "invalid_client", 0, 0},
 		{upstreamsim.Fault{Kind: upstreamsim.FaultOAuthError, Code: "slow_down"}, codes.ResourceExhausted, limited, "400", "slow_down", 0, 1251 * time.Millisecond},

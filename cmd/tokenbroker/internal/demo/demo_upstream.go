@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ import (
 	"syscall"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 type upstreamCommand struct {
@@ -95,16 +98,20 @@ func called() string {
 	return os.Args[0]
 }
 
+// demoHeader is how the files begin that may be written again.
+const demoHeader = "# Of `tokenbroker demo upstream`, which writes it anew at each start.\n"
+
 // writeDemoFiles writes what a broker and an operator need to use the simulator.
 func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 	files := map[string]string{"ca.pem": string(sim.CA())}
 	var b strings.Builder
-	fmt.Fprintf(&b, "data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
+	fmt.Fprintf(&b, demoHeader+"data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
 	for _, h := range sim.Hosts() {
 		fmt.Fprintf(&b, "    %q: %q\n", h, sim.Addr())
 	}
 	files["settings.yaml"] = b.String()
 	b.Reset()
+	b.WriteString(demoHeader)
 	for _, a := range sim.Accounts() {
 		fmt.Fprintf(&b, "- name: %s\n  provider: %s\n", a.ID, a.System)
 		writeMap(&b, "inputs", a.Inputs)
@@ -120,6 +127,12 @@ func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 		}
 	}
 	files["credentials.yaml"] = b.String()
+	for _, name := range []string{"settings.yaml", "credentials.yaml"} {
+		there, err := readfile.Read(filepath.Join(dir, name), yamldoc.MostBytes)
+		if err == nil && !strings.HasPrefix(string(there), demoHeader) || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return console.BadInput("%s is there, and `demo upstream` has not written it: delete it, or name another directory with --dir", filepath.Join(dir, name))
+		}
+	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return err

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ type credentialRotateCommand struct {
 	remote
 	secretFlags
 	Name       string        `arg:"" names:"credential" help:"The credential."`
-	KeepFormer time.Duration `help:"How long the former secret stays, for where the upstream refuses the new one as invalid_client or with 401; 0: until it is retired."`
+	KeepFormer time.Duration `help:"How long the former secret stays, for where the upstream refuses the new one; 0: until it is retired."`
 }
 
 // Run sets new secrets; where none is named it asks for each, and an empty answer leaves one as it is.
@@ -57,17 +58,44 @@ type credentialRetireCommand struct {
 	remote
 	Name    string   `arg:"" names:"credential" help:"The credential."`
 	Secrets []string `arg:"" optional:"" help:"The secrets whose former values are forgotten; none: all."`
+	Yes     bool     `help:"Forget them also where it was a former one that worked last."`
 }
 
-// Run forgets former secrets.
+// Run forgets former secrets, unless one of them is the only one that works.
 func (c *credentialRetireCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		if !c.Yes {
+			used, err := formerWorked(ctx, cl, c.Name)
+			if err != nil {
+				return err
+			}
+			if used {
+				return status.Error(codes.FailedPrecondition,
+					"the former secret is the one that worked last, and the upstream refuses the new one: set that in the upstream, or rotate again, and see with `credential test`; --yes forgets the former one all the same")
+			}
+		}
 		res, err := cl.credentials.RetireSecret(ctx, &tokenbrokerv1.RetireSecretRequest{Name: c.Name, Secrets: c.Secrets})
 		if err != nil {
 			return err
 		}
 		return showCredential(p.Stdout, c.Format, res.GetCredential())
 	})
+}
+
+// formerWorked reports whether the last exchange that worked was made with a former secret.
+func formerWorked(ctx context.Context, cl *client, name string) (bool, error) {
+	c, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: name})
+	if err != nil {
+		return false, err
+	}
+	how, err := cl.credentials.GetCredentialStatus(ctx, &tokenbrokerv1.GetCredentialStatusRequest{Name: name})
+	if err != nil {
+		return false, err
+	}
+	last := how.GetLastSuccessTime().AsTime()
+	return slices.ContainsFunc(c.GetCredential().GetSecrets(), func(s *tokenbrokerv1.SecretInput) bool {
+		return s.GetFormerKept() && s.GetFormerUsedTime() != nil && !s.GetFormerUsedTime().AsTime().Before(last)
+	}), nil
 }
 
 type credentialTestCommand struct {
