@@ -46,14 +46,23 @@ func flowing(d *definition) []flow {
 		}
 	}
 	shown := d.visibleToCallers()
-	for _, q := range qs {
+	kept := map[string]bool{} // in a refresh, what was held since a former exchange, by which file that ever was
+	for i, q := range qs {
+		if i == len(d.obtain) {
+			for _, q := range d.obtain {
+				for _, t := range q.take {
+					kept[t.name] = true
+				}
+			}
+		}
 		to := q.target()
 		f.add(flow{use: broker.Requests, to: &to})
 		if q.issuer != nil {
 			f.add(flow{use: broker.Requests, to: &to, told: true})
 		}
-		f.carried(q)
+		f.carried(q, kept)
 		for _, t := range q.take {
+			delete(kept, t.name) // from here on it is the one of this exchange
 			if shown[t.name] {
 				f.shown(takenBy{t, q})
 			}
@@ -89,8 +98,9 @@ func (f *flows) add(x flow) {
 	}
 }
 
-// carried adds the secrets, grants and values of answers that a request brings to where it goes. What came from there is no news there.
-func (f *flows) carried(q *request) {
+// carried adds the secrets, grants and values of answers that a request brings to where it goes. What came from there in the same exchange is no
+// news there; what was kept since a former one may be of another file.
+func (f *flows) carried(q *request, kept map[string]bool) {
 	to := q.target()
 	add := func(what string) { f.add(flow{use: broker.Carried, what: what, to: &to, told: q.issuer != nil}) }
 	names := f.d.named(f.d.sent(q))
@@ -111,7 +121,7 @@ func (f *flows) carried(q *request) {
 		}
 		for _, t := range f.takes[n] {
 			switch {
-			case f.full() || t.q.place() == q.place() || address[n]:
+			case f.full() || t.q.place() == q.place() && !kept[n] || address[n]:
 			case n == "token": // where that is taken is a flow of its own
 				add(n)
 			case n != "refresh_token" || !t.standard():

@@ -54,7 +54,8 @@ func TestWhatGoesWhere(t *testing.T) {
 		}},
 		"a refresh token of another place": {client + "obtain: {oauth2: \"https://a.e.com/t\", take: {refresh_token: master}}\nrefresh: {oauth2: \"https://b.e.com/t\"}", []string{
 			"carried https://a.e.com: client_secret", "carried https://b.e.com: client_secret", "carried https://b.e.com: refresh_token",
-			"carried https://b.e.com: refresh_token, taken from master of POST https://a.e.com/t", "from token, as RFC 6749 has it",
+			"carried https://b.e.com: refresh_token, taken from master of POST https://a.e.com/t",
+			"carried https://b.e.com: refresh_token, taken from master of POST https://b.e.com/t", "from token, as RFC 6749 has it",
 		}},
 		"an issuer": {client + "obtain: {oauth2: {issuer: \"https://a.e.com/x\"}, take: {own: o}}\nattributes: [own]", []string{
 			"callers own, taken from o of POST as told by https://a.e.com/x", "carried as told by https://a.e.com/x: client_secret", "from token, as RFC 6749 has it",

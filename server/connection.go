@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/tap"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/internal/peeruser"
 )
 
 const (
@@ -91,23 +90,6 @@ func (c *connections) Clone() wirecred.TransportCredentials { return c }
 
 // OverrideServerName implements credentials.TransportCredentials.
 func (*connections) OverrideServerName(string) error { return nil }
-
-// callerAt says who is behind a connection: without authentication, whoever is on this machine is local, by their user where the system
-// tells it, and others are nobody.
-func callerAt(c net.Conn) broker.Caller {
-	a := c.RemoteAddr()
-	if !isLocal(a) && (a == nil || a.Network() != "bufconn") { // in-process: tests and embedding
-		return broker.Caller{}
-	}
-	if u, ok := c.(*net.UnixConn); ok {
-		if uid, ok := peeruser.Of(u); ok {
-			return broker.Caller{Identity: fmt.Sprint("uid:", uid), Local: true}
-		}
-	}
-	return localCaller
-}
-
-var localCaller = broker.Caller{Identity: "local", Local: true}
 
 // connectionOf is the one that a call came on; nil: it came on none of this server's.
 func connectionOf(ctx context.Context) *connection {

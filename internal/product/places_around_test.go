@@ -252,3 +252,51 @@ func TestAFormerPlaceCanBeForgotten(t *testing.T) {
 	p.redefine("x", strings.Replace(def, hereHost, thereHost, 1))
 	p.wantNothingThere(broker.CredentialHeld)
 }
+
+// TestAValueThatIsKeptGoesByNoOtherName: two names change places in the file, and what was kept as one of the other host's would go to this one.
+func TestAValueThatIsKeptGoesByNoOtherName(t *testing.T) {
+	const before = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain:
+- oauth2: "https://here.example.com/token"
+  take: {held: held}
+- get: "https://there.example.com/me"
+  headers: {X-Who: "{{client_id}}"}
+  take: {other: endpoint}
+refresh:
+- oauth2: "https://here.example.com/token"
+  params: {held: "{{held}}"}
+  take: {held: held}
+- get: "https://there.example.com/me"
+  query: {o: "{{other}}"}
+  take: {other: endpoint}
+`
+	const after = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain:
+- oauth2: "https://here.example.com/token"
+  take: {other: held}
+- get: "https://there.example.com/me"
+  headers: {X-Who: "{{client_id}}"}
+  take: {held: endpoint}
+refresh:
+- get: "https://there.example.com/me"
+  query: {o: "{{held}}"}
+  take: {held: endpoint}
+- oauth2: "https://here.example.com/token"
+  params: {held: "{{other}}"}
+  take: {other: held}
+`
+	p := newPlaces(t)
+	p.redefine("x", before)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	p.redefine("x", after)
+	if err := p.use("c"); broker.KindOf(err) != broker.CredentialHeld {
+		t.Errorf("got %v, want it held", err)
+	}
+	if found := p.astray(); len(found) > 0 {
+		t.Errorf("%v went astray", found)
+	}
+}

@@ -63,7 +63,7 @@ var may = map[string][]string{
 	},
 	"cmd/tokenbroker/internal/demo": {
 		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/settings",
-		"gen/tokenbroker/v1", "internal/upstreamsim", "internal/upstreamsim/simclient",
+		"gen/tokenbroker/v1", "internal/readfile", "internal/upstreamsim", "internal/upstreamsim/simclient",
 	},
 }
 

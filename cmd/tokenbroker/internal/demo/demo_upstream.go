@@ -15,7 +15,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
-	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 type upstreamCommand struct {
@@ -128,7 +127,7 @@ func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 	}
 	files["credentials.yaml"] = b.String()
 	for _, name := range []string{"settings.yaml", "credentials.yaml"} {
-		there, err := readfile.Read(filepath.Join(dir, name), yamldoc.MostBytes)
+		there, err := readfile.Read(filepath.Join(dir, name), 1<<20)
 		if err == nil && !strings.HasPrefix(string(there), demoHeader) || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return console.BadInput("%s is there, and `demo upstream` has not written it: delete it, or name another directory with --dir", filepath.Join(dir, name))
 		}
