@@ -13,6 +13,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/newfile"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 	"github.com/tokenbroker/tokenbroker/store/seal"
@@ -40,14 +41,14 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	from, err := os.Open(c.File)
+	from, _, err := readfile.Open(c.File)
+	if errors.Is(err, readfile.ErrNotRegular) {
+		return console.BadInput("%s is no backup: %w; nothing was changed", c.File, err)
+	}
 	if err != nil {
 		return console.BadInput("read the backup: %w", err)
 	}
 	defer from.Close() //nolint:errcheck // it is only read
-	if i, err := from.Stat(); err == nil && i.IsDir() {
-		return console.BadInput("%s is no backup: it is a directory; nothing was changed", c.File)
-	}
 	if _, err := os.Stat(c.DataDir); errors.Is(err, fs.ErrNotExist) {
 		defer os.Remove(c.DataDir) //nolint:errcheck // it stays if something is in it
 	}
@@ -56,7 +57,7 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	}
 	n := 0
 	err = newfile.Write(path, func(f *os.File) error {
-		if _, err := io.Copy(f, from); err != nil {
+		if _, err := io.Copy(f, untilStopped{p.Context, from}); err != nil {
 			return err
 		}
 		defer os.Remove(f.Name() + ".lock") //nolint:errcheck // nobody else knows the name
@@ -64,6 +65,8 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 		return err
 	})
 	switch {
+	case p.Context.Err() != nil:
+		return console.ErrInterrupted
 	case errors.Is(err, bolt.ErrForeign):
 		return console.BadInput("%s is no backup: it is not a file of `tokenbroker backup`; nothing was changed", c.File)
 	case errors.Is(err, bolt.ErrTruncated), errors.Is(err, bolt.ErrDamaged):
@@ -81,6 +84,19 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+
 		"who needs a new one as soon as it has been tried")
 	return nil
+}
+
+// untilStopped reads until whoever asked for it has stopped the command.
+type untilStopped struct {
+	ctx context.Context //nolint:containedctx // of one reading
+	io.Reader
+}
+
+func (r untilStopped) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(b)
 }
 
 // readable opens data with their key, and counts the credentials.
