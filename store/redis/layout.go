@@ -60,7 +60,7 @@ func parseMember(m string) (store.Key, bool) {
 		return key, kind != ""
 	}
 	id, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(id) != len(key.ID) || kind == "" {
+	if err != nil || len(id) != len(key.ID) || kind == "" || strings.ContainsAny(text, "\r\n") { // which the decoder passes over
 		return store.Key{}, false
 	}
 	copy(key.ID[:], id)

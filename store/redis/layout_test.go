@@ -45,6 +45,7 @@ func TestAGroupIsOneHashTag(t *testing.T) {
 func FuzzParseEntry(f *testing.F) {
 	f.Add(entry(store.Listing{Name: "n", Incarnation: [16]byte{1}}, "c:a"))
 	f.Add("n\x00short")
+	f.Add(member(store.Key{Kind: "t", ID: [32]byte{1}}) + "\r")
 	f.Fuzz(func(t *testing.T, text string) {
 		if l, g, ok := parseEntry(text); ok && entry(l, g) != text {
 			t.Errorf("%q is read as %v %q", text, l, g)
