@@ -117,7 +117,7 @@ func (f *flows) carried(q *request, kept map[string]bool) {
 		case in != nil && in.secret:
 			add(in.called(n))
 		case n == "refresh_token":
-			add(n)
+			add(n + f.d.seeded())
 		}
 		for _, t := range f.takes[n] {
 			switch {
@@ -138,11 +138,24 @@ func (f *flows) shown(t takenBy) {
 	case !builtinNames[t.name]:
 		f.add(flow{use: broker.Callers, what: f.taken(t)})
 	case !slices.Contains([]string{"token", "token_type", "scope"}, t.name):
-	case !t.standard():
-		f.add(flow{use: broker.TokenFrom, what: f.taken(t)})
+	case !t.standard(), t.name == "token" && len(f.takes["token"]) > f.brings():
+		f.add(flow{use: broker.TokenFrom, what: f.taken(t)}) // of several answers that bring a token, callers get one: which, its place says
 	case t.name == "token":
 		f.add(flow{use: broker.TokenFrom, what: "token, as RFC 6749 has it"})
 	}
+}
+
+// brings is how many answers bring a token where each exchange asks one.
+func (f *flows) brings() int { return min(len(f.d.obtain), 1) + min(len(f.d.refresh), 1) }
+
+// seeded is what the first refresh token is given as.
+func (d *definition) seeded() string {
+	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
+		if d.inputs[name].seed {
+			return ", first " + d.inputs[name].called(name)
+		}
+	}
+	return ""
 }
 
 // called is what a secret input is called where it goes: what was kept as another one may come out of it.

@@ -178,7 +178,10 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	if c.Seeds == nil {
 		c.Seeds = map[string]broker.Seed{}
 	}
-	rename(c, facts)
+	// By a file that nobody has accepted no secret gets another name, nor is one forgotten: the next file might send it where that name may go.
+	_, held := astray(def, there)
+	held = held && there.Provider == d.Provider
+	rename(c, facts, held)
 	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
 	elsewhere := sentElsewhere(there, c, facts)
 	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
@@ -218,16 +221,17 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 			}
 		}
 	}
-	// What another definition does not have is forgotten with the former one.
-	for name := range c.Secrets {
-		if in, ok := facts.Inputs[name]; !ok || !in.Secret || in.Seed {
-			delete(c.Secrets, name)
-		}
-	}
-	for name := range c.Seeds {
-		if in, ok := facts.Inputs[name]; !ok || !in.Seed {
-			delete(c.Seeds, name)
-		}
+	// What another provider does not have is forgotten with the former one; what only this file does not have any more may be in the next.
+	another := there.Provider != d.Provider
+	if !held {
+		maps.DeleteFunc(c.Secrets, func(name string, _ broker.SecretInput) bool {
+			in, ok := facts.Inputs[name]
+			return !ok && another || ok && (!in.Secret || in.Seed)
+		})
+		maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool {
+			in, ok := facts.Inputs[name]
+			return !ok && another || ok && !in.Seed
+		})
 	}
 	if len(wrong) == 0 {
 		wrong = def.Check(c)
@@ -254,13 +258,16 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	return c, seed, nil
 }
 
-// rename gives what is stored under an input's former name its new one.
-func rename(c broker.Credential, f *broker.Facts) {
+// rename gives what is stored under an input's former name its new one; of a held credential no secret.
+func rename(c broker.Credential, f *broker.Facts, held bool) {
 	for name, in := range f.Inputs {
 		if in.Was == "" {
 			continue
 		}
 		move(c.Inputs, in.Was, name)
+		if held {
+			continue
+		}
 		move(c.Secrets, in.Was, name)
 		move(c.Seeds, in.Was, name)
 	}
@@ -281,7 +288,7 @@ func sentElsewhere(there, c broker.Credential, f *broker.Facts) bool {
 		return false
 	}
 	there = there.Clone()
-	rename(there, f)
+	rename(there, f, false)
 	return there.Provider != c.Provider || slices.ContainsFunc(f.PlaceInputs, func(in string) bool { return there.Inputs[in] != c.Inputs[in] })
 }
 

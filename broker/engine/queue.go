@@ -156,9 +156,10 @@ func (q *queue) next(ready func(*pass) bool) *waiter {
 func (q *queue) remove(w *waiter) {
 	name, r := w.pass.token.Credential, rank(w.pass)
 	all := q.of[name]
-	if i := slices.Index(all[r], w); i > 0 {
+	switch i := slices.Index(all[r], w); {
+	case i > 0:
 		all[r] = slices.Delete(all[r], i, i+1)
-	} else {
+	case i == 0:
 		all[r] = all[r][1:]
 	}
 	if len(all[0])+len(all[1])+len(all[2]) == 0 {
