@@ -51,16 +51,28 @@ func (w *where) reads(such func(*where) bool) bool {
 // sameAs reports whether it looks where another looks, whatever is made of it by a pattern.
 func (w *where) sameAs(other *where) bool {
 	return other.reads(func(x *where) bool {
-		return x.written == w.written || w.path != nil && x.path != nil && slices.Equal(w.path.steps, x.path.steps)
+		return x.written == w.written || w.path != nil && x.path != nil && slices.EqualFunc(w.path.steps, x.path.steps, mayBeOne)
 	})
 }
 
 // holds reports whether the other looks at a part of what it takes.
 func (w *where) holds(other *where) bool {
-	return w.path != nil && other.reads(func(x *where) bool {
+	return other.reads(func(x *where) bool {
+		switch {
+		case w.header != "":
+			cookie := x.cookie != "" && strings.EqualFold(w.header, "Set-Cookie")
+			return cookie || w.pattern == nil && strings.EqualFold(w.header, x.header)
+		case w.path == nil || x.path == nil:
+			return false
+		}
 		n := len(w.path.steps)
-		return x.path != nil && len(x.path.steps) > n && slices.Equal(w.path.steps, x.path.steps[:n])
+		return len(x.path.steps) > n && slices.EqualFunc(w.path.steps, x.path.steps[:n], mayBeOne)
 	})
+}
+
+// mayBeOne reports whether two steps may lead to the same: an index that counts from the end may be any.
+func mayBeOne(a, b step) bool {
+	return a == b || a.indexed && b.indexed && (a.index < 0 || b.index < 0)
 }
 
 // endsInRefreshToken reports whether the last member of a path is called a refresh token.

@@ -29,7 +29,11 @@ func TestCallersGetNoRefreshToken(t *testing.T) {
 		post("token: t, refresh_token: 'd[0].r', token_type: 'd[0]'"):   "take.token_type: " + holds,
 		post("token: t, refresh_token: d.r, own: d") +
 			"attributes: [own]": "take.own: " + holds,
-		post("token: t, refresh_token: d.r, own: {text: true}") + "attributes: [own]": "take.own: " + holds,
+		post("token: t, refresh_token: d.r, own: {text: true}") + "attributes: [own]":                                         "take.own: " + holds,
+		post("token: t, refresh_token: {cookie: rt}, own: {header: set-cookie}") + "attributes: [own]":                        "take.own: " + holds,
+		post("token: t, refresh_token: {header: Location, pattern: 'r=(.*)'}, own: {header: location}") + "attributes: [own]": "take.own: " + holds,
+		post("token: t, refresh_token: 'l[0].v', own: 'l[-1].v'") + "attributes: [own]":                                       "take.own: " + is,
+		post("token: t, refresh_token: 'l[0].v', own: 'l[-1]'") + "attributes: [own]":                                         "take.own: " + holds,
 	} {
 		if got := strings.Join(check(t, text), "\n"); !strings.Contains(got, want) {
 			t.Errorf("%s\ngot  %s\nwant %s", text, got, want)

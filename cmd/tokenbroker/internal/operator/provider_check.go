@@ -31,7 +31,7 @@ func (c *providerCheckCommand) Run(p *console.Process) error {
 		}
 	} else {
 		for _, problem := range found {
-			console.Println(p.Stdout, problem)
+			console.Println(p.Stdout, console.Visible(problem.String()))
 		}
 	}
 	warnings := len(yamldoc.Warnings(found))
