@@ -62,13 +62,23 @@ func (f *flows) taken(t takenBy) string {
 	return shortened(b.String(), longestPlace/2) // the rest is for where it goes
 }
 
-// address are the texts that say which answer a request is given. What oauth2 adds to a query says it to nobody: its answer has one meaning.
+// address are the texts that say which answer a request is given.
 func (q *request) address() []text {
-	out := []text{q.target().written}
+	return append([]text{q.target().written}, textsOf(q.asked())...)
+}
+
+// asked is the query as the definition has it. What oauth2 adds to it says to nobody which answer it is: that has one meaning.
+func (q *request) asked() []field {
 	if !q.oauth2 {
-		out = append(out, textsOf(q.query)...)
+		return q.query
 	}
-	return out
+	var own []field
+	for _, f := range q.query {
+		if f.at != q.at {
+			own = append(own, f)
+		}
+	}
+	return own
 }
 
 // asks is how a request is named: by its method and its URL with the query.
@@ -78,14 +88,11 @@ func (q *request) asks() string {
 		s += "as told by "
 	}
 	s += writtenAs(q.target().written.parts)
-	if q.oauth2 {
-		return s
-	}
 	separator := "?"
 	if strings.Contains(s, "?") {
 		separator = "&"
 	}
-	for _, f := range q.query {
+	for _, f := range q.asked() {
 		for _, t := range f.values {
 			s += separator + f.name + "=" + writtenAs(t.parts)
 			separator = "&"

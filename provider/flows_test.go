@@ -57,6 +57,9 @@ func TestWhatGoesWhere(t *testing.T) {
 			"carried https://b.e.com: refresh_token, taken from master of POST https://a.e.com/t",
 			"carried https://b.e.com: refresh_token, taken from master of POST https://b.e.com/t", "from token, as RFC 6749 has it",
 		}},
+		"a question beside the token": {client + "scopes: {}\nobtain: {oauth2: \"https://a.e.com/me\", send: query, query: {doc: public}, take: {own: o}}\nattributes: [own]", []string{
+			"callers own, taken from o of POST https://a.e.com/me?doc=public", "carried https://a.e.com: client_secret", "from token, as RFC 6749 has it",
+		}},
 		"an issuer": {client + "obtain: {oauth2: {issuer: \"https://a.e.com/x\"}, take: {own: o}}\nattributes: [own]", []string{
 			"callers own, taken from o of POST as told by https://a.e.com/x", "carried as told by https://a.e.com/x: client_secret", "from token, as RFC 6749 has it",
 		}},
