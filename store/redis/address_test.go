@@ -66,7 +66,8 @@ func FuzzParseAddress(f *testing.F) {
 		if err != nil {
 			shown = err.Error()
 		}
-		if user, _, ok := strings.Cut(text, "@"); ok && strings.Contains(user, "secret") && strings.Contains(shown, "s3cr3t-plant") {
+		user, rest, ok := strings.Cut(text, "@") // what follows is shown
+		if ok && strings.Contains(user, "secret") && !strings.Contains(rest, "secret") && strings.Contains(shown, "s3cr3t-plant") {
 			t.Errorf("%q shows the password: %s", text, shown)
 		}
 		if err != nil || strings.Contains(text, "@") {
