@@ -154,7 +154,12 @@ func (b *bench) view(k broker.TokenKey) broker.View {
 
 func (b *bench) acquired(k broker.TokenKey, spend bool) broker.Lease {
 	b.t.Helper()
-	l, err := b.view(k).Acquire(ctx, time.Minute, spend)
+	return b.acquiredFor(leaseTime, k, spend)
+}
+
+func (b *bench) acquiredFor(ttl time.Duration, k broker.TokenKey, spend bool) broker.Lease {
+	b.t.Helper()
+	l, err := b.view(k).Acquire(ctx, ttl, spend)
 	if err != nil {
 		b.t.Fatalf("acquire: %v", err)
 	}

@@ -67,14 +67,11 @@ func testCommitGrant(t *testing.T, c Config, b *bench) {
 
 // testCommitLate: a commit after the lease ran out counts like any other.
 func testCommitLate(t *testing.T, c Config, b *bench) {
-	if c.RealTime {
-		t.Skip("waits for a lease to end")
-	}
 	b.created("a", "r1")
 	k := spending("a", 1)
 	generation := b.view(k).Grant.Generation
-	late := b.acquired(k, true)
-	c.pass(leaseTime)
+	late := b.acquiredFor(c.ending(), k, true)
+	c.pass(c.ending())
 	second := b.acquired(k, true)
 	b.failed(second, broker.FailureRecord{Level: broker.LevelGrant, Uncertain: true, Presented: true, Now: now()})
 	g := b.view(k).Grant
@@ -90,8 +87,8 @@ func testCommitLate(t *testing.T, c Config, b *bench) {
 	}
 
 	// Another has won meanwhile, and holds the lease again.
-	late = b.acquired(k, true)
-	c.pass(leaseTime)
+	late = b.acquiredFor(c.ending(), k, true)
+	c.pass(c.ending())
 	b.committed(b.acquired(k, true), broker.Outcome{Token: issued("t2"), RefreshToken: broker.NewSecret("r3")})
 	b.acquired(k, true)
 	marker := b.view(k).Grant.Marker
@@ -216,14 +213,15 @@ func testTokenEnds(t *testing.T, c Config, b *bench) {
 }
 
 func testGrantsMakeRoom(t *testing.T, c Config, b *bench) {
+	apart := time.Second // grants are told apart by their times
 	if c.RealTime {
-		t.Skip("tells grants apart by their times")
+		apart = 10 * time.Millisecond
 	}
 	b.created("a", "own")
 	var marked broker.TokenKey
 	for n := range byte(25) {
 		k := obtaining(n)
-		c.pass(time.Second)
+		c.pass(apart)
 		b.committed(b.acquired(k, false), broker.Outcome{RefreshToken: broker.NewSecret("r")})
 		switch n {
 		case 0:
