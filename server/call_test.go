@@ -21,7 +21,7 @@ func TestACallsContextIsTheStreamsWithCallerAndDeadline(t *testing.T) {
 			stream, cancel := context.WithTimeout(context.WithValue(t.Context(), key{}, "value"), 10*time.Second)
 			defer cancel()
 			c := newCall(stream)
-			time.Sleep(time.Second) //nolint:forbidigo // a bubble's clock; the deadline counts from the beginning, however late somebody asks
+			<-time.After(time.Second) // the deadline counts from the beginning, however late somebody asks
 			if asked && c.Err() != nil {
 				t.Fatal(c.Err())
 			}

@@ -77,7 +77,7 @@ func TestEachRefreshPresentsTheNewestTokenAndEachScopeSetHasItsOwn(t *testing.T)
 				_, err := w.Token(ctx, local, req)
 				return "", err
 			})
-			time.Sleep(31 * time.Second) //nolint:forbidigo // in a bubble
+			sleep(31 * time.Second)
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -104,10 +104,10 @@ func TestAnUncertainRefreshTokenIsNotPresentedAgainWhereObtainCanDoWithout(t *te
 		w.create("main", nil)
 		w.mustGet("main")
 		r.lose = func(x broker.Exchange) bool { return x.Run == broker.Refresh }
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Minute)
 		_, err := w.get("main")
 		wantKind(t, err, broker.UpstreamUnavailable)
-		time.Sleep(5 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(5 * time.Second)
 		w.mustGet("main")
 		var runs []broker.Run
 		for _, x := range up.exchanges() {
@@ -148,13 +148,13 @@ func TestASeededUncertainTokenIsPresentedOnceMoreAfterTheOldAccessTokenExpired(t
 			}
 			return inner(ctx, x)
 		}
-		time.Sleep(time.Until(first.Token.RefreshTime)) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.RefreshTime))
 		w.mustGet("main")
 		synctest.Wait()
 		w.wantExchanges(2)
 		processed, r.lose = false, nil
 		// While the old access token serves, nothing is gained by the risk.
-		time.Sleep(time.Until(first.Token.ExpireTime) - time.Second) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.ExpireTime) - time.Second)
 		for range 10 {
 			if res := w.mustGet("main"); !res.Degraded || res.Token.ID != first.Token.ID {
 				t.Fatalf("got %+v, want the old token, degraded", res)
@@ -162,7 +162,7 @@ func TestASeededUncertainTokenIsPresentedOnceMoreAfterTheOldAccessTokenExpired(t
 		}
 		synctest.Wait()
 		w.wantExchanges(2)
-		time.Sleep(2 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Second)
 		w.mustGet("main")
 		w.wantExchanges(3)
 		if x := up.exchanges()[2]; x.RefreshToken.Reveal() != up.exchanges()[1].RefreshToken.Reveal() {
@@ -180,11 +180,11 @@ func TestReuseThatIsDeclaredHarmlessNeedsNoWait(t *testing.T) {
 		w.up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true}
 		}
-		time.Sleep(time.Until(first.Token.RefreshTime)) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.RefreshTime))
 		w.mustGet("main")
 		synctest.Wait()
 		w.up.answer = inner
-		time.Sleep(3 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(3 * time.Second)
 		w.mustGet("main")
 		synctest.Wait()
 		if res := w.mustGet("main"); res.Token.ID == first.Token.ID || res.Degraded {
@@ -201,11 +201,11 @@ func TestARefusedRefreshTokenNeedsAHumanAndIsNotPresentedAgain(t *testing.T) {
 		r.mu.Lock()
 		r.revoked[""] = true
 		r.mu.Unlock()
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Minute)
 		for range 10 {
 			_, err := w.get("main")
 			wantKind(t, err, broker.ReauthorizationRequired)
-			time.Sleep(time.Hour) //nolint:forbidigo // in a bubble
+			sleep(time.Hour)
 		}
 		w.wantExchanges(2)
 		rep, err := w.CredentialStatus(context.Background(), local, "main")
@@ -268,7 +268,7 @@ func TestARotatedRefreshTokenIsKeptWhenTheCredentialChangesMeanwhile(t *testing.
 		inner := w.up.answer
 		w.up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
 			a, err := inner(ctx, x)
-			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(5 * time.Second)
 			return a, err
 		}
 		got := make(chan engine.Result, 1)
@@ -294,7 +294,7 @@ func TestACommitWaitsForTheStoreAndNobodyGetsTheTokenBefore(t *testing.T) {
 		}
 		got := make(chan engine.Result, 1)
 		go func() { got <- w.mustGet("main") }()
-		time.Sleep(10 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(10 * time.Second)
 		select {
 		case <-got:
 			t.Fatal("a token was handed out before its refresh token was stored")

@@ -113,7 +113,7 @@ func TestInvalidatingAllMakesARunningExchangesTokenVoid(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(5 * time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)
@@ -145,8 +145,8 @@ func TestAnUpstreamThatHandsOutTheRejectedTokenAgain(t *testing.T) {
 				t.Fatalf("got %s, want the same token: the upstream has no other", r.Token.ID)
 			}
 		}
-		w.wantExchanges(2)           // asked once, not a hundred times
-		time.Sleep(31 * time.Second) //nolint:forbidigo // in a bubble
+		w.wantExchanges(2) // asked once, not a hundred times
+		sleep(31 * time.Second)
 		w.mustGet("main", rejected(id))
 		w.wantExchanges(3)
 	})

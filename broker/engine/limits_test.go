@@ -16,7 +16,7 @@ func TestAnUpstreamIsAskedSoManyTimesAtOnceOnly(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)
@@ -45,11 +45,11 @@ func TestADeclaredRateIsKept(t *testing.T) {
 		for i := range 100 {
 			go func() { _, _ = w.get(fmt.Sprintf("c-%d", i)) }()
 		}
-		time.Sleep(59 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(59 * time.Second)
 		if n := len(up.exchanges()); n > 60 || n < 55 {
 			t.Errorf("got %d exchanges in the first minute, want up to 60", n)
 		}
-		time.Sleep(time.Until(started.Add(10 * time.Minute))) //nolint:forbidigo // in a bubble
+		sleep(time.Until(started.Add(10 * time.Minute)))
 		synctest.Wait()
 	})
 }
@@ -57,7 +57,7 @@ func TestADeclaredRateIsKept(t *testing.T) {
 func TestAFailingUpstreamIsLeftAloneAndThenTriedByOne(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
-			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(100 * time.Millisecond)
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
 		}}
 		w := newWorld(t, up)
@@ -71,13 +71,13 @@ func TestAFailingUpstreamIsLeftAloneAndThenTriedByOne(t *testing.T) {
 		f := wantKind(t, err, broker.UpstreamUnavailable)
 		ask()
 		w.wantExchanges(1)
-		time.Sleep(time.Until(f.RetryAt)) //nolint:forbidigo // in a bubble
+		sleep(time.Until(f.RetryAt))
 		ask()
 		w.wantExchanges(2)
 		// An hour of fifty callers that ask every ten seconds: a failing upstream is not hammered.
 		for range 360 {
 			ask()
-			time.Sleep(10 * time.Second) //nolint:forbidigo // in a bubble
+			sleep(10 * time.Second)
 		}
 		if n := len(up.exchanges()); n > 30 {
 			t.Errorf("got %d exchanges with an upstream that is down for an hour, want a few", n)
@@ -114,7 +114,7 @@ func TestADeadCredentialCostsAHandfulOfRequestsADayAndOneThatIsRepairedWorksAtOn
 		for range 24 * 60 {
 			_, err := w.get("main")
 			wantKind(t, err, broker.CredentialMisconfigured)
-			time.Sleep(time.Minute) //nolint:forbidigo // in a bubble
+			sleep(time.Minute)
 		}
 		if n := len(up.exchanges()); n < 3 || n > 10 {
 			t.Errorf("got %d exchanges in a day, want a handful", n)
@@ -178,11 +178,11 @@ func TestTheFormerSecretIsTriedOnInvalidClientOnly(t *testing.T) {
 			t.Errorf("got %+v, %v, want a test that says which secret works", trial, err)
 		}
 		w.wantExchanges(4)
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
-		w.mustGet("main")           // the one that worked last is tried first
+		sleep(2 * time.Minute)
+		w.mustGet("main") // the one that worked last is tried first
 		w.wantExchanges(5)
 		accepted = "new"
-		time.Sleep(2 * time.Minute) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Minute)
 		w.mustGet("main")
 		if _, err := w.RetireSecret(context.Background(), local, "main", nil); err != nil {
 			t.Fatal(err)

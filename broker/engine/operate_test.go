@@ -139,7 +139,7 @@ func TestACredentialsLife(t *testing.T) {
 		}
 		_, err = write(engine.Change{Name: "main"}, draft)
 		wantKind(t, err, broker.AlreadyExists)
-		time.Sleep(2 * time.Hour) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Hour)
 		_, err = write(engine.Change{Name: "main", RequestID: "r1"}, draft)
 		wantKind(t, err, broker.AlreadyExists)
 
@@ -251,7 +251,7 @@ func TestHowACredentialIsDoing(t *testing.T) {
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503, RetryAfter: 50 * time.Second}
 		}
-		time.Sleep(2 * time.Hour) //nolint:forbidigo // in a bubble
+		sleep(2 * time.Hour)
 		_, _ = w.get("main")
 		if rep := state(engine.Degraded, "by itself"); time.Until(rep.NextAttempt).Round(time.Second) < 50*time.Second {
 			t.Errorf("it is asked again in %v, which the upstream does not want", time.Until(rep.NextAttempt))
@@ -259,7 +259,7 @@ func TestHowACredentialIsDoing(t *testing.T) {
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}
 		}
-		time.Sleep(time.Minute) //nolint:forbidigo // in a bubble
+		sleep(time.Minute)
 		_, _ = w.get("main")
 		if rep := state(engine.Misconfigured, "set the secret"); rep.NextAttempt.IsZero() || rep.Failure.UpstreamError != "invalid_client" {
 			t.Errorf("got %+v", rep)
@@ -273,7 +273,7 @@ func TestHowACredentialIsDoing(t *testing.T) {
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret("y")}, Expiry: broker.Expiry{SentAt: time.Now(), Unread: "expires_at"}}, nil
 		}
-		time.Sleep(time.Hour) //nolint:forbidigo // in a bubble
+		sleep(time.Hour)
 		w.mustGet("main")
 		state(engine.Ready, "expires_at cannot be read")
 		up.check = func(broker.Credential) []broker.Violation { return []broker.Violation{{Field: "x", Description: "y"}} }
@@ -331,7 +331,7 @@ func TestAMinTTLThatNoTokenCanHaveIsNotAskedForAgainAndAgain(t *testing.T) {
 		for _, ttl := range []time.Duration{2 * time.Hour, time.Hour} {
 			for range 100 {
 				w.mustGet("main", func(r *engine.Request) { r.MinTTL = ttl })
-				time.Sleep(time.Second) //nolint:forbidigo // in a bubble
+				sleep(time.Second)
 			}
 		}
 		w.wantExchanges(1)

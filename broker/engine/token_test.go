@@ -17,7 +17,7 @@ func TestTenThousandCallersCostOneExchange(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(3 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(3 * time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)
@@ -79,7 +79,7 @@ func TestACallersDeadlineEndsItsOwnWaitOnly(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(5 * time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)
@@ -99,7 +99,7 @@ func TestACallersDeadlineEndsItsOwnWaitOnly(t *testing.T) {
 func TestAFailureIsSharedByAllWaiters(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
-			time.Sleep(time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(time.Second)
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 502}
 		}}
 		w := newWorld(t, up)
@@ -140,11 +140,11 @@ func TestAnExpiredTokenIsNeverServed(t *testing.T) {
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream}
 		}
-		time.Sleep(time.Until(first.Token.ExpireTime) - time.Nanosecond) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.ExpireTime) - time.Nanosecond)
 		if r := w.mustGet("main"); r.Token.ID != first.Token.ID {
 			t.Error("a nanosecond before expiry: got another token")
 		}
-		time.Sleep(time.Nanosecond) //nolint:forbidigo // in a bubble
+		sleep(time.Nanosecond)
 		_, err := w.get("main")
 		wantKind(t, err, broker.UpstreamUnavailable)
 	})
@@ -155,20 +155,20 @@ func TestARefreshIsEarlyAndNobodyWaitsForIt(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(2 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(2 * time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)
 		w.create("main", nil)
 		first := w.mustGet("main")
-		time.Sleep(time.Until(first.Token.RefreshTime)) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.RefreshTime))
 		for range 100 {
 			before := time.Now()
 			if r := w.mustGet("main"); r.Token.ID != first.Token.ID || time.Now() != before {
 				t.Fatal("a caller waited for the refresh")
 			}
 		}
-		time.Sleep(3 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(3 * time.Second)
 		if r := w.mustGet("main"); r.Token.ID == first.Token.ID {
 			t.Error("got the old token after the refresh")
 		}
@@ -186,7 +186,7 @@ func TestWhileATokenIsValidAFailingRefreshIsNotTheCallersProblem(t *testing.T) {
 		up.answer = func(context.Context, broker.Exchange) (broker.Answer, error) {
 			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 500}
 		}
-		time.Sleep(time.Until(first.Token.RefreshTime)) //nolint:forbidigo // in a bubble
+		sleep(time.Until(first.Token.RefreshTime))
 		w.mustGet("main")
 		synctest.Wait()
 		for range 1000 {
@@ -198,7 +198,7 @@ func TestWhileATokenIsValidAFailingRefreshIsNotTheCallersProblem(t *testing.T) {
 		synctest.Wait()
 		w.wantExchanges(2)
 		up.answer = good
-		time.Sleep(10 * time.Second) //nolint:forbidigo // in a bubble
+		sleep(10 * time.Second)
 		w.mustGet("main")
 		synctest.Wait()
 		if r := w.mustGet("main"); r.Degraded || r.Token.ID == first.Token.ID {
@@ -278,7 +278,7 @@ func TestClosingLetsFlightsCommitAndRefusesNewOnes(t *testing.T) {
 		up := &upstream{}
 		fresh := issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(5 * time.Second)
 			return fresh(ctx, x)
 		}
 		w := newWorld(t, up)

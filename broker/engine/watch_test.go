@@ -56,7 +56,7 @@ func TestAWatchTellsOfAnInvalidationAndThenOfTheSuccessor(t *testing.T) {
 		first := (<-events).Token
 		inner := up.answer
 		up.script(func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			time.Sleep(5 * time.Second) //nolint:forbidigo // the upstream's own time, in a bubble
+			sleep(5 * time.Second)
 			return inner(ctx, x)
 		})
 		if _, err := w.Invalidate(context.Background(), local, engine.Invalidation{Credential: "main", TokenID: first.ID}); err != nil {
