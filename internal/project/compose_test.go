@@ -1,6 +1,7 @@
 package project
 
 import (
+	"bytes"
 	"maps"
 	"net"
 	"os"
@@ -176,22 +177,31 @@ func TestComposeBrokersShareStoreAndKeyAndNothingElse(t *testing.T) {
 	}
 }
 
-// TestComposeReadsItsFile lets docker compose itself say what is wrong, where there is one. It needs no engine for that.
+// TestComposeReadsItsFile: what docker compose itself reads the file with finds nothing wrong with it, and finds what is.
 func TestComposeReadsItsFile(t *testing.T) {
 	t.Parallel()
-	run := func(name string, args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(t.Context(), name, args...)
+	spec := tool(t, "compose-spec")
+	read := func(text []byte) (string, error) {
+		name := filepath.Join(t.TempDir(), "docker-compose.yml")
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), spec, name)
 		cmd.Dir = root
-		return cmd.CombinedOutput()
+		out, err := cmd.CombinedOutput()
+		return string(out), err
 	}
-	for _, by := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
-		if _, err := run(by[0], append(by[1:], "version")...); err != nil {
-			continue
-		}
-		if out, err := run(by[0], append(by[1:], "-f", "docker-compose.yml", "config", "--quiet")...); err != nil || len(out) > 0 {
-			t.Errorf("%s config: %v\n%s", strings.Join(by, " "), err, out)
-		}
-		return
+	text, err := os.ReadFile(filepath.Join(root, "docker-compose.yml"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Skip("there is no docker compose")
+	if out, err := read(text); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for was, becomes := range map[string]string{"healthcheck:": "healthchecks:", "depends_on:": "depends_on: 1\n    labels:"} {
+		wrong := bytes.Replace(text, []byte(was), []byte(becomes), 1)
+		if out, err := read(wrong); bytes.Equal(wrong, text) || err == nil {
+			t.Errorf("with %q for %q: got %s, want that it is refused", becomes, was, out)
+		}
+	}
 }
