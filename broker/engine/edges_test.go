@@ -118,13 +118,8 @@ func TestAPanicWhereATokenIsShownLosesNoRefreshToken(t *testing.T) {
 // TestPastItsEndNothingIsServedWhileTheStoreIsAway, also where the wall clock was set back meanwhile.
 func TestPastItsEndNothingIsServedWhileTheStoreIsAway(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var ahead atomic.Int64
-		began := time.Now()
-		clock := broker.NewClock(func() (time.Time, time.Duration) {
-			now := time.Now()
-			return now.Add(time.Duration(ahead.Load())), now.Sub(began)
-		})
-		w := newReplicas(t, 1, &upstream{answer: issues(time.Minute)}, grace(5*time.Minute), func(s *engine.Settings) { s.Clock = clock })[0]
+		machine := &sleeper{}
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Minute)}, grace(5*time.Minute), func(s *engine.Settings) { s.Clock = machine.clock() })[0]
 		w.create("main", nil)
 		w.mustGet("main")
 		w.backend.Away()
@@ -132,7 +127,7 @@ func TestPastItsEndNothingIsServedWhileTheStoreIsAway(t *testing.T) {
 		if res := w.mustGet("main"); !res.Degraded {
 			t.Error("not degraded although the store is away")
 		}
-		ahead.Store(int64(-time.Hour)) // NTP, a human
+		machine.slept.Store(int64(-time.Hour)) // NTP, a human
 		sleep(3 * time.Minute)
 		_, err := w.get("main")
 		wantKind(t, err, broker.StoreUnavailable)

@@ -264,31 +264,38 @@ func newClocked(t testing.TB, up *upstream, clocks ...*broker.Clock) []*replica 
 	return all
 }
 
-// A sleeper is a machine whose monotonic clock stands while it sleeps.
+// A sleeper is a machine whose monotonic clock stands while it sleeps. One whose wall clock is set back has slept for less than nothing.
 type sleeper struct{ slept atomic.Int64 }
+
+func (s *sleeper) now() time.Time { return time.Now().Add(time.Duration(s.slept.Load())) }
 
 func (s *sleeper) clock() *broker.Clock {
 	began := time.Now()
-	return broker.NewClock(func() (time.Time, time.Duration) {
-		return time.Now().Add(time.Duration(s.slept.Load())), time.Since(began)
-	})
+	return broker.NewClock(func() (time.Time, time.Duration) { return s.now(), time.Since(began) })
+}
+
+// newEmbedded makes a broker on such a machine, with a store of its own.
+func newEmbedded(t *testing.T, s *sleeper, up *upstream, more ...func(*engine.Settings)) *world {
+	t.Helper()
+	up.complete()
+	kept, err := store.New(storetest.NewMemory(), newKeys(t), store.Options{Clock: s.clock()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, up: up, store: kept}
+	w.start(append(more, func(x *engine.Settings) { x.Clock = s.clock() })...)
+	return w
 }
 
 // TestAMachineThatSleptServesNothingThatHasEnded: a laptop with the embedded store.
 func TestAMachineThatSleptServesNothingThatHasEnded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s, up := &sleeper{}, &upstream{answer: issues(time.Hour)}
-		up.complete()
-		kept, err := store.New(storetest.NewMemory(), newKeys(t), store.Options{Clock: s.clock()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &world{t: t, up: up, store: kept}
-		w.start(func(x *engine.Settings) { x.Clock = s.clock() })
+		s := &sleeper{}
+		w := newEmbedded(t, s, &upstream{answer: issues(time.Hour)})
 		w.create("main", nil)
 		w.mustGet("main")
 		s.slept.Store(int64(2 * time.Hour))
-		_, err = w.get("main") // the next one's hour is over too, by this clock
+		_, err := w.get("main") // the next one's hour is over too, by this clock
 		wantKind(t, err, broker.UpstreamResponseInvalid)
 		w.wantExchanges(2)
 	})
