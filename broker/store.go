@@ -161,8 +161,8 @@ type Grant struct {
 	// Generation is new with every commit of the grant.
 	Generation   ID
 	RefreshToken Secret
-	// Held are the values that came with it.
-	Held map[string]Secret
+	// Held are the values that came with it, by name.
+	Held map[string]HeldValue
 	// GivenAt is when the first of its line was given, UsedAt when this one was last presented. Both are for people: they are by
 	// the clock of whichever broker wrote them.
 	GivenAt, UsedAt time.Time
@@ -176,6 +176,14 @@ type Grant struct {
 	// known. See RefusedFor.
 	Refused   *Remembered
 	RefusedBy string
+}
+
+// A HeldValue is a value of an answer that is kept beside a refresh token, for a refresh that names it.
+type HeldValue struct {
+	Value Secret
+	// TakenBy says how it was taken: an Answer's TakenBy. A definition that takes something else by the same name gets nothing of it. Empty: a
+	// broker of a former version kept it, which did not say.
+	TakenBy string
 }
 
 // RefusedFor is why it is not to be presented now by a definition of this digest: it was refused. Another definition may have mended what
@@ -204,7 +212,7 @@ type Outcome struct {
 	// DropGrant: the token was obtained without the grant, and what is stored must not be presented again.
 	DropGrant bool
 	// Held goes with the grant.
-	Held     map[string]Secret
+	Held     map[string]HeldValue
 	Attempts []Attempt
 	// UsedFormer: the former secret was the one that worked.
 	UsedFormer bool

@@ -121,7 +121,7 @@ type Exchange struct {
 	// RefreshToken is what a Refresh presents.
 	RefreshToken Secret
 	// Held are the values that the last answer brought, for a Refresh that names them; may be nil.
-	Held map[string]Secret
+	Held map[string]HeldValue
 	// BeforeSend is called immediately before each request is written, with its host. When it fails nothing is sent and the
 	// exchange fails with UpstreamError.Refused set. Never nil.
 	BeforeSend func(host string) error
@@ -131,6 +131,8 @@ type Exchange struct {
 type Answer struct {
 	// Values are the taken ones, by name; "token" is always among them, "refresh_token" never.
 	Values map[string]Secret
+	// TakenBy says by name how a value was taken: where in which answer, for a HeldValue. It is nothing to read, only to compare.
+	TakenBy map[string]string
 	// Headers are the definition's `headers` as they were sent: handed out with the token.
 	Headers []Field
 	// TokenType as the upstream spelled it; empty: it did not say.

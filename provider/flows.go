@@ -45,16 +45,15 @@ func flowing(d *definition) []flow {
 			f.takes[t.name] = append(f.takes[t.name], takenBy{t, q})
 		}
 	}
-	shown := d.visibleToCallers()
-	kept := map[string]bool{} // in a refresh, what was held since a former exchange, by which file that ever was
-	for i, q := range qs {
-		if i == len(d.obtain) {
-			for _, q := range d.obtain {
-				for _, t := range q.take {
-					kept[t.name] = true
-				}
-			}
+	for _, q := range qs {
+		for i, t := range q.take {
+			q.take[i].by = f.digest(takenBy{t, q})
 		}
+	}
+	shown := d.visibleToCallers()
+	kept := false // the refresh token is that of a former exchange, by which file that ever was
+	for i, q := range qs {
+		kept = kept || i == len(d.obtain)
 		to := q.target()
 		f.add(flow{use: broker.Requests, to: &to})
 		if q.issuer != nil {
@@ -62,7 +61,7 @@ func flowing(d *definition) []flow {
 		}
 		f.carried(q, kept)
 		for _, t := range q.take {
-			delete(kept, t.name) // from here on it is the one of this exchange
+			kept = kept && t.name != "refresh_token"
 			if shown[t.name] {
 				f.shown(takenBy{t, q})
 			}
@@ -98,9 +97,9 @@ func (f *flows) add(x flow) {
 	}
 }
 
-// carried adds the secrets, grants and values of answers that a request brings to where it goes. What came from there in the same exchange is no
-// news there; what was kept since a former one may be of another file.
-func (f *flows) carried(q *request, kept map[string]bool) {
+// carried adds the secrets, grants and values of answers that a request brings to where it goes. What came from there is no news there, but
+// for a refresh token that was kept.
+func (f *flows) carried(q *request, kept bool) {
 	to := q.target()
 	add := func(what string) { f.add(flow{use: broker.Carried, what: what, to: &to, told: q.issuer != nil}) }
 	names := f.d.named(f.d.sent(q))
@@ -121,7 +120,7 @@ func (f *flows) carried(q *request, kept map[string]bool) {
 		}
 		for _, t := range f.takes[n] {
 			switch {
-			case f.full() || t.q.place() == q.place() && !kept[n] || address[n]:
+			case f.full() || address[n] || t.q.place() == q.place() && !(kept && n == "refresh_token"):
 			case n == "token": // where that is taken is a flow of its own
 				add(n)
 			case n != "refresh_token" || !t.standard():

@@ -2,6 +2,8 @@ package provider
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"strings"
 )
 
@@ -60,6 +62,12 @@ func (f *flows) taken(t takenBy) string {
 		}
 	}
 	return shortened(b.String(), longestPlace/2) // the rest is for where it goes
+}
+
+// digest stands for a value that is taken so: two definitions that take the same have the same one.
+func (f *flows) digest(t takenBy) string {
+	h := sha256.Sum256([]byte(f.taken(t)))
+	return base64.RawURLEncoding.EncodeToString(h[:])
 }
 
 // address are the texts that say which answer a request is given.

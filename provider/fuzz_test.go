@@ -122,7 +122,7 @@ obtain:
 			failure := d.judge(q, a, place)
 			if failure == nil {
 				e := &exchange{d: d, v: newValues(nil), attempts: make([]broker.Attempt, 1)}
-				out := broker.Answer{Values: map[string]broker.Secret{}}
+				out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
 				if failure = e.taking(q, a, &out); failure == nil && out.Values["token"].IsZero() {
 					t.Error("a success without a token")
 				}

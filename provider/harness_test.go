@@ -120,8 +120,20 @@ func (v *vendor) obtain(d *definition, c broker.Credential, sel broker.Selection
 // refresh runs its refresh.
 func (v *vendor) refresh(d *definition, c broker.Credential, token string, held map[string]broker.Secret) (broker.Answer, error) {
 	v.t.Helper()
+	values := map[string]broker.HeldValue{}
+	for name, value := range held {
+		h := broker.HeldValue{Value: value}
+		for _, q := range d.obtain {
+			for _, t := range q.take {
+				if t.name == name {
+					h.TakenBy = t.by
+				}
+			}
+		}
+		values[name] = h
+	}
 	return d.Exchange(v.context(), broker.Exchange{
-		Run: broker.Refresh, Credential: c, RefreshToken: broker.NewSecret(token), Held: held, BeforeSend: func(string) error { return nil },
+		Run: broker.Refresh, Credential: c, RefreshToken: broker.NewSecret(token), Held: values, BeforeSend: func(string) error { return nil },
 	})
 }
 

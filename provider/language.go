@@ -231,6 +231,8 @@ type take struct {
 	at    position
 	// inherited: it is obtain's, for a refresh that writes none. What it misses there goes on being held.
 	inherited bool
+	// by is how a value is known that was taken so, wherever it is kept.
+	by string
 }
 
 // A where says where in an answer something is.

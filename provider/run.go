@@ -50,7 +50,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	if x.Run == broker.Refresh {
 		qs = d.refresh
 		for _, name := range d.held() {
-			if s, ok := x.Held[name]; ok {
+			if s, ok := e.held(name); ok {
 				v.set(name, s.Reveal(), true)
 			}
 		}
@@ -59,7 +59,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	if d.token != nil {
 		return e.static()
 	}
-	out := broker.Answer{Values: map[string]broker.Secret{}}
+	out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
 	for _, q := range qs {
 		spends := x.Run == broker.Refresh && d.uses(q, "refresh_token")
 		a, failure := e.ask(ctx, q, spends)
@@ -80,12 +80,25 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 		}
 	}
 	for _, name := range d.own() {
-		if s, ok := x.Held[name]; ok && out.Values[name].IsZero() && x.Run == broker.Refresh {
-			out.Values[name] = s // what this answer does not bring goes on being held
+		if s, ok := e.held(name); ok && out.Values[name].IsZero() && x.Run == broker.Refresh {
+			out.Values[name], out.TakenBy[name] = s, x.Held[name].TakenBy // what this answer does not bring goes on being held
 		}
 	}
 	out.Attempts = e.attempts
 	return out, nil
+}
+
+// held is what is kept of a former exchange by a name, if it was taken as this definition takes it: a file gives its own meaning to a name.
+func (e *exchange) held(name string) (broker.Secret, bool) {
+	h, ok := e.x.Held[name]
+	return h.Value, ok && (h.TakenBy == "" || e.d.takes(name, h.TakenBy))
+}
+
+// takes reports whether a value of this name was taken as the definition takes it in some run.
+func (d *definition) takes(name, by string) bool {
+	return slices.ContainsFunc(slices.Concat(d.obtain, d.refresh), func(q *request) bool {
+		return slices.ContainsFunc(q.take, func(t take) bool { return t.name == name && t.by == by })
+	})
 }
 
 // failed completes a failure by what was done until then. A refresh has lost something only where something was spent.
@@ -293,13 +306,13 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 			return e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
 		}
 		if v.absent() {
-			_, held := e.x.Held[t.name]
+			_, held := e.held(t.name)
 			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") && (!t.inherited || !held) {
 				return e.missing(q, a, "the answer has no "+t.name+" at "+t.where.written)
 			}
 			continue
 		}
-		taken[t.name], from[t.name] = v, found
+		taken[t.name], from[t.name], out.TakenBy[t.name] = v, found, t.by
 		e.v.fixed[t.name] = v
 		e.taken[t.name] = true
 	}

@@ -103,9 +103,9 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	g := grantRecord{
 		// The owner is drawn for one exchange: its commit has the same generation also when it is made again after a failover, so
 		// that the commits that built on it apply too. And one that is repeated sees that it was made.
-		Generation: id(l.owner), Predecessor: id(l.generation), RefreshToken: reveal(o.RefreshToken),
-		Held: revealAll(o.Held), GivenAt: at(o.Now),
+		Generation: id(l.owner), Predecessor: id(l.generation), RefreshToken: reveal(o.RefreshToken), GivenAt: at(o.Now),
 	}
+	g.hold(o.Held)
 	if l.spends {
 		// The presentation was answered: whatever was in doubt before, this line goes on.
 		g.GivenAt, g.UsedAt, g.Used = old.GivenAt, at(o.Now), storedAt(b.clock())
@@ -123,7 +123,7 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	case l.spends && there:
 		g.RefreshToken = old.RefreshToken
 		if o.Held == nil {
-			g.Held = old.Held
+			g.Held, g.TakenBy = old.Held, old.TakenBy
 		}
 	default:
 		return false, nil

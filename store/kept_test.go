@@ -71,7 +71,7 @@ func (s *shared) commit(l broker.Lease, n int, now time.Time) {
 	s.t.Helper()
 	name := fmt.Sprint(n)
 	_, err := l.Commit(s.t.Context(), broker.Outcome{
-		RefreshToken: broker.NewSecret("refresh-" + name), Now: now, Held: map[string]broker.Secret{"h": broker.NewSecret("held-" + name)},
+		RefreshToken: broker.NewSecret("refresh-" + name), Now: now, Held: map[string]broker.HeldValue{"h": {Value: broker.NewSecret("held-" + name)}},
 		Token: &broker.Issued{
 			ID: name, Values: map[string]broker.Secret{"token": broker.NewSecret("access-" + name)}, SentAt: now, ExpireAt: now.Add(time.Hour),
 			RefreshAt: now.Add(50 * time.Minute),

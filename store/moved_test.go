@@ -54,7 +54,7 @@ func full(t *testing.T, s *store.Store, name broker.CredentialName) broker.Token
 			Headers: []broker.Field{{Name: "X-Device", Value: broker.NewSecret("the device of " + string(name))}}, ExpireAt: now.Add(time.Hour),
 		},
 		RefreshToken: broker.NewSecret("the refresh token of " + string(name)),
-		Held:         map[string]broker.Secret{"h": broker.NewSecret("what is held of " + string(name))}, Now: now,
+		Held:         map[string]broker.HeldValue{"h": {Value: broker.NewSecret("what is held of " + string(name))}}, Now: now,
 	}
 	if done, err := acquire(k).Commit(t.Context(), commit); err != nil || !done.Grant || !done.Token {
 		t.Fatalf("commit: %+v, %v", done, err)

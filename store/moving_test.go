@@ -226,7 +226,7 @@ func TestNothingLeaksIntoExports(t *testing.T) {
 					Audience: plant("audience").Reveal(),
 					ExpireAt: time.Now().Add(time.Hour),
 				},
-				RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: time.Now(),
+				RefreshToken: plant("refresh token"), Held: map[string]broker.HeldValue{"h": {Value: plant("held")}}, Now: time.Now(),
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -12,9 +12,11 @@ type grantRecord struct {
 	Predecessor  id                `json:"predecessor,omitzero"`
 	RefreshToken secret            `json:"refresh_token"`
 	Held         map[string]secret `json:"held,omitzero"`
-	GivenAt      instant           `json:"given_at,omitzero"`
-	UsedAt       instant           `json:"used_at,omitzero"`
-	Marker       id                `json:"marker,omitzero"`
+	// TakenBy is that of each held value; of one that is not in it a former version said nothing.
+	TakenBy map[string]string `json:"taken_by,omitzero"`
+	GivenAt instant           `json:"given_at,omitzero"`
+	UsedAt  instant           `json:"used_at,omitzero"`
+	Marker  id                `json:"marker,omitzero"`
 	// MarkedAt is when Marker was set. It becomes UsedAt when it is known, or possible, that the token was presented then.
 	MarkedAt instant `json:"marked_at,omitzero"`
 	// Used and Marked are UsedAt and MarkedAt by the backend's clock.
@@ -27,14 +29,14 @@ type grantRecord struct {
 
 // freshGrant is a grant that begins a line: it has a generation of its own and was never presented.
 func freshGrant(seed broker.Grant) grantRecord {
-	return grantRecord{
-		Generation: id(broker.NewID()), RefreshToken: reveal(seed.RefreshToken), Held: revealAll(seed.Held), GivenAt: at(seed.GivenAt),
-	}
+	r := grantRecord{Generation: id(broker.NewID()), RefreshToken: reveal(seed.RefreshToken), GivenAt: at(seed.GivenAt)}
+	r.hold(seed.Held)
+	return r
 }
 
 func (n *snapshot) grant(r grantRecord) broker.Grant {
 	g := broker.Grant{
-		Generation: r.Generation.id(), RefreshToken: r.RefreshToken.secret(), Held: secretsOf(r.Held),
+		Generation: r.Generation.id(), RefreshToken: r.RefreshToken.secret(), Held: r.held(),
 		GivenAt: r.GivenAt.time(), UsedAt: r.UsedAt.time(), Marker: r.Marker.id(), Uncertain: r.Uncertain,
 		Refused: n.recall(r.Refused), RefusedBy: r.RefusedBy,
 	}
@@ -48,6 +50,21 @@ func (n *snapshot) grant(r grantRecord) broker.Grant {
 		}
 	}
 	return g
+}
+
+// hold keeps values beside the refresh token.
+func (r *grantRecord) hold(values map[string]broker.HeldValue) {
+	r.Held = mapped(values, func(v broker.HeldValue) secret { return reveal(v.Value) })
+	r.TakenBy = mapped(values, func(v broker.HeldValue) string { return v.TakenBy })
+}
+
+func (r *grantRecord) held() map[string]broker.HeldValue {
+	all := mapped(r.Held, func(s secret) broker.HeldValue { return broker.HeldValue{Value: s.secret()} })
+	for name, v := range all {
+		v.TakenBy = r.TakenBy[name]
+		all[name] = v
+	}
+	return all
 }
 
 // present marks the grant as being presented by owner. A marker that somebody else left is a presentation whose answer was

@@ -88,11 +88,11 @@ func (p *pursuit) local(o broker.Outcome) bool {
 }
 
 // heldOf keeps the values that a refresh may name beside its token.
-func heldOf(a broker.Answer) map[string]broker.Secret {
-	held := map[string]broker.Secret{}
+func heldOf(a broker.Answer) map[string]broker.HeldValue {
+	held := map[string]broker.HeldValue{}
 	for name, v := range a.Values {
 		if name != "token" {
-			held[name] = v
+			held[name] = broker.HeldValue{Value: v, TakenBy: a.TakenBy[name]}
 		}
 	}
 	return held

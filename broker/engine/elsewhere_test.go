@@ -18,8 +18,8 @@ func sent(x broker.Exchange) []string {
 	for _, s := range x.Credential.Secrets {
 		all = append(all, s.Value.Reveal())
 	}
-	for _, s := range x.Held {
-		all = append(all, s.Reveal())
+	for _, h := range x.Held {
+		all = append(all, h.Value.Reveal())
 	}
 	return all
 }

@@ -255,6 +255,7 @@ func TestAFormerPlaceCanBeForgotten(t *testing.T) {
 }
 
 // TestAValueThatIsKeptGoesByNoOtherName: two names change places in the file, and what was kept as one of the other host's would go to this one.
+// Nothing new goes anywhere, so nobody is asked; what was kept is not what the file names now, so all is obtained anew.
 func TestAValueThatIsKeptGoesByNoOtherName(t *testing.T) {
 	const before = `
 name: x
@@ -293,12 +294,59 @@ refresh:
 	p := newPlaces(t)
 	p.redefine("x", before)
 	p.giveOne("x", map[string]string{"client_id": "id"})
-	p.redefine("x", after)
-	if err := p.use("c"); broker.KindOf(err) != broker.CredentialHeld {
-		t.Errorf("got %v, want it held", err)
+	for _, file := range []string{after, before, after} {
+		p.redefine("x", file)
+		if err := p.use("c"); err != nil {
+			t.Error(err)
+		}
 	}
 	if found := p.astray(); len(found) > 0 {
 		t.Errorf("%v went astray", found)
+	}
+}
+
+// TestAValueThatIsKeptIsShownUnderNoOtherName: a file keeps something under the name that callers were shown something else by, and the former
+// file comes back.
+func TestAValueThatIsKeptIsShownUnderNoOtherName(t *testing.T) {
+	const shows = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain:
+- oauth2: "https://here.example.com/token"
+- get: "https://here.example.com/me"
+  headers: {Authorization: "Bearer {{token}}"}
+  take: {who: id}
+refresh: {oauth2: "https://here.example.com/token", take: {who: {path: id, optional: true}}}
+attributes: [who]
+`
+	const keeps = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain: {oauth2: "https://here.example.com/token", take: {who: held}}
+refresh: {oauth2: "https://here.example.com/token"}
+`
+	p := newPlaces(t)
+	p.redefine("x", shows)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	who := func() string {
+		t.Helper()
+		if _, err := p.Invalidate(t.Context(), here, engine.Invalidation{Credential: "c", All: true}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := p.Token(t.Context(), here, engine.Request{Credential: "c"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Token.Presentation.Attributes["who"]
+	}
+	if got := who(); got != "/me" {
+		t.Errorf("after a refresh callers got %q, want what was kept", got)
+	}
+	p.redefine("x", keeps)
+	who()
+	p.redefine("x", shows)
+	if got := who(); strings.HasPrefix(got, "held-") {
+		t.Errorf("callers got %q, which was kept as something else", got)
 	}
 }
 

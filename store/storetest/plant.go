@@ -22,7 +22,7 @@ func Plant(t *testing.T, s *store.Store, name broker.CredentialName, plant func(
 			t.Fatal(err)
 		}
 	}
-	must(s.CreateCredential(ctx, c, &broker.Grant{RefreshToken: plant("seed"), Held: map[string]broker.Secret{"h": plant("held seed")}}))
+	must(s.CreateCredential(ctx, c, &broker.Grant{RefreshToken: plant("seed"), Held: map[string]broker.HeldValue{"h": {Value: plant("held seed"), TakenBy: "a take"}}}))
 	k := broker.TokenKey{Credential: name, Token: [32]byte{1}, Spends: true}
 	acquire := func() broker.Lease {
 		v, err := s.Read(ctx, k, "")
@@ -38,7 +38,7 @@ func Plant(t *testing.T, s *store.Store, name broker.CredentialName, plant func(
 				Headers:  []broker.Field{{Name: "X-Device", Value: plant("header")}},
 				ExpireAt: now.Add(time.Hour), Audience: plant("audience").Reveal(),
 			},
-			RefreshToken: plant("refresh token"), Held: map[string]broker.Secret{"h": plant("held")}, Now: now,
+			RefreshToken: plant("refresh token"), Held: map[string]broker.HeldValue{"h": {Value: plant("held")}}, Now: now,
 		})
 		must(err)
 		if !done.Grant || !done.Token {

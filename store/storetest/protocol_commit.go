@@ -18,7 +18,7 @@ func testCommitGrant(t *testing.T, c Config, b *bench) {
 	}
 	l := b.acquired(k, true)
 	o := broker.Outcome{
-		Token: issued("t1"), RefreshToken: broker.NewSecret("r2"), Held: map[string]broker.Secret{"x": broker.NewSecret("held")}, Now: now(),
+		Token: issued("t1"), RefreshToken: broker.NewSecret("r2"), Held: map[string]broker.HeldValue{"x": {Value: broker.NewSecret("held"), TakenBy: "a take"}}, Now: now(),
 	}
 	if done := b.committed(l, o); !done.Grant || !done.Token {
 		t.Fatalf("commit: got %+v, want both stored", done)
@@ -41,7 +41,7 @@ func testCommitGrant(t *testing.T, c Config, b *bench) {
 
 	b.committed(b.acquired(k, true), broker.Outcome{Token: issued("t2")})
 	kept := b.view(k).Grant
-	if kept.RefreshToken.Reveal() != "r2" || kept.Held["x"].Reveal() != "held" || kept.MayBeSpent() || kept.Generation == g.Generation {
+	if kept.RefreshToken.Reveal() != "r2" || kept.Held["x"].Value.Reveal() != "held" || kept.MayBeSpent() || kept.Generation == g.Generation {
 		t.Errorf("a grant that was presented and not replaced: got %+v, want the same refresh token, and another generation", kept)
 	}
 

@@ -166,7 +166,7 @@ func testSaveElsewhere(t *testing.T, _ Config, b *bench) {
 		c := b.created(name, "r1")
 		own, key, fresh := spending(name, 1), spending(name, 2), spending(name, 3)
 		key.Grant, fresh.Grant = key.Selection, fresh.Selection
-		b.committed(b.acquired(own, true), broker.Outcome{Token: issued("t1"), RefreshToken: broker.NewSecret("r2"), Held: map[string]broker.Secret{"x": broker.NewSecret("held")}})
+		b.committed(b.acquired(own, true), broker.Outcome{Token: issued("t1"), RefreshToken: broker.NewSecret("r2"), Held: map[string]broker.HeldValue{"x": {Value: broker.NewSecret("held"), TakenBy: "a take"}}})
 		b.committed(b.acquired(key, false), broker.Outcome{Token: issued("t2"), RefreshToken: broker.NewSecret("of a key")})
 		late := []broker.Lease{b.acquired(own, true), b.acquired(key, true), b.acquired(fresh, false)}
 		next := changed(c, true)
@@ -214,7 +214,7 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 	c.Labels = map[string]string{"a": "b"}
 	c.Seeds = map[string]broker.Seed{"refresh_token": {Hash: broker.NewID(), SetTime: now()}}
 	c.Requests = map[string]broker.Request{"request": {At: now(), Contents: broker.NewID()}, "of a former broker": {At: now()}}
-	seed := &broker.Grant{RefreshToken: odd, Held: map[string]broker.Secret{"instance": odd}, GivenAt: now()}
+	seed := &broker.Grant{RefreshToken: odd, Held: map[string]broker.HeldValue{"instance": {Value: odd, TakenBy: "a take"}}, GivenAt: now()}
 	if err := b.CreateCredential(ctx, c, seed); err != nil {
 		t.Fatalf("create: %v", err)
 	}
