@@ -45,6 +45,19 @@ func (c Credential) Unaccepted(to []Destination) []Destination {
 	return slices.DeleteFunc(slices.Clone(to), func(d Destination) bool { return slices.Contains(c.Destinations, d) })
 }
 
+// complete reports whether the credential's record says of everything where it goes. One of before does not.
+func (c Credential) complete() bool {
+	return slices.ContainsFunc(c.Destinations, func(d Destination) bool { return d.Use == TokenFrom })
+}
+
+// GoesBy reports whether somebody has accepted that a secret input goes somewhere by what it is called, or the credential's record does not say.
+func (c Credential) GoesBy(called string) bool {
+	return !c.complete() || slices.ContainsFunc(c.Destinations, func(d Destination) bool {
+		return d.Use == Release || d.Use == Callers && d.Place == called ||
+			d.Use == Carried && (strings.HasSuffix(d.Place, ": "+called) || strings.HasSuffix(d.Place, ", first "+called))
+	})
+}
+
 // Against returns those of the unaccepted places that the credential's record speaks against. A record of before does not say of everything
 // where it goes.
 func (c Credential) Against(to []Destination) []Destination {
@@ -52,7 +65,7 @@ func (c Credential) Against(to []Destination) []Destination {
 		return nil
 	}
 	against := c.Unaccepted(to)
-	if slices.ContainsFunc(c.Destinations, func(d Destination) bool { return d.Use == TokenFrom }) {
+	if c.complete() {
 		return against
 	}
 	return slices.DeleteFunc(against, func(d Destination) bool {

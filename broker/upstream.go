@@ -75,8 +75,8 @@ type Facts struct {
 // InputFacts say how the broker has to treat an input.
 type InputFacts struct {
 	Secret, Optional, Seed bool
-	// Was is the name that the input had before it was renamed; empty: it always had this one.
-	Was string
+	// Was is the name that the input had before it was renamed; empty: it always had this one. Called is what a Destination calls it then.
+	Was, Called string
 }
 
 // Reuse is the meaning of a second use of a refresh token. The zero value is the careful one: spent by use.

@@ -80,7 +80,7 @@ func (d *definition) makeFacts() *broker.Facts {
 		Lifetime:     d.lifetime, UntilRejected: d.untilRejected, Margin: d.margin, RateRequests: d.rateRequests, RatePeriod: d.ratePeriod,
 	}
 	for name, in := range d.inputs {
-		f.Inputs[name] = broker.InputFacts{Secret: in.secret, Optional: in.optional, Seed: in.seed, Was: in.was}
+		f.Inputs[name] = broker.InputFacts{Secret: in.secret, Optional: in.optional, Seed: in.seed, Was: in.was, Called: in.called(name)}
 	}
 	for _, q := range d.obtain {
 		f.Requests++

@@ -178,10 +178,10 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	if c.Seeds == nil {
 		c.Seeds = map[string]broker.Seed{}
 	}
-	// By a file that nobody has accepted no secret gets another name, nor is one forgotten: the next file might send it where that name may go.
 	_, held := astray(def, there)
 	held = held && there.Provider == d.Provider
-	rename(c, facts, held)
+	renameInputs(c, facts)
+	renameSecrets(c, facts)
 	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
 	elsewhere := sentElsewhere(there, c, facts)
 	for _, name := range slices.Sorted(maps.Keys(c.Inputs)) {
@@ -196,7 +196,11 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	for _, name := range slices.Sorted(maps.Keys(d.Secrets)) {
 		v := d.Secrets[name]
 		in, ok := facts.Inputs[name]
+		_, stored := c.Secrets[name]
 		switch {
+		case !ok && stored && v.IsZero(): // this file does not have it any more
+			delete(c.Secrets, name)
+			moves = true
 		case !ok || !in.Secret:
 			wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeUnknown, Description: fmt.Sprintf("provider %s has no such secret; it has: %s", d.Provider, inputNames(facts, true))})
 		case in.Seed && v.IsZero(), !in.Seed && v.IsZero() && !in.Optional:
@@ -221,18 +225,16 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 			}
 		}
 	}
-	// What another provider does not have is forgotten with the former one; what only this file does not have any more may be in the next.
-	another := there.Provider != d.Provider
-	if !held {
-		maps.DeleteFunc(c.Secrets, func(name string, _ broker.SecretInput) bool {
-			in, ok := facts.Inputs[name]
-			return !ok && another || ok && (!in.Secret || in.Seed)
-		})
-		maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool {
-			in, ok := facts.Inputs[name]
-			return !ok && another || ok && !in.Seed
-		})
-	}
+	// What is not sent to the new place is forgotten with the former one. At the same place, what only this file does not have any more may be in
+	// the next, and a file that nobody has accepted has nothing forgotten.
+	maps.DeleteFunc(c.Secrets, func(name string, _ broker.SecretInput) bool {
+		in, ok := facts.Inputs[name]
+		return (!in.Secret || in.Seed) && (elsewhere || ok && !held)
+	})
+	maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool {
+		in, ok := facts.Inputs[name]
+		return !in.Seed && (elsewhere || ok && !held)
+	})
 	if len(wrong) == 0 {
 		wrong = def.Check(c)
 	}
@@ -258,18 +260,23 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	return c, seed, nil
 }
 
-// rename gives what is stored under an input's former name its new one; of a held credential no secret.
-func rename(c broker.Credential, f *broker.Facts, held bool) {
+// renameInputs gives what is stored under an input's former name its new one.
+func renameInputs(c broker.Credential, f *broker.Facts) {
 	for name, in := range f.Inputs {
-		if in.Was == "" {
-			continue
+		if in.Was != "" {
+			move(c.Inputs, in.Was, name)
 		}
-		move(c.Inputs, in.Was, name)
-		if held {
-			continue
+	}
+}
+
+// renameSecrets does so with secrets that somebody has accepted by their new name. By another file's name, the next file might send one where
+// that name may go.
+func renameSecrets(c broker.Credential, f *broker.Facts) {
+	for name, in := range f.Inputs {
+		if in.Was != "" && c.GoesBy(in.Called) {
+			move(c.Secrets, in.Was, name)
+			move(c.Seeds, in.Was, name)
 		}
-		move(c.Secrets, in.Was, name)
-		move(c.Seeds, in.Was, name)
 	}
 }
 
@@ -288,7 +295,7 @@ func sentElsewhere(there, c broker.Credential, f *broker.Facts) bool {
 		return false
 	}
 	there = there.Clone()
-	rename(there, f, false)
+	renameInputs(there, f)
 	return there.Provider != c.Provider || slices.ContainsFunc(f.PlaceInputs, func(in string) bool { return there.Inputs[in] != c.Inputs[in] })
 }
 

@@ -1,7 +1,6 @@
 package product
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -405,50 +404,5 @@ obtain:
 	p.redefine("x", first)
 	if _, err := p.Token(t.Context(), here, engine.Request{Credential: "c"}); broker.KindOf(err) != broker.CredentialHeld {
 		t.Errorf("got %v, want it held", err)
-	}
-}
-
-// TestAnEditByAFileThatNobodyAcceptedRenamesNoSecret: a label is changed while the credential is held, or while the file lacks an input.
-func TestAnEditByAFileThatNobodyAcceptedRenamesNoSecret(t *testing.T) {
-	const head, toThere = "name: x\ninputs: {client_id: {}, ", `
-- {get: "https://there.example.com/me", headers: {X-K: "{{other}}"}, take: {unused: endpoint}}
-`
-	const both = head + `client_secret: {secret: true}, other: {secret: true}}
-obtain:
-- {oauth2: "https://here.example.com/token"}` + toThere
-	p := newPlaces(t)
-	p.redefine("x", both)
-	_, err := p.CreateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
-		*d = engine.Draft{Provider: "x", Inputs: map[string]string{"client_id": "id"}, Secrets: map[string]broker.Secret{
-			"client_secret": broker.NewSecret("given-first-c"), "other": broker.NewSecret("of-there"),
-		}}
-		return nil
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.secret("given-first-c")
-	_ = p.ask("c")
-	p.given = true
-	for _, file := range []string{
-		head + "client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\"}",
-		head + `other: {secret: true, was: client_secret}}
-obtain: {oauth2: "https://here.example.com/token", auth: {client_secret_post: {id: "{{client_id}}", secret: "{{other}}"}}}`,
-		head + "other: {secret: true}}\nobtain:\n- {oauth2: \"https://here.example.com/token\", auth: none}" + toThere,
-	} {
-		p.redefine("x", file)
-		_ = p.use("c")
-		_, _ = p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
-			d.Labels = map[string]string{"file": fmt.Sprint(len(file))}
-			return nil
-		}})
-	}
-	_ = p.use("c")
-	if found := p.astray(); len(found) > 0 {
-		t.Errorf("%v went astray", found)
-	}
-	p.redefine("x", both)
-	if c, err := p.Credential(t.Context(), here, "c"); err != nil || c.Secrets["client_secret"].Value.Reveal() != "given-first-c" || c.Secrets["other"].Value.Reveal() != "of-there" {
-		t.Errorf("got %v, %v, want both secrets as they were", c.SecretNames(), err)
 	}
 }
