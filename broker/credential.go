@@ -61,7 +61,7 @@ type Request struct {
 type SecretInput struct {
 	Value   Secret
 	SetTime time.Time
-	// Former is tried only when the upstream answers invalid_client to Value. Zero: none is kept.
+	// Former is tried where it may be Value that the upstream refuses. Zero: none is kept.
 	Former Secret
 	// FormerUntil is when the former is forgotten; zero: when it is retired.
 	FormerUntil time.Time

@@ -64,7 +64,7 @@ func TestWhoseFailureAnAnswerIs(t *testing.T) {
 			if e.Level != c.obtain || f.Level != c.refresh {
 				t.Errorf("got levels %d and %d, want %d and %d", e.Level, f.Level, c.obtain, c.refresh)
 			}
-			if e.Lost != c.lost || f.Lost != c.lost || e.Code != c.code || e.InvalidClient != (c.code == "invalid_client" || c.code == "" && (e.Status == 400 || e.Status == 401)) {
+			if e.Lost != c.lost || f.Lost != c.lost || e.Code != c.code {
 				t.Errorf("got %+v and %+v, want lost %v and code %q", e, f, c.lost, c.code)
 			}
 			for _, x := range []*broker.UpstreamError{e, f} {

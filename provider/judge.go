@@ -95,8 +95,9 @@ func (d *definition) classify(rules *errorRules, a *answer, said saidError, plac
 	e := &broker.UpstreamError{
 		Status: a.Status, Code: rules.public(said.code), Detail: detail, RetryAfter: rules.wait(a), Mute: said.code == "",
 	}
-	e.Level = d.levelOf(rules, e, said, place)
-	e.InvalidClient = said.code == "invalid_client" || e.Level == broker.LevelCredential && maybeSecret(a.Status, said.code, place)
+	ruled := false
+	e.Level, ruled = d.levelOf(rules, e, said, place)
+	e.InvalidClient = (e.Level == broker.LevelCredential || e.Level == broker.LevelRequest && !ruled) && maybeSecret(a.Status, said.code, place)
 	switch {
 	case e.Detail != "":
 	case said.code == "":
@@ -108,18 +109,23 @@ func (d *definition) classify(rules *errorRules, a *answer, said saidError, plac
 	return e
 }
 
-// levelOf decides the level, and the wait that a rule says.
-func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said saidError, place broker.Run) broker.Level {
+// levelOf decides the level, and the wait that a rule says. ruled: a rule of the definition says the level.
+func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said saidError, place broker.Run) (level broker.Level, ruled bool) {
 	for _, r := range rules.rules {
 		if !r.matches(e.Status, said.spelled) {
 			continue
 		}
 		e.Wait, e.Mute = r.wait, false
 		if r.means == "grant" && place == broker.Obtain {
-			return broker.LevelCredential
+			return broker.LevelCredential, true
 		}
-		return meanings[r.means]
+		return meanings[r.means], true
 	}
+	return d.unruled(e, said, place), false
+}
+
+// unruled is the level by the code of RFC 6749, and else by the status.
+func (d *definition) unruled(e *broker.UpstreamError, said saidError, place broker.Run) broker.Level {
 	if level, ok := levelOfCode(said.code, place); ok {
 		switch {
 		case said.code == "invalid_request" && place == broker.Refresh && len(d.obtain) > 0:
@@ -148,9 +154,18 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 	return broker.LevelUpstream
 }
 
-// maybeSecret reports whether a refusal of the credential may be of its secret: no code of RFC 6749 says that it is for something else, and the status is
-// one that login endpoints refuse a password with.
+// maybeSecret reports whether it may be the secret that is refused: no code of RFC 6749 says that it is something else, and the status is one
+// that login endpoints refuse a password with. Where the grant is a password, a wrong one is an invalid_grant (RFC 6749 section 5.2). With a
+// 401, which says that it is about authentication, Keycloak writes unauthorized_client and Auth0 access_denied.
 func maybeSecret(status int, code string, place broker.Run) bool {
+	switch code {
+	case "invalid_client":
+		return true
+	case "invalid_grant":
+		return place == broker.Obtain
+	case "unauthorized_client", "access_denied", "invalid_request":
+		return status == http.StatusUnauthorized
+	}
 	if _, known := levelOfCode(code, place); known {
 		return false
 	}

@@ -105,7 +105,8 @@ func request(t target, run broker.Run, g broker.Grant) broker.Exchange {
 
 // ask runs the exchange, and once more with the former secrets where the upstream refuses the client and there are some. formerWorked: they
 // were what worked last, and are asked with first; the upstream may know the new secret only later. What comes back has the
-// attempts of both. former: the former secrets have worked. Each has to begin before usable.
+// attempts of both, and why the secret that is set failed, unless the former one's failure says more. former: the former secrets have worked. Each
+// has to begin before usable.
 func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWorked bool, usable broker.Moment) (a broker.Answer, former bool, failure *broker.UpstreamError) {
 	p.asked = true
 	now := p.b.clock.Now().Wall
@@ -114,7 +115,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 		order = []bool{formerWorked, !formerWorked}
 	}
 	var attempts []broker.Attempt
-	var answered *broker.UpstreamError
+	failures := map[bool]*broker.UpstreamError{}
 	for _, former = range order {
 		y := x
 		y.BeforeSend = p.b.beginBefore(usable, x.BeforeSend)
@@ -125,25 +126,40 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 			attempts = append(attempts, a.Attempts...)
 			break
 		}
-		attempts = append(attempts, failure.Attempts...)
-		if failure.Refused && answered != nil {
-			failure = answered // it was too late for the other secret: what the upstream has said counts
+		failures[former] = failure
+		if n := len(failure.Attempts); n > 0 && failure.Attempts[n-1].Reason != "" {
+			f := said(t, failure) // the status says what whoever asked is told
+			failure.Attempts[n-1].Reason, failure.Attempts[n-1].Detail = f.Kind.Name(), f.Detail
 		}
-		if answered = failure; !failure.InvalidClient {
+		attempts = append(attempts, failure.Attempts...)
+		if !failure.InvalidClient {
 			break
 		}
 	}
-	if n := len(attempts); failure != nil && n > 0 && attempts[n-1].Reason != "" {
-		f := said(t, failure) // the status says what whoever asked is told
-		attempts[n-1].Reason, attempts[n-1].Detail = f.Kind.Name(), f.Detail
-	}
 	p.attempts = append(p.attempts, attempts...)
 	if failure != nil {
+		failure = telling(failures[false], failures[true])
 		failure.Attempts = attempts
 		return a, false, failure
 	}
 	a.Attempts, p.former = attempts, former
 	return a, former, nil
+}
+
+// telling is which failure counts: that of the secret that is set, where it was tried. A former secret is tried on suspicion, and what comes
+// of it counts where the upstream was away, which passes, and where it refused the grant of a client that it had to know first.
+func telling(set, former *broker.UpstreamError) *broker.UpstreamError {
+	switch {
+	case former == nil, former.Refused && set != nil: // it was too late for the former one
+		return set
+	case set == nil, set.Refused:
+		return former
+	case former.Level == broker.LevelUpstream, former.Level == broker.LevelRateLimited:
+		return former
+	case former.Level == broker.LevelGrant && set.Code == "invalid_client":
+		return former
+	}
+	return set
 }
 
 // run runs the definition once, and counts it.

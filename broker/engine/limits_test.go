@@ -148,54 +148,6 @@ func TestARefusedScopeBelongsToItsKeyOnly(t *testing.T) {
 	})
 }
 
-func TestTheFormerSecretIsTriedOnInvalidClientOnly(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		up := &upstream{}
-		good := issues(time.Minute)
-		accepted, status := "old", "invalid_client"
-		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			if x.Credential.Secrets["client_secret"].Value.Reveal() == accepted {
-				return good(ctx, x)
-			}
-			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: status, InvalidClient: status == "invalid_client"}
-		}
-		w := newWorld(t, up)
-		w.create("main", map[string]string{"client_secret": "old"})
-		rotate := func(s string) {
-			t.Helper()
-			if _, err := w.RotateSecret(context.Background(), local, engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": s})}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		rotate("new")
-		w.mustGet("main")
-		w.wantExchanges(2)
-		rep, err := w.CredentialStatus(context.Background(), local, "main")
-		if err != nil || !rep.Credential.FormerKept(time.Now()) || rep.Credential.Secrets["client_secret"].FormerUsedTime.IsZero() {
-			t.Errorf("got %+v %v, want the former secret's last use", rep.Credential, err)
-		}
-		if trial, err := w.test(""); err != nil || !trial.Former || len(trial.Attempts) != 2 {
-			t.Errorf("got %+v, %v, want a test that says which secret works", trial, err)
-		}
-		w.wantExchanges(4)
-		sleep(2 * time.Minute)
-		w.mustGet("main") // the one that worked last is tried first
-		w.wantExchanges(5)
-		accepted = "new"
-		sleep(2 * time.Minute)
-		w.mustGet("main")
-		if _, err := w.RetireSecret(context.Background(), local, "main", nil); err != nil {
-			t.Fatal(err)
-		}
-		n := len(up.exchanges())
-		accepted, status = "old", "unauthorized_client"
-		rotate("newer")
-		_, err = w.get("main")
-		wantKind(t, err, broker.CredentialMisconfigured)
-		w.wantExchanges(n + 1)
-	})
-}
-
 func TestATestDisturbsNobodyAndKeepsARotatedRefreshToken(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRotating(time.Hour)

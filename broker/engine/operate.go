@@ -70,14 +70,18 @@ type Rotation struct {
 	RequestID  string
 }
 
-// RotateSecret sets secrets anew. The former ones are tried only when the upstream answers invalid_client. Grants are kept.
-// RequestInvalid where an input is no secret, or is a seed.
+// RotateSecret sets secrets anew. The former ones are tried where it may be the secret that the upstream refuses. Of two that were set one after
+// the other, the one that is known to have worked is kept as the former. Grants are kept. RequestInvalid where an input is no secret, or is a seed.
 func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotation) (broker.Credential, error) {
 	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID}
 	if r.RequestID != "" {
 		ch.contents = b.contentsOf("rotate for "+r.KeepFormer.String(), Draft{Secrets: r.Secrets})
 	}
 	return b.resecret(ctx, caller, ch, func(c *broker.Credential, f *broker.Facts, now time.Time) error {
+		worked, err := b.workedAt(ctx, *c, now)
+		if err != nil {
+			return err
+		}
 		var wrong []broker.Violation
 		changed := false
 		for name, v := range r.Secrets {
@@ -92,6 +96,9 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 			case set && was.Value.Equal(v): // a repeated rotation must not make the former one forgotten
 			default:
 				s := broker.SecretInput{Value: v, SetTime: now, Former: was.Value}
+				if was.FormerKept(now) && !was.Former.Equal(v) && !worked.After(was.SetTime) {
+					s.Former, s.FormerUsedTime = was.Former, was.FormerUsedTime
+				}
 				if r.KeepFormer > 0 {
 					s.FormerUntil = now.Add(r.KeepFormer)
 				}
@@ -108,6 +115,24 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 		}
 		return nil
 	})
+}
+
+// workedAt is when the secrets that are set worked last; zero: never, or the former ones worked since. It is asked only where there are former ones.
+func (b *Broker) workedAt(ctx context.Context, c broker.Credential, now time.Time) (time.Time, error) {
+	if !c.FormerKept(now) {
+		return time.Time{}, nil
+	}
+	all, err := b.store.Statuses(ctx, []broker.CredentialName{c.Name})
+	if err == nil {
+		err = all[0].Err
+	}
+	if err != nil {
+		return time.Time{}, b.storeFailure(c.Name, err)
+	}
+	if all[0].FormerWorked {
+		return time.Time{}, nil
+	}
+	return all[0].LastSuccess, nil
 }
 
 // RetireSecret forgets former secrets; no names: all of them. It changes no version: tokens go on being served.
@@ -144,6 +169,7 @@ func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, 
 			if c.Secrets == nil {
 				c.Secrets = map[string]broker.SecretInput{}
 			}
+			renameSecrets(c, def.Facts())
 			if err := edit(&c, def.Facts(), now); err != nil {
 				return c, nil, err
 			}

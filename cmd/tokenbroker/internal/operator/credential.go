@@ -17,7 +17,7 @@ type CredentialCommands struct {
 	List         credentialListCommand   `cmd:"" help:"Show all, or those that a filter chooses."`
 	Update       credentialUpdateCommand `cmd:"" help:"Change what is given; everything else stays."`
 	Delete       credentialDeleteCommand `cmd:"" help:"Delete one with its tokens and refresh tokens."`
-	RotateSecret credentialRotateCommand `cmd:"" help:"Set a new secret; the former stays until it is retired, for where the upstream refuses the new one (invalid_client, 400, 401, 403)."`
+	RotateSecret credentialRotateCommand `cmd:"" help:"Set a new secret; the former stays until it is retired, for where the upstream may refuse the new one."`
 	RetireSecret credentialRetireCommand `cmd:"" help:"Forget the former secret."`
 	Accept       credentialAcceptCommand `cmd:"" help:"Let held credentials go where their definition sends them now."`
 	Test         credentialTestCommand   `cmd:"" help:"Make one real exchange, whatever is remembered."`

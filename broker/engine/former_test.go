@@ -1,0 +1,154 @@
+package engine_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+// rotate gives the credential main another client_secret.
+func (w *world) rotate(s string) {
+	w.t.Helper()
+	if _, err := w.RotateSecret(context.Background(), local, engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": s})}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestTheFormerSecretIsTriedWhereTheSecretMayBeRefused: nowhere else.
+func TestTheFormerSecretIsTriedWhereTheSecretMayBeRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		good := issues(time.Minute)
+		accepted, status := "old", "invalid_client"
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Credential.Secrets["client_secret"].Value.Reveal() == accepted {
+				return good(ctx, x)
+			}
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: status, InvalidClient: status == "invalid_client"}
+		}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"client_secret": "old"})
+		w.rotate("new")
+		w.mustGet("main")
+		w.wantExchanges(2)
+		rep, err := w.CredentialStatus(context.Background(), local, "main")
+		if err != nil || !rep.Credential.FormerKept(time.Now()) || rep.Credential.Secrets["client_secret"].FormerUsedTime.IsZero() {
+			t.Errorf("got %+v %v, want the former secret's last use", rep.Credential, err)
+		}
+		if trial, err := w.test(""); err != nil || !trial.Former || len(trial.Attempts) != 2 {
+			t.Errorf("got %+v, %v, want a test that says which secret works", trial, err)
+		}
+		w.wantExchanges(4)
+		sleep(2 * time.Minute)
+		w.mustGet("main") // the one that worked last is tried first
+		w.wantExchanges(5)
+		accepted = "new"
+		sleep(2 * time.Minute)
+		w.mustGet("main")
+		if _, err := w.RetireSecret(context.Background(), local, "main", nil); err != nil {
+			t.Fatal(err)
+		}
+		n := len(up.exchanges())
+		accepted, status = "old", "unauthorized_client"
+		w.rotate("newer")
+		_, err = w.get("main")
+		wantKind(t, err, broker.CredentialMisconfigured)
+		w.wantExchanges(n + 1)
+	})
+}
+
+// TestRotatingAgainKeepsTheSecretThatWorks: a new secret has a typo, twice. Callers notice neither.
+func TestRotatingAgainKeepsTheSecretThatWorks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{}
+		good := issues(time.Minute)
+		accepted := "good"
+		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Credential.Secrets["client_secret"].Value.Reveal() == accepted {
+				return good(ctx, x)
+			}
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+		}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"client_secret": accepted})
+		w.mustGet("main")
+		w.rotate("typo-1")
+		w.rotate("typo-2") // nobody has asked since
+		w.mustGet("main")
+		w.rotate("typo-3")
+		w.mustGet("main")
+		sleep(5 * time.Minute)
+		w.rotate("better")
+		accepted = "better"
+		sleep(time.Second)
+		w.mustGet("main")
+		sleep(5 * time.Minute)
+		w.rotate("typo-4")
+		w.mustGet("main") // what has worked meanwhile is the former one
+	})
+}
+
+// TestWhatCountsOfTwoFailures: a former secret is tried on suspicion, and what comes of it is seldom what is wrong.
+func TestWhatCountsOfTwoFailures(t *testing.T) {
+	refused := broker.UpstreamError{Level: broker.LevelCredential, Status: 403, Code: "ip_not_allowed", InvalidClient: true}
+	client := broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+	for name, c := range map[string]struct {
+		set, former broker.UpstreamError
+		want        broker.Kind
+		code        string
+	}{
+		"the former is refused as well":      {refused, client, broker.CredentialMisconfigured, "ip_not_allowed"},
+		"the former's request is no good":    {client, broker.UpstreamError{Level: broker.LevelRequest, Status: 400}, broker.CredentialMisconfigured, "invalid_client"},
+		"the upstream is away for the other": {client, broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}, broker.UpstreamUnavailable, ""},
+		"too many for the other":             {client, broker.UpstreamError{Level: broker.LevelRateLimited, Status: 429}, broker.UpstreamRateLimited, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				up := &upstream{}
+				up.answer = func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+					e := c.former
+					if x.Credential.Secrets["client_secret"].Value.Reveal() == "new" {
+						e = c.set
+					}
+					return broker.Answer{}, &e
+				}
+				w := newWorld(t, up)
+				w.create("main", map[string]string{"client_secret": "old"})
+				w.rotate("new")
+				_, err := w.get("main")
+				if f := wantKind(t, err, c.want); f.UpstreamError != c.code {
+					t.Errorf("got %q, want %q", f.UpstreamError, c.code)
+				}
+				w.wantExchanges(2)
+			})
+		})
+	}
+}
+
+// TestAGrantEndsOnlyWhereItsClientIsKnown: a firewall refuses all of a client, and answers to its former secret what ends a grant.
+func TestAGrantEndsOnlyWhereItsClientIsKnown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRotating(time.Minute)
+		w := seeded(t, r, broker.Facts{})
+		w.mustGet("main")
+		w.rotate("old")
+		w.mustGet("main")
+		w.rotate("new")
+		up := w.up.answer
+		w.up.answer = func(_ context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Credential.Secrets["client_secret"].Value.Reveal() == "new" {
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 403, InvalidClient: true}
+			}
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelGrant, Status: 400, Code: "invalid_grant"}
+		}
+		sleep(5 * time.Minute)
+		_, err := w.get("main")
+		wantKind(t, err, broker.CredentialMisconfigured)
+		w.up.answer = up
+		sleep(24 * time.Hour)
+		w.mustGet("main")
+	})
+}
