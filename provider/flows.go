@@ -30,40 +30,34 @@ func (c *checker) tooManyFlows() {
 
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
-	d     *definition
-	all   []flow
-	seen  map[[4]string]bool
-	takes map[string][]takenBy
+	d      *definition
+	all    []flow
+	seen   map[[4]string]bool
+	before map[*request]provenances // when it is sent
+	chains map[string]bool          // names that several answers of one exchange may bring
 }
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, seen: map[[4]string]bool{}, takes: map[string][]takenBy{}}
-	qs := slices.Concat(d.obtain, d.refresh)
-	for _, q := range qs {
-		for _, t := range q.take {
-			f.takes[t.name] = append(f.takes[t.name], takenBy{t, q})
-		}
-	}
-	for _, q := range qs {
-		for i, t := range q.take {
-			q.take[i].by = f.digest(takenBy{t, q})
-		}
-	}
-	shown := d.visibleToCallers()
-	kept := false // the refresh token is that of a former exchange, by which file that ever was
-	for i, q := range qs {
-		kept = kept || i == len(d.obtain)
+	f := &flows{d: d, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	obtained := f.through(d.obtain, nil)
+	held := kept(obtained, f.through(d.refresh, nil))
+	refreshed := f.through(d.refresh, held)
+	for _, q := range slices.Concat(d.obtain, d.refresh) {
 		to := q.target()
 		f.add(flow{use: broker.Requests, to: &to})
 		if q.issuer != nil {
 			f.add(flow{use: broker.Requests, to: &to, told: true})
 		}
-		f.carried(q, kept)
-		for _, t := range q.take {
-			kept = kept && t.name != "refresh_token"
-			if shown[t.name] {
-				f.shown(takenBy{t, q})
+		f.carried(q)
+	}
+	visible := d.visibleToCallers()
+	for _, end := range []provenances{obtained, refreshed} {
+		for _, n := range slices.Sorted(maps.Keys(end)) {
+			for _, o := range end[n] {
+				if visible[n] {
+					f.shown(o)
+				}
 			}
 		}
 	}
@@ -77,6 +71,9 @@ func flowing(d *definition) []flow {
 		if in := d.inputs[name]; in.secret && in.handedOut {
 			f.add(flow{use: broker.Callers, what: in.called(name)})
 		}
+	}
+	if !f.full() {
+		d.keeps = f.known(held)
 	}
 	return f.all
 }
@@ -98,8 +95,8 @@ func (f *flows) add(x flow) {
 }
 
 // carried adds the secrets, grants and values of answers that a request brings to where it goes. What came from there is no news there, but
-// for a refresh token that was kept.
-func (f *flows) carried(q *request, kept bool) {
+// for a refresh token that was kept: by which file that ever was.
+func (f *flows) carried(q *request) {
 	to := q.target()
 	add := func(what string) { f.add(flow{use: broker.Carried, what: what, to: &to, told: q.issuer != nil}) }
 	names := f.d.named(f.d.sent(q))
@@ -110,6 +107,7 @@ func (f *flows) carried(q *request, kept bool) {
 	for _, n := range q.ledBy() {
 		f.d.behind(n, address)
 	}
+	spends := slices.Contains(f.d.refresh, q)
 	for _, n := range slices.Sorted(maps.Keys(names)) {
 		in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
 		switch {
@@ -118,34 +116,31 @@ func (f *flows) carried(q *request, kept bool) {
 		case n == "refresh_token":
 			add(n + f.d.seeded())
 		}
-		for _, t := range f.takes[n] {
+		for _, o := range f.before[q][n] {
 			switch {
-			case f.full() || address[n] || t.q.place() == q.place() && !(kept && n == "refresh_token"):
-			case n == "token": // where that is taken is a flow of its own
+			case f.full() || address[n] || o.q.place() == q.place() && !(spends && n == "refresh_token"):
+			case n == "token" && !f.chains[n]: // where that is taken is a flow of its own
 				add(n)
-			case n != "refresh_token" || !t.standard():
-				add(f.taken(t))
+			case n != "refresh_token" || f.chains[n] || !o.standard():
+				add(f.called(o))
 			}
 		}
 	}
 }
 
 // shown adds a value of an answer that callers get.
-func (f *flows) shown(t takenBy) {
+func (f *flows) shown(o provenance) {
 	switch {
 	case f.full():
-	case !builtinNames[t.name]:
-		f.add(flow{use: broker.Callers, what: f.taken(t)})
-	case !slices.Contains([]string{"token", "token_type", "scope"}, t.name):
-	case !t.standard(), t.name == "token" && len(f.takes["token"]) > f.brings():
-		f.add(flow{use: broker.TokenFrom, what: f.taken(t)}) // of several answers that bring a token, callers get one: which, its place says
-	case t.name == "token":
+	case !builtinNames[o.name]:
+		f.add(flow{use: broker.Callers, what: f.called(o)})
+	case !slices.Contains([]string{"token", "token_type", "scope"}, o.name):
+	case !o.standard(), o.name == "token" && f.chains[o.name]:
+		f.add(flow{use: broker.TokenFrom, what: f.called(o)})
+	case o.name == "token":
 		f.add(flow{use: broker.TokenFrom, what: "token, as RFC 6749 has it"})
 	}
 }
-
-// brings is how many answers bring a token where each exchange asks one.
-func (f *flows) brings() int { return min(len(f.d.obtain), 1) + min(len(f.d.refresh), 1) }
 
 // seeded is what the first refresh token is given as.
 func (d *definition) seeded() string {

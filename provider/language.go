@@ -45,6 +45,7 @@ type definition struct {
 	facts             *broker.Facts
 	endpoints         *endpoints
 	flows             []flow
+	keeps             map[string][]string // what a value of this name that is kept was taken by
 }
 
 // An input is what a credential must bring, or a parameter that a caller may.

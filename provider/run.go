@@ -91,14 +91,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 // held is what is kept of a former exchange by a name, if it was taken as this definition takes it: a file gives its own meaning to a name.
 func (e *exchange) held(name string) (broker.Secret, bool) {
 	h, ok := e.x.Held[name]
-	return h.Value, ok && (h.TakenBy == "" || e.d.takes(name, h.TakenBy))
-}
-
-// takes reports whether a value of this name was taken as the definition takes it in some run.
-func (d *definition) takes(name, by string) bool {
-	return slices.ContainsFunc(slices.Concat(d.obtain, d.refresh), func(q *request) bool {
-		return slices.ContainsFunc(q.take, func(t take) bool { return t.name == name && t.by == by })
-	})
+	return h.Value, ok && (h.TakenBy == "" || slices.Contains(e.d.keeps[name], h.TakenBy))
 }
 
 // failed completes a failure by what was done until then. A refresh has lost something only where something was spent.

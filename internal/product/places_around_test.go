@@ -386,23 +386,35 @@ refresh:
 	}
 }
 
-// TestCallersGetTheTokenThatIsForThem: the file no longer exchanges the first one for a lesser one.
-func TestCallersGetTheTokenThatIsForThem(t *testing.T) {
-	const first = `
-name: x
-inputs: {client_id: {}, client_secret: {secret: true}}
-obtain:
-- oauth2: "https://here.example.com/token"
-`
-	p := newPlaces(t)
-	p.redefine("x", first+`- oauth2: "https://here.example.com/exchange"
-  grant: "urn:ietf:params:oauth:grant-type:token-exchange"
-  auth: none
-  params: {subject_token: "{{token}}"}
-`)
-	p.giveOne("x", map[string]string{"client_id": "id"})
-	p.redefine("x", first)
-	if _, err := p.Token(t.Context(), here, engine.Request{Credential: "c"}); broker.KindOf(err) != broker.CredentialHeld {
-		t.Errorf("got %v, want it held", err)
+// TestTheOrderOfRequestsSaysWhatGoesWhere: a file that asks the same of the same places in another order has something else go to each.
+func TestTheOrderOfRequestsSaysWhatGoesWhere(t *testing.T) {
+	const (
+		head  = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain:\n"
+		first = "- oauth2: \"https://here.example.com/token\"\n"
+		// lesser exchanges the first token (RFC 8693).
+		lesser = "- {oauth2: \"https://here.example.com/exchange\", grant: \"urn:ietf:params:oauth:grant-type:token-exchange\", auth: none, params: {subject_token: \"{{token}}\"}}\n"
+		shown  = "- {get: \"https://there.example.com/me\", with_token: true, take: {unused: endpoint}}\n"
+		there  = "- {oauth2: \"https://there.example.com/token\", auth: none, params: {client_id: \"{{client_id}}\"}}\n"
+		spends = "refresh: {oauth2: \"https://there.example.com/token\", auth: none, params: {client_id: \"{{client_id}}\"}}\n"
+	)
+	for name, c := range map[string]struct{ before, after string }{
+		"callers get another token":            {first + lesser, first + lesser + first},
+		"callers get the first token":          {first + lesser, first},
+		"another place gets the first token":   {first + lesser + shown, first + shown + lesser},
+		"a place gets another's refresh token": {first + there + spends, there + first + spends},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine("x", head+c.before)
+			p.giveOne("x", map[string]string{"client_id": "id"})
+			p.redefine("x", head+c.after)
+			if _, err := p.Token(t.Context(), here, engine.Request{Credential: "c"}); broker.KindOf(err) != broker.CredentialHeld {
+				t.Errorf("got %v, want it held", err)
+			}
+			p.redefine("x", head+c.before)
+			if err := p.ask("c"); err != nil {
+				t.Errorf("the former file again: %v", err)
+			}
+		})
 	}
 }
