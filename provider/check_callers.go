@@ -24,7 +24,7 @@ func (c *checker) refreshTokensKept() {
 			case t.where.reads(func(w *where) bool {
 				whole := w.text || w.cookies || w.path != nil && len(w.path.steps) == 0 // a text has no parts that one could tell from each other
 				return whole && len(beside) > 0 || slices.ContainsFunc(beside, w.holds)
-			}):
+			}), slices.ContainsFunc(kept, func(w *where) bool { return w.reads(func(w *where) bool { return w.of == t.name }) }):
 				c.Wrong(t.at, "take.%s: callers would get what the refresh token is in: write where in the answer it is alone, as in take: {token: access_token}", t.name)
 			}
 		}

@@ -32,6 +32,8 @@ func TestCallersGetNoRefreshToken(t *testing.T) {
 		post("token: t, refresh_token: d.r, own: {text: true}") + "attributes: [own]":                                         "take.own: " + holds,
 		post("token: t, refresh_token: {cookie: rt}, own: {header: set-cookie}") + "attributes: [own]":                        "take.own: " + holds,
 		post("token: t, refresh_token: {header: Location, pattern: 'r=(.*)'}, own: {header: location}") + "attributes: [own]": "take.own: " + holds,
+		post("token: t, jwt: j, refresh_token: {claim: rt, of: jwt}") + "attributes: [jwt]":                                   "take.jwt: " + holds,
+		post("token: j, refresh_token: {claim: rt, of: token}"):                                                               "take.token: " + holds,
 		post("token: t, refresh_token: 'l[0].v', own: 'l[-1].v'") + "attributes: [own]":                                       "take.own: " + is,
 		post("token: t, refresh_token: 'l[0].v', own: 'l[-1]'") + "attributes: [own]":                                         "take.own: " + holds,
 	} {

@@ -3,6 +3,7 @@ package provider
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strconv"
 	"strings"
 	"time"
@@ -159,7 +160,27 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		r.Wrong(at(n), "%s: this is not an RE2 expression; write one as at https://github.com/google/re2/wiki/Syntax, which knows no look-ahead", what)
 		return nil, s
 	}
+	if count := steps(s); count > mostSteps {
+		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are; look for less, or repeat it less often", what, count, mostSteps)
+		return nil, s
+	}
 	return re, s
+}
+
+// mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
+const mostSteps = 1000
+
+// steps are those of a good expression.
+func steps(s string) int {
+	parsed, err := syntax.Parse(s, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	p, err := syntax.Compile(parsed.Simplify())
+	if err != nil {
+		return 0
+	}
+	return len(p.Inst)
 }
 
 // fields reads names with values.

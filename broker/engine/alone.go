@@ -79,7 +79,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	a, _, failure := p.ask(bounded, t, x, false, math.MaxInt64)
 	var shown offer
 	if failure == nil {
-		shown, failure = b.fit(t, a, before)
+		shown, failure = b.fit(t, a, before, broker.Secret{})
 	}
 	found := granted.leaveWith(failure)
 	if found.news != nil {

@@ -11,7 +11,7 @@ import (
 // succeeded stores what the exchange brought, before anybody gets it.
 func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted *pass, s seen, a broker.Answer, former bool) (*entry, error) {
 	b := p.b
-	shown, unfit := b.fit(t, a, s.view.Token)
+	shown, unfit := b.fit(t, a, s.view.Token, s.view.Grant.RefreshToken)
 	now := b.clock.Now()
 	o := broker.Outcome{
 		Attempts: a.Attempts, UsedFormer: former, Now: now.Wall,

@@ -180,8 +180,8 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 }
 
 // fit turns what an exchange brought into what callers get, or says why nobody could use it. before is the token until now; nil: there was
-// none.
-func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (shown offer, unfit *broker.UpstreamError) {
+// none. granted is the refresh token that was presented; zero: none was.
+func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, granted broker.Secret) (shown offer, unfit *broker.UpstreamError) {
 	defer func() {
 		if r := recover(); r != nil { // a refresh token that came with it is to be kept all the same
 			b.logPanic(t.name, r)
@@ -198,6 +198,11 @@ func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued) (shown of
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: f.Detail}
 	case !b.clock.Now().Wall.Before(issued.ExpireAt):
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
+	}
+	for _, r := range []broker.Secret{a.RefreshToken, granted} {
+		if !r.Equal(a.Values["token"]) && shown.token.Presentation.Shows(r) { // some upstreams have one token for both
+			return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "callers would get the refresh token, by the token or beside it: have the definition take each where it is alone"}
+		}
 	}
 	return shown, nil
 }
