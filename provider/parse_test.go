@@ -117,7 +117,7 @@ var wrongFiles = map[string]struct{ text, want string }{
 	"split at a word":              {right + "let: {n: {split: {of: a, by: b, at: 1x}}}", "a number is wanted"},
 	"a query without a name":       {right + "let: {n: {query: {of: a}}}", "name is missing"},
 	"a pattern that gets out":      {"name: x\ninputs: {a: {pattern: 'a)|(.*'}}\ntoken: '{{a}}'", "is not an RE2 expression"},
-	"a pattern that searches long": {"name: x\nobtain: {get: 'https://e.com/t', take: {token: {text: true, pattern: '(" + strings.Repeat("(?:a|b)*", 400) + ")d'}}}", "an expression of"},
+	"a pattern that searches long": {"name: x\nobtain: {get: 'https://e.com/t', take: {token: {text: true, pattern: '(" + strings.Repeat("(?:a|b)*", 600) + ")d'}}}", "an expression of"},
 	"a pattern that quotes":        {"name: x\ninputs: {a: {pattern: '\\Qa'}}\ntoken: '{{a}}'", "is not an RE2 expression"},
 	"a built-in's name":            {strings.Replace(right, "name: x", "name: snov", 1), "say override: true if this one is to take its place"},
 	"an override of nothing":       {right + "override: true", "there is no built-in definition of the name x"},
