@@ -424,3 +424,12 @@ func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 		}
 	}
 }
+
+// TestAScopeThatATerminalObeysIsNone: callers print what they were granted.
+func TestAScopeThatATerminalObeysIsNone(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"access_token": "t", "scope": ["read accounts", "a\u001b[31m", "b\u009b", "c\u202e", "\u0000", "über"]}`))
+	a, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+	if want := []string{"read accounts", "über"}; err != nil || !slices.Equal(a.Scopes, want) {
+		t.Errorf("got %q, %v, want %q", a.Scopes, err, want)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -28,9 +29,12 @@ const (
 	mostScopesBytes = 64 << 10
 )
 
-// scopesOf splits what was granted. Of too many the first are kept.
+// scopesOf splits what was granted. Of too many the first are kept; what a terminal would obey is no scope.
 func scopesOf(v value, s *set) []string {
 	out, size := granted(v, s), 0
+	out = slices.DeleteFunc(out, func(scope string) bool {
+		return strings.ContainsFunc(scope, func(r rune) bool { return !unicode.IsPrint(r) })
+	})
 	for i, scope := range out {
 		if size += len(scope); i == mostScopes || size > mostScopesBytes {
 			kept := make([]string, i)
