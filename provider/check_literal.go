@@ -120,7 +120,7 @@ func (c *checker) literalURL(t text, what string) {
 
 // literalMembers are names with values as texts write them: of JSON and GraphQL, of forms and attributes, of XML.
 var literalMembers = []*regexp.Regexp{
-	regexp.MustCompile(`([\w.-]+)\\?["']?\s*:\s*\\?["'][^"'\\]+\\?["']`),
+	regexp.MustCompile(`([\w.-]+)\\?["']?\s*:\s*\[?\s*(?:\\?["'][^"'\\]+\\?["']|-?[0-9]+\b)`),
 	regexp.MustCompile(`([\w.-]+)\s*=\s*(?:["'][^"']+["']|[^"'&\s<>]+)`),
 	regexp.MustCompile(`<(?:[\w-]+:)?([\w.-]+)(?:\s[^<>]*)?>\s*[^<>\s][^<>]*</`),
 }

@@ -191,6 +191,8 @@ func TestALiteralSecretIsRefused(t *testing.T) {
 		"inputs: {password: {default: abc}}\n" + post(`form: {p: "{{password}}"}`):                                 "inputs.password.default",
 		"inputs: {client_id: {}}\nobtain: {oauth2: \"https://e.com/\", auth: {client_secret_post: {secret: abc}}}": "client_secret: a secret",
 		post(`text: '{"client": "me", "password" : "abc"}'`):                                                       "obtain.text: a secret does not stand in a definition",
+		post(`text: '{"client": "me", "pin" : 1234}'`):                                                             "declare inputs: {pin: {secret: true}}",
+		post(`text: '{"client": "me", "password": [ "abc" ]}'`):                                                    "declare inputs: {password: {secret: true}}",
 		post(`text: '{"query": "mutation { login(user: \"me\", password: \"abc\") { token } }"}'`):                 "declare inputs: {password: {secret: true}}",
 		post(`text: 'grant_type=password&username=me&password=abc'`):                                               "declare inputs: {password: {secret: true}}",
 		post(`text: '<Login Password="abc"/>'`):                                                                    "declare inputs: {password: {secret: true}}",
