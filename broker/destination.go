@@ -24,8 +24,8 @@ const (
 	// Carried is one of the secrets, refresh tokens and values of answers that token requests bring to a place. What came from there is none.
 	Carried Use = "carried"
 	// TokenFrom is where a token comes from that callers get, and its type and its scopes where that is not RFC 6749's place. Every definition
-	// has one.
-	TokenFrom Use = "from"
+	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which was "from", is one of before.
+	TokenFrom Use = "token"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
 	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.

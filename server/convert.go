@@ -74,6 +74,9 @@ func credentialMessage(c broker.Credential, r engine.Report, to []broker.Destina
 		m.DefinitionRevision = r.Definition
 	}
 	for _, d := range broker.SortDestinations(slices.Concat(to, c.Destinations)) {
+		if _, known := uses[d.Use]; !known {
+			continue // a broker of another version has named it
+		}
 		m.Destinations = append(m.Destinations, &tokenbrokerv1.Destination{
 			Use: uses[d.Use], Place: d.Place, Current: slices.Contains(to, d), Accepted: slices.Contains(c.Destinations, d),
 		})

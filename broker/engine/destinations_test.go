@@ -74,43 +74,47 @@ func TestARecordOfBeforeIsHeldAgainstWhatItSays(t *testing.T) {
 		"an input":          {broker.Destination{Use: broker.Callers, Place: "key"}, true},
 		"a place of an API": {broker.Destination{Use: broker.API, Place: "https://here"}, true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				var log bytes.Buffer
-				up := &upstream{answer: issues(time.Minute), facts: broker.Facts{Obtains: true}}
-				all := broker.SortDestinations(append(slices.Clone(now), c.more))
-				up.destinations = func(broker.Credential) []broker.Destination { return all }
-				w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-				w.create("main", nil)
-				there, err := w.store.Credential(t.Context(), "main")
-				if err != nil {
-					t.Fatal(err)
-				}
-				former := there.Clone()
-				former.Destinations, former.Etag = broker.SortDestinations(slices.Clone(said)), broker.NewID()
-				if err := w.store.SaveCredential(t.Context(), there.Etag, former, nil); err != nil {
-					t.Fatal(err)
-				}
-				_, err = w.get("main")
-				if c.held {
+		for words, more := range map[string][]broker.Destination{
+			"none": nil, "others": {{Use: "from", Place: "token, by other words"}, {Use: broker.Carried, Place: "https://here: key, by other words"}},
+		} {
+			t.Run(name+", words: "+words, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					var log bytes.Buffer
+					up := &upstream{answer: issues(time.Minute), facts: broker.Facts{Obtains: true}}
+					all := broker.SortDestinations(append(slices.Clone(now), c.more))
+					up.destinations = func(broker.Credential) []broker.Destination { return all }
+					w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+					w.create("main", nil)
+					there, err := w.store.Credential(t.Context(), "main")
+					if err != nil {
+						t.Fatal(err)
+					}
+					former := there.Clone()
+					former.Destinations, former.Etag = broker.SortDestinations(append(slices.Clone(said), more...)), broker.NewID()
+					if err := w.store.SaveCredential(t.Context(), there.Etag, former, nil); err != nil {
+						t.Fatal(err)
+					}
+					_, err = w.get("main")
+					if c.held {
+						wantKind(t, err, broker.CredentialHeld)
+						return
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if there, err = w.store.Credential(t.Context(), "main"); err != nil || len(there.Unaccepted(all)) > 0 {
+						t.Errorf("got %v, %v, want it completed", there.Destinations, err)
+					}
+					if log.Len() > 0 {
+						t.Errorf("got the log %s", &log)
+					}
+					all = broker.SortDestinations(append(all, broker.Destination{Use: broker.Carried, Place: "https://there: key"}))
+					w.up.revision.Add(1)
+					_, err = w.get("main")
 					wantKind(t, err, broker.CredentialHeld)
-					return
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				if there, err = w.store.Credential(t.Context(), "main"); err != nil || len(there.Unaccepted(all)) > 0 {
-					t.Errorf("got %v, %v, want it completed", there.Destinations, err)
-				}
-				if log.Len() > 0 {
-					t.Errorf("got the log %s", &log)
-				}
-				all = broker.SortDestinations(append(all, broker.Destination{Use: broker.Carried, Place: "https://there: key"}))
-				w.up.revision.Add(1)
-				_, err = w.get("main")
-				wantKind(t, err, broker.CredentialHeld)
+				})
 			})
-		})
+		}
 	}
 }
 
