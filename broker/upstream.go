@@ -163,16 +163,22 @@ type Presentation struct {
 	Attributes              map[string]string
 }
 
-// Shows reports whether callers would get a secret by it: as it is, or as a part of a JSON text or of a URL. One of less than eight bytes may be part
-// of anything, and counts where it stands alone.
-func (p Presentation) Shows(secret Secret) bool {
-	s := secret.Reveal()
+// Shows reports whether callers would get a secret by it beside the token: as it is, or as a part of a JSON text or of a URL. One of less than eight
+// bytes may be part of anything, and counts where it stands alone. What an upstream has in a token that is one word is its own affair.
+func (p Presentation) Shows(secret, token Secret) bool {
+	s, t := secret.Reveal(), token.Reveal()
 	if s == "" {
 		return false
+	}
+	if strings.ContainsAny(t, " \t\r\n{}<>\",;") {
+		t = ""
 	}
 	written, _ := json.Marshal(s)
 	spelled := []string{s, strings.Trim(string(written), `"`), url.QueryEscape(s), url.PathEscape(s)}
 	in := func(v string) bool {
+		if t != "" {
+			v = strings.ReplaceAll(v, t, "")
+		}
 		return v == s || len(s) >= 8 && slices.ContainsFunc(spelled, func(x string) bool { return strings.Contains(v, x) })
 	}
 	for _, f := range slices.Concat(p.Headers, p.Cookies, p.Query) {

@@ -83,7 +83,7 @@ func (d *formerDefinition) Exchange(_ context.Context, x broker.Exchange) (broke
 	d.mu.Unlock()
 	life, now := time.Hour, time.Now()
 	a := broker.Answer{
-		Values:   map[string]broker.Secret{"token": broker.NewSecret(fmt.Sprintf("access of %s#%d", line, n))},
+		Values:   map[string]broker.Secret{"token": broker.NewSecret(fmt.Sprintf("access-of-%s#%d", line, n))},
 		Attempts: []broker.Attempt{{Start: now, Host: d.Host(x.Credential, x.Selection), Status: 200}}, Expiry: broker.Expiry{In: &life, SentAt: now},
 	}
 	if d.facts.Refreshes {
@@ -168,22 +168,22 @@ func TestABrokerGoesOnFromWhatAFormerOneStored(t *testing.T) {
 				asked  []string
 			}{
 				{name: "plain", want: "access of plain.#0"},
-				{name: "plain", reject: true, want: "access of plain.#100", asked: []string{"obtain"}},
+				{name: "plain", reject: true, want: "access-of-plain.#100", asked: []string{"obtain"}},
 				{name: "rotated", want: "access of rotated.#3"},
-				{name: "rotated", reject: true, want: "access of rotated.#4", asked: []string{"rotated.#3"}},
-				{name: "rotated", reject: true, want: "access of rotated.#5", asked: []string{"rotated.#3", "rotated.#4"}},
+				{name: "rotated", reject: true, want: "access-of-rotated.#4", asked: []string{"rotated.#3"}},
+				{name: "rotated", reject: true, want: "access-of-rotated.#5", asked: []string{"rotated.#3", "rotated.#4"}},
 				{name: "keyed", scopes: []string{"a"}, want: "access of keyed.a#1"},
-				{name: "keyed", scopes: []string{"a"}, reject: true, want: "access of keyed.a#2", asked: []string{"keyed.a#1"}},
-				{name: "keyed", scopes: []string{"b"}, reject: true, want: "access of keyed.b#1", asked: []string{"keyed.a#1", "keyed.b#0"}},
-				{name: "keyed", scopes: []string{"c"}, want: "access of keyed.c#100", asked: []string{"keyed.a#1", "keyed.b#0", "obtain"}},
-				{name: "marked-keyed", scopes: []string{"a"}, want: "access of marked-keyed.a#100", asked: []string{"obtain"}},
-				{name: "uncertain", want: "access of uncertain.#1", asked: []string{"uncertain.#0"}},
-				{name: "uncertain", reject: true, want: "access of uncertain.#2", asked: []string{"uncertain.#0", "uncertain.#1"}},
+				{name: "keyed", scopes: []string{"a"}, reject: true, want: "access-of-keyed.a#2", asked: []string{"keyed.a#1"}},
+				{name: "keyed", scopes: []string{"b"}, reject: true, want: "access-of-keyed.b#1", asked: []string{"keyed.a#1", "keyed.b#0"}},
+				{name: "keyed", scopes: []string{"c"}, want: "access-of-keyed.c#100", asked: []string{"keyed.a#1", "keyed.b#0", "obtain"}},
+				{name: "marked-keyed", scopes: []string{"a"}, want: "access-of-marked-keyed.a#100", asked: []string{"obtain"}},
+				{name: "uncertain", want: "access-of-uncertain.#1", asked: []string{"uncertain.#0"}},
+				{name: "uncertain", reject: true, want: "access-of-uncertain.#2", asked: []string{"uncertain.#0", "uncertain.#1"}},
 				{name: "too-much", scopes: []string{"too-much"}, want: "scope_refused until 2090"},
-				{name: "too-much", want: "access of too-much.#100", asked: []string{"obtain"}},
+				{name: "too-much", want: "access-of-too-much.#100", asked: []string{"obtain"}},
 				{name: "refused", want: "credential_misconfigured until 2090"},
 				{name: "away", want: "upstream_unavailable until 2090"},
-				{name: "rejected", want: "access of rejected.#100", asked: []string{"obtain"}},
+				{name: "rejected", want: "access-of-rejected.#100", asked: []string{"obtain"}},
 				{name: "suspended", want: "access of suspended.#1"},
 				{name: "suspended", reject: true, want: "store_unavailable"},
 			} {
@@ -197,7 +197,7 @@ func TestABrokerGoesOnFromWhatAFormerOneStored(t *testing.T) {
 			if resumed, err := f.store.Resume(t.Context()); err != nil || !resumed {
 				t.Errorf("resume: got %v, %v", resumed, err)
 			}
-			if got := f.get("suspended", nil, false); got != "access of suspended.#2" {
+			if got := f.get("suspended", nil, false); got != "access-of-suspended.#2" {
 				t.Errorf("resumed: got %q", got)
 			}
 			if after, err := f.store.Receipts(t.Context(), "rotated"); err != nil || len(after) == 0 || string(after) != string(receipts) {
@@ -222,7 +222,7 @@ func TestAMarkThatAFormerBrokerLeft(t *testing.T) {
 			t.Parallel()
 			f := follow(t, open(t))
 			began := time.Now()
-			if got := f.get("marked", nil, false); got != "access of marked.#1" {
+			if got := f.get("marked", nil, false); got != "access-of-marked.#1" {
 				t.Errorf("got %q", got)
 			}
 			if diff := cmp.Diff([]string{"marked.#0"}, f.up.askedFor("marked")); diff != "" {
