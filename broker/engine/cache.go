@@ -36,7 +36,7 @@ type entry struct {
 	line             *line
 	count            func()       // on each hit
 	confirmed, tried atomic.Int64 // broker.Moment
-	// dropped: it is never served again.
+	// dropped: it is never served again, and not stored.
 	dropped atomic.Bool
 	// ends is when the token ends, should the wall clock be set back meanwhile.
 	ends broker.Moment
@@ -127,6 +127,9 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 		return nil, errAgain
 	}
 	l.entries[a.lookup] = e
+	if e.pending {
+		l.pending[e] = struct{}{}
+	}
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
 	l.wake(&l.changed)
@@ -191,22 +194,39 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 	if l == nil {
 		return 0
 	}
+	local = l.void(match)
 	ids := map[string]bool{}
 	for key, e := range l.entries {
 		if !match(e) {
 			continue
 		}
-		if e.local && !ids[e.issued.ID] {
+		if e.local && !e.dropped.Load() && !ids[e.issued.ID] {
 			ids[e.issued.ID] = true
 			local++
 		}
 		c.remove(key, e)
 		changed = true
 	}
-	if changed {
+	if changed || local > 0 {
 		l.move()
 	}
 	return local
+}
+
+// void has what is on its way to the store, and matches, not arrive there, and returns how many tokens that are. What arrives at this very moment is
+// dropped in the store: by who brings it or, if it was quicker, by who calls this first and drops there then.
+func (c *cache) void(l *line, match func(*entry) bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return l.void(match)
+}
+
+// arrived is for an entry that is on its way to the store no more.
+func (c *cache) arrived(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(e.line.pending, e)
+	c.tidy(e.line)
 }
 
 // forget drops everything of a credential that has changed, or is gone.
@@ -330,7 +350,7 @@ func (c *cache) release(l *line) {
 
 // tidy drops a line that nobody holds and that has no entries: callers who ask for names that do not exist fill no memory.
 func (c *cache) tidy(l *line) {
-	if l.holders == 0 && len(l.entries) == 0 && c.lines[l.name] == l {
+	if l.holders == 0 && len(l.entries) == 0 && len(l.pending) == 0 && c.lines[l.name] == l {
 		delete(c.lines, l.name)
 	}
 }

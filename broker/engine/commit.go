@@ -35,6 +35,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
+		shown.pending = true
 		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at)
 		if err == nil {
 			b.commitBehind(ctx, end, o, e)

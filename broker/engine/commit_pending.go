@@ -73,17 +73,25 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 }
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
-// dropped again.
+// dropped again: also where an answer was lost, and only the commit that is repeated says that it is there.
 func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome, e *entry) {
 	b.running.Go(func() {
-		_, err := b.commitOn(ctx, p, func() broker.Outcome {
+		defer b.cache.arrived(e)
+		done, err := b.commitOn(ctx, p, func() broker.Outcome {
 			if e.dropped.Load() {
 				o.Token = nil
 			}
 			return o
 		}, false)
-		if err == nil && o.Token != nil && e.dropped.Load() {
-			_, _ = b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
+		for err == nil && done.Token && e.dropped.Load() {
+			if _, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID}); broker.KindOf(failed) != broker.StoreUnavailable {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(storeRetry):
+			}
 		}
 	})
 }

@@ -79,11 +79,15 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
 	known := m.TokenID != "" && l.told(m.TokenID, broker.Never)
+	voided := 0
+	if !m.Spare { // else nobody is told that it is gone
+		voided = b.cache.void(l, named)
+	}
 	done, err := b.store.Drop(ctx, name, m)
 	if err == nil && !done.Spared.IsZero() {
 		return done, nil
 	}
-	local := b.cache.drop(name, named, err != nil || done.Count > 0 || done.Matched && !known)
+	local := voided + b.cache.drop(name, named, err != nil || voided > 0 || done.Count > 0 || done.Matched && !known)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

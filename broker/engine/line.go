@@ -12,9 +12,11 @@ import (
 // A line is what this process knows of one credential beside its tokens. It lives while flights, watches or entries refer to it.
 type line struct {
 	name broker.CredentialName
-	// holders and entries are guarded by cache.mu.
+	// holders, entries and pending are guarded by cache.mu. pending are those that were handed out and are on their way to the store, whatever
+	// is in the cache by now.
 	holders int
 	entries map[lookup]*entry
+	pending map[*entry]struct{}
 
 	// known is the credential as it was last read.
 	known atomic.Pointer[known]
@@ -54,7 +56,7 @@ type rejection struct {
 
 func newLine(name broker.CredentialName) *line {
 	return &line{
-		name: name, entries: map[lookup]*entry{}, turn: make(chan struct{}, 1),
+		name: name, entries: map[lookup]*entry{}, pending: map[*entry]struct{}{}, turn: make(chan struct{}, 1),
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
@@ -105,6 +107,16 @@ func (l *line) move() {
 	l.moved.Add(1)
 	l.wake(&l.changed)
 	l.wake(&l.ended)
+}
+
+// void marks what is pending and matches as dropped, and returns how many tokens that are; cache.mu is held.
+func (l *line) void(match func(*entry) bool) (n int) {
+	for e := range l.pending {
+		if match(e) && !e.dropped.Swap(true) {
+			n++
+		}
+	}
+	return n
 }
 
 // rejectionsKept is how many rejections are remembered.

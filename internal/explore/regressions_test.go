@@ -57,6 +57,7 @@ var regressions = []struct {
 	{"watch: 1 view#2 = call test@0; 0 acquire#2 = failover 2 1s; 1 view#3 = stop 20s", spentByHolder},
 	{"outage: 0 view#1 = call test@1; 1 acquire#1 = failover 2 1s; 1 send#1 = call term@0; 1 view#12 = stop 3s", spentByHolder},
 	{"three: 2 view#3 = call seed@0; 0 settle#1 = failover 2 1s; 2 view#6 = stop 20s", spentByOther},
+	{"plain: 1 view#3 = asleep 40s; 1 commit#1 = readonly 6s; 1 view#4 = call invalidate@1", ""},
 
 	// What looked like a broken promise, and was none.
 	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
