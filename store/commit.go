@@ -11,8 +11,8 @@ import (
 // gone by now.
 func (l *lease) Commit(ctx context.Context, o broker.Outcome) (broker.Committed, error) {
 	stored, shown, _, err := l.commit(ctx, o, false)
-	if err == nil && stored.Grant {
-		l.keepCommit(o, shown)
+	if err == nil && (stored.Grant || l.spends && !o.RefreshToken.IsZero()) {
+		l.keepCommit(o, shown) // a failover may bring back what it spent, also where that was replaced, or deleted, by somebody else
 	}
 	return stored, err
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // What a Shared backend has acknowledged, a failover may undo: a replica that was behind becomes the master, a machine comes back
-// without its last second. This process remembers two kinds of change that a failover must not undo: a grant that
-// was committed, because what it replaced is spent, and tokens that were dropped, because somebody was told so.
+// without its last second. This process remembers two kinds of change that a failover must not undo: a refresh token that an exchange
+// brought, stored or not, because what it presented is spent, and tokens that were dropped, because somebody was told so.
 //
 // Each is kept by what it replaced: a grant's generation and the one before, the credential's epoch, the exchange that brought a
 // token. So whoever reads such a thing sees that it is back, and puts what replaced it in place again before anything is
@@ -62,7 +62,8 @@ type keptChange struct {
 	match   broker.Match
 }
 
-// keepCommit keeps a commit of a grant. shown is the revision of the grant's row; zero: not known.
+// keepCommit keeps a commit of a grant, or what could have been one: where the grant that it replaces is back, it is. shown is the revision of the
+// grant's row; zero: not known.
 func (l *lease) keepCommit(o broker.Outcome, shown Revision) {
 	if l.s.shared == nil {
 		return

@@ -236,6 +236,46 @@ func TestWhoeverReadsFirstPutsBack(t *testing.T) {
 	})
 }
 
+// TestASuccessorThatWasNotStoredIsKept: while a refresh token was presented, an operator gave the credential another, or replaced it, so that the
+// successor was not stored. A failover brings back the one that is spent: nobody but this process has what comes after it.
+func TestASuccessorThatWasNotStoredIsKept(t *testing.T) {
+	for name, operate := range map[string]func(*shared){
+		"another seed": func(other *shared) {
+			c, err := other.Credential(other.t.Context(), "main")
+			if err != nil {
+				other.t.Fatal(err)
+			}
+			etag := c.Etag
+			c.Etag = broker.NewID()
+			if err := other.SaveCredential(other.t.Context(), etag, c, &broker.Grant{RefreshToken: broker.NewSecret("seed-2")}); err != nil {
+				other.t.Fatal(err)
+			}
+		},
+		"deleted": func(other *shared) {
+			if err := other.DeleteCredential(other.t.Context(), "main", broker.ID{}); err != nil {
+				other.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				keys, err := seal.New()
+				if err != nil {
+					t.Fatal(err)
+				}
+				views := storetest.NewReplicas(2)
+				s, other := newShared(t, keys, views[0], 0), newShared(t, keys, views[1], 0)
+				s.create()
+				before, restore := s.acquire(), views[0].Snapshot()
+				operate(other)
+				s.commit(before, 1, time.Now())
+				restore()
+				s.want("refresh-1", "access-1") // at once
+			})
+		})
+	}
+}
+
 // TestInvalidationsThatAFailoverUndidAreMadeAgain: a rejection, a selection's, and that of everything.
 func TestInvalidationsThatAFailoverUndidAreMadeAgain(t *testing.T) {
 	for name, m := range map[string]broker.Match{

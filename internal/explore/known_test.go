@@ -16,10 +16,7 @@ var knownToday = []known{
 	// All of these need a failover without wait_replicas; docs/redis.md says so.
 	{spentByOther, []string{"failover", "lapse"}, "a failover that undoes a marker leaves nothing that says so"},
 	{spentStored, []string{"failover", "lapse"}, "a failover that undoes a marker leaves nothing that says so"},
-	{spentByHolder, []string{"failover"}, "it undoes what two brokers wrote one after the other, and the one that keeps the first is stopped"},
-	{spentByHolder, []string{"lapse"}, "an operator's change is undone a minute after what it replaced was forgotten"},
 	{servedInvalid, []string{"failover", "lapse"}, "whoever has invalidated it is stopped, or another broker has its commit"},
-	{lostCommitted, []string{"failover", "lapse"}, "an operator's change is undone a minute after what it replaced was forgotten"},
 }
 
 // knows reports whether a shrunk run shows this.
