@@ -1,6 +1,7 @@
 package explore
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -83,9 +84,18 @@ func (w *world) failover(n int, away time.Duration) {
 	now := time.Now()
 	w.mu.Lock()
 	for n > 0 && len(w.undo) > 0 && now.Sub(w.undo[len(w.undo)-1].at) < 2*time.Second {
-		w.undo[len(w.undo)-1].restore()
+		u := w.undo[len(w.undo)-1]
 		w.undo = w.undo[:len(w.undo)-1]
+		u.restore()
 		w.undone = true
+		switch u.what {
+		case stepAcquire:
+			w.unmarked = append(w.unmarked, marking{u.by.broker, u.at})
+		case stepDrop:
+			w.undropped[u.by] = now
+		case stepCommit:
+			w.uncommitted = true
+		}
 		n--
 	}
 	w.failovers++
@@ -95,6 +105,14 @@ func (w *world) failover(n int, away time.Duration) {
 	for _, f := range w.vendor.families { // who holds a successor has to be given the time to store it again
 		if !f.holder.at.IsZero() {
 			f.holder.at, f.holder.free, f.early = now, false, now.Add(takeoverGrace)
+		}
+	}
+	w.mu.Unlock()
+	token, known := w.stored()
+	w.mu.Lock()
+	for _, f := range w.vendor.families {
+		if known && strings.HasPrefix(token, f.name+".") && token != fmt.Sprintf("%s.%d", f.name, f.last) {
+			f.stored = false // what was, was undone
 		}
 	}
 	w.mu.Unlock()

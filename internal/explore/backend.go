@@ -78,7 +78,7 @@ func (s *backend) Apply(ctx context.Context, b store.Batch) error {
 		restore := s.Memory.Snapshot()
 		err := s.Replica.Apply(ctx, b)
 		if err == nil {
-			s.w.wrote(b, restore)
+			s.w.wrote(life{s.b, s.life}, b, restore)
 		}
 		return err
 	})

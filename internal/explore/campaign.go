@@ -20,14 +20,11 @@ type Found struct {
 	Times int
 }
 
-// A Campaign runs many schedules, on all cores, and keeps each distinct violation once.
+// A Campaign runs many schedules, on all cores, and keeps each distinct violation once: by its signature, with the fewest deviations.
 type Campaign struct {
 	// Tell is called with each violation that is found for the first time, Progress now and then with the next seed; may be nil.
 	Tell     func(*Found)
 	Progress func(next uint64)
-	// Same names what a shrunk run shows: of those with the same name one is kept, the one with the fewest deviations. Default: its
-	// Signature.
-	Same func(Run) string
 	// Most bounds the schedules that Exhaust runs; 0: all.
 	Most int
 
@@ -47,7 +44,7 @@ const progressEvery = 10 * time.Second
 // NewCampaign returns one that has run nothing.
 func NewCampaign() (*Campaign, error) {
 	keys, err := seal.New()
-	return &Campaign{Same: Run.Signature, keys: keys, began: time.Now(), progress: time.Now(), found: map[string]*Found{}}, err
+	return &Campaign{keys: keys, began: time.Now(), progress: time.Now(), found: map[string]*Found{}}, err
 }
 
 // workers calls f at once as often as there are cores, and waits.
@@ -133,10 +130,10 @@ func (c *Campaign) note(t *testing.T, r Run, seed uint64) {
 	r = Shrink(t, c.keys, r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f := c.found[c.Same(r)]
+	f := c.found[r.Signature()]
 	if f == nil {
 		f = &Found{Run: r, Seed: seed, After: after}
-		c.found[c.Same(r)] = f
+		c.found[r.Signature()] = f
 		if c.Tell != nil {
 			c.Tell(f)
 		}

@@ -15,6 +15,8 @@ type Violation struct {
 	Promise string
 	// Detail is what happened this time.
 	Detail string
+	// Because is what has happened before, so that it could not be kept; empty: nothing has.
+	Because string
 }
 
 func (v Violation) String() string { return v.Promise + ": " + v.Detail }
@@ -28,6 +30,8 @@ const (
 	mostTold = 20
 	// slack is what a confirmation may take on top of the bound.
 	slack = 2 * beat
+	// keeping is within which time a broker makes again what a failover has undone.
+	keeping = 2 * time.Second
 	// patience is how long a caller waits where nothing stands in the way.
 	patience = 6 * time.Second
 )
@@ -91,6 +95,8 @@ type judge struct {
 	// droppedBy are the brokers that acknowledged it.
 	droppedBy map[string]life
 	refused   map[string]bool
+	// lacked are those that were dropped when a failover had undone their commits.
+	lacked map[string]bool
 	// exists says whether the credential does, and since when; editing is how many are changing that.
 	exists existence
 	// mayBeGone: a deletion is under way, or nobody knows what became of it.
@@ -117,12 +123,15 @@ type handed struct {
 }
 
 func newJudge(brokers int) judge {
-	return judge{patience: patience, ids: map[string]string{}, gave: map[string]life{}, dropped: map[string]time.Time{}, droppedBy: map[string]life{}, refused: map[string]bool{}, held: make([]handed, brokers), finalError: map[int]error{}}
+	return judge{patience: patience, ids: map[string]string{}, gave: map[string]life{}, dropped: map[string]time.Time{}, droppedBy: map[string]life{}, lacked: map[string]bool{}, refused: map[string]bool{}, held: make([]handed, brokers), finalError: map[int]error{}}
 }
 
 // report notes a violation; w.mu is held.
-func (w *world) report(promise, detail string) {
-	w.bad = append(w.bad, Violation{promise, detail})
+func (w *world) report(promise, detail string) { w.reportAfter(promise, detail, "") }
+
+// reportAfter is report, where something has happened before.
+func (w *world) reportAfter(promise, detail, because string) {
+	w.bad = append(w.bad, Violation{promise, detail, because})
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -164,10 +173,10 @@ func (w *world) judgeToken(q question, r engine.Result, err error) {
 		w.report(servedLate, fmt.Sprintf("%s by broker %d, %v late", token, q.b, now.Sub(t.ends)))
 	case r.Token.ID == q.request.RejectedTokenID:
 		w.report(gaveRejected, token)
-	case dropped && w.droppedBy[token] == life{q.b, q.life} && q.began.After(at) && !w.undone:
-		w.report(servedInvalid, fmt.Sprintf("%s by broker %d, which has said that it is gone", token, q.b))
+	case dropped && w.droppedBy[token] == life{q.b, q.life} && q.began.After(at):
+		w.reportAfter(servedInvalid, fmt.Sprintf("%s by broker %d, which has said that it is gone", token, q.b), w.unkept(q, token, now))
 	case dropped && now.Sub(at) > bound+slack && well:
-		w.report(servedInvalid, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(at)))
+		w.reportAfter(servedInvalid, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(at)), w.unkept(q, token, now))
 	case w.exists == no && q.began.Sub(w.since) > bound+slack && well:
 		w.report(servedDeleted, fmt.Sprintf("%s by broker %d, %v later", token, q.b, now.Sub(w.since)))
 	case h.life == q.life && h.at.Before(q.began) && t.order < h.order && !r.Degraded && !w.undone && !w.refused[h.token] && w.changed.Before(h.at):
@@ -177,6 +186,20 @@ func (w *world) judgeToken(q question, r engine.Result, err error) {
 	if !r.Degraded {
 		*h = handed{q.life, token, now, r.Token.ExpireTime.Add(-w.clocks[q.b].ahead), t.order}
 	}
+}
+
+// unkept is why an invalidation could be forgotten; empty: it could not.
+func (w *world) unkept(q question, token string, now time.Time) string {
+	keeper := w.droppedBy[token]
+	undone, was := w.undropped[keeper]
+	switch {
+	case w.lacked[token]:
+		return commitUndone
+	case keeper == life{q.b, q.life}: // it is here
+	case was && (w.lives[keeper.broker] != keeper.number || now.Sub(later(undone, w.freeFrom[keeper.broker])) <= keeping+bound+slack):
+		return keeperAway
+	}
+	return ""
 }
 
 // judgeFailure: whoever holds a valid token that nobody refused gives it, whatever is wrong with the store or the upstream.
@@ -204,15 +227,21 @@ func (w *world) judgeReuse(b, life int, f *family, presented, stored string, kno
 	h := f.holder
 	alive := !h.at.IsZero() && w.lives[h.broker] == h.life && w.brokers[h.broker] != nil
 	detail := fmt.Sprintf("broker %d presented %s, whose successor is %s", b, presented, latest)
+	mine, theirs := "", ""
+	if slices.Contains(w.unmarked, marking{b, w.acquired[b]}) {
+		mine, theirs = markerUndone, markerUndone
+	} else if slices.Contains(w.unmarked, f.marked) {
+		theirs = markerUndone
+	}
 	switch {
 	case known && stored == latest && f.storedAt.After(w.acquired[b]):
 		// It took over from somebody who did not come back in time, and did before this one sent.
 	case known && stored == latest:
-		w.report(spentStored, detail)
+		w.reportAfter(spentStored, detail, mine)
 	case alive && h.broker == b && h.life == life:
 		w.report(spentByHolder, detail)
 	case alive && (w.hadTime(f) || time.Now().Before(f.early)):
-		w.report(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker))
+		w.reportAfter(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker), theirs)
 	}
 }
 
@@ -245,7 +274,7 @@ func (w *world) judgeStored() {
 		if !mine || f.revoked || token == latest {
 			continue
 		}
-		if f.stored && !w.undone || w.hadTime(f) {
+		if f.stored || w.hadTime(f) {
 			w.report(lostCommitted, fmt.Sprintf("%s is stored, and the upstream gave %s", token, latest))
 		}
 	}

@@ -21,3 +21,13 @@ const (
 	hangs         = "something hangs"
 	noStop        = "does not stop"
 )
+
+// What a failover without wait_replicas has done in a schedule, after which nobody can keep a promise; docs/redis.md says so.
+const (
+	// markerUndone is of who presents a refresh token, or of who presented it before.
+	markerUndone = "a failover has undone the marker that says that it is presented"
+	// keeperAway: whoever would make it again is dead, or had no time since.
+	keeperAway = "a failover has undone the invalidation, and the broker that keeps it is away"
+	// commitUndone: the token was not stored when it was invalidated, so there was nothing to be kept.
+	commitUndone = "a failover had undone the commit of the token when it was invalidated, and another broker keeps that"
+)

@@ -40,7 +40,7 @@ func run(t *testing.T, s *scenario, keys *seal.Keyring, p pick) (r Run) {
 			if w == nil {
 				panic(hung)
 			}
-			w.bad = append(w.bad, Violation{hangs, fmt.Sprint(hung)})
+			w.bad = append(w.bad, Violation{Promise: hangs, Detail: fmt.Sprint(hung)})
 		}
 		r = Run{Schedule{s.name, w.taken}, w.bad, w.trace, w.seen}
 	}()
@@ -173,7 +173,7 @@ func (w *world) close() {
 		err := br.Close(ctx)
 		cancel()
 		if peace && (err != nil || time.Since(began) > closing/2) {
-			w.bad = append(w.bad, Violation{noStop, fmt.Sprintf("broker %d: %v after %v", b, err, time.Since(began))})
+			w.bad = append(w.bad, Violation{Promise: noStop, Detail: fmt.Sprintf("broker %d: %v after %v", b, err, time.Since(began))})
 		}
 	}
 	w.calls.Wait()

@@ -75,13 +75,13 @@ func (r Run) Next() []Schedule {
 	return next
 }
 
-// Shrink drops the deviations without which the same promise is broken, until none can be dropped.
+// Shrink drops the deviations without which the same promise is broken for the same reason, until none can be dropped.
 func Shrink(t *testing.T, keys *seal.Keyring, r Run) Run {
 	t.Helper()
-	promise := r.Violations[0].Promise
+	first := r.Violations[0]
 	for i := 0; i < len(r.Schedule.Deviations); {
 		less := Replay(t, keys, r.Schedule.without(i))
-		if len(less.Violations) > 0 && less.Violations[0].Promise == promise {
+		if len(less.Violations) > 0 && less.Violations[0].Promise == first.Promise && less.Violations[0].Because == first.Because {
 			less.Schedule.Deviations = slices.Clone(less.Schedule.Deviations)
 			r, i = less, 0
 			continue
@@ -91,8 +91,11 @@ func Shrink(t *testing.T, keys *seal.Keyring, r Run) Run {
 	return r
 }
 
-// Signature is what tells violations apart: the promise, and the kinds of what has to happen for it to be broken.
+// Signature is what tells violations apart: the promise, and why it could not be kept, or the kinds of what has to happen for it to be broken.
 func (r Run) Signature() string {
+	if v := r.Violations[0]; v.Because != "" {
+		return v.Promise + ": " + v.Because
+	}
 	var verbs []string
 	for _, d := range r.Schedule.Deviations {
 		verbs = append(verbs, d.Do.Verb())

@@ -28,8 +28,16 @@ type family struct {
 	// stored: the last one was acknowledged by the store, at that time.
 	stored   bool
 	storedAt time.Time
+	// marked is whose exchange spent the one before.
+	marked marking
 	// early: nobody may take over before.
 	early time.Time
+}
+
+// A marking is when a broker marked a refresh token as presented.
+type marking struct {
+	broker int
+	at     time.Time
 }
 
 type holder struct {
@@ -158,6 +166,7 @@ func (w *world) asked(b, life int, x broker.Exchange) (broker.Answer, *broker.Up
 			return a, refusal
 		}
 		f.last++
+		f.marked = marking{b, w.acquired[b]}
 		f.holder, f.stored, f.early = holder{}, false, w.acquired[b].Add(exchangeTimeout+2*time.Second+takeoverGrace-2*beat)
 		a.RefreshToken = broker.NewSecret(fmt.Sprintf("%s.%d", name, f.last))
 	} else if v.s.facts.Refreshes {

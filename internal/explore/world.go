@@ -64,6 +64,9 @@ type world struct {
 	away, readonly                   time.Time
 	undo                             []undoable
 	undone                           bool
+	unmarked                         []marking          // whose acquire was undone
+	undropped                        map[life]time.Time // whose drops were, and when
+	uncommitted                      bool
 	failovers                        int
 	acquired                         []time.Time
 	stopping                         []bool
@@ -85,8 +88,11 @@ type due struct {
 	do func()
 }
 
+// An undoable is a write of a broker: what it was, and how to undo it.
 type undoable struct {
 	at      time.Time
+	by      life
+	what    string
 	restore func()
 }
 
@@ -125,7 +131,7 @@ func newWorld(s *scenario, keys *seal.Keyring, p pick) *world {
 	w := &world{
 		s: s, keys: keys, pick: p, began: time.Now(), views: storetest.NewReplicas(n), ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		vendor:  &vendor{s: s, families: map[string]*family{}, issued: map[string]issued{}},
-		brokers: make([]*engine.Broker, n), lives: make([]int, n), numbers: map[string]int{},
+		brokers: make([]*engine.Broker, n), lives: make([]int, n), numbers: map[string]int{}, undropped: map[life]time.Time{},
 		stopped: make([]time.Time, n), cut: make([]time.Time, n), freeFrom: make([]time.Time, n), troubled: make([]time.Time, n),
 		clocks: make([]clock, n), stopping: make([]bool, n), acquired: make([]time.Time, n), judge: newJudge(n),
 	}
@@ -246,7 +252,7 @@ func (w *world) stored() (token string, known bool) {
 }
 
 // wrote notes a change of the store and how to undo it.
-func (w *world) wrote(b store.Batch, restore func()) {
+func (w *world) wrote(by life, b store.Batch, restore func()) {
 	token, known := "", false
 	if slices.ContainsFunc(b.Puts, func(p store.Put) bool { return p.Key.Kind == "grant" }) {
 		token, known = w.stored()
@@ -256,7 +262,7 @@ func (w *world) wrote(b store.Batch, restore func()) {
 	if b.List != nil {
 		w.group = b.Group
 	}
-	w.undo = append(w.undo, undoable{time.Now(), restore})
+	w.undo = append(w.undo, undoable{time.Now(), by, kindOf(b), restore})
 	for _, f := range w.vendor.families {
 		if known && !f.stored && token == fmt.Sprintf("%s.%d", f.name, f.last) {
 			f.stored, f.storedAt = true, time.Now()
