@@ -227,21 +227,19 @@ func (w *world) judgeReuse(b, life int, f *family, presented, stored string, kno
 	h := f.holder
 	alive := !h.at.IsZero() && w.lives[h.broker] == h.life && w.brokers[h.broker] != nil
 	detail := fmt.Sprintf("broker %d presented %s, whose successor is %s", b, presented, latest)
-	mine, theirs := "", ""
-	if slices.Contains(w.unmarked, marking{b, w.acquired[b]}) {
-		mine, theirs = markerUndone, markerUndone
-	} else if slices.Contains(w.unmarked, f.marked) {
-		theirs = markerUndone
+	because := ""
+	if slices.Contains(w.unmarked, marking{b, w.acquired[b]}) || slices.Contains(w.unmarked, f.marked) {
+		because = markerUndone
 	}
 	switch {
 	case known && stored == latest && f.storedAt.After(w.acquired[b]):
 		// It took over from somebody who did not come back in time, and did before this one sent.
 	case known && stored == latest:
-		w.reportAfter(spentStored, detail, mine)
+		w.reportAfter(spentStored, detail, because)
 	case alive && h.broker == b && h.life == life:
 		w.report(spentByHolder, detail)
 	case alive && (w.hadTime(f) || time.Now().Before(f.early)):
-		w.reportAfter(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker), theirs)
+		w.reportAfter(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker), because)
 	}
 }
 
