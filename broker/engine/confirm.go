@@ -35,7 +35,7 @@ func (c *confirmer) hear(n broker.Notice) {
 		case c.now <- struct{}{}:
 		default: // it will look anyway
 		}
-		c.b.cache.each(func(l *line) { l.wake(&l.ended) })
+		c.b.cache.each((*line).hears)
 		return
 	}
 	if n.Moved {
@@ -43,7 +43,7 @@ func (c *confirmer) hear(n broker.Notice) {
 		return
 	}
 	if l := c.b.cache.line(n.Credential); l != nil {
-		l.wake(&l.ended)
+		l.hears()
 	}
 }
 

@@ -21,11 +21,10 @@ var errLate = errors.New("too late to send")
 // has answered.
 func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, granted *pass, s seen) (*entry, error) {
 	b := p.b
-	defer granted.leave()
 	deadline := b.clock.Now().At.Add(b.timeout)
 	lease, err := s.view.Acquire(ctx, b.timeout+leaseSpare, run == broker.Refresh)
 	if errors.Is(err, broker.ErrConflict) {
-		return nil, p.pause(ctx, lookAgain/10, s.ended)
+		return nil, p.pause(ctx, t, lookAgain/10, s.ended, nil)
 	}
 	// Both times are counted from before the lease was asked for.
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}
@@ -35,6 +34,8 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
+	p.place = nil
+	defer granted.leave()
 	var sent atomic.Bool
 	x := request(t, run, s.view.Grant)
 	x.BeforeSend = b.beforeSend(deadline, &sent)

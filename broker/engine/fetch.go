@@ -12,8 +12,12 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events.
-const lookAgain = 250 * time.Millisecond
+// lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events; lookRarely is that where
+// the event is this process's own.
+const (
+	lookAgain  = 250 * time.Millisecond
+	lookRarely = 15 * time.Second
+)
 
 // errAgain says that something has moved: look again.
 var errAgain = errors.New("look again")
@@ -68,12 +72,11 @@ func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error)
 	return f, mine, nil
 }
 
-// fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, the queue's, and the
-// exchange's.
+// fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, a minute of waiting, and the exchange's.
 func (b *Broker) fly(key flightKey, n need) (out outcome) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
-	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial}
+	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(queueMost)}
 	defer p.leave()
 	defer func() {
 		if r := recover(); r != nil {
@@ -107,9 +110,13 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		}
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.failures.Add(1)
-			p.leave()
+			p.leaveTurn()
 			if !key.trial.on {
-				return p.withoutStore(b.stopping, last, f)
+				out, err := p.withoutStore(b.stopping, last, f)
+				if errors.Is(err, errAgain) {
+					continue
+				}
+				return out
 			}
 		}
 		if e := p.fallback(last); e != nil || !b.cache.shared || last == nil || last.view.Token == nil {
@@ -195,14 +202,16 @@ type pursuit struct {
 	turn bool
 	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
 	place *waiter
+	// until is when it waits no longer, whatever it waits for.
+	until broker.Moment
 }
 
 // seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
 type seen struct {
-	view  broker.View
-	ended <-chan struct{}
-	moved uint64
-	at    broker.Moment
+	view         broker.View
+	ended        <-chan struct{}
+	moved, heard uint64
+	at           broker.Moment
 }
 
 // round looks once at everything, and does the one thing that is to be done. errAgain: look again. It returns what it has read as well;
@@ -224,7 +233,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		default:
 		}
 	}
-	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), at: p.b.clock.Now().At}
+	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
 	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
@@ -266,14 +275,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		return nil, refusesFresh(t.credential, there)
 	}
 	if takesTurns && !p.turn {
-		p.leave() // whoever has the turn may wait for what this one has at the gate
-		select {
-		case p.l.turn <- struct{}{}:
-			p.turn = true
-			return nil, errAgain
-		case <-ctx.Done():
-			return nil, failureOf(t, broker.ShuttingDown)
-		}
+		return nil, p.pause(ctx, t, queueMost, nil, p.l.turn)
 	}
 	defer func() {
 		if p.place == nil {
@@ -281,14 +283,14 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		}
 	}()
 	if p.l.commits.Load() > 0 {
-		return nil, p.pause(ctx, lookAgain, s.ended)
+		return nil, p.pause(ctx, t, lookRarely, s.ended, nil)
 	}
 	if s.view.LeaseLeft > 0 {
-		return nil, p.pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended)
+		return nil, p.pause(ctx, t, min(s.view.LeaseLeft, lookAgain), s.ended, nil)
 	}
 	run, err := p.choose(t, s.view, now)
 	if errors.Is(err, errLooksAlive) {
-		return nil, p.pause(ctx, lookAgain, s.ended)
+		return nil, p.pause(ctx, t, lookAgain, s.ended, nil)
 	}
 	if err != nil {
 		return nil, err
@@ -297,7 +299,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		return nil, b.follow(ctx, t)
 	}
 	// The pass first, the lease second: a lease's time is for the exchange.
-	granted, err := p.enter(ctx, t, s)
+	granted, err := p.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, s.heard)
 	if err != nil {
 		return nil, err
 	}
@@ -322,9 +324,10 @@ func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) e
 	return err
 }
 
-// enter returns the pass of the upstream's gate. Whoever had to wait for it looks again before it is used, with the pass in hand: what was read is
-// old by then. So does whoever waits still, now and then, when an exchange of the credential has ended: errAgain, and the place is kept.
-func (p *pursuit) enter(ctx context.Context, t target, s seen) (*pass, error) {
+// enter returns the pass of the upstream's gate, which stays in hand until leave; whoever gives it back earlier takes place away. Whoever had to wait
+// for it looks again before it is used: what was read is old by then, and the store may be there again. So does one of those that wait still, now and
+// then, when another broker has told of something since heard was read: errAgain, and the place is kept.
+func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) (*pass, error) {
 	if t.upstream == "" {
 		return nil, nil
 	}
@@ -333,20 +336,18 @@ func (p *pursuit) enter(ctx context.Context, t target, s seen) (*pass, error) {
 		p.place = nil
 	}
 	if p.place == nil {
-		known := advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}
-		p.place = p.b.gates.queue(t, known, s.view.Token, p.need.force)
+		p.place = p.b.gates.queue(t, known, there, p.need.force, p.until)
 	}
 	if !p.place.answered() {
-		if err := p.place.wait(ctx, t, s.ended); err != nil {
+		news := func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) }
+		if err := p.place.wait(ctx, t, news); err != nil {
 			return nil, err
 		}
 		if p.place.admitted() {
 			return nil, errAgain
 		}
 	}
-	place := p.place
-	p.place = nil
-	return place.result(ctx, t)
+	return p.place.result(ctx, t)
 }
 
 // leave gives the turn to another flight, and the place at the gate.
@@ -355,6 +356,10 @@ func (p *pursuit) leave() {
 		p.place.quit()
 		p.place = nil
 	}
+	p.leaveTurn()
+}
+
+func (p *pursuit) leaveTurn() {
 	if p.turn {
 		p.turn = false
 		<-p.l.turn
@@ -392,12 +397,25 @@ func (p *pursuit) served() *entry {
 	return e
 }
 
-// pause waits until somebody lets go of a lease, at most for so long. Others have their turn meanwhile.
-func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan struct{}) error {
+// pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Others have their turn
+// meanwhile. A flight that has waited for as long as it may fails: with StoreUnavailable where a commit is waited for, else with UpstreamSlow.
+func (p *pursuit) pause(ctx context.Context, t target, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
 	p.leave()
-	timer := time.NewTimer(most + time.Duration(rand.Float64()*float64(most)/4)) //nolint:gosec // jitter needs no secrecy
+	now := p.b.clock.Now()
+	if now.At >= p.until {
+		f := failureOf(t, broker.UpstreamSlow)
+		f.Detail, f.RetryAt = "other exchanges of the credential are before it", now.Wall.Add(backoffFirst)
+		if p.l.commits.Load() > 0 {
+			f.Kind, f.Detail = broker.StoreUnavailable, "what the last exchange has brought is not stored yet"
+		}
+		return f
+	}
+	most += time.Duration(rand.Float64() * float64(most) / 4) //nolint:gosec // jitter needs no secrecy
+	timer := time.NewTimer(min(most, p.until.Sub(now.At)))
 	defer timer.Stop()
 	select {
+	case turn <- struct{}{}:
+		p.turn = true
 	case <-timer.C:
 	case <-ended:
 	case <-ctx.Done():

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -45,7 +44,7 @@ type gate struct {
 	probing bool
 }
 
-// queueMost is how long a flight waits for an upstream's turn; callers have their own deadlines.
+// queueMost is how long a flight waits, for a turn, a lease and a commit together; callers have their own deadlines.
 const queueMost = time.Minute
 
 // advice is what the store knew of an upstream at a moment; unknown: it could not say.
@@ -92,33 +91,20 @@ type pass struct {
 	force bool
 }
 
-// queue has a target wait for its upstream's turn, which is not empty. there is the token that is stored; nil: none. force: it goes whatever has
-// failed before.
-func (g *gates) queue(t target, a advice, there *broker.Issued, force bool) *waiter {
+// queue has a target wait for its upstream's turn, which is not empty, until a moment. there is the token that is stored; nil: none. force: it goes
+// whatever has failed before.
+func (g *gates) queue(t target, a advice, there *broker.Issued, force bool, until broker.Moment) *waiter {
 	one := g.gate(t.upstream, t.facts)
 	one.advise(a)
 	w := &waiter{
 		upstream: t.upstream, pass: &pass{gate: one, token: t.token, proven: proven(t, there), force: force},
-		requests: t.facts.Requests, until: g.clock.Now().At.Add(queueMost), done: make(chan struct{}),
+		requests: t.facts.Requests, until: until, done: make(chan struct{}),
 	}
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	one.queue.add(w)
 	one.serve()
 	return w
-}
-
-// enter waits until the upstream's turn has come. nil: nobody is asked.
-func (g *gates) enter(ctx context.Context, t target, a advice, there *broker.Issued) (*pass, error) {
-	if t.upstream == "" {
-		return nil, nil
-	}
-	w := g.queue(t, a, there, false)
-	if err := w.wait(ctx, t, nil); err != nil {
-		w.quit()
-		return nil, err
-	}
-	return w.result(ctx, t)
 }
 
 // serve lets in whose turn it is, while there is room and the rate allows it. The caller holds mu.

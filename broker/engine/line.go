@@ -31,6 +31,9 @@ type line struct {
 	// nothing is to be presented before they are stored.
 	failures atomic.Uint64
 	commits  atomic.Int32
+	// heard counts what other brokers have told, and looked is when somebody who waits last looked for that, a broker.Moment.
+	heard  atomic.Uint64
+	looked atomic.Int64
 
 	mu sync.Mutex
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
@@ -117,6 +120,19 @@ func (l *line) void(match func(*entry) bool) (n int) {
 		}
 	}
 	return n
+}
+
+// hears notes that another broker has told of something, or may have.
+func (l *line) hears() {
+	l.heard.Add(1)
+	l.wake(&l.ended)
+}
+
+// look reports whether the caller is to look what another broker has told of: one of all who wait, now and then. What is told is of some token of the
+// credential, and a thousand may wait for others.
+func (l *line) look(now broker.Moment) bool {
+	was := l.looked.Load()
+	return now.Sub(broker.Moment(was)) >= lookInQueue && l.looked.CompareAndSwap(was, int64(now))
 }
 
 // rejectionsKept is how many rejections are remembered.

@@ -20,7 +20,7 @@ type waiter struct {
 	far      time.Duration
 }
 
-// lookInQueue is how often somebody who waits looks, at most, whether another broker has what is waited for.
+// lookInQueue is how often one of those who wait looks, at most, whether another broker has what is waited for.
 const lookInQueue = 2 * time.Second
 
 // of reports whether it waits for this target's turn.
@@ -39,8 +39,8 @@ func (w *waiter) answered() bool {
 // admitted reports whether the answer is its pass.
 func (w *waiter) admitted() bool { return w.refused == nil && w.far == 0 }
 
-// wait waits for an answer. errAgain: ended was closed, a while ago at most. It fails with UpstreamRateLimited after queueMost.
-func (w *waiter) wait(ctx context.Context, t target, ended <-chan struct{}) error {
+// wait waits for an answer. errAgain: there is news, a while ago at most. It fails with UpstreamRateLimited when it has waited for as long as it may.
+func (w *waiter) wait(ctx context.Context, t target, news func() bool) error {
 	clock := w.pass.gate.clock
 	late := time.NewTimer(w.until.Sub(clock.Now().At))
 	defer late.Stop()
@@ -55,10 +55,8 @@ func (w *waiter) wait(ctx context.Context, t target, ended <-chan struct{}) erro
 		case <-late.C:
 			return w.slow(t, backoffFirst)
 		case <-look.C:
-			select {
-			case <-ended:
+			if news() {
 				return errAgain
-			default:
 			}
 		}
 	}
