@@ -185,8 +185,8 @@ func (c *cache) confirm(e *entry, asked broker.Moment) { e.confirmed.Store(int64
 // try notes that the store could not say, when it was asked at a moment.
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
-// drop takes the entries of a credential that match out of service for good, and returns how many tokens of those only this
-// process had. If there are any, or the store has changed, whatever is being read meanwhile is read again.
+// drop takes the entries of a credential that match out of service for good, also those that are on their way to the store, and returns how many
+// tokens of those only this process had. If there are any, or the store has changed, whatever is being read meanwhile is read again.
 func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,31 +194,26 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 	if l == nil {
 		return 0
 	}
-	local = l.void(match)
 	ids := map[string]bool{}
+	for e := range l.pending {
+		if match(e) && !e.dropped.Swap(true) {
+			ids[e.issued.ID] = true
+		}
+	}
 	for key, e := range l.entries {
 		if !match(e) {
 			continue
 		}
-		if e.local && !e.dropped.Load() && !ids[e.issued.ID] {
+		if e.local && !e.dropped.Load() {
 			ids[e.issued.ID] = true
-			local++
 		}
 		c.remove(key, e)
 		changed = true
 	}
-	if changed || local > 0 {
+	if changed || len(ids) > 0 {
 		l.move()
 	}
-	return local
-}
-
-// void has what is on its way to the store, and matches, not arrive there, and returns how many tokens that are. What arrives at this very moment is
-// dropped in the store: by who brings it or, if it was quicker, by who calls this first and drops there then.
-func (c *cache) void(l *line, match func(*entry) bool) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return l.void(match)
+	return len(ids)
 }
 
 // arrived is for an entry that is on its way to the store no more.

@@ -79,15 +79,16 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
 	known := m.TokenID != "" && l.told(m.TokenID, broker.Never)
-	voided := 0
+	local := 0
 	if !m.Spare { // else nobody is told that it is gone
-		voided = b.cache.void(l, named)
+		// What is on its way to the store arrives before this, and is dropped there, or not at all.
+		local = b.cache.drop(name, func(e *entry) bool { return e.pending && named(e) }, false)
 	}
 	done, err := b.store.Drop(ctx, name, m)
 	if err == nil && !done.Spared.IsZero() {
 		return done, nil
 	}
-	local := voided + b.cache.drop(name, named, err != nil || voided > 0 || done.Count > 0 || done.Matched && !known)
+	local += b.cache.drop(name, named, err != nil || done.Count > 0 || done.Matched && !known)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

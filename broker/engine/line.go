@@ -112,16 +112,6 @@ func (l *line) move() {
 	l.wake(&l.ended)
 }
 
-// void marks what is pending and matches as dropped, and returns how many tokens that are; cache.mu is held.
-func (l *line) void(match func(*entry) bool) (n int) {
-	for e := range l.pending {
-		if match(e) && !e.dropped.Swap(true) {
-			n++
-		}
-	}
-	return n
-}
-
 // hears notes that another broker has told of something, or may have.
 func (l *line) hears() {
 	l.heard.Add(1)
