@@ -12,8 +12,8 @@ import (
 
 // withoutStore does what can be done where the store cannot be asked, or takes nothing: a valid token that this process has is served, and
 // where the definition allows it, the process obtains one for itself. That is never stored: when the store is back, what is
-// there wins. last is what was last read; nil: nothing. errAgain: the store may be there again.
-func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) (outcome, error) {
+// there wins. last is what was last read; nil: nothing. again: look again, the store may be there.
+func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) (out outcome, again bool) {
 	b, now := p.b, p.b.clock.Now()
 	there := b.cache.peek(p.key)
 	if there != nil && last != nil && there.mark != last.view.Mark && broker.Moment(there.confirmed.Load()) < last.at {
@@ -24,30 +24,30 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 		b.cache.warm(there)
 		serves := !b.cache.old(there, now.At) || b.cache.graced(broker.Moment(there.confirmed.Load()), now.At)
 		if serves && fallback(there.issued, now.Wall, need{rejected: p.need.rejected}) {
-			return outcome{entry: there, failure: why}, nil
+			return outcome{entry: there, failure: why}, false
 		}
 	}
 	if p.need.fresh || p.need.stored || p.asked {
-		return outcome{entry: p.fallback(last), failure: why}, nil
+		return outcome{entry: p.fallback(last), failure: why}, false
 	}
 	k := p.l.known.Load()
 	if k == nil || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {
-		return outcome{failure: why}, nil
+		return outcome{failure: why}, false
 	}
 	t, err := b.resolve(p.key, k.credential)
 	if err != nil || !t.facts.ObtainsAlone {
-		return outcome{failure: why}, nil
+		return outcome{failure: why}, false
 	}
 	tried := b.solos.of(t)
 	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
-		return outcome{failure: t.blamed(share(r, t.credential))}, nil
+		return outcome{failure: t.blamed(share(r, t.credential))}, false
 	}
 	before := tried.rejected()
 	if there != nil {
 		before = there.issued
 	}
 	if keeps(before, now.Wall) && before.Rejected {
-		return outcome{failure: refusesFresh(t.credential, before)}, nil
+		return outcome{failure: refusesFresh(t.credential, before)}, false
 	}
 	// What is stored, as far as it is known: only the credential, where the token could not be read.
 	mark := broker.Mark{Credential: t.name, Token: t.token.Token, CredentialRevision: t.credential.Revision}
@@ -57,11 +57,11 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	e, err := p.obtainAlone(ctx, t, before, mark)
 	switch {
 	case err == nil:
-		return outcome{entry: e}, nil
+		return outcome{entry: e}, false
 	case errors.Is(err, errAgain): // it has waited, or something has moved meanwhile
-		return outcome{}, err
+		return outcome{}, true
 	}
-	return outcome{failure: asFailure(err, p.key.name)}, nil
+	return outcome{failure: asFailure(err, p.key.name)}, false
 }
 
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.

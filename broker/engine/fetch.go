@@ -112,8 +112,8 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 			l.failures.Add(1)
 			p.leaveTurn()
 			if !key.trial.on {
-				out, err := p.withoutStore(b.stopping, last, f)
-				if errors.Is(err, errAgain) {
+				out, again := p.withoutStore(b.stopping, last, f)
+				if again {
 					continue
 				}
 				return out
