@@ -87,3 +87,58 @@ func TestWhatIsInvalidatedIsNotStoredLater(t *testing.T) {
 		})
 	}
 }
+
+// TestAnInvalidationThatMeetsTheCommit: the token is on the wire to the store when it is invalidated, the commit's answer is lost, and then the store
+// takes nothing for a moment. What arrived is dropped again.
+func TestAnInvalidationThatMeetsTheCommit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, grace(time.Hour))[0]
+		w.create("main", nil)
+		w.mustGet("main", scopes(t, "another")) // what is known of the credential is confirmed
+		commits, drops, invalidated := 0, 0, make(chan struct{})
+		w.backend.Set(storetest.Hooks{
+			BeforeApply: func(_ context.Context, b store.Batch) error {
+				switch {
+				case b.Finish && b.Tell == 'n':
+					if commits++; commits == 1 {
+						return store.Unavailable("for a test")
+					}
+					if commits == 2 {
+						<-invalidated
+					}
+				case b.Finish:
+					if drops++; drops == 1 {
+						return store.Unavailable("for a test")
+					}
+				}
+				return nil
+			},
+			AfterApply: func(_ context.Context, b store.Batch) error {
+				if b.Finish && b.Tell == 'n' && commits == 2 {
+					return store.Unavailable("the answer was lost")
+				}
+				return nil
+			},
+		})
+		id := w.mustGet("main").Token.ID
+		sleep(600 * time.Millisecond) // the second commit is on its way
+		done, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: id})
+		if err != nil || done.Count != 1 {
+			t.Fatalf("got %+v, %v", done, err)
+		}
+		close(invalidated)
+		sleep(5 * time.Second)
+		if got := w.mustGet("main").Token.ID; got == id {
+			t.Error("it is served again")
+		}
+		if st, err := storetest.Status(t.Context(), w.store, "main"); err != nil || len(st.Tokens) == 0 {
+			t.Errorf("got %+v, %v", st, err)
+		} else {
+			for _, stored := range st.Tokens {
+				if stored.ID == id && !stored.Rejected {
+					t.Error("it is stored as one that can be served")
+				}
+			}
+		}
+	})
+}
