@@ -126,12 +126,12 @@ func (c *confirmer) confirmPart(due []*entry) {
 			e.line.confirm(e.mark.CredentialRevision, asked)
 			if e.local && e.claim(c.b.clock.Now().Wall) {
 				// The store can be asked: what all brokers share takes the place of what only this one has.
-				_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{stored: true}, broker.Caller{}, nil)
+				c.b.refresh(e.lookup, need{stored: true})
 			}
 		default:
 			c.b.cache.doubtEntry(e)
 			// Whoever asks next need not wait for it, and watches hear of it.
-			_, _, _ = c.b.join(flightKey{lookup: e.lookup}, need{}, broker.Caller{}, nil)
+			c.b.refresh(e.lookup, need{})
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
@@ -33,7 +35,8 @@ type Settings struct {
 	// CallerRate is how many operations a second that cost something a caller may begin, ten times as many at once; default
 	// DefaultCallerRate, at most CallerRateMost.
 	CallerRate int
-	// Flights is how many tokens may be fetched at a time, for all callers together; default DefaultFlights. One caller gets half of them at most.
+	// Flights is how many tokens may be fetched at a time, for all callers together; default DefaultFlights. One caller gets half of them at most,
+	// and a third for one credential.
 	Flights int
 	// CacheSize is how many tokens are kept in process; default DefaultCacheSize.
 	CacheSize int
@@ -73,6 +76,8 @@ type Broker struct {
 	solos     solos
 	shares    shares
 	trials    trials
+	// delayed bounds how often it is said that refreshes are not begun.
+	delayed rate.Sometimes
 
 	// running are flights, and commits that go on without one; background is what runs for the broker's life.
 	running, background sync.WaitGroup
@@ -123,6 +128,7 @@ func New(s Settings) (*Broker, error) {
 	if b.gates.atOnce <= 0 {
 		b.gates.atOnce = DefaultUpstreamConcurrency
 	}
+	b.delayed.Interval = time.Minute
 	b.flights.all, b.rejections.all, b.standings.all = &b.running, &b.running, &b.running
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	if s.Store.Shared() {

@@ -48,7 +48,7 @@ type outcome struct {
 	former   bool
 }
 
-// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown and CallerLimited, and as may does, which
+// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown, as shares.fly does, and as may does, which
 // is asked before one is started; nil: nobody is.
 func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error) (*flight[outcome], bool, error) {
 	var land func()
@@ -69,6 +69,18 @@ func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error)
 		return nil, false, asFailure(err, key.name)
 	}
 	return f, mine, nil
+}
+
+// refresh has a flight begin that nobody waits for. Where it may not begin yet, whoever asks soon tries again; a broker that is closing goes on
+// serving what it has.
+func (b *Broker) refresh(key lookup, n need) {
+	_, _, err := b.join(flightKey{lookup: key}, n, broker.Caller{}, nil)
+	if err == nil || broker.KindOf(err) == broker.ShuttingDown {
+		return
+	}
+	f := asFailure(err, key.name)
+	b.postpone(key, f)
+	b.delayed.Do(func() { b.logFailure(slog.LevelWarn, "refresh not begun", outcome{failure: f}) })
 }
 
 // fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, a minute of waiting, and the exchange's.
@@ -137,21 +149,7 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	if out.failure == nil || key.trial.on {
 		return // the flight has put its own entry in place
 	}
-	now := b.clock.Now().Wall
-	next := out.failure.RetryAt
-	if soon := now.Add(backoffFirst); next.Before(soon) {
-		next = soon
-	}
-	trouble := out.failure.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's, and no trouble of the token's
-	if e := b.cache.peek(key.lookup); e != nil {
-		e.refreshFrom.Store(next.UnixNano())
-		if trouble {
-			// Watches are told when it begins, and not each time that it goes on.
-			if was := e.trouble.Swap(out.failure); was == nil || was.Kind != out.failure.Kind {
-				e.line.wake(&e.line.changed)
-			}
-		}
-	}
+	trouble := b.postpone(key.lookup, out.failure)
 	switch {
 	case !trouble:
 	case out.need.fresh:
@@ -161,6 +159,26 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	default: // what is remembered, or was asked for in vain: whoever asked is told
 		b.logFailure(slog.LevelDebug, "no token", out)
 	}
+}
+
+// postpone has the refresh of the entry that is being served wait for as long as its failure says, and reports whether that is a trouble of the
+// token's.
+func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
+	next := f.RetryAt
+	if soon := b.clock.Now().Wall.Add(backoffFirst); next.Before(soon) {
+		next = soon
+	}
+	trouble = f.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's
+	if e := b.cache.peek(key); e != nil {
+		e.refreshFrom.Store(next.UnixNano())
+		if trouble {
+			// Watches are told when it begins, and not each time that it goes on.
+			if was := e.trouble.Swap(f); was == nil || was.Kind != f.Kind {
+				e.line.wake(&e.line.changed)
+			}
+		}
+	}
+	return trouble
 }
 
 // logFailure logs why a flight failed: for whoever looks after the broker, where the upstream is and what it said.

@@ -36,33 +36,51 @@ type shares struct {
 	mu     sync.Mutex
 	all    map[broker.Caller]*rate.Limiter
 	flying int
-	begun  map[broker.Caller]int // flights under way; none is zero
+	begun  map[portion]int // flights under way; none is zero
 }
 
-// fly lets a caller begin a flight, which ends with land. It fails with CallerLimited: a caller has no more than there is room for others, so one
-// alone gets half of what there may be, two get a third each, and somebody who has none finds room. Whoever gives up leaves a flight behind, for
-// up to a minute.
+// A portion is of one caller, and of one of its credentials; of all of them where name is empty.
+type portion struct {
+	caller broker.Caller
+	name   broker.CredentialName
+}
+
+// fly lets a caller begin a flight, which ends with land. A caller has no more than there is room for others, and of that a credential no more
+// than there is room for its others: one alone gets a third of what there may be, or half of it for several credentials, the next of what is left.
+// So somebody who has none finds room, and so does a credential that is well beside one whose upstream is slow. It fails with CallerLimited, or with
+// UpstreamSlow where it is that credential alone. Whoever gives up leaves a flight behind.
 func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.begun[caller] >= s.most-s.flying {
-		return nil, &broker.Failure{
-			Kind: broker.CallerLimited, Credential: name, RetryAt: s.clock.Now().Wall.Add(backoffFirst),
-			Detail: fmt.Sprintf("%d different tokens are being fetched for it", s.begun[caller]),
+	all, one, free := portion{caller: caller}, portion{caller, name}, s.most-s.flying
+	refused := func(kind broker.Kind, of portion, whose string) error {
+		return &broker.Failure{
+			Kind: kind, Credential: name, RetryAt: s.clock.Now().Wall.Add(backoffFirst),
+			Detail: fmt.Sprintf("%d different tokens are being fetched for %s", s.begun[of], whose),
 		}
 	}
-	if s.begun == nil {
-		s.begun = map[broker.Caller]int{}
+	switch {
+	case s.begun[all] >= free:
+		return nil, refused(broker.CallerLimited, all, "it")
+	case s.begun[one] >= free-s.begun[all]:
+		return nil, refused(broker.UpstreamSlow, one, "this credential")
 	}
-	s.begun[caller]++
-	s.flying++
+	if s.begun == nil {
+		s.begun = map[portion]int{}
+	}
+	count := func(by int) {
+		s.flying += by
+		for _, of := range []portion{all, one} {
+			if s.begun[of] += by; s.begun[of] == 0 {
+				delete(s.begun, of)
+			}
+		}
+	}
+	count(1)
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.flying--
-		if s.begun[caller]--; s.begun[caller] == 0 {
-			delete(s.begun, caller)
-		}
+		count(-1)
 	}, nil
 }
 

@@ -1,10 +1,13 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,34 +60,36 @@ func TestWhoGivesUpLeavesABoundedNumberOfFlightsBehind(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up, good := &upstream{}, issues(time.Hour)
 		up.answer = func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
-			if x.Credential.Name == "main" {
+			if x.Credential.Name != "other" {
 				sleep(19 * time.Second)
 			}
 			return good(ctx, x)
 		}
 		w := newWorld(t, up, func(s *engine.Settings) { s.Flights = 100 })
-		w.create("main", nil)
-		w.create("other", nil)
+		for _, name := range []string{"main", "second", "other"} {
+			w.create(name, nil)
+		}
 		greedy, other := broker.Caller{Identity: "uid:1", Local: true}, broker.Caller{Identity: "uid:2", Local: true}
 		begun, refused := 0, 0
 		for i := range 1000 {
 			var r engine.Request
 			scopes(t, fmt.Sprint("s-", i))(&r)
-			r.Credential = "main"
 			short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			r.Credential = broker.CredentialName([]string{"main", "second"}[i/500])
 			_, err := w.Token(short, greedy, r)
 			cancel()
-			if broker.KindOf(err) == broker.UpstreamSlow {
+			f := wantKind(t, err, broker.UpstreamSlow)
+			if f.Detail == "" {
 				begun++
 				continue
 			}
-			if f := wantKind(t, err, broker.CallerLimited); !strings.Contains(f.Error(), "being fetched") || f.RetryAt.IsZero() {
+			if !strings.Contains(f.Error(), "being fetched") || f.RetryAt.IsZero() {
 				t.Fatalf("got %v, want why, and when to ask again", f)
 			}
 			refused++
 		}
-		if begun != 50 || refused != 950 {
-			t.Errorf("got %d flights and %d refusals, want half of the hundred", begun, refused)
+		if begun != 34+11 || refused != 1000-begun {
+			t.Errorf("got %d flights and %d refusals, want a third of the hundred, and a third of the third that is left to it", begun, refused)
 		}
 		for i := range 30 {
 			var r engine.Request
@@ -98,6 +103,96 @@ func TestWhoGivesUpLeavesABoundedNumberOfFlightsBehind(t *testing.T) {
 		synctest.Wait()
 		if _, err := w.Token(t.Context(), greedy, engine.Request{Credential: "main"}); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// slowed is a broker with two credentials, of which one is answered slowly as soon as that is said.
+func slowed(t *testing.T, life time.Duration, more ...func(*engine.Settings)) (w *world, slow *atomic.Bool) {
+	t.Helper()
+	slow = &atomic.Bool{}
+	good := issues(life)
+	w = newWorld(t, &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+		if slow.Load() && x.Credential.Name == "slow" {
+			sleep(15 * time.Second)
+		}
+		return good(ctx, x)
+	}}, append(more, func(s *engine.Settings) { s.Flights = 100 })...)
+	w.create("slow", nil)
+	w.create("well", nil)
+	return w, slow
+}
+
+// TestASlowCredentialTakesNoOthersFlights: also where all who ask are one caller, as all are who come over TCP. What is said names the slow one.
+func TestASlowCredentialTakesNoOthersFlights(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w, slow := slowed(t, time.Hour)
+		slow.Store(true)
+		named := make(chan error, 100)
+		for i := range 100 {
+			go func() {
+				if _, err := w.get("slow", scopes(t, fmt.Sprint("s-", i))); err != nil {
+					named <- err
+				}
+			}()
+		}
+		synctest.Wait()
+		for i := range 30 {
+			if _, err := w.get("well", scopes(t, fmt.Sprint("s-", i))); err != nil {
+				t.Errorf("after %d s: %v", i, err)
+			}
+			sleep(time.Second)
+		}
+		if f := wantKind(t, <-named, broker.UpstreamSlow); f.Credential != "slow" || !strings.Contains(f.Error(), "being fetched") {
+			t.Errorf("got %v, want which credential is slow", f)
+		}
+		sleep(2 * time.Minute)
+	})
+}
+
+// TestASlowCredentialKeepsNoOthersTokensFromBeingRefreshed. What cannot be refreshed yet is said once, is counted, and is tried again soon.
+func TestASlowCredentialKeepsNoOthersTokensFromBeingRefreshed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var log bytes.Buffer
+		w, slow := slowed(t, 10*time.Minute, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		const tokens = 80
+		slows := func(do func(i int, r engine.Request)) {
+			for i := range tokens {
+				r := engine.Request{Credential: "slow"}
+				scopes(t, fmt.Sprint("s-", i))(&r)
+				do(i, r)
+			}
+		}
+		slows(func(_ int, r engine.Request) { // some tens at a time
+			if _, err := w.Token(t.Context(), local, r); err != nil {
+				t.Fatal(err)
+			}
+		})
+		first := w.mustGet("well").Token
+		slow.Store(true)
+		sleep(time.Until(first.ExpireTime.Add(-2 * time.Minute))) // all are past their refresh time
+		slows(func(_ int, r engine.Request) { _, _ = w.Token(t.Context(), local, r) })
+		w.mustGet("well")
+		synctest.Wait()
+		if w.mustGet("well").Token.ID == first.ID {
+			t.Error("its refresh was not begun")
+		}
+		if n := w.Supplies()["scripted"].Failing; n < tokens/2 {
+			t.Errorf("%d tokens are counted as failing, want those that cannot be refreshed yet", n)
+		}
+		slow.Store(false) // but for those that are under way
+		sleep(20 * time.Second)
+		for range 3 {
+			slows(func(_ int, r engine.Request) { _, _ = w.Token(t.Context(), local, r) })
+			sleep(2 * time.Second)
+		}
+		slows(func(i int, r engine.Request) {
+			if res, err := w.Token(t.Context(), local, r); err != nil || res.Degraded || res.Token.ExpireTime.Equal(first.ExpireTime) {
+				t.Errorf("%d was not refreshed: %v", i, err)
+			}
+		})
+		if n := strings.Count(log.String(), "refresh not begun"); n != 1 {
+			t.Errorf("it was said %d times, want once a minute:\n%s", n, log.String())
 		}
 	})
 }

@@ -46,8 +46,7 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
 	if v == serveAndRefresh && e.claim(now.Wall) {
-		// Nobody waits for it; a broker that is closing goes on serving what it has.
-		_, _, _ = b.join(flightKey{lookup: key}, need{fresh: true}, broker.Caller{}, nil)
+		b.refresh(key, need{fresh: true})
 	}
 	if v != fetch {
 		e.count()
