@@ -257,7 +257,7 @@ type Match struct {
 	// TokenID marks the token that has this id as Rejected, if it is a current one and not marked already. It is kept so that
 	// an upstream that hands out the same token again is recognised.
 	TokenID string
-	// Spare: a token of that id stays as it is until Issued.ReplaceAt.
+	// Spare: a token of that id stays as it is, under every key that has it, until the last Issued.ReplaceAt of these.
 	Spare bool
 	// Selection drops the tokens of exactly this selection.
 	Selection *[32]byte

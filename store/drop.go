@@ -49,115 +49,120 @@ func (s *Store) drop(
 		}
 		b := n.change()
 		b.batch.Tell, b.batch.Finish, b.batch.Keep = noteMoved, true, true
+		there, err := n.tokens()
 		switch {
-		case m.TokenID != "":
-			*dropped, err = b.reject(m)
-		case m.Selection != nil:
-			*dropped, err = b.dropSelection(*m.Selection)
-		default:
-			dropped.Matched = true
-			dropped.Count, err = b.dropAll(m.Epoch)
-		}
-		if err != nil {
+		case !m.Epoch.IsZero() && (err == nil || errors.Is(err, broker.RecordUnreadable)): // what cannot be read goes too
+			*dropped = broker.Dropped{Matched: true, Count: b.dropAll(m.Epoch, len(there))}
+		case err != nil:
 			return nil, err
+		case m.Selection != nil:
+			*dropped = b.dropSelection(*m.Selection, there)
+		default:
+			*dropped = b.reject(m, there)
 		}
 		after := b.after(b.batch)
-		for _, key := range n.order {
-			if n.revision(key) == after.revision(key) {
-				continue
+		changed := func(key Key, replaced replacement) {
+			if n.revision(key) != after.revision(key) {
+				match := broker.Match{TokenID: m.TokenID, Selection: m.Selection, Epoch: m.Epoch}
+				changes = append(changes, keptChange{name: name, match: match, replaced: replaced, place: Place{n.group, key}, revision: after.revision(key)})
 			}
-			c := keptChange{name: name, match: broker.Match{TokenID: m.TokenID, Selection: m.Selection, Epoch: m.Epoch}, place: Place{n.group, key}, revision: after.revision(key)}
-			var t tokenRecord
-			if key == credentialKey {
-				c.replaced = replacement{kindCredential, n.credential.Epoch} // of all its tokens
-			} else if err := n.spare(key, &t); err == nil {
-				c.replaced = replacedToken(t, n.rows[key])
-			}
-			changes = append(changes, c)
+		}
+		changed(credentialKey, replacement{kindCredential, n.credential.Epoch}) // of all its tokens
+		for _, t := range there {
+			changed(t.key, replacedToken(t.record, n.rows[t.key]))
 		}
 		return b.done()
 	})
 	return changes, err
 }
 
-// reject marks the token that has this id, under every key that has it.
-func (b *changing) reject(m broker.Match) (broker.Dropped, error) {
+// reject marks the token that has this id, under every key that has it; or spares it under each where one of them is to be spared: it is one token.
+func (b *changing) reject(m broker.Match, there []currentToken) broker.Dropped {
 	var dropped broker.Dropped
-	of := map[[32]byte]bool{} // selections that were dropped
-	err := b.tokens(func(key Key, t tokenRecord, issued *broker.Issued) {
-		dropped.Matched = dropped.Matched || t.ID == m.TokenID
-		if t.ID != m.TokenID || t.Rejected {
-			return
+	var marks []currentToken
+	for _, t := range there {
+		if t.record.ID != m.TokenID {
+			continue
 		}
-		if m.Spare && b.asked.Wall.Before(issued.ReplaceAt) {
-			dropped.Spared = issued.ReplaceAt
-			return
+		dropped.Matched = true
+		if !t.record.Rejected {
+			marks = append(marks, t)
+			if m.Spare && b.asked.Wall.Before(t.issued.ReplaceAt) && dropped.Spared.Before(t.issued.ReplaceAt) {
+				dropped.Spared = t.issued.ReplaceAt
+			}
 		}
-		t.Rejected = true
-		b.write(key, t, func(p *Put) { // it ends when it would have
-			if left := b.rows[key].Left; left > 0 {
+	}
+	if !dropped.Spared.IsZero() {
+		marks = nil
+	}
+	of := map[hash]bool{} // selections that are dropped
+	for _, t := range marks {
+		of[t.record.SelectionID] = true
+		t.record.Rejected = true
+		b.write(t.key, t.record, func(p *Put) { // it ends when it would have
+			if left := b.rows[t.key].Left; left > 0 {
 				p.Ends = b.now.Add(left)
 			}
 		})
-		of[t.SelectionID] = true
-		dropped.Count++
-	})
-	if err != nil {
-		return dropped, err
 	}
+	dropped.Count = len(marks)
 	usable := map[string]bool{}
-	err = b.tokens(func(_ Key, t tokenRecord, _ *broker.Issued) {
-		if !t.Rejected && t.ID != m.TokenID && (len(of) == 0 || of[t.SelectionID]) {
-			usable[t.ID] = true
+	for _, t := range there {
+		if !t.record.Rejected && t.record.ID != m.TokenID && (len(of) == 0 || of[t.record.SelectionID]) {
+			usable[t.record.ID] = true
 		}
-	})
+	}
 	if len(usable) == 1 {
 		for id := range usable {
 			dropped.CurrentID = id
 		}
 	}
-	return dropped, err
+	return dropped
 }
 
-func (b *changing) dropSelection(selection [32]byte) (broker.Dropped, error) {
+func (b *changing) dropSelection(selection [32]byte, there []currentToken) broker.Dropped {
 	dropped := broker.Dropped{Matched: true}
-	err := b.tokens(func(key Key, t tokenRecord, _ *broker.Issued) {
-		if t.SelectionID == selection {
-			b.remove(key)
+	for _, t := range there {
+		if t.record.SelectionID == selection {
+			b.remove(t.key)
 			dropped.Count++
 		}
-	})
-	return dropped, err
+	}
+	return dropped
 }
 
-func (b *changing) dropAll(epoch broker.ID) (int, error) {
-	count := 0
-	if err := b.tokens(func(Key, tokenRecord, *broker.Issued) { count++ }); err != nil && !errors.Is(err, broker.RecordUnreadable) {
-		return 0, err
-	}
+// dropAll returns how many are dropped of so many.
+func (b *changing) dropAll(epoch broker.ID, there int) int {
 	if b.credential.Epoch == epoch {
-		return 0, nil
+		return 0
 	}
 	c := b.credential
 	c.Epoch = epoch
 	b.put(credentialKey, fromCredential(c))
 	b.batch.Clear = []Kind{kindToken}
-	return count, nil
+	return there
 }
 
-// tokens calls f with each current token.
-func (n *snapshot) tokens(f func(Key, tokenRecord, *broker.Issued)) error {
+// A currentToken is a token as it lies in a row, and as it is by this process's clock.
+type currentToken struct {
+	key    Key
+	record tokenRecord
+	issued *broker.Issued
+}
+
+// tokens are the current ones; those before the one that cannot be read where it fails.
+func (n *snapshot) tokens() (all []currentToken, err error) {
 	for _, key := range n.order {
 		if key.Kind != kindToken {
 			continue
 		}
 		r, t, err := n.token(key)
 		if err != nil {
-			return err
+			return all, err
 		}
 		if t != nil {
-			f(key, r, t)
+			all = append(all, currentToken{key, r, t})
 		}
 	}
-	return nil
+	return all, nil
 }

@@ -37,8 +37,12 @@ func (n *snapshot) status() (broker.Status, error) {
 		}
 		st.Grants = append(st.Grants, n.grant(g))
 	}
-	if err := n.tokens(func(_ Key, _ tokenRecord, t *broker.Issued) { st.Tokens = append(st.Tokens, *t) }); err != nil {
+	tokens, err := n.tokens()
+	if err != nil {
 		return none, err
+	}
+	for _, t := range tokens {
+		st.Tokens = append(st.Tokens, *t.issued)
 	}
 	var h healthRecord
 	if _, err := n.open(healthKey, &h); err != nil {

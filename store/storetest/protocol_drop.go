@@ -67,7 +67,11 @@ func testDrop(t *testing.T, _ Config, b *bench) {
 		t.Errorf("one that is not to be replaced yet: got %+v, want it spared until %v", got, young.ReplaceAt)
 	}
 	b.wantToken(one, "young")
-	b.wantDropped("the same, whatever it is to be", b.dropped("a", broker.Match{TokenID: "young"}), 1, "")
+	b.committed(b.acquired(same, false), broker.Outcome{Token: issued("young")}) // one token, of which another key knows nothing
+	if got := b.dropped("a", broker.Match{TokenID: "young", Spare: true}); got.Count != 0 || got.Spared.IsZero() || b.view(same).Token.Rejected {
+		t.Errorf("one that one key spares and another does not: got %+v, want it spared under both", got)
+	}
+	b.wantDropped("the same, whatever it is to be", b.dropped("a", broker.Match{TokenID: "young"}), 2, "")
 }
 
 func testDropAll(t *testing.T, _ Config, b *bench) {
