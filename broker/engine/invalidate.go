@@ -63,7 +63,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	case i.All:
 		m.Epoch = broker.NewID()
 	}
-	return b.drop(ctx, i.Credential, m, named)
+	return b.drop(ctx, i.Credential, m, nil, named)
 }
 
 // ofToken matches the entries of a token: by its id or, where that is empty, by the token itself.
@@ -73,18 +73,18 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 	}
 }
 
-// drop drops in the store and, whatever the store answers, what is named in this process. What was rejected before, and is known here to be,
-// is no news: a thousand callers who say the same of a token keep nobody from another.
-func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, named func(*entry) bool) (broker.Dropped, error) {
+// drop drops in the store and, whatever the store answers, what is named in this process. of is whose token a caller says it has; nil: nobody's in
+// particular. What was rejected before, and is known here to be, is no news: a thousand callers who say the same of a token keep nobody from another.
+func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, of *target, named func(*entry) bool) (broker.Dropped, error) {
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
-	known := m.TokenID != "" && l.told(m.TokenID, broker.Never)
+	known := m.TokenID != "" && l.told(m.TokenID, nil, broker.Never)
 	local := 0
 	if !m.Spare { // else nobody is told that it is gone
 		// What is on its way to the store arrives before this, and is dropped there, or not at all.
 		local = b.cache.drop(name, func(e *entry) bool { return e.pending && named(e) }, false)
 	}
-	done, err := b.store.Drop(ctx, name, m)
+	done, err := b.dropStored(ctx, name, m, of)
 	if err == nil && !done.Spared.IsZero() {
 		return done, nil
 	}
@@ -92,9 +92,28 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}
-	if m.TokenID != "" && done.Matched {
-		l.tell(rejection{m.TokenID, began})
+	switch {
+	case m.TokenID != "" && done.Matched:
+		l.tell(rejection{id: m.TokenID, at: began})
+	case of != nil:
+		key := of.lookup
+		l.tell(rejection{id: m.TokenID, of: &key, at: began})
 	}
 	done.Count += local
 	return done, nil
+}
+
+// dropStored drops in the store. Of the token that a caller says it has, one row is read first: an id that this does not have, or that is rejected
+// already, is not looked for under all other keys, whatever callers make up.
+func (b *Broker) dropStored(ctx context.Context, name broker.CredentialName, m broker.Match, of *target) (broker.Dropped, error) {
+	if of != nil {
+		v, err := b.store.Read(ctx, of.token, "")
+		switch there := v.Token; {
+		case err != nil, there == nil, there.ID != m.TokenID:
+			return broker.Dropped{}, err
+		case there.Rejected:
+			return broker.Dropped{Matched: true}, nil
+		}
+	}
+	return b.store.Drop(ctx, name, m)
 }

@@ -51,9 +51,10 @@ type known struct {
 	confirmed  atomic.Int64 // broker.Moment
 }
 
-// A rejection is a token that the store knows to be rejected, since a moment.
+// A rejection is a token that the store knows to be rejected, since a moment, or that was not the one of a key; nil: it is rejected under all.
 type rejection struct {
 	id string
+	of *lookup
 	at broker.Moment
 }
 
@@ -125,26 +126,40 @@ func (l *line) look(now broker.Moment) bool {
 	return now.Sub(broker.Moment(was)) >= lookInQueue && l.looked.CompareAndSwap(was, int64(now))
 }
 
-// rejectionsKept is how many rejections are remembered.
+// rejectionsKept is how many rejections are remembered, and as many ids that a key did not have: what callers make up forgets nothing else.
 const rejectionsKept = 16
 
-// tell notes that the store knows a token to be rejected, since a moment.
+// tell notes a rejection.
 func (l *line) tell(r rejection) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if slices.ContainsFunc(l.rejected, func(there rejection) bool { return there.id == r.id }) {
-		return
+	kept := 0
+	for _, there := range l.rejected {
+		if there.covers(r.id, r.of) {
+			return
+		}
+		if (there.of == nil) == (r.of == nil) {
+			kept++
+		}
+	}
+	if kept >= rejectionsKept {
+		oldest := slices.IndexFunc(l.rejected, func(there rejection) bool { return (there.of == nil) == (r.of == nil) })
+		l.rejected = slices.Delete(l.rejected, oldest, oldest+1)
 	}
 	l.rejected = append(l.rejected, r)
-	l.rejected = l.rejected[max(0, len(l.rejected)-rejectionsKept):]
 }
 
-// told reports whether the store knows that a token is rejected, and knew it before a moment at which something was read; Never:
-// whenever that was.
-func (l *line) told(id string, read broker.Moment) bool {
+// covers reports whether it says of a token that it is rejected under a key; nil: under all.
+func (r rejection) covers(id string, of *lookup) bool {
+	return r.id == id && (r.of == nil || of != nil && *r.of == *of)
+}
+
+// told reports whether the store knows that a token is rejected under a key, nil: under all, and knew it before a moment at which something was read;
+// Never: whenever that was.
+func (l *line) told(id string, of *lookup, read broker.Moment) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.rejected, func(r rejection) bool { return r.id == id && (read == broker.Never || read >= r.at) })
+	return slices.ContainsFunc(l.rejected, func(r rejection) bool { return r.covers(id, of) && (read == broker.Never || read >= r.at) })
 }
 
 // takeoverGrace is how long a broker itself has to see a marker without a lease before it presents that refresh token again.

@@ -42,7 +42,7 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 	}
 	now, key, n := b.clock.Now(), lookup{r.Credential, r.Selection}, need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
 	e, v := b.cache.look(key, n, now, b.upstream.Revision())
-	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, broker.Moment(e.confirmed.Load())) {
+	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
 	if v == serveAndRefresh && e.claim(now.Wall) {
@@ -76,9 +76,9 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 		}
 		return Result{}, refusesFresh(e.credential, e.issued)
 	}
-	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, broker.Never)) {
+	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, &key, broker.Never)) {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
-		if err := b.reject(ctx, l, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
+		if err := b.reject(ctx, l, key, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
 			return Result{}, err
 		}
 	}
@@ -89,8 +89,8 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 const rejectMost = 10 * time.Second
 
 // reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
-func (b *Broker) reject(ctx context.Context, l *line, id string, may func() error) error {
-	f, _, err := b.rejections.join(rejected{l.name, id}, may, func() (err error) {
+func (b *Broker) reject(ctx context.Context, l *line, key lookup, id string, may func() error) error {
+	f, _, err := b.rejections.join(rejected{key, id}, may, func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				b.logPanic(l.name, p)
@@ -99,17 +99,20 @@ func (b *Broker) reject(ctx context.Context, l *line, id string, may func() erro
 		}()
 		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
 		defer cancel()
-		began := b.clock.Now().At
-		// One caller who rejects whatever it gets takes nobody's token away.
-		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, ofToken(id, broker.Secret{}))
-		switch {
-		case err != nil:
+		c, err := b.credential(bounded, l)
+		if err != nil {
 			return err
-		case !done.Spared.IsZero():
-			return &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: b.providerOf(l.name, nil), RetryAt: done.Spared}
 		}
-		l.tell(rejection{id, began})
-		return nil
+		t, err := b.aim(key, c)
+		if err != nil {
+			return nil //nolint:nilerr // there is no such token; the flight says why, by what is stored then
+		}
+		// One caller who rejects whatever it gets takes nobody's token away.
+		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}))
+		if err == nil && !done.Spared.IsZero() {
+			err = &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: c.Provider, RetryAt: done.Spared}
+		}
+		return err
 	})
 	if err != nil {
 		return asFailure(err, l.name)
@@ -122,10 +125,10 @@ func (b *Broker) reject(ctx context.Context, l *line, id string, may func() erro
 	}
 }
 
-// rejected is a token that a caller has rejected.
+// rejected is a token that a caller has rejected: of what it asked for.
 type rejected struct {
-	name broker.CredentialName
-	id   string
+	lookup
+	id string
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
