@@ -210,6 +210,44 @@ func TestClocksThatDiffer(t *testing.T) {
 	}
 }
 
+// setBack is a backend whose clock was set back: what was written before has as much more left.
+type setBack struct {
+	*storetest.Replica
+	by time.Duration
+}
+
+func (b *setBack) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
+	all, err := b.Replica.Read(ctx, asks...)
+	for i, reading := range all {
+		all[i].Now = reading.Now.Add(-b.by)
+		for j := range reading.Rows {
+			if reading.Rows[j].Left > 0 {
+				reading.Rows[j].Left += b.by
+			}
+		}
+	}
+	return all, err
+}
+
+// TestNoTokenHasMoreLeftThanItWasGivenFor, whatever the shared clock says.
+func TestNoTokenHasMoreLeftThanItWasGivenFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		view := &setBack{Replica: storetest.NewReplicas(1)[0]}
+		s := newShared(t, keys, view, 0)
+		s.create()
+		s.commit(s.acquire(), 1, time.Now())
+		<-time.After(30 * time.Minute)
+		view.by = 24 * time.Hour
+		if v, err := s.Read(t.Context(), keptKey, ""); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) > time.Hour {
+			t.Errorf("got %v, %v; want an hour at most", v.Token, err)
+		}
+	})
+}
+
 // TestWhoeverReadsFirstPutsBack: there is no moment at which the process that has the successor reads the spent one, and none at which it gets a
 // lease for what it read before it had that.
 func TestWhoeverReadsFirstPutsBack(t *testing.T) {

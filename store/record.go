@@ -172,8 +172,8 @@ func (n *snapshot) recall(r *rememberedRecord) *broker.Remembered {
 		return nil
 	}
 	remembered := r.remembered()
-	if n.s.shared != nil && r.RetryEnds != 0 {
-		remembered.RetryAt = n.local(r.RetryEnds.time())
+	if r.RetryEnds != 0 {
+		remembered.RetryAt = n.s.over(remembered.RetryAt, n.local(r.RetryEnds.time()))
 	}
 	return &remembered
 }

@@ -154,24 +154,35 @@ func (n *snapshot) token(key Key) (r tokenRecord, _ *broker.Issued, err error) {
 	return r, &t, nil
 }
 
-// Two brokers' clocks differ if a token ends this much earlier or later by the backend's clock than its record says. Less is
-// the time that it takes to the backend and back.
+// Two clocks differ if something ends this much earlier or later by the backend's than its record says. Less is the time that it takes to the
+// backend and back.
 const (
 	clockAhead  = 100 * time.Millisecond
 	clockBehind = time.Second
 )
 
-// anchor makes a token's times those of this process's clock, where another process may have stored it by its own: when it
-// ends is then what the backend says, whose clock is the same for all.
+// anchor makes a token's times those of this process's clock as it is: the wall clock may have been set back since it was stored, or another
+// process have stored it by its own. When it ends is what the backend says, whose clock is the same for all; but no token has more left than when it
+// was sent, and none ends later than its record says that nobody else can have written.
 func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
-	if n.s.shared == nil || left <= 0 || t.ExpireAt.Sub(n.asked.Wall) > maxTTL-time.Hour {
-		return // nobody else has written it, or the row ends long before the token
+	if left <= 0 || t.ExpireAt.Sub(n.asked.Wall) > maxTTL-time.Hour {
+		return // the row ends long before the token
 	}
 	late := n.asked.Wall.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
-	if late > -clockAhead && late < clockBehind {
+	late = min(late, n.asked.Wall.Sub(t.SentAt))
+	if late > -clockAhead && late < clockBehind || late > 0 && n.s.shared == nil {
 		return
 	}
 	t.Shift(late)
+}
+
+// over is when something is over of which the record says one time and the backend, by whose clock it was stored too, another. Where nobody else
+// can have written it, it is the earlier one: the wall clock may have been set back since.
+func (s *Store) over(record, backend time.Time) time.Time {
+	if s.shared != nil || record.Sub(backend) > clockAhead {
+		return backend
+	}
+	return record
 }
 
 // spare fills in the record if there is one that can be read. One that cannot is as good as none: no commit may fail for it.

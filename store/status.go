@@ -70,8 +70,8 @@ func (s *Store) backoff(upstream string, read Reading, asked broker.Instant) (b 
 		return broker.Backoff{}, true
 	}
 	b = broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}
-	if s.shared != nil && row.Left > 0 {
-		b.Until = asked.Wall.Add(row.Left - memory)
+	if row.Left > 0 {
+		b.Until = s.over(b.Until, asked.Wall.Add(row.Left-memory))
 		b.Last.RetryAt = b.Until
 	}
 	return b, false

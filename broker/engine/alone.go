@@ -23,7 +23,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 		b.cache.try(there, now.At)
 		b.cache.warm(there)
 		serves := !b.cache.old(there, now.At) || b.cache.graced(broker.Moment(there.confirmed.Load()), now.At)
-		if serves && fallback(there.issued, now.Wall, need{rejected: p.need.rejected}) {
+		if serves && fallback(there.issued, there.wall(now), need{rejected: p.need.rejected}) {
 			return outcome{entry: there, failure: why}, false
 		}
 	}

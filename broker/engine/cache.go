@@ -38,12 +38,12 @@ type entry struct {
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again, and not stored.
 	dropped atomic.Bool
-	// ends is when the token ends, should the wall clock be set back meanwhile.
-	ends broker.Moment
+	// back is by how much the wall clock had been set back when the entry was made: the token's times are by that clock.
+	back time.Duration
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
-	// refreshFrom is when the next background refresh may start, in Unix nanoseconds.
+	// refreshFrom is when the next background refresh may start: a broker.Moment.
 	refreshFrom atomic.Int64
 	// trouble is why the last refresh failed; nil: it did not.
 	trouble atomic.Pointer[broker.Failure]
@@ -71,16 +71,31 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 
 func (c *cache) close() { c.entries.StopAllGoroutines() }
 
+// wall is the time of day that the token's times are held against: as it would be, had nobody set it back since the entry was made.
+func (e *entry) wall(now broker.Instant) time.Time {
+	if now.Back == e.back {
+		return now.Wall
+	}
+	return now.Wall.Add(now.Back - e.back)
+}
+
+// ended reports whether the token's life is over.
+func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.issued.ExpireAt) }
+
 // look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
 func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
 	e, ok := c.entries.GetIfPresent(key)
-	if !ok || e.dropped.Load() || e.revision != revision || now.At >= e.ends {
+	if !ok || e.dropped.Load() || e.revision != revision {
 		return nil, fetch
 	}
-	if c.shared && !c.trusts(e, now.At) {
+	v := decide(e.issued, e.wall(now), n)
+	switch {
+	case v == fetch && e.ended(now):
+		return nil, fetch
+	case c.shared && !c.trusts(e, now.At):
 		return e, fetch
 	}
-	return e, decide(e.issued, now.Wall, n)
+	return e, v
 }
 
 // trusts reports whether an entry may be served by what is known of the store.
@@ -139,13 +154,13 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), ends: now.At.Add(a.issued.ExpireAt.Sub(now.Wall))}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), back: now.Back}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
-	e.refreshFrom.Store(a.issued.RefreshAt.UnixNano())
+	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))
 	if a.local { // it is there because the store could not be asked, and another takes its place as soon as it can
 		e.tried.Store(int64(now.At))
-		e.refreshFrom.Store(now.Wall.Add(backoffFirst).UnixNano())
+		e.refreshFrom.Store(int64(now.At.Add(backoffFirst)))
 	}
 	return e
 }
@@ -153,30 +168,10 @@ func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 // peek returns the entry for a key as it is, however long ago it was confirmed; nil: there is none, or it has ended.
 func (c *cache) peek(key lookup) *entry {
 	there, _ := c.entries.GetEntryQuietly(key)
-	if there.Value == nil || there.Value.dropped.Load() || c.clock.Now().At >= there.Value.ends {
+	if there.Value == nil || there.Value.dropped.Load() || there.Value.ended(c.clock.Now()) {
 		return nil
 	}
 	return there.Value
-}
-
-// clockBehind is by how much a token may end later by the wall clock than by the one that nobody sets, before that counts.
-const clockBehind = time.Second
-
-// anchor is a stored token with the times at which it ends and is refreshed, should the wall clock have been set back since this process got it: no
-// token ends later for that. Where others share the store, its own clock tells.
-func (c *cache) anchor(key lookup, t *broker.Issued) *broker.Issued {
-	there, _ := c.entries.GetEntryQuietly(key)
-	if t == nil || c.shared || there.Value == nil || there.Value.issued.ID != t.ID {
-		return t
-	}
-	now := c.clock.Now()
-	late := there.Value.ends.Sub(now.At) - t.ExpireAt.Sub(now.Wall)
-	if late > -clockBehind {
-		return t
-	}
-	shifted := *t
-	shifted.Shift(late)
-	return &shifted
 }
 
 // confirm notes that the store said, when it was asked at a moment, that an entry is current.
@@ -314,7 +309,7 @@ func (c *cache) hot(now broker.Instant) []*entry {
 	defer c.mu.Unlock()
 	hot := make([]*entry, 0, len(c.asked))
 	for e := range c.asked {
-		if !now.Wall.Before(e.issued.ExpireAt) {
+		if e.ended(now) {
 			delete(c.asked, e)
 			continue
 		}
@@ -367,9 +362,9 @@ func (c *cache) line(name broker.CredentialName) *line {
 }
 
 // claim reports whether the caller is to start a background refresh. One wins; how the flight ends sets the next time.
-func (e *entry) claim(now time.Time) bool {
+func (e *entry) claim(now broker.Moment) bool {
 	from := e.refreshFrom.Load()
-	return now.UnixNano() >= from && e.refreshFrom.CompareAndSwap(from, now.Add(refreshClaim).UnixNano())
+	return int64(now) >= from && e.refreshFrom.CompareAndSwap(from, int64(now.Add(refreshClaim)))
 }
 
 // refreshClaim is how long after a background refresh was started another may be, should the first have told nothing.

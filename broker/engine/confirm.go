@@ -124,7 +124,7 @@ func (c *confirmer) confirmPart(due []*entry) {
 		case verdicts[i] == broker.Same:
 			c.b.cache.confirm(e, asked)
 			e.line.confirm(e.mark.CredentialRevision, asked)
-			if e.local && e.claim(c.b.clock.Now().Wall) {
+			if e.local && e.claim(c.b.clock.Now().At) {
 				// The store can be asked: what all brokers share takes the place of what only this one has.
 				c.b.refresh(e.lookup, need{stored: true})
 			}

@@ -164,13 +164,10 @@ func (b *Broker) settle(key flightKey, out outcome) {
 // postpone has the refresh of the entry that is being served wait for as long as its failure says, and reports whether that is a trouble of the
 // token's.
 func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
-	next := f.RetryAt
-	if soon := b.clock.Now().Wall.Add(backoffFirst); next.Before(soon) {
-		next = soon
-	}
+	now := b.clock.Now()
 	trouble = f.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's
 	if e := b.cache.peek(key); e != nil {
-		e.refreshFrom.Store(next.UnixNano())
+		e.refreshFrom.Store(int64(now.At.Add(max(f.RetryAt.Sub(now.Wall), backoffFirst))))
 		if trouble {
 			// Watches are told when it begins, and not each time that it goes on.
 			if was := e.trouble.Swap(f); was == nil || was.Kind != f.Kind {
@@ -258,7 +255,6 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	s.view.Token = p.b.cache.anchor(p.key, s.view.Token)
 	if s.view.Credential.Revision != t.credential.Revision {
 		p.l.learn(s.view.Credential, s.at)
 		return nil, nil, errAgain
@@ -271,7 +267,8 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 // act does what is to be done about what a round has read. takesTurns: all keys of the credential spend one refresh token, so only one of them
 // goes for it at a time, and looks after its turn has come.
 func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*entry, error) {
-	b, now := p.b, p.b.clock.Now().Wall
+	b, at := p.b, p.b.clock.Now()
+	now := at.Wall
 	if decide(s.view.Token, now, p.need) != fetch {
 		a, err := b.offer(t, s.view.Token, s.view.Mark)
 		if err == nil {
@@ -281,7 +278,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	if e := b.cache.peek(p.key); e != nil && e.local && e.mark == s.view.Mark { // the store has none still
 		b.cache.confirm(e, s.at)
 		b.cache.warm(e)
-		if !p.need.stored && decide(e.issued, now, p.need) != fetch {
+		if !p.need.stored && decide(e.issued, e.wall(at), p.need) != fetch {
 			return e, nil
 		}
 	}

@@ -54,7 +54,7 @@ func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 	}
 	// Exchanges that were under way together count as one failure: their number says nothing about the upstream.
 	known := p.known
-	if latest := g.known; latest.Failures > known.Failures {
+	if latest := g.latest(now); latest.Failures > known.Failures {
 		if e.RetryAfter <= latest.Until.Sub(now.Wall) && (g.doubtful == !p.proven) {
 			return finding{news: g.told(&latest), until: latest.Until}
 		}

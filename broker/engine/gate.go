@@ -157,9 +157,7 @@ func (g *gate) barred(p *pass) (why broker.Remembered, barred bool) {
 	if g.exempt(p) || now.At >= g.until {
 		return why, false
 	}
-	why = g.known.Last
-	why.RetryAt = now.Wall.Add(g.until.Sub(now.At))
-	return why, true
+	return g.latest(now).Last, true
 }
 
 // rated takes so many requests of the declared rate, or says how long they have to wait. The caller holds mu.
@@ -209,11 +207,16 @@ func (g *gate) advise(a advice) {
 
 // knows notes what is known of the upstream. The caller holds mu.
 func (g *gate) knows(k broker.Backoff) {
-	if !k.Until.Equal(g.known.Until) { // else it is what is known, and a wall clock that was set makes it no longer
-		now := g.clock.Now()
-		g.until = now.At.Add(k.Until.Sub(now.Wall))
-	}
-	g.known = k
+	now := g.clock.Now()
+	g.known, g.until = k, now.At.Add(k.Until.Sub(now.Wall))
+}
+
+// latest is what is known, with its times by the wall clock as it is now. The caller holds mu.
+func (g *gate) latest(now broker.Instant) broker.Backoff {
+	k := g.known
+	k.Until = now.Wall.Add(g.until.Sub(now.At))
+	k.Last.RetryAt = k.Until
+	return k
 }
 
 // leftAlone is until when an upstream is not asked, as far as this process knows; zero: it may be asked.
@@ -226,7 +229,7 @@ func (g *gates) leftAlone(upstream string) time.Time {
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	if now := g.clock.Now(); one.known.Failures > 0 && now.At < one.until {
-		return now.Wall.Add(one.until.Sub(now.At))
+		return one.latest(now).Until
 	}
 	return time.Time{}
 }

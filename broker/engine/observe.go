@@ -49,7 +49,7 @@ func (b *Broker) Supplies() map[string]Supplied {
 	all, now := map[string]Supplied{}, b.clock.Now()
 	b.cache.each(func(l *line) {
 		for _, e := range l.entries {
-			if now.At >= e.ends || e.dropped.Load() {
+			if e.ended(now) || e.dropped.Load() {
 				continue
 			}
 			s := all[e.facts.Name]

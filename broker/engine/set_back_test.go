@@ -2,37 +2,89 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
-// TestNoTokenEndsLaterForAClockThatIsSetBack: it is served for as long as it was given for.
+// defaulting gives a selection without scopes those of the credential's defaults.
+type defaulting struct{ *upstream }
+
+func (d defaulting) Definition(name string) (broker.Definition, error) {
+	_, err := d.upstream.Definition(name)
+	return d, err
+}
+
+func (d defaulting) Select(_ broker.Credential, s broker.Selection) (broker.Selection, error) {
+	if s.Scopes.Empty() {
+		s.Scopes, _ = broker.ParseSet("scopes", []string{"default"})
+	}
+	return s, nil
+}
+
+// TestNoTokenEndsLaterForAClockThatIsSetBack: it is served for as long as it was given for, whatever of it the process has still: by the words that it was asked for by, by other words for the same, or after a change that keeps it.
 func TestNoTokenEndsLaterForAClockThatIsSetBack(t *testing.T) {
+	for name, then := range map[string]func(t *testing.T, w *world, ask func(*engine.Request)){
+		"it is there":         func(*testing.T, *world, func(*engine.Request)) {},
+		"by another spelling": func(t *testing.T, w *world, _ func(*engine.Request)) { w.mustGet("main", scopes(t, "default")) },
+		"after an edit": func(_ *testing.T, w *world, _ func(*engine.Request)) {
+			w.update("main", func(d *engine.Draft) { d.Labels = map[string]string{"team": "a"} })
+		},
+	} {
+		for _, spelled := range []string{"", "default"} {
+			t.Run(name+", asked for as "+spelled, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s, n := &sleeper{}, 0
+					up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+						n++
+						a := token(fmt.Sprint("token-", n), time.Hour)
+						a.Expiry.SentAt = s.now()
+						return a, nil
+					}}
+					w := newEmbedded(t, s, up, func(x *engine.Settings) { x.Upstream = defaulting{up} })
+					w.create("main", nil)
+					first := w.mustGet("main").Token.ID
+					sleep(30 * time.Minute)
+					s.slept.Add(int64(-time.Hour))
+					ask := func(*engine.Request) {}
+					if spelled != "" {
+						ask = scopes(t, spelled)
+					}
+					then(t, w, ask)
+					reread := spelled != "" || name == "after an edit"
+					if got := w.mustGet("main", ask).Token; got.ID != first || reread && got.ExpireTime.Sub(s.now()) > 30*time.Minute {
+						t.Errorf("got %s that ends in %v, want one that lives for another half an hour", got.ID, got.ExpireTime.Sub(s.now()))
+					}
+					for _, late := range []time.Duration{31 * time.Minute, 30 * time.Minute} {
+						sleep(late)
+						if again := w.mustGet("main", ask).Token; again.ID == first {
+							t.Errorf("served past its hour, until in %v", again.ExpireTime.Sub(s.now()))
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestATokenIsRefreshedAheadOfItsEndByAClockThatIsSetBack: nobody waits for it.
+func TestATokenIsRefreshedAheadOfItsEndByAClockThatIsSetBack(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s, n := &sleeper{}, 0
-		w := newEmbedded(t, s, &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
-			n++
-			a := token(fmt.Sprint("token-", n), time.Hour)
-			a.Expiry.SentAt = s.now()
-			return a, nil
-		}})
+		s := &sleeper{}
+		w := newEmbedded(t, s, &upstream{answer: issues(time.Hour)})
 		w.create("main", nil)
-		first := w.mustGet("main").Token.ID
+		w.mustGet("main")
 		sleep(30 * time.Minute)
 		s.slept.Add(int64(-time.Hour))
-		if w.mustGet("main").Token.ID != first {
-			t.Error("a token that lives for another half an hour is not served")
-		}
-		for _, late := range []time.Duration{31 * time.Minute, 30 * time.Minute} {
-			sleep(late)
-			if again := w.mustGet("main").Token; again.ID == first {
-				t.Errorf("served past its hour, until in %v", again.ExpireTime.Sub(s.now()))
-			}
-		}
+		sleep(29 * time.Minute)
+		w.mustGet("main")
+		synctest.Wait()
+		w.wantExchanges(2)
 	})
 }
 
@@ -78,4 +130,42 @@ func TestAShareIsNoLargerForAClockThatGoesToAndFro(t *testing.T) {
 			t.Errorf("got %d of a share of 50, and no time has passed", given)
 		}
 	})
+}
+
+// TestWhatIsRememberedIsNoLongerForAClockThatIsSetBack: a refusal that is stored.
+func TestWhatIsRememberedIsNoLongerForAClockThatIsSetBack(t *testing.T) {
+	for name, refusal := range map[string]broker.UpstreamError{
+		"the credential": {Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true},
+		"the answer":     {Level: broker.LevelResponse, Status: 200},
+		"the upstream":   {Level: broker.LevelUpstream, Status: 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s, good, fine := &sleeper{}, issues(2*time.Hour), false
+				w := newEmbedded(t, s, &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					if fine {
+						return good(ctx, x)
+					}
+					e := refusal
+					return broker.Answer{}, &e
+				}})
+				w.create("main", nil)
+				_, err := w.get("main")
+				f := broker.Failure{}
+				if there := new(broker.Failure); errors.As(err, &there) {
+					f = *there
+				}
+				wait := f.RetryAt.Sub(s.now())
+				s.slept.Add(int64(-time.Hour))
+				w.start(func(x *engine.Settings) { x.Clock = s.clock() }) // another that knows only what is stored
+				_, err = w.get("main")
+				if again := wantKind(t, err, f.Kind); again.RetryAt.Sub(s.now()) > wait+time.Second {
+					t.Errorf("to be tried again in %v, which was %v", again.RetryAt.Sub(s.now()), wait)
+				}
+				fine = true
+				sleep(wait + time.Second)
+				w.mustGet("main")
+			})
+		})
+	}
 }

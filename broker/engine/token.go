@@ -45,7 +45,7 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
-	if v == serveAndRefresh && e.claim(now.Wall) {
+	if v == serveAndRefresh && e.claim(now.At) {
 		b.refresh(key, need{fresh: true})
 	}
 	if v != fetch {
@@ -69,7 +69,7 @@ func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n n
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
-	if e := b.cache.peek(key); n.rejected != "" && e != nil && e.issued.ID == n.rejected && keeps(e.issued, b.clock.Now().Wall) {
+	if e := b.cache.peek(key); n.rejected != "" && e != nil && e.issued.ID == n.rejected && keeps(e.issued, e.wall(b.clock.Now())) {
 		// As the store would answer.
 		if err := may(); err != nil {
 			return Result{}, err
@@ -155,8 +155,8 @@ func (b *Broker) wait(ctx context.Context, caller broker.Caller, key lookup, n n
 		case e == nil && mine:
 			return Result{}, failure
 		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
-		case decide(e.issued, now.Wall, n) != fetch, mine && failure == nil && now.Wall.Before(e.issued.ExpireAt),
-			mine && failure != nil && fallback(e.issued, now.Wall, n):
+		case decide(e.issued, e.wall(now), n) != fetch, mine && failure == nil && !e.ended(now),
+			mine && failure != nil && fallback(e.issued, e.wall(now), n):
 			degraded := failure != nil || b.cache.degraded(e, now.At)
 			if degraded {
 				b.observe.Degraded(e.facts.Name)

@@ -122,6 +122,27 @@ func TestAWatchTellsAtTheExpiryThatThereIsNoToken(t *testing.T) {
 	})
 }
 
+// TestAWatchTakesBackWhatHasEnded, where there is no successor.
+func TestAWatchTakesBackWhatHasEnded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(10 * time.Minute)}
+		w := newWorld(t, up)
+		w.create("main", nil)
+		events, _, stop := watching(w, "")
+		defer stop()
+		first := (<-events).Token
+		up.script(answers(broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}))
+		sleep(11 * time.Minute)
+		synctest.Wait()
+		for range len(events) {
+			if (<-events).InvalidatedID == first.ID {
+				return
+			}
+		}
+		t.Error("whoever holds it was not told that it has ended")
+	})
+}
+
 func TestAWatchKeepsQuietAboutTheTokenThatIsKnown(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &upstream{answer: issues(time.Hour)})
