@@ -105,7 +105,7 @@ func (b *Broker) reject(ctx context.Context, l *line, key lookup, id string, may
 		}
 		t, err := b.aim(key, c)
 		if err != nil {
-			return nil //nolint:nilerr // there is no such token; the flight says why, by what is stored then
+			return nil // there is no such token; the flight says why, by what is stored then
 		}
 		// One caller who rejects whatever it gets takes nobody's token away.
 		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}))
