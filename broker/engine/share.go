@@ -56,7 +56,7 @@ func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land fun
 	refused := func(kind broker.Kind, of portion, whose string) error {
 		return &broker.Failure{
 			Kind: kind, Credential: name, RetryAt: s.clock.Now().Wall.Add(backoffFirst),
-			Detail: fmt.Sprintf("%d different tokens are being fetched for %s", s.begun[of], whose),
+			Detail: fmt.Sprintf("%d different tokens are being fetched for %s, of %d at a time for all", s.begun[of], whose, s.most),
 		}
 	}
 	switch {
