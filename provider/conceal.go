@@ -1,12 +1,10 @@
 package provider
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"html"
-	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -26,12 +24,8 @@ const (
 // conceal replaces secrets by their names, in the forms in which an upstream echoes what it was sent; what contains another is replaced first.
 // Where a piece of one is left, in whatever spelling, nothing of the text is shown.
 func (v *values) conceal(s string) string {
-	names := slices.SortedFunc(maps.Keys(v.fixed), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(v.fixed[b].String()), len(v.fixed[a].String())), cmp.Compare(a, b))
-	})
 	var pairs []string
-	for _, name := range names {
-		x := v.fixed[name]
+	for _, x := range v.all() {
 		secret := x.String()
 		if !x.secret || len(secret) < shortestSecret {
 			continue
@@ -41,7 +35,7 @@ func (v *values) conceal(s string) string {
 			secret, url.QueryEscape(secret), url.PathEscape(secret), strings.Trim(string(quoted), `"`), html.EscapeString(secret),
 			base64.StdEncoding.EncodeToString([]byte(secret)), base64.RawURLEncoding.EncodeToString([]byte(secret)),
 		} {
-			pairs = append(pairs, form, "<"+name+">")
+			pairs = append(pairs, form, "<"+x.name+">")
 		}
 	}
 	s = basicPair.ReplaceAllString(strings.NewReplacer(pairs...).Replace(s), "Basic <hidden>")
@@ -53,8 +47,11 @@ func (v *values) conceal(s string) string {
 
 // pieceIn names a secret of which a piece is in a text, in any case, as it is, escaped, or as base64 or hex; empty: none is.
 func (v *values) pieceIn(s string) string {
-	for _, name := range slices.Sorted(maps.Keys(v.fixed)) {
+	for name := range v.fixed {
 		s = strings.ReplaceAll(s, "<"+name+">", " ")
+	}
+	for _, x := range v.former {
+		s = strings.ReplaceAll(s, "<"+x.name+">", " ")
 	}
 	s = everydayWord.ReplaceAllString(s, " ")
 	texts := []string{bare(s), bare(unescaped(s))}
@@ -65,8 +62,7 @@ func (v *values) pieceIn(s string) string {
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(v.fixed)) {
-		x := v.fixed[name]
+	for _, x := range v.all() {
 		secret := x.String()
 		if !x.secret || len(secret) < shortestSecret {
 			continue
@@ -75,7 +71,7 @@ func (v *values) pieceIn(s string) string {
 			secret, base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret)), hex.EncodeToString([]byte(secret)),
 		} {
 			if slices.ContainsFunc(texts, func(t string) bool { return pieces(t, bare(form)) }) {
-				return name
+				return x.name
 			}
 		}
 	}

@@ -43,6 +43,7 @@ func TestNothingGoesWhereTheRecordDoesNotSay(t *testing.T) {
 		`{get: "https://b.example.com/me", with_token: true, take: {own: own}}`,
 		`{get: "https://a.example.com/me", with_token: true, take: {own: own}}`,
 		`{get: "https://b.example.com/see", query: {o: "{{own}}"}, take: {seen: own}}`,
+		`{get: "https://b.example.com/see", query: {o: "{{same}}"}, take: {seen: own}}`,
 	}
 	refreshes := []string{
 		``,
@@ -114,7 +115,7 @@ func TestNothingGoesWhereTheRecordDoesNotSay(t *testing.T) {
 
 // trail runs a definition, if it is one.
 func (v *vendor) trail(text string) *trail {
-	d, problems := parse("", []byte("name: test\ninputs: {client_id: {}, client_secret: {secret: true}}\n"+text))
+	d, problems := parse("", []byte("name: test\ninputs: {client_id: {}, client_secret: {secret: true}}\nlet: {same: \"{{own}}\"}\n"+text))
 	if len(yamldoc.Errors(problems)) > 0 {
 		return nil
 	}

@@ -120,7 +120,7 @@ type mention struct {
 // taken is a value of an answer: its name, where in the answer it is, which answer that is, and all that the file makes of the names in these.
 func (f *flows) taken(t takenBy) string {
 	var b strings.Builder
-	told := map[string]bool{"token": true} // where that is taken is a flow of its own
+	told := map[string]bool{}
 	seen, met := map[takenBy]bool{}, map[mention]bool{}
 	var next []mention
 	of := func(names []string, q *request, taken bool) {
@@ -130,19 +130,19 @@ func (f *flows) taken(t takenBy) string {
 	}
 	one := func(t takenBy) {
 		seen[t] = true
-		b.WriteString(t.name + ", taken from " + t.where.source + " of " + t.q.asks())
+		b.WriteString(t.name + ", taken from " + t.where.source + " of " + f.d.asks(t.q))
 		var texts []text
 		looksInto(t.where, &texts)
 		for _, x := range texts {
 			of(x.names(), t.q, true)
 		}
-		for _, x := range t.q.address() {
+		for _, x := range f.d.address(t.q) {
 			of(x.names(), t.q, false)
 		}
 	}
 	for one(t); len(next) > 0; {
 		m := next[0]
-		if next = next[1:]; met[m] || m.name == "token" {
+		if next = next[1:]; met[m] || m.name == "token" && !f.chains["token"] { // of one alone, where that is taken is a flow of its own
 			continue
 		}
 		met[m] = true
@@ -188,26 +188,26 @@ func (f *flows) mentioned(m mention) (all []takenBy) {
 }
 
 // address are the texts that say which answer a request is given.
-func (q *request) address() []text {
-	return append([]text{q.target().written}, textsOf(q.asked())...)
+func (d *definition) address(q *request) []text {
+	return append([]text{q.target().written}, textsOf(d.asked(q))...)
 }
 
-// asked is the query as the definition has it. What oauth2 adds to it says to nobody which answer it is: that has one meaning.
-func (q *request) asked() []field {
-	if !q.oauth2 {
-		return q.query
-	}
-	var own []field
+// asked is the query as the definition has it, and the token's where that is shown there. What oauth2 adds to it says to nobody which answer it is:
+// that has one meaning.
+func (d *definition) asked(q *request) (own []field) {
 	for _, f := range q.query {
-		if f.at != q.at {
+		if !slices.ContainsFunc(f.values, func(t text) bool { return t.implied }) {
 			own = append(own, f)
 		}
+	}
+	if q.withToken {
+		own = append(own, d.present.query...)
 	}
 	return own
 }
 
 // asks is how a request is named: by its method and its URL with the query.
-func (q *request) asks() string {
+func (d *definition) asks(q *request) string {
 	s := q.method + " "
 	if q.issuer != nil {
 		s += "as told by "
@@ -217,7 +217,7 @@ func (q *request) asks() string {
 	if strings.Contains(s, "?") {
 		separator = "&"
 	}
-	for _, f := range q.asked() {
+	for _, f := range d.asked(q) {
 		for _, t := range f.values {
 			s += separator + f.name + "=" + writtenAs(t.parts)
 			separator = "&"

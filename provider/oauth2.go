@@ -47,7 +47,11 @@ func (r *reader) oauth2(q *request, it item, w map[string]item, what string, d *
 		grant = r.text(g.Value, what+".grant")
 	}
 	if !isNone(grant) {
-		add("grant_type", grant)
+		n := len(params)
+		if add("grant_type", grant); len(params) > n {
+			_, own := w["grant"]
+			params[n].tree.leaf.implied = !own
+		}
 	}
 	switch {
 	case place == broker.Refresh:

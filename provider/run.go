@@ -306,7 +306,7 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 			continue
 		}
 		taken[t.name], from[t.name], out.TakenBy[t.name] = v, found, t.by
-		e.v.fixed[t.name] = v
+		e.v.take(t.name, v)
 		e.taken[t.name] = true
 	}
 	for _, t := range q.take {

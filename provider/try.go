@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -151,13 +150,10 @@ func (d *definition) presentedAs(c broker.Credential, sel broker.Selection, a br
 
 // masked replaces secrets by their names, however short; what contains another is replaced first.
 func (v *values) masked(s string) string {
-	names := slices.SortedFunc(maps.Keys(v.fixed), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(v.fixed[b].String()), len(v.fixed[a].String())), cmp.Compare(a, b))
-	})
 	var pairs []string
-	for _, name := range names {
-		if x := v.fixed[name]; x.secret && x.String() != "" {
-			pairs = append(pairs, x.String(), "<"+name+">")
+	for _, x := range v.all() {
+		if x.secret && x.String() != "" {
+			pairs = append(pairs, x.String(), "<"+x.name+">")
 		}
 	}
 	return strings.NewReplacer(pairs...).Replace(s)

@@ -1,8 +1,10 @@
 package provider
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -30,6 +32,9 @@ type values struct {
 	fixed map[string]value
 	let   map[string]*compute
 	busy  map[string]bool
+	// users are the computations that name a name; nil: nobody has asked. former are values that names had before.
+	users  map[string][]string
+	former []valueOf
 	// used are the bytes of the values that were used until now.
 	used int
 }
@@ -51,6 +56,52 @@ func newValues(let map[string]*compute) *values {
 }
 
 func (v *values) set(name string, x any, secret bool) { v.fixed[name] = value{v: x, secret: secret} }
+
+// take gives a name what an answer brought. What was computed of its former value is computed anew: a name has the value of the last answer that
+// brought it, also where it goes by another name.
+func (v *values) take(name string, x value) {
+	if v.users == nil {
+		v.users = map[string][]string{}
+		for n, c := range v.let {
+			for _, m := range c.names() {
+				v.users[m] = append(v.users[m], n)
+			}
+		}
+	}
+	seen, next := map[string]bool{}, []string{name}
+	for len(next) > 0 {
+		n := next[0]
+		if next = next[1:]; seen[n] {
+			continue
+		}
+		seen[n] = true
+		if was, there := v.fixed[n]; there {
+			v.former = append(v.former, valueOf{n, was})
+			delete(v.fixed, n)
+		}
+		next = append(next, v.users[n]...)
+	}
+	v.fixed[name] = x
+}
+
+// A valueOf is one that a name has, or had.
+type valueOf struct {
+	name string
+	value
+}
+
+// all are the values that names have and had, the longest first.
+func (v *values) all() []valueOf {
+	all := slices.Clone(v.former)
+	for name, x := range v.fixed {
+		all = append(all, valueOf{name, x})
+	}
+	slices.SortFunc(all, func(a, b valueOf) int {
+		x, y := a.String(), b.String()
+		return cmp.Or(cmp.Compare(len(y), len(x)), cmp.Compare(a.name, b.name), cmp.Compare(x, y))
+	})
+	return all
+}
 
 // get returns the value of a name, for use. A name that nothing gives is absent: that every name is declared was checked when the
 // definition was loaded.
