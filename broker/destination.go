@@ -53,7 +53,7 @@ func (c Credential) complete() bool {
 // GoesBy reports whether somebody has accepted that a secret input goes somewhere by what it is called, or the credential's record does not say.
 func (c Credential) GoesBy(called string) bool {
 	return !c.complete() || slices.ContainsFunc(c.Destinations, func(d Destination) bool {
-		return d.Use == Release || d.Use == Callers && d.Place == called ||
+		return d.Use == Callers && d.Place == called ||
 			d.Use == Carried && (strings.HasSuffix(d.Place, ": "+called) || strings.HasSuffix(d.Place, ", first "+called))
 	})
 }

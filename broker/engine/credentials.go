@@ -178,8 +178,6 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	if c.Seeds == nil {
 		c.Seeds = map[string]broker.Seed{}
 	}
-	_, held := astray(def, there)
-	held = held && there.Provider == d.Provider
 	renameInputs(c, facts)
 	renameSecrets(c, facts)
 	moves := there.Provider != d.Provider || !maps.Equal(there.Inputs, c.Inputs)
@@ -198,7 +196,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 		in, ok := facts.Inputs[name]
 		_, stored := c.Secrets[name]
 		switch {
-		case !ok && stored && v.IsZero(): // this file does not have it any more
+		case stored && v.IsZero() && (!ok || !in.Secret): // this file does not have it any more
 			delete(c.Secrets, name)
 			moves = true
 		case !ok || !in.Secret:
@@ -225,16 +223,12 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 			}
 		}
 	}
-	// What is not sent to the new place is forgotten with the former one. At the same place, what only this file does not have any more may be in
-	// the next, and a file that nobody has accepted has nothing forgotten.
-	maps.DeleteFunc(c.Secrets, func(name string, _ broker.SecretInput) bool {
-		in, ok := facts.Inputs[name]
-		return (!in.Secret || in.Seed) && (elsewhere || ok && !held)
-	})
-	maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool {
-		in, ok := facts.Inputs[name]
-		return !in.Seed && (elsewhere || ok && !held)
-	})
+	if elsewhere { // what is not sent to the new place is forgotten with the former one; at the same place the next file may have it again
+		maps.DeleteFunc(c.Secrets, func(name string, _ broker.SecretInput) bool {
+			return !facts.Inputs[name].Secret || facts.Inputs[name].Seed
+		})
+		maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool { return !facts.Inputs[name].Seed })
+	}
 	if len(wrong) == 0 {
 		wrong = def.Check(c)
 	}
@@ -273,7 +267,7 @@ func renameInputs(c broker.Credential, f *broker.Facts) {
 // that name may go.
 func renameSecrets(c broker.Credential, f *broker.Facts) {
 	for name, in := range f.Inputs {
-		if in.Was != "" && c.GoesBy(in.Called) {
+		if in.Was != "" && (c.GoesBy(in.Called) || f.Builtin && followed(c)) {
 			move(c.Secrets, in.Was, name)
 			move(c.Seeds, in.Was, name)
 		}

@@ -43,8 +43,12 @@ func (b *Broker) Destinations(c broker.Credential) []broker.Destination {
 func astray(def broker.Definition, c broker.Credential) (astray, held bool) {
 	to := def.Destinations(c)
 	astray = c.Destinations == nil || len(c.Unaccepted(to)) > 0
-	released := slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
-	return astray, len(c.Against(to)) > 0 && !(def.Facts().Builtin && released)
+	return astray, len(c.Against(to)) > 0 && !(def.Facts().Builtin && followed(c))
+}
+
+// followed reports whether a credential goes where releases of the broker say, as long as its definition comes with them.
+func followed(c broker.Credential) bool {
+	return slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
 }
 
 // sayHeld says once, of each change, that a credential is held and where it would go.

@@ -91,6 +91,28 @@ func TestRotatingAgainKeepsTheSecretThatWorks(t *testing.T) {
 	})
 }
 
+// TestAFormerSecretIsForgottenWhenItWasToBe, however often another is set meanwhile.
+func TestAFormerSecretIsForgottenWhenItWasToBe(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Minute)})
+		w.create("main", map[string]string{"client_secret": "leaked"})
+		w.mustGet("main")
+		second := engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": "second"}), KeepFormer: 10 * time.Minute}
+		if _, err := w.RotateSecret(context.Background(), local, second); err != nil {
+			t.Fatal(err)
+		}
+		w.rotate("third")
+		c, err := w.Credential(context.Background(), local, "main")
+		if err != nil || c.Secrets["client_secret"].Former.Reveal() != "leaked" || !c.FormerKept(time.Now()) {
+			t.Errorf("got %v, want the one that has worked", err)
+		}
+		sleep(11 * time.Minute)
+		if c.FormerKept(time.Now()) {
+			t.Error("it is kept for longer than whoever set the second one wanted")
+		}
+	})
+}
+
 // TestWhatCountsOfTwoFailures: a former secret is tried on suspicion, and what comes of it is seldom what is wrong.
 func TestWhatCountsOfTwoFailures(t *testing.T) {
 	refused := broker.UpstreamError{Level: broker.LevelCredential, Status: 403, Code: "ip_not_allowed", InvalidClient: true}

@@ -3,6 +3,7 @@ package product
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -136,6 +137,66 @@ func TestASecretIsRenamedWhenItsNewNameIsAccepted(t *testing.T) {
 		t.Errorf("to another place: %v", err)
 	}
 	p.wantStored("at another place", map[string]string{"pass": "s3"})
+}
+
+// TestAFileThatHasASecretAsAnInputForgetsNothing: it sends less, and is not held; the former file comes back.
+func TestAFileThatHasASecretAsAnInputForgetsNothing(t *testing.T) {
+	p := newPlaces(t)
+	p.redefine("x", andExtra)
+	p.create(map[string]string{"host": hereHost, "client_id": "id"}, map[string]string{"client_secret": "s1", "extra": "e1"})
+	p.redefine("x", strings.Replace(andExtra, "extra: {secret: true, optional: true}", "extra: {optional: true}", 1))
+	if err := p.use("c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.edit(map[string]string{"client_id": "another"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.wantStored("after another edit", map[string]string{"client_secret": "s1", "extra": "e1"})
+
+	const seeded = `
+name: x
+inputs: {host: {format: host}, client_id: {}, first: {secret: true, seed: true}}
+refresh: {oauth2: "https://{{host}}/token", auth: none, params: {client_id: "{{client_id}}"}}
+`
+	p = newPlaces(t)
+	p.redefine("x", seeded)
+	p.create(map[string]string{"host": hereHost, "client_id": "id"}, map[string]string{"first": "r1"})
+	p.redefine("x", `
+name: x
+inputs: {host: {format: host}, client_id: {}, first: {optional: true}}
+obtain: {oauth2: "https://{{host}}/token", auth: none, params: {client_id: "{{client_id}}", r: "{{first}}"}}
+`)
+	_ = p.use("c")
+	_ = p.edit(map[string]string{"client_id": "another"}, nil)
+	p.redefine("x", seeded)
+	if err := p.use("c"); err != nil {
+		t.Errorf("the former file again: %v", err)
+	}
+	if c, _ := p.Credential(t.Context(), here, "c"); len(c.Seeds) != 1 {
+		t.Errorf("got the seeds %v", c.Seeds)
+	}
+}
+
+// TestAFileInTheStandOfABuiltInRenamesNothing until somebody accepts it: that a release may rename says nothing of files.
+func TestAFileInTheStandOfABuiltInRenamesNothing(t *testing.T) {
+	p := newPlaces(t)
+	_, err := p.CreateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+		*d = engine.Draft{Provider: standard, Inputs: map[string]string{"token_url": "https://" + hereHost + "/token", "client_id": "id"}, Secrets: revealed(map[string]string{"client_secret": "s1"})}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.redefine(standard, `
+name: `+standard+`
+override: true
+inputs: {token_url: {format: url}, client_id: {}, other: {secret: true, was: client_secret}}
+obtain: {oauth2: "{{token_url}}", auth: {client_secret_post: {id: "{{client_id}}", secret: "{{other}}"}}}
+`)
+	if err := p.edit(map[string]string{"client_id": "another"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.wantStored("after another edit", map[string]string{"client_secret": "s1"})
 }
 
 // TestAFileThatSendsASecretNowhereRenamesItNot: it is not held, and the former file comes back.
