@@ -168,7 +168,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 }
 
 // mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
-const mostSteps = 1000
+const mostSteps = 250
 
 // steps are those of a good expression.
 func steps(s string) int {
