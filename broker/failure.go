@@ -166,6 +166,11 @@ func (f *Failure) Summary() string {
 	switch {
 	case f.unsent():
 		b.WriteString(f.Detail + ": mend the credential's inputs, or the definition")
+	case f.Kind == CredentialMisconfigured && !f.MayBeSecret():
+		b.WriteString("the upstream refuses the request that is made for this credential")
+		if f.Detail != "" {
+			b.WriteString(": " + f.Detail)
+		}
 	case f.Detail != "":
 		b.WriteString(f.Kind.Error() + ": " + f.Detail)
 	default:
@@ -185,6 +190,25 @@ func (f *Failure) Summary() string {
 func (f *Failure) unsent() bool {
 	refused := f.Kind == CredentialMisconfigured || f.Kind == ReauthorizationRequired
 	return refused && f.UpstreamStatus == 0 && f.Detail != ""
+}
+
+// MayBeSecret reports whether another secret or input may mend what the upstream refused. A refused scope, a body of the wrong kind or an address at
+// which there is nothing is no matter of who asks (RFC 6749 section 5.2, RFC 8707 section 2, RFC 9110 section 15).
+func (f *Failure) MayBeSecret() bool {
+	switch f.UpstreamError {
+	case "invalid_scope", "invalid_target", "unsupported_grant_type":
+		return false
+	case "invalid_request":
+		return f.UpstreamStatus == 401
+	case "":
+	default:
+		return true
+	}
+	switch s := f.UpstreamStatus; {
+	case s >= 300 && s < 400, s == 404, s == 405, s == 410, s == 415:
+		return false
+	}
+	return true
 }
 
 // Is matches the failure's Kind.

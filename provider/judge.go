@@ -102,6 +102,8 @@ func (d *definition) classify(rules *errorRules, a *answer, said saidError, plac
 	case e.Detail != "":
 	case said.code == "":
 		e.Detail = statusDetail(a.Status)
+	case e.Level == broker.LevelCredential && (said.code == "invalid_scope" || said.code == "invalid_target") && !ruled:
+		e.Detail = "the definition lets nobody choose it: look at what its requests send, and at the inputs that make it"
 	case e.Code == "":
 		e.Detail = "the upstream gives an error code that is not known: `provider try` shows it, and a rule that names it lets it be told"
 	}
@@ -191,7 +193,7 @@ func statusDetail(status int) string {
 	case status >= 300 && status < 400:
 		return "the upstream answers with a redirect, and none is followed: look at the definition's URL and the inputs that make it"
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return "the upstream does not say why: look at the client's inputs and secret"
+		return "the answer has no error code: look at the client's inputs and secret"
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status == http.StatusGone:
 		return "there is no token endpoint at this address: look at the definition's URL and method, and the inputs that make them"
 	case status == http.StatusUnsupportedMediaType:

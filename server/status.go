@@ -68,6 +68,11 @@ func reasonOf(k broker.Kind) string {
 	return strings.TrimPrefix(outcomes[k].reason.String(), reasonPrefix)
 }
 
+// Outcome is the code that a failure of a kind has on the wire, and the reason in its ErrorInfo.
+func Outcome(k broker.Kind) (codes.Code, string) {
+	return outcomes[k].code, reasonOf(k)
+}
+
 const violationPrefix = "VIOLATION_REASON_"
 
 // violationReasons is the one table from a violation's code to its reason.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
 // failsFor is an upstream that fails for what some callers choose.
@@ -49,6 +50,31 @@ func TestWhatACallerChoseKeepsNobodyElseWaiting(t *testing.T) {
 		}
 		if n := len(w.up.exchanges()) - 106; n > 30 {
 			t.Errorf("got %d exchanges in an hour for what fails, want a few", n)
+		}
+	})
+}
+
+// TestWhatACallerChoseSaysNothingOfTheCredential: its state is that of what the others are given.
+func TestWhatACallerChoseSaysNothingOfTheCredential(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		good := issues(time.Hour)
+		w := newWorld(t, &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if x.Selection.Scopes.Empty() {
+				return good(ctx, x)
+			}
+			e := &broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}
+			e.Attempts = []broker.Attempt{{Start: time.Now(), Host: "a", Status: 400, Reason: e.Kind().Name()}}
+			return broker.Answer{}, e
+		}})
+		w.create("main", nil)
+		for _, want := range []engine.State{engine.Degraded, engine.Ready} { // before anything has worked, and after
+			_, err := w.get("main", scopes(t, fmt.Sprint("bad-", want)))
+			wantKind(t, err, broker.ScopeRefused)
+			rep, err := w.CredentialStatus(t.Context(), local, "main")
+			if err != nil || rep.State != want || (rep.Failure == nil) != (want == engine.Ready) {
+				t.Errorf("got %v, %v, %v, want %v", rep.State, rep.Failure, err, want)
+			}
+			w.mustGet("main")
 		}
 	})
 }

@@ -235,23 +235,38 @@ func (t target) blamed(f *broker.Failure) *broker.Failure {
 	case f.Kind == broker.RequestInvalid && len(chosen) > 0:
 		f.Violations = append(f.Violations, chosen...)
 	case f.Kind == broker.ScopeRefused && t.sel.Scopes.Empty() && t.sel.Parameters.Empty(), f.Kind == broker.TargetRefused && len(chosen) == 0, f.Kind == broker.RequestInvalid:
-		if f.Detail == "" {
-			f.Detail = t.unchosen(f.Kind)
+		if f.Kind != broker.RequestInvalid || f.Detail == "" {
+			f.Detail = also(t.unchosen(f.Kind), f.Detail)
 		}
 		f.Kind = broker.CredentialMisconfigured
 	}
 	return f
 }
 
-// unchosen says what may be wrong with a request of which no caller chose what is refused.
+// unchosen says what may be wrong with a request of which no caller chose what is refused, and who mends it.
 func (t target) unchosen(refused broker.Kind) string {
+	audience := t.chosen.Audience != "" || !t.chosen.Resources.Empty()
 	switch {
+	case refused == broker.ScopeRefused && !t.credential.DefaultScopes.Empty():
+		return "no caller named scopes, and the credential's default scopes are refused: set others with `credential update --default-scope`"
 	case refused == broker.ScopeRefused && !t.chosen.Scopes.Empty():
-		return "no caller named scopes: those are refused that the credential's default_scopes or its definition name"
+		return "no caller named scopes, and those that the definition names are refused: set others with `credential update --default-scope`"
 	case refused == broker.ScopeRefused:
-		return "it may want scopes, of which none were named: name some, or set the credential's default_scopes"
-	case refused == broker.TargetRefused && (t.chosen.Audience != "" || !t.chosen.Resources.Empty()):
-		return "no caller named an audience or resources: those are refused that the credential's default_audience or its definition name"
+		return "it may want scopes, of which none were named: name some, or set them with `credential update --default-scope`"
+	case refused == broker.TargetRefused && t.credential.DefaultAudience != "":
+		return "no caller named an audience, and the credential's default audience is refused: set another with `credential update --default-audience`"
+	case refused == broker.TargetRefused && audience:
+		return "no caller named an audience or resources, and those that the definition names are refused: set an audience with `credential update --default-audience`"
+	case refused == broker.TargetRefused:
+		return "it may want an audience, of which none was named: name one, or set it with `credential update --default-audience`"
 	}
-	return "it may also want scopes, an audience or parameters, of which none were named"
+	return "it may want scopes, an audience or parameters, of which none were named: name some, or set scopes with `credential update --default-scope`"
+}
+
+// also is a sentence with another behind it; either may be empty.
+func also(s, more string) string {
+	if s == "" || more == "" {
+		return s + more
+	}
+	return s + "; " + more
 }

@@ -141,7 +141,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	facts := def.Facts()
 	if f := s.Failure; f != nil {
 		r.State, r.Failure, r.NextAttempt = Misconfigured, share(f, c), f.RetryAt
-		r.Advice = "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once"
+		r.Advice = adviseAboutRefusal(r.Failure)
 		return
 	}
 	for _, g := range s.Grants {
@@ -161,8 +161,8 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 	if r.State == Unused && (len(s.Attempts) > 0 || !s.LastSuccess.IsZero()) { // a token that is computed here takes no attempt
 		r.State = Ready
-		if len(s.Attempts) > 0 && s.Attempts[0].Reason != "" {
-			r.lastFailed(c, s.Attempts[0])
+		if last := lastOfItsOwn(s); last.Reason != "" {
+			r.lastFailed(c, last)
 			if t, err := b.aim(lookup{name: c.Name}, c); err == nil && r.State == Degraded {
 				r.NextAttempt = b.gates.leftAlone(t.upstream)
 			}
@@ -184,6 +184,22 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 }
 
+// lastOfItsOwn is the last request that says how the credential is doing; the zero Attempt: none does. That what a caller chose was refused says so
+// only while nothing has worked: whoever asks for something else is served.
+func lastOfItsOwn(s broker.Status) broker.Attempt {
+	for _, a := range s.Attempts {
+		switch broker.KindNamed(a.Reason) {
+		case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
+			if !s.LastSuccess.IsZero() {
+				continue
+			}
+		default:
+		}
+		return a
+	}
+	return broker.Attempt{}
+}
+
 // lastFailed is the state of a credential whose last exchange failed, and left nothing behind that decides: a test leaves nothing, and what is
 // of one caller's choice or of the upstream is remembered elsewhere.
 func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
@@ -195,7 +211,7 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 			r.State, r.Advice = Degraded, "something has changed since the upstream refused it: `credential test` tries at once"
 			break
 		}
-		r.State, r.Advice = Misconfigured, "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once"
+		r.State, r.Advice = Misconfigured, adviseAboutRefusal(r.Failure)
 	case broker.ScopeRefused, broker.TargetRefused, broker.RequestInvalid:
 		r.State, r.Advice = Degraded, "ask for other scopes, audience or parameters: the upstream refused those that were asked for last"
 	case broker.UpstreamRateLimited, broker.UpstreamUnavailable:
@@ -206,6 +222,19 @@ func (r *Report) lastFailed(c broker.Credential, last broker.Attempt) {
 	if kind == broker.UpstreamUnavailable && last.Status == 0 {
 		r.Advice = "if the message names something to set or to mend, do that; else wait: the broker asks again by itself"
 	}
+}
+
+// adviseAboutRefusal says what mends a credential that the upstream refuses.
+func adviseAboutRefusal(f *broker.Failure) string {
+	switch {
+	case f.MayBeSecret():
+		return "check the inputs, set the secret again with `credential rotate-secret`; `credential test` tries at once"
+	case f.UpstreamError == "invalid_scope":
+		return "set other default scopes with `credential update --default-scope`; `credential test` tries at once"
+	case f.UpstreamError == "invalid_target":
+		return "set another audience with `credential update --default-audience`; `credential test` tries at once"
+	}
+	return "the secret is not what is refused: do what the message says; `credential test` tries at once"
 }
 
 // expires is when the refresh token ends by what the definition says.

@@ -18,8 +18,9 @@ func TestEverybodyIsToldTheSame(t *testing.T) {
 	}{
 		"unreachable":           {broker.UpstreamError{Level: broker.LevelUpstream, Detail: "nobody listens there"}, broker.UpstreamUnavailable, "nobody listens there"},
 		"nothing was chosen":    {broker.UpstreamError{Level: broker.LevelRequest, Status: 400, Code: "invalid_request"}, broker.CredentialMisconfigured, "want scopes"},
-		"no scope was chosen":   {broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}, broker.CredentialMisconfigured, "default_scopes"},
-		"no target was chosen":  {broker.UpstreamError{Level: broker.LevelTarget, Status: 400, Code: "invalid_target"}, broker.CredentialMisconfigured, "want scopes, an audience"},
+		"no scope was chosen":   {broker.UpstreamError{Level: broker.LevelScope, Status: 400, Code: "invalid_scope"}, broker.CredentialMisconfigured, "credential update --default-scope"},
+		"no target was chosen":  {broker.UpstreamError{Level: broker.LevelTarget, Status: 400, Code: "invalid_target"}, broker.CredentialMisconfigured, "credential update --default-audience"},
+		"no such body":          {broker.UpstreamError{Level: broker.LevelCredential, Status: 415, Detail: "look whether it sends form"}, broker.CredentialMisconfigured, "refuses the request that is made for this credential: look whether"},
 		"the client is unknown": {broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client"}, broker.CredentialMisconfigured, "status 401, invalid_client"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,6 +57,14 @@ func TestEverybodyIsToldTheSame(t *testing.T) {
 					says(who, wantKind(t, err, c.want))
 				}
 				status("the calls")
+				rep, err := w.CredentialStatus(context.Background(), local, "main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				secret := c.fails.Code == "invalid_client"
+				if c.want == broker.CredentialMisconfigured && (strings.Contains(rep.Failure.Summary(), "set its secret again") != secret || strings.Contains(rep.Advice, "rotate-secret") != secret) {
+					t.Errorf("got %q and %q, want the secret named: %v", rep.Failure.Summary(), rep.Advice, secret)
+				}
 			})
 		})
 	}

@@ -21,6 +21,7 @@ type providerTryCommand struct {
 	File  string   `arg:"" help:"A definition's file, or the name of a built-in."`
 	Input []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 
+	Config               string            `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for what it says of upstreams."`
 	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"As for serve."`
 	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"As for serve."`
 	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"As for serve."`
@@ -69,7 +70,7 @@ func (c *providerTryCommand) Run(p *console.Process) error {
 	defer cancel()
 	rep, _, err := catalog.Try(ctx, cred, sel, seed)
 	if err != nil {
-		return console.WrongInput(err)
+		return asFlags(err)
 	}
 	return c.print(p, rep)
 }

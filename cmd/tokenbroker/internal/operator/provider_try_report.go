@@ -1,7 +1,7 @@
 package operator
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -20,24 +20,11 @@ var sourceWords = map[broker.ExpirySource]string{
 	broker.ExpiryUnknown:    "ten minutes from now: neither the answer nor the definition says; write lifetime",
 }
 
-// errTryFailed: what was found has been printed.
-var errTryFailed = errors.New("it did not work")
-
-// failed says why it did not work; nil: it did.
-func failed(rep provider.TryReport) error {
-	switch {
-	case rep.Failure != nil:
-		return fmt.Errorf("%w: %w", errTryFailed, rep.Failure)
-	case rep.Unread != "":
-		return fmt.Errorf("%w: %s", errTryFailed, broker.UnreadAdvice(rep.Unread))
-	}
-	return nil
-}
-
 // print says what was found. That it did not work is said by the error alone.
 func (c *providerTryCommand) print(p *console.Process, rep provider.TryReport) error {
+	failure := c.failed(rep)
 	if c.JSON() {
-		return errors.Join(console.JSON(p.Stdout, tryJSON(rep)), failed(rep))
+		return cmp.Or(console.JSON(p.Stdout, tryJSON(rep, failure == nil)), failure)
 	}
 	for _, r := range rep.Requests {
 		code := "no answer"
@@ -61,8 +48,8 @@ func (c *providerTryCommand) print(p *console.Process, rep provider.TryReport) e
 			console.Printf(p.Stdout, "  the upstream says: %s\n", r.Message)
 		}
 	}
-	if err := failed(rep); err != nil {
-		return err
+	if failure != nil {
+		return failure
 	}
 	console.Printf(p.Stdout, "it works: the token ends at %s, %s\n", rep.ExpiresAt.UTC().Format(time.RFC3339), sourceWords[rep.Source])
 	console.Println(p.Stdout, "callers present it as")
@@ -82,7 +69,7 @@ func (c *providerTryCommand) print(p *console.Process, rep provider.TryReport) e
 }
 
 // tryJSON is the same for scripts.
-func tryJSON(rep provider.TryReport) any {
+func tryJSON(rep provider.TryReport, works bool) any {
 	type request struct {
 		Method    string            `json:"method"`
 		Host      string            `json:"host,omitempty"`
@@ -99,7 +86,7 @@ func tryJSON(rep provider.TryReport) any {
 		Presented    []string  `json:"presented,omitempty"`
 		Refusals     []string  `json:"refusals,omitempty"`
 		RefreshToken bool      `json:"refresh_token"`
-	}{Works: failed(rep) == nil, Requests: []request{}, Presented: rep.Presented, Refusals: rep.Refusals, RefreshToken: rep.RefreshToken}
+	}{Works: works, Requests: []request{}, Presented: rep.Presented, Refusals: rep.Refusals, RefreshToken: rep.RefreshToken}
 	for _, r := range rep.Requests {
 		out.Requests = append(out.Requests, request(r))
 	}

@@ -70,7 +70,10 @@ func kindOf(known *kong.Value, value any) string {
 	return ""
 }
 
-func chosenOf(v *kong.Value) string { return "write one of " + strings.Join(v.EnumSlice(), ", ") }
+func chosenOf(v *kong.Value) string {
+	some := slices.DeleteFunc(v.EnumSlice(), func(s string) bool { return s == "" })
+	return "write one of " + strings.Join(some, ", ")
+}
 
 // CheckEnvironment says which environment variable has a value of another kind than its setting's; kong would quote it. One that is to be chosen
 // is left to whoever chooses: a flag may win over it.
