@@ -67,7 +67,7 @@ func NewMetrics() *Metrics {
 			[]float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30}, "method", "code"),
 		streams: gauge("rpc_streams", "Watches and other streams that run.", "method"),
 		away: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "tokenbroker_store_away", Help: "1 while the store cannot be asked.",
+			Name: "tokenbroker_store_away", Help: "1 while the store cannot be asked, or takes no changes.",
 		}),
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",

@@ -153,6 +153,16 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", status)
 }
 
+// SetChanging says by health whether credentials can be changed: of a broker that serves what it has and can store nothing, this service alone is
+// NOT_SERVING.
+func (s *Server) SetChanging(changing bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if changing {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus(tokenbrokerv1.CredentialService_ServiceDesc.ServiceName, status)
+}
+
 // Stop ends the server: health says NOT_SERVING, after grace new calls are refused, calls and exchanges that are under way
 // finish, all bounded by ctx. It fails when a new refresh token was lost.
 func (s *Server) Stop(ctx context.Context, grace time.Duration) error {

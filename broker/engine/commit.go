@@ -153,7 +153,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		b.savesBehind(t, found.news) // it answered
 	}
 	if err := b.giveBack(ctx, end, end.failing(r)); err != nil {
-		b.log.Warn("failure not recorded yet", "credential", string(t.name), "kind", broker.KindOf(err).Name())
+		b.logWaiting(false, "failure not recorded yet", t.name, err)
 		b.giveBackBehind(end, end.failing(r))
 		again = false
 		if e.Level == broker.LevelGrant {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -42,12 +43,13 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 	if err == nil {
 		return done, nil
 	}
-	b.log.Warn("commit waits for the store", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
+	b.logWaiting(must, "commit waits for the store", p.l.name, err)
 	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
 		return broker.Committed{}, errUnstored
 	}
 	same := func() broker.Outcome { return o }
-	if !must || !b.cache.shared {
+	full := !b.cache.shared && broker.KindOf(err) == broker.StoreUnavailable
+	if !full && (!must || !b.cache.shared) {
 		return b.commitOn(ctx, p, same, must)
 	}
 	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
@@ -59,10 +61,14 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
 		defer p.l.commits.Add(-1)
-		if done, err := b.commitOn(ctx, p, same, true); err == nil {
+		defer p.l.unstored.Store(nil)
+		if done, err := b.commitOn(ctx, p, same, must); err == nil {
 			stored <- done
 		}
 	})
+	if full { // nobody waits for somebody to make room
+		return broker.Committed{}, b.storeFailure(p.l.name, err)
+	}
 	select {
 	case done := <-stored:
 		return done, nil
@@ -137,9 +143,7 @@ func (b *Broker) commitOnce(ctx context.Context, p *pending, o broker.Outcome) (
 		defer cancel()
 	}
 	done, err := p.lease.Commit(ctx, o)
-	if err != nil {
-		p.l.failures.Add(1)
-	}
+	b.took(p.l, err)
 	return done, err
 }
 
@@ -153,10 +157,29 @@ func (b *Broker) giveBack(ctx context.Context, p *pending, how func(context.Cont
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
 	defer cancel()
 	err := how(ctx)
-	if err != nil {
-		p.l.failures.Add(1)
-	}
+	b.took(p.l, err)
 	return err
+}
+
+// took notes whether the store has taken what is to be stored of a credential.
+func (b *Broker) took(l *line, err error) {
+	if err == nil {
+		l.unstored.Store(nil)
+		return
+	}
+	l.failures.Add(1)
+	if f := b.storeFailure(l.name, err); f.Kind == broker.StoreUnavailable {
+		l.unstored.Store(f)
+	}
+}
+
+// logWaiting says what waits for the store, and why. A disk that takes nothing, and a refresh token that is not stored, need somebody.
+func (b *Broker) logWaiting(must bool, what string, name broker.CredentialName, err error) {
+	level, f := slog.LevelWarn, b.storeFailure(name, err)
+	if must || !b.cache.shared {
+		level = slog.LevelError
+	}
+	b.log.Log(b.stopping, level, what, "credential", string(name), "kind", f.Kind.Name(), "cause", f.Detail)
 }
 
 // giveBackBehind is giveBack in the background, until the lease would have ended by itself.
@@ -169,6 +192,7 @@ func (b *Broker) giveBackBehind(p *pending, how func(context.Context) error) {
 			case <-time.After(storeRetry):
 			}
 		}
+		p.l.unstored.Store(nil)
 		p.l.wake(&p.l.ended)
 	})
 }

@@ -296,6 +296,11 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 			p.leave()
 		}
 	}()
+	if f := p.l.unstored.Load(); f != nil && !b.cache.shared {
+		told := failureOf(t, f.Kind) // as the disk itself would: the next try stores what has come, and no other exchange may
+		told.Detail, told.RetryAt = f.Detail, now.Add(backoffFirst)
+		return nil, told
+	}
 	if p.l.commits.Load() > 0 {
 		return nil, p.pause(ctx, t, lookRarely, s.ended, nil)
 	}
@@ -426,7 +431,7 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 }
 
 // storeFailure passes a store's kind on, and nothing else of it.
-func (b *Broker) storeFailure(name broker.CredentialName, err error) error {
+func (b *Broker) storeFailure(name broker.CredentialName, err error) *broker.Failure {
 	var f *broker.Failure
 	if errors.As(err, &f) && f.Credential != "" {
 		return f

@@ -34,6 +34,8 @@ type line struct {
 	// heard counts what other brokers have told, and looked is when somebody who waits last looked for that, a broker.Moment.
 	heard  atomic.Uint64
 	looked atomic.Int64
+	// unstored is why the store has not taken what an exchange brought, and is still to take; nil: it has, or there is nothing.
+	unstored atomic.Pointer[broker.Failure]
 
 	mu sync.Mutex
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of

@@ -196,7 +196,7 @@ func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name b
 func (b *Broker) failed(op broker.Operation, err error) error {
 	provider := ""
 	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
-		provider = f.Provider
+		provider = b.providerOf(f.Credential, f)
 	}
 	b.observe.Failed(op, provider, broker.KindOf(err))
 	return err

@@ -122,24 +122,13 @@ func execute(p *console.Process, args []string) int {
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
 		c.Serve.Unknown, c.Serve.InFile = unknown, wrong // it says so, with what is wrong besides
-	} else if warn(p, outputOf(args), unknown); len(wrong) > 0 {
+	} else if console.Warn(p, outputOf(args), unknown...); len(wrong) > 0 {
 		return console.Report(p, outputOf(args), settings.Together(wrong))
 	}
 	if err := k.Run(p); err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
 	return console.ExitOK
-}
-
-// warn says what does not keep a command from being run.
-func warn(p *console.Process, output string, warnings []string) {
-	for _, w := range warnings {
-		if output == "json" {
-			console.Printf(p.Stderr, "%s\n", fmt.Sprintf(`{"warning":%q}`, w))
-			continue
-		}
-		console.Printf(p.Stderr, "tokenbroker: warning: %s\n", w)
-	}
 }
 
 // meant is a command line as kong has it: without a command it is help that is wanted.

@@ -121,6 +121,17 @@ func Report(p *Process, output string, err error) int {
 	return code
 }
 
+// Warn says what does not keep a command from being run.
+func Warn(p *Process, output string, warnings ...string) {
+	for _, w := range warnings {
+		if output == "json" {
+			Printf(p.Stderr, "%s\n", fmt.Sprintf(`{"warning":%q}`, w))
+			continue
+		}
+		Printf(p.Stderr, "tokenbroker: warning: %s\n", w)
+	}
+}
+
 // Described is an error for people and for scripts.
 type Described struct {
 	Message    string      `json:"message"`

@@ -27,7 +27,9 @@ type Running struct {
 	catalog   *provider.Catalog
 	transport *transport.Transport
 	// db is the embedded store; nil: it is Redis.
-	db     *bolt.DB
+	db *bolt.DB
+	// disk is db as the broker uses it; nil: there is none.
+	disk   *disk
 	broker *engine.Broker
 	server *server.Server
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
@@ -129,6 +131,9 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		r.background.Go(func() { r.beginLater(bg, st) })
 	}
 	r.background.Go(func() { r.count(bg, recount, metrics) })
+	if r.disk != nil {
+		r.background.Go(func() { r.disk.follow(bg) })
+	}
 	return r, nil
 }
 

@@ -31,7 +31,8 @@ func (r *Running) openBackend() (db store.Backend, err error) {
 			return nil, err
 		}
 		r.cleanup = append(r.cleanup, func() { _ = r.db.Close() })
-		return r.db, nil
+		r.disk = &disk{DB: r.db, log: r.log}
+		return r.disk, nil
 	}
 	o, err := r.settings.RedisOptions()
 	if err != nil {
@@ -52,6 +53,12 @@ func (r *Running) openStore(ctx context.Context, db store.Backend, metrics *serv
 	r.firstRun = errors.Is(missing, fs.ErrNotExist)
 	if !r.settings.IsEmbedded() {
 		return r.openShared(ctx, db, metrics, key)
+	}
+	r.disk.tell = func(full bool) {
+		metrics.StoreAway(full)
+		if r.server != nil { // else it is just starting
+			r.server.SetChanging(!full)
+		}
 	}
 	keys, err := store.LoadKeyring(ctx, db, key)
 	if err != nil {

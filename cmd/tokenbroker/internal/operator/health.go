@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // HealthCommand is for people, for scripts that start a broker, and for containers without a shell.
@@ -34,9 +35,11 @@ func (c *HealthCommand) Run(p *console.Process) error {
 			return err
 		}
 	}
-	var res *healthv1.HealthCheckResponse
+	var res, changes *healthv1.HealthCheckResponse
 	err := c.with(p.Context, func(ctx context.Context, on *client) (err error) {
-		res, err = c.ask(ctx, on)
+		if res, err = c.ask(ctx, on); err == nil {
+			changes, _ = healthv1.NewHealthClient(on.conn).Check(ctx, &healthv1.HealthCheckRequest{Service: tokenbrokerv1.CredentialService_ServiceDesc.ServiceName})
+		}
 		return err
 	})
 	switch {
@@ -50,7 +53,11 @@ func (c *HealthCommand) Run(p *console.Process) error {
 		return err
 	case res.GetStatus() != healthv1.HealthCheckResponse_SERVING:
 		return status.Errorf(codes.Unavailable, "the broker at %s answers, and says that it is %s%s: it is stopping, or its log says why not", c.Address, res.GetStatus(), waited)
-	case c.Output == "json":
+	}
+	if changes.GetStatus() == healthv1.HealthCheckResponse_NOT_SERVING {
+		console.Warn(p, c.Output, "its store takes no changes: tokens that it has are served, and no others; its log says why")
+	}
+	if c.JSON() {
 		return printJSON(p.Stdout, res)
 	}
 	console.Println(p.Stdout, res.GetStatus())
