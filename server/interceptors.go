@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,6 +195,9 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 	case broker.Canceled:
 		level = slog.LevelDebug
 	default:
+		if asksForSecrets(err) {
+			level = slog.LevelDebug
+		}
 	}
 	if e.log.Enabled(ctx, level) {
 		attrs := []slog.Attr{
@@ -212,6 +216,14 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 		e.log.LogAttrs(ctx, level, "call refused", attrs...)
 	}
 	return s, pushback
+}
+
+// asksForSecrets reports whether a refusal says that secrets are missing and nothing else: the command line has not asked for them yet.
+func asksForSecrets(err error) bool {
+	f, ok := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped
+	return ok && len(f.Violations) > 0 && !slices.ContainsFunc(f.Violations, func(v broker.Violation) bool {
+		return v.Code != broker.CodeRequired || !strings.HasPrefix(v.Field, "secrets.")
+	})
 }
 
 // requestID is the caller's own x-request-id where it is one, else drawn.

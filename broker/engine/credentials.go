@@ -40,6 +40,9 @@ type Change struct {
 	RequestID string
 	// contents is a keyed hash of what is asked for under the RequestID; zero: not known, and not compared.
 	contents broker.ID
+	// by is who changes it, and how in a word, for the log; zero: the broker itself, which says it otherwise.
+	by  broker.Caller
+	how string
 }
 
 // conflictsMost bounds the times a change is tried again because somebody else changed the same credential.
@@ -47,6 +50,7 @@ const conflictsMost = 20
 
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
 func (b *Broker) CreateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+	ch.by = caller
 	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) { return b.create(ctx, ch) })
 }
 
@@ -84,11 +88,13 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	if err != nil {
 		return broker.Credential{}, b.storeFailure(ch.Name, err)
 	}
+	b.logChange(ch.by, "created", c, nil)
 	return c, nil
 }
 
 // UpdateCredential changes one. NotFound, EtagMismatch, SecretsRequired, RequestInvalid with every violation.
 func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+	ch.by, ch.how = caller, "updated"
 	edit := func(there broker.Credential, now time.Time) (broker.Credential, *broker.Grant, error) {
 		d := Draft{
 			Provider: there.Provider, Inputs: maps.Clone(there.Inputs), DefaultScopes: there.DefaultScopes,
@@ -145,6 +151,9 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 		b.wrote(ch.Name, err)
 		switch {
 		case err == nil:
+			if ch.how != "" {
+				b.logChange(ch.by, ch.how, c, differing(there, c))
+			}
 			return c, nil
 		case broker.KindOf(err) != broker.EtagMismatch || !ch.Etag.IsZero():
 			return broker.Credential{}, b.storeFailure(ch.Name, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -57,7 +56,7 @@ func (b *Broker) sayHeld(t target) {
 	why := fmt.Sprint(t.credential.Etag, to)
 	if was, _ := b.heldFor.Swap(t.name, why); was != why {
 		b.log.Warn("a credential is held: its definition sends it to a place that nobody has accepted; see `credential get`, then run `credential accept`",
-			"credential", string(t.name), "provider", t.facts.Name, slog.Any("to", to))
+			"credential", string(t.name), "provider", t.facts.Name, "to", writtenOut(to))
 	}
 }
 
@@ -75,7 +74,7 @@ func (b *Broker) follow(ctx context.Context, t target) error {
 	}
 	if len(t.credential.Against(after)) > 0 {
 		b.log.Info("a built-in definition goes to another place with this release", "credential", string(t.name), "provider", t.facts.Name,
-			slog.Any("before", before), slog.Any("now", after))
+			"before", writtenOut(before), "now", writtenOut(after))
 	}
 	b.cache.forget(t.name)
 	return errAgain
@@ -108,7 +107,7 @@ type Acceptance struct {
 // accepted, nothing changes. EtagMismatch where the definition sends it to other places by now. NotFound, ProviderInvalid.
 func (b *Broker) AcceptCredential(ctx context.Context, caller broker.Caller, a Acceptance) (broker.Credential, error) {
 	return allowed(b, caller, broker.WriteCredential, a.Name, func() (broker.Credential, error) {
-		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
+		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag, by: caller, how: "destinations accepted"}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)
 			if err != nil {
 				return c, nil, err

@@ -89,6 +89,7 @@ func TestARecordOfBeforeIsHeldAgainstWhatItSays(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					log.Reset()
 					former := there.Clone()
 					former.Destinations, former.Etag = broker.SortDestinations(append(slices.Clone(said), more...)), broker.NewID()
 					if err := w.store.SaveCredential(t.Context(), there.Etag, former, nil); err != nil {

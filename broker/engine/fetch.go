@@ -179,9 +179,9 @@ func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
 }
 
 // logFailure logs why a flight failed: for whoever looks after the broker, where the upstream is and what it said.
-func (b *Broker) logFailure(level slog.Level, what string, out outcome) {
+func (b *Broker) logFailure(level slog.Level, what string, out outcome, more ...slog.Attr) {
 	f := out.failure
-	attrs := []slog.Attr{slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("outcome", f.Kind.Name())}
+	attrs := append([]slog.Attr{slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("outcome", f.Kind.Name())}, more...)
 	if n := len(out.attempts); n > 0 {
 		attrs = append(attrs, slog.String("host", out.attempts[n-1].Host))
 	}

@@ -26,7 +26,13 @@ func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalid
 	if i.All {
 		op = broker.InvalidateAll
 	}
-	return allowed(b, caller, op, i.Credential, func() (broker.Dropped, error) { return b.invalidate(ctx, i) }, i.Selection.Scopes)
+	return allowed(b, caller, op, i.Credential, func() (broker.Dropped, error) {
+		done, err := b.invalidate(ctx, i)
+		if err == nil && done.Count > 0 {
+			b.log.Info("tokens invalidated", "credential", string(i.Credential), "caller", caller.Identity, "operation", string(op), "tokens", done.Count)
+		}
+		return done, err
+	}, i.Selection.Scopes)
 }
 
 func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped, error) {

@@ -53,9 +53,10 @@ func (b *Broker) DeleteCredential(ctx context.Context, caller broker.Caller, nam
 		err = b.store.DeleteCredential(ctx, name, etag)
 		b.wrote(name, err)
 		if err != nil {
-			err = b.storeFailure(name, err)
+			return struct{}{}, b.storeFailure(name, err)
 		}
-		return struct{}{}, err
+		b.logChange(caller, "deleted", broker.Credential{Name: name}, nil)
+		return struct{}{}, nil
 	})
 	return err
 }
@@ -73,7 +74,7 @@ type Rotation struct {
 // RotateSecret sets secrets anew. The former ones are tried where it may be the secret that the upstream refuses. Of two that were set one after
 // the other, the one that is known to have worked is kept as the former. Grants are kept. RequestInvalid where an input is no secret, or is a seed.
 func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotation) (broker.Credential, error) {
-	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID}
+	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID, by: caller, how: "secret rotated"}
 	if r.RequestID != "" {
 		ch.contents = b.contentsOf("rotate for "+r.KeepFormer.String(), Draft{Secrets: r.Secrets})
 	}
@@ -140,7 +141,7 @@ func (b *Broker) workedAt(ctx context.Context, c broker.Credential, now time.Tim
 
 // RetireSecret forgets former secrets; no names: all of them. It changes no version: tokens go on being served.
 func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name broker.CredentialName, names []string) (broker.Credential, error) {
-	return b.resecret(ctx, caller, Change{Name: name}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
+	return b.resecret(ctx, caller, Change{Name: name, by: caller, how: "former secret forgotten"}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
 		if len(names) == 0 {
 			names = c.SecretNames()
 		}

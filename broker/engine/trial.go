@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -38,7 +39,7 @@ func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name 
 		if found, ok := b.trials.last(b.clock.Now().At, key); ok {
 			return found, nil
 		}
-		f, _, err := b.join(key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
+		f, mine, err := b.join(key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
 		if err != nil {
 			return t, err
 		}
@@ -49,6 +50,9 @@ func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name 
 		}
 		if found := f.value; found.failure != nil && len(found.attempts) == 0 {
 			return t, found.failure
+		}
+		if mine && f.value.failure != nil {
+			b.logFailure(slog.LevelInfo, "the test of a credential failed", f.value, slog.String("caller", caller.Identity))
 		}
 		return f.value.trial(), nil
 	}, sel.Scopes)

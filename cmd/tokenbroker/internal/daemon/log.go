@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 )
 
@@ -45,7 +46,8 @@ const (
 )
 
 // A bounded handler lets so many lines of a kind through that nobody can fill a disk with them: those of one message and, for refused calls, one
-// reason. The next line of a kind says how many were left out. What is asked for by the level debug is let through.
+// reason. The next line of a kind says how many were left out. What is asked for by the level debug is let through, and who has changed a credential:
+// such a change costs a write to the disk first.
 type bounded struct {
 	slog.Handler
 	said *said
@@ -70,7 +72,7 @@ func newBounded(h slog.Handler) bounded { return bounded{h, &said{all: map[kindO
 
 // Handle implements slog.Handler.
 func (b bounded) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level < slog.LevelInfo {
+	if r.Level < slog.LevelInfo || r.Message == engine.ChangeMessage {
 		return b.Handler.Handle(ctx, r)
 	}
 	k := kindOfLine{level: r.Level, message: r.Message}
