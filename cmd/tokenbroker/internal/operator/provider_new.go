@@ -23,7 +23,7 @@ type providerNewCommand struct {
 	Name     string   `arg:"" optional:"" help:"What the definition is called; its file is NAME.yaml. What is not given is asked for, where there is a terminal."`
 	Docs     string   `help:"The vendor's page about authentication."`
 	How      string   `enum:",oauth2,json,form,get" default:"" help:"How a token is asked for: oauth2, json, form or get. Default: oauth2."`
-	TokenURL string   `name:"token-url" help:"Where it is asked for."`
+	TokenURL string   `name:"token-url" help:"Where it is asked for. What differs from customer to customer is a name in braces, and becomes an input: https://{{shop}}/token."`
 	SecretIn string   `name:"secret-in" enum:",body,query,header,basic" default:"" help:"Where the secret goes: body, query, header or basic (HTTP Basic). Default: body, or query with get."`
 	Scope    []string `sep:"none" help:"A scope that is asked for by default; repeat for several."`
 	Token    string   `help:"Where the token is in the answer, as data.token. Default: access_token."`
@@ -100,7 +100,7 @@ func (c *providerNewCommand) questions() []question {
 		{flag: "NAME", text: "What is it called? Its file is NAME.yaml", needed: true, to: &c.Name},
 		{flag: "--docs", text: "Which page of the vendor's is about authentication? Empty: none", to: &c.Docs},
 		{flag: "--how", text: "How is a token asked for?", fallback: "oauth2", choices: []string{"oauth2", "json", "form", "get"}, to: &c.How},
-		{flag: "--token-url", text: "Where? The whole URL", needed: true, to: &c.TokenURL},
+		{flag: "--token-url", text: "Where? The whole URL; a part that each customer has is a name in braces, as https://{{shop}}/token", needed: true, to: &c.TokenURL},
 		{flag: "--secret-in", text: "Where does the secret go?", fallback: places[0], choices: places, to: &c.SecretIn},
 		{flag: "--token", text: "Where in the answer is the token? As data.token", fallback: "access_token", to: &c.Token},
 		{flag: "--lifetime", text: "How long does it live, where the answer does not say? As 60m or until_rejected; empty: ten minutes", to: &c.Lifetime},

@@ -2,6 +2,8 @@ package operator
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -71,12 +73,21 @@ type newInput struct {
 	secret bool
 }
 
-// inputs are what a credential brings.
+// nameInURL is a name that a URL takes a part from.
+var nameInURL = regexp.MustCompile(`\{\{\s*([a-z][a-z0-9_]*)`)
+
+// inputs are what a credential brings: what the request is made of, and what the URL names, such as a customer's host.
 func (c *providerNewCommand) inputs() []newInput {
+	all := []newInput{{"client_id", false}, {"client_secret", true}}
 	if c.SecretIn == "header" {
-		return []newInput{{"api_key", true}}
+		all = []newInput{{"api_key", true}}
 	}
-	return []newInput{{"client_id", false}, {"client_secret", true}}
+	for _, m := range nameInURL.FindAllStringSubmatch(c.TokenURL, -1) {
+		if !slices.ContainsFunc(all, func(in newInput) bool { return in.name == m[1] }) {
+			all = append(all, newInput{m[1], false})
+		}
+	}
+	return all
 }
 
 // tryFlags are what try does not ask for: inputs, and what lets it ask a server of this machine.
