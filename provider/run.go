@@ -214,6 +214,9 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		if a != nil {
 			f.Status = a.Status
 		}
+		if sendErr.Never {
+			f.Level = broker.LevelCredential
+		}
 		return f
 	}
 	if failure := e.d.judge(q, a, e.x.Run); failure != nil {

@@ -41,6 +41,8 @@ func TestSpecialAddressesAreNotAsked(t *testing.T) {
 		_, err := v.obtain(d, credential(map[string]string{"url": url, "!s": "secret"}), broker.Selection{})
 		if e := upstreamError(t, err); e.Lost || !strings.Contains(e.Detail, "special address") {
 			t.Errorf("%s: got %+v, want a refusal before anything is sent", url, e)
+		} else if never := !strings.Contains(e.Detail, "allow_private"); never != (e.Level == broker.LevelCredential) || strings.Contains(url, "169.254.") != never && strings.Contains(url, "10.0.") {
+			t.Errorf("%s: got %+v, want a setting that may allow it, or that it does not pass", url, e)
 		}
 	}
 	if n := len(v.requests()); n != 0 {

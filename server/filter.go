@@ -78,7 +78,7 @@ func newComparison(field, op, value string) (comparison, error) {
 	case "state":
 		c.value = strings.TrimPrefix(strings.ToUpper(c.value), "CREDENTIAL_STATE_")
 		if _, ok := tokenbrokerv1.CredentialState_value["CREDENTIAL_STATE_"+c.value]; !ok {
-			return comparison{}, badFilter(term, "there is no such state")
+			return comparison{}, badFilter(term, "there is no such state; there are "+stateNames())
 		}
 	default:
 		if !strings.HasPrefix(c.field, "labels.") {
@@ -89,6 +89,15 @@ func newComparison(field, op, value string) (comparison, error) {
 		return comparison{}, badFilter(term, "a * stands at the end of a name, once, or alone behind a colon")
 	}
 	return c, nil
+}
+
+// stateNames are the states that a filter may name.
+func stateNames() string {
+	var out []string
+	for i := 1; i < len(tokenbrokerv1.CredentialState_name); i++ {
+		out = append(out, strings.TrimPrefix(tokenbrokerv1.CredentialState_name[int32(i)], "CREDENTIAL_STATE_")) //nolint:gosec // they are few
+	}
+	return strings.Join(out, ", ")
 }
 
 func (f filter) matches(m *tokenbrokerv1.Credential) bool {

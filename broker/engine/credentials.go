@@ -196,7 +196,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 		case !ok:
 			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Code: broker.CodeUnknown, Description: fmt.Sprintf("provider %s has no such input; it has: %s", d.Provider, inputNames(facts, false))})
 		case in.Secret:
-			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Code: broker.CodeMisplaced, Description: "is a secret: give it under secrets"})
+			wrong = append(wrong, broker.Violation{Field: "credential.inputs." + name, Code: broker.CodeMisplaced, Description: "is a secret: give it under secrets (at the command line with --secret)"})
 		}
 	}
 	var seed *broker.Grant

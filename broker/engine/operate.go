@@ -95,6 +95,10 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 			case v.IsZero():
 				wrong = append(wrong, broker.Violation{Field: "secrets." + name, Code: broker.CodeRequired, Description: "is empty"})
 			case set && was.Value.Equal(v): // a repeated rotation must not make the former one forgotten
+				if r.KeepFormer > 0 && was.FormerKept(now) {
+					was.FormerUntil = now.Add(r.KeepFormer)
+					c.Secrets[name] = was
+				}
 			default:
 				s := broker.SecretInput{Value: v, SetTime: now, Former: was.Value}
 				if was.FormerKept(now) && !was.Former.Equal(v) && !worked.After(was.SetTime) {
@@ -179,6 +183,9 @@ func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, 
 			}
 			if v := def.Check(c); len(v) > 0 {
 				return c, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: ch.Name, Violations: v}
+			}
+			if ch.RequestID == "" && len(differing(there, c)) == 0 {
+				return there, nil, nil // nothing changes: no new etag either
 			}
 			c.Etag, c.UpdateTime = broker.NewID(), now
 			c.Requests = rememberRequest(c.Requests, ch, now)

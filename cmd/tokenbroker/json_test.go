@@ -50,7 +50,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		{"token get", one}, {"token watch", one}, {"token invalidate", one + " --all"}, {"bench", one + " --callers 2 --duration 10ms"},
 		{"credential create", "mine --provider snov --input client_id=a --secret client_secret=@" + secret}, {"credential get", one}, {"credential list", ""},
 		{"credential update", "mine --label a=b"}, {"credential rotate-secret", "mine --secret client_secret=@" + secret}, {"credential retire-secret", "mine"},
-		{"credential accept", "mine --yes"}, {"credential test", one}, {"credential status", one}, {"credential delete", "mine"},
+		{"credential accept", "mine --yes"}, {"credential test", one}, {"credential status", one}, {"credential delete", "mine --yes"},
 		{"credential apply", "-f " + filepath.Join(u.dir, "credentials.yaml")}, {"backup", backup}, {"", "stop"},
 		{"restore", backup + " --data-dir " + filepath.Join(u.dir, "restored") + " --key-file " + key},
 		{"store export", export}, {"store import", export + " --data-dir " + filepath.Join(u.dir, "imported") + " --key-file " + key}, {"store export", "--resume"},

@@ -26,7 +26,7 @@ func (v View) Providers() []server.Provider {
 	for _, e := range v.catalog.List() {
 		out = append(out, server.Provider{
 			Name: e.Name, Title: e.Title, DocsURL: e.Docs, Origin: origins[e.Origin], Revision: e.Revision,
-			Problems: places(e.Problems), Definition: e.Text,
+			Problems: v.problems(e), Definition: e.Text,
 		})
 	}
 	return out
@@ -36,6 +36,18 @@ func (v View) Providers() []server.Provider {
 func (v View) Explain(name string, inputs map[string]string, sel broker.Selection) (requests, problems []string, err error) {
 	requests, ps, err := v.catalog.Explain(name, inputs, sel)
 	return requests, sentences(ps), err
+}
+
+// problems are what is wrong with a definition's file, and what is used meanwhile.
+func (v View) problems(e provider.Entry) []string {
+	out := places(e.Problems)
+	if len(out) == 0 {
+		return nil
+	}
+	if _, err := v.catalog.Definition(e.Name); err == nil {
+		return append(out, e.Name+": until that is mended, the definition is used that was there before")
+	}
+	return append(out, e.Name+": until that is mended, nothing is used of it, and its credentials get no tokens")
 }
 
 // places says of a file that is wrong where it is, and nothing that is in it: it may be any file, with anybody's secrets. The operator's log

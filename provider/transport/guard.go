@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -22,12 +23,18 @@ var never = append([]netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8"),
 }, linkLocal...)
 
+// errNever is of an address that no setting allows.
+var errNever = errors.New("an address that is never dialled")
+
 // A guard refuses special addresses. Safe for concurrent use.
 type guard struct{ ssrf *ssrf.Guardian }
 
 func newGuard(allowed []netip.Prefix) (*guard, error) {
 	var v4, v6 []netip.Prefix
 	for _, p := range allowed {
+		if p.Addr().Is4In6() {
+			return nil, wrongSetting("upstream.allow_private", "%s is a range of IPv4 addresses in the form of IPv6, and would allow none: write it as 10.1.0.0/16", p)
+		}
 		for _, l := range linkLocal {
 			if p.Overlaps(l) {
 				return nil, wrongSetting("upstream.allow_private", "%s contains link-local addresses, where cloud metadata lives; name smaller ranges", p)
@@ -56,7 +63,7 @@ func (g *guard) address(a netip.Addr) error {
 	a = a.Unmap().WithZone("")
 	for _, p := range never {
 		if p.Contains(a) {
-			return ssrf.ErrProhibitedIP
+			return errNever
 		}
 	}
 	if err := g.ssrf.SafeAddr(a); err != nil {

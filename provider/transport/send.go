@@ -44,7 +44,9 @@ type Error struct {
 	Refused bool
 	// TooLarge: an answer came, and its body is larger than MaxAnswer.
 	TooLarge bool
-	Detail   string
+	// Never: no setting lets the host be asked, and it does not pass.
+	Never  bool
+	Detail string
 }
 
 // Error implements error.
@@ -90,7 +92,9 @@ func (s *sending) wroteHeaders() {
 // fails, the request is not sent. Where both are returned, the answer has a status and its header, and no whole body.
 func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before func(host string) error) (*Answer, *Error) {
 	host := HostPort(r.URL)
-	if err := t.guardLiteral(r.URL); err != nil {
+	if err := t.guardLiteral(r.URL); errors.Is(err, errNever) {
+		return nil, &Error{Never: true, Detail: "the host is a special address that is never asked, as those of cloud metadata are"}
+	} else if err != nil {
 		return nil, &Error{Detail: "the host is a special address; upstream.allow_private may allow it"}
 	}
 	traced, cancel := context.WithCancel(ctx)
@@ -160,6 +164,8 @@ func (s *sending) failure(ctx context.Context, err error) *Error {
 		timeout interface{ Timeout() bool }
 	)
 	switch {
+	case errors.Is(err, errNever):
+		e.Detail, e.Sent, e.Never = "the host resolves to a special address that is never asked, as those of cloud metadata are", false, true
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
 		e.Detail, e.Sent = "the host resolves to a special address; upstream.allow_private may allow it", false
 	case errors.As(err, &dns) && ctx.Err() == nil:

@@ -105,6 +105,9 @@ func New(s Settings) (*Transport, error) {
 		if !isHostPort(to) {
 			return nil, wrongSetting("upstream.connect_to", "%s: what it is to be dialled at is not an address with a port from 1 to 65535", from)
 		}
+		if _, twice := elsewhere[strings.ToLower(from)]; twice {
+			return nil, wrongSetting("upstream.connect_to", "%s is there twice: capital letters make no other name", strings.ToLower(from))
+		}
 		elsewhere[strings.ToLower(from)] = to
 	}
 	s.ConnectTo, s.AllowHTTP = elsewhere, slices.Clone(s.AllowHTTP)

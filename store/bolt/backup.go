@@ -18,8 +18,8 @@ const (
 	// copyMost bounds how long a backup holds its transaction: until that ends, no page that is written anew makes room, and
 	// a file that outgrows its map waits, and all readers with it.
 	copyMost = time.Minute
-	// spare is what a backup leaves on the disk, so that the broker's own writes find room.
-	spare = 64 << 20
+	// spareMost and spareLeast bound what a backup leaves on the disk, so that the broker's own writes find room: as much as the data have grown to.
+	spareMost, spareLeast = 64 << 20, 1 << 20
 )
 
 // Backup writes the data file as of one moment to w, while the broker goes on, however slowly w takes it: what it writes
@@ -89,9 +89,9 @@ func (d *DB) copyTo(ctx context.Context, w io.Writer, allowed func(size int64) e
 // room fails where the disk that the data file is on has no room for a copy of this size.
 func (d *DB) room(size int64) error {
 	free, known := d.free(filepath.Dir(d.path))
-	if needed := uint64(size) + spare; known && free < needed { //nolint:gosec // sizes are not negative
-		return store.Unavailable(fmt.Sprintf("the disk is full: a backup needs %d MiB beside the data file, and there are %d: make room, or back up while no broker runs",
-			needed>>20, free>>20))
+	if needed := uint64(size + min(max(size, spareLeast), spareMost)); known && free < needed { //nolint:gosec // sizes are not negative
+		return store.Unavailable(fmt.Sprintf("the disk is full: a backup needs %.1f MiB beside the data file, and there are %.1f: make room, or back up while no broker runs",
+			float64(needed)/(1<<20), float64(free)/(1<<20)))
 	}
 	return nil
 }

@@ -30,8 +30,8 @@ func (d *DB) Limit(bytes int) { d.db.MaxSize = bytes }
 // Free makes a backup believe that the disk has so many bytes left.
 func (d *DB) Free(bytes uint64) { d.free = func(string) (uint64, bool) { return bytes, true } }
 
-// Spare is what a backup leaves on the disk.
-const Spare = spare
+// SpareLeast is what a backup of few data leaves on the disk.
+const SpareLeast = spareLeast
 
 // CopyWithin bounds how long a backup may hold its transaction.
 func (d *DB) CopyWithin(t time.Duration) { d.copyMost = t }

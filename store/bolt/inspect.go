@@ -44,6 +44,10 @@ func inspect(path string) error {
 	return inspectData(f, info.Size())
 }
 
+// Inspect says what is wrong with data that are to be a data file, before they are opened: ErrForeign, ErrTruncated, ErrDamaged; nil: nothing is
+// that can be seen from outside.
+func Inspect(f io.ReaderAt, size int64) error { return inspectData(f, size) }
+
 func inspectData(f io.ReaderAt, size int64) error {
 	if size == 0 {
 		return ErrTruncated // createFile leaves no empty file

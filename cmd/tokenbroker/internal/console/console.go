@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -19,8 +20,38 @@ type Process struct {
 	Stdout, Stderr io.Writer
 }
 
-// Printf writes for the operator. Whoever made the writer hears of a failure.
-func Printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+// Printf writes for the operator. Texts among the arguments may be names that others chose: nothing in them moves a terminal's cursor, but for line
+// breaks and tabs. Whoever made the writer hears of a failure.
+func Printf(w io.Writer, format string, args ...any) {
+	args = slices.Clone(args)
+	for i, a := range args {
+		switch x := a.(type) {
+		case string:
+			args[i] = tame(x)
+		case error:
+			args[i] = tame(x.Error())
+		}
+	}
+	_, _ = fmt.Fprintf(w, format, args...)
+}
+
+// tame is a text in which control characters are written as Go writes them.
+func tame(s string) string {
+	if !strings.ContainsFunc(s, wild) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if wild(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func wild(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }
 
 // Println writes a line, as Printf does.
 func Println(w io.Writer, args ...any) { _, _ = fmt.Fprintln(w, args...) }

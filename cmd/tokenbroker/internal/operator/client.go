@@ -86,10 +86,11 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		return console.BadInput("address %q: %v", at.name, err)
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be lost
-	err = f(ctx, &client{
+	cl := &client{
 		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
 		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
-	})
+	}
+	err = cl.nearest(ctx, f(ctx, cl))
 	var stranger *strangerError
 	if errors.As(context.Cause(ctx), &stranger) {
 		return console.WrongInput(stranger)

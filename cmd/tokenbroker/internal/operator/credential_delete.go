@@ -17,13 +17,13 @@ type credentialDeleteCommand struct {
 	Name         string `arg:"" names:"credential" help:"The credential."`
 	Etag         string `help:"Delete it only if it still has this etag."`
 	AllowMissing bool   `help:"Succeed even if it does not exist."`
-	Yes          bool   `help:"Do not ask, where somebody is there to be asked."`
+	Yes          bool   `help:"Do not ask. Without a terminal it is needed."`
 }
 
 // Run deletes it, and says whether it was there.
 func (c *credentialDeleteCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		if !c.Yes && canPrompt(p) {
+		if !c.Yes {
 			switch sure, err := confirmed(p, fmt.Sprintf("delete %s of the broker at %s, with its tokens and refresh tokens?", c.Name, c.Address)); {
 			case err != nil:
 				return err

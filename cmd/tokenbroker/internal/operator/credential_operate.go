@@ -29,14 +29,14 @@ func (c *credentialRotateCommand) Run(p *console.Process) error {
 		return err
 	}
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		if len(secrets) == 0 && !canPrompt(p) {
+			return console.BadInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
+		}
+		there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
+		if err != nil {
+			return err
+		}
 		if len(secrets) == 0 {
-			if !canPrompt(p) {
-				return console.BadInput("which secret? --secret NAME=@FILE or --secret-stdin NAME")
-			}
-			there, err := cl.credentials.GetCredential(ctx, &tokenbrokerv1.GetCredentialRequest{Name: c.Name})
-			if err != nil {
-				return err
-			}
 			for _, s := range there.GetCredential().GetSecrets() {
 				if secrets[s.GetName()], err = prompt(p, s.GetName()); err != nil {
 					return err
@@ -49,6 +49,13 @@ func (c *credentialRotateCommand) Run(p *console.Process) error {
 		res, err := cl.credentials.RotateSecret(ctx, &tokenbrokerv1.RotateSecretRequest{Name: c.Name, Secrets: secrets, KeepFormer: durationpb.New(c.KeepFormer)})
 		if err != nil {
 			return err
+		}
+		if after := res.GetCredential(); after.GetVersion() == there.GetCredential().GetVersion() {
+			what := "nothing has changed: that is the present secret"
+			if after.GetEtag() != there.GetCredential().GetEtag() {
+				what = "that is the present secret; how long the former one stays has changed"
+			}
+			console.Println(p.Stderr, what)
 		}
 		return showCredential(p.Stdout, c.Format, res.GetCredential())
 	})

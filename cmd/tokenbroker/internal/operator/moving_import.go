@@ -26,6 +26,9 @@ func (c *storeImportCommand) Run(p *console.Process) error {
 		return console.BadInput("read the export: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // it was only read
+	if i, err := f.Stat(); err == nil && i.IsDir() {
+		return console.BadInput("%s is a directory, and no export", c.File)
+	}
 	e, err := store.ReadExport(f, keys)
 	var bad *store.BadExport
 	switch {

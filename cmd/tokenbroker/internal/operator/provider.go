@@ -2,7 +2,11 @@ package operator
 
 import (
 	"context"
+	"io"
 	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
@@ -47,7 +51,7 @@ func (c *providerListCommand) Run(p *console.Process) error {
 		}
 		for _, x := range all {
 			for _, problem := range x.GetProblems() {
-				console.Printf(p.Stdout, "problem: %s\n", problem)
+				console.Printf(p.Stdout, "problem: %s\n", console.Visible(problem))
 			}
 		}
 		return nil
@@ -83,9 +87,14 @@ func (c *providerShowCommand) Run(p *console.Process) error {
 		if c.Output == "json" {
 			return printJSON(p.Stdout, res.GetProvider())
 		}
-		console.Printf(p.Stdout, "%s", res.GetProvider().GetDefinition())
+		if _, err := io.WriteString(p.Stdout, res.GetProvider().GetDefinition()); err != nil {
+			return err
+		}
 		for _, problem := range res.GetProvider().GetProblems() {
-			console.Printf(p.Stderr, "problem: %s\n", problem)
+			console.Printf(p.Stderr, "problem: %s\n", console.Visible(problem))
+		}
+		if res.GetProvider().GetDefinition() == "" {
+			return status.Errorf(codes.FailedPrecondition, "there is nothing to show of %s: its file is no definition", c.Name)
 		}
 		return nil
 	})

@@ -41,7 +41,7 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	from, _, err := readfile.Open(c.File)
+	from, info, err := readfile.Open(c.File)
 	if errors.Is(err, readfile.ErrNotRegular) {
 		return console.BadInput("%s is no backup: %w; nothing was changed", c.File, err)
 	}
@@ -49,6 +49,9 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 		return console.BadInput("read the backup: %w", err)
 	}
 	defer from.Close() //nolint:errcheck // it is only read
+	if err := bolt.Inspect(from, info.Size()); err != nil { // before all of it is copied
+		return c.unfit(err)
+	}
 	if _, err := os.Stat(c.DataDir); errors.Is(err, fs.ErrNotExist) {
 		defer os.Remove(c.DataDir) //nolint:errcheck // it stays if something is in it
 	}
@@ -67,23 +70,36 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	switch {
 	case p.Context.Err() != nil:
 		return console.ErrInterrupted
-	case errors.Is(err, bolt.ErrForeign):
-		return console.BadInput("%s is no backup: it is not a file of `tokenbroker backup`; nothing was changed", c.File)
-	case errors.Is(err, bolt.ErrTruncated), errors.Is(err, bolt.ErrDamaged):
-		return console.BadInput("%s is not a whole backup: it is cut off or damaged; take another; nothing was changed", c.File)
 	case err != nil:
-		return fmt.Errorf("%s is not restored: %w", c.File, err)
+		return c.unfit(err)
 	}
 	if c.JSON() {
 		return console.JSON(p.Stdout, struct {
 			File        string `json:"file"`
+			KeyFile     string `json:"key_file"`
 			Credentials int    `json:"credentials"`
-		}{path, n})
+		}{path, key, n})
 	}
 	console.Printf(p.Stdout, "restored %s to %s\n", console.Counted(n, "credential"), path)
+	if key == filepath.Join(c.DataDir, "key.json") {
+		console.Printf(p.Stderr, "its key is %s\n", key)
+	} else {
+		console.Printf(p.Stderr, "its key is %s: put it into %s, or say --key-file to `serve` too\n", key, c.DataDir)
+	}
 	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+
 		"who needs a new one as soon as it has been tried")
 	return nil
+}
+
+// unfit says why a file is not restored.
+func (c *RestoreCommand) unfit(err error) error {
+	switch {
+	case errors.Is(err, bolt.ErrForeign):
+		return console.BadInput("%s is no backup: it is not a file of `tokenbroker backup`; nothing was changed", c.File)
+	case errors.Is(err, bolt.ErrTruncated), errors.Is(err, bolt.ErrDamaged):
+		return console.BadInput("%s is not a whole backup: it is cut off or damaged; take another; nothing was changed", c.File)
+	}
+	return fmt.Errorf("%s is not restored: %w", c.File, err)
 }
 
 // untilStopped reads until whoever asked for it has stopped the command.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
 // whereabouts say which broker of this machine is meant: the one that has its data there. The flags are those of serve.
@@ -90,13 +91,21 @@ func named(address string) place {
 	return p
 }
 
-// guarded refuses to send a secret to whoever happens to listen at an address.
+// guarded refuses to send a secret, and to delete, where whoever happens to listen at an address would get it.
 func (p place) guarded(req any) error {
 	m, ok := req.(proto.Message)
-	if p.sure || !ok || !carriesSecret(m.ProtoReflect()) {
+	what := ""
+	switch _, deletes := req.(*tokenbrokerv1.DeleteCredentialRequest); {
+	case p.sure || !ok:
+		return nil
+	case deletes:
+		what = "deletes"
+	case carriesSecret(m.ProtoReflect()):
+		what = "carries a secret"
+	default:
 		return nil
 	}
-	return console.BadInput("this call carries a secret, and no broker answers at its socket%s. Whoever listens at %s may be somebody else: start the "+
+	return console.BadInput("this call "+what+", and no broker answers at its socket%s. Whoever listens at %s may be somebody else: start the "+
 		"broker, say where its data are (--data-dir, --config), or say --address %s if that is the one", ofSocket(p.socket), p.address, p.address)
 }
 

@@ -17,6 +17,10 @@ const (
 	outageGraceMost   = 7 * 24 * time.Hour
 	connectionAgeMost = 30 * 24 * time.Hour
 
+	// timeoutLeast and connectionAgeLeast are what they may be at least: in less nothing is done, and no client gets through.
+	timeoutLeast       = 100 * time.Millisecond
+	connectionAgeLeast = time.Second
+
 	concurrencyMost  = 10_000
 	streamsMost      = 100_000
 	waitReplicasMost = 100
@@ -27,6 +31,7 @@ const (
 // boundVars are what help says of them.
 func boundVars(v kong.Vars) kong.Vars {
 	return v.CloneWith(kong.Vars{
+		"timeout_least": written(timeoutLeast), "connection_age_least": written(connectionAgeLeast),
 		"shutdown_most": written(shutdownMost), "exchange_most": written(exchangeMost), "cache_bound_most": written(cacheBoundMost),
 		"outage_grace_most": written(outageGraceMost), "connection_age_most": written(connectionAgeMost), "concurrency_most": strconv.Itoa(concurrencyMost),
 		"streams_most": strconv.Itoa(streamsMost), "wait_replicas_most": strconv.Itoa(waitReplicasMost), "message_bytes_most": strconv.Itoa(messageBytesMost),
@@ -37,24 +42,22 @@ func boundVars(v kong.Vars) kong.Vars {
 // boundProblems hands every duration and number to bad that is none for its setting, but for those of Redis alone.
 func (s *Settings) boundProblems(bad func(setting, format string, args ...any)) {
 	for _, d := range []struct {
-		setting     string
-		value, most time.Duration
-		none        bool // it may be 0
+		setting            string
+		value, least, most time.Duration
 	}{
-		{"shutdown_timeout", s.ShutdownTimeout, shutdownMost, false},
-		{"shutdown_grace", s.ShutdownGrace, shutdownMost, true},
-		{"exchange_timeout", s.ExchangeTimeout, exchangeMost, false},
-		{"limits.connection_age", s.LimitsConnectionAge, connectionAgeMost, false},
-		{"cache_bound", s.CacheBound, cacheBoundMost, true},
-		{"outage_grace", s.OutageGrace, outageGraceMost, true},
+		{"shutdown_timeout", s.ShutdownTimeout, timeoutLeast, shutdownMost},
+		{"shutdown_grace", s.ShutdownGrace, 0, shutdownMost},
+		{"exchange_timeout", s.ExchangeTimeout, timeoutLeast, exchangeMost},
+		{"limits.connection_age", s.LimitsConnectionAge, connectionAgeLeast, connectionAgeMost},
+		{"cache_bound", s.CacheBound, 0, cacheBoundMost},
+		{"outage_grace", s.OutageGrace, 0, outageGraceMost},
 	} {
-		switch {
-		case d.value < 0, d.value > d.most, d.value == 0 && !d.none:
-			least := "more than 0"
-			if d.none {
-				least = "0 or more"
+		if d.value < d.least || d.value > d.most {
+			least := "0"
+			if d.least > 0 {
+				least = written(d.least)
 			}
-			bad(d.setting, "must be %s, and at most %s: write how long, as 30s or 5m", least, written(d.most))
+			bad(d.setting, "must be %s or more, and at most %s: write how long, as 30s or 5m", least, written(d.most))
 		}
 	}
 	for _, n := range []struct {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,7 +20,7 @@ var forms = []struct {
 	form string
 }{
 	{time.Duration(0), "a duration, as 30s, 5m or 1h30m"}, {netip.Prefix{}, "a range of addresses, as 10.1.0.0/16"}, {map[string]string{}, "NAME=VALUE"},
-	{false, "true or false"}, {0, "a whole number"}, {uint32(0), "a whole number, not negative"},
+	{false, "true or false"}, {0, "a whole number, as 500"}, {uint32(0), "a whole number, as 500, not negative"},
 }
 
 // A quiet mapper says what is to be written, and not what was.
@@ -29,8 +30,16 @@ type quiet struct {
 	flag bool
 }
 
+// wholeNumber is how one is written, in a file and elsewhere: kong alone would take 010 for 8, and YAML for 10.
+var wholeNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+
 // Decode implements kong.Mapper.
 func (q quiet) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
+	if target.CanInt() && target.Type().PkgPath() == "" || target.CanUint() {
+		if !wholeNumber.MatchString(fmt.Sprint(ctx.Scan.Peek().Value)) {
+			return errors.New("write " + q.form)
+		}
+	}
 	if q.Mapper.Decode(ctx, target) != nil {
 		return errors.New("write " + q.form)
 	}
@@ -78,20 +87,24 @@ func chosenOf(v *kong.Value) string {
 // CheckEnvironment says which environment variable has a value of another kind than its setting's; kong would quote it. One that is to be chosen
 // is left to whoever chooses: a flag may win over it.
 func CheckEnvironment(model *kong.Application) error {
-	return kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
+	var wrong []error
+	seen := map[string]bool{}
+	err := kong.Visit(model, func(node kong.Visitable, next kong.Next) error {
 		if f, ok := node.(*kong.Flag); ok {
 			for _, name := range f.Tag.Envs {
 				value := os.Getenv(name)
 				if value == "" {
 					continue
 				}
-				if why := kindOf(f.Value, value); why != "" && f.Enum == "" {
-					return fmt.Errorf("the environment variable %s: %s", name, why)
+				if why := kindOf(f.Value, value); why != "" && f.Enum == "" && !seen[name] {
+					seen[name] = true
+					wrong = append(wrong, fmt.Errorf("the environment variable %s: %s", name, why))
 				}
 			}
 		}
 		return next(nil)
 	})
+	return errors.Join(append(wrong, err)...)
 }
 
 // WrongChoice is the error of a command line on which a flag, wherever its value comes from, is none of those that it can be; nil: there is none.
