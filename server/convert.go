@@ -13,7 +13,7 @@ import (
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
-// selected is what GetToken, Invalidate, WatchToken and TestCredential share.
+// selected is what GetToken, Invalidate, WatchToken and TestCredential share, and ExplainProvider.
 type selected interface {
 	GetScopes() []string
 	GetAudience() string

@@ -105,11 +105,11 @@ func (s *providers) ExplainProvider(ctx context.Context, r *tokenbrokerv1.Explai
 	if err := s.allow(ctx); err != nil {
 		return nil, err
 	}
-	scopes, err := broker.ParseSet("scopes", r.GetScopes())
+	sel, err := selection(r)
 	if err != nil {
 		return nil, err
 	}
-	requests, problems, err := s.from.Explain(r.GetName(), r.GetInputs(), broker.Selection{Scopes: scopes, Audience: r.GetAudience()})
+	requests, problems, err := s.from.Explain(r.GetName(), r.GetInputs(), sel)
 	if broker.KindOf(err) == broker.NotFound {
 		err = noProvider(r.GetName())
 	}

@@ -18,9 +18,11 @@ type completionCommand struct {
 
 // Help implements kong.HelpProvider.
 func (*completionCommand) Help() string {
-	return `bash: source <(tokenbroker completion bash)
-zsh: source <(tokenbroker completion zsh), after compinit
-fish: tokenbroker completion fish | source`
+	return `Where the shell reads its settings:
+
+  source <(tokenbroker completion bash)   # bash
+  source <(tokenbroker completion zsh)    # zsh, after compinit
+  tokenbroker completion fish | source    # fish`
 }
 
 // Run prints a script that knows all commands and flags. Names it asks the broker for, through the command names.
@@ -81,13 +83,21 @@ func paths(all []completed) string {
 	return strings.Join(out, "|")
 }
 
-// kindCases are the patterns by which a shell finds out of what the names are that may stand there: the command and the word before.
+// kindCases are the patterns by which a shell finds out of what the names are that may stand there: the command and the word before. Where a flag
+// wants a value that is no name, the kind is value.
 func kindCases(all []completed) string {
 	var out strings.Builder
 	for _, c := range all {
 		for _, f := range c.flags {
-			if kind := f.Tag.Get("names"); kind != "" {
-				fmt.Fprintf(&out, "    %q) kind=%s ;;\n", c.path+" --"+f.Name, kind)
+			is := fmt.Sprintf("%q", c.path+" --"+f.Name)
+			if f.Short != 0 {
+				is += fmt.Sprintf("|%q", c.path+" -"+string(f.Short))
+			}
+			switch kind := f.Tag.Get("names"); {
+			case kind != "":
+				fmt.Fprintf(&out, "    %s) kind=%s ;;\n", is, kind)
+			case !f.IsBool(): // a value is wanted, which nobody knows but for a choice
+				fmt.Fprintf(&out, "    %s) kind=value words=%q ;;\n", is, strings.TrimSpace(strings.ReplaceAll(f.Enum, ",", " ")))
 			}
 		}
 		if c.names != "" {
@@ -99,8 +109,15 @@ func kindCases(all []completed) string {
 
 func bashScript(w io.Writer, all []completed) {
 	console.Printf(w, `_tokenbroker() {
-  local at="" word words="" kind=""
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+  local at="" word words="" kind="" value i where=()
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    word="${COMP_WORDS[i]}"
+    case "$word" in
+      --config|--data-dir|--address)
+        value="${COMP_WORDS[i+1]}"
+        [[ "$value" == "=" ]] && value="${COMP_WORDS[i+2]}"
+        where+=("$word=${value/#\~/$HOME}") ;;
+    esac
     case "$at $word" in
       %s) at="${at:+$at }$word" ;;
     esac
@@ -114,8 +131,8 @@ func bashScript(w io.Writer, all []completed) {
   case "$at ${COMP_WORDS[COMP_CWORD-1]}" in
 %s  esac
   word="${COMP_WORDS[COMP_CWORD]}"
-  if [[ -n "$kind" && "$word" != -* ]]; then
-    words="$words $("${COMP_WORDS[0]}" names "$kind" 2>/dev/null </dev/null)"
+  if [[ -n "$kind" && "$kind" != value && "$word" != -* ]]; then
+    words="$words $("${COMP_WORDS[0]}" names "$kind" "${where[@]}" 2>/dev/null </dev/null)"
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
@@ -126,27 +143,36 @@ complete -o default -F _tokenbroker tokenbroker
 func zshScript(w io.Writer, all []completed) {
 	console.Printf(w, `#compdef tokenbroker
 _tokenbroker() {
-  local at="" word kind=""
-  for word in ${words[2,CURRENT-1]}; do
+  local at="" word kind="" choices="" i where=()
+  for ((i = 2; i < CURRENT; i++)); do
+    word="${words[i]}"
+    case "$word" in
+      --config=*|--data-dir=*|--address=*) where+=("${(Q)word}") ;;
+      --config|--data-dir|--address) where+=("$word=${${(Q)words[i+1]}/#\~/$HOME}") ;;
+    esac
     case "$at $word" in
       %s) at="${at:+$at }$word" ;;
     esac
   done
+  case "$at ${words[CURRENT-1]}" in
+%s  esac
+  if [[ "$kind" == value ]]; then
+    [[ -n "$choices" ]] && compadd -- ${=choices} || _files
+    return
+  fi
   case "$at" in
-`, paths(all))
+`, paths(all), strings.ReplaceAll(kindCases(all), " words=", " choices="))
 	for _, c := range all {
 		console.Printf(w, "    %q) compadd -- %s ;;\n", c.path, c.words())
 	}
 	console.Printf(w, `  esac
-  case "$at ${words[CURRENT-1]}" in
-%s  esac
   if [[ -n "$kind" && "${words[CURRENT]}" != -* ]]; then
-    compadd -- ${(f)"$("${(Q)words[1]}" names "$kind" 2>/dev/null </dev/null)"}
+    compadd -- ${(f)"$("${(Q)words[1]}" names "$kind" "${where[@]}" 2>/dev/null </dev/null)"}
   fi
   _files
 }
 compdef _tokenbroker tokenbroker
-`, kindCases(all))
+`)
 }
 
 func fishScript(w io.Writer, all []completed) {
@@ -160,8 +186,20 @@ func fishScript(w io.Writer, all []completed) {
   end
   test "$at" = "$argv[1]"
 end
+function __tokenbroker_where
+  set -l all (commandline -opc)
+  for i in (seq 2 (count $all))
+    switch $all[$i]
+      case '--config=*' '--data-dir=*' '--address=*'
+        printf '%%s\n' $all[$i]
+      case --config --data-dir --address
+        set -l next (math $i + 1)
+        test $next -le (count $all); and printf '%%s=%%s\n' $all[$i] $all[$next]
+    end
+  end
+end
 `, strings.ReplaceAll(paths(all), "|", " "))
-	const ask = " -f -a '(tokenbroker names %s 2>/dev/null </dev/null)'"
+	const ask = " -f -a '(tokenbroker names %s (__tokenbroker_where) 2>/dev/null </dev/null)'"
 	for _, c := range all {
 		for _, n := range c.commands {
 			console.Printf(w, "complete -c tokenbroker -n '__tokenbroker_at \"%s\"' -f -a %s -d %s\n", c.path, n.Name, fishText(n.Help))
@@ -179,6 +217,8 @@ end
 			}
 			if kind := f.Tag.Get("names"); kind != "" {
 				value += fmt.Sprintf(ask, kind)
+			} else if f.Enum != "" {
+				value += " -f -a " + fishText(strings.TrimSpace(strings.ReplaceAll(f.Enum, ",", " ")))
 			}
 			console.Printf(w, "complete -c tokenbroker -n '__tokenbroker_at \"%s\"' -l %s%s%s -d %s\n", c.path, f.Name, short, value, fishText(f.Help))
 		}

@@ -386,6 +386,8 @@ type ExplainProviderRequest struct {
 	Inputs        map[string]string      `protobuf:"bytes,2,rep,name=inputs,proto3" json:"inputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Scopes        []string               `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	Audience      string                 `protobuf:"bytes,4,opt,name=audience,proto3" json:"audience,omitempty"`
+	Parameters    map[string]string      `protobuf:"bytes,5,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Resources     []string               `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,6 +448,20 @@ func (x *ExplainProviderRequest) GetAudience() string {
 		return x.Audience
 	}
 	return ""
+}
+
+func (x *ExplainProviderRequest) GetParameters() map[string]string {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *ExplainProviderRequest) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
 }
 
 // For people, and not to be parsed.
@@ -527,13 +543,20 @@ const file_tokenbroker_v1_provider_service_proto_rawDesc = "" +
 	"\x12GetProviderRequest\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\"K\n" +
 	"\x13GetProviderResponse\x124\n" +
-	"\bprovider\x18\x01 \x01(\v2\x18.tokenbroker.v1.ProviderR\bprovider\"\xa7\x02\n" +
+	"\bprovider\x18\x01 \x01(\v2\x18.tokenbroker.v1.ProviderR\bprovider\"\x88\x04\n" +
 	"\x16ExplainProviderRequest\x12\x1b\n" +
 	"\x04name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04name\x12d\n" +
 	"\x06inputs\x18\x02 \x03(\v22.tokenbroker.v1.ExplainProviderRequest.InputsEntryB\x18\xbaH\x15\x9a\x01\x12\x10\x80\x01\"\x05r\x03\x18\x80\x01*\x06r\x04(\x80\x80\x04R\x06inputs\x12)\n" +
 	"\x06scopes\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10d\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12$\n" +
-	"\baudience\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x1a9\n" +
+	"\baudience\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\baudience\x12q\n" +
+	"\n" +
+	"parameters\x18\x05 \x03(\v26.tokenbroker.v1.ExplainProviderRequest.ParametersEntryB\x19\xbaH\x13\x9a\x01\x10\x10 \"\x05r\x03\x18\x80\x01*\x05r\x03\x18\x80@\x80\x01\x01R\n" +
+	"parameters\x12-\n" +
+	"\tresources\x18\x06 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\x88\x01\x01R\tresources\x1a9\n" +
 	"\vInputsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Q\n" +
 	"\x17ExplainProviderResponse\x12\x1a\n" +
@@ -563,7 +586,7 @@ func file_tokenbroker_v1_provider_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tokenbroker_v1_provider_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tokenbroker_v1_provider_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tokenbroker_v1_provider_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tokenbroker_v1_provider_service_proto_goTypes = []any{
 	(Origin)(0),                     // 0: tokenbroker.v1.Origin
 	(*Provider)(nil),                // 1: tokenbroker.v1.Provider
@@ -574,23 +597,25 @@ var file_tokenbroker_v1_provider_service_proto_goTypes = []any{
 	(*ExplainProviderRequest)(nil),  // 6: tokenbroker.v1.ExplainProviderRequest
 	(*ExplainProviderResponse)(nil), // 7: tokenbroker.v1.ExplainProviderResponse
 	nil,                             // 8: tokenbroker.v1.ExplainProviderRequest.InputsEntry
+	nil,                             // 9: tokenbroker.v1.ExplainProviderRequest.ParametersEntry
 }
 var file_tokenbroker_v1_provider_service_proto_depIdxs = []int32{
 	0, // 0: tokenbroker.v1.Provider.origin:type_name -> tokenbroker.v1.Origin
 	1, // 1: tokenbroker.v1.ListProvidersResponse.providers:type_name -> tokenbroker.v1.Provider
 	1, // 2: tokenbroker.v1.GetProviderResponse.provider:type_name -> tokenbroker.v1.Provider
 	8, // 3: tokenbroker.v1.ExplainProviderRequest.inputs:type_name -> tokenbroker.v1.ExplainProviderRequest.InputsEntry
-	2, // 4: tokenbroker.v1.ProviderService.ListProviders:input_type -> tokenbroker.v1.ListProvidersRequest
-	4, // 5: tokenbroker.v1.ProviderService.GetProvider:input_type -> tokenbroker.v1.GetProviderRequest
-	6, // 6: tokenbroker.v1.ProviderService.ExplainProvider:input_type -> tokenbroker.v1.ExplainProviderRequest
-	3, // 7: tokenbroker.v1.ProviderService.ListProviders:output_type -> tokenbroker.v1.ListProvidersResponse
-	5, // 8: tokenbroker.v1.ProviderService.GetProvider:output_type -> tokenbroker.v1.GetProviderResponse
-	7, // 9: tokenbroker.v1.ProviderService.ExplainProvider:output_type -> tokenbroker.v1.ExplainProviderResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	9, // 4: tokenbroker.v1.ExplainProviderRequest.parameters:type_name -> tokenbroker.v1.ExplainProviderRequest.ParametersEntry
+	2, // 5: tokenbroker.v1.ProviderService.ListProviders:input_type -> tokenbroker.v1.ListProvidersRequest
+	4, // 6: tokenbroker.v1.ProviderService.GetProvider:input_type -> tokenbroker.v1.GetProviderRequest
+	6, // 7: tokenbroker.v1.ProviderService.ExplainProvider:input_type -> tokenbroker.v1.ExplainProviderRequest
+	3, // 8: tokenbroker.v1.ProviderService.ListProviders:output_type -> tokenbroker.v1.ListProvidersResponse
+	5, // 9: tokenbroker.v1.ProviderService.GetProvider:output_type -> tokenbroker.v1.GetProviderResponse
+	7, // 10: tokenbroker.v1.ProviderService.ExplainProvider:output_type -> tokenbroker.v1.ExplainProviderResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_tokenbroker_v1_provider_service_proto_init() }
@@ -604,7 +629,7 @@ func file_tokenbroker_v1_provider_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tokenbroker_v1_provider_service_proto_rawDesc), len(file_tokenbroker_v1_provider_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

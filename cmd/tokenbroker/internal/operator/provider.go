@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
@@ -102,10 +101,9 @@ func (c *providerShowCommand) Run(p *console.Process) error {
 
 type providerExplainCommand struct {
 	remote
-	Name     string   `arg:"" names:"provider" help:"A definition's file, which needs no broker, or the name of a definition."`
-	Input    []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
-	Scope    []string `sep:"none" help:"A scope; repeat for several."`
-	Audience string   `help:"The audience."`
+	selectionFlags
+	Name  string   `arg:"" names:"provider" help:"A definition's file, which needs no broker, or the name of a definition."`
+	Input []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 }
 
 // Run prints the requests.
@@ -118,7 +116,9 @@ func (c *providerExplainCommand) Run(p *console.Process) error {
 		return c.local(p, inputs)
 	}
 	err = c.with(p.Context, func(ctx context.Context, cl *client) error {
-		res, err := cl.providers.ExplainProvider(ctx, &tokenbrokerv1.ExplainProviderRequest{Name: c.Name, Inputs: inputs, Scopes: c.Scope, Audience: c.Audience})
+		res, err := cl.providers.ExplainProvider(ctx, &tokenbrokerv1.ExplainProviderRequest{
+			Name: c.Name, Inputs: inputs, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource,
+		})
 		if err != nil {
 			return err
 		}
@@ -145,11 +145,11 @@ func (c *providerExplainCommand) local(p *console.Process, inputs map[string]str
 	if err != nil {
 		return err
 	}
-	scopes, err := broker.ParseSet("scope", c.Scope)
+	sel, err := c.selection()
 	if err != nil {
-		return console.WrongInput(err)
+		return err
 	}
-	requests, problems, err := catalog.Explain(name, inputs, broker.Selection{Scopes: scopes, Audience: c.Audience})
+	requests, problems, err := catalog.Explain(name, inputs, sel)
 	if err != nil {
 		return console.WrongInput(err)
 	}

@@ -57,15 +57,10 @@ func (c *providerTryCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	scopes, err := broker.ParseSet("scope", c.Scope)
+	sel, err := c.selection()
 	if err != nil {
-		return console.WrongInput(err)
+		return err
 	}
-	resources, err := broker.ParseSet("resource", c.Resource)
-	if err != nil {
-		return console.WrongInput(err)
-	}
-	sel := broker.Selection{Scopes: scopes, Audience: c.Audience, Parameters: broker.NewPairs(c.Parameter), Resources: resources}
 	ctx, cancel := context.WithTimeout(p.Context, tryMost)
 	defer cancel()
 	rep, _, err := catalog.Try(ctx, cred, sel, seed)

@@ -48,7 +48,7 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	if err != nil {
 		return console.BadInput("read the backup: %w", err)
 	}
-	defer from.Close() //nolint:errcheck // it is only read
+	defer from.Close()                                      //nolint:errcheck // it is only read
 	if err := bolt.Inspect(from, info.Size()); err != nil { // before all of it is copied
 		return c.unfit(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
@@ -26,6 +27,19 @@ type selectionFlags struct {
 	Audience  string   `help:"The audience."`
 	Parameter pairs    `sep:"none" placeholder:"NAME=VALUE" help:"A parameter that the definition declares; repeat for several."`
 	Resource  []string `sep:"none" help:"A resource (RFC 8707); repeat for several."`
+}
+
+// selection is what the flags say, where no broker is asked.
+func (f *selectionFlags) selection() (broker.Selection, error) {
+	scopes, err := broker.ParseSet("scope", f.Scope)
+	if err != nil {
+		return broker.Selection{}, console.WrongInput(err)
+	}
+	resources, err := broker.ParseSet("resource", f.Resource)
+	if err != nil {
+		return broker.Selection{}, console.WrongInput(err)
+	}
+	return broker.Selection{Scopes: scopes, Audience: f.Audience, Parameters: broker.NewPairs(f.Parameter), Resources: resources}, nil
 }
 
 type tokenGetCommand struct {

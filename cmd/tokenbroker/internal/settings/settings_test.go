@@ -64,7 +64,9 @@ func TestSettingsCheck(t *testing.T) {
 		{"connect from no port", func(s *Settings) { s.UpstreamConnectTo = map[string]string{"a:999999": "127.0.0.1:1"} }, "setting upstream.connect_to: a name is not"},
 		{"connect to no port", func(s *Settings) { s.UpstreamConnectTo = map[string]string{"a:1": "127.0.0.1:0"} }, "setting upstream.connect_to: a:1: what it is to be dialled at is not"},
 		{"connect to no host", func(s *Settings) { s.UpstreamConnectTo = map[string]string{"a:1": ":1"} }, "setting upstream.connect_to: a:1: what it is to be dialled at is not"},
-		{"ipv4 as ipv6", func(s *Settings) { s.UpstreamAllowPrivate = []netip.Prefix{netip.MustParsePrefix("::ffff:169.254.0.0/112")} }, "setting upstream.allow_private: ::ffff:169.254.0.0/112 is a range of IPv4 addresses in the form of IPv6"},
+		{"ipv4 as ipv6", func(s *Settings) {
+			s.UpstreamAllowPrivate = []netip.Prefix{netip.MustParsePrefix("::ffff:169.254.0.0/112")}
+		}, "setting upstream.allow_private: ::ffff:169.254.0.0/112 is a range of IPv4 addresses in the form of IPv6"},
 		{"a name twice", func(s *Settings) {
 			s.UpstreamConnectTo = map[string]string{"a.example.com:443": "127.0.0.1:1", "A.example.com:443": "127.0.0.1:2"}
 		}, "setting upstream.connect_to: a.example.com:443 is there twice"},
