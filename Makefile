@@ -26,7 +26,8 @@ SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis
 all: build generate lint test ## build, generate, lint and test
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{ n = split($$2, w, " "); line = sprintf("  make %-10s", $$1); \
+		for (i = 1; i <= n; i++) { if (length(line) + length(w[i]) > 78) { print line; line = sprintf("%17s", "") } line = line " " w[i] } print line }'
 
 build: ## the tokenbroker command, into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/tokenbroker ./cmd/tokenbroker
@@ -80,7 +81,7 @@ lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
 		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
 	elif [ -n "$$CI" ]; then exit 1; fi
 
-lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image ## golangci-lint, buf lint, hadolint, gen is what buf writes
+lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image ## golangci-lint, buf lint, hadolint, gen is what buf writes; the first time it builds its tools: some eight minutes on two cores
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \

@@ -211,7 +211,7 @@ func (l *leakSearch) credentials(argument, literal string) {
 	l.fails("", "credential", "apply", "-f", "literal.yaml")
 	l.fails("", "credential", "apply", "-f", "broken.yaml")
 	l.fails("", "credential", "apply", "-f", "literal", "-o", "json")
-	l.ok("", "credential", "delete", "two")
+	l.ok("", "credential", "delete", "two", "--yes")
 }
 
 // others are the commands that have nothing to do with credentials, or should not have.

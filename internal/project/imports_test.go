@@ -44,6 +44,7 @@ var may = map[string][]string{
 	"internal/yamldoc":               {"internal/suggest"},
 	"internal/catalogview":           {"broker", "gen/tokenbroker/v1", "provider", "server"},
 	"internal/heapfloor":             {},
+	"examples/call":                  {"gen/tokenbroker/v1"},
 	"internal/project":               {},
 	"cmd/tokenbroker": {
 		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/operator",

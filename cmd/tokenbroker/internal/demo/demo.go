@@ -169,8 +169,8 @@ func (d *demo) invite() {
 		"grpcurl -plaintext -d '{\"credential\": \"officernd\"}' " + addr + " tokenbroker.v1.TokenBrokerService/GetToken",
 		"grpcurl -plaintext -d '{\"credential\": \"officernd\", \"all\": true}' " + addr + " tokenbroker.v1.TokenBrokerService/Invalidate",
 		"grpcurl -plaintext -d '{\"name\": \"ochno-operated\"}' " + addr + " tokenbroker.v1.CredentialService/GetCredentialStatus",
-		"go run ./cmd/tokenbroker credential list --address " + addr,
-		"go run ./cmd/tokenbroker token watch officernd --address " + addr,
+		called() + " credential list --address " + addr,
+		called() + " token watch officernd --address " + addr,
 		"curl http://" + d.broker.Metrics + "/metrics",
 	} {
 		d.say("  %s", l)

@@ -100,6 +100,22 @@ func called() string {
 // demoHeader is how the files begin that may be written again.
 const demoHeader = "# Of `tokenbroker demo upstream`, which writes it anew at each start.\n"
 
+// overwritable fails where one of the files is there and not this command's. They are, where the settings are: those of this version say so at their
+// beginning, and those of versions before begin with what nobody else writes.
+func overwritable(dir string, names []string) error {
+	former := fmt.Sprintf("data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
+	settings, err := readfile.Read(filepath.Join(dir, "settings.yaml"), 1<<20)
+	if err == nil && (strings.HasPrefix(string(settings), demoHeader) || strings.HasPrefix(string(settings), former)) {
+		return nil
+	}
+	for _, name := range names {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return console.BadInput("%s is there, and `demo upstream` has not written it: delete it, or name another directory with --dir", filepath.Join(dir, name))
+		}
+	}
+	return nil
+}
+
 // writeDemoFiles writes what a broker and an operator need to use the simulator.
 func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 	files := map[string]string{"ca.pem": string(sim.CA())}
@@ -126,11 +142,8 @@ func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
 		}
 	}
 	files["credentials.yaml"] = b.String()
-	for _, name := range []string{"settings.yaml", "credentials.yaml"} {
-		there, err := readfile.Read(filepath.Join(dir, name), 1<<20)
-		if err == nil && !strings.HasPrefix(string(there), demoHeader) || err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return console.BadInput("%s is there, and `demo upstream` has not written it: delete it, or name another directory with --dir", filepath.Join(dir, name))
-		}
+	if err := overwritable(dir, slices.Sorted(maps.Keys(files))); err != nil {
+		return err
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {

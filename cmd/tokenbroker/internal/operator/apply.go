@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -39,6 +41,11 @@ func (c *credentialApplyCommand) Run(p *console.Process) error {
 	}
 	if len(r.wrong) > 0 {
 		return console.WrongInput(yamldoc.Together(r.wrong))
+	}
+	for _, d := range r.all {
+		for _, name := range slices.Sorted(maps.Keys(d.secrets)) {
+			warnAboutBlanks(p, name+" of "+d.name, d.secrets[name])
+		}
 	}
 	if len(r.all) == 0 {
 		return console.BadInput("%s: there is no credential in it", strings.Join(c.File, ", "))

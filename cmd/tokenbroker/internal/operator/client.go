@@ -25,8 +25,8 @@ import (
 
 // remote is what every command has that talks to a broker.
 type remote struct {
-	Address string        `env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket, which may be that of another user who owns its directory. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
-	Timeout time.Duration `default:"${timeout}" help:"How long to wait for an answer; 0: for ever."`
+	Address string        `group:"Which broker:" env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket, which may be that of another user who owns its directory. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
+	Timeout time.Duration `group:"Which broker:" default:"${timeout}" help:"${timeout_help}; 0: for ever."`
 	console.Format
 	whereabouts
 }

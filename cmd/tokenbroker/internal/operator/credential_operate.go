@@ -142,6 +142,7 @@ func (c *credentialTestCommand) Run(p *console.Process) error {
 			return err
 		}
 		if c.Output == "json" {
+			res.Exchanges = nil //nolint:staticcheck // attempts by its former name
 			if err := printJSON(p.Stdout, res); err != nil {
 				return err
 			}

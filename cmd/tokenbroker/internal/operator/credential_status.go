@@ -25,6 +25,7 @@ func (c *credentialStatusCommand) Run(p *console.Process) error {
 			return err
 		}
 		if c.JSON() {
+			res.Exchanges = nil //nolint:staticcheck // attempts by its former name
 			return printJSON(p.Stdout, res)
 		}
 		return printStatus(p.Stdout, c.Format, res)

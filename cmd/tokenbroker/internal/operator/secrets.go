@@ -41,6 +41,7 @@ func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
 		if err != nil {
 			return nil, console.BadInput("secret %s: %w", name, err)
 		}
+		warnAboutBlanks(p, name, v)
 		out[name] = v
 	}
 	if f.SecretStdn != "" {
@@ -48,9 +49,17 @@ func (f *secretFlags) read(p *console.Process) (map[string]string, error) {
 		if err != nil {
 			return nil, console.BadInput("secret %s: %w", f.SecretStdn, err)
 		}
+		warnAboutBlanks(p, f.SecretStdn, v)
 		out[f.SecretStdn] = v
 	}
 	return out, nil
+}
+
+// warnAboutBlanks says that a secret has blanks or line breaks at an end, which are sent with it: an editor may have put them there.
+func warnAboutBlanks(p *console.Process, name, v string) {
+	if strings.TrimSpace(v) != v {
+		console.Printf(p.Stderr, "tokenbroker: warning: secret %s begins or ends with blanks or empty lines, which are part of it: is that meant?\n", name)
+	}
 }
 
 // canPrompt reports whether somebody is there to be asked.

@@ -18,7 +18,7 @@ import (
 type TokenCommands struct {
 	Get        tokenGetCommand        `cmd:"" help:"Print a token that is valid now."`
 	Invalidate tokenInvalidateCommand `cmd:"" help:"Drop a token that an API has refused, or all of them."`
-	Watch      tokenWatchCommand      `cmd:"" help:"Print the current token's id and then what happens to it, until interrupted; never the token itself, in JSON neither."`
+	Watch      tokenWatchCommand      `cmd:"" set:"timeout_help=How long to wait for the broker; what happens then is waited for until the command is interrupted" help:"Print the current token's id and then what happens to it, until interrupted; never the token itself, in JSON neither."`
 }
 
 // selectionFlags say which of a credential's tokens is meant.

@@ -17,8 +17,9 @@ const (
 	outageGraceMost   = 7 * 24 * time.Hour
 	connectionAgeMost = 30 * 24 * time.Hour
 
-	// timeoutLeast and connectionAgeLeast are what they may be at least: in less nothing is done, and no client gets through.
-	timeoutLeast       = 100 * time.Millisecond
+	// What they may be at least: in less nothing is done, and no client gets through.
+	shutdownLeast      = time.Millisecond
+	exchangeLeast      = 100 * time.Millisecond
 	connectionAgeLeast = time.Second
 
 	concurrencyMost  = 10_000
@@ -31,7 +32,7 @@ const (
 // boundVars are what help says of them.
 func boundVars(v kong.Vars) kong.Vars {
 	return v.CloneWith(kong.Vars{
-		"timeout_least": written(timeoutLeast), "connection_age_least": written(connectionAgeLeast),
+		"shutdown_least": written(shutdownLeast), "exchange_least": written(exchangeLeast), "connection_age_least": written(connectionAgeLeast),
 		"shutdown_most": written(shutdownMost), "exchange_most": written(exchangeMost), "cache_bound_most": written(cacheBoundMost),
 		"outage_grace_most": written(outageGraceMost), "connection_age_most": written(connectionAgeMost), "concurrency_most": strconv.Itoa(concurrencyMost),
 		"streams_most": strconv.Itoa(streamsMost), "wait_replicas_most": strconv.Itoa(waitReplicasMost), "message_bytes_most": strconv.Itoa(messageBytesMost),
@@ -45,9 +46,9 @@ func (s *Settings) boundProblems(bad func(setting, format string, args ...any)) 
 		setting            string
 		value, least, most time.Duration
 	}{
-		{"shutdown_timeout", s.ShutdownTimeout, timeoutLeast, shutdownMost},
+		{"shutdown_timeout", s.ShutdownTimeout, shutdownLeast, shutdownMost},
 		{"shutdown_grace", s.ShutdownGrace, 0, shutdownMost},
-		{"exchange_timeout", s.ExchangeTimeout, timeoutLeast, exchangeMost},
+		{"exchange_timeout", s.ExchangeTimeout, exchangeLeast, exchangeMost},
 		{"limits.connection_age", s.LimitsConnectionAge, connectionAgeLeast, connectionAgeMost},
 		{"cache_bound", s.CacheBound, 0, cacheBoundMost},
 		{"outage_grace", s.OutageGrace, 0, outageGraceMost},

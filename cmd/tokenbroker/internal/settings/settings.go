@@ -44,9 +44,9 @@ type Settings struct {
 	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
 	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat       string        `name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
-	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed, from ${timeout_least} to ${shutdown_most}."`
+	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed, from ${shutdown_least} to ${shutdown_most}."`
 	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING, at most ${shutdown_most}."`
-	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream, from ${timeout_least} to ${exchange_most}."`
+	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream, from ${exchange_least} to ${exchange_most}."`
 
 	StoreSettings
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background. At most ${cache_bound_most}."`
@@ -103,7 +103,7 @@ func vars(dataDir string) kong.Vars {
 		"exchange_timeout": written(engine.DefaultExchangeTimeout), "cache_bound": written(engine.DefaultCacheBound),
 		"upstream_concurrency": strconv.Itoa(engine.DefaultUpstreamConcurrency), "concurrent_streams": strconv.Itoa(server.DefaultConcurrentStreams),
 		"message_bytes": strconv.Itoa(server.DefaultMessageBytes), "connection_age": written(server.DefaultConnectionAge),
-		"caller_rate": strconv.Itoa(engine.DefaultCallerRate), "timeout": written(server.DefaultDeadline),
+		"caller_rate": strconv.Itoa(engine.DefaultCallerRate), "timeout": written(server.DefaultDeadline), "timeout_help": "How long to wait for an answer",
 	})
 }
 

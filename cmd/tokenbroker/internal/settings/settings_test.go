@@ -48,7 +48,7 @@ func TestSettingsCheck(t *testing.T) {
 		{"metrics everywhere", func(s *Settings) { s.MetricsListen = "0.0.0.0:1" }, "setting metrics_listen: "},
 		{"metrics nonsense", func(s *Settings) { s.MetricsListen = "x" }, "setting metrics_listen: it is not host:port"},
 		{"no metrics", func(s *Settings) { s.MetricsListen = "" }, ""},
-		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be 100ms or more, and at most 1h: write"},
+		{"no shutdown", func(s *Settings) { s.ShutdownTimeout = 0 }, "setting shutdown_timeout: must be 1ms or more, and at most 1h: write"},
 		{"no exchange", func(s *Settings) { s.ExchangeTimeout = -1 }, "setting exchange_timeout: must be 100ms or more"},
 		{"no age", func(s *Settings) { s.LimitsConnectionAge = 0 }, "setting limits.connection_age: must be 1s or more"},
 		{"negative grace", func(s *Settings) { s.ShutdownGrace = -1 }, "setting shutdown_grace: "},
@@ -72,7 +72,7 @@ func TestSettingsCheck(t *testing.T) {
 		}, "setting upstream.connect_to: a.example.com:443 is there twice"},
 		{"a short life", func(s *Settings) { s.LimitsConnectionAge = 1 }, "setting limits.connection_age: must be 1s or more, and at most 720h"},
 		{"a short exchange", func(s *Settings) { s.ExchangeTimeout = 1 }, "setting exchange_timeout: must be 100ms or more, and at most 10m"},
-		{"a short stop", func(s *Settings) { s.ShutdownTimeout = 1 }, "setting shutdown_timeout: must be 100ms or more, and at most 1h"},
+		{"a short stop", func(s *Settings) { s.ShutdownTimeout = 1 }, "setting shutdown_timeout: must be 1ms or more, and at most 1h"},
 		{"metadata", func(s *Settings) { s.UpstreamAllowPrivate = []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16")} }, "setting upstream.allow_private: 169.254.0.0/16 "},
 		{"HTTP", func(s *Settings) { s.UpstreamAllowHTTP = []string{"localhost", "vendor.example:8080"} }, ""},
 		{"HTTP by address", func(s *Settings) { s.UpstreamAllowHTTP = []string{"127.0.0.1", "[::1]:80", "::1", "[::1]"} }, ""},
@@ -110,7 +110,7 @@ func TestSettingsCheck(t *testing.T) {
 	s := goodSettings(t)
 	s.UpstreamConcurrency, s.ShutdownTimeout = 0, 0
 	s.At = map[string]Position{"upstream-concurrency": {"f.yaml", yamldoc.Position{Line: 3, Column: 7}}}
-	want := "setting shutdown_timeout: must be 100ms or more, and at most 1h: write how long, as 30s or 5m\nf.yaml:3:7: setting upstream.concurrency: must be from 1 to 10000"
+	want := "setting shutdown_timeout: must be 1ms or more, and at most 1h: write how long, as 30s or 5m\nf.yaml:3:7: setting upstream.concurrency: must be from 1 to 10000"
 	if err := s.Check(); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
