@@ -95,7 +95,7 @@ func newComparison(field, op, value string) (comparison, error) {
 func stateNames() string {
 	var out []string
 	for i := 1; i < len(tokenbrokerv1.CredentialState_name); i++ {
-		out = append(out, strings.TrimPrefix(tokenbrokerv1.CredentialState_name[int32(i)], "CREDENTIAL_STATE_")) //nolint:gosec // they are few
+		out = append(out, strings.TrimPrefix(tokenbrokerv1.CredentialState_name[int32(i)], "CREDENTIAL_STATE_"))
 	}
 	return strings.Join(out, ", ")
 }

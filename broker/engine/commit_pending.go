@@ -36,7 +36,8 @@ type pending struct {
 
 // commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
 // whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where
-// local says so, a token that hangs on none is waited for only a moment: errUnstored.
+// local says so, a token that hangs on none is waited for only a moment: errUnstored. Where the store is this broker's own and takes nothing, as on a
+// full disk, whoever asks is told at once, and the commit goes on behind: while the lease lasts, or until a refresh token is stored.
 func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
 	must := !o.RefreshToken.IsZero() || p.spends || o.DropGrant
 	done, err := b.commitOnce(ctx, p, o)
