@@ -1,6 +1,13 @@
 package broker
 
-import "time"
+import (
+	"encoding/json"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Issued is a token as it is stored: what the upstream brought and what was decided when it came. Presentation is rendered
 // when it is read, so that a definition's new way to present takes effect at once. Immutable once stored.
@@ -68,4 +75,30 @@ type Token struct {
 	Scopes      []string
 	Source      ExpirySource
 	Presentation
+}
+
+// Shows reports whether callers would get a secret with the token: as it is, or as a part of a JSON text or of a URL. One of less than eight bytes may
+// be part of anything, and counts where it stands alone. What an upstream has in a token that is one word is its own affair.
+func (t *Token) Shows(secret Secret) bool {
+	s, token := secret.Reveal(), t.AccessToken.Reveal()
+	if s == "" {
+		return false
+	}
+	written, _ := json.Marshal(s)
+	spelled := []string{s, strings.Trim(string(written), `"`), url.QueryEscape(s), url.PathEscape(s)}
+	has := func(v string) bool {
+		return v == s || len(s) >= 8 && slices.ContainsFunc(spelled, func(x string) bool { return strings.Contains(v, x) })
+	}
+	theirs := has(token) && !strings.ContainsAny(token, " \t\r\n{}<>\",;")
+	shown := []string{t.TokenType, t.BaseURL, strings.Join(t.Scopes, " ")}
+	for _, f := range slices.Concat(t.Headers, t.Cookies, t.Query) {
+		shown = append(shown, f.Value.Reveal())
+	}
+	shown = append(slices.AppendSeq(shown, maps.Values(t.Attributes)), t.Scopes...)
+	return slices.ContainsFunc(shown, func(v string) bool {
+		if theirs {
+			v = strings.ReplaceAll(v, token, "")
+		}
+		return has(v)
+	})
 }

@@ -2,10 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
-	"net/url"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -161,37 +157,6 @@ type Presentation struct {
 	Headers, Cookies, Query []Field
 	BaseURL                 string
 	Attributes              map[string]string
-}
-
-// Shows reports whether callers would get a secret by it beside the token: as it is, or as a part of a JSON text or of a URL. One of less than eight
-// bytes may be part of anything, and counts where it stands alone. What an upstream has in a token that is one word is its own affair.
-func (p Presentation) Shows(secret, token Secret) bool {
-	s, t := secret.Reveal(), token.Reveal()
-	if s == "" {
-		return false
-	}
-	if strings.ContainsAny(t, " \t\r\n{}<>\",;") {
-		t = ""
-	}
-	written, _ := json.Marshal(s)
-	spelled := []string{s, strings.Trim(string(written), `"`), url.QueryEscape(s), url.PathEscape(s)}
-	in := func(v string) bool {
-		if t != "" {
-			v = strings.ReplaceAll(v, t, "")
-		}
-		return v == s || len(s) >= 8 && slices.ContainsFunc(spelled, func(x string) bool { return strings.Contains(v, x) })
-	}
-	for _, f := range slices.Concat(p.Headers, p.Cookies, p.Query) {
-		if in(f.Value.Reveal()) {
-			return true
-		}
-	}
-	for _, a := range p.Attributes {
-		if in(a) {
-			return true
-		}
-	}
-	return in(p.BaseURL)
 }
 
 // An Attempt is one request to an upstream, for the credential's status: no body, no path, no query, no value.

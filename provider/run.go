@@ -50,7 +50,12 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	if x.Run == broker.Refresh {
 		qs = d.refresh
 		for _, name := range d.held() {
-			if s, ok := e.held(name); ok {
+			s, ok := e.held(name)
+			if _, kept := x.Held[name]; kept && !ok && d.sentBy(d.refresh)[name] {
+				// Without it the request would ask for something else, and spend the refresh token.
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelGrant, Detail: "the request was not sent: what is kept as " + name + " was taken otherwise by a former definition"}
+			}
+			if ok {
 				v.set(name, s.Reveal(), true)
 			}
 		}

@@ -201,7 +201,7 @@ func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, granted b
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
 	}
 	for _, r := range []broker.Secret{a.RefreshToken, granted} {
-		if shown.token.Presentation.Shows(r, a.Values["token"]) {
+		if shown.token.Shows(r) {
 			return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "callers would get the refresh token, by the token or beside it: have the definition take each where it is alone"}
 		}
 	}

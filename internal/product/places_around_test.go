@@ -349,6 +349,43 @@ refresh: {oauth2: "https://here.example.com/token"}
 	}
 }
 
+// TestARefreshIsNotSentWithoutWhatItNames: an edit takes a kept value otherwise. Without it the refresh would ask for something else, and spend the
+// refresh token; all is obtained anew.
+func TestARefreshIsNotSentWithoutWhatItNames(t *testing.T) {
+	const before = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain: {oauth2: "https://here.example.com/token", take: {held: held}}
+refresh: {oauth2: "https://here.example.com/token", params: {held: "{{held}}"}}
+`
+	for name, after := range map[string]string{
+		"another URL":          strings.ReplaceAll(before, `/token"`, `/token?v=1"`),
+		"an alternative place": strings.Replace(before, "held: held}", "held: [held, data.held]}", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine("x", before)
+			p.giveOne("x", map[string]string{"client_id": "id"})
+			p.redefine("x", after)
+			p.mu.Lock()
+			p.wire[hereHost].Reset()
+			p.mu.Unlock()
+			if _, err := p.Invalidate(t.Context(), here, engine.Invalidation{Credential: "c", All: true}); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.ask("c"); err != nil {
+				t.Fatal(err)
+			}
+			if sent := p.wire[hereHost].String(); strings.Contains(sent, "grant_type=refresh_token") || !strings.Contains(sent, "grant_type=client_credentials") {
+				t.Errorf("got %s", sent)
+			}
+			if err := p.use("c"); err != nil {
+				t.Errorf("and on: %v", err)
+			}
+		})
+	}
+}
+
 // TestAnotherSecretIsNoSeed: an edited file makes the client secret what a place was accepted for as refresh token, and all secrets are given again.
 func TestAnotherSecretIsNoSeed(t *testing.T) {
 	const before = `
