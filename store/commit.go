@@ -11,8 +11,8 @@ import (
 // gone by now.
 func (l *lease) Commit(ctx context.Context, o broker.Outcome) (broker.Committed, error) {
 	stored, shown, _, err := l.commit(ctx, o, false)
-	if err == nil && (stored.Grant || l.spends && !o.RefreshToken.IsZero()) {
-		l.keepCommit(o, shown) // a failover may bring back what it spent, also where that was replaced, or deleted, by somebody else
+	if err == nil && (stored.Grant || l.spends && !o.RefreshToken.IsZero() && !l.followed) {
+		l.keepCommit(o, shown, stored.Grant) // a failover may bring back what it spent, also where that was replaced, or deleted, by somebody else
 	}
 	return stored, err
 }
@@ -95,6 +95,7 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	var old grantRecord
 	there, err := b.open(key, &old)
 	if err != nil || old.Generation.id() != l.generation {
+		l.followed = there && old.Predecessor.id() == l.generation
 		return false, err
 	}
 	if c := b.credential; c.Place != l.place && !c.Place.IsZero() && (c.Version != l.version || !l.place.IsZero()) {

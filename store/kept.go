@@ -60,11 +60,13 @@ type keptChange struct {
 	commit  *lease
 	outcome broker.Outcome
 	match   broker.Match
+	// unstored: the store did not take it, so that one which it took counts more.
+	unstored bool
 }
 
 // keepCommit keeps a commit of a grant, or what could have been one: where the grant that it replaces is back, it is. shown is the revision of the
 // grant's row; zero: not known.
-func (l *lease) keepCommit(o broker.Outcome, shown Revision) {
+func (l *lease) keepCommit(o broker.Outcome, shown Revision, stored bool) {
 	if l.s.shared == nil {
 		return
 	}
@@ -76,7 +78,7 @@ func (l *lease) keepCommit(o broker.Outcome, shown Revision) {
 	taken.left, o.Attempts = nil, nil
 	l.s.keep(keptChange{
 		name: l.key.Credential, replaced: replacement{kindGrant, l.generation}, before: replacement{kindGrant, before.Predecessor.id()},
-		commit: &taken, outcome: o, place: Place{l.s.credentialGroup(l.key.Credential), grantKey(l.key)}, revision: shown,
+		commit: &taken, outcome: o, unstored: !stored, place: Place{l.s.credentialGroup(l.key.Credential), grantKey(l.key)}, revision: shown,
 	})
 }
 
@@ -90,6 +92,9 @@ func (s *Store) keep(c keptChange) {
 	defer s.kept.mu.Unlock()
 	if s.kept.items == nil {
 		s.kept.items = map[replacement]*keptChange{}
+	}
+	if c.unstored && s.kept.items[c.replaced] != nil {
+		return
 	}
 	s.kept.items[c.replaced] = &c
 	if !c.before.id.IsZero() && s.kept.items[c.before] == nil {
@@ -184,7 +189,7 @@ func (s *Store) again(ctx context.Context, c *keptChange, replaced replacement) 
 	if err != nil || !made {
 		return false, err
 	}
-	l.keepCommit(c.outcome, shown)
+	l.keepCommit(c.outcome, shown, true)
 	return true, nil
 }
 

@@ -472,3 +472,27 @@ func TestACommitThatIsHeldUpMakesNothingLiveLonger(t *testing.T) {
 		}
 	})
 }
+
+// TestALateCommitTakesNoNewerOnesPlace: two exchanges of one process present one refresh token, because its upstream takes it again for a while. The second is stored; the first one's
+// answer comes late. After a failover the late one, which is older, takes the place of the newer.
+func TestALateCommitTakesNoNewerOnesPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, _ := seal.New()
+		views := storetest.NewReplicas(2)
+		faults := storetest.NewFaults(views[0])
+		s, other := newShared(t, keys, faults.Whole(), 0), newShared(t, keys, views[1], 0)
+		s.create()
+		restore := views[0].Snapshot()
+		late := s.acquire()
+		<-time.After(61 * time.Second) // its lease is over
+		s.commit(s.acquire(), 2, time.Now())
+		s.commit(late, 1, time.Now())
+		s.want("refresh-2", "access-2")
+		faults.Away()
+		restore()
+		faults.Set(storetest.Hooks{})
+		<-time.After(3 * time.Second)
+		synctest.Wait()
+		other.want("refresh-2", "access-2")
+	})
+}

@@ -25,6 +25,8 @@ type lease struct {
 	spends                                  bool
 	// left is what Acquire left of the credential; nil: it is to be read.
 	left *snapshot
+	// followed: when its commit was decided, the grant was the one that somebody else's exchange had brought for the same refresh token.
+	followed bool
 }
 
 // Acquire implements broker.Lessor. Where the key would be one too many, the token goes that was obtained the longest ago; it fails with

@@ -172,6 +172,9 @@ func (n *snapshot) recall(r *rememberedRecord) *broker.Remembered {
 		return nil
 	}
 	remembered := r.remembered()
+	if n.s.ahead(remembered.At, n.asked) {
+		return nil
+	}
 	if r.RetryEnds != 0 {
 		remembered.RetryAt = n.s.over(remembered.RetryAt, n.local(r.RetryEnds.time()))
 	}

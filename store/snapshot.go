@@ -147,6 +147,9 @@ func (n *snapshot) token(key Key) (r tokenRecord, _ *broker.Issued, err error) {
 		return r, nil, err
 	}
 	t := r.token()
+	if n.s.ahead(t.SentAt, n.asked) {
+		return r, nil, nil
+	}
 	n.anchor(&t, n.rows[key].Left)
 	if !r.of(n.credential) || !n.asked.Wall.Before(t.ExpireAt) {
 		return r, nil, nil
@@ -174,6 +177,12 @@ func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 		return
 	}
 	t.Shift(late)
+}
+
+// ahead reports whether something was written by a clock that was ahead, when this process or a former one ran by it: then its times say nothing. Where
+// others share the store it may be theirs.
+func (s *Store) ahead(written time.Time, asked broker.Instant) bool {
+	return s.shared == nil && written.Sub(asked.Wall.Add(asked.Back)) > clockBehind
 }
 
 // over is when something is over of which the record says one time and the backend, by whose clock it was stored too, another. Where nobody else

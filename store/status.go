@@ -70,6 +70,9 @@ func (s *Store) backoff(upstream string, read Reading, asked broker.Instant) (b 
 		return broker.Backoff{}, true
 	}
 	b = broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}
+	if s.ahead(b.Last.At, asked) {
+		return broker.Backoff{}, false
+	}
 	if row.Left > 0 {
 		b.Until = s.over(b.Until, asked.Wall.Add(row.Left-memory))
 		b.Last.RetryAt = b.Until

@@ -161,7 +161,11 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 		}
 	}
 	p.l.wake(&p.l.ended)
-	if again {
+	switch {
+	case again && e.Refused && p.late: // the store is so slow that no time is left: not at once again, and not without end
+		return p.pause(ctx, t, lookAgain, nil, nil)
+	case again:
+		p.late = e.Refused
 		return errAgain
 	}
 	return out

@@ -90,7 +90,7 @@ func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome,
 			}
 			return o
 		}, false)
-		for err == nil && done.Token && e.dropped.Load() {
+		for e.dropped.Load() && (err != nil || done.Token) { // one that was given up may have arrived
 			if _, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID}); broker.KindOf(failed) != broker.StoreUnavailable {
 				return
 			}

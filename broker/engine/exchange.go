@@ -176,7 +176,11 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 		k := failure.Kind()
 		kind = &k
 	}
-	b.observe.Exchanged(t.facts.Name, x.Run, kind, b.clock.Now().At.Sub(started))
+	now := b.clock.Now()
+	if took := now.At.Sub(started); a.Expiry.SentAt.After(now.Wall) {
+		a.Expiry.SentAt = now.Wall.Add(-took) // the wall clock was set back since, and a lifetime counts from there
+	}
+	b.observe.Exchanged(t.facts.Name, x.Run, kind, now.At.Sub(started))
 	return a, failure
 }
 

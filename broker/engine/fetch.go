@@ -216,6 +216,8 @@ type pursuit struct {
 	turn bool
 	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
 	place *waiter
+	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
+	late bool
 	// until is when it waits no longer, whatever it waits for.
 	until broker.Moment
 }

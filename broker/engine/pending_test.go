@@ -142,3 +142,50 @@ func TestAnInvalidationThatMeetsTheCommit(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatIsInvalidatedAndArrivesIsDroppedAfterTheLease: an invalidation was acknowledged before the commit of the token arrived; the commit's answer is lost, and the store takes no writes until the lease
+// is over.
+func TestWhatIsInvalidatedAndArrivesIsDroppedAfterTheLease(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)}, grace(time.Hour))
+		w, other := all[0], all[1]
+		w.create("main", nil)
+		w.mustGet("main", scopes(t, "another"))
+		commits, invalidated := 0, make(chan struct{})
+		w.backend.Set(storetest.Hooks{
+			BeforeApply: func(_ context.Context, b store.Batch) error {
+				if b.Finish && b.Tell == 'n' {
+					commits++
+					switch {
+					case commits == 1 || commits > 2:
+						return store.Unavailable("for a test")
+					case commits == 2:
+						<-invalidated
+					}
+				}
+				return nil
+			},
+			AfterApply: func(_ context.Context, b store.Batch) error {
+				if b.Finish && b.Tell == 'n' && commits == 2 {
+					return store.Unavailable("the answer was lost")
+				}
+				return nil
+			},
+		})
+		id := w.mustGet("main").Token.ID
+		sleep(600 * time.Millisecond)
+		done, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: id})
+		if err != nil || done.Count != 1 {
+			t.Fatalf("got %+v, %v", done, err)
+		}
+		close(invalidated)
+		sleep(30 * time.Second)
+		w.backend.Set(storetest.Hooks{})
+		sleep(30 * time.Second)
+		for i, x := range []*replica{w, other} {
+			if got := x.mustGet("main").Token.ID; got == id {
+				t.Errorf("broker %d serves it", i)
+			}
+		}
+	})
+}

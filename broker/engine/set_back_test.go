@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,6 +166,79 @@ func TestWhatIsRememberedIsNoLongerForAClockThatIsSetBack(t *testing.T) {
 				fine = true
 				sleep(wait + time.Second)
 				w.mustGet("main")
+			})
+		})
+	}
+}
+
+// TestALifetimeCountsFromWhenTheClockWasRight: the clock is set back while the upstream answers.
+func TestALifetimeCountsFromWhenTheClockWasRight(t *testing.T) {
+	for name, shared := range map[string]bool{"embedded": false, "shared": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s, n := &sleeper{}, 0
+				up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+					n++
+					a := token(fmt.Sprint("token-", n), time.Hour)
+					a.Expiry.SentAt = s.now()
+					sleep(time.Second)
+					if n == 1 {
+						s.slept.Add(int64(-time.Hour)) // before the answer is here
+					}
+					return a, nil
+				}}
+				var w *world
+				if shared {
+					w = newReplicas(t, 1, up, func(x *engine.Settings) { x.Clock = s.clock() })[0].world
+				} else {
+					w = newEmbedded(t, s, up)
+				}
+				w.create("main", nil)
+				first := w.mustGet("main").Token
+				sleep(61 * time.Minute)
+				if again := w.mustGet("main").Token; again.ID == first.ID {
+					t.Errorf("served after 61 minutes, until in %v, though it was given for an hour", again.ExpireTime.Sub(s.now()))
+				}
+			})
+		})
+	}
+}
+
+// TestAWatchTellsInTimeThoughTheClockIsSetBack: the successor comes before its predecessor has ended.
+func TestAWatchTellsInTimeThoughTheClockIsSetBack(t *testing.T) {
+	for name, back := range map[string]time.Duration{"as it is": 0, "set back": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s, fails := &sleeper{}, atomic.Bool{}
+				n := 0
+				up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+					if fails.Load() {
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
+					}
+					n++
+					a := token([]string{"", "one", "two", "three", "four"}[n], 10*time.Minute)
+					a.Expiry.SentAt = s.now()
+					return a, nil
+				}}
+				w := newEmbedded(t, s, up)
+				w.create("main", nil)
+				events, _, stop := watching(w, "")
+				defer stop()
+				first := (<-events).Token
+				began := time.Now()
+				sleep(time.Minute)
+				s.slept.Add(int64(back))
+				fails.Store(true)
+				sleep(7*time.Minute + 30*time.Second) // it would have been refreshed by now
+				fails.Store(false)
+				for e := range events {
+					if e.Token != nil && e.Token.ID != first.ID || e.InvalidatedID != "" {
+						break
+					}
+				}
+				if late := time.Since(began); late > 10*time.Minute+time.Second { // in the bubble's time
+					t.Errorf("the successor of a token of ten minutes is told after %v", late)
+				}
 			})
 		})
 	}

@@ -41,12 +41,12 @@ func (p *pursuit) pause(ctx context.Context, t target, most time.Duration, ended
 // for it looks again before it is used: what was read is old by then, and the store may be there again. So does one of those that wait still, now and
 // then, when another broker has told of something since heard was read: errAgain, and the place is kept.
 func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) (*pass, error) {
-	if t.upstream == "" {
-		return nil, nil
-	}
 	if p.place != nil && !p.place.of(t) {
 		p.place.quit()
 		p.place = nil
+	}
+	if t.upstream == "" {
+		return nil, nil
 	}
 	if p.place == nil {
 		p.place = p.b.gates.queue(t, known, there, p.need.force, p.until)

@@ -103,7 +103,8 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 		return 0, err
 	}
 	res, err := w.token(ctx, changed)
-	now := w.b.clock.Now().Wall
+	at := w.b.clock.Now()
+	now := at.Wall
 	if err != nil && w.held != "" && ctx.Err() == nil && broker.KindOf(err) == broker.Canceled {
 		return watchLook, nil // something has changed: what is held may be no longer good
 	}
@@ -123,6 +124,9 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 	supply := Supply{Degraded: res.Degraded}
 	if res.Degraded {
 		supply.Failure = w.trouble()
+	}
+	if e := w.b.cache.peek(lookup{w.r.Credential, w.r.Selection}); e != nil && e.token == res.Token {
+		now = e.wall(at)
 	}
 	in := res.Token.RefreshTime.Sub(now)
 	if in <= 0 {
