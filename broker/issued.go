@@ -77,7 +77,7 @@ type Token struct {
 	Presentation
 }
 
-// Shows reports whether callers would get a secret with the token: as it is, or as a part of a JSON text or of a URL. One of less than eight bytes may
+// Shows reports whether callers would get a secret with the token: as it is, or as a part of a JSON text or of a URL. One of less than 16 bytes may
 // be part of anything, and counts where it stands alone. What an upstream has in a token that is one word is its own affair.
 func (t *Token) Shows(secret Secret) bool {
 	s, token := secret.Reveal(), t.AccessToken.Reveal()
@@ -87,9 +87,9 @@ func (t *Token) Shows(secret Secret) bool {
 	written, _ := json.Marshal(s)
 	spelled := []string{s, strings.Trim(string(written), `"`), url.QueryEscape(s), url.PathEscape(s)}
 	has := func(v string) bool {
-		return v == s || len(s) >= 8 && slices.ContainsFunc(spelled, func(x string) bool { return strings.Contains(v, x) })
+		return v == s || len(s) >= 16 && slices.ContainsFunc(spelled, func(x string) bool { return strings.Contains(v, x) })
 	}
-	theirs := has(token) && !strings.ContainsAny(token, " \t\r\n{}<>\",;")
+	theirs := token == s || has(token) && !strings.ContainsAny(token, " \t\r\n{}<>\",;")
 	shown := []string{t.TokenType, t.BaseURL, strings.Join(t.Scopes, " ")}
 	for _, f := range slices.Concat(t.Headers, t.Cookies, t.Query) {
 		shown = append(shown, f.Value.Reveal())

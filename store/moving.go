@@ -94,10 +94,18 @@ func (s *Store) eachCredential(ctx context.Context, f func(broker.CredentialName
 // lookForLease is how long after a lease was seen it is looked for again: its holder releases it earlier than it ends.
 const lookForLease = 200 * time.Millisecond
 
-// exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one; nil: it
-// is gone. No lease stays longer than it was taken for.
+// An answer is waited for beyond its lease where a refresh token was presented for it: answerMost bounds that, and presentedMost when such a
+// presentation can have begun.
+const (
+	answerMost    = 12 * time.Second
+	presentedMost = 10 * time.Minute
+)
+
+// exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one, and no answer to a presentation is
+// waited for any more; nil: it is gone. No lease stays longer than it was taken for.
 func (s *Store) exported(ctx context.Context, name broker.CredentialName, now time.Time) (*exportedCredential, error) {
 	kinds := append([]Kind{kindSuspended, kindGrantLease}, exportedKinds[1:]...)
+	var free broker.Moment // since when nobody was seen to hold a lease
 	for {
 		n, err := s.list(ctx, name, kinds...)
 		if errors.Is(err, broker.NotFound) {
@@ -106,11 +114,27 @@ func (s *Store) exported(ctx context.Context, name broker.CredentialName, now ti
 		if err != nil {
 			return nil, err
 		}
-		wait := time.Duration(0)
+		wait, presented := time.Duration(0), false
 		for key, row := range n.rows {
 			if key.Kind == kindGrantLease {
 				wait = max(wait, min(row.Left, lookForLease))
 			}
+			if key.Kind != kindGrant {
+				continue
+			}
+			var g grantRecord
+			if _, err := n.open(key, &g); err == nil && !g.Marker.IsZero() && n.now.Sub(g.Marked.time()) < presentedMost {
+				presented = true
+			}
+		}
+		switch {
+		case wait > 0:
+			free = 0
+		case free == 0:
+			free = n.asked.At
+		}
+		if presented && wait == 0 && n.asked.At.Sub(free) < answerMost {
+			wait = lookForLease
 		}
 		switch {
 		case n.revision(suspendedKey) == (Revision{}): // it was created after the others were suspended

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -260,6 +261,44 @@ func FuzzReadExport(f *testing.F) {
 		}
 		if err == nil && e.Credentials < 0 {
 			t.Fatal("no export")
+		}
+	})
+}
+
+// TestAnExportHasTheSuccessorOfWhatWasOnItsWay: an answer is waited for ten seconds beyond the exchange's deadline, its lease outlives that by two; what was on its way when the store is exported is
+// committed there, and the copy has what it spent.
+func TestAnExportHasTheSuccessorOfWhatWasOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, _ := seal.New()
+		s := newShared(t, keys, storetest.NewReplicas(1)[0], 0)
+		s.create()
+		l := s.acquire() // for a minute
+		answered := make(chan struct{})
+		go func() {
+			<-time.After(64 * time.Second) // the broker waits for the answer until 68 s
+			s.commit(l, 1, time.Now())
+			close(answered)
+		}()
+		var out bytes.Buffer
+		if err := s.Export(t.Context(), &out, nil); err != nil {
+			t.Fatal(err)
+		}
+		<-answered
+		s.want("refresh-1", "access-1") // the old store has the successor
+		e, err := store.ReadExport(bytes.NewReader(out.Bytes()), keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := newShared(t, keys, storetest.NewReplicas(1)[0], 0)
+		if _, err := to.Import(t.Context(), e, nil); err != nil {
+			t.Fatal(err)
+		}
+		v, err := to.Read(t.Context(), keptKey, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.Grant.RefreshToken.Reveal(); got != "refresh-1" {
+			t.Errorf("the copy has %s, marked %v, and the vendor has taken it", got, !v.Grant.Marker.IsZero())
 		}
 	})
 }

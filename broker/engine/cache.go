@@ -141,13 +141,16 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 	if l.moved.Load() != moved {
 		return nil, errAgain
 	}
+	was := l.entries[a.lookup]
 	l.entries[a.lookup] = e
 	if e.pending {
 		l.pending[e] = struct{}{}
 	}
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
-	l.wake(&l.changed)
+	if was == nil || was.mark != e.mark || was.dropped.Load() || c.degraded(was, c.clock.Now().At) {
+		l.wake(&l.changed) // else it is what all who watch have
+	}
 	return e, nil
 }
 

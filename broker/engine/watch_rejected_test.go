@@ -1,0 +1,53 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+// counting counts how often watches look.
+type counting struct {
+	broker.LocalOnly
+	looks *atomic.Int64
+}
+
+func (a counting) Allow(c broker.Caller, op broker.Operation, n broker.CredentialName, s broker.Scopes) error {
+	if c.Identity == "watcher" && op == broker.GetToken {
+		a.looks.Add(1)
+	}
+	return a.LocalOnly.Allow(c, op, n, s)
+}
+
+// TestMadeUpRejectionsWakeNoWatches: a caller who makes up ids of rejected tokens has everybody's watches of the credential look again, each time: of a token that is the same.
+func TestMadeUpRejectionsWakeNoWatches(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		looks := &atomic.Int64{}
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.Authorizer = counting{looks: looks} })[0]
+		w.create("main", nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 200 {
+			go func() {
+				_ = w.Watch(ctx, broker.Caller{Identity: "watcher", Local: true}, engine.Request{Credential: "main"}, "", func(engine.Event) error { return nil })
+			}()
+		}
+		synctest.Wait()
+		sleep(3 * time.Second)
+		before := looks.Load()
+		for i := range 200 {
+			w.mustGet("main", rejected(fmt.Sprint("made-up-", i)))
+			synctest.Wait()
+		}
+		if n := looks.Load() - before; n > 1000 {
+			t.Errorf("200 calls of one caller had 200 watches look %d times", n)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
