@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -83,16 +85,23 @@ func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.List
 	if err != nil {
 		return nil, err
 	}
-	shown, err := s.messages(ctx, page.Credentials, filter)
+	shown, last, err := s.messages(ctx, page.Credentials, filter)
 	if err != nil {
 		return nil, err
 	}
-	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(page.Next), r.GetFilter())}, nil
+	next := page.Next
+	if last != "" {
+		next = last
+	}
+	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(next), r.GetFilter())}, nil
 }
 
-// messages shows those of a page that the filter lets through. How they are doing is asked of the store once, and only for those
-// that may be shown.
-func (s *credentials) messages(ctx context.Context, page []broker.Credential, f filter) ([]*tokenbrokerv1.Credential, error) {
+// pageBytes is how large a page is, about: a client takes 4 MiB, and one credential can have a quarter of that in places alone.
+const pageBytes = 1 << 20
+
+// messages shows those of a page that the filter lets through, up to pageBytes; last is where it ended for that, and empty where it did not. How they
+// are doing is asked of the store once, and only for those that may be shown.
+func (s *credentials) messages(ctx context.Context, page []broker.Credential, f filter) (out []*tokenbrokerv1.Credential, last broker.CredentialName, err error) {
 	now, plain := time.Now(), f.withoutState()
 	var names []broker.CredentialName
 	var left []broker.Credential
@@ -102,13 +111,13 @@ func (s *credentials) messages(ctx context.Context, page []broker.Credential, f 
 		}
 	}
 	if len(names) == 0 {
-		return nil, nil
+		return nil, "", nil
 	}
 	reports, err := s.broker.CredentialStatuses(ctx, callerOf(ctx), names)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var out []*tokenbrokerv1.Credential
+	size := 0
 	for i, r := range reports {
 		if broker.KindOf(r.Err) == broker.NotFound {
 			continue // deleted since the page was read
@@ -121,11 +130,15 @@ func (s *credentials) messages(ctx context.Context, page []broker.Credential, f 
 		if r.Err != nil {
 			m.State = tokenbrokerv1.CredentialState_CREDENTIAL_STATE_UNSPECIFIED
 		}
-		if f.matches(m) {
-			out = append(out, m)
+		if !f.matches(m) {
+			continue
+		}
+		out = append(out, m)
+		if size += proto.Size(m); size >= pageBytes && i < len(reports)-1 {
+			return out, names[i], nil
 		}
 	}
-	return out, nil
+	return out, "", nil
 }
 
 func pageSize(asked int32) int {

@@ -105,7 +105,9 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 		key := of.lookup
 		l.tell(rejection{id: m.TokenID, of: &key, at: began})
 	}
-	done.Count += local
+	if m.TokenID == "" || done.Count == 0 { // else it is one token, which has arrived meanwhile
+		done.Count += local
+	}
 	return done, nil
 }
 

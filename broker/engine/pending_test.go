@@ -189,3 +189,23 @@ func TestWhatIsInvalidatedAndArrivesIsDroppedAfterTheLease(t *testing.T) {
 		}
 	})
 }
+
+// TestAnInvalidatedTokenIsCountedOnce: it was handed out unstored, and has arrived at the store all the same.
+func TestAnInvalidatedTokenIsCountedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, grace(time.Hour))[0]
+		w.create("main", nil)
+		w.mustGet("main", scopes(t, "another"))
+		w.backend.Set(storetest.Hooks{AfterApply: func(_ context.Context, b store.Batch) error {
+			if b.Finish && b.Tell == 'n' {
+				return store.Unavailable("the answer was lost")
+			}
+			return nil
+		}})
+		id := w.mustGet("main").Token.ID
+		done, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: id})
+		if err != nil || done.Count != 1 {
+			t.Errorf("got %+v, %v, want one", done, err)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -228,6 +229,37 @@ func TestPagesShowEachCredentialOnce(t *testing.T) {
 	}
 	next := do(t, r.credentials.ListCredentials, &tokenbrokerv1.ListCredentialsRequest{PageSize: 2}).GetNextPageToken()
 	refuse(t, r.credentials.ListCredentials, &tokenbrokerv1.ListCredentialsRequest{PageToken: next, Filter: "provider = snov"}).wantFields(t, "page_token")
+}
+
+// TestAPageIsWhatAClientTakes: of large credentials a page has fewer than were asked for, and none is left out.
+func TestAPageIsWhatAClientTakes(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	a := r.account(upstreamsim.OfficeRnD)
+	labels := map[string]string{}
+	for i := range 64 {
+		labels[fmt.Sprintf("label-%d", i)] = strings.Repeat("x", 256)
+	}
+	for i := range 80 {
+		name := fmt.Sprintf("large-%02d", i)
+		r.create(name, a)
+		do(t, r.credentials.UpdateCredential, &update{Credential: &cred{Name: name, Labels: labels}})
+	}
+	var names []string
+	for req := (&tokenbrokerv1.ListCredentialsRequest{PageSize: 1000}); ; {
+		page := do(t, r.credentials.ListCredentials, req)
+		if n := proto.Size(page); n > 3<<19 {
+			t.Errorf("got a page of %d bytes", n)
+		}
+		for _, c := range page.GetCredentials() {
+			names = append(names, c.GetName())
+		}
+		if req.PageToken = page.GetNextPageToken(); req.GetPageToken() == "" {
+			break
+		}
+	}
+	if len(names) != 80 || !slices.IsSorted(names) {
+		t.Errorf("got %d, %q", len(names), names)
+	}
 }
 
 func TestARotatedSecretHasTheFormerOneBehindIt(t *testing.T) {
