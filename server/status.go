@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/tame"
 )
 
 // Domain is google.rpc.ErrorInfo.domain of every error.
@@ -93,24 +93,6 @@ func violationReason(c broker.Code) string {
 // never. Without it such a policy would multiply an upstream's failure.
 const retryPushback = "grpc-retry-pushback-ms"
 
-// visible is a text for people in which nothing moves their terminal's cursor: a name in it may be a request's own.
-func visible(s string) string {
-	if !strings.ContainsFunc(s, hidden) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if hidden(r) {
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-func hidden(r rune) bool { return !unicode.IsPrint(r) }
-
 // toStatus is what a failure looks like from outside, and the pushback that goes with it.
 func toStatus(err error, requestID string, now time.Time) (*status.Status, string) {
 	f, ok := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped: errors.As on every call would cost
@@ -127,7 +109,7 @@ func toStatus(err error, requestID string, now time.Time) (*status.Status, strin
 	}
 	for k, v := range map[string]string{"credential": string(f.Credential), "provider": f.Provider, "upstream_error": f.UpstreamError} {
 		if v != "" {
-			info.Metadata[k] = visible(v)
+			info.Metadata[k] = tame.Line(v)
 		}
 	}
 	if f.UpstreamStatus != 0 {
@@ -148,13 +130,13 @@ func toStatus(err error, requestID string, now time.Time) (*status.Status, strin
 		bad := &errdetails.BadRequest{}
 		for _, v := range f.Violations {
 			bad.FieldViolations = append(bad.FieldViolations, &errdetails.BadRequest_FieldViolation{
-				Field: visible(v.Field), Description: visible(v.Description), Reason: violationReason(v.Code),
+				Field: tame.Line(v.Field), Description: tame.Line(v.Description), Reason: violationReason(v.Code),
 			})
 		}
 		// The message has the violations in it, for clients that read no details. This one has not, for those that do.
-		details = append(details, bad, &errdetails.LocalizedMessage{Locale: "en", Message: visible(f.Summary())})
+		details = append(details, bad, &errdetails.LocalizedMessage{Locale: "en", Message: tame.Line(f.Summary())})
 	}
-	s, err := status.New(o.code, visible(f.Error())).WithDetails(details...)
+	s, err := status.New(o.code, tame.Line(f.Error())).WithDetails(details...)
 	if err != nil {
 		return status.New(codes.Internal, "internal error"), "-1"
 	}

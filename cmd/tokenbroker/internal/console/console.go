@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"golang.org/x/term"
+
+	"github.com/tokenbroker/tokenbroker/internal/tame"
 )
 
 // A Process is what a command works with, so that tests can run it in-process.
@@ -27,31 +29,13 @@ func Printf(w io.Writer, format string, args ...any) {
 	for i, a := range args {
 		switch x := a.(type) {
 		case string:
-			args[i] = tame(x)
+			args[i] = tame.Text(x)
 		case error:
-			args[i] = tame(x.Error())
+			args[i] = tame.Text(x.Error())
 		}
 	}
 	_, _ = fmt.Fprintf(w, format, args...)
 }
-
-// tame is a text in which control characters are written as Go writes them.
-func tame(s string) string {
-	if !strings.ContainsFunc(s, wild) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if wild(r) {
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-func wild(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }
 
 // Println writes a line, as Printf does.
 func Println(w io.Writer, args ...any) { _, _ = fmt.Fprintln(w, args...) }
