@@ -349,6 +349,48 @@ refresh: {oauth2: "https://here.example.com/token"}
 	}
 }
 
+// TestTwoBrokersOfTwoFiles: during a rollout one broker has the former file and another the new one, which keeps something else by the same name. Both
+// serve, neither uses what the other has kept, and each new token costs an exchange or two.
+func TestTwoBrokersOfTwoFiles(t *testing.T) {
+	const file = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain:
+- {oauth2: "https://here.example.com/token", take: {one: held}}
+- {get: "https://there.example.com/me", headers: {X-Who: "{{client_id}}"}, take: {two: endpoint}}
+refresh:
+- {oauth2: "https://here.example.com/token", params: {one: "{{one}}"}}
+- {get: "https://there.example.com/me", query: {o: "{{two}}"}, take: {two: endpoint}}
+`
+	swapped := strings.NewReplacer("one", "two", "two", "one").Replace(file)
+	p := newPlaces(t)
+	p.redefine("x", file)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	former := p.Broker // goes on with the file that it has
+	p.define("x", swapped)
+	p.start()
+	before := p.issued.Load()
+	const rounds = 6
+	for range rounds {
+		for _, b := range []*engine.Broker{former, p.Broker} {
+			if _, err := b.Invalidate(t.Context(), here, engine.Invalidation{Credential: "c", All: true}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if _, err := b.Token(t.Context(), here, engine.Request{Credential: "c"}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if n := p.issued.Load() - before; n > 2*rounds*4 {
+		t.Errorf("got %d requests for %d tokens", n, 2*rounds)
+	}
+	if found := p.astray(); len(found) > 0 {
+		t.Errorf("%v went astray", found)
+	}
+}
+
 // TestARefreshIsNotSentWithoutWhatItNames: an edit takes a kept value otherwise. Without it the refresh would ask for something else, and spend the
 // refresh token; all is obtained anew.
 func TestARefreshIsNotSentWithoutWhatItNames(t *testing.T) {
