@@ -55,3 +55,56 @@ func TestATokenOfAClockThatWasAheadIsNotThere(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsDroppedWhileTheClockIsBehindStaysDropped: a machine without a clock of its own starts twenty minutes behind, and is corrected later.
+func TestWhatIsDroppedWhileTheClockIsBehindStaysDropped(t *testing.T) {
+	for _, how := range []string{"id", "selection"} {
+		t.Run(how, func(t *testing.T) {
+			keys, _ := seal.New()
+			var off atomic.Int64
+			began := time.Now()
+			wall := func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+			path := filepath.Join(t.TempDir(), "db")
+			open := func() (*store.Store, func()) {
+				clock := broker.NewClock(func() (time.Time, time.Duration) { return wall(), time.Since(began) })
+				db, err := bolt.Open(path, bolt.Options{Now: wall})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := store.New(db, keys, store.Options{Clock: clock})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s, func() { _ = db.Close() }
+			}
+			s, shut := open()
+			sh := &shared{Store: s, t: t}
+			sh.create()
+			sh.commit(sh.acquire(), 1, wall())
+			v, err := s.Read(t.Context(), keptKey, "")
+			if err != nil || v.Token == nil {
+				t.Fatal(v.Token, err)
+			}
+			id := v.Token.ID
+			shut()
+			off.Store(int64(-20 * time.Minute))
+			s, shut = open()
+			defer shut()
+			m := broker.Match{TokenID: id}
+			if how == "selection" {
+				m = broker.Match{Selection: &keptKey.Selection}
+			}
+			if d, err := s.Drop(t.Context(), keptKey.Credential, m); err != nil || d.Count != 1 {
+				t.Errorf("got %+v, %v, want one dropped", d, err)
+			}
+			off.Store(0)
+			v, err = s.Read(t.Context(), keptKey, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Token != nil && !v.Token.Rejected {
+				t.Errorf("the dropped token is there again: id %v, for %v", v.Token.ID == id, v.Token.ExpireAt.Sub(wall()))
+			}
+		})
+	}
+}

@@ -98,7 +98,7 @@ const lookForLease = 200 * time.Millisecond
 // presentation can have begun.
 const (
 	answerMost    = 12 * time.Second
-	presentedMost = 10 * time.Minute
+	presentedMost = 10*time.Minute + answerMost
 )
 
 // exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one, and no answer to a presentation is

@@ -59,8 +59,12 @@ func (n *snapshot) view(key broker.TokenKey) (v broker.View, err error) {
 		v.Grant = n.grant(g)
 	}
 	v.Lessor = lessor{n, key, g}
-	if _, v.Token, err = n.token(tokenKey(key)); err != nil {
+	r, t, err := n.token(tokenKey(key))
+	if err != nil {
 		return v, err
+	}
+	if !n.s.ahead(r.SentAt.time(), n.asked) { // else it is not served; a drop finds it all the same
+		v.Token = t
 	}
 	var f failureRecord
 	if there, err := n.open(failureKey(key), &f); err != nil {

@@ -148,7 +148,7 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 	}
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
-	if was == nil || was.mark != e.mark || was.dropped.Load() || c.degraded(was, c.clock.Now().At) {
+	if was == nil || was.issued.ID != e.issued.ID || was.mark != e.mark || was.dropped.Load() || c.degraded(was, c.clock.Now().At) {
 		l.wake(&l.changed) // else it is what all who watch have
 	}
 	return e, nil

@@ -62,7 +62,6 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
 		defer p.l.commits.Add(-1)
-		defer p.l.unstored.Store(nil)
 		if done, err := b.commitOn(ctx, p, same, must); err == nil {
 			stored <- done
 		}
@@ -106,6 +105,7 @@ func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome,
 // commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped. outcome is what is to be
 // stored by now.
 func (b *Broker) commitOn(ctx context.Context, p *pending, outcome func() broker.Outcome, must bool) (broker.Committed, error) {
+	defer p.l.unstored.Store(nil) // nothing waits for it any more
 	for {
 		select {
 		case <-ctx.Done():

@@ -101,7 +101,11 @@ func TestAFormerSecretIsForgottenWhenItWasToBe(t *testing.T) {
 		if _, err := w.RotateSecret(context.Background(), local, second); err != nil {
 			t.Fatal(err)
 		}
-		w.rotate("third")
+		third := engine.Rotation{Name: "main", Secrets: secretMap(map[string]string{"client_secret": "third"}), KeepFormer: 48 * time.Hour}
+		if _, err := w.RotateSecret(context.Background(), local, third); err != nil {
+			t.Fatal(err)
+		}
+		w.rotate("fourth")
 		c, err := w.Credential(context.Background(), local, "main")
 		if err != nil || c.Secrets["client_secret"].Former.Reveal() != "leaked" || !c.FormerKept(time.Now()) {
 			t.Errorf("got %v, want the one that has worked", err)

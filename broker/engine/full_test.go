@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
@@ -60,4 +61,46 @@ func TestAStoreThatTakesNoTokenSaysSo(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatIsGivenUpStandsInNobodysWay: a commit fails otherwise at first, then for a full disk until its lease ends.
+func TestWhatIsGivenUpStandsInNobodysWay(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour)}
+		up.facts.Obtains = true
+		w := newWorld(t, up)
+		w.create("main", nil)
+		answer := up.answer
+		var answered, bad atomic.Bool
+		var n atomic.Int32
+		w.mustGet("main")
+		// somebody holds the line
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(engine.Event) error { return nil })
+		}()
+		sleep(time.Second)
+		w.up.script(func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			answered.Store(true)
+			return answer(ctx, x)
+		})
+		bad.Store(true)
+		w.backend.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error {
+			if !answered.Load() || !bad.Load() {
+				return nil
+			}
+			if n.Add(1) == 1 {
+				return &broker.Failure{Kind: broker.RecordUnreadable}
+			}
+			return store.Unavailable("the disk is full")
+		}})
+		if _, err := w.get("main", scopes(t, "other")); err == nil {
+			t.Fatal("a token was given that is not stored")
+		}
+		bad.Store(false)
+		answered.Store(false)
+		sleep(time.Minute)
+		w.mustGet("main", scopes(t, "other"))
+	})
 }

@@ -101,14 +101,14 @@ func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotat
 				}
 			default:
 				s := broker.SecretInput{Value: v, SetTime: now, Former: was.Value}
+				if r.KeepFormer > 0 {
+					s.FormerUntil = now.Add(r.KeepFormer)
+				}
 				if was.FormerKept(now) && !was.Former.Equal(v) && !worked.After(was.SetTime) {
 					s.Former, s.FormerUsedTime = was.Former, was.FormerUsedTime
 					if u := was.FormerUntil; !u.IsZero() && (s.FormerUntil.IsZero() || u.Before(s.FormerUntil)) {
 						s.FormerUntil = u // whoever wanted it forgotten by then wants it still
 					}
-				}
-				if r.KeepFormer > 0 {
-					s.FormerUntil = now.Add(r.KeepFormer)
 				}
 				c.Secrets[name] = s
 				changed = true

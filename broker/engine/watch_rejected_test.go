@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 // counting counts how often watches look.
@@ -49,5 +50,37 @@ func TestMadeUpRejectionsWakeNoWatches(t *testing.T) {
 		}
 		cancel()
 		synctest.Wait()
+	})
+}
+
+// TestAWatchHearsOfATokenThatOnlyThisProcessHas: the store can be read and takes no commits.
+func TestAWatchHearsOfATokenThatOnlyThisProcessHas(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, grace(time.Hour))[0]
+		w.create("main", nil)
+		first := w.mustGet("main")
+		got := make(chan string, 10)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(e engine.Event) error {
+				if e.Token != nil {
+					got <- e.Token.ID
+				}
+				return nil
+			})
+		}()
+		<-got
+		sleep(20 * time.Minute)
+		w.mustGet("main")
+		w.backend.Set(storetest.Hooks{BeforeApply: takesNoCommits})
+		select {
+		case <-got:
+			if !time.Now().Before(first.Token.ExpireTime) {
+				t.Error("it is told after the former one has ended")
+			}
+		case <-time.After(2 * time.Hour):
+			t.Error("never")
+		}
 	})
 }
