@@ -73,7 +73,7 @@ func flowing(d *definition) []flow {
 		}
 	}
 	if !f.full() {
-		d.keeps = f.known(held)
+		d.keeps, d.needs = f.known(held), f.needed(refreshed, visible)
 	}
 	return f.all
 }

@@ -85,6 +85,27 @@ func (f *flows) known(kept provenances) map[string][]string {
 	return all
 }
 
+// needed are the names by which a refresh may use what was kept: to ask, to take what it is for, or for what callers see in the end.
+func (f *flows) needed(end provenances, visible map[string]bool) map[string]bool {
+	needs := map[string]bool{}
+	add := func(at provenances, names map[string]bool) {
+		for n := range names {
+			if slices.ContainsFunc(at[n], func(o provenance) bool { return o.kept }) {
+				needs[n] = true
+			}
+		}
+	}
+	for _, q := range f.d.refresh {
+		texts := f.d.sent(q)
+		for _, t := range q.take {
+			looksInto(t.where, &texts)
+		}
+		add(f.before[q], f.d.named(texts))
+	}
+	add(end, visible)
+	return needs
+}
+
 // standard reports whether a value is where RFC 6749 section 5.1 has it, in the answer that brings a token.
 func (t takenBy) standard() bool {
 	name := t.name

@@ -46,6 +46,7 @@ type definition struct {
 	endpoints         *endpoints
 	flows             []flow
 	keeps             map[string][]string // what a value of this name that is kept was taken by
+	needs             map[string]bool     // what a refresh may use of that
 }
 
 // An input is what a credential must bring, or a parameter that a caller may.

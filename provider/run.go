@@ -51,8 +51,8 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 		qs = d.refresh
 		for _, name := range d.held() {
 			s, ok := e.held(name)
-			if _, kept := x.Held[name]; kept && !ok && d.sentBy(d.refresh)[name] {
-				// Without it the request would ask for something else, and spend the refresh token.
+			if _, kept := x.Held[name]; kept && !ok && d.needs[name] {
+				// Without it a refresh would ask for something else, or bring what nobody can be shown, and spend the refresh token.
 				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelGrant, Detail: "the request was not sent: what is kept as " + name + " was taken otherwise by a former definition"}
 			}
 			if ok {

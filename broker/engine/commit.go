@@ -139,6 +139,10 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 			out.Kind, out.RetryAt = broker.CredentialMisconfigured, r.Failure.RetryAt
 			break
 		}
+		if !sent && t.facts.Obtains && !p.unfit { // nothing was presented, so that nobody has refused it: a definition that comes back may go on with it
+			r.Level, p.unfit, again = broker.LevelUpstream, true, true
+			break
+		}
 		r.Failure = remember(e, nil, now)
 		again = true // look whether another generation has won, and whether obtain can do without
 	}

@@ -216,6 +216,8 @@ type pursuit struct {
 	turn bool
 	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
 	place *waiter
+	// unfit: this definition cannot present what is kept of the grant.
+	unfit bool
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
 	late bool
 	// until is when it waits no longer, whatever it waits for.
@@ -400,6 +402,9 @@ func (p *pursuit) choose(t target, v broker.View, now time.Time) (broker.Run, er
 			return broker.Obtain, nil
 		}
 		return 0, failureOf(t, broker.ReauthorizationRequired)
+	}
+	if p.unfit && f.Obtains {
+		return broker.Obtain, nil
 	}
 	if refused := g.RefusedFor(f.Digest, now); refused != nil {
 		if f.Obtains {

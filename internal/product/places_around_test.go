@@ -391,31 +391,38 @@ refresh:
 	}
 }
 
-// TestARefreshIsNotSentWithoutWhatItNames: an edit takes a kept value otherwise. Without it the refresh would ask for something else, and spend the
-// refresh token; all is obtained anew.
-func TestARefreshIsNotSentWithoutWhatItNames(t *testing.T) {
-	const before = `
-name: x
-inputs: {client_id: {}, client_secret: {secret: true}}
-obtain: {oauth2: "https://here.example.com/token", take: {held: held}}
-refresh: {oauth2: "https://here.example.com/token", params: {held: "{{held}}"}}
-`
-	for name, after := range map[string]string{
-		"another URL":          strings.ReplaceAll(before, `/token"`, `/token?v=1"`),
-		"an alternative place": strings.Replace(before, "held: held}", "held: [held, data.held]}", 1),
+// TestARefreshIsNotSentWithoutWhatItNeeds: an edit takes a kept value otherwise. Without it the refresh would ask for something else, or bring what
+// nobody can be shown, and spend the refresh token; all is obtained anew.
+func TestARefreshIsNotSentWithoutWhatItNeeds(t *testing.T) {
+	const (
+		head = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain: {oauth2: \"https://here.example.com/token\", take: {held: held}}\n"
+		asks = head + "refresh: {oauth2: \"https://here.example.com/token\", params: {held: \"{{held}}\"}}\n"
+	)
+	v1 := func(file string) string { return strings.ReplaceAll(file, `/token"`, `/token?v=1"`) }
+	shown := head + "refresh: {oauth2: \"https://here.example.com/token\"}\nattributes: [held]\n"
+	based := head + "refresh: {oauth2: \"https://here.example.com/token\", take: {token: access_token}}\nbase_url: \"https://here.example.com/{{held}}\"\n"
+	picks := head + "refresh: {oauth2: \"https://here.example.com/token\", take: {of: {each: all, where: {name: \"{{held}}\"}, path: id, optional: true}}}\nattributes: [of]\n"
+	for name, c := range map[string]struct{ before, after string }{
+		"it is sent, another URL":          {asks, v1(asks)},
+		"it is sent, an alternative place": {asks, strings.Replace(asks, "held: held}", "held: [held, data.held]}", 1)},
+		"callers see it":                   {shown, v1(shown)},
+		"callers are told to go there":     {based, v1(based)},
+		"something is picked by it":        {picks, v1(picks)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlaces(t)
-			p.redefine("x", before)
+			p.redefine("x", c.before)
 			p.giveOne("x", map[string]string{"client_id": "id"})
-			p.redefine("x", after)
+			p.redefine("x", c.after)
 			p.mu.Lock()
 			p.wire[hereHost].Reset()
 			p.mu.Unlock()
-			if _, err := p.Invalidate(t.Context(), here, engine.Invalidation{Credential: "c", All: true}); err != nil {
-				t.Fatal(err)
+			err := p.ask("c") // by another definition there is no token yet
+			if broker.KindOf(err) == broker.CredentialHeld {
+				p.accept("c")
+				err = p.ask("c")
 			}
-			if err := p.ask("c"); err != nil {
+			if err != nil {
 				t.Fatal(err)
 			}
 			if sent := p.wire[hereHost].String(); strings.Contains(sent, "grant_type=refresh_token") || !strings.Contains(sent, "grant_type=client_credentials") {
@@ -425,6 +432,36 @@ refresh: {oauth2: "https://here.example.com/token", params: {held: "{{held}}"}}
 				t.Errorf("and on: %v", err)
 			}
 		})
+	}
+}
+
+// TestWhatWasNotPresentedIsNotRefused: a file takes a kept value otherwise, and cannot obtain. The former one goes on where it was.
+func TestWhatWasNotPresentedIsNotRefused(t *testing.T) {
+	const before = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain: {oauth2: "https://here.example.com/token", take: {held: held}}
+refresh: {oauth2: "https://here.example.com/token", params: {held: "{{held}}"}}
+`
+	p := newPlaces(t)
+	p.redefine("x", before)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	p.redefine("x", strings.Replace(before, `/token", take: {held: held}`, `/token", take: {held: endpoint}, expect: {no.such: there}`, 1))
+	if _, err := p.Invalidate(t.Context(), here, engine.Invalidation{Credential: "c", All: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ask("c"); err == nil {
+		t.Fatal("the file obtains after all")
+	}
+	p.redefine("x", before)
+	p.mu.Lock()
+	p.wire[hereHost].Reset()
+	p.mu.Unlock()
+	if err := p.ask("c"); err != nil {
+		t.Fatal(err)
+	}
+	if sent := p.wire[hereHost].String(); !strings.Contains(sent, "grant_type=refresh_token") || strings.Contains(sent, "grant_type=client_credentials") {
+		t.Errorf("got %s, want that the refresh token is presented", sent)
 	}
 }
 
