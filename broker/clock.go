@@ -31,13 +31,20 @@ type Instant struct {
 	// Wall is the time of day, without a monotonic part. Ends of tokens, and whatever people and upstreams say, are held
 	// against it.
 	Wall time.Time
-	// Back is by how much Wall was set back in all since the Clock was made.
-	Back time.Duration
 	// At is what ages and deadlines are held against.
 	At Moment
 	// Ran is for how long the machine has run: it stands while that sleeps, and nobody can set it. Use it to wait for another
 	// process to give up: sleep does not count.
 	Ran time.Duration
+}
+
+// Steady is the time of day at now, by a wall clock that nobody has set back since i: times that were noted at i are held against it. Both are of one
+// Clock.
+func (i Instant) Steady(now Instant) time.Time {
+	if steady := i.Wall.Add(now.At.Sub(i.At)); steady.After(now.Wall) {
+		return steady
+	}
+	return now.Wall
 }
 
 // A Clock tells the time. Make one with NewClock; safe for concurrent use.
@@ -50,10 +57,10 @@ type Instant struct {
 // A virtual machine that is frozen with both clocks standing is beyond what any process can see.
 type Clock struct {
 	read func() (wall time.Time, mono time.Duration)
-	// apart is how far the wall clock was from the monotonic one when they were last found to be apart, slept is the sum
-	// of all its jumps ahead, and back of those back. jumping guards their changes.
-	apart, slept, back atomic.Int64
-	jumping            sync.Mutex
+	// apart is how far the wall clock was from the monotonic one when they were last found to be apart, and slept is the sum
+	// of all its jumps ahead. jumping guards their changes.
+	apart, slept atomic.Int64
+	jumping      sync.Mutex
 }
 
 // jump is the least difference that is taken for a sleep: less is how clocks are corrected.
@@ -80,14 +87,7 @@ func (c *Clock) Now() Instant {
 	if c.jumped(wall, mono) != 0 {
 		wall, mono = c.jump()
 	}
-	return Instant{Wall: wall.Round(0), Back: time.Duration(c.back.Load()), At: Moment(int64(mono) + c.slept.Load()), Ran: mono}
-}
-
-// Steady is the time of day as it would be had nobody set the wall clock back since the Clock was made: for what only this process looks at, and
-// holds against nobody else's clock.
-func (c *Clock) Steady() time.Time {
-	now := c.Now()
-	return now.Wall.Add(now.Back)
+	return Instant{Wall: wall.Round(0), At: Moment(int64(mono) + c.slept.Load()), Ran: mono}
 }
 
 // jumped is how far the clocks have come apart since that was last noted; 0: no further than they are corrected.
@@ -99,15 +99,14 @@ func (c *Clock) jumped(wall time.Time, mono time.Duration) time.Duration {
 	return 0
 }
 
-// jump notes a jump, once: it looks again, alone. What has slept, or was set back, is added first, so that nobody sees the clocks as they are and a
-// moment that is too early.
+// jump notes a jump, once: it looks again, alone. What has slept is added first, so that nobody sees the clocks as they are and a moment that is too
+// early.
 func (c *Clock) jump() (wall time.Time, mono time.Duration) {
 	c.jumping.Lock()
 	defer c.jumping.Unlock()
 	wall, mono = c.read()
 	if ahead := c.jumped(wall, mono); ahead != 0 {
 		c.slept.Add(int64(max(ahead, 0)))
-		c.back.Add(int64(max(-ahead, 0)))
 		c.apart.Add(int64(ahead))
 	}
 	return wall, mono

@@ -179,7 +179,7 @@ func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 // ahead reports whether something was written by a clock that was ahead, when this process or a former one ran by it: then its times say nothing. Where
 // others share the store it may be theirs.
 func (s *Store) ahead(written time.Time, asked broker.Instant) bool {
-	return s.shared == nil && written.Sub(asked.Wall.Add(asked.Back)) > clockBehind
+	return s.shared == nil && written.Sub(s.opened.Steady(asked)) > clockBehind
 }
 
 // over is when something is over of which the record says one time and the backend, by whose clock it was stored too, another. Where nobody else

@@ -20,6 +20,8 @@ type Store struct {
 	keyring *seal.Keyring
 	options Options
 	clock   *broker.Clock
+	// opened is when the Store was made: what is written before by a clock that was ahead is told by it.
+	opened broker.Instant
 	// shared is the backend, if others change it too; nil: they do not.
 	shared *reach
 	// names are the credentials that were read, by their groups: who hears that a group has changed has only its hash.
@@ -72,7 +74,7 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{keyring: keyring, options: options, clock: options.Clock}
+	s := &Store{keyring: keyring, options: options, clock: options.Clock, opened: options.Clock.Now()}
 	s.backend = newReach(backend, s.clock, options)
 	if _, ok := backend.(Shared); ok {
 		s.shared = s.backend

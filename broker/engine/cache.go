@@ -38,8 +38,8 @@ type entry struct {
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again, and not stored.
 	dropped atomic.Bool
-	// back is by how much the wall clock had been set back when the entry was made: the token's times are by that clock.
-	back time.Duration
+	// made is when the entry was made: the token's times are by the wall clock of then.
+	made broker.Instant
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
@@ -71,13 +71,8 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 
 func (c *cache) close() { c.entries.StopAllGoroutines() }
 
-// wall is the time of day that the token's times are held against: as it would be, had nobody set it back since the entry was made.
-func (e *entry) wall(now broker.Instant) time.Time {
-	if now.Back == e.back {
-		return now.Wall
-	}
-	return now.Wall.Add(now.Back - e.back)
-}
+// wall is the time of day that the token's times are held against.
+func (e *entry) wall(now broker.Instant) time.Time { return e.made.Steady(now) }
 
 // ended reports whether the token's life is over.
 func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.issued.ExpireAt) }
@@ -157,7 +152,7 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*e
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), back: now.Back}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), made: now}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))

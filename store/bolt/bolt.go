@@ -37,7 +37,7 @@ var _ store.Exclusive = (*DB)(nil)
 
 // Options change how a DB works. The zero value is right for all but tests.
 type Options struct {
-	// Now is the clock by which rows end; nil: the machine's, which nobody sets back while the file is open (broker.Clock.Steady).
+	// Now is the clock by which rows end; nil: the machine's, which nobody sets back while the file is open (broker.Instant.Steady).
 	Now func() time.Time
 	// SweepEvery is how often rows whose time is over make room; 0: every minute.
 	SweepEvery time.Duration
@@ -58,7 +58,9 @@ const (
 // else, which it leaves as it is. A file that others can read is made private again.
 func Open(path string, options Options) (*DB, error) {
 	if options.Now == nil {
-		options.Now = broker.NewClock(nil).Steady
+		clock := broker.NewClock(nil)
+		opened := clock.Now()
+		options.Now = func() time.Time { return opened.Steady(clock.Now()) }
 	}
 	if options.SweepEvery <= 0 {
 		options.SweepEvery = sweepEvery
