@@ -38,9 +38,9 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		shown.pending = true
 		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at)
 		if err == nil {
-			b.commitBehind(ctx, end, o, e)
+			b.commitBehind(end, o, e)
 		} else {
-			b.giveBackBehind(end, end.lease.Release)
+			b.behind(end, false, 0, end.release, nil)
 		}
 		return e, err
 	case err != nil:
@@ -156,9 +156,9 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 	if e.Level >= broker.LevelResponse {
 		b.savesBehind(t, found.news) // it answered
 	}
-	if err := b.giveBack(ctx, end, end.failing(r)); err != nil {
+	if _, err := b.once(ctx, end, end.failing(r)); err != nil {
 		b.logWaiting(false, "failure not recorded yet", t.name, err)
-		b.giveBackBehind(end, end.failing(r))
+		b.behind(end, false, storeRetry, end.failing(r), nil)
 		again = false
 		if e.Level == broker.LevelGrant {
 			out.RetryAt = now.Add(backoffFirst)

@@ -34,44 +34,112 @@ type pending struct {
 	ends broker.Moment
 }
 
-// commit commits. What hangs on a refresh token goes on until it is stored, or the broker is stopped: nobody is given an access token
-// whose refresh token is not. Only a record that cannot be read ends it earlier, with the lease: that does not mend itself. Where
-// local says so, a token that hangs on none is waited for only a moment: errUnstored. Where the store is this broker's own and takes nothing, as on a
-// full disk, whoever asks is told at once, and the commit goes on behind: while the lease lasts, or until a refresh token is stored.
-func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
-	must := !o.RefreshToken.IsZero() || p.spends || o.DropGrant
-	done, err := b.commitOnce(ctx, p, o)
-	if err == nil {
-		return done, nil
+// A storing is one try to bring a pending to the store.
+type storing func(context.Context) (broker.Committed, error)
+
+// committing stores what an exchange brought, failing why it brought nothing, and release says that nothing was sent.
+func (p *pending) committing(o broker.Outcome) storing {
+	return func(ctx context.Context) (broker.Committed, error) { return p.lease.Commit(ctx, o) }
+}
+
+func (p *pending) failing(r broker.FailureRecord) storing {
+	return func(ctx context.Context) (broker.Committed, error) {
+		return broker.Committed{}, p.lease.Fail(ctx, r)
 	}
-	b.logWaiting(must, "commit waits for the store", p.l.name, err)
-	if !must && local && broker.KindOf(err) == broker.StoreUnavailable {
-		return broker.Committed{}, errUnstored
+}
+
+func (p *pending) release(ctx context.Context) (broker.Committed, error) {
+	return broker.Committed{}, p.lease.Release(ctx)
+}
+
+// once tries once. Where the broker was stopped before, it is the last try.
+func (b *Broker) once(ctx context.Context, p *pending, store storing) (broker.Committed, error) {
+	ctx, cancel := b.briefly(ctx)
+	defer cancel()
+	done, err := store(ctx)
+	b.took(p.l, err)
+	return done, err
+}
+
+// briefly bounds one try. A network may hang, and a disk is waited for; but for whoever stops the broker.
+func (b *Broker) briefly(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch {
+	case ctx.Err() != nil:
+		return context.WithTimeout(context.WithoutCancel(ctx), lastTry)
+	case b.cache.shared:
+		return context.WithTimeout(ctx, commitMost)
 	}
-	same := func() broker.Outcome { return o }
-	full := !b.cache.shared && broker.KindOf(err) == broker.StoreUnavailable
-	if !full && (!must || !b.cache.shared) {
-		return b.commitOn(ctx, p, same, must)
-	}
-	// It goes on behind the flight, which waits for it only a while: a token that is still valid must not be hidden by one that is
-	// not stored yet. Nothing is presented until it is.
+	return ctx, func() {}
+}
+
+// behind goes on trying, the first time after a while, until it is done: as long as the lease lasts or, where it must, until the broker is stopped. Only
+// a record that cannot be read ends that earlier, with the lease: it does not mend itself. then gets what came of it; nil: nobody does.
+func (b *Broker) behind(p *pending, must bool, after time.Duration, store storing, then func(broker.Committed, error)) {
 	b.cache.hold(p.l.name) // whoever comes next has to find it
-	p.l.commits.Add(1)
-	stored := make(chan broker.Committed, 1)
 	b.running.Go(func() {
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
-		defer p.l.commits.Add(-1)
-		if done, err := b.commitOn(ctx, p, same, must); err == nil {
-			stored <- done
+		for ; ; after = storeRetry {
+			select {
+			case <-b.stopping.Done():
+			case <-time.After(after):
+			}
+			stopped := b.stopping.Err() != nil
+			done, err := b.once(b.stopping, p, store)
+			if err != nil && !stopped && (must && broker.KindOf(err) == broker.StoreUnavailable || b.clock.Now().At < p.ends) {
+				continue
+			}
+			p.l.unstored.Store(nil) // nothing waits for it any more
+			if then != nil {
+				then(done, err)
+			}
+			return
 		}
 	})
-	if full { // nobody waits for somebody to make room
+}
+
+// commit commits. What hangs on a refresh token goes on until it is stored: nobody is given an access token whose refresh token is not. A flight waits
+// only a while for what goes on: a token that is still valid must not be hidden by one that is not stored yet. Where local says so, a token that hangs on
+// none is not waited for: errUnstored. Where the store is this broker's own and takes nothing, as on a full disk, whoever asks is told at once: nobody
+// waits for somebody to make room.
+func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
+	store := p.committing(o)
+	done, err := b.once(ctx, p, store)
+	if err == nil {
+		return done, nil
+	}
+	must := !o.RefreshToken.IsZero() || p.spends || o.DropGrant
+	b.logWaiting(must, "commit waits for the store", p.l.name, err)
+	away := broker.KindOf(err) == broker.StoreUnavailable
+	if !must && local && away {
+		return broker.Committed{}, errUnstored
+	}
+	if must {
+		p.l.commits.Add(1) // nothing is presented until it is stored
+	}
+	stored := make(chan broker.Committed, 1)
+	b.behind(p, must, storeRetry, store, func(done broker.Committed, err error) {
+		if must {
+			p.l.commits.Add(-1)
+		}
+		if err == nil {
+			stored <- done
+			return
+		}
+		if !o.RefreshToken.IsZero() {
+			b.lost.Add(1)
+			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
+		}
+		close(stored)
+	})
+	if away && !b.cache.shared {
 		return broker.Committed{}, b.storeFailure(p.l.name, err)
 	}
 	select {
-	case done := <-stored:
-		return done, nil
+	case done, ok := <-stored:
+		if ok {
+			return done, nil
+		}
 	case <-time.After(commitWait):
 	case <-ctx.Done():
 	}
@@ -80,86 +148,28 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
 // dropped again: also where an answer was lost, and only the commit that is repeated says that it is there.
-func (b *Broker) commitBehind(ctx context.Context, p *pending, o broker.Outcome, e *entry) {
-	b.running.Go(func() {
+func (b *Broker) commitBehind(p *pending, o broker.Outcome, e *entry) {
+	store := func(ctx context.Context) (broker.Committed, error) {
+		if e.dropped.Load() {
+			o.Token = nil
+		}
+		return p.lease.Commit(ctx, o)
+	}
+	b.behind(p, false, storeRetry, store, func(done broker.Committed, err error) {
 		defer b.cache.arrived(e)
-		done, err := b.commitOn(ctx, p, func() broker.Outcome {
-			if e.dropped.Load() {
-				o.Token = nil
-			}
-			return o
-		}, false)
 		for e.dropped.Load() && (err != nil || done.Token) { // one that was given up may have arrived
-			if _, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID}); broker.KindOf(failed) != broker.StoreUnavailable {
+			ctx, cancel := b.briefly(b.stopping)
+			_, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
+			cancel()
+			if broker.KindOf(failed) != broker.StoreUnavailable || b.stopping.Err() != nil {
 				return
 			}
 			select {
-			case <-ctx.Done():
-				return
+			case <-b.stopping.Done():
 			case <-time.After(storeRetry):
 			}
 		}
 	})
-}
-
-// commitOn tries until it is done: while the lease lasts or, where it must, until the broker is stopped. outcome is what is to be
-// stored by now.
-func (b *Broker) commitOn(ctx context.Context, p *pending, outcome func() broker.Outcome, must bool) (broker.Committed, error) {
-	defer p.l.unstored.Store(nil) // nothing waits for it any more
-	for {
-		select {
-		case <-ctx.Done():
-		case <-time.After(storeRetry):
-		}
-		try, stopped := ctx, ctx.Err() != nil
-		if stopped {
-			var cancel context.CancelFunc
-			try, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastTry)
-			defer cancel()
-		}
-		o := outcome()
-		done, err := b.commitOnce(try, p, o)
-		if err == nil {
-			return done, nil
-		}
-		waits := must && broker.KindOf(err) == broker.StoreUnavailable
-		if !stopped && (waits || b.clock.Now().At < p.ends) {
-			continue
-		}
-		if !o.RefreshToken.IsZero() {
-			b.lost.Add(1)
-			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
-		}
-		if stopped {
-			return broker.Committed{}, &broker.Failure{Kind: broker.ShuttingDown, Credential: p.l.name}
-		}
-		return broker.Committed{}, b.storeFailure(p.l.name, err)
-	}
-}
-
-func (b *Broker) commitOnce(ctx context.Context, p *pending, o broker.Outcome) (broker.Committed, error) {
-	if b.cache.shared {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, commitMost)
-		defer cancel()
-	}
-	done, err := p.lease.Commit(ctx, o)
-	b.took(p.l, err)
-	return done, err
-}
-
-// failing records why an exchange failed.
-func (p *pending) failing(r broker.FailureRecord) func(context.Context) error {
-	return func(ctx context.Context) error { return p.lease.Fail(ctx, r) }
-}
-
-// giveBack ends a lease, by a call of it.
-func (b *Broker) giveBack(ctx context.Context, p *pending, how func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTry)
-	defer cancel()
-	err := how(ctx)
-	b.took(p.l, err)
-	return err
 }
 
 // took notes whether the store has taken what is to be stored of a credential.
@@ -181,21 +191,6 @@ func (b *Broker) logWaiting(must bool, what string, name broker.CredentialName, 
 		level = slog.LevelError
 	}
 	b.log.Log(b.stopping, level, what, "credential", string(name), "kind", f.Kind.Name(), "cause", f.Detail)
-}
-
-// giveBackBehind is giveBack in the background, until the lease would have ended by itself.
-func (b *Broker) giveBackBehind(p *pending, how func(context.Context) error) {
-	b.running.Go(func() {
-		for b.giveBack(b.stopping, p, how) != nil && b.clock.Now().At < p.ends {
-			select {
-			case <-b.stopping.Done():
-				return
-			case <-time.After(storeRetry):
-			}
-		}
-		p.l.unstored.Store(nil)
-		p.l.wake(&p.l.ended)
-	})
 }
 
 // saves tells all brokers what has become known of an upstream; nil: nothing has.

@@ -30,7 +30,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}
 	if err != nil {
 		if lease != nil { // nobody need wait for it, or believe that the refresh token may be spent
-			b.giveBackBehind(end, lease.Release)
+			b.behind(end, false, 0, end.release, nil)
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
@@ -42,7 +42,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	defer func() {
 		if r := recover(); r != nil {
 			presented := sent.Load() && end.spends
-			b.giveBackBehind(end, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}))
+			b.behind(end, false, 0, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}), nil)
 			panic(r)
 		}
 	}()
