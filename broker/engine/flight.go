@@ -1,6 +1,11 @@
 package engine
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"sync"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -65,4 +70,211 @@ func (f *flights[K, V]) isClosed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.closed
+}
+
+// flightKey tells flights apart. A test of a credential is no flight that callers share.
+type flightKey struct {
+	lookup
+	trial trial
+}
+
+// A trial is a test of a credential; the zero value is none.
+type trial struct {
+	on bool
+	// keep: the access token is kept.
+	keep bool
+	// of is what is tested.
+	of tested
+}
+
+// An outcome is what a flight brings. Both entry and failure are set when a valid token is there but a better one could not be
+// had.
+type outcome struct {
+	// need is what the flight was started for.
+	need    need
+	entry   *entry
+	failure *broker.Failure
+	// attempts are the requests that it made. former: the last of them worked with former secrets.
+	attempts []broker.Attempt
+	former   bool
+}
+
+// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown, as shares.fly does, and as may does, which
+// is asked before one is started; nil: nobody is.
+func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error) (*flight[outcome], bool, error) {
+	var land func()
+	begin := func() (err error) {
+		if land, err = b.shares.fly(by, key.name); err != nil || may == nil {
+			return err
+		}
+		if err = may(); err != nil {
+			land()
+		}
+		return err
+	}
+	f, mine, err := b.flights.join(key, begin, func() outcome {
+		defer land()
+		return b.fly(key, n)
+	})
+	if err != nil {
+		return nil, false, asFailure(err, key.name)
+	}
+	return f, mine, nil
+}
+
+// refresh has a flight begin that nobody waits for. Where it may not begin yet, whoever asks soon tries again; a broker that is closing goes on
+// serving what it has.
+func (b *Broker) refresh(key lookup, n need) {
+	_, _, err := b.join(flightKey{lookup: key}, n, broker.Caller{}, nil)
+	if err == nil || broker.KindOf(err) == broker.ShuttingDown {
+		return
+	}
+	f := asFailure(err, key.name)
+	b.postpone(key, f)
+	b.delayed.Do(func() { b.logFailure(slog.LevelWarn, "refresh not begun", outcome{failure: f}) })
+}
+
+// fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, a minute of waiting, and the exchange's.
+func (b *Broker) fly(key flightKey, n need) (out outcome) {
+	l := b.cache.hold(key.name)
+	defer b.cache.release(l)
+	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(queueMost)}
+	defer p.leave()
+	defer func() {
+		if r := recover(); r != nil {
+			b.logPanic(key.name, r)
+			out = outcome{need: n, failure: &broker.Failure{Kind: broker.Internal, Credential: key.name}}
+		}
+		out.need, out.attempts, out.former = n, p.attempts, p.former
+		if key.trial.on {
+			b.trials.end(b.clock.Now().At, key, out)
+		}
+		b.settle(key, out)
+	}()
+	var last *seen // what was last read; nil: nothing
+	for {
+		e, s, err := p.round(b.stopping)
+		if s != nil {
+			last = s
+		}
+		if err == nil {
+			return outcome{entry: e}
+		}
+		if errors.Is(err, errAgain) {
+			if b.stopping.Err() == nil {
+				continue
+			}
+			err = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+		}
+		f := asFailure(err, key.name)
+		if f.Kind == broker.StoreUnavailable && b.stopping.Err() != nil { // the question was cut short: that says nothing of the store
+			f = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
+		}
+		if f.Kind == broker.StoreUnavailable && b.cache.shared {
+			l.failures.Add(1)
+			p.leaveTurn()
+			if !key.trial.on {
+				out, again := p.withoutStore(b.stopping, last, f)
+				if again {
+					continue
+				}
+				return out
+			}
+		}
+		if e := p.fallback(last); e != nil || !b.cache.shared || last == nil || last.view.Token == nil {
+			return outcome{entry: e, failure: f}
+		}
+		// What this flight has read cannot be served: it was too long ago, or something has moved since. The cache may hold what was
+		// confirmed meanwhile.
+		return outcome{entry: p.served(), failure: f}
+	}
+}
+
+// logPanic logs a panic that was recovered. Its value may hold anything: only its type is logged.
+func (b *Broker) logPanic(name broker.CredentialName, p any) {
+	b.log.Error("flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+}
+
+// settle tells the entry that is being served how its refresh went. A test disturbs nobody.
+func (b *Broker) settle(key flightKey, out outcome) {
+	if out.failure == nil || key.trial.on {
+		return // the flight has put its own entry in place
+	}
+	trouble := b.postpone(key.lookup, out.failure)
+	switch {
+	case !trouble:
+	case out.need.fresh:
+		b.logFailure(slog.LevelWarn, "refresh failed; the valid token goes on being served", out)
+	case len(out.attempts) > 0:
+		b.logFailure(slog.LevelWarn, "exchange failed", out)
+	default: // what is remembered, or was asked for in vain: whoever asked is told
+		b.logFailure(slog.LevelDebug, "no token", out)
+	}
+}
+
+// postpone has the refresh of the entry that is being served wait for as long as its failure says, and reports whether that is a trouble of the
+// token's.
+func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
+	now := b.clock.Now()
+	trouble = f.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's
+	if e := b.cache.peek(key); e != nil {
+		e.refreshFrom.Store(int64(now.At.Add(max(f.RetryAt.Sub(now.Wall), backoffFirst))))
+		if trouble {
+			// Watches are told when it begins, and not each time that it goes on.
+			if was := e.trouble.Swap(f); was == nil || was.Kind != f.Kind {
+				e.line.wake(&e.line.changed)
+			}
+		}
+	}
+	return trouble
+}
+
+// logFailure logs why a flight failed: for whoever looks after the broker, where the upstream is and what it said.
+func (b *Broker) logFailure(level slog.Level, what string, out outcome, more ...slog.Attr) {
+	f := out.failure
+	attrs := append([]slog.Attr{slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("outcome", f.Kind.Name())}, more...)
+	if n := len(out.attempts); n > 0 {
+		attrs = append(attrs, slog.String("host", out.attempts[n-1].Host))
+	}
+	if f.UpstreamStatus != 0 {
+		attrs = append(attrs, slog.Int("status", f.UpstreamStatus))
+	}
+	if f.UpstreamError != "" {
+		attrs = append(attrs, slog.String("upstream_error", f.UpstreamError))
+	}
+	if f.Detail != "" {
+		attrs = append(attrs, slog.String("cause", f.Detail))
+	}
+	if !f.RetryAt.IsZero() {
+		attrs = append(attrs, slog.Time("retry_at", f.RetryAt))
+	}
+	b.log.LogAttrs(b.stopping, level, what, attrs...)
+}
+
+// storeFailure passes a store's kind on, and nothing else of it.
+func (b *Broker) storeFailure(name broker.CredentialName, err error) *broker.Failure {
+	var f *broker.Failure
+	if errors.As(err, &f) && f.Credential != "" {
+		return f
+	}
+	k := broker.KindOf(err)
+	if k == broker.Internal && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		k = broker.Canceled
+	}
+	out := &broker.Failure{Kind: k, Credential: name}
+	if f != nil {
+		out.Detail = f.Detail
+	}
+	if k == broker.StoreUnavailable {
+		out.RetryAt = b.clock.Now().Wall.Add(backoffFirst)
+	}
+	return out
+}
+
+func asFailure(err error, name broker.CredentialName) *broker.Failure {
+	var f *broker.Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return &broker.Failure{Kind: broker.KindOf(err), Credential: name}
 }

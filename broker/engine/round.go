@@ -1,0 +1,195 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events; lookRarely is that where
+// the event is this process's own.
+const (
+	lookAgain  = 250 * time.Millisecond
+	lookRarely = 15 * time.Second
+)
+
+// errAgain says that something has moved: look again.
+var errAgain = errors.New("look again")
+
+// A pursuit is a flight at work: what it is for, and what it has done so far.
+type pursuit struct {
+	b     *Broker
+	l     *line
+	key   lookup
+	need  need
+	trial trial
+	// asked: the upstream was asked, so that a test has been made, and nothing is obtained a second time. attempts are its requests, of which
+	// the last worked with former secrets if former. All are written by ask.
+	asked    bool
+	attempts []broker.Attempt
+	former   bool
+	// turn: it has its turn at the grant that all keys of a seeded credential share, until the end of the round that needs it.
+	turn bool
+	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
+	place *waiter
+	// unfit: this definition cannot present what is kept of the grant.
+	unfit bool
+	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
+	late bool
+	// until is when it waits no longer, whatever it waits for.
+	until broker.Moment
+}
+
+// seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
+type seen struct {
+	view         broker.View
+	ended        <-chan struct{}
+	moved, heard uint64
+	at           broker.Moment
+}
+
+// round looks once at everything, and does the one thing that is to be done. errAgain: look again. It returns what it has read as well;
+// nil: it did not get to it.
+func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
+	c, err := p.b.credential(ctx, p.l)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := p.b.resolve(p.key, c)
+	if err != nil {
+		return nil, nil, p.recheck(ctx, c, err)
+	}
+	takesTurns := t.credential.Seeded() && t.token.Spends
+	if takesTurns && !p.turn { // it is had for nothing, mostly; else it is waited for only by who needs it
+		select {
+		case p.l.turn <- struct{}{}:
+			p.turn = true
+		default:
+		}
+	}
+	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
+	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
+	if err != nil {
+		if broker.KindOf(err) == broker.NotFound {
+			p.b.cache.forget(p.key.name)
+		}
+		return nil, nil, p.b.storeFailure(p.key.name, err)
+	}
+	if s.view.Credential.Revision != t.credential.Revision {
+		p.l.learn(s.view.Credential, s.at)
+		return nil, nil, errAgain
+	}
+	p.l.confirm(t.credential.Revision, s.at)
+	e, err := p.act(ctx, t, s, takesTurns)
+	return e, &s, err
+}
+
+// act does the step that is planned for what a round has read. takesTurns: all keys of the credential spend one refresh token, so only one of them
+// goes for it at a time, and looks after its turn has come.
+func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*entry, error) {
+	b, now := p.b, p.b.clock.Now()
+	var stored offer
+	good := decide(s.view.Token, now.Wall, p.need) != fetch
+	if good {
+		var err error
+		stored, err = b.offer(t, s.view.Token, s.view.Mark)
+		good = err == nil // else the definition presents something that this token does not have: another is needed
+	}
+	local := b.cache.peek(p.key)
+	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
+		b.cache.confirm(local, s.at)
+		b.cache.warm(local)
+	} else {
+		local = nil
+	}
+	next := situation{
+		target: t, view: s.view, need: p.need, now: now.Wall, good: good,
+		local:   local != nil && !p.need.stored && decide(local.issued, local.wall(now), p.need) != fetch,
+		mayTake: !takesTurns || p.turn, shared: b.cache.shared, unstored: p.l.unstored.Load(), committing: p.l.commits.Load() > 0,
+		asked: p.asked, unfit: p.unfit,
+	}.plan()
+	switch next.step {
+	case serveStored:
+		return b.cache.put(p.l, stored, s.at, s.moved)
+	case serveLocal:
+		return local, nil
+	case fail:
+		return nil, next.failure
+	case awaitTurn:
+		return nil, p.pause(ctx, t, queueMost, nil, p.l.turn)
+	case awaitCommit:
+		return nil, p.pause(ctx, t, lookRarely, s.ended, nil)
+	case awaitLease:
+		return nil, p.pause(ctx, t, min(s.view.LeaseLeft, lookAgain), s.ended, nil)
+	case noteDestinations:
+		p.leave()
+		return nil, b.follow(ctx, t)
+	case askWhenAbandoned:
+		if !p.l.watched(t.token.Grant, s.view.Grant.Marker, now.Ran) {
+			return nil, p.pause(ctx, t, lookAgain, s.ended, nil)
+		}
+	case ask:
+	}
+	defer func() {
+		if p.place == nil {
+			p.leave()
+		}
+	}()
+	// The pass first, the lease second: a lease's time is for the exchange.
+	granted, err := p.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, s.heard)
+	if err != nil {
+		return nil, err
+	}
+	return p.exchange(ctx, t, next.run, granted, s)
+}
+
+// recheck is about a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
+// round reads; so such a failure is told only of what was read just now.
+func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) error {
+	read := p.b.clock.Now().At
+	there, readErr := p.b.store.Credential(ctx, p.key.name)
+	switch {
+	case readErr != nil:
+		if broker.KindOf(readErr) == broker.NotFound {
+			p.b.cache.forget(p.key.name)
+		}
+		return p.b.storeFailure(p.key.name, readErr)
+	case there.Revision != c.Revision:
+		p.l.learn(there, read)
+		return errAgain
+	}
+	return err
+}
+
+// fallback is the entry that is served although something better was wanted; nil: none. It is not cached: a flight that
+// fails changes nothing, and what was read may have been dropped since, of which the line tells, or too long ago to be served.
+func (p *pursuit) fallback(s *seen) *entry {
+	b, now := p.b, p.b.clock.Now()
+	if s == nil || p.trial.on || !fallback(s.view.Token, now.Wall, need{rejected: p.need.rejected}) {
+		return nil
+	}
+	if p.l.moved.Load() != s.moved || b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
+		return nil
+	}
+	t, err := b.resolve(p.key, s.view.Credential)
+	if err != nil {
+		return nil
+	}
+	a, err := b.offer(t, s.view.Token, s.view.Mark)
+	if err != nil {
+		return nil
+	}
+	return b.cache.entryOf(p.l, a, s.at)
+}
+
+// served is the entry that is in the cache, and trusted, where what this flight has read is too old.
+func (p *pursuit) served() *entry {
+	n := need{rejected: p.need.rejected}
+	e, v := p.b.cache.look(p.key, n, p.b.clock.Now(), p.b.upstream.Revision())
+	if v == fetch {
+		return nil
+	}
+	return e
+}
