@@ -10,7 +10,7 @@ import (
 type Destination struct {
 	Use Use
 	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers and
-	// TokenFrom it is the name of the input or the value, and where that comes from; for Carried an origin, and behind a colon such a name.
+	// TokenFrom it is the name of the input or the value, and where that comes from; for Carried and SentAs an origin, and behind a colon such a name.
 	Place string
 }
 
@@ -23,9 +23,12 @@ const (
 	Requests Use = "requests"
 	// Carried is one of the secrets, refresh tokens and values of answers that token requests bring to a place. What came from there is none.
 	Carried Use = "carried"
+	// SentAs is in which part of a request something stands there that callers do not get, and what is made of it, where that is not RFC 6749's place.
+	SentAs Use = "sent"
 	// TokenFrom is where a token comes from that callers get, and its type and its scopes where that is not RFC 6749's place. Every definition
-	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which was "from", is one of before.
-	TokenFrom Use = "token"
+	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which were "from" and "token", is
+	// one of before.
+	TokenFrom Use = "tokens"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
 	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.
@@ -69,7 +72,7 @@ func (c Credential) Against(to []Destination) []Destination {
 		return against
 	}
 	return slices.DeleteFunc(against, func(d Destination) bool {
-		return d.Use == Carried || d.Use == TokenFrom || slices.ContainsFunc(c.Destinations, func(was Destination) bool {
+		return d.Use == Carried || d.Use == SentAs || d.Use == TokenFrom || slices.ContainsFunc(c.Destinations, func(was Destination) bool {
 			return d.Use == Callers && was.Use == Callers && strings.HasPrefix(d.Place, was.Place+" of ") // it said the place in the answer, not which answer
 		})
 	})

@@ -19,8 +19,9 @@ type Upstream interface {
 type Definition interface {
 	// Facts returns what the broker decides by. The same value at every call.
 	Facts() *Facts
-	// Check returns everything that is wrong with the credential's inputs; nil: nothing. Violations never show a value.
-	Check(Credential) []Violation
+	// Check returns everything that is wrong with the credential's inputs; nil: nothing. Violations never show a value. Of a secret that is kept only
+	// whether it is there counts, for what is said of its value tells of it: given are those that were given just now.
+	Check(c Credential, given []string) []Violation
 	// Select applies the credential's and the definition's defaults to what the caller asked for and refuses what the
 	// definition does not use (ParameterNotDeclared), misses (ParameterRequired) or forbids (RequestInvalid).
 	Select(Credential, Selection) (Selection, error)
@@ -172,7 +173,7 @@ type Attempt struct {
 	Reason string
 	// Detail is that of the UpstreamError; empty: none.
 	Detail string
-	// Taken names what was taken from the answer.
+	// Taken names what was taken from the answer, but for what is there or not by its value: whoever writes a definition could have it tell of one.
 	Taken []string
 }
 

@@ -28,10 +28,17 @@ func (r *reader) check(d *definition) {
 	c.given = placeOf(c.inputNames())
 	c.namespace()
 	c.cycles()
-	for _, in := range d.inputs {
-		if in.was != "" && d.inputs[in.was] != nil {
+	former := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(d.inputs)) {
+		in := d.inputs[name]
+		switch {
+		case in.was == "":
+		case d.inputs[in.was] != nil:
 			c.Wrong(in.at, "inputs: was: %q is an input of its own; leave one of them out", in.was)
+		case former[in.was]:
+			c.Wrong(in.at, "inputs: was: another input was %q too; leave one of them out", in.was)
 		}
+		former[in.was] = true
 		c.listed(in, "inputs")
 		c.defaulted(in, "inputs")
 	}
@@ -301,6 +308,11 @@ func (c *checker) takes(w *where, p position, what, name string, taken *place) {
 	for _, m := range w.match {
 		for _, t := range m.field.values {
 			c.text(t, what+".where."+m.field.name, taken)
+			for _, n := range t.names() {
+				if s := c.meaning(n).kept; s != "" {
+					c.Wrong(p, "%s: what is taken would tell of the secret %q whether it is there; find it by another value", what, s)
+				}
+			}
 		}
 	}
 	if w.claim != nil && (!taken.names[w.of] || w.of == name || !c.isTaken(w.of)) {

@@ -33,7 +33,7 @@ func (c *Catalog) Explain(name string, inputs map[string]string, sel broker.Sele
 			cred.Secrets[in] = broker.SecretInput{Value: broker.NewSecret(shownAs(in))}
 		}
 	}
-	for _, v := range d.Check(cred) {
+	for _, v := range d.Check(cred, nil) {
 		if !strings.HasPrefix(v.Field, "secrets.") { // they are not given here
 			problems = append(problems, Problem{Message: v.Field + " " + v.Description})
 		}

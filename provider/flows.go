@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -31,6 +32,8 @@ func (c *checker) tooManyFlows() {
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
 	d      *definition
+	plain  map[string]bool // what callers are told as it is
+	hidden map[string]bool // what hides has found
 	all    []flow
 	seen   map[[4]string]bool
 	before map[*request]provenances // when it is sent
@@ -39,7 +42,7 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, plain: d.shownToCallers(), hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
@@ -50,6 +53,7 @@ func flowing(d *definition) []flow {
 			f.add(flow{use: broker.Requests, to: &to, told: true})
 		}
 		f.carried(q)
+		f.sentAs(q)
 	}
 	visible := d.visibleToCallers()
 	for _, end := range []provenances{obtained, refreshed} {
@@ -126,6 +130,76 @@ func (f *flows) carried(q *request) {
 			}
 		}
 	}
+}
+
+// sentAs adds in which part of a request something stands that callers do not get, and what is made of it: an upstream may repeat any part of a request
+// in what they do get. Client authentication, RFC 6749's parameters, and a part that is called as the secret in it, say nothing new.
+func (f *flows) sentAs(q *request) {
+	to := q.target()
+	for _, s := range f.d.slots(q) {
+		if f.full() || s.url || !slices.ContainsFunc(s.names(), f.hides) {
+			continue
+		}
+		alone, is := s.alone()
+		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
+		place, made := " in "+s.where, ""
+		if !is && !s.implied {
+			place += ": " + writtenAs(s.parts)
+		}
+		for _, n := range names {
+			if x := f.d.let[n]; x != nil {
+				made += "; " + n + " is " + x.source
+			}
+		}
+		made = shortened(made, longestPlace/4)
+		add := func(what, made string) {
+			f.add(flow{use: broker.SentAs, what: shortened(what+place+made, longestPlace*3/4), to: &to, told: q.issuer != nil})
+		}
+		for _, n := range names {
+			standard := made == "" && (s.implied || is && alone == n && (s.name == n || s.client))
+			in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
+			switch {
+			case f.full() || f.d.let[n] != nil || !f.hides(n):
+			case in != nil:
+				if cut := in.cuts(); !standard || cut != "" {
+					add(in.called(n), cut+made)
+				}
+			case n == "refresh_token":
+				if !standard {
+					add(n, made)
+				}
+			default: // what it is called says nothing: a file gives names
+				for _, o := range f.before[q][n] {
+					add(strings.TrimPrefix(f.called(o), n+", "), made)
+				}
+			}
+		}
+	}
+}
+
+// hides reports whether a name is of what callers do not get, or computed of that: a secret, a refresh token, a value of an answer.
+func (f *flows) hides(n string) bool {
+	if h, ok := f.hidden[n]; ok {
+		return h
+	}
+	f.hidden[n] = false // for one that is computed from itself
+	in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
+	h := in != nil && in.secret && !in.handedOut || n == "refresh_token" || in == nil && f.d.let[n] == nil && !f.plain[n] && !builtinNames[n]
+	if x := f.d.let[n]; x != nil {
+		h = slices.ContainsFunc(x.names(), f.hides)
+	}
+	f.hidden[n] = h
+	return h
+}
+
+// cuts is what is cut off a value that was given.
+func (in *input) cuts() (s string) {
+	for _, cut := range []string{in.prefix, in.suffix} {
+		if cut != "" {
+			s += "; without " + cut
+		}
+	}
+	return s
 }
 
 // shown adds a value of an answer that callers get.

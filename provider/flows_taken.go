@@ -163,13 +163,19 @@ func (f *flows) taken(t takenBy) string {
 	}
 	for one(t); len(next) > 0; {
 		m := next[0]
-		if next = next[1:]; met[m] || m.name == "token" && !f.chains["token"] { // of one alone, where that is taken is a flow of its own
+		if next = next[1:]; met[m] {
 			continue
 		}
 		met[m] = true
 		n := m.name
 		first := !told[n]
 		told[n] = true
+		if n == "token" && !f.chains[n] { // of one alone, where that is taken is a flow of its own; but not whether it is there
+			if first && len(f.before[m.q][n]) > 0 {
+				b.WriteString("; token")
+			}
+			continue
+		}
 		if x := f.d.let[n]; x != nil {
 			if first {
 				b.WriteString("; " + n + " is " + x.source)
@@ -240,12 +246,15 @@ func (d *definition) asks(q *request) string {
 	}
 	for _, f := range d.asked(q) {
 		for _, t := range f.values {
-			s += separator + f.name + "=" + writtenAs(t.parts)
+			s += separator + inQuery.Replace(f.name) + "=" + inQuery.Replace(writtenAs(t.parts))
 			separator = "&"
 		}
 	}
 	return s
 }
+
+// inQuery keeps a parameter of a query from looking like several.
+var inQuery = strings.NewReplacer("%", "%25", "&", "%26", "=", "%3D")
 
 // writtenAs writes a template as it stands in a file.
 func writtenAs(parts []part) string {
@@ -254,7 +263,7 @@ func writtenAs(parts []part) string {
 		if p.name != "" {
 			b.WriteString("{{" + p.name + "}}")
 		}
-		b.WriteString(p.literal)
+		b.WriteString(strings.ReplaceAll(p.literal, "{{", "{{{{"))
 	}
 	return b.String()
 }

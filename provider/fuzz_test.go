@@ -55,7 +55,7 @@ func FuzzDefinition(f *testing.F) {
 			t.Error(err)
 		}
 		cred := broker.Credential{}
-		d.Check(cred)
+		d.wrong(cred)
 		d.Host(cred, broker.Selection{})
 		_, _ = d.Select(cred, broker.Selection{})
 		_, _ = d.Present(cred, broker.Selection{}, broker.Issued{Values: map[string]broker.Secret{"token": broker.NewSecret("t")}})

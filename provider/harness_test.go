@@ -164,3 +164,8 @@ func says(status int, contentType, body string) http.HandlerFunc {
 }
 
 func jsonSays(body string) http.HandlerFunc { return says(200, "application/json", body) }
+
+// wrong is what is wrong with a credential all of whose secrets were given just now.
+func (d *definition) wrong(c broker.Credential) []broker.Violation {
+	return d.Check(c, c.SecretNames())
+}

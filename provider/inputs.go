@@ -17,7 +17,7 @@ import (
 )
 
 // Check implements broker.Definition.
-func (d *definition) Check(c broker.Credential) []broker.Violation {
+func (d *definition) Check(c broker.Credential, given []string) []broker.Violation {
 	var wrong []broker.Violation
 	bad := func(field string, code broker.Code, why string) {
 		wrong = append(wrong, broker.Violation{Field: field, Code: code, Description: why})
@@ -43,6 +43,9 @@ func (d *definition) Check(c broker.Credential) []broker.Violation {
 			if !in.optional && !in.hasDefault {
 				bad(field, broker.CodeRequired, "is required")
 			}
+			continue
+		}
+		if in.secret && !slices.Contains(given, name) {
 			continue
 		}
 		if why := d.wrongInput(name, in.affixed(v)); why != "" {

@@ -63,7 +63,7 @@ func TestAnInputThatWasRenamedIsFoundUnderItsFormerName(t *testing.T) {
 	d := v.define(`inputs: {client_id: {was: app}, client_secret: {secret: true, was: key}}
 obtain: {oauth2: https://example.com/t}`)
 	c := credential(map[string]string{"app": "a", "!key": "k"})
-	if w := d.Check(c); len(w) > 0 {
+	if w := d.wrong(c); len(w) > 0 {
 		t.Fatal(w)
 	}
 	if _, err := v.obtain(d, c, broker.Selection{}); err != nil {
@@ -183,14 +183,14 @@ refresh: {oauth2: "https://example.com/t", auth: none}`)
 	}
 	c := credential(good)
 	c.Seeds["refresh_token"] = broker.Seed{Hash: broker.NewID()}
-	if got := d.Check(c); len(got) != 0 {
+	if got := d.wrong(c); len(got) != 0 {
 		t.Errorf("got %v of what is right", got)
 	}
 	bad := credential(map[string]string{
 		"host": "a b", "url": "http://a.example", "id": "1", "mail": "x", "pem": "y", "doc": "{", "n": "1.5", "yes": "maybe", "color": "green", "code": "abcd", "!secret": "WRONG-VALUE",
 	})
 	fields := map[string]string{}
-	for _, x := range d.Check(bad) {
+	for _, x := range d.wrong(bad) {
 		fields[x.Field] = x.Description
 		if strings.Contains(x.Description, "WRONG-VALUE") {
 			t.Errorf("%s shows the value", x.Field)
@@ -203,7 +203,7 @@ refresh: {oauth2: "https://example.com/t", auth: none}`)
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
 		t.Errorf("got violations of %v, want %v", got, want)
 	}
-	if got := d.Check(credential(nil)); len(got) != 5 {
+	if got := d.wrong(credential(nil)); len(got) != 5 {
 		t.Errorf("got %v, want the five that are required", got)
 	}
 }
@@ -212,7 +212,7 @@ func TestWhatIsStoredIsText(t *testing.T) {
 	v := newVendor(t, nil)
 	d := v.define("inputs: {a: {}, s: {secret: true}}\nparameters: {p: {optional: true}}\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {a: '{{a}}', s: '{{s}}', p: '{{p}}'}}")
 	for _, bad := range []string{"a\xffb", "a\ufffdb", "\xc3"} {
-		got := d.Check(credential(map[string]string{"a": bad, "!s": bad}))
+		got := d.wrong(credential(map[string]string{"a": bad, "!s": bad}))
 		if len(got) != 2 || got[0].Field != "credential.inputs.a" || got[1].Field != "secrets.s" || !strings.Contains(got[1].Description, "UTF-8") {
 			t.Errorf("%q: got %v, want both refused by their names", bad, got)
 		}
@@ -227,12 +227,12 @@ func TestAnInputIsALineOfText(t *testing.T) {
 	v := newVendor(t, nil)
 	d := v.define("inputs: {a: {}, j: {format: json}, s: {secret: true}}\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {a: '{{a}}', j: '{{j}}', s: '{{s}}'}}")
 	for _, bad := range []string{"\x00", "a\r\nb", "a\n", "\ta", "\x1b[31m", "a\u0085"} {
-		got := d.Check(credential(map[string]string{"a": bad, "j": "{\r\n}", "!s": bad}))
+		got := d.wrong(credential(map[string]string{"a": bad, "j": "{\r\n}", "!s": bad}))
 		if len(got) != 1 || got[0].Field != "credential.inputs.a" || !strings.Contains(got[0].Description, "control character") {
 			t.Errorf("%q: got %v, want it refused by its name", bad, got)
 		}
 	}
-	if got := d.Check(credential(map[string]string{"a": "größe \u202e", "j": "[]", "!s": "s"})); len(got) > 0 {
+	if got := d.wrong(credential(map[string]string{"a": "größe \u202e", "j": "[]", "!s": "s"})); len(got) > 0 {
 		t.Errorf("got %v", got)
 	}
 }

@@ -263,6 +263,11 @@ func (w *where) ofClaim() bool {
 	return w.claim != nil || slices.ContainsFunc(w.anyOf, (*where).ofClaim)
 }
 
+// judges reports whether something is there tells of its value.
+func (w *where) judges() bool {
+	return w.pattern != nil || len(w.match) > 0 || w.within != nil && w.within.judges() || slices.ContainsFunc(w.anyOf, (*where).judges)
+}
+
 // A match is a value that an element must have.
 type match struct {
 	path  path

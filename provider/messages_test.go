@@ -21,6 +21,8 @@ func asking(url string) string { return "name: x\nobtain: {get: \"" + url + "\",
 
 // moreWrongFiles are, with wrongFiles, one for each message.
 var moreWrongFiles = []string{
+	"name: x\ninputs: {a: {was: c}, b: {was: c}}\nobtain: {get: \"https://e.com/{{a}}/{{b}}\", take: {token: t}}",
+	"name: x\ninputs: {k: {secret: true}}\nobtain: {get: \"https://e.com\", query: {k: \"{{k}}\"}, take: {token: {each: l, where: {id: \"{{k}}\"}, path: t}}}",
 	"name: x\nobtain: []", "name: x\nobtain: {oauth2: {}}", "name: x\nobtain: {oauth2: \"https://e.com\", auth: none, form: {a: b}}",
 	"name: x\nobtain: {oauth2: \"https://e.com\", auth: none, params: {a: {b: c}}}", "name: x\nobtain: {get: \"https://e.com\", auth: basic, take: {token: t}}",
 	"name: x\nobtain: {get: \"https://e.com\", auth: {}, take: {token: t}}", "name: x\nobtain: {get: \"https://e.com\", auth: {basic: a}, take: {token: t}}",

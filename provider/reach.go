@@ -1,6 +1,9 @@
 package provider
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // behind adds a name and all that it is computed of.
 func (d *definition) behind(name string, out map[string]bool) {
@@ -29,34 +32,67 @@ func (d *definition) named(texts []text) map[string]bool {
 // uses reports whether a request names something.
 func (d *definition) uses(q *request, name string) bool { return d.named(d.sent(q))[name] }
 
-// sent are the texts of a request that are sent.
-func (d *definition) sent(q *request) []text {
-	texts := append(textsOf(d.headers, q.query, q.headers, q.body.fields, q.cookies.fields), q.target().written, q.body.text)
-	if q.cookies.whole != nil {
-		texts = append(texts, *q.cookies.whole)
+// A slot is a part of a request, and what stands in it.
+type slot struct {
+	text
+	// where it is, for people, and name what it is called there; empty: nothing.
+	where, name string
+	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL.
+	client, url bool
+}
+
+// slots are the parts of a request.
+func (d *definition) slots(q *request) (all []slot) {
+	post := func(name string) bool { return q.auth.kind == secretPost && name == "client_secret" }
+	add := func(fields []field, where string) {
+		for _, f := range fields {
+			s := slot{where: where + f.name, name: f.name, client: post(f.name)}
+			for _, s.text = range f.values {
+				all = append(all, s)
+			}
+		}
 	}
+	add(d.headers, "the header ")
+	add(q.headers, "the header ")
+	add(q.query, "the query, as ")
+	add(q.cookies.fields, "the cookie ")
+	add(q.body.fields, "the body, as ")
+	if q.cookies.whole != nil {
+		all = append(all, slot{text: *q.cookies.whole, where: "the cookies"})
+	}
+	all = append(all, slot{text: q.target().written, url: true}, slot{text: q.body.text, where: "the body"})
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
-		texts = append(texts, q.auth.id, q.auth.secret)
+		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
 	if q.withToken {
-		texts = append(texts, d.presented()...)
+		for _, t := range d.presented() {
+			all = append(all, slot{text: t, where: "what shows the token"})
+		}
 	}
-	var walk func(t *tree)
-	walk = func(t *tree) {
+	var walk func(t *tree, at string)
+	walk = func(t *tree, at string) {
 		if t == nil {
 			return
 		}
 		if t.leaf != nil {
-			texts = append(texts, *t.leaf)
+			all = append(all, slot{text: *t.leaf, where: "the body, as " + at, name: at, client: post(at)})
 		}
 		for _, x := range t.list {
-			walk(x)
+			walk(x, at+"[]")
 		}
 		for _, m := range t.members {
-			walk(m.tree)
+			walk(m.tree, strings.TrimPrefix(at+"."+m.name, "."))
 		}
 	}
-	walk(q.body.json)
+	walk(q.body.json, "")
+	return all
+}
+
+// sent are the texts of a request that are sent.
+func (d *definition) sent(q *request) (texts []text) {
+	for _, s := range d.slots(q) {
+		texts = append(texts, s.text)
+	}
 	return texts
 }
 
@@ -69,16 +105,29 @@ func (d *definition) presented() []text {
 	return texts
 }
 
-// visibleToCallers are the names that reach callers: of an answer the token, its type and its scopes always do.
-func (d *definition) visibleToCallers() map[string]bool {
+// shownToCallers are the names that callers are told: of an answer the token, its type and its scopes always.
+func (d *definition) shownToCallers() map[string]bool {
 	texts := append(d.presented(), textsOf(d.headers)...)
 	if d.baseURL != nil {
 		texts = append(texts, d.baseURL.written)
 	}
-	out := d.named(texts)
-	out["token"], out["token_type"], out["scope"] = true, true, true
+	out := map[string]bool{"token": true, "token_type": true, "scope": true}
+	for _, t := range texts {
+		for _, n := range t.names() {
+			out[n] = true
+		}
+	}
 	for _, a := range d.attributes {
-		d.behind(a, out)
+		out[a] = true
+	}
+	return out
+}
+
+// visibleToCallers are those, and all that they are computed of.
+func (d *definition) visibleToCallers() map[string]bool {
+	out := map[string]bool{}
+	for n := range d.shownToCallers() {
+		d.behind(n, out)
 	}
 	return out
 }

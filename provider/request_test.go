@@ -237,7 +237,7 @@ obtain: {post: "{{server}}/login", take: {token: t}}`)
 	}
 	for _, bad := range []string{"http://example.com", "https://user:pw@example.com", "ftp://example.com", "example.com", "https://", "https://a b"} {
 		c := credential(map[string]string{"server": bad})
-		if len(d.Check(c)) == 0 {
+		if len(d.wrong(c)) == 0 {
 			t.Errorf("%s: no violation", bad)
 		}
 		if _, err := v.obtain(d, c, broker.Selection{}); err == nil {

@@ -318,7 +318,7 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 		e.taken[t.name] = true
 	}
 	for _, t := range q.take {
-		if _, ok := taken[t.name]; ok {
+		if _, ok := taken[t.name]; ok && (t.name == "token" || !t.where.judges()) {
 			at.Taken = append(at.Taken, t.name)
 		}
 	}

@@ -122,7 +122,7 @@ func exchangeFor(t *testing.T, d broker.Definition, a upstreamsim.Account) *exch
 		}
 		cred.Secrets[name] = broker.SecretInput{Value: broker.NewSecret(s)}
 	}
-	if v := d.Check(cred); len(v) > 0 {
+	if v := d.Check(cred, cred.SecretNames()); len(v) > 0 {
 		t.Fatalf("the account's inputs are refused: %v", v)
 	}
 	scopes, err := broker.ParseSet("scopes", a.Scopes)

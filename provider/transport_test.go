@@ -79,8 +79,8 @@ func TestHTTPNeedsTheOperatorsWord(t *testing.T) {
 		d, _ := parse("", []byte("name: test\n"+plain))
 		d.transport = tr
 		_, err = d.Exchange(t.Context(), broker.Exchange{Credential: c, BeforeSend: func(string) error { return nil }})
-		if (err == nil) != allowed || (len(d.Check(c)) == 0) != allowed {
-			t.Errorf("allowed %v: got %v and violations %v", allowed, err, d.Check(c))
+		if (err == nil) != allowed || (len(d.wrong(c)) == 0) != allowed {
+			t.Errorf("allowed %v: got %v and violations %v", allowed, err, d.wrong(c))
 		}
 		tr.Close()
 	}

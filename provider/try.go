@@ -54,7 +54,7 @@ func (c *Catalog) Try(ctx context.Context, cred broker.Credential, sel broker.Se
 		return TryReport{}, broker.Answer{}, err
 	}
 	d := def.(*definition) // a catalog holds no others
-	if wrong := d.Check(cred); len(wrong) > 0 {
+	if wrong := d.Check(cred, cred.SecretNames()); len(wrong) > 0 {
 		return TryReport{}, broker.Answer{}, broker.Invalid(wrong...)
 	}
 	if sel, err = d.Select(cred, sel); err != nil {

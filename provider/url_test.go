@@ -115,7 +115,7 @@ obtain:
 - {get: "https://{{place}}/oauth", take: {token: t}}
 base_url: "{{server}}/api"`)
 	good := map[string]string{"sub": "acme", "port": "8443", "seg": "a/b", "place": "example.com/eu", "server": "HTTPS://example.com/x/"}
-	if got := d.Check(credential(good)); len(got) > 0 {
+	if got := d.wrong(credential(good)); len(got) > 0 {
 		t.Fatal(got)
 	}
 	for input, values := range map[string][]string{
@@ -129,7 +129,7 @@ base_url: "{{server}}/api"`)
 				inputs[k] = x
 			}
 			inputs[input] = value
-			if got := d.Check(credential(inputs)); len(got) != 1 || got[0].Field != "credential.inputs."+input {
+			if got := d.wrong(credential(inputs)); len(got) != 1 || got[0].Field != "credential.inputs."+input {
 				t.Errorf("%s %q: got %v, want one violation", input, value, got)
 			}
 		}
@@ -149,7 +149,7 @@ base_url: "https://{{instance}}/api"`)
 		"example.com": "/oauth/a%2Fb", "example.com/": "/oauth/a%2Fb", "example.com:443/eu/base": "/eu/base/oauth/a%2Fb", "https://example.com/größe/a%2Fb/": "/gr%C3%B6%C3%9Fe/a%2Fb/oauth/a%2Fb",
 	} {
 		c := credential(map[string]string{"instance": value, "id": "a/b"})
-		if got := d.Check(c); len(got) > 0 {
+		if got := d.wrong(c); len(got) > 0 {
 			t.Errorf("%s: %v", value, got)
 		}
 		if _, err := v.obtain(d, c, broker.Selection{}); err != nil {

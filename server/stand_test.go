@@ -112,7 +112,7 @@ func (u *oneToken) Definition(string) (broker.Definition, error)        { return
 func (u *oneToken) Revision() uint64                                    { return 0 }
 func (u *oneToken) Facts() *broker.Facts                                { return &u.facts }
 func (u *oneToken) Host(broker.Credential, broker.Selection) string     { return "stub.example:443" }
-func (u *oneToken) Check(broker.Credential) []broker.Violation          { return nil }
+func (u *oneToken) Check(broker.Credential, []string) []broker.Violation          { return nil }
 func (u *oneToken) Destinations(broker.Credential) []broker.Destination { return nil }
 func (u *oneToken) Select(_ broker.Credential, x broker.Selection) (broker.Selection, error) {
 	return x, nil

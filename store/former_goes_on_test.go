@@ -51,7 +51,7 @@ func (d *formerDefinition) Facts() *broker.Facts { return &d.facts }
 func (d *formerDefinition) Host(c broker.Credential, _ broker.Selection) string {
 	return c.Inputs["host"]
 }
-func (d *formerDefinition) Check(broker.Credential) []broker.Violation { return nil }
+func (d *formerDefinition) Check(broker.Credential, []string) []broker.Violation { return nil }
 func (d *formerDefinition) Destinations(c broker.Credential) []broker.Destination {
 	return []broker.Destination{{Use: broker.Requests, Place: c.Inputs["host"]}}
 }

@@ -239,7 +239,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 		maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool { return !facts.Inputs[name].Seed })
 	}
 	if len(wrong) == 0 {
-		wrong = def.Check(c)
+		wrong = def.Check(c, given(there, c))
 	}
 	if len(wrong) > 0 {
 		return broker.Credential{}, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: there.Name, Provider: d.Provider, Violations: wrong}
@@ -261,6 +261,16 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	c.Etag, c.UpdateTime = broker.NewID(), now
 	c.Requests = rememberRequest(c.Requests, ch, now)
 	return c, seed, nil
+}
+
+// given are the secrets that a change sets.
+func given(before, after broker.Credential) (names []string) {
+	for _, n := range after.SecretNames() {
+		if !before.Secrets[n].Value.Equal(after.Secrets[n].Value) {
+			names = append(names, n)
+		}
+	}
+	return names
 }
 
 // renameInputs gives what is stored under an input's former name its new one.

@@ -51,7 +51,7 @@ func (u *upstream) Destinations(c broker.Credential) []broker.Destination {
 	}
 	return nil
 }
-func (u *upstream) Check(c broker.Credential) []broker.Violation {
+func (u *upstream) Check(c broker.Credential, _ []string) []broker.Violation {
 	if u.check != nil {
 		return u.check(c)
 	}

@@ -127,7 +127,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		r.State, r.Advice = Misconfigured, asFailure(err, c.Name).Detail
 		return
 	}
-	if v := def.Check(c); len(v) > 0 {
+	if v := def.Check(c, nil); len(v) > 0 {
 		r.State, r.Advice = Misconfigured, "give the inputs that the definition wants, with `credential update`"
 		fail(broker.CredentialIncomplete)
 		r.Failure.Violations = v

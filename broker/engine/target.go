@@ -71,7 +71,7 @@ func (b *Broker) aim(key lookup, c broker.Credential) (t target, err error) {
 	if c.Disabled {
 		return t, &broker.Failure{Kind: broker.CredentialDisabled, Credential: c.Name, Provider: c.Provider}
 	}
-	if v := t.definition.Check(c); len(v) > 0 {
+	if v := t.definition.Check(c, nil); len(v) > 0 {
 		return t, &broker.Failure{Kind: broker.CredentialIncomplete, Credential: c.Name, Provider: c.Provider, Violations: v}
 	}
 	if t.chosen, err = t.definition.Select(c, key.sel); err != nil {

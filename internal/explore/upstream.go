@@ -91,7 +91,7 @@ func (u *upstream) Revision() uint64 { return 1 }
 func (u *upstream) Facts() *broker.Facts { return &u.w.s.facts }
 
 // Check implements broker.Definition.
-func (u *upstream) Check(broker.Credential) []broker.Violation { return nil }
+func (u *upstream) Check(broker.Credential, []string) []broker.Violation { return nil }
 
 // Select implements broker.Definition.
 func (u *upstream) Select(_ broker.Credential, s broker.Selection) (broker.Selection, error) {

@@ -25,12 +25,12 @@ import (
 // silent is an upstream that never answers.
 type silent struct{ facts broker.Facts }
 
-func (s *silent) Definition(string) (broker.Definition, error)        { return s, nil }
-func (s *silent) Revision() uint64                                    { return 0 }
-func (s *silent) Facts() *broker.Facts                                { return &s.facts }
-func (s *silent) Host(broker.Credential, broker.Selection) string     { return "silent.example:443" }
-func (s *silent) Check(broker.Credential) []broker.Violation          { return nil }
-func (s *silent) Destinations(broker.Credential) []broker.Destination { return nil }
+func (s *silent) Definition(string) (broker.Definition, error)         { return s, nil }
+func (s *silent) Revision() uint64                                     { return 0 }
+func (s *silent) Facts() *broker.Facts                                 { return &s.facts }
+func (s *silent) Host(broker.Credential, broker.Selection) string      { return "silent.example:443" }
+func (s *silent) Check(broker.Credential, []string) []broker.Violation { return nil }
+func (s *silent) Destinations(broker.Credential) []broker.Destination  { return nil }
 func (s *silent) Select(_ broker.Credential, x broker.Selection) (broker.Selection, error) {
 	return x, nil
 }

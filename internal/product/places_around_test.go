@@ -270,7 +270,7 @@ refresh:
   params: {held: "{{held}}"}
   take: {held: held}
 - get: "https://there.example.com/me"
-  query: {o: "{{other}}"}
+  headers: {X-O: "{{other}}"}
   take: {other: endpoint}
 `
 	const after = `
@@ -284,7 +284,7 @@ obtain:
   take: {held: endpoint}
 refresh:
 - get: "https://there.example.com/me"
-  query: {o: "{{held}}"}
+  headers: {X-O: "{{held}}"}
   take: {held: endpoint}
 - oauth2: "https://here.example.com/token"
   params: {held: "{{other}}"}
@@ -359,8 +359,8 @@ obtain:
 - {oauth2: "https://here.example.com/token", take: {one: held}}
 - {get: "https://there.example.com/me", headers: {X-Who: "{{client_id}}"}, take: {two: endpoint}}
 refresh:
-- {oauth2: "https://here.example.com/token", params: {one: "{{one}}"}}
-- {get: "https://there.example.com/me", query: {o: "{{two}}"}, take: {two: endpoint}}
+- {oauth2: "https://here.example.com/token", params: {p: "{{one}}"}}
+- {get: "https://there.example.com/me", headers: {X-O: "{{two}}"}, take: {two: endpoint}}
 `
 	swapped := strings.NewReplacer("one", "two", "two", "one").Replace(file)
 	p := newPlaces(t)

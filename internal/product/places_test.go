@@ -100,7 +100,7 @@ func newPlaces(t *testing.T) *places {
 // upstream is a token endpoint that is well. What it issues says where.
 func (p *places) upstream(host string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		dump, _ := httputil.DumpRequest(r, true)
+		dump, _ := httputil.DumpRequest(r, true) // and the body can be read once more
 		p.mu.Lock()
 		p.wire[host].Write(append(dump, '\n'))
 		p.mu.Unlock()
@@ -122,8 +122,8 @@ func (p *places) upstream(host string) http.HandlerFunc {
 		p.secret(issued...)
 		_, _ = fmt.Fprintf(w, `{"access_token": %q, "refresh_token": %q, "held": %q, "token_type": "Bearer", "expires_in": 3600,
 			"issuer": "https://%s", "token_endpoint": "https://%s/token", "endpoint": "https://%s/token",
-			"data": {"at": %q, "rt": %q}}`,
-			issued[0], issued[1], issued[2], host, host, thereHost, issued[0], issued[1])
+			"data": {"at": %q, "rt": %q}, "scope": %q}`,
+			issued[0], issued[1], issued[2], host, host, thereHost, issued[0], issued[1], r.FormValue("scope")) // which is granted (RFC 6749 section 5.1)
 	}
 }
 

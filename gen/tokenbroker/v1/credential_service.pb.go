@@ -112,6 +112,8 @@ const (
 	Destination_USE_CARRIED Destination_Use = 5
 	// To callers: the token, from where it is taken; its type and its scopes where that is not RFC 6749's place.
 	Destination_USE_TOKEN Destination_Use = 6
+	// One of those, in a part of the request that RFC 6749 does not have it in, or with something made of it: an upstream may repeat what it is asked.
+	Destination_USE_SENT Destination_Use = 7
 )
 
 // Enum value maps for Destination_Use.
@@ -124,6 +126,7 @@ var (
 		4: "USE_RELEASE",
 		5: "USE_CARRIED",
 		6: "USE_TOKEN",
+		7: "USE_SENT",
 	}
 	Destination_Use_value = map[string]int32{
 		"USE_UNSPECIFIED": 0,
@@ -133,6 +136,7 @@ var (
 		"USE_RELEASE":     4,
 		"USE_CARRIED":     5,
 		"USE_TOKEN":       6,
+		"USE_SENT":        7,
 	}
 )
 
@@ -337,7 +341,7 @@ type Destination struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Use   Destination_Use        `protobuf:"varint,1,opt,name=use,proto3,enum=tokenbroker.v1.Destination_Use" json:"use,omitempty"`
 	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS and USE_TOKEN the name
-	// of the input or the value, and where that comes from; for USE_CARRIED an origin, and behind a colon such a name.
+	// of the input or the value, and where that comes from; for USE_CARRIED and USE_SENT an origin, and behind a colon such a name.
 	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
 	// Its definition leads there as it is now. Otherwise it did, and brokers that have not read the new one still go there.
 	Current bool `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
@@ -2043,12 +2047,12 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x02\n" +
 	"\vDestination\x121\n" +
 	"\x03use\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.Destination.UseR\x03use\x12\x1e\n" +
 	"\x05place\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\x05place\x12\x18\n" +
 	"\acurrent\x18\x03 \x01(\bR\acurrent\x12\x1a\n" +
-	"\baccepted\x18\x04 \x01(\bR\baccepted\"{\n" +
+	"\baccepted\x18\x04 \x01(\bR\baccepted\"\x89\x01\n" +
 	"\x03Use\x12\x13\n" +
 	"\x0fUSE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fUSE_REQUESTS\x10\x01\x12\v\n" +
@@ -2056,7 +2060,8 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\vUSE_CALLERS\x10\x03\x12\x0f\n" +
 	"\vUSE_RELEASE\x10\x04\x12\x0f\n" +
 	"\vUSE_CARRIED\x10\x05\x12\r\n" +
-	"\tUSE_TOKEN\x10\x06\"\xbf\x01\n" +
+	"\tUSE_TOKEN\x10\x06\x12\f\n" +
+	"\bUSE_SENT\x10\a\"\xbf\x01\n" +
 	"\vSecretInput\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bset_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x12\x1f\n" +

@@ -120,6 +120,8 @@ func destinationWord(d *tokenbrokerv1.Destination) string {
 		return "tokens are for"
 	case tokenbrokerv1.Destination_USE_CARRIED:
 		return "secrets go to"
+	case tokenbrokerv1.Destination_USE_SENT:
+		return "sent there as"
 	case tokenbrokerv1.Destination_USE_CALLERS, tokenbrokerv1.Destination_USE_TOKEN:
 		return "callers get"
 	case tokenbrokerv1.Destination_USE_RELEASE:

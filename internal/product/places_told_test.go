@@ -1,0 +1,153 @@
+package product
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+)
+
+// told is all that a caller is told of a token, or of why there is none.
+func (p *places) toldCaller() string {
+	_, _ = p.Invalidate(p.t.Context(), here, engine.Invalidation{Credential: "c", All: true})
+	s, err := p.Token(p.t.Context(), here, engine.Request{Credential: "c"})
+	if err != nil {
+		f := &broker.Failure{}
+		errors.As(err, &f)
+		return fmt.Sprint(f.Kind.Name(), " ", f.Detail, " ", f.Violations)
+	}
+	return fmt.Sprint(s.Token.TokenType, " ", s.Token.Scopes, " ", s.Token.Attributes)
+}
+
+const (
+	secretly = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain: {oauth2: "https://here.example.com/token"}
+`
+	scoped     = secretly + "scopes: {default: [read]}\n"
+	refreshing = secretly + `refresh: {oauth2: "https://here.example.com/token"}
+`
+	login = `
+name: x
+inputs: {user: {default: me}, client_secret: {secret: true}}
+obtain:
+- {post: "https://here.example.com/login", form: {password: "{{client_secret}}"}, take: {session: held}}
+- {post: "https://here.example.com/token", form: {session: "{{session}}"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
+)
+
+// TestAnUpstreamRepeatsWhatItIsAsked: a file that has a secret in another part of a request, or something made of it, is asked about, for callers may be
+// told that part: here as the scopes that were granted.
+func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
+	const oauth2 = `oauth2: "https://here.example.com/token"`
+	for name, c := range map[string]struct{ before, old, new, more string }{
+		"the client secret as the scope": {secretly, oauth2, oauth2 + `, params: {scope: "{{client_secret}}"}`, ""},
+		"beside the scopes":              {scoped, oauth2, oauth2 + `, params: {scope: "{{scope}} {{client_secret}}"}`, ""},
+		"in the query":                   {secretly, oauth2, oauth2 + `, query: {scope: "{{client_secret}}"}`, ""},
+		"as the client's id":             {secretly, oauth2, oauth2 + `, auth: {client_secret_basic: {id: "{{client_secret}}", secret: "{{client_secret}}"}}`, ""},
+		"the refresh token in hex":       {refreshing, "refresh: {" + oauth2, "refresh: {" + oauth2 + `, params: {scope: "{{r}}"}`, `let: {r: {hex: "{{refresh_token}}"}}`},
+		"a session":                      {login, `form: {session: "{{session}}"}`, `form: {session: "{{session}}", scope: "{{session}}"}`, ""},
+		"a session in hex":               {login, `form: {session: "{{session}}"}`, `form: {session: "{{s}}"}`, `let: {s: {hex: "{{session}}"}}`},
+		"with what is cut off":           {secretly, "client_secret: {secret: true}", "client_secret: {secret: true, prefix: given}", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine("x", c.before)
+			inputs := map[string]string{"client_id": "id"}
+			if c.before == login {
+				inputs = nil
+			}
+			p.giveOne("x", inputs)
+			after := strings.ReplaceAll(c.before, c.old, c.new) + c.more + "\n"
+			if after == c.before {
+				t.Fatal("nothing is edited")
+			}
+			p.redefine("x", after)
+			for range 2 {
+				told := p.toldCaller()
+				if !strings.HasPrefix(told, broker.CredentialHeld.Name()) {
+					t.Errorf("nobody was asked, and callers are told %q", told)
+				}
+				p.mu.Lock()
+				for _, secret := range p.plant {
+					if strings.Contains(told, secret) || strings.Contains(told, hex.EncodeToString([]byte(secret))) {
+						t.Errorf("callers are told a secret: %q", told)
+					}
+				}
+				p.mu.Unlock()
+			}
+			p.accept("c")
+			if told := p.toldCaller(); !strings.HasPrefix(told, "Bearer") && !strings.HasPrefix(told, " ") {
+				t.Errorf("accepted: got %q", told)
+			}
+		})
+	}
+}
+
+// TestAFileAsksNothingOfASecretThatIsKept: what a definition wants of a secret is held against it when it is given. What a later file wants of it would
+// tell of it, a question an edit.
+func TestAFileAsksNothingOfASecretThatIsKept(t *testing.T) {
+	p := newPlaces(t)
+	p.redefine("x", secretly)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	for name, wanted := range map[string]string{
+		"a pattern":         `client_secret: {secret: true, pattern: "a.*"}`,
+		"choices":           `client_secret: {secret: true, one_of: [a, b]}`,
+		"a format":          `client_secret: {secret: true, format: uuid}`,
+		"by another name":   `a: {secret: true, was: client_secret, pattern: "a.*"}`,
+		"in what is wanted": `client_secret: {secret: true, pattern: "given.*"}, host: {optional: true}`,
+	} {
+		p.redefine("x", strings.Replace(strings.Replace(secretly, "client_secret: {secret: true}", wanted, 1), `/token"`, `/token", auth: none, params: {client_id: "{{client_id}}"}`, 1))
+		if told := p.toldCaller(); strings.Contains(told, "must") || strings.Contains(told, "secrets.") {
+			t.Errorf("%s: callers are told %q", name, told)
+		}
+	}
+	p.redefine("x", strings.Replace(secretly, "client_secret: {secret: true}", `client_secret: {secret: true, pattern: "[0-9]+"}`, 1))
+	err := p.edit(nil, map[string]string{"client_secret": "letters"})
+	if f := (*broker.Failure)(nil); !errors.As(err, &f) || f.Kind != broker.RequestInvalid || !strings.Contains(fmt.Sprint(f.Violations), "must match") {
+		t.Errorf("given: got %v, want that it does not match", err)
+	}
+	if err := p.edit(nil, map[string]string{"client_secret": "12"}); err != nil {
+		t.Errorf("given as it is wanted: %v", err)
+	}
+}
+
+// TestAFileComputesNothingOfASecretUnasked: whether a computation fails would tell of it.
+func TestAFileComputesNothingOfASecretUnasked(t *testing.T) {
+	p := newPlaces(t)
+	p.redefine("x", secretly)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	for _, by := range []string{"given", "xyzzy"} {
+		p.redefine("x", strings.Replace(strings.Replace(secretly, "obtain:", `let: {l: {split: {of: "<{{client_secret}}", by: "<`+by+`", at: 1}}}`+"\nobtain:", 1),
+			`/token"`, `/token", params: {p: "{{l}}"}`, 1))
+		if told := p.toldCaller(); !strings.HasPrefix(told, broker.CredentialHeld.Name()) || strings.Contains(told, "split") {
+			t.Errorf("%s: callers are told %q", by, told)
+		}
+	}
+}
+
+// TestStatusTellsNothingOfAnAnswersValues: a file may take a value where it looks so, and status says what was taken.
+func TestStatusTellsNothingOfAnAnswersValues(t *testing.T) {
+	p := newPlaces(t)
+	p.redefine("x", refreshing)
+	p.giveOne("x", map[string]string{"client_id": "id"})
+	for _, looks := range []string{`pattern: "refresh-(.)"`, `pattern: "xyzzy(.)"`} {
+		p.redefine("x", strings.ReplaceAll(refreshing, `/token"`, `/token", take: {guess: {path: refresh_token, optional: true, `+looks+`}}`))
+		p.toldCaller()
+		status, err := p.CredentialStatus(t.Context(), here, "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range status.Attempts {
+			if !slices.Contains(a.Taken, "token") || slices.Contains(a.Taken, "guess") {
+				t.Errorf("%s: status says that %v were taken", looks, a.Taken)
+			}
+		}
+	}
+}
