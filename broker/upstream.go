@@ -204,8 +204,9 @@ const (
 // for an error code that OAuth, OpenID Connect or the definition's rules know.
 type UpstreamError struct {
 	Level Level
-	// Refused: BeforeSend refused; the last request was not sent.
-	Refused bool
+	// Refused: BeforeSend refused, and Unsent: for another reason the last request was not sent, such as a value that it cannot be made of. It says
+	// nothing of the upstream.
+	Refused, Unsent bool
 	// Lost: a request was sent, and nothing that came back says whether it was processed. What it spent may be spent.
 	Lost bool
 	// Status and Code are the HTTP status and the OAuth error code; 0 and empty: none.

@@ -53,7 +53,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			s, ok := e.held(name)
 			if _, kept := x.Held[name]; kept && !ok && d.needs[name] {
 				// Without it a refresh would ask for something else, or bring what nobody can be shown, and spend the refresh token.
-				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelGrant, Detail: "the request was not sent: what is kept as " + name + " was taken otherwise by a former definition"}
+				return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelGrant, Unsent: true, Detail: "the request was not sent: what is kept as " + name + " was taken otherwise by a former definition"}
 			}
 			if ok {
 				v.set(name, s.Reveal(), true)
@@ -146,7 +146,7 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 // part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
 func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 	e.unsent = q
-	f := &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the request cannot be made, and was not sent: " + err.Error()}
+	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
 	var bad *badValue
 	if !errors.As(err, &bad) {
 		return f
@@ -220,7 +220,7 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 			f.Status = a.Status
 		}
 		if sendErr.Never {
-			f.Level = broker.LevelCredential
+			f.Level, f.Unsent = broker.LevelCredential, true
 		}
 		return f
 	}

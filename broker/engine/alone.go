@@ -66,7 +66,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
-	b, moved, asked := p.b, p.l.moved.Load(), p.b.clock.Now().At
+	b, moved, asked := p.b, p.l.moves.now(), p.b.clock.Now().At
 	granted, err := p.enter(ctx, t, advice{unknown: true}, before, p.l.heard.Load())
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 
 // putLocal caches a token that the store does not have. It is relied on for as long as the credential is, and until the store has
 // one: mark is of what was stored when it was obtained, and moved what the line had moved to before, at a moment.
-func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved uint64, began broker.Moment) (*entry, error) {
+func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved movedTo, began broker.Moment) (*entry, error) {
 	if b := p.b; b.clock.Now().At.Sub(began) >= b.cache.bound {
 		// It took so long that the store may be there again, and the credential another, or gone.
 		if err := p.recheck(ctx, a.credential, nil); err != nil && broker.KindOf(err) != broker.StoreUnavailable {

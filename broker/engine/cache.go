@@ -127,26 +127,38 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 	return e.local || e.trouble.Load() != nil || c.old(e, now)
 }
 
-// put caches an answer that the store confirmed at a moment. moved is what the line had moved to before that: if it has moved
-// since, the answer may be one that was dropped: errAgain.
-func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved uint64) (*entry, error) {
+// put caches an answer that the store confirmed at a moment, and returns its entry. moved is what the line had moved to before that: errAgain if the
+// answer was dropped since. Where something else may have changed, whoever waits gets it, and the next asks again.
+func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*entry, error) {
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l.moved.Load() != moved {
+	dropped, doubtful := l.moves.since(moved, e)
+	if dropped {
 		return nil, errAgain
 	}
-	was := l.entries[a.lookup]
-	l.entries[a.lookup] = e
 	if e.pending {
 		l.pending[e] = struct{}{}
 	}
+	was := l.entries[a.lookup]
+	switch {
+	case doubtful:
+		return e, nil
+	case was != nil && was.same(e): // how its refresh does stays known
+		c.confirmed(was, confirmed)
+		c.ask(was)
+		return was, nil
+	}
+	l.entries[a.lookup] = e
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
-	if was == nil || was.issued.ID != e.issued.ID || was.mark != e.mark || was.dropped.Load() || c.degraded(was, c.clock.Now().At) {
-		l.wake(&l.changed) // else it is what all who watch have
-	}
+	l.wake(&l.changed)
 	return e, nil
+}
+
+// same reports whether another entry is of the same stored token, shown in the same way.
+func (e *entry) same(o *entry) bool {
+	return !e.dropped.Load() && !e.local && !o.local && e.mark == o.mark && e.issued.ID == o.issued.ID && e.revision == o.revision
 }
 
 // entryOf makes an entry without caching it.
@@ -173,13 +185,25 @@ func (c *cache) peek(key lookup) *entry {
 }
 
 // confirm notes that the store said, when it was asked at a moment, that an entry is current.
-func (c *cache) confirm(e *entry, asked broker.Moment) { e.confirmed.Store(int64(asked)) }
+func (c *cache) confirm(e *entry, asked broker.Moment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.confirmed(e, asked)
+}
+
+// confirmed is confirm; the caller holds mu. Watches hear that what was served because the store is away is well again.
+func (c *cache) confirmed(e *entry, asked broker.Moment) {
+	old := c.old(e, c.clock.Now().At)
+	if e.confirmed.Store(max(e.confirmed.Load(), int64(asked))); old {
+		e.line.wake(&e.line.changed)
+	}
+}
 
 // try notes that the store could not say, when it was asked at a moment.
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
-// drop takes the entries of a credential that match out of service for good, also those that are on their way to the store, and returns how many
-// tokens of those only this process had. If there are any, or the store has changed, whatever is being read meanwhile is read again.
+// drop takes the entries of a credential that match out of service for good, also those that are being read, or are on their way to the store, and
+// returns how many tokens of those only this process had. If there are any, or the store has changed, everybody looks again.
 func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,8 +227,9 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 		c.remove(key, e)
 		changed = true
 	}
+	l.moves.drop(match)
 	if changed || len(ids) > 0 {
-		l.move()
+		l.stir()
 	}
 	return len(ids)
 }
@@ -246,7 +271,8 @@ func (c *cache) doubt(name broker.CredentialName) {
 		e.confirmed.Store(min(e.confirmed.Load(), old))
 		e.tried.Store(int64(broker.Never))
 	}
-	l.move()
+	l.moves.doubt()
+	l.stir()
 }
 
 // doubtEntry is doubt of one entry, whose token is no longer the one that is stored.

@@ -15,7 +15,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	now := b.clock.Now()
 	o := broker.Outcome{
 		Attempts: a.Attempts, UsedFormer: former, Now: now.Wall,
-		DropGrant: !end.spends && !s.view.Grant.None() && a.RefreshToken.IsZero(),
+		DropGrant: !end.spends && t.facts.Refreshes && !p.unfit && !s.view.Grant.None() && a.RefreshToken.IsZero(), // it is refused, or may be spent
 	}
 	if t.facts.Refreshes {
 		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
@@ -30,7 +30,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 		o.Token = shown.issued
 	}
 	b.savesBehind(t, granted.leaveWith(unfit).news)
-	moved := p.l.moved.Load()
+	moved := p.l.moves.now()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
 	switch {
@@ -102,7 +102,7 @@ func heldOf(a broker.Answer) map[string]broker.HeldValue {
 // failed records why an exchange failed, and says what is to be done: errAgain, or the failure that all waiters share.
 func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *pass, s seen, e *broker.UpstreamError) error {
 	b, now := p.b, p.b.clock.Now().Wall
-	sent := len(e.Attempts) > 0 && !e.Refused || e.Lost
+	sent := len(e.Attempts) > 0 && !e.Refused && !e.Unsent || e.Lost
 	r := broker.FailureRecord{
 		Level: e.Level, Attempts: e.Attempts, Now: now, Presented: end.spends && sent, Uncertain: end.spends && e.Lost,
 	}
@@ -139,8 +139,12 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 			out.Kind, out.RetryAt = broker.CredentialMisconfigured, r.Failure.RetryAt
 			break
 		}
-		if !sent && t.facts.Obtains && !p.unfit { // nothing was presented, so that nobody has refused it: a definition that comes back may go on with it
-			r.Level, p.unfit, again = broker.LevelUpstream, true, true
+		if e.Unsent && !sent { // so nobody has refused it: a definition that comes back may go on with it
+			p.unfit, again = true, t.facts.Obtains
+			if r.Level = broker.LevelUpstream; !again {
+				r.Level, r.Failure = broker.LevelResponse, remember(e, s.view.KeyFailure, now)
+				out.RetryAt = r.Failure.RetryAt
+			}
 			break
 		}
 		r.Failure = remember(e, nil, now)
@@ -167,7 +171,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *p
 	p.l.wake(&p.l.ended)
 	switch {
 	case again && e.Refused && p.late: // the store is so slow that no time is left: not at once again, and not without end
-		return p.pause(ctx, t, lookAgain, nil, nil)
+		return p.pause(ctx, lookAgain, nil, nil)
 	case again:
 		p.late = e.Refused
 		return errAgain

@@ -105,9 +105,9 @@ func (c *confirmer) confirm(due []*entry) {
 }
 
 func (c *confirmer) confirmPart(due []*entry) {
-	marks, moved := make([]broker.Mark, len(due)), make([]uint64, len(due))
+	marks, moved := make([]broker.Mark, len(due)), make([]movedTo, len(due))
 	for i, e := range due {
-		marks[i], moved[i] = e.mark, e.line.moved.Load()
+		marks[i], moved[i] = e.mark, e.line.moves.now()
 	}
 	ctx, cancel := context.WithTimeout(c.b.stopping, max(c.b.cache.bound/4, 10*time.Millisecond))
 	defer cancel()
@@ -117,10 +117,11 @@ func (c *confirmer) confirmPart(due []*entry) {
 		return
 	}
 	for i, e := range due {
+		_, doubtful := e.line.moves.since(moved[i], e)
 		switch {
 		case err != nil || verdicts[i] == broker.Unknown:
 			c.b.cache.try(e, asked)
-		case e.line.moved.Load() != moved[i]: // what was asked about may be from before that
+		case doubtful: // what was asked about may be from before that
 		case verdicts[i] == broker.Same:
 			c.b.cache.confirm(e, asked)
 			e.line.confirm(e.mark.CredentialRevision, asked)

@@ -361,11 +361,12 @@ func (b *Broker) seedHash(name string, v broker.Secret) (id broker.ID) {
 }
 
 // wrote has this process look again after it has written a credential, or has tried to: where the answer was lost, nobody knows what
-// is stored.
+// is stored. What was refused has changed nothing.
 func (b *Broker) wrote(name broker.CredentialName, err error) {
-	if err == nil {
+	switch k := broker.KindOf(err); {
+	case err == nil:
 		b.cache.forget(name)
-	} else {
+	case k == broker.StoreUnavailable || k == broker.Canceled || k == broker.Internal:
 		b.cache.doubt(name)
 	}
 }

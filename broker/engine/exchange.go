@@ -24,7 +24,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	deadline := b.clock.Now().At.Add(b.timeout)
 	lease, err := s.view.Acquire(ctx, b.timeout+leaseSpare, run == broker.Refresh)
 	if errors.Is(err, broker.ErrConflict) {
-		return nil, p.pause(ctx, t, lookAgain/10, s.ended, nil)
+		return nil, p.pause(ctx, lookAgain/10, s.ended, nil)
 	}
 	// Both times are counted from before the lease was asked for.
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}

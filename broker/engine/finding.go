@@ -31,8 +31,8 @@ func (p *pass) leaveWith(e *broker.UpstreamError) finding {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case e != nil && e.Refused:
-		return finding{} // nothing was sent
+	case e != nil && (e.Refused || e.Unsent):
+		return finding{}
 	case e == nil || e.Level >= broker.LevelResponse: // it answered this request: that says nothing of others
 		g.well = true
 		switch {

@@ -51,7 +51,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
 		if broker.KindOf(err) != broker.NotFound {
-			b.cache.drop(i.Credential, named, true)
+			b.cache.drop(i.Credential, named, false)
 		}
 		return broker.Dropped{}, b.storeFailure(i.Credential, err)
 	}
@@ -80,11 +80,10 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 }
 
 // drop drops in the store and, whatever the store answers, what is named in this process. of is whose token a caller says it has; nil: nobody's in
-// particular. What was rejected before, and is known here to be, is no news: a thousand callers who say the same of a token keep nobody from another.
+// particular.
 func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, of *target, named func(*entry) bool) (broker.Dropped, error) {
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
-	known := m.TokenID != "" && l.told(m.TokenID, nil, broker.Never)
 	local := 0
 	if !m.Spare { // else nobody is told that it is gone
 		// What is on its way to the store arrives before this, and is dropped there, or not at all.
@@ -94,7 +93,7 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	if err == nil && !done.Spared.IsZero() {
 		return done, nil
 	}
-	local += b.cache.drop(name, named, err != nil || done.Count > 0 || done.Matched && !known)
+	local += b.cache.drop(name, named, done.Count > 0)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

@@ -25,8 +25,8 @@ type line struct {
 	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
 	turn chan struct{}
 
-	// moved counts changes of the credential or its tokens: what was read before a change is read again.
-	moved atomic.Uint64
+	// moves are what was dropped, and how often something may have changed.
+	moves moves
 	// failures counts what the store could not do for this credential, and commits how many commits of refresh tokens wait for it:
 	// nothing is to be presented before they are stored.
 	failures atomic.Uint64
@@ -108,9 +108,8 @@ func (l *line) wake(c *chan struct{}) {
 	*c = make(chan struct{})
 }
 
-// move has everything that is being read read again, and wakes everybody.
-func (l *line) move() {
-	l.moved.Add(1)
+// stir wakes everybody: something has changed.
+func (l *line) stir() {
 	l.wake(&l.changed)
 	l.wake(&l.ended)
 }

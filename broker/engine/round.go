@@ -15,6 +15,9 @@ const (
 	lookRarely = 15 * time.Second
 )
 
+// roundsAtOnce is how many rounds a flight makes without a pause.
+const roundsAtOnce = 10
+
 // errAgain says that something has moved: look again.
 var errAgain = errors.New("look again")
 
@@ -38,16 +41,18 @@ type pursuit struct {
 	unfit bool
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
 	late bool
-	// until is when it waits no longer, whatever it waits for.
-	until broker.Moment
+	// until is when it waits no longer, whatever it waits for, and rounds how many it has made since it last waited.
+	until  broker.Moment
+	rounds int
 }
 
 // seen is what a round has read, and what it was read after: whatever changes since is noticed. Immutable.
 type seen struct {
-	view         broker.View
-	ended        <-chan struct{}
-	moved, heard uint64
-	at           broker.Moment
+	view  broker.View
+	ended <-chan struct{}
+	moved movedTo
+	heard uint64
+	at    broker.Moment
 }
 
 // round looks once at everything, and does the one thing that is to be done. errAgain: look again. It returns what it has read as well;
@@ -69,7 +74,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		default:
 		}
 	}
-	s := seen{ended: p.l.ends(), moved: p.l.moved.Load(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
+	s := seen{ended: p.l.ends(), moved: p.l.moves.now(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
 	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
@@ -118,17 +123,17 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	case fail:
 		return nil, next.failure
 	case awaitTurn:
-		return nil, p.pause(ctx, t, queueMost, nil, p.l.turn)
+		return nil, p.pause(ctx, queueMost, nil, p.l.turn)
 	case awaitCommit:
-		return nil, p.pause(ctx, t, lookRarely, s.ended, nil)
+		return nil, p.pause(ctx, lookRarely, s.ended, nil)
 	case awaitLease:
-		return nil, p.pause(ctx, t, min(s.view.LeaseLeft, lookAgain), s.ended, nil)
+		return nil, p.pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended, nil)
 	case noteDestinations:
 		p.leave()
 		return nil, b.follow(ctx, t)
 	case askWhenAbandoned:
 		if !p.l.watched(t.token.Grant, s.view.Grant.Marker, now.Ran) {
-			return nil, p.pause(ctx, t, lookAgain, s.ended, nil)
+			return nil, p.pause(ctx, lookAgain, s.ended, nil)
 		}
 	case ask:
 	}
@@ -170,7 +175,7 @@ func (p *pursuit) fallback(s *seen) *entry {
 	if s == nil || p.trial.on || !fallback(s.view.Token, now.Wall, need{rejected: p.need.rejected}) {
 		return nil
 	}
-	if p.l.moved.Load() != s.moved || b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
+	if b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
 		return nil
 	}
 	t, err := b.resolve(p.key, s.view.Credential)
@@ -181,7 +186,11 @@ func (p *pursuit) fallback(s *seen) *entry {
 	if err != nil {
 		return nil
 	}
-	return b.cache.entryOf(p.l, a, s.at)
+	e := b.cache.entryOf(p.l, a, s.at)
+	if _, doubtful := p.l.moves.since(s.moved, e); doubtful {
+		return nil
+	}
+	return e
 }
 
 // served is the entry that is in the cache, and trusted, where what this flight has read is too old.

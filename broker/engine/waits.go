@@ -11,14 +11,15 @@ import (
 // What a flight waits for before it begins anything: for its turn at a grant, for others' leases and commits, for its turn at the upstream. All of that
 // has one bound, queueMost.
 
-// pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Others have their turn
-// meanwhile. A flight that has waited for as long as it may fails: with StoreUnavailable where a commit is waited for, else with UpstreamSlow.
-func (p *pursuit) pause(ctx context.Context, t target, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
-	p.leave()
+// pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Whoever has the turn keeps
+// it: others would wait for the same lease. The place at the gate goes to others meanwhile. A flight that has waited for as long as it may fails: with StoreUnavailable where a commit is waited for, else with UpstreamSlow.
+func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
+	p.leavePlace()
+	p.rounds = 0
 	now := p.b.clock.Now()
 	if now.At >= p.until {
-		f := failureOf(t, broker.UpstreamSlow)
-		f.Detail, f.RetryAt = "other exchanges of the credential are before it", now.Wall.Add(backoffFirst)
+		f := &broker.Failure{Kind: broker.UpstreamSlow, Credential: p.l.name, Provider: p.b.providerOf(p.l.name, nil), RetryAt: now.Wall.Add(backoffFirst)}
+		f.Detail = "other exchanges of the credential are before it"
 		if p.l.commits.Load() > 0 {
 			f.Kind, f.Detail = broker.StoreUnavailable, "what the last exchange has brought is not stored yet"
 		}
@@ -42,8 +43,7 @@ func (p *pursuit) pause(ctx context.Context, t target, most time.Duration, ended
 // then, when another broker has told of something since heard was read: errAgain, and the place is kept.
 func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) (*pass, error) {
 	if p.place != nil && !p.place.of(t) {
-		p.place.quit()
-		p.place = nil
+		p.leavePlace()
 	}
 	if t.upstream == "" {
 		return nil, nil
@@ -65,11 +65,15 @@ func (p *pursuit) enter(ctx context.Context, t target, known advice, there *brok
 
 // leave gives the turn to another flight, and the place at the gate.
 func (p *pursuit) leave() {
+	p.leavePlace()
+	p.leaveTurn()
+}
+
+func (p *pursuit) leavePlace() {
 	if p.place != nil {
 		p.place.quit()
 		p.place = nil
 	}
-	p.leaveTurn()
 }
 
 func (p *pursuit) leaveTurn() {

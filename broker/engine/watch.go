@@ -181,7 +181,7 @@ func (w *watcher) withdraw(ctx context.Context) error {
 // A standing is what a watch wants to know of what is stored: the token, as of a moment at which its credential had moved so often.
 type standing struct {
 	lookup
-	moved uint64
+	moved movedTo
 }
 
 // stored is what the store has; the zero value: nobody knows.
@@ -196,7 +196,7 @@ const standingMost = 10 * time.Second
 // standing asks the store for the token of a key, nil where there is none, and whether that is known. All who watch it and have heard of the same
 // changes share one question, which begins after the last of these.
 func (b *Broker) standing(ctx context.Context, l *line, key lookup) (there *broker.Issued, known bool) {
-	f, _, err := b.standings.join(standing{key, l.moved.Load()}, nil, func() (told stored) {
+	f, _, err := b.standings.join(standing{key, l.moves.now()}, nil, func() (told stored) {
 		defer func() {
 			if p := recover(); p != nil {
 				b.logPanic(key.name, p)

@@ -1,0 +1,229 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+var rude, polite = broker.Caller{Identity: "rude", Local: true}, broker.Caller{Identity: "polite", Local: true}
+
+// away has each call to a store take so long, as far as its caller waits.
+func away(d time.Duration) storetest.Hooks {
+	far := func(ctx context.Context) error {
+		select {
+		case <-time.After(d):
+			return nil
+		case <-ctx.Done():
+			return broker.StoreUnavailable
+		}
+	}
+	return storetest.Hooks{BeforeRead: far, BeforeApply: func(ctx context.Context, _ store.Batch) error { return far(ctx) }}
+}
+
+// TestWhoInvalidatesNothingStopsNobody: the store is well, and three milliseconds away. A caller drops what is not there 500 times a second, and another
+// asks for the token that is.
+func TestWhoInvalidatesNothingStopsNobody(t *testing.T) {
+	for name, drop := range map[string]func(w *replica, i int){
+		"ids that no token has": func(w *replica, i int) {
+			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", TokenID: fmt.Sprint("made-up-", i)})
+		},
+		"ids, without waiting for an answer": func(w *replica, i int) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			_, _ = w.Invalidate(ctx, rude, engine.Invalidation{Credential: "main", TokenID: fmt.Sprint("made-up-", i)})
+		},
+		"selections": func(w *replica, i int) {
+			r := engine.Request{}
+			scopes(w.t, fmt.Sprint("made-up-", i))(&r)
+			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", All: true, Selection: r.Selection})
+		},
+		"a credential as it is not": func(w *replica, i int) {
+			_ = w.DeleteCredential(context.Background(), rude, "main", broker.NewID())
+		},
+		"a credential, without waiting for an answer": func(w *replica, i int) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			_ = w.DeleteCredential(ctx, rude, "main", broker.NewID())
+		},
+	} {
+		for _, hot := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, hot: %v", name, hot), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})[0]
+					w.create("main", nil)
+					w.mustGet("main")
+					if !hot {
+						sleep(time.Minute)
+					}
+					w.backend.Set(away(3 * time.Millisecond))
+					stop := make(chan struct{})
+					go func() {
+						for i := 0; ; i++ {
+							select {
+							case <-stop:
+								return
+							case <-time.After(2 * time.Millisecond):
+								go drop(w, i)
+							}
+						}
+					}()
+					for range 20 {
+						sleep(500 * time.Millisecond)
+						ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+						if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
+							t.Error(err)
+						}
+						cancel()
+					}
+					close(stop)
+					w.backend.Set(hooksNone)
+					sleep(time.Second)
+				})
+			})
+		}
+	}
+}
+
+// TestWhoInvalidatesNothingWakesNoWatches, whatever is wrong.
+func TestWhoInvalidatesNothingWakesNoWatches(t *testing.T) {
+	for name, c := range map[string]struct {
+		trouble func(w *replica, down *atomic.Bool)
+		call    func(w *replica, i int)
+	}{
+		"the refresh fails": {
+			func(_ *replica, down *atomic.Bool) {
+				down.Store(true)
+				sleep(57 * time.Minute)
+			},
+			func(w *replica, i int) { w.mustGet("main", rejected(fmt.Sprint("made-up-", i))) },
+		},
+		"the store is away": {
+			func(w *replica, _ *atomic.Bool) { w.backend.Away() },
+			func(w *replica, i int) {
+				_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", TokenID: fmt.Sprint("made-up-", i)})
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				looks, down := &atomic.Int64{}, &atomic.Bool{}
+				good := issues(time.Hour)
+				up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					if down.Load() {
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelUpstream, Status: 503}
+					}
+					return good(ctx, x)
+				}}
+				w := newReplicas(t, 1, up, grace(time.Hour), func(s *engine.Settings) { s.Authorizer = counting{looks: looks} })[0]
+				w.create("main", nil)
+				ctx, cancel := context.WithCancel(t.Context())
+				var told atomic.Int64
+				for range 200 {
+					go func() {
+						_ = w.Watch(ctx, polite, engine.Request{Credential: "main"}, "", func(engine.Event) error {
+							told.Add(1)
+							return nil
+						})
+					}()
+				}
+				synctest.Wait()
+				c.trouble(w, down)
+				sleep(30 * time.Second)
+				looked, events := looks.Load(), told.Load()
+				for i := range 1000 {
+					c.call(w, i)
+					sleep(10 * time.Millisecond)
+				}
+				if n, e := looks.Load()-looked, told.Load()-events; n > 5000 || e > 200 {
+					t.Errorf("1000 calls of one caller had 200 watches look %d times, and told them %d times", n, e)
+				}
+				cancel()
+				synctest.Wait()
+				w.backend.Set(hooksNone)
+			})
+		})
+	}
+}
+
+// TestAWatchHearsThatAllIsWellAgain after an outage in which it looked.
+func TestAWatchHearsThatAllIsWellAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(10 * time.Hour)}, grace(time.Hour))[0]
+		w.create("main", nil)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		told := make(chan bool, 10)
+		go func() {
+			_ = w.Watch(ctx, local, engine.Request{Credential: "main"}, "", func(e engine.Event) error {
+				if e.Supply != nil {
+					told <- e.Supply.Degraded
+				}
+				return nil
+			})
+		}()
+		sleep(5*time.Minute - 5*time.Second) // just before it looks by itself
+		w.backend.Away()
+		sleep(12 * time.Second)
+		if !<-told {
+			t.Fatal("it heard nothing of the outage")
+		}
+		w.backend.Set(hooksNone)
+		sleep(10 * time.Second)
+		select {
+		case degraded := <-told:
+			if degraded {
+				t.Error("it is told once more that the store is away")
+			}
+		default:
+			t.Error("it is not told that the store is there")
+		}
+	})
+}
+
+// TestWhoWaitsForOneGrantAsksAsOne: another broker refreshes a human's grant slowly, and here many keys wait for it.
+func TestWhoWaitsForOneGrantAsksAsOne(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		good := issues(time.Hour)
+		var n atomic.Int64
+		up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if n.Add(1) == 1 {
+				sleep(18 * time.Second)
+			}
+			a, err := good(ctx, x)
+			a.RefreshToken = broker.NewSecret(fmt.Sprint("r", n.Load()))
+			return a, err
+		}}
+		up.facts.Refreshes = true
+		up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}
+		all := newReplicas(t, 2, up)
+		all[0].create("main", map[string]string{"refresh_token": "r0"})
+		var waiting sync.WaitGroup
+		waiting.Go(func() { all[0].mustGet("main") })
+		sleep(time.Second)
+		var reads atomic.Int64
+		all[1].backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error {
+			reads.Add(1)
+			return nil
+		}})
+		for i := range 300 {
+			waiting.Go(func() { all[1].mustGet("main", scopes(t, fmt.Sprint("s", i))) })
+		}
+		sleep(2 * time.Second)
+		before := reads.Load()
+		sleep(10 * time.Second)
+		if n := reads.Load() - before; n > 100 {
+			t.Errorf("300 keys that wait have read %d times in ten seconds", n)
+		}
+		waiting.Wait()
+	})
+}
