@@ -108,3 +108,67 @@ func TestWhatIsDroppedWhileTheClockIsBehindStaysDropped(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsNotServedMakesRoomFirst: of tokens of a clock that was ahead, before those that are.
+func TestWhatIsNotServedMakesRoomFirst(t *testing.T) {
+	keys, _ := seal.New()
+	var ahead atomic.Int64
+	ahead.Store(int64(24 * time.Hour))
+	began := time.Now()
+	wall := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	path := filepath.Join(t.TempDir(), "db")
+	key := func(n byte) broker.TokenKey {
+		return broker.TokenKey{Credential: "main", Token: [32]byte{n}, Selection: [32]byte{n}, Grant: [32]byte{n}, Digest: "d"}
+	}
+	var s *shared
+	open := func() (shut func()) {
+		db, err := bolt.Open(path, bolt.Options{Now: wall})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := store.New(db, keys, store.Options{
+			Clock: broker.NewClock(func() (time.Time, time.Duration) { return wall(), time.Since(began) }), MaxTokens: 2,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = &shared{Store: made, t: t}
+		return func() { _ = db.Close() }
+	}
+	read := func(n byte) broker.View {
+		t.Helper()
+		v, err := s.Read(t.Context(), key(n), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	obtain := func(n byte) {
+		t.Helper()
+		l, err := read(n).Acquire(t.Context(), time.Minute, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := wall()
+		_, err = l.Commit(t.Context(), broker.Outcome{Now: now, Token: &broker.Issued{
+			ID: string('a' + rune(n)), Values: map[string]broker.Secret{"token": broker.NewSecret("x")}, SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(50 * time.Minute),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	shut := open()
+	s.create()
+	obtain(1)
+	obtain(2)
+	shut()
+	ahead.Store(0)
+	defer open()()
+	obtain(3)
+	obtain(4)
+	for n, want := range map[byte]bool{1: false, 2: false, 3: true, 4: true} {
+		if got := read(n).Token != nil; got != want {
+			t.Errorf("token %d is there: %v, want %v", n, got, want)
+		}
+	}
+}

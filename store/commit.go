@@ -171,7 +171,7 @@ func (b *changing) makeRoom(ctx context.Context, kind Kind, full bool, first fun
 // ago is the one that nobody has asked for. One that can be used no more goes first.
 func obtainedLast(n *snapshot, key Key) (time.Time, bool, error) {
 	r, t, err := n.token(key)
-	if err != nil || t == nil || t.Rejected {
+	if err != nil || t == nil || t.Rejected || n.s.ahead(r.SentAt.time(), n.asked) {
 		return time.Time{}, true, nil //nolint:nilerr // one that cannot be read is of no use
 	}
 	return r.SentAt.time(), true, nil

@@ -21,11 +21,13 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 	}
 	var dropped broker.Dropped
 	changes, err := s.drop(ctx, name, m, replacement{}, &dropped)
+	if err == nil || broker.KindOf(err) == broker.StoreUnavailable { // which may have taken it all the same: whoever asks again is told that it is done
+		for _, c := range changes {
+			s.keep(c)
+		}
+	}
 	if err != nil {
 		return broker.Dropped{}, err
-	}
-	for _, c := range changes {
-		s.keep(c)
 	}
 	return dropped, nil
 }

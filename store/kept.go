@@ -103,18 +103,19 @@ func (s *Store) keep(c keptChange) {
 	s.kept.size.Store(int64(len(s.kept.items)))
 }
 
-// mend makes the changes again that what was read shows to be undone. It reports whether there are any: read again then. It fails
-// while the backend takes nothing: nothing is to be decided on what was read.
-func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) {
+// mend makes the changes again that what was read shows to be undone. It reports whether there are any, then read again, and whether it has made one.
+// It fails while the backend takes nothing: nothing is to be decided on what was read.
+func (s *Store) mend(ctx context.Context, n *snapshot) (undone, some bool, err error) {
 	if s.kept.size.Load() == 0 {
-		return false, nil
+		return false, false, nil
 	}
 	for replaced, c := range s.kept.undone(n) {
 		undone = true
 		made, err := s.again(ctx, c, replaced)
 		if broker.KindOf(err) == broker.StoreUnavailable {
-			return false, err
+			return false, false, err
 		}
+		some = some || made
 		if err != nil {
 			s.options.Log.LogAttrs(ctx, slog.LevelError, "the store has lost a change that it had acknowledged, and it cannot be made again",
 				slog.String("credential", string(c.name)), slog.String("kind", broker.KindOf(err).Name()))
@@ -125,7 +126,7 @@ func (s *Store) mend(ctx context.Context, n *snapshot) (undone bool, err error) 
 				slog.String("credential", string(c.name)), slog.String("replaced", replaced.id.String()), slog.Bool("grant", c.commit != nil))
 		}
 	}
-	return undone, nil
+	return undone, some, nil
 }
 
 // replaceable is what was read that a change may have replaced.

@@ -354,6 +354,70 @@ func TestInvalidationsThatAFailoverUndidAreMadeAgain(t *testing.T) {
 	}
 }
 
+// TestADropWhoseAnswerWasLostIsKept: it is repeated, said to be done, and a failover undoes it.
+func TestADropWhoseAnswerWasLostIsKept(t *testing.T) {
+	for name, m := range map[string]broker.Match{"one": {TokenID: "1"}, "a selection": {Selection: &keptKey.Selection}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				keys, err := seal.New()
+				if err != nil {
+					t.Fatal(err)
+				}
+				view := storetest.NewReplicas(1)[0]
+				faults := storetest.NewFaults(view)
+				s := newShared(t, keys, faults.Whole(), 0)
+				s.create()
+				s.commit(s.acquire(), 1, time.Now())
+				restore := view.Snapshot()
+				faults.Set(storetest.Hooks{AfterApply: func(context.Context, store.Batch) error { return store.Unavailable("the answer is lost") }})
+				if _, err := s.Drop(t.Context(), "main", m); broker.KindOf(err) != broker.StoreUnavailable {
+					t.Fatalf("got %v", err)
+				}
+				faults.Set(storetest.Hooks{})
+				if done, err := s.Drop(t.Context(), "main", m); err != nil || !done.Matched {
+					t.Fatalf("got %+v, %v", done, err)
+				}
+				restore()
+				v, err := s.Read(t.Context(), keptKey, "")
+				if err != nil || v.Token != nil && !v.Token.Rejected {
+					t.Errorf("what was said to be dropped is there again, %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestALongChainIsPutBack: a failover undoes one commit after the other, and the rejection of what the last has brought.
+func TestALongChainIsPutBack(t *testing.T) {
+	for n := 1; n <= 6; n++ {
+		synctest.Test(t, func(t *testing.T) {
+			keys, err := seal.New()
+			if err != nil {
+				t.Fatal(err)
+			}
+			view := storetest.NewReplicas(1)[0]
+			s := newShared(t, keys, view, 0)
+			s.create()
+			restore := view.Snapshot()
+			for i := range n {
+				s.commit(s.acquire(), i+1, time.Now())
+			}
+			last := fmt.Sprint(n)
+			if done, err := s.Drop(t.Context(), "main", broker.Match{TokenID: last}); err != nil || done.Count != 1 {
+				t.Fatalf("got %+v, %v", done, err)
+			}
+			restore()
+			v, err := s.Read(t.Context(), keptKey, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := v.Grant.RefreshToken.Reveal(); got != "refresh-"+last || v.Token != nil && !v.Token.Rejected {
+				t.Errorf("after %d commits: got the grant %s, and the token %+v", n, got, v.Token)
+			}
+		})
+	}
+}
+
 // TestOneThatCannotBePutBackKeepsNoOther from being.
 func TestOneThatCannotBePutBackKeepsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -52,7 +52,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	}
 	progress(0, total)
 	err = s.eachCredential(ctx, func(name broker.CredentialName) error {
-		c, err := s.exported(ctx, name, now)
+		c, err := s.exported(ctx, name, now, note)
 		if c == nil || err != nil {
 			return err
 		}
@@ -65,14 +65,19 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	if err != nil {
 		return err
 	}
-	rows, err := s.rows(ctx, metaGroup, suspendedKey)
-	switch {
-	case err != nil:
-		return fromBackend(err)
-	case len(rows) == 0 || rows[0].Revision != note:
-		return errors.New("refreshing was resumed, or the store exported again, while this export was being made: it cannot be used")
+	if err := s.stillSuspended(ctx, note); err != nil {
+		return err
 	}
 	return e.end()
+}
+
+// stillSuspended fails where the note of an export is not there any more.
+func (s *Store) stillSuspended(ctx context.Context, note Revision) error {
+	rows, err := s.rows(ctx, metaGroup, suspendedKey)
+	if err == nil && (len(rows) == 0 || rows[0].Revision != note) {
+		err = errors.New("refreshing was resumed, or the store exported again, while this export was being made: it cannot be used")
+	}
+	return err
 }
 
 // eachCredential calls f with the names of the credentials, in order, each once. It fails with RecordUnreadable at one that
@@ -103,7 +108,7 @@ const (
 
 // exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one, and no answer to a presentation is
 // waited for any more; nil: it is gone. No lease stays longer than it was taken for.
-func (s *Store) exported(ctx context.Context, name broker.CredentialName, now time.Time) (*exportedCredential, error) {
+func (s *Store) exported(ctx context.Context, name broker.CredentialName, now time.Time, note Revision) (*exportedCredential, error) {
 	kinds := append([]Kind{kindSuspended, kindGrantLease}, exportedKinds[1:]...)
 	var free broker.Moment // since when nobody was seen to hold a lease
 	for {
@@ -137,7 +142,10 @@ func (s *Store) exported(ctx context.Context, name broker.CredentialName, now ti
 			wait = lookForLease
 		}
 		switch {
-		case n.revision(suspendedKey) == (Revision{}): // it was created after the others were suspended
+		case n.revision(suspendedKey) == (Revision{}): // it was created after the others were suspended, or somebody has resumed
+			if err := s.stillSuspended(ctx, note); err != nil {
+				return nil, err
+			}
 			if err := s.suspend(ctx, name, now); err != nil {
 				return nil, err
 			}

@@ -302,3 +302,29 @@ func TestAnExportHasTheSuccessorOfWhatWasOnItsWay(t *testing.T) {
 		}
 	})
 }
+
+// TestAnExportThatWaitsSuspendsNothingAgain: somebody resumes while it waits for an answer that will not come.
+func TestAnExportThatWaitsSuspendsNothingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, _ := seal.New()
+		s := newShared(t, keys, storetest.NewReplicas(1)[0], 0)
+		s.create()
+		_ = s.acquire() // for a minute, and its holder is killed
+		failed := make(chan error, 1)
+		go func() { failed <- s.Export(t.Context(), io.Discard, nil) }()
+		<-time.After(65 * time.Second)
+		if resumed, err := s.Resume(t.Context()); !resumed || err != nil {
+			t.Fatal(resumed, err)
+		}
+		if err := <-failed; err == nil {
+			t.Error("it has succeeded")
+		}
+		v, err := s.Read(t.Context(), keptKey, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Acquire(t.Context(), time.Minute, true); err != nil {
+			t.Errorf("after the resume: %v", err)
+		}
+	})
+}

@@ -6,7 +6,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// mendMost is how often it is read again because something was undone: what cannot be put in place must not keep others waiting.
+// mendMost is how often it is read again although nothing could be put in place: that must not keep others waiting.
 const mendMost = 3
 
 // Read implements broker.Tokens, in one round trip.
@@ -34,17 +34,20 @@ func (s *Store) readMended(ctx context.Context, name broker.CredentialName, keys
 
 // mended reads until nothing is undone: this process has put it in place again, or somebody was quicker.
 func (s *Store) mended(ctx context.Context, read func() (*snapshot, error)) (*snapshot, error) {
-	for try := 0; ; try++ {
+	for try := 0; ; {
 		n, err := read()
 		if err != nil {
 			return nil, err
 		}
-		undone, err := s.mend(ctx, n)
+		undone, made, err := s.mend(ctx, n)
 		if err != nil {
 			return nil, err
 		}
 		if !undone || try == mendMost {
 			return n, nil
+		}
+		if !made { // else what it built on may show next to be undone too
+			try++
 		}
 	}
 }

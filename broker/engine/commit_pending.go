@@ -53,12 +53,17 @@ func (p *pending) release(ctx context.Context) (broker.Committed, error) {
 }
 
 // once tries once. Where the broker was stopped before, it is the last try.
-func (b *Broker) once(ctx context.Context, p *pending, store storing) (broker.Committed, error) {
+func (b *Broker) once(ctx context.Context, p *pending, store storing) (done broker.Committed, err error) {
 	ctx, cancel := b.briefly(ctx)
 	defer cancel()
-	done, err := store(ctx)
-	b.took(p.l, err)
-	return done, err
+	defer func() {
+		if r := recover(); r != nil {
+			b.logPanic(p.l.name, r)
+			err = &broker.Failure{Kind: broker.Internal, Credential: p.l.name}
+		}
+		b.took(p.l, err)
+	}()
+	return store(ctx)
 }
 
 // briefly bounds one try. A network may hang, and a disk is waited for; but for whoever stops the broker.
