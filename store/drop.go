@@ -21,7 +21,8 @@ func (s *Store) Drop(ctx context.Context, name broker.CredentialName, m broker.M
 	}
 	var dropped broker.Dropped
 	changes, err := s.drop(ctx, name, m, replacement{}, &dropped)
-	if err == nil || broker.KindOf(err) == broker.StoreUnavailable { // which may have taken it all the same: whoever asks again is told that it is done
+	// Where the answer was lost it may be done: whoever asks again is told that it is. An epoch is another one then, and of all that came until then.
+	if err == nil || m.Epoch.IsZero() && broker.KindOf(err) == broker.StoreUnavailable {
 		for _, c := range changes {
 			s.keep(c)
 		}

@@ -140,19 +140,22 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*
 	if e.pending {
 		l.pending[e] = struct{}{}
 	}
-	was := l.entries[a.lookup]
-	switch {
-	case doubtful:
+	if doubtful {
 		return e, nil
-	case was != nil && was.same(e): // how its refresh does stays known
-		c.confirmed(was, confirmed)
-		c.ask(was)
-		return was, nil
 	}
+	was := l.entries[a.lookup]
 	l.entries[a.lookup] = e
 	c.entries.Set(a.lookup, e)
 	c.ask(e)
-	l.wake(&l.changed)
+	if was == nil || !was.same(e) {
+		l.wake(&l.changed)
+		return e, nil
+	}
+	e.trouble.Store(was.trouble.Load()) // how its refresh does
+	e.refreshFrom.Store(max(e.refreshFrom.Load(), was.refreshFrom.Load()))
+	if c.old(was, c.clock.Now().At) {
+		l.wake(&l.changed)
+	}
 	return e, nil
 }
 
@@ -184,17 +187,12 @@ func (c *cache) peek(key lookup) *entry {
 	return there.Value
 }
 
-// confirm notes that the store said, when it was asked at a moment, that an entry is current.
+// confirm notes that the store said, when it was asked at a moment, that an entry is current. Watches hear that what was served because the store is away
+// is well again.
 func (c *cache) confirm(e *entry, asked broker.Moment) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.confirmed(e, asked)
-}
-
-// confirmed is confirm; the caller holds mu. Watches hear that what was served because the store is away is well again.
-func (c *cache) confirmed(e *entry, asked broker.Moment) {
-	old := c.old(e, c.clock.Now().At)
-	if e.confirmed.Store(max(e.confirmed.Load(), int64(asked))); old {
+	now := c.clock.Now().At
+	old := c.old(e, now)
+	if e.confirmed.Store(int64(asked)); old && !c.old(e, now) {
 		e.line.wake(&e.line.changed)
 	}
 }
