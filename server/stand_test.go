@@ -108,12 +108,12 @@ type oneToken struct {
 	life      atomic.Int64 // a time.Duration; 0: an hour
 }
 
-func (u *oneToken) Definition(string) (broker.Definition, error)        { return u, nil }
-func (u *oneToken) Revision() uint64                                    { return 0 }
-func (u *oneToken) Facts() *broker.Facts                                { return &u.facts }
-func (u *oneToken) Host(broker.Credential, broker.Selection) string     { return "stub.example:443" }
-func (u *oneToken) Check(broker.Credential, []string) []broker.Violation          { return nil }
-func (u *oneToken) Destinations(broker.Credential) []broker.Destination { return nil }
+func (u *oneToken) Definition(string) (broker.Definition, error)         { return u, nil }
+func (u *oneToken) Revision() uint64                                     { return 0 }
+func (u *oneToken) Facts() *broker.Facts                                 { return &u.facts }
+func (u *oneToken) Host(broker.Credential, broker.Selection) string      { return "stub.example:443" }
+func (u *oneToken) Check(broker.Credential, []string) []broker.Violation { return nil }
+func (u *oneToken) Destinations(broker.Credential) []broker.Destination  { return nil }
 func (u *oneToken) Select(_ broker.Credential, x broker.Selection) (broker.Selection, error) {
 	return x, nil
 }

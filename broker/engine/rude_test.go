@@ -47,10 +47,10 @@ func TestWhoInvalidatesNothingStopsNobody(t *testing.T) {
 			scopes(w.t, fmt.Sprint("made-up-", i))(&r)
 			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", All: true, Selection: r.Selection})
 		},
-		"a credential as it is not": func(w *replica, i int) {
+		"a credential as it is not": func(w *replica, _ int) {
 			_ = w.DeleteCredential(context.Background(), rude, "main", broker.NewID())
 		},
-		"a credential, without waiting for an answer": func(w *replica, i int) {
+		"a credential, without waiting for an answer": func(w *replica, _ int) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 			defer cancel()
 			_ = w.DeleteCredential(ctx, rude, "main", broker.NewID())
