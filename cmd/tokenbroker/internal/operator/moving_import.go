@@ -3,10 +3,10 @@ package operator
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/store"
 )
 
@@ -21,14 +21,11 @@ func (c *storeImportCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(c.File)
+	f, _, err := readfile.Open(c.File) // a pipe would be waited for, and nothing could stop that
 	if err != nil {
-		return console.BadInput("read the export: %w", err)
+		return console.BadInput("read the export: %s: %w", c.File, readfile.Why(err))
 	}
 	defer f.Close() //nolint:errcheck // it was only read
-	if i, err := f.Stat(); err == nil && i.IsDir() {
-		return console.BadInput("%s is a directory, and no export", c.File)
-	}
 	e, err := store.ReadExport(f, keys)
 	var bad *store.BadExport
 	switch {
