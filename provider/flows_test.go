@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +91,32 @@ func TestWhatGoesWhere(t *testing.T) {
 		if got, want := ways(d, map[string]string{"s": "https://a.e.com/base", "plain": "x"}), slices.Sorted(slices.Values(c.want)); !slices.Equal(got, want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
+	}
+}
+
+// TestWhatIsTakenIsCalledByWhatItIs: two ways to write the same are one, and two things are two.
+func TestWhatIsTakenIsCalledByWhatItIs(t *testing.T) {
+	v := newVendor(t, nil)
+	called := map[string]string{}
+	of := func(take, let string) string {
+		d := v.define("inputs: {k: {secret: true}}\nlet: {l: " + let + "}\nobtain: {post: \"https://a.e.com/t\", form: {b: \"{{l}}\"}, take: {token: t, own: " + take + "}}\nattributes: [own]")
+		return strings.Join(ways(d, nil), "\n")
+	}
+	plain := of("a.b", "{hex: \"{{k}}\"}")
+	for _, same := range []string{"[a.b]", "{path: a.b}", "[{path: a.b}]", "'a.b'"} {
+		if got := of(same, "{hex: \"{{k}}\"}"); got != plain {
+			t.Errorf("own: %s: got\n%s\nwant\n%s", same, got, plain)
+		}
+	}
+	for _, other := range [][2]string{
+		{"a.b", "{hex: \"{{k}}\"}"}, {"a.b", "\"{hex: {{k}}}\""}, {"a.b", "{first: [\"{{k}}\", a]}"}, {"a.b", "{first: [\"{{k}}, a\"]}"},
+		{"[a, b]", "{hex: \"{{k}}\"}"}, {"{path: a, optional: true}", "{hex: \"{{k}}\"}"},
+	} {
+		got := of(other[0], other[1])
+		if was := called[got]; was != "" {
+			t.Errorf("%v and %s are both\n%s", other, was, got)
+		}
+		called[got] = fmt.Sprint(other)
 	}
 }
 

@@ -3,6 +3,7 @@ package provider
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -242,12 +243,29 @@ func inOneLine(n *yaml.Node) string {
 		}
 		return "[" + strings.Join(all, ", ") + "]"
 	default:
+		if strings.ContainsAny(nameIn.ReplaceAllString(n.Value, ""), `{},"`) || strings.HasPrefix(n.Value, "[") || strings.Contains(n.Value, ": ") {
+			return strconv.Quote(n.Value) // else it could be taken for several
+		}
 		return n.Value
 	}
 }
 
+// nameIn is a name in a template.
+var nameIn = regexp.MustCompile(`\{\{ ?[a-z][a-z0-9_]{0,63} ?\}\}`)
+
+// simplest is how a place in an answer is written that has nothing but a path: the same, however it is written.
+func simplest(n *yaml.Node) *yaml.Node {
+	switch {
+	case n.Kind == yaml.SequenceNode && len(n.Content) == 1:
+		return simplest(n.Content[0])
+	case n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Value == "path":
+		return n.Content[1]
+	}
+	return n
+}
+
 func (r *reader) where(n *yaml.Node, what string) *where {
-	w := &where{source: inOneLine(n)}
+	w := &where{source: inOneLine(simplest(n))}
 	switch n.Kind {
 	case yaml.SequenceNode:
 		var all []string
