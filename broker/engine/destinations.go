@@ -55,7 +55,7 @@ func (b *Broker) sayHeld(t target) {
 	to := t.credential.Unaccepted(t.definition.Destinations(t.credential))
 	why := fmt.Sprint(t.credential.Etag, to)
 	if was, _ := b.heldFor.Swap(t.name, why); was != why {
-		b.log.Warn("a credential is held: its definition sends it to a place that nobody has accepted; see `credential get`, then run `credential accept`",
+		b.log.Warn("a credential is held: its definition sends it to a place, or in a part of a request, that nobody has accepted; see `credential get`, then run `credential accept`",
 			"credential", string(t.name), "provider", t.facts.Name, "to", writtenOut(to))
 	}
 }

@@ -40,7 +40,7 @@ const (
 	// The upstream refuses the refresh token.
 	CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED CredentialState = 5
 	CredentialState_CREDENTIAL_STATE_DISABLED                 CredentialState = 7
-	// Its definition sends it to a place that nobody has accepted (Credential.destinations): AcceptCredential.
+	// Its definition sends it to a place, or in a part of a request, that nobody has accepted (Credential.destinations): AcceptCredential.
 	CredentialState_CREDENTIAL_STATE_HELD CredentialState = 8
 )
 
