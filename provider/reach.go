@@ -37,7 +37,7 @@ type slot struct {
 	text
 	// where it is, for people, and name what it is called there; empty: nothing.
 	where, name string
-	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL.
+	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query.
 	client, url bool
 }
 
@@ -60,7 +60,8 @@ func (d *definition) slots(q *request) (all []slot) {
 	if q.cookies.whole != nil {
 		all = append(all, slot{text: *q.cookies.whole, where: "the cookies"})
 	}
-	all = append(all, slot{text: q.target().written, url: true}, slot{text: q.body.text, where: "the body"})
+	before, behind := atQuery(q.target().written)
+	all = append(all, slot{text: before, url: true}, slot{text: behind, where: "the URL's query"}, slot{text: q.body.text, where: "the body"})
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
@@ -86,6 +87,19 @@ func (d *definition) slots(q *request) (all []slot) {
 	}
 	walk(q.body.json, "")
 	return all
+}
+
+// atQuery cuts a URL at its query.
+func atQuery(u text) (before, behind text) {
+	before, behind = u, text{at: u.at}
+	for i, p := range u.parts {
+		if path, query, ok := strings.Cut(p.literal, "?"); ok {
+			before.parts = append(slices.Clip(u.parts[:i]), part{literal: path})
+			behind.parts = append([]part{{literal: query}}, u.parts[i+1:]...)
+			break
+		}
+	}
+	return before, behind
 }
 
 // sent are the texts of a request that are sent.
