@@ -156,6 +156,11 @@ func (c *compute) changes() bool {
 	return c.op == "uuid" || c.op == "random" || c.op == "now" || c.of != nil && c.of.changes() || slices.ContainsFunc(c.any, (*compute).changes)
 }
 
+// chooses reports whether it takes the first of several that is there.
+func (c *compute) chooses() bool {
+	return c.op == "first" || c.of != nil && c.of.chooses()
+}
+
 // binary reports whether it gives bytes that are no text.
 func (c *compute) binary() bool {
 	switch c.op {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -32,8 +31,9 @@ func (c *checker) tooManyFlows() {
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
 	d      *definition
-	plain  map[string]bool // what callers are told as it is
-	hidden map[string]bool // what hides has found
+	takes  map[string]bool  // what is taken of any answer
+	told   map[takenBy]bool // what callers get as it is
+	hidden map[string]bool  // what hides has found
 	all    []flow
 	seen   map[[4]string]bool
 	before map[*request]provenances // when it is sent
@@ -42,10 +42,15 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, plain: d.shownToCallers(), hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, takes: map[string]bool{}, told: map[takenBy]bool{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
+	for n := range d.shownToCallers() {
+		for _, o := range slices.Concat(obtained[n], refreshed[n]) {
+			f.told[o.takenBy] = true
+		}
+	}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
 		to := q.target()
 		f.add(flow{use: broker.Requests, to: &to})
@@ -142,13 +147,19 @@ func (f *flows) sentAs(q *request) {
 		}
 		alone, is := s.alone()
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
-		place, made := " in "+s.where, ""
+		place, made, chooses := " in "+s.where, "", false
 		if !is && !s.implied {
 			place += ": " + writtenAs(s.parts)
 		}
 		for _, n := range names {
 			if x := f.d.let[n]; x != nil {
 				made += "; " + n + " is " + x.source
+				chooses = chooses || x.chooses()
+			}
+		}
+		for _, n := range names {
+			if in := cmp.Or(f.d.inputs[n], f.d.parameters[n]); chooses && in != nil && in.hasDefault { // without it another is chosen
+				made += "; " + n + " is by default " + writtenAs(in.fallback.parts)
 			}
 		}
 		made = shortened(made, longestPlace/4)
@@ -168,10 +179,8 @@ func (f *flows) sentAs(q *request) {
 				if !standard {
 					add(n, made)
 				}
-			default: // what it is called says nothing: a file gives names
-				for _, o := range f.before[q][n] {
-					add(strings.TrimPrefix(f.called(o), n+", "), made)
-				}
+			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return !f.told[o.takenBy] }): // which, says nothing: a file gives names
+				add("a value of an answer", made)
 			}
 		}
 	}
@@ -184,7 +193,7 @@ func (f *flows) hides(n string) bool {
 	}
 	f.hidden[n] = false // for one that is computed from itself
 	in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
-	h := in != nil && in.secret && !in.handedOut || n == "refresh_token" || in == nil && f.d.let[n] == nil && !f.plain[n] && !builtinNames[n]
+	h := in != nil && in.secret && !in.handedOut || n == "refresh_token" || in == nil && f.takes[n]
 	if x := f.d.let[n]; x != nil {
 		h = slices.ContainsFunc(x.names(), f.hides)
 	}

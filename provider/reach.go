@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"fmt"
+	"net/textproto"
 	"slices"
 	"strings"
 )
@@ -41,19 +43,27 @@ type slot struct {
 	client, url bool
 }
 
+const inHeader = "the header "
+
 // slots are the parts of a request.
 func (d *definition) slots(q *request) (all []slot) {
 	post := func(name string) bool { return q.auth.kind == secretPost && name == "client_secret" }
 	add := func(fields []field, where string) {
 		for _, f := range fields {
 			s := slot{where: where + f.name, name: f.name, client: post(f.name)}
-			for _, s.text = range f.values {
+			if where == inHeader {
+				s.where = where + textproto.CanonicalMIMEHeaderKey(f.name)
+			}
+			for i, t := range f.values {
+				if s.text = t; len(f.values) > 1 {
+					s.where, s.name = fmt.Sprintf("%s%s[%d]", where, f.name, i), ""
+				}
 				all = append(all, s)
 			}
 		}
 	}
-	add(d.headers, "the header ")
-	add(q.headers, "the header ")
+	add(d.headers, inHeader)
+	add(q.headers, inHeader)
 	add(q.query, "the query, as ")
 	add(q.cookies.fields, "the cookie ")
 	add(q.body.fields, "the body, as ")
@@ -78,8 +88,8 @@ func (d *definition) slots(q *request) (all []slot) {
 		if t.leaf != nil {
 			all = append(all, slot{text: *t.leaf, where: "the body, as " + at, name: at, client: post(at)})
 		}
-		for _, x := range t.list {
-			walk(x, at+"[]")
+		for i, x := range t.list {
+			walk(x, fmt.Sprintf("%s[%d]", at, i))
 		}
 		for _, m := range t.members {
 			walk(m.tree, strings.TrimPrefix(at+"."+m.name, "."))

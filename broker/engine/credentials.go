@@ -239,7 +239,7 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 		maps.DeleteFunc(c.Seeds, func(name string, _ broker.Seed) bool { return !facts.Inputs[name].Seed })
 	}
 	if len(wrong) == 0 {
-		wrong = def.Check(c, given(there, c))
+		wrong = def.Check(c, append(given(there, c, facts), slices.Collect(maps.Keys(d.Secrets))...))
 	}
 	if len(wrong) > 0 {
 		return broker.Credential{}, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: there.Name, Provider: d.Provider, Violations: wrong}
@@ -263,10 +263,14 @@ func (b *Broker) apply(there broker.Credential, d Draft, now time.Time, ch Chang
 	return c, seed, nil
 }
 
-// given are the secrets that a change sets.
-func given(before, after broker.Credential) (names []string) {
+// given are the secrets that a change sets to another value, whatever they were called.
+func given(before, after broker.Credential, f *broker.Facts) (names []string) {
 	for _, n := range after.SecretNames() {
-		if !before.Secrets[n].Value.Equal(after.Secrets[n].Value) {
+		was, kept := before.Secrets[n]
+		if !kept {
+			was = before.Secrets[f.Inputs[n].Was]
+		}
+		if !was.Value.Equal(after.Secrets[n].Value) {
 			names = append(names, n)
 		}
 	}

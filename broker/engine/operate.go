@@ -181,7 +181,7 @@ func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, 
 			if err := edit(&c, def.Facts(), now); err != nil {
 				return c, nil, err
 			}
-			if v := def.Check(c, given(there, c)); len(v) > 0 {
+			if v := def.Check(c, given(there, c, def.Facts())); len(v) > 0 {
 				return c, nil, &broker.Failure{Kind: broker.RequestInvalid, Credential: ch.Name, Violations: v}
 			}
 			if ch.RequestID == "" && len(differing(there, c)) == 0 {

@@ -82,12 +82,13 @@ func (w *world) returned() {
 // failover undoes the last writes, as far as they are of the last two seconds.
 func (w *world) failover(n int, away time.Duration) {
 	now := time.Now()
+	undid := false
 	w.mu.Lock()
 	for n > 0 && len(w.undo) > 0 && now.Sub(w.undo[len(w.undo)-1].at) < 2*time.Second {
 		u := w.undo[len(w.undo)-1]
 		w.undo = w.undo[:len(w.undo)-1]
 		u.restore()
-		w.undone = true
+		w.undone, undid = true, true
 		switch u.what {
 		case stepAcquire:
 			w.unmarked = append(w.unmarked, marking{u.by.broker, u.at})
@@ -95,6 +96,8 @@ func (w *world) failover(n int, away time.Duration) {
 			w.undropped[u.by] = now
 		case stepCommit:
 			w.uncommitted = true
+		case stepDelete:
+			w.undeleted = true
 		}
 		n--
 	}
@@ -103,7 +106,7 @@ func (w *world) failover(n int, away time.Duration) {
 		w.exists = unknown
 	}
 	for _, f := range w.vendor.families { // who holds a successor has to be given the time to store it again
-		if !f.holder.at.IsZero() {
+		if undid && !f.holder.at.IsZero() {
 			f.holder.at, f.holder.free, f.early = now, false, now.Add(takeoverGrace)
 		}
 	}

@@ -123,7 +123,7 @@ func (w *world) invalidate(ctx context.Context, op string, br *engine.Broker, q 
 		_, before := w.dropped[t]
 		if promised := i.All || done.Count > 0 || w.gave[t] == (life{q.b, q.life}); heard && promised && !before {
 			w.dropped[t], w.droppedBy[t] = time.Now(), life{q.b, q.life}
-			w.lacked[t] = !i.All && done.Count == 0 && w.uncommitted
+			w.lacked[t] = !i.All && done.Count == 0
 		}
 	}
 	w.mu.Unlock()

@@ -95,7 +95,7 @@ type judge struct {
 	// droppedBy are the brokers that acknowledged it.
 	droppedBy map[string]life
 	refused   map[string]bool
-	// lacked are those that were dropped when a failover had undone their commits.
+	// lacked are those of which there was nothing to be dropped.
 	lacked map[string]bool
 	// exists says whether the credential does, and since when; editing is how many are changing that.
 	exists existence
@@ -193,8 +193,10 @@ func (w *world) unkept(q question, token string, now time.Time) string {
 	keeper := w.droppedBy[token]
 	undone, was := w.undropped[keeper]
 	switch {
-	case w.lacked[token]:
+	case w.lacked[token] && w.uncommitted:
 		return commitUndone
+	case w.undeleted:
+		return deletionUndone
 	case keeper == life{q.b, q.life}: // it is here
 	case was && (w.lives[keeper.broker] != keeper.number || now.Sub(later(undone, w.freeFrom[keeper.broker])) <= keeping+bound+slack):
 		return keeperAway

@@ -29,5 +29,7 @@ const (
 	// keeperAway: whoever would make it again is dead, or had no time since.
 	keeperAway = "a failover has undone the invalidation, and the broker that keeps it is away"
 	// commitUndone: the token was not stored when it was invalidated, so there was nothing to be kept.
-	commitUndone = "a failover had undone the commit of the token when it was invalidated, and another broker keeps that"
+	commitUndone = "a failover has undone the commit of the token when it was invalidated, or of its successor, and another broker keeps that"
+	// deletionUndone: what was dropped was dropped of the credential that came after.
+	deletionUndone = "a failover has undone a deletion, and with it what came after"
 )

@@ -66,7 +66,7 @@ type world struct {
 	undone                           bool
 	unmarked                         []marking          // whose acquire was undone
 	undropped                        map[life]time.Time // whose drops were, and when
-	uncommitted                      bool
+	uncommitted, undeleted           bool
 	failovers                        int
 	acquired                         []time.Time
 	stopping                         []bool

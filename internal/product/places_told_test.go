@@ -42,6 +42,20 @@ obtain:
 `
 )
 
+const (
+	listed = `
+name: x
+inputs: {user: {default: me}, client_secret: {secret: true}}
+obtain: {post: "https://here.example.com/token", form: {scope: ["{{user}}", "{{client_secret}}"]}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
+	instead = `
+name: x
+inputs: {pick: {default: x}, client_secret: {secret: true}}
+let: {proof: {first: ["{{pick}}", "{{client_secret}}"]}}
+obtain: {post: "https://here.example.com/token", form: {scope: "{{proof}}", client_secret: "{{client_secret}}"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
+)
+
 // TestAnUpstreamRepeatsWhatItIsAsked: a file that has a secret in another part of a request, or something made of it, is asked about, for callers may be
 // told that part: here as the scopes that were granted.
 func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
@@ -54,13 +68,18 @@ func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
 		"the refresh token in hex":       {refreshing, "refresh: {" + oauth2, "refresh: {" + oauth2 + `, params: {scope: "{{r}}"}`, `let: {r: {hex: "{{refresh_token}}"}}`},
 		"a session":                      {login, `form: {session: "{{session}}"}`, `form: {session: "{{session}}", scope: "{{session}}"}`, ""},
 		"a session in hex":               {login, `form: {session: "{{session}}"}`, `form: {session: "{{s}}"}`, `let: {s: {hex: "{{session}}"}}`},
+		"as an end":                      {refreshing, "obtain: {" + oauth2 + "}", "obtain:\n- {" + oauth2 + ", take: {expires_at: refresh_token}}\n- {" + oauth2 + `, params: {scope: "{{expires_at}}"}, take: {expires_at: null}}`, ""},
+		"a session in the URL":           {login, `token", form: {session: "{{session}}"}`, `token?scope={{session}}", form: {session: "{{session}}"}`, ""},
+		"the second of a list":           {listed, `["{{user}}", "{{client_secret}}"]`, `["{{client_secret}}", "{{user}}"]`, ""},
+		"what is there instead":          {instead, `pick: {default: x}`, `pick: {optional: true}`, ""},
+		"what looks like a computation":  {instead, `{first: ["{{pick}}", "{{client_secret}}"]}`, `"{first: [{{pick}}, {{client_secret}}]}"`, ""},
 		"with what is cut off":           {secretly, "client_secret: {secret: true}", "client_secret: {secret: true, prefix: given}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlaces(t)
 			p.redefine("x", c.before)
 			inputs := map[string]string{"client_id": "id"}
-			if c.before == login {
+			if !strings.Contains(c.before, "client_id") {
 				inputs = nil
 			}
 			p.giveOne("x", inputs)
@@ -108,12 +127,46 @@ func TestAFileAsksNothingOfASecretThatIsKept(t *testing.T) {
 			t.Errorf("%s: callers are told %q", name, told)
 		}
 	}
-	p.redefine("x", strings.Replace(secretly, "client_secret: {secret: true}", `client_secret: {secret: true, pattern: "[0-9]+"}`, 1))
-	err := p.edit(nil, map[string]string{"client_secret": "letters"})
-	if f := (*broker.Failure)(nil); !errors.As(err, &f) || f.Kind != broker.RequestInvalid || !strings.Contains(fmt.Sprint(f.Violations), "must match") {
-		t.Errorf("given: got %v, want that it does not match", err)
+}
+
+// TestWhatIsWantedOfASecretCountsWhenItIsGiven, also the same one again, and to another provider; a label needs none.
+func TestWhatIsWantedOfASecretCountsWhenItIsGiven(t *testing.T) {
+	const wanted = `{secret: true, pattern: "[0-9]+"}`
+	p := newPlaces(t)
+	p.redefine("x", secretly)
+	p.redefine("y", strings.NewReplacer("name: x", "name: y", "{secret: true}", wanted).Replace(secretly))
+	p.create(map[string]string{"client_id": "id"}, map[string]string{"client_secret": "letters"})
+	p.redefine("x", strings.Replace(secretly, "{secret: true}", wanted, 1))
+	for name, change := range map[string]func(*engine.Draft){
+		"another":  func(d *engine.Draft) { d.Secrets = revealed(map[string]string{"client_secret": "others"}) },
+		"the same": func(d *engine.Draft) { d.Secrets = revealed(map[string]string{"client_secret": "letters"}) },
+		"to another place": func(d *engine.Draft) {
+			d.Provider, d.Secrets = "y", revealed(map[string]string{"client_secret": "letters"})
+		},
+	} {
+		_, err := p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+			change(d)
+			return nil
+		}})
+		if f := (*broker.Failure)(nil); !errors.As(err, &f) || f.Kind != broker.RequestInvalid || !strings.Contains(fmt.Sprint(f.Violations), "must match") {
+			t.Errorf("%s: got %v, want that it does not match", name, err)
+		}
 	}
-	if err := p.edit(nil, map[string]string{"client_secret": "12"}); err != nil {
+	label := func(when string) {
+		t.Helper()
+		_, err := p.UpdateCredential(t.Context(), here, engine.Change{Name: "c", Edit: func(d *engine.Draft) error {
+			d.Labels = map[string]string{"when": when}
+			return nil
+		}})
+		if err != nil {
+			t.Errorf("a label %s: %v", when, err)
+		}
+	}
+	label("while the file wants another")
+	p.redefine("x", strings.NewReplacer("client_secret: {secret: true}", "pass: {was: client_secret, "+wanted[1:], `/token"`, `/token", auth: {client_secret_post: {id: "{{client_id}}", secret: "{{pass}}"}}`).Replace(secretly))
+	p.accept("c")
+	label("once it has another name")
+	if err := p.edit(nil, map[string]string{"pass": "12"}); err != nil {
 		t.Errorf("given as it is wanted: %v", err)
 	}
 }
