@@ -40,7 +40,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	}
 	tried := b.solos.of(t)
 	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
-		return outcome{failure: t.blamed(share(r, t.credential))}, false
+		return outcome{failure: t.blamed(shared(r, t.credential))}, false
 	}
 	before := tried.rejected()
 	if there != nil {
@@ -67,12 +67,10 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
 	b, moved, asked := p.b, p.l.moves.now(), p.b.clock.Now().At
-	granted, err := p.enter(ctx, t, advice{unknown: true}, before, p.l.heard.Load())
-	if err != nil {
+	if err := p.enter(ctx, t, advice{unknown: true}, before, p.l.heard.Load()); err != nil {
 		return nil, err
 	}
-	p.place = nil
-	defer granted.leave()
+	defer p.leave()
 	bounded, cancel := patient(ctx, b.clock, b.timeout)
 	defer cancel()
 	x := request(t, broker.Obtain, broker.Grant{})
@@ -82,7 +80,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	if failure == nil {
 		shown, failure = b.fit(t, a, before, broker.Secret{})
 	}
-	found := granted.leaveWith(failure)
+	found := p.place.leaveWith(failure)
 	if found.news != nil {
 		b.gates.saved(t.upstream, false) // nobody tells the store
 	}
@@ -92,7 +90,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 			r.RetryAt = found.retryAt(r.At)
 		}
 		b.solos.put(t, solo{why: &r, issued: before})
-		return nil, t.blamed(share(&r, t.credential))
+		return nil, t.blamed(shared(&r, t.credential))
 	}
 	b.solos.put(t, solo{issued: shown.issued})
 	return p.putLocal(ctx, shown, mark, moved, asked)

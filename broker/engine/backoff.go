@@ -60,8 +60,8 @@ func remember(e *broker.UpstreamError, before *broker.Remembered, now time.Time)
 	return r
 }
 
-// share makes the Failure that everybody gets who asks while it is remembered.
-func share(r *broker.Remembered, c broker.Credential) *broker.Failure {
+// shared makes the Failure that everybody gets who asks while it is remembered.
+func shared(r *broker.Remembered, c broker.Credential) *broker.Failure {
 	return &broker.Failure{
 		Kind: r.Kind, Credential: c.Name, Provider: c.Provider, RetryAt: r.RetryAt,
 		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError, Detail: r.Detail,
@@ -83,7 +83,7 @@ type finding struct {
 // That a request fails says that the upstream does, if such a request is known to work or is as the operator has it. What only a caller chose may
 // be what makes it fail: that counts against what was chosen, where the upstream has answered others since it last failed. Where it has not,
 // nobody knows; then it is left alone, by this process, but by those who ask for what is known to work.
-func (p *pass) leaveWith(e *broker.UpstreamError) finding {
+func (p *place) leaveWith(e *broker.UpstreamError) finding {
 	if p == nil {
 		return finding{}
 	}

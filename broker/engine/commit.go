@@ -9,7 +9,7 @@ import (
 )
 
 // succeeded stores what the exchange brought, before anybody gets it.
-func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted *pass, s seen, a broker.Answer, former bool) (*entry, error) {
+func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen, a broker.Answer, former bool) (*entry, error) {
 	b := p.b
 	shown, unfit := b.fit(t, a, s.view.Token, s.view.Grant.RefreshToken)
 	now := b.clock.Now()
@@ -29,7 +29,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, granted
 	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
-	b.savesBehind(t, granted.leaveWith(unfit).news)
+	b.savesBehind(t, p.place.leaveWith(unfit).news)
 	moved := p.l.moves.now()
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
@@ -100,13 +100,13 @@ func heldOf(a broker.Answer) map[string]broker.HeldValue {
 }
 
 // failed records why an exchange failed, and says what is to be done: errAgain, or the failure that all waiters share.
-func (p *pursuit) failed(ctx context.Context, t target, end *pending, granted *pass, s seen, e *broker.UpstreamError) error {
+func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e *broker.UpstreamError) error {
 	b, now := p.b, p.b.clock.Now().Wall
 	sent := len(e.Attempts) > 0 && !e.Refused && !e.Unsent || e.Lost
 	r := broker.FailureRecord{
 		Level: e.Level, Attempts: e.Attempts, Now: now, Presented: end.spends && sent, Uncertain: end.spends && e.Lost,
 	}
-	found := granted.leaveWith(e)
+	found := p.place.leaveWith(e)
 	if found.ofKey && e.Detail == "" {
 		e.Detail = "it fails for what this caller chose, and answers others"
 	}

@@ -17,9 +17,9 @@ const leaseSpare = 2 * time.Second
 // errLate is what a request is refused with when the lease has no time left for it.
 var errLate = errors.New("too late to send")
 
-// exchange takes the lease, asks the upstream once and commits what came of it. It gives the pass back as soon as the upstream
+// exchange takes the lease, asks the upstream once and commits what came of it. It leaves its place as soon as the upstream
 // has answered.
-func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, granted *pass, s seen) (*entry, error) {
+func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, s seen) (*entry, error) {
 	b := p.b
 	deadline := b.clock.Now().At.Add(b.timeout)
 	lease, err := s.view.Acquire(ctx, b.timeout+leaseSpare, run == broker.Refresh)
@@ -34,8 +34,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
-	p.place = nil
-	defer granted.leave()
+	defer p.leave()
 	var sent atomic.Bool
 	x := request(t, run, s.view.Grant)
 	x.BeforeSend = b.beforeSend(deadline, &sent)
@@ -56,9 +55,9 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, grante
 	defer cancel()
 	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked && !p.trial.on, s.usable(t.facts))
 	if failure != nil {
-		return nil, p.failed(ctx, t, end, granted, s, failure)
+		return nil, p.failed(ctx, t, end, s, failure)
 	}
-	return p.succeeded(ctx, t, end, granted, s, a, former)
+	return p.succeeded(ctx, t, end, s, a, former)
 }
 
 // beforeSend lets nothing be sent after a deadline: the process was stopped, or the machine slept, and somebody else may have the lease. It notes
@@ -185,8 +184,8 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 }
 
 // fit turns what an exchange brought into what callers get, or says why nobody could use it. before is the token until now; nil: there was
-// none. granted is the refresh token that was presented; zero: none was.
-func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, granted broker.Secret) (shown offer, unfit *broker.UpstreamError) {
+// none. presented is the refresh token that was; zero: none was.
+func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, presented broker.Secret) (shown offer, unfit *broker.UpstreamError) {
 	defer func() {
 		if r := recover(); r != nil { // a refresh token that came with it is to be kept all the same
 			b.logPanic(t.name, r)
@@ -204,7 +203,7 @@ func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, granted b
 	case !b.clock.Now().Wall.Before(issued.ExpireAt):
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
 	}
-	for _, r := range []broker.Secret{a.RefreshToken, granted} {
+	for _, r := range []broker.Secret{a.RefreshToken, presented} {
 		if shown.token.Shows(r) {
 			return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "callers would get the refresh token, by the token or beside it: have the definition take each where it is alone"}
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // gates bound what upstreams are asked. They know no store: what other brokers know of an upstream comes in as advice, and what
-// has become known goes out of pass.leaveWith.
+// has become known goes out of place.leaveWith.
 type gates struct {
 	clock *broker.Clock
 	// atOnce is how many exchanges an upstream may have at a time.
@@ -77,36 +77,6 @@ func (g *gates) gate(upstream string, f *broker.Facts) *gate {
 	return one
 }
 
-// A pass is the right to one exchange with an upstream. Give it back with leave. nil: nobody is asked, and nothing is bounded.
-type pass struct {
-	gate *gate
-	// known is what was known of the upstream when the pass was given; probe: it is for the exchange that tries whether that is still so.
-	known broker.Backoff
-	probe bool
-	left  bool
-	// token is what is asked for. proven: such a request is known to work, or nobody chose anything of it: if it fails, the upstream does.
-	token  broker.TokenKey
-	proven bool
-	// force: it goes whatever has failed before.
-	force bool
-}
-
-// queue has a target wait for its upstream's turn, which is not empty, until a moment. there is the token that is stored; nil: none. force: it goes
-// whatever has failed before.
-func (g *gates) queue(t target, a advice, there *broker.Issued, force bool, until broker.Moment) *waiter {
-	one := g.gate(t.upstream, t.facts)
-	one.advise(a)
-	w := &waiter{
-		upstream: t.upstream, pass: &pass{gate: one, token: t.token, proven: proven(t, there), force: force},
-		requests: t.facts.Requests, until: until, done: make(chan struct{}),
-	}
-	one.mu.Lock()
-	defer one.mu.Unlock()
-	one.queue.add(w)
-	one.serve()
-	return w
-}
-
 // serve lets in whose turn it is, while there is room and the rate allows it. The caller holds mu.
 func (g *gate) serve() {
 	for {
@@ -115,7 +85,7 @@ func (g *gate) serve() {
 			return
 		}
 		now := g.clock.Now().At
-		if why, barred := g.barred(w.pass); barred {
+		if why, barred := g.barred(w); barred {
 			w.refused = &why
 		} else if wait := g.rated(w.requests, now); wait > 0 {
 			if now.Add(wait) <= w.until {
@@ -124,30 +94,30 @@ func (g *gate) serve() {
 			}
 			w.far = wait
 		} else {
-			g.admit(w.pass)
-			g.queue.had(w.pass.token.Credential)
+			g.admit(w)
+			g.queue.had(w.token.Credential)
 		}
 		g.queue.remove(w)
 		close(w.done)
 	}
 }
 
-// ready reports whether there is room for a pass, and no exchange under way whose end it has to wait for. One that would only be refused needs
+// ready reports whether there is room for one that waits, and no exchange under way whose end it has to wait for. One that would only be refused needs
 // neither. The caller holds mu.
-func (g *gate) ready(p *pass) bool {
+func (g *gate) ready(p *place) bool {
 	if _, barred := g.barred(p); barred {
 		return true
 	}
 	return g.running < g.most && g.of[p.token.Credential] < g.mostOfOne && (!g.probing || g.exempt(p))
 }
 
-// exempt reports whether a pass goes although the upstream is known to be failing. The caller holds mu.
-func (g *gate) exempt(p *pass) bool {
+// exempt reports whether it goes although the upstream is known to be failing. The caller holds mu.
+func (g *gate) exempt(p *place) bool {
 	return g.known.Failures == 0 || p.force || g.doubtful && p.proven
 }
 
-// barred reports whether the upstream is to be left alone by a pass, until when, and why. The caller holds mu.
-func (g *gate) barred(p *pass) (why broker.Remembered, barred bool) {
+// barred reports whether the upstream is to be left alone by it, until when, and why. The caller holds mu.
+func (g *gate) barred(p *place) (why broker.Remembered, barred bool) {
 	if !p.force && !p.proven {
 		if why, barred = g.doubted(p.token.Credential); barred {
 			return why, true
@@ -180,8 +150,8 @@ func (g *gate) lookIn(wait time.Duration) {
 	})
 }
 
-// admit gives a pass: for the exchange that tries, where the upstream was failing. The caller holds mu.
-func (g *gate) admit(p *pass) {
+// admit lets one in: for the exchange that tries, where the upstream was failing. The caller holds mu.
+func (g *gate) admit(p *place) {
 	g.running++
 	g.of[p.token.Credential]++
 	p.known = g.known
@@ -244,15 +214,8 @@ func (g *gates) saved(upstream string, ok bool) {
 	}
 }
 
-// leave gives the pass back. Given back already, it does nothing.
-func (p *pass) leave() {
-	if p == nil || p.left {
-		return
-	}
-	p.left = true
-	g := p.gate
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// out is for one that was in. The caller holds mu.
+func (g *gate) out(p *place) {
 	if p.probe {
 		g.probing = false
 	}
@@ -260,5 +223,4 @@ func (p *pass) leave() {
 	if g.of[p.token.Credential]--; g.of[p.token.Credential] == 0 {
 		delete(g.of, p.token.Credential)
 	}
-	g.serve()
 }

@@ -94,7 +94,7 @@ func (s situation) remembered() *broker.Failure {
 	}
 	for _, r := range []*broker.Remembered{s.view.CredentialFailure, s.view.KeyFailure} {
 		if r != nil && s.now.Before(r.RetryAt) {
-			return s.blamed(share(r, s.credential))
+			return s.blamed(shared(r, s.credential))
 		}
 	}
 	return nil
@@ -120,7 +120,7 @@ func (s situation) obtainOrRefresh() plan {
 		if r.Kind = broker.ReauthorizationRequired; g.RefusedBy == "" || g.RefusedBy == f.Digest {
 			r.RetryAt = time.Time{}
 		}
-		return plan{step: fail, failure: share(&r, s.credential)}
+		return plan{step: fail, failure: shared(&r, s.credential)}
 	case there != nil && s.now.Before(there.ExpireAt) && !there.Rejected && !s.need.force: // while it serves, nothing is gained by the risk
 		uncertain := failureOf(s.target, broker.RefreshUncertain)
 		uncertain.RetryAt = there.ExpireAt

@@ -8,41 +8,63 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// A waiter waits for its turn at a gate. done is closed when there is an answer: it has its pass, or was refused for a failure that is remembered,
-// or its turn is too far away.
-type waiter struct {
+// A place is one at a gate: it waits for its turn, is in for one exchange, or was refused for a failure that is remembered, or because its turn is too
+// far away. Leave it whatever has become of it. nil: nobody is asked, and nothing is bounded.
+type place struct {
+	gate     *gate
 	upstream string
-	pass     *pass
+	// token is what is asked for. proven: such a request is known to work, or nobody chose anything of it: if it fails, the upstream does.
+	token  broker.TokenKey
+	proven bool
+	// force: it goes whatever has failed before.
+	force    bool
 	requests int           // what it takes of the declared rate
 	until    broker.Moment // when it waits no longer
-	done     chan struct{}
-	refused  *broker.Remembered
-	far      time.Duration
+	// done is closed when it waits no more: it is in, unless it was refused, or its turn is far.
+	done    chan struct{}
+	refused *broker.Remembered
+	far     time.Duration
+	// known is what was known of the upstream when it came in; probe: it is for the exchange that tries whether that is still so.
+	known broker.Backoff
+	probe bool
+	left  bool
+}
+
+// queue has a target wait for its upstream's turn, which is not empty, until a moment. there is the token that is stored; nil: none. force: it goes
+// whatever has failed before.
+func (g *gates) queue(t target, a advice, there *broker.Issued, force bool, until broker.Moment) *place {
+	one := g.gate(t.upstream, t.facts)
+	one.advise(a)
+	w := &place{
+		gate: one, upstream: t.upstream, token: t.token, proven: proven(t, there), force: force, requests: t.facts.Requests, until: until,
+		done: make(chan struct{}),
+	}
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	one.queue.add(w)
+	one.serve()
+	return w
 }
 
 // lookInQueue is how often one of those who wait looks, at most, whether another broker has what is waited for.
 const lookInQueue = 2 * time.Second
 
-// of reports whether it waits for this target's turn.
-func (w *waiter) of(t target) bool { return w.upstream == t.upstream && w.pass.token == t.token }
+// of reports whether it is this target's.
+func (w *place) of(t target) bool { return w.upstream == t.upstream && w.token == t.token }
 
-// answered reports whether done is closed.
-func (w *waiter) answered() bool {
+// waits reports whether there is no answer yet.
+func (w *place) waits() bool {
 	select {
 	case <-w.done:
-		return true
-	default:
 		return false
+	default:
+		return true
 	}
 }
 
-// admitted reports whether the answer is its pass.
-func (w *waiter) admitted() bool { return w.refused == nil && w.far == 0 }
-
 // wait waits for an answer. errAgain: there is news, a while ago at most. It fails with UpstreamRateLimited when it has waited for as long as it may.
-func (w *waiter) wait(ctx context.Context, t target, news func() bool) error {
-	clock := w.pass.gate.clock
-	late := time.NewTimer(w.until.Sub(clock.Now().At))
+func (w *place) wait(ctx context.Context, t target, news func() bool) error {
+	late := time.NewTimer(w.until.Sub(w.gate.clock.Now().At))
 	defer late.Stop()
 	look := time.NewTicker(lookInQueue)
 	defer look.Stop()
@@ -62,42 +84,45 @@ func (w *waiter) wait(ctx context.Context, t target, news func() bool) error {
 	}
 }
 
-// result is what came of it once it is answered: its pass, or the upstream's remembered failure while that is to be left alone, or
-// UpstreamRateLimited where its turn is too far away.
-func (w *waiter) result(ctx context.Context, t target) (*pass, error) {
+// refusal is why it is not in, once it waits no more: the upstream's remembered failure while that is to be left alone, or UpstreamRateLimited where its
+// turn is too far away; nil: it is in.
+func (w *place) refusal(ctx context.Context, t target) error {
 	switch {
 	case w.refused != nil:
-		return nil, share(w.refused, t.credential)
+		return shared(w.refused, t.credential)
 	case w.far > 0:
-		return nil, w.slow(t, w.far)
+		return w.slow(t, w.far)
 	case ctx.Err() != nil:
-		w.pass.leave()
-		return nil, failureOf(t, broker.ShuttingDown)
+		return failureOf(t, broker.ShuttingDown)
 	}
-	return w.pass, nil
+	return nil
 }
 
-func (w *waiter) slow(t target, wait time.Duration) *broker.Failure {
+func (w *place) slow(t target, wait time.Duration) *broker.Failure {
 	f := failureOf(t, broker.UpstreamRateLimited)
-	f.RetryAt = w.pass.gate.clock.Now().Wall.Add(wait)
+	f.RetryAt = w.gate.clock.Now().Wall.Add(wait)
 	return f
 }
 
-// quit gives the place back, or the pass that came of it.
-func (w *waiter) quit() {
-	g := w.pass.gate
+// leave gives it to others, whether it waits or is in. Left already, it does nothing.
+func (w *place) leave() {
+	if w == nil {
+		return
+	}
+	g := w.gate
 	g.mu.Lock()
-	waits := !w.answered()
-	if waits {
+	defer g.mu.Unlock()
+	switch {
+	case w.left:
+		return
+	case w.waits():
 		g.queue.remove(w)
-		w.pass.left = true
 		close(w.done)
-		g.serve() // whoever comes next may not have to wait for what this one did
+	case w.refused == nil && w.far == 0:
+		g.out(w)
 	}
-	g.mu.Unlock()
-	if !waits && w.admitted() {
-		w.pass.leave()
-	}
+	w.left = true
+	g.serve() // whoever comes next may not have to wait for what this one did
 }
 
 // A queue is who waits at a gate. Credentials take turns, whoever came first: one of which a thousand things are asked for keeps another waiting
@@ -110,9 +135,9 @@ type queue struct {
 }
 
 // ranks are who waits of one credential.
-type ranks [3][]*waiter
+type ranks [3][]*place
 
-func rank(p *pass) int {
+func rank(p *place) int {
 	switch {
 	case p.force:
 		return 0
@@ -123,8 +148,8 @@ func rank(p *pass) int {
 }
 
 // add has somebody wait.
-func (q *queue) add(w *waiter) {
-	name := w.pass.token.Credential
+func (q *queue) add(w *place) {
+	name := w.token.Credential
 	if q.of == nil {
 		q.of = map[broker.CredentialName]*ranks{}
 	}
@@ -134,15 +159,15 @@ func (q *queue) add(w *waiter) {
 		q.of[name] = all
 		q.order = append(q.order, name)
 	}
-	r := rank(w.pass)
+	r := rank(w)
 	all[r] = append(all[r], w)
 }
 
 // next is whose turn is next of those that are ready, of which only the first of each rank is looked at; nil: nobody's.
-func (q *queue) next(ready func(*pass) bool) *waiter {
+func (q *queue) next(ready func(*place) bool) *place {
 	for _, name := range q.order {
 		for _, waiting := range q.of[name] {
-			if len(waiting) > 0 && ready(waiting[0].pass) {
+			if len(waiting) > 0 && ready(waiting[0]) {
 				return waiting[0]
 			}
 		}
@@ -151,8 +176,8 @@ func (q *queue) next(ready func(*pass) bool) *waiter {
 }
 
 // remove takes somebody out.
-func (q *queue) remove(w *waiter) {
-	name, r := w.pass.token.Credential, rank(w.pass)
+func (q *queue) remove(w *place) {
+	name, r := w.token.Credential, rank(w)
 	all := q.of[name]
 	switch i := slices.Index(all[r], w); {
 	case i > 0:

@@ -34,10 +34,10 @@ type pursuit struct {
 	asked    bool
 	attempts []broker.Attempt
 	former   bool
-	// turn: it has its turn at the grant that all keys of a seeded credential share, until the end of the round that needs it.
+	// turn: it has its turn at the grant that all keys of a seeded credential share, until it has made its exchange.
 	turn bool
-	// place is its place at the upstream's gate, or the pass that came of it; nil: it has none.
-	place *waiter
+	// place is its place at the upstream's gate, until it is left; nil: it has none.
+	place *place
 	// unfit: this definition cannot present what is kept of the grant.
 	unfit bool
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
@@ -138,17 +138,11 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 		}
 	case ask:
 	}
-	defer func() {
-		if p.place == nil {
-			p.leave()
-		}
-	}()
-	// The pass first, the lease second: a lease's time is for the exchange.
-	granted, err := p.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, s.heard)
-	if err != nil {
+	// The place first, the lease second: a lease's time is for the exchange.
+	if err := p.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, s.heard); err != nil {
 		return nil, err
 	}
-	return p.exchange(ctx, t, next.run, granted, s)
+	return p.exchange(ctx, t, next.run, s)
 }
 
 // recheck is about a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
@@ -208,7 +202,8 @@ func (p *pursuit) served() *entry {
 // has one bound, queueMost.
 
 // pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Whoever has the turn keeps
-// it: others would wait for the same lease. The place at the gate goes to others meanwhile. A flight that has waited for as long as it may fails: with StoreUnavailable where a commit is waited for, else with UpstreamSlow.
+// it: others would wait for the same lease. The place at the gate goes to others. A flight that has waited for as long as it may fails: with
+// StoreUnavailable where a commit is waited for, else with UpstreamSlow.
 func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
 	p.leavePlace()
 	p.rounds = 0
@@ -234,29 +229,30 @@ func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan st
 	return errAgain
 }
 
-// enter returns the pass of the upstream's gate, which stays in hand until leave; whoever gives it back earlier takes place away. Whoever had to wait
-// for it looks again before it is used: what was read is old by then, and the store may be there again. So does one of those that wait still, now and
-// then, when another broker has told of something since heard was read: errAgain, and the place is kept.
-func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) (*pass, error) {
+// enter takes a place at the upstream's gate, and waits until it is in. Whoever had to wait looks again before it is used: what was read is old by then,
+// and the store may be there again. So does one of those that wait still, now and then, when another broker has told of something since heard was
+// read: errAgain, and the place is kept.
+func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) error {
 	if p.place != nil && !p.place.of(t) {
 		p.leavePlace()
 	}
 	if t.upstream == "" {
-		return nil, nil
+		return nil
 	}
 	if p.place == nil {
 		p.place = p.b.gates.queue(t, known, there, p.need.force, p.until)
 	}
-	if !p.place.answered() {
+	waited := p.place.waits()
+	if waited {
 		news := func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) }
 		if err := p.place.wait(ctx, t, news); err != nil {
-			return nil, err
-		}
-		if p.place.admitted() {
-			return nil, errAgain
+			return err
 		}
 	}
-	return p.place.result(ctx, t)
+	if err := p.place.refusal(ctx, t); err != nil || !waited {
+		return err
+	}
+	return errAgain
 }
 
 // leave gives the turn to another flight, and the place at the gate.
@@ -266,10 +262,8 @@ func (p *pursuit) leave() {
 }
 
 func (p *pursuit) leavePlace() {
-	if p.place != nil {
-		p.place.quit()
-		p.place = nil
-	}
+	p.place.leave()
+	p.place = nil
 }
 
 func (p *pursuit) leaveTurn() {

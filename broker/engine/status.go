@@ -140,7 +140,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 	facts := def.Facts()
 	if f := s.Failure; f != nil {
-		r.State, r.Failure, r.NextAttempt = Misconfigured, share(f, c), f.RetryAt
+		r.State, r.Failure, r.NextAttempt = Misconfigured, shared(f, c), f.RetryAt
 		r.Advice = adviseAboutRefusal(r.Failure)
 		return
 	}
