@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -149,7 +150,7 @@ func (f *flows) sentAs(q *request) {
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
 		place, made, chooses := " in "+s.where, "", false
 		if !is && !s.implied {
-			place += ": " + writtenAs(s.parts)
+			place += ": " + strings.Join(strings.Fields(writtenAs(s.parts)), " ")
 		}
 		for _, n := range names {
 			if x := f.d.let[n]; x != nil {
@@ -167,7 +168,7 @@ func (f *flows) sentAs(q *request) {
 			f.add(flow{use: broker.SentAs, what: shortened(what+place+made, longestPlace*3/4), to: &to, told: q.issuer != nil})
 		}
 		for _, n := range names {
-			standard := made == "" && (s.implied || is && alone == n && (s.name == n || s.client))
+			standard := made == "" && !s.query && (s.implied || is && alone == n && (s.name == n || s.client))
 			in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
 			switch {
 			case f.full() || f.d.let[n] != nil || !f.hides(n):
@@ -201,12 +202,15 @@ func (f *flows) hides(n string) bool {
 	return h
 }
 
-// cuts is what is cut off a value that was given.
+// cuts is what is cut off a value that was given, and what JSON has it as.
 func (in *input) cuts() (s string) {
 	for _, cut := range []string{in.prefix, in.suffix} {
 		if cut != "" {
 			s += "; without " + cut
 		}
+	}
+	if in.format == "integer" || in.format == "boolean" { // in JSON
+		s += "; as " + in.format
 	}
 	return s
 }

@@ -63,7 +63,8 @@ func TestWhatGoesWhere(t *testing.T) {
 			"carried https://b.e.com: refresh_token, taken from master of POST https://b.e.com/t", "tokens token, as RFC 6749 has it",
 		}},
 		"a question beside the token": {client + "scopes: {}\nobtain: {oauth2: \"https://a.e.com/me\", send: query, query: {doc: public}, take: {own: o}}\nattributes: [own]", []string{
-			"callers own, taken from o of POST https://a.e.com/me?doc=public", "carried https://a.e.com: client_secret", "tokens token, as RFC 6749 has it",
+			"callers own, taken from o of POST https://a.e.com/me?doc=public", "carried https://a.e.com: client_secret",
+			"sent https://a.e.com: client_secret in the query, as client_secret", "tokens token, as RFC 6749 has it",
 		}},
 		"parts of a request": {"inputs: {a: {secret: true}, b: {secret: true, prefix: \"Bearer \"}, c: {secret: true}}\nlet: {l: {lower: \"{{m}}\"}, m: {hex: \"{{c}}\"}}\n" +
 			"obtain: {post: \"https://a.e.com/t\", auth: {client_secret_basic: {id: \"{{a}}\", secret: \"{{c}}\"}}, cookies: {k: \"{{a}}\"}, json: {a: \"{{a}}\", list: [\"{{l}}\"], in: {b: \"<{{b}}>\"}}, take: {token: t}}", []string{

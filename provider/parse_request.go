@@ -243,7 +243,10 @@ func inOneLine(n *yaml.Node) string {
 		}
 		return "[" + strings.Join(all, ", ") + "]"
 	default:
-		if strings.ContainsAny(nameIn.ReplaceAllString(n.Value, ""), `{},"`) || strings.HasPrefix(n.Value, "[") || strings.Contains(n.Value, ": ") {
+		if n.Tag == "!!null" {
+			return "null"
+		}
+		if n.Value == "null" || strings.ContainsAny(nameIn.ReplaceAllString(n.Value, ""), `{},"`) || strings.HasPrefix(n.Value, "[") || strings.Contains(n.Value, ": ") {
 			return strconv.Quote(n.Value) // else it could be taken for several
 		}
 		return n.Value

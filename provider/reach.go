@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -39,11 +40,15 @@ type slot struct {
 	text
 	// where it is, for people, and name what it is called there; empty: nothing.
 	where, name string
-	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query.
-	client, url bool
+	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query. query: it is in that, which
+	// others write down.
+	client, url, query bool
 }
 
-const inHeader = "the header "
+const (
+	inHeader  = "the header "
+	inQueryAs = "the query, as "
+)
 
 // slots are the parts of a request.
 func (d *definition) slots(q *request) (all []slot) {
@@ -51,6 +56,7 @@ func (d *definition) slots(q *request) (all []slot) {
 	add := func(fields []field, where string) {
 		for _, f := range fields {
 			s := slot{where: where + f.name, name: f.name, client: post(f.name)}
+			s.query = where == inQueryAs
 			if where == inHeader {
 				s.where = where + textproto.CanonicalMIMEHeaderKey(f.name)
 			}
@@ -64,14 +70,14 @@ func (d *definition) slots(q *request) (all []slot) {
 	}
 	add(d.headers, inHeader)
 	add(q.headers, inHeader)
-	add(q.query, "the query, as ")
+	add(q.query, inQueryAs)
 	add(q.cookies.fields, "the cookie ")
 	add(q.body.fields, "the body, as ")
 	if q.cookies.whole != nil {
 		all = append(all, slot{text: *q.cookies.whole, where: "the cookies"})
 	}
 	before, behind := atQuery(q.target().written)
-	all = append(all, slot{text: before, url: true}, slot{text: behind, where: "the URL's query"}, slot{text: q.body.text, where: "the body"})
+	all = append(all, slot{text: before, url: true}, slot{text: behind, where: "the URL's query", query: true}, slot{text: q.body.text, where: "the body"})
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
@@ -92,11 +98,19 @@ func (d *definition) slots(q *request) (all []slot) {
 			walk(x, fmt.Sprintf("%s[%d]", at, i))
 		}
 		for _, m := range t.members {
-			walk(m.tree, strings.TrimPrefix(at+"."+m.name, "."))
+			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."))
 		}
 	}
 	walk(q.body.json, "")
 	return all
+}
+
+// plainly is a member's name, in quotes where it could be taken for several.
+func plainly(name string) string {
+	if strings.ContainsAny(name, ".[]\"") {
+		return strconv.Quote(name)
+	}
+	return name
 }
 
 // atQuery cuts a URL at its query.

@@ -146,7 +146,8 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 // part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
 func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 	e.unsent = q
-	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
+	// The secret that is set may be what it cannot be made of.
+	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, InvalidClient: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
 	var bad *badValue
 	if !errors.As(err, &bad) {
 		return f

@@ -133,15 +133,18 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	dropped, doubtful := l.moves.since(moved, e)
-	if dropped {
+	gone, doubtful := l.moves.since(moved, e)
+	if gone {
 		return nil, errAgain
 	}
 	if e.pending {
 		l.pending[e] = struct{}{}
 	}
-	if doubtful {
+	switch {
+	case doubtful && !e.local:
 		return e, nil
+	case doubtful: // there is no other
+		c.age(e)
 	}
 	was := l.entries[a.lookup]
 	l.entries[a.lookup] = e
@@ -201,8 +204,9 @@ func (c *cache) confirm(e *entry, asked broker.Moment) {
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
 // drop takes the entries of a credential that match out of service for good, also those that are being read, or are on their way to the store, and
-// returns how many tokens of those only this process had. If there are any, or the store has changed, everybody looks again.
-func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {
+// returns how many tokens of those only this process had. If there are any, or the store has changed, everybody looks again. what is what matches, for
+// who is reading it.
+func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, what dropped, changed bool) (local int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lines[name]
@@ -225,7 +229,7 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 		c.remove(key, e)
 		changed = true
 	}
-	l.moves.drop(match)
+	l.moves.drop(what)
 	if changed || len(ids) > 0 {
 		l.stir()
 	}
@@ -242,7 +246,7 @@ func (c *cache) arrived(e *entry) {
 
 // forget drops everything of a credential that has changed, or is gone.
 func (c *cache) forget(name broker.CredentialName) {
-	c.drop(name, func(*entry) bool { return true }, true)
+	c.drop(name, func(*entry) bool { return true }, dropped{}, true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l := c.lines[name]; l != nil {
@@ -264,21 +268,24 @@ func (c *cache) doubt(name broker.CredentialName) {
 			c.remove(key, e)
 		}
 	}
-	old := int64(c.clock.Now().At.Add(-c.bound))
 	for _, e := range l.entries {
-		e.confirmed.Store(min(e.confirmed.Load(), old))
-		e.tried.Store(int64(broker.Never))
+		c.age(e)
 	}
 	l.moves.doubt()
 	l.stir()
+}
+
+// age has the store asked before an entry is served again.
+func (c *cache) age(e *entry) {
+	e.confirmed.Store(min(e.confirmed.Load(), int64(c.clock.Now().At.Add(-c.bound))))
+	e.tried.Store(int64(broker.Never))
 }
 
 // doubtEntry is doubt of one entry, whose token is no longer the one that is stored.
 func (c *cache) doubtEntry(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e.confirmed.Store(min(e.confirmed.Load(), int64(c.clock.Now().At.Add(-c.bound))))
-	e.tried.Store(int64(broker.Never))
+	c.age(e)
 	delete(c.asked, e)
 	e.line.wake(&e.line.changed)
 }

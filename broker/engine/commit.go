@@ -153,7 +153,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 	if r.Uncertain && !t.facts.Obtains && e.Level <= broker.LevelResponse {
 		out.Kind, r.Failure.Kind = broker.RefreshUncertain, broker.RefreshUncertain
 	}
-	if p.trial.on && e.Level != broker.LevelGrant {
+	if p.trial.on && (e.Level != broker.LevelGrant || e.Unsent) {
 		// A test leaves no failure behind but its attempts: the next caller finds out for itself.
 		r.Level = broker.LevelUpstream
 	}

@@ -3,6 +3,8 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,6 +94,158 @@ func TestWhoInvalidatesNothingStopsNobody(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestWhoRejectsATokenUnderOtherKeysTakesItFromNobody: the keys do not have it.
+func TestWhoRejectsATokenUnderOtherKeysTakesItFromNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})[0]
+		w.create("main", nil)
+		id := w.mustGet("main").Token.ID
+		const keys = 40
+		for i := range keys {
+			w.mustGet("main", scopes(t, fmt.Sprint("k", i)))
+		}
+		w.backend.Set(away(3 * time.Millisecond))
+		var stopped atomic.Bool
+		go func() {
+			for i := 0; !stopped.Load(); i++ {
+				go func() {
+					r := engine.Request{Credential: "main", RejectedTokenID: id}
+					scopes(w.t, fmt.Sprint("k", i%keys))(&r)
+					ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+					defer cancel()
+					_, _ = w.Token(ctx, rude, r)
+				}()
+				sleep(2 * time.Millisecond)
+			}
+		}()
+		for range 10 {
+			sleep(200 * time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
+				t.Errorf("the token is stored, and good: %v", err)
+			}
+			cancel()
+		}
+		stopped.Store(true)
+		w.backend.Set(hooksNone)
+		sleep(2 * time.Minute)
+	})
+}
+
+// TestWhileTheStoreIsAwayOthersChangeNothing: a token that this process has obtained for itself is obtained once, and handed out.
+func TestWhileTheStoreIsAwayOthersChangeNothing(t *testing.T) {
+	for name, call := range map[string]func(w *replica, i int){
+		"invalidations of nothing": func(w *replica, i int) {
+			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", TokenID: fmt.Sprint("made-up-", i)})
+		},
+		"changes that cannot be made": func(w *replica, _ int) {
+			_ = w.DeleteCredential(context.Background(), rude, "main", broker.NewID())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				good := issues(time.Hour)
+				up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					sleep(2500 * time.Millisecond)
+					return good(ctx, x)
+				}}
+				up.facts.ObtainsAlone = true
+				w := newReplicas(t, 1, up, grace(time.Hour))[0]
+				w.create("main", nil)
+				w.mustGet("main")
+				w.backend.Away()
+				sleep(5 * time.Second)
+				var stopped atomic.Bool
+				go func() {
+					for i := 0; !stopped.Load(); i++ {
+						go call(w, i)
+						sleep(2 * time.Millisecond)
+					}
+				}()
+				before := len(up.exchanges())
+				for i := range 20 {
+					w.mustGet("main", scopes(t, fmt.Sprint("s", i%2)))
+					sleep(100 * time.Millisecond)
+				}
+				if n := len(up.exchanges()) - before; n != 2 {
+					t.Errorf("two selections were obtained %d times", n)
+				}
+				stopped.Store(true)
+				w.backend.Set(hooksNone)
+				sleep(2 * time.Minute)
+			})
+		})
+	}
+}
+
+// TestWhatIsDroppedHoldsNoMemory: what callers name is not kept.
+func TestWhatIsDroppedHoldsNoMemory(t *testing.T) {
+	w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)})[0]
+	w.create("main", nil)
+	w.mustGet("main")
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for i := range 1000 {
+		token := broker.NewSecret(fmt.Sprint(i) + strings.Repeat("x", 64_000))
+		if _, err := w.Invalidate(t.Context(), rude, engine.Invalidation{Credential: "main", AccessToken: token}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grown := heap() - before; grown > 8<<20 {
+		t.Errorf("1000 tokens that nobody has hold %d MiB", grown>>20)
+	}
+	w.mustGet("main")
+}
+
+// TestWhoWaitsForItsTurnKeepsItsPlace although another broker does something else with the same credential all the time.
+func TestWhoWaitsForItsTurnKeepsItsPlace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour)}
+		up.facts.RateRequests, up.facts.RatePeriod = 6, time.Minute // three at once, and one each 20 s
+		all := newReplicas(t, 2, up)
+		for _, name := range []string{"x", "first", "main", "later"} {
+			all[0].create(name, nil)
+		}
+		for i := range 3 {
+			all[0].mustGet("x", scopes(t, fmt.Sprint("s", i)))
+		}
+		var waiting sync.WaitGroup
+		began, order := time.Now(), make(chan string, 3)
+		for _, name := range []string{"first", "main", "later"} {
+			waiting.Go(func() {
+				all[0].mustGet(name)
+				order <- fmt.Sprint(name, " after ", time.Since(began).Round(20*time.Second))
+			})
+			sleep(10 * time.Millisecond)
+		}
+		var stopped atomic.Bool
+		go func() {
+			for i := byte(0); !stopped.Load(); i++ {
+				key := broker.TokenKey{Credential: "main", Token: [32]byte{1, i}, Selection: [32]byte{1, i}, Grant: [32]byte{1, i}, Digest: "other"}
+				if v, err := all[1].store.Read(t.Context(), key, ""); err == nil {
+					if l, err := v.Acquire(t.Context(), 10*time.Second, false); err == nil {
+						_ = l.Release(t.Context())
+					}
+				}
+				sleep(500 * time.Millisecond)
+			}
+		}()
+		waiting.Wait()
+		stopped.Store(true)
+		for _, want := range []string{"first after 20s", "main after 40s", "later after 1m0s"} {
+			if got := <-order; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+		sleep(time.Minute)
+	})
 }
 
 // TestWhoInvalidatesNothingWakesNoWatches, whatever is wrong.

@@ -108,7 +108,7 @@ func (b *Broker) reject(ctx context.Context, l *line, key lookup, id string, may
 			return nil // there is no such token; the flight says why, by what is stored then
 		}
 		// One caller who rejects whatever it gets takes nobody's token away.
-		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}))
+		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}), droppedID(id))
 		if err == nil && !done.Spared.IsZero() {
 			err = &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: c.Provider, RetryAt: done.Spared}
 		}

@@ -130,3 +130,16 @@ func TestADefinitionWithoutARefreshDropsNoGrant(t *testing.T) {
 		}
 	})
 }
+
+// TestATestOfWhatIsNotSentLeavesNoFailure behind.
+func TestATestOfWhatIsNotSentLeavesNoFailure(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		u, w := newUnsending(t, false)
+		u.edit(true)
+		if _, err := w.TestCredential(t.Context(), local, "main", broker.Selection{}, false); err == nil {
+			t.Error("nothing was sent, and the test has succeeded")
+		}
+		u.unfit.Store(false) // what is kept fits by now
+		w.mustGet("main")
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -273,5 +274,19 @@ obtain: {oauth2: "https://here.example.com/token", auth: {client_secret_post: {i
 	p.redefine("x", both)
 	if c, err := p.Credential(t.Context(), here, "c"); err != nil || c.Secrets["client_secret"].Value.Reveal() != "given-first-c" || c.Secrets["other"].Value.Reveal() != "of-there" {
 		t.Errorf("got %v, %v, want both secrets as they were", c.SecretNames(), err)
+	}
+}
+
+// TestASecretThatCannotBeSentLeavesTheFormerOne: it has a line break, and stands in a header.
+func TestASecretThatCannotBeSentLeavesTheFormerOne(t *testing.T) {
+	p := newPlaces(t)
+	p.redefine("x", "name: x\ninputs: {key: {secret: true}}\nobtain: {post: \"https://here.example.com/token\", headers: {X-Key: \"{{key}}\"}, take: {token: access_token}}\n")
+	p.create(nil, map[string]string{"key": "good"})
+	_, err := p.RotateSecret(t.Context(), here, engine.Rotation{Name: "c", Secrets: revealed(map[string]string{"key": "bad\r\nX-Other: 1"}), KeepFormer: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ask("c"); err != nil {
+		t.Errorf("the former secret works: %v", err)
 	}
 }
