@@ -30,7 +30,7 @@ const builtIn = "built in"
 // longestPlace bounds a place, in bytes: as long as one of an AcceptCredential may be.
 const longestPlace = 8192
 
-// shortened is something that somebody can accept: of what is longer than most bytes the end is told by its digest.
+// shortened is something that somebody can accept: a text of more than most bytes ends with its digest.
 func shortened(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -99,7 +99,7 @@ func (c *cache) trusts(e *entry, now broker.Moment) bool {
 		return false
 	}
 	if !e.hit.Load() {
-		e.hit.Store(true) // only when it changes: all callers share this line
+		e.hit.Store(true) // only when it changes: all callers' processors share this memory
 	}
 	return true
 }

@@ -125,7 +125,7 @@ func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error)
 // refresh has a flight begin that nobody waits for. Where it may not begin yet, whoever asks soon tries again; a broker that is closing goes on
 // serving what it has.
 func (b *Broker) refresh(key lookup, n need) {
-	_, _, err := b.join(flightKey{lookup: key}, n, broker.Caller{}, nil)
+	_, _, err := b.join(flightKey{lookup: key}, n, itself, nil)
 	if err == nil || broker.KindOf(err) == broker.ShuttingDown {
 		return
 	}

@@ -35,8 +35,7 @@ type gate struct {
 	until   broker.Moment // of known, by the clock that nobody sets
 	since   broker.Moment // when known was found out
 	unsaved bool          // the store was not told of known
-	// well: it has answered since it last failed. doubtful: what is known of its failing comes from requests alone of which nobody knows
-	// whether they work at all.
+	// well: it has answered since it last failed. doubtful: only requests have failed of which nobody knows whether they work at all.
 	well, doubtful bool
 	// doubts are of credentials of which nothing but what callers chose fails.
 	doubts map[broker.CredentialName]doubt

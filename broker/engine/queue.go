@@ -126,7 +126,7 @@ func (w *place) leave() {
 }
 
 // A queue is who waits at a gate. Credentials take turns, whoever came first: one of which a thousand things are asked for keeps another waiting
-// for one turn. Of one credential go first the tests, then what is known to work, then what was chosen. The zero value is empty. Whoever uses it
+// for one turn. Of one credential, tests go first, then what is known to work, then what a caller chose. The zero value is empty. Whoever uses it
 // locks.
 type queue struct {
 	// order are the credentials of which somebody waits, whose turn is next first.

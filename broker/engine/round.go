@@ -68,7 +68,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, p.recheck(ctx, c, err)
 	}
 	takesTurns := t.credential.Seeded() && t.token.Spends
-	if takesTurns && !p.turn { // it is had for nothing, mostly; else it is waited for only by who needs it
+	if takesTurns && !p.turn { // mostly it is free; a flight that finds what it needs stored does not wait for it
 		select {
 		case p.l.turn <- struct{}{}:
 			p.turn = true

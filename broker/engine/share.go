@@ -27,7 +27,7 @@ const (
 const DefaultFlights = 4000
 
 // shares are what each caller may have of what costs something: flights that it begins, changes, questions to the store. What is served from
-// the process costs nothing, and whoever joins a flight asks for nothing new. The zero Caller is the broker itself. Safe for concurrent use.
+// the process costs nothing, and whoever joins a flight asks for nothing new. Safe for concurrent use.
 type shares struct {
 	clock *broker.Clock
 	rate  int
@@ -39,16 +39,18 @@ type shares struct {
 	begun  map[portion]int // flights under way; none is zero
 }
 
+// itself is the broker as a caller, which refreshes what others ask for. It is authorized for nothing.
+var itself = broker.Caller{Identity: "the broker itself"}
+
 // A portion is of one caller, and of one of its credentials; of all of them where name is empty.
 type portion struct {
 	caller broker.Caller
 	name   broker.CredentialName
 }
 
-// fly lets a caller begin a flight, which ends with land. A caller has no more than there is room for others, and of that a credential no more
-// than there is room for its others: one alone gets a third of what there may be, or half of it for several credentials, the next of what is left.
-// So somebody who has none finds room, and so does a credential that is well beside one whose upstream is slow. It fails with CallerLimited, or with
-// UpstreamSlow where it is that credential alone. Whoever gives up leaves a flight behind.
+// fly lets a caller begin a flight, which ends with land. A caller may hold as many as are free: half of all if it is alone. For one credential it may
+// hold as many as are free beyond what it holds: a third of all. So a caller who has none finds room, and so does a credential that is well beside one
+// whose upstream is slow. It fails with CallerLimited, or with UpstreamSlow where it is that credential alone. Whoever gives up leaves a flight behind.
 func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
