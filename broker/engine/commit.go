@@ -30,13 +30,13 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		o.Token = shown.issued
 	}
 	b.savesBehind(t, p.place.leaveWith(unfit).news)
-	moved := p.l.moves.now()
+	moved := p.l.moves.now() // the commit is decided on what is stored then: only what comes after counts against what it stores
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
 		shown.pending = true
-		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at)
+		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at) // nobody has decided: all since the reading counts
 		if err == nil {
 			b.commitBehind(end, o, e)
 		} else {
