@@ -32,8 +32,8 @@ func (c *checker) tooManyFlows() {
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
 	d      *definition
-	takes  map[string]bool  // what is taken of any answer
-	told   map[takenBy]bool // what callers get as it is
+	told   map[takenBy]bool // the takes of which callers get the value as it is
+	untold map[string]bool  // the names of the others
 	hidden map[string]bool  // what hides has found
 	all    []flow
 	seen   map[[4]string]bool
@@ -43,13 +43,20 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, takes: map[string]bool{}, told: map[takenBy]bool{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
 	for n := range d.shownToCallers() {
 		for _, o := range slices.Concat(obtained[n], refreshed[n]) {
 			f.told[o.takenBy] = true
+		}
+	}
+	for _, q := range slices.Concat(d.obtain, d.refresh) {
+		for i := range q.take {
+			if t := (takenBy{&q.take[i], q}); !f.told[t] {
+				f.untold[t.name] = true
+			}
 		}
 	}
 	for _, q := range slices.Concat(d.obtain, d.refresh) {
@@ -194,7 +201,7 @@ func (f *flows) hides(n string) bool {
 	}
 	f.hidden[n] = false // for one that is computed from itself
 	in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
-	h := in != nil && in.secret && !in.handedOut || n == "refresh_token" || in == nil && f.takes[n]
+	h := in != nil && in.secret && !in.handedOut || n == "refresh_token" || in == nil && f.untold[n]
 	if x := f.d.let[n]; x != nil {
 		h = slices.ContainsFunc(x.names(), f.hides)
 	}

@@ -36,7 +36,6 @@ func (f *flows) through(qs []*request, kept provenances) provenances {
 		f.before[q] = maps.Clone(now)
 		for i := range q.take {
 			t := takenBy{&q.take[i], q}
-			f.takes[t.name] = true
 			f.chains[t.name] = f.chains[t.name] || brought[t.name]
 			brought[t.name] = true
 			var others []provenance
