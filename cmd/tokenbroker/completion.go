@@ -39,6 +39,7 @@ type completed struct {
 	commands []*kong.Node
 	flags    []*kong.Flag
 	names    string // of what the first argument is the name, as the command names has it; empty: of nothing there is a list of
+	choices  string // what the first argument is one of; empty: anything
 }
 
 func collect(n *kong.Node, path string, all *[]completed) {
@@ -52,7 +53,7 @@ func collect(n *kong.Node, path string, all *[]completed) {
 		c.flags = append(c.flags, group...)
 	}
 	if len(n.Positional) > 0 {
-		c.names = n.Positional[0].Tag.Get("names")
+		c.names, c.choices = n.Positional[0].Tag.Get("names"), chosen(n.Positional[0].Enum)
 	}
 	*all = append(*all, c)
 	for _, child := range c.commands {
@@ -97,11 +98,14 @@ func kindCases(all []completed) string {
 			case kind != "":
 				fmt.Fprintf(&out, "    %s) kind=%s ;;\n", is, kind)
 			case !f.IsBool(): // a value is wanted, which nobody knows but for a choice
-				fmt.Fprintf(&out, "    %s) kind=value words=%q ;;\n", is, strings.TrimSpace(strings.ReplaceAll(f.Enum, ",", " ")))
+				fmt.Fprintf(&out, "    %s) kind=value words=%q ;;\n", is, chosen(f.Enum))
 			}
 		}
-		if c.names != "" {
+		switch {
+		case c.names != "":
 			fmt.Fprintf(&out, "    %q*) kind=%s ;;\n", c.path+" ", c.names)
+		case c.choices != "":
+			fmt.Fprintf(&out, "    %q) kind=value words=%q ;;\n", c.path+" "+lastOf(c.path), c.choices)
 		}
 	}
 	return out.String()
@@ -207,6 +211,9 @@ end
 		if c.names != "" {
 			console.Printf(w, "complete -c tokenbroker -n '__tokenbroker_at \"%s\"'"+ask+"\n", c.path, c.names)
 		}
+		if c.choices != "" {
+			console.Printf(w, "complete -c tokenbroker -n '__tokenbroker_at \"%s\"' -f -a %s\n", c.path, fishText(c.choices))
+		}
 		for _, f := range c.flags {
 			short, value := "", ""
 			if f.Short != 0 {
@@ -218,12 +225,18 @@ end
 			if kind := f.Tag.Get("names"); kind != "" {
 				value += fmt.Sprintf(ask, kind)
 			} else if f.Enum != "" {
-				value += " -f -a " + fishText(strings.TrimSpace(strings.ReplaceAll(f.Enum, ",", " ")))
+				value += " -f -a " + fishText(chosen(f.Enum))
 			}
 			console.Printf(w, "complete -c tokenbroker -n '__tokenbroker_at \"%s\"' -l %s%s%s -d %s\n", c.path, f.Name, short, value, fishText(f.Help))
 		}
 	}
 }
+
+// chosen are the values of an enum, as a shell has words.
+func chosen(enum string) string { return strings.TrimSpace(strings.ReplaceAll(enum, ",", " ")) }
+
+// lastOf is the last word of a command: what stands before its first argument.
+func lastOf(path string) string { return path[strings.LastIndex(path, " ")+1:] }
 
 // fishText is a text as fish quotes it: the first sentence of it.
 func fishText(s string) string {

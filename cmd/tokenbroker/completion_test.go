@@ -34,11 +34,19 @@ func TestCompletion(t *testing.T) {
 			t.Fatal(err)
 		}
 		runs(t, program, append(check, file)...)
+		if shell == "fish" {
+			for typed, want := range map[string]string{"credential rot": "rotate-secret", "completion z": "zsh"} {
+				got := runs(t, program, "--no-config", "-c", "source $argv[1]; complete -C $argv[2]", file, "tokenbroker "+typed)
+				if !strings.HasPrefix(got, want) {
+					t.Errorf("fish, %s: got %q, want %q", typed, got, want)
+				}
+			}
+		}
 		if shell != "bash" {
 			continue
 		}
 		for typed, want := range map[string]string{
-			"cred": "credential", "credential rot": "rotate-secret", "token get a --min": "--min-ttl", "--config x serve --upstream-ca": "--upstream-ca-file", "credential apply --da": "--data-dir",
+			"cred": "credential", "credential rot": "rotate-secret", "token get a --min": "--min-ttl", "--config x serve --upstream-ca": "--upstream-ca-file", "credential apply --da": "--data-dir", "completion z": "zsh",
 		} {
 			script := `. "$0"; COMP_WORDS=(tokenbroker $1); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _tokenbroker; echo "${COMPREPLY[@]}"`
 			if got := strings.TrimSpace(runs(t, program, "-c", script, file, typed)); got != want {
