@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -296,6 +297,9 @@ func (r *reach) ask(ctx context.Context, groups []Group, question func(at []int)
 	}
 	for part, err := range answered {
 		_ = r.noted(ctx, asked, part, err)
+	}
+	if err == nil && !slices.Contains(why, nil) { // some were not asked, and the others could not say
+		err = why[0]
 	}
 	return why, err
 }

@@ -203,10 +203,9 @@ func (c *cache) confirm(e *entry, asked broker.Moment) {
 // try notes that the store could not say, when it was asked at a moment.
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
-// drop takes the entries of a credential that match out of service for good, also those that are being read, or are on their way to the store, and
-// returns how many tokens of those only this process had. If there are any, or the store has changed, everybody looks again. what is what matches, for
-// who is reading it.
-func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, what dropped, changed bool) (local int) {
+// drop takes the entries of a credential that match out of service for good, also those that are on their way to the store, and returns how many
+// tokens of those only this process had. If there are any, or the store has changed, everybody looks again.
+func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lines[name]
@@ -229,7 +228,6 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, what d
 		c.remove(key, e)
 		changed = true
 	}
-	l.moves.drop(what)
 	if changed || len(ids) > 0 {
 		l.stir()
 	}
@@ -246,12 +244,15 @@ func (c *cache) arrived(e *entry) {
 
 // forget drops everything of a credential that has changed, or is gone.
 func (c *cache) forget(name broker.CredentialName) {
-	c.drop(name, func(*entry) bool { return true }, dropped{}, true)
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if l := c.lines[name]; l != nil {
-		l.known.Store(nil)
+	l := c.lines[name]
+	c.mu.Unlock()
+	if l == nil {
+		return
 	}
+	l.moves.drop(dropped{})
+	l.known.Store(nil)
+	c.drop(name, func(*entry) bool { return true }, true)
 }
 
 // doubt has the store asked before anything of a credential is served again: something may have changed. The grace counts from

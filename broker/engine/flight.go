@@ -160,7 +160,7 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 		if err == nil {
 			return outcome{entry: e}
 		}
-		if p.rounds++; errors.Is(err, errAgain) && p.rounds > roundsAtOnce && p.place == nil {
+		if p.rounds++; errors.Is(err, errAgain) && p.rounds > roundsAtOnce {
 			err = p.pause(b.stopping, lookAgain/10, nil, nil) // others change the credential without end
 		}
 		if errors.Is(err, errAgain) {

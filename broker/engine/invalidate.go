@@ -37,14 +37,11 @@ func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalid
 
 func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped, error) {
 	var named func(*entry) bool // in this process, without the store
-	var what dropped
 	switch {
-	case i.TokenID != "":
-		named, what = ofToken(i.TokenID, broker.Secret{}), droppedID(i.TokenID)
-	case !i.AccessToken.IsZero():
-		named, what = ofToken("", i.AccessToken), droppedToken(i.AccessToken)
+	case i.TokenID != "", !i.AccessToken.IsZero():
+		named = ofToken(i.TokenID, i.AccessToken)
 	case i.All && i.Selection != broker.Selection{}:
-		named, what = func(e *entry) bool { return e.sel == i.Selection }, droppedSelection(i.Selection)
+		named = func(e *entry) bool { return e.sel == i.Selection || e.chosen == i.Selection }
 	case i.All:
 		named = func(*entry) bool { return true }
 	default:
@@ -54,11 +51,12 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
 		if broker.KindOf(err) != broker.NotFound {
-			b.cache.drop(i.Credential, named, what, false)
+			b.cache.drop(i.Credential, named, false)
 		}
 		return broker.Dropped{}, b.storeFailure(i.Credential, err)
 	}
 	m := broker.Match{TokenID: i.TokenID}
+	var what dropped // everything
 	switch {
 	case !i.AccessToken.IsZero():
 		m.TokenID = b.tokenID(c, i.AccessToken)
@@ -72,6 +70,9 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	case i.All:
 		m.Epoch = broker.NewID()
 	}
+	if m.TokenID != "" {
+		what = droppedID(m.TokenID)
+	}
 	return b.drop(ctx, i.Credential, m, nil, named, what)
 }
 
@@ -83,24 +84,27 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 }
 
 // drop drops in the store and, whatever the store answers, what is named in this process. of is whose token a caller says it has; nil: nobody's in
-// particular.
+// particular. what is named in the store.
 func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, of *target, named func(*entry) bool, what dropped) (broker.Dropped, error) {
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
 	local := 0
 	if !m.Spare { // else nobody is told that it is gone
 		// What is on its way to the store arrives before this, and is dropped there, or not at all.
-		local = b.cache.drop(name, func(e *entry) bool { return e.pending && named(e) }, what, false)
+		local = b.cache.drop(name, func(e *entry) bool { return e.pending && named(e) }, false)
 	}
 	done, err := b.dropStored(ctx, name, m, of)
 	if err == nil && !done.Spared.IsZero() {
 		return done, nil
 	}
-	if of != nil && !done.Matched { // whoever says that it has it under this key says nothing of others
-		every, key := named, of.lookup
-		named, what = func(e *entry) bool { return e.lookup == key && every(e) }, droppedUnder(key, m.TokenID)
+	if err == nil && done.Matched {
+		l.moves.drop(what)
 	}
-	local += b.cache.drop(name, named, what, done.Count > 0)
+	if err == nil && of != nil && !done.Matched { // it is no more under this key, and nothing is said of others
+		every, key := named, of.token
+		named = func(e *entry) bool { return e.target.token == key && every(e) }
+	}
+	local += b.cache.drop(name, named, done.Count > 0)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
 	}

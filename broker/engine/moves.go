@@ -8,8 +8,9 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// moves are what has become of a credential's tokens while something is being read: what was dropped is not put in place by whoever read it before.
-// That holds for what was dropped alone: invalidations of nothing hold up nobody. The zero value is ready. Safe for concurrent use.
+// moves are what was dropped of a credential while something is being read: whoever has read it before does not put it in place again. They count what
+// the store has confirmed, and that alone: whoever invalidates nothing, or does not wait for the answer, holds up nobody. The zero value is ready. Safe
+// for concurrent use.
 type moves struct {
 	mu   sync.Mutex
 	last movedTo
@@ -24,30 +25,23 @@ type movedTo struct {
 	all, doubts uint64
 }
 
-// A dropped is what was dropped: the digest of a token's id, of that under one key, of a token, or of a selection; zero: everything. It holds nothing of what a caller wrote.
+// A dropped is what was dropped: the digest of a token's id or of a selection; zero: everything. It holds nothing of what a caller wrote.
 type dropped [sha256.Size]byte
 
 func droppedID(id string) dropped { return sha256.Sum256([]byte("id " + id)) }
-func droppedToken(token broker.Secret) dropped {
-	return sha256.Sum256([]byte("token " + token.Reveal()))
-}
+
 func droppedSelection(s broker.Selection) dropped {
 	return sha256.Sum256([]byte("selection " + strings.Join(s.Canonical(), "\x00")))
 }
 
-// droppedUnder is of a token under one key alone.
-func droppedUnder(key lookup, id string) dropped {
-	return sha256.Sum256([]byte("id " + id + " under " + strings.Join(key.sel.Canonical(), "\x00")))
-}
-
 // are the drops that an entry would have gone by.
-func (e *entry) are() [5]dropped {
-	return [5]dropped{droppedUnder(e.lookup, e.issued.ID), droppedID(e.issued.ID), droppedToken(e.issued.Values["token"]), droppedSelection(e.sel), droppedSelection(e.chosen)}
+func (e *entry) are() [3]dropped {
+	return [3]dropped{droppedID(e.issued.ID), droppedSelection(e.sel), droppedSelection(e.chosen)}
 }
 
-// dropsKept is how many drops are known by what they dropped, 1 MiB: more than come while anything is read, or the upstream is asked. Of those before,
-// whatever it was.
-const dropsKept = 1 << 15
+// dropsKept is how many drops are known by what they dropped, 32 KiB: more than the store confirms while anything is read. Of those before, whatever
+// it was.
+const dropsKept = 1 << 10
 
 // now is how far it has moved until now. Take it before reading.
 func (m *moves) now() movedTo {

@@ -246,6 +246,7 @@ func (p *pursuit) enter(ctx context.Context, t target, known advice, there *brok
 	if waited {
 		news := func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) }
 		if err := p.place.wait(ctx, t, news); err != nil {
+			p.rounds = 0 // it has waited
 			return err
 		}
 	}

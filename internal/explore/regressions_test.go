@@ -53,7 +53,6 @@ var regressions = []struct {
 	{"three: 0 commit#1 = failover 1 1s; 0 view#2 = ahead 10m; 0 acquire#2 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", keeperAway},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", commitUndone},
-	{"deaf: 1 view#1 = asleep 40s; 0 view#2 = call term@1; 1 acquire#1 = lapse 1s; 1 commit#1 = call invalidate@0", commitUndone},
 	{"rotating: 0 commit#1 = lapse 1s; 1 view#1 = call recreate@0; 1 view#3 = call drop@0", deletionUndone},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", ""},
 	{"watch: 1 view#2 = call test@0; 0 acquire#2 = failover 2 1s; 1 view#3 = stop 20s", ""},
