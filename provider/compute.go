@@ -156,9 +156,9 @@ func (c *compute) changes() bool {
 	return c.op == "uuid" || c.op == "random" || c.op == "now" || c.of != nil && c.of.changes() || slices.ContainsFunc(c.any, (*compute).changes)
 }
 
-// chooses reports whether it takes the first of several that is there.
-func (c *compute) chooses() bool {
-	return c.op == "first" || c.of != nil && c.of.chooses()
+// depends reports whether another part of what it is computed of comes out, where a value is absent or another one.
+func (c *compute) depends() bool {
+	return slices.Contains([]string{"first", "split", "field", "query"}, c.op) || c.of != nil && c.of.depends()
 }
 
 // binary reports whether it gives bytes that are no text.

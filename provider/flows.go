@@ -2,6 +2,8 @@ package provider
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"slices"
 	"strings"
@@ -32,9 +34,10 @@ func (c *checker) tooManyFlows() {
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
 	d      *definition
-	told   map[takenBy]bool // the takes of which callers get the value as it is
-	untold map[string]bool  // the names of the others
-	hidden map[string]bool  // what hides has found
+	told   map[takenBy]bool  // the takes of which callers get the value as it is
+	untold map[string]bool   // the names of the others
+	hidden map[string]bool   // what hides has found
+	whole  map[string][]byte // the digests of lets, by name
 	all    []flow
 	seen   map[[4]string]bool
 	before map[*request]provenances // when it is sent
@@ -43,7 +46,7 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, whole: map[string][]byte{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
@@ -155,22 +158,10 @@ func (f *flows) sentAs(q *request) {
 		}
 		alone, is := s.alone()
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
-		place, made, chooses := " in "+s.where, "", false
+		place, made := " in "+s.where, f.made(s)
 		if !is && !s.implied {
-			place += ": " + strings.Join(strings.Fields(writtenAs(s.parts)), " ")
+			place += ": " + inLines(writtenAs(s.parts))
 		}
-		for _, n := range names {
-			if x := f.d.let[n]; x != nil {
-				made += "; " + n + " is " + x.source
-				chooses = chooses || x.chooses()
-			}
-		}
-		for _, n := range names {
-			if in := cmp.Or(f.d.inputs[n], f.d.parameters[n]); chooses && in != nil && in.hasDefault { // without it another is chosen
-				made += "; " + n + " is by default " + writtenAs(in.fallback.parts)
-			}
-		}
-		made = shortened(made, longestPlace/4)
 		add := func(what, made string) {
 			f.add(flow{use: broker.SentAs, what: shortened(what+place+made, longestPlace*3/4), to: &to, told: q.issuer != nil})
 		}
@@ -187,11 +178,100 @@ func (f *flows) sentAs(q *request) {
 				if !standard {
 					add(n, made)
 				}
+			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return strings.HasSuffix(o.where.source, "refresh_token") }):
+				add("refresh_token", made)
 			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return !f.told[o.takenBy] }): // which, says nothing: a file gives names
 				add("a value of an answer", made)
 			}
 		}
 	}
+}
+
+// made is what is made of the names in a part of a request, and behind which others it stands: the computations, and where the one or the other depends
+// on what is there, what gives each name. Empty: it stands there as it is.
+func (f *flows) made(s slot) string {
+	var b strings.Builder
+	depends := len(s.behind) > 0
+	for _, t := range s.behind {
+		b.WriteString("; behind " + inLines(writtenAs(t.parts)))
+	}
+	names := slices.Sorted(maps.Keys(f.d.named(append([]text{s.text}, s.behind...))))
+	for i, n := range names {
+		x := f.d.let[n]
+		if x == nil {
+			continue
+		}
+		depends = depends || x.depends()
+		if b.WriteString("; " + n + " is " + x.source); b.Len() > longestPlace/4 { // the digest of all says the rest
+			h := sha256.New()
+			for _, rest := range names[i:] {
+				h.Write(f.digests(rest))
+			}
+			b.WriteString("; and so on, by " + hex.EncodeToString(h.Sum(nil)))
+			break
+		}
+	}
+	for _, n := range names {
+		if depends && f.d.let[n] == nil && b.Len() < longestPlace/2 {
+			b.WriteString("; " + n + " is " + f.given(n))
+		}
+	}
+	return b.String()
+}
+
+// digests is what a let is, with all that it is computed of.
+func (f *flows) digests(n string) []byte {
+	x := f.d.let[n]
+	if x == nil {
+		return []byte(n)
+	}
+	if f.whole[n] == nil {
+		f.whole[n] = []byte(n) // for one that is computed from itself
+		h := sha256.New()
+		h.Write([]byte(x.source))
+		for _, of := range x.names() {
+			h.Write(f.digests(of))
+		}
+		f.whole[n] = h.Sum(nil)
+	}
+	return f.whole[n]
+}
+
+// given is what gives a name, and whether it may be absent.
+func (f *flows) given(n string) string {
+	in, kind := f.d.inputs[n], "an input"
+	if p := f.d.parameters[n]; p != nil {
+		in, kind = p, "a parameter"
+	}
+	set := map[string]*set{"scope": f.d.scopes, "resources": f.d.resources}[n]
+	switch {
+	case n == "audience":
+		in, kind = f.d.audience, "the audience"
+	case set != nil:
+		s := "what is asked for"
+		for _, t := range set.defaults {
+			s += ", by default " + writtenAs(t.parts)
+		}
+		return s
+	}
+	switch {
+	case in == nil:
+		return "taken, or absent"
+	case in.hasDefault:
+		return kind + ", by default " + writtenAs(in.fallback.parts)
+	case in.optional:
+		return kind + ", or absent"
+	}
+	return kind
+}
+
+// inLines is a text without blanks that say nothing.
+func inLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = strings.Join(strings.Fields(l), " ")
+	}
+	return strings.Join(lines, "\\n")
 }
 
 // hides reports whether a name is of what callers do not get, or computed of that: a secret, a refresh token, a value of an answer.

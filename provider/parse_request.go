@@ -247,14 +247,14 @@ func inOneLine(n *yaml.Node) string {
 			return "null"
 		}
 		if n.Value == "null" || strings.ContainsAny(nameIn.ReplaceAllString(n.Value, ""), `{},"`) || strings.HasPrefix(n.Value, "[") || strings.Contains(n.Value, ": ") {
-			return strconv.Quote(n.Value) // else it could be taken for several
+			return strconv.Quote(nameIn.ReplaceAllString(n.Value, "{{$1}}")) // else it could be taken for several
 		}
-		return n.Value
+		return nameIn.ReplaceAllString(n.Value, "{{$1}}")
 	}
 }
 
 // nameIn is a name in a template.
-var nameIn = regexp.MustCompile(`\{\{ ?[a-z][a-z0-9_]{0,63} ?\}\}`)
+var nameIn = regexp.MustCompile(`\{\{ ?([a-z][a-z0-9_]{0,63}) ?\}\}`)
 
 // simplest is how a place in an answer is written that has nothing but a path: the same, however it is written.
 func simplest(n *yaml.Node) *yaml.Node {

@@ -40,6 +40,8 @@ type slot struct {
 	text
 	// where it is, for people, and name what it is called there; empty: nothing.
 	where, name string
+	// behind are the elements of a list that stand before it: where one of them is absent, it stands in its place.
+	behind []text
 	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query. query: it is in that, which
 	// others write down.
 	client, url, query bool
@@ -55,14 +57,14 @@ func (d *definition) slots(q *request) (all []slot) {
 	post := func(name string) bool { return q.auth.kind == secretPost && name == "client_secret" }
 	add := func(fields []field, where string) {
 		for _, f := range fields {
-			s := slot{where: where + f.name, name: f.name, client: post(f.name)}
+			s := slot{where: where + plainly(f.name), name: f.name, client: post(f.name)}
 			s.query = where == inQueryAs
 			if where == inHeader {
 				s.where = where + textproto.CanonicalMIMEHeaderKey(f.name)
 			}
 			for i, t := range f.values {
 				if s.text = t; len(f.values) > 1 {
-					s.where, s.name = fmt.Sprintf("%s%s[%d]", where, f.name, i), ""
+					s.where, s.name, s.behind = fmt.Sprintf("%s%s[%d]", where, plainly(f.name), i), "", f.values[:i]
 				}
 				all = append(all, s)
 			}
@@ -82,32 +84,53 @@ func (d *definition) slots(q *request) (all []slot) {
 		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
 	if q.withToken {
-		for _, t := range d.presented() {
-			all = append(all, slot{text: t, where: "what shows the token"})
+		add(d.present.headers, inHeader)
+		add(d.present.query, inQueryAs)
+		add(d.present.cookies.fields, "the cookie ")
+		if d.present.cookies.whole != nil {
+			all = append(all, slot{text: *d.present.cookies.whole, where: "the cookies"})
 		}
 	}
-	var walk func(t *tree, at string)
-	walk = func(t *tree, at string) {
+	var walk func(t *tree, at string, behind []text)
+	walk = func(t *tree, at string, behind []text) {
 		if t == nil {
 			return
 		}
 		if t.leaf != nil {
-			all = append(all, slot{text: *t.leaf, where: "the body, as " + at, name: at, client: post(at)})
+			all = append(all, slot{text: *t.leaf, where: "the body, as " + at, name: at, behind: behind, client: post(at)})
 		}
 		for i, x := range t.list {
-			walk(x, fmt.Sprintf("%s[%d]", at, i))
+			walk(x, fmt.Sprintf("%s[%d]", at, i), behind)
+			behind = append(slices.Clip(behind), x.texts()...)
 		}
 		for _, m := range t.members {
-			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."))
+			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), behind)
 		}
 	}
-	walk(q.body.json, "")
+	walk(q.body.json, "", nil)
+	return all
+}
+
+// texts are the leaves of a tree.
+func (t *tree) texts() (all []text) {
+	if t == nil {
+		return nil
+	}
+	if t.leaf != nil {
+		all = append(all, *t.leaf)
+	}
+	for _, x := range t.list {
+		all = append(all, x.texts()...)
+	}
+	for _, m := range t.members {
+		all = append(all, m.tree.texts()...)
+	}
 	return all
 }
 
 // plainly is a member's name, in quotes where it could be taken for several.
 func plainly(name string) string {
-	if strings.ContainsAny(name, ".[]\"") {
+	if name == "" || strings.ContainsAny(name, ".[]\"") {
 		return strconv.Quote(name)
 	}
 	return name

@@ -146,8 +146,7 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 // part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
 func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 	e.unsent = q
-	// The secret that is set may be what it cannot be made of.
-	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, InvalidClient: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
+	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
 	var bad *badValue
 	if !errors.As(err, &bad) {
 		return f
@@ -168,6 +167,7 @@ func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 			f.Level = broker.LevelGrant
 		}
 	}
+	f.InvalidClient = f.Level == broker.LevelCredential // the secret that is set may be what it cannot be made of
 	return f
 }
 

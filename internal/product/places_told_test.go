@@ -48,6 +48,20 @@ name: x
 inputs: {user: {default: me}, client_secret: {secret: true}}
 obtain: {post: "https://here.example.com/token", form: {scope: ["{{user}}", "{{client_secret}}"]}, take: {token: access_token, scope: {path: scope, optional: true}}}
 `
+	asked = `
+name: x
+inputs: {client_secret: {secret: true}}
+scopes: {default: [read]}
+let: {proof: {first: ["{{scope}}", "{{client_secret}}"]}}
+obtain: {post: "https://here.example.com/token", form: {scope: "{{proof}}", client_secret: "{{client_secret}}"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
+	another = `
+name: x
+inputs: {client_secret: {secret: true}}
+obtain:
+- {post: "https://here.example.com/login", form: {client_secret: "{{client_secret}}"}, take: {acct: token_type}}
+- {post: "https://here.example.com/token", form: {scope: "{{acct}}"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
 	instead = `
 name: x
 inputs: {pick: {default: x}, client_secret: {secret: true}}
@@ -71,6 +85,9 @@ func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
 		"as an end":                      {refreshing, "obtain: {" + oauth2 + "}", "obtain:\n- {" + oauth2 + ", take: {expires_at: refresh_token}}\n- {" + oauth2 + `, params: {scope: "{{expires_at}}"}, take: {expires_at: null}}`, ""},
 		"a session in the URL":           {login, `token", form: {session: "{{session}}"}`, `token?scope={{session}}", form: {session: "{{session}}"}`, ""},
 		"the second of a list":           {listed, `["{{user}}", "{{client_secret}}"]`, `["{{client_secret}}", "{{user}}"]`, ""},
+		"behind one that may be absent":  {listed, `user: {default: me}`, `user: {optional: true}`, ""},
+		"instead of what is asked for":   {asked, `scopes: {default: [read]}`, `scopes: {}`, ""},
+		"a refresh token as another":     {another, `acct: token_type`, `acct: refresh_token`, ""},
 		"what is there instead":          {instead, `pick: {default: x}`, `pick: {optional: true}`, ""},
 		"what looks like a computation":  {instead, `{first: ["{{pick}}", "{{client_secret}}"]}`, `"{first: [{{pick}}, {{client_secret}}]}"`, ""},
 		"with what is cut off":           {secretly, "client_secret: {secret: true}", "client_secret: {secret: true, prefix: given}", ""},
