@@ -78,6 +78,14 @@ type finding struct {
 	ofKey bool
 }
 
+// retryAt is when the upstream may be asked again.
+func (f finding) retryAt(now time.Time) time.Time {
+	if f.until.IsZero() {
+		return now.Add(backoffFirst)
+	}
+	return f.until
+}
+
 // leaveWith is leave with what became of the exchange, nil where it went well.
 //
 // That a request fails says that the upstream does, if such a request is known to work or is as the operator has it. What only a caller chose may

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -70,14 +69,6 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", broker.UnreadAdvice(unread))
 	}
 	return b.cache.put(p.l, shown, now.At, moved)
-}
-
-// retryAt is when the upstream may be asked again.
-func (f finding) retryAt(now time.Time) time.Time {
-	if f.until.IsZero() {
-		return now.Add(backoffFirst)
-	}
-	return f.until
 }
 
 // local reports whether a token may be handed out although it could not be committed, as far as this process knows the credential.

@@ -78,15 +78,6 @@ type flightKey struct {
 	trial trial
 }
 
-// A trial is a test of a credential; the zero value is none.
-type trial struct {
-	on bool
-	// keep: the access token is kept.
-	keep bool
-	// of is what is tested.
-	of tested
-}
-
 // An outcome is what a flight brings. Both entry and failure are set when a valid token is there but a better one could not be
 // had.
 type outcome struct {

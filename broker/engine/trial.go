@@ -21,6 +21,15 @@ type Trial struct {
 	Former     bool
 }
 
+// A trial is a test of a credential; the zero value is none.
+type trial struct {
+	on bool
+	// keep: the access token is kept.
+	keep bool
+	// of is what is tested.
+	of tested
+}
+
 // TestCredential makes one real exchange, under the usual lease, whatever is remembered of the upstream. A rotated refresh token is always
 // kept; the access token only with keep. Whoever asks for the same test while it is made shares it, and for five seconds where it failed, unless
 // the credential or its definition has changed since. A failure of the exchange is a result; other failures are errors: UpstreamRateLimited where
