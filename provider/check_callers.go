@@ -43,6 +43,15 @@ func refreshTokensOf(qs []*request) (kept []*where) {
 	return kept
 }
 
+// readsRefreshToken reports whether something that is taken may be a refresh token, or what one is in.
+func (d *definition) readsRefreshToken(w *where) bool {
+	kept := refreshTokensOf(slices.Concat(d.obtain, d.refresh))
+	return w.reads(func(w *where) bool {
+		whole := w.text || w.path != nil && len(w.path.steps) == 0
+		return whole || w.path != nil && w.path.endsInRefreshToken() || slices.ContainsFunc(kept, w.sameAs) || slices.ContainsFunc(kept, w.holds)
+	})
+}
+
 // reads reports whether it looks at such a place, whatever else it looks at.
 func (w *where) reads(such func(*where) bool) bool {
 	return such(w) || w.within != nil && w.within.reads(such) || slices.ContainsFunc(w.anyOf, func(x *where) bool { return x.reads(such) })

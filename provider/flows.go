@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -160,7 +161,7 @@ func (f *flows) sentAs(q *request) {
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
 		place, made := " in "+s.where, f.made(s)
 		if !is && !s.implied {
-			place += ": " + inLines(writtenAs(s.parts))
+			place += ": " + strconv.Quote(inLines(writtenAs(s.parts)))
 		}
 		add := func(what, made string) {
 			f.add(flow{use: broker.SentAs, what: shortened(what+place+made, longestPlace*3/4), to: &to, told: q.issuer != nil})
@@ -178,7 +179,7 @@ func (f *flows) sentAs(q *request) {
 				if !standard {
 					add(n, made)
 				}
-			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return strings.HasSuffix(o.where.source, "refresh_token") }):
+			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return f.d.readsRefreshToken(o.where) }):
 				add("refresh_token", made)
 			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return !f.told[o.takenBy] }): // which, says nothing: a file gives names
 				add("a value of an answer", made)
@@ -193,15 +194,17 @@ func (f *flows) made(s slot) string {
 	var b strings.Builder
 	depends := len(s.behind) > 0
 	for _, t := range s.behind {
-		b.WriteString("; behind " + inLines(writtenAs(t.parts)))
+		b.WriteString("; behind " + strconv.Quote(inLines(writtenAs(t.parts))))
 	}
 	names := slices.Sorted(maps.Keys(f.d.named(append([]text{s.text}, s.behind...))))
+	for _, n := range names {
+		depends = depends || f.d.let[n] != nil && f.d.let[n].depends()
+	}
 	for i, n := range names {
 		x := f.d.let[n]
 		if x == nil {
 			continue
 		}
-		depends = depends || x.depends()
 		if b.WriteString("; " + n + " is " + x.source); b.Len() > longestPlace/4 { // the digest of all says the rest
 			h := sha256.New()
 			for _, rest := range names[i:] {
@@ -211,10 +214,21 @@ func (f *flows) made(s slot) string {
 			break
 		}
 	}
-	for _, n := range names {
-		if depends && f.d.let[n] == nil && b.Len() < longestPlace/2 {
-			b.WriteString("; " + n + " is " + f.given(n))
+	told := map[string]bool{}
+	var tell func(names []string)
+	tell = func(names []string) {
+		for _, n := range names {
+			if f.d.let[n] != nil || told[n] {
+				continue
+			}
+			told[n] = true
+			is, of := f.given(n)
+			b.WriteString("; " + n + " is " + is)
+			tell(of)
 		}
+	}
+	if depends {
+		tell(names)
 	}
 	return b.String()
 }
@@ -237,8 +251,8 @@ func (f *flows) digests(n string) []byte {
 	return f.whole[n]
 }
 
-// given is what gives a name, and whether it may be absent.
-func (f *flows) given(n string) string {
+// given is what gives a name, and whether it may be absent. of are the names in its default.
+func (f *flows) given(n string) (is string, of []string) {
 	in, kind := f.d.inputs[n], "an input"
 	if p := f.d.parameters[n]; p != nil {
 		in, kind = p, "a parameter"
@@ -251,18 +265,27 @@ func (f *flows) given(n string) string {
 		s := "what is asked for"
 		for _, t := range set.defaults {
 			s += ", by default " + writtenAs(t.parts)
+			of = append(of, t.names()...)
 		}
-		return s
+		return s, of
 	}
 	switch {
 	case in == nil:
-		return "taken, or absent"
+		is = "taken"
+		for _, q := range slices.Concat(f.d.obtain, f.d.refresh) {
+			for _, t := range q.take {
+				if t.name == n {
+					is += " from " + t.where.source
+				}
+			}
+		}
+		return is, nil
 	case in.hasDefault:
-		return kind + ", by default " + writtenAs(in.fallback.parts)
+		return kind + ", by default " + writtenAs(in.fallback.parts), in.fallback.names()
 	case in.optional:
-		return kind + ", or absent"
+		return kind + ", or absent", nil
 	}
-	return kind
+	return kind, nil
 }
 
 // inLines is a text without blanks that say nothing.

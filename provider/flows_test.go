@@ -51,7 +51,7 @@ func TestWhatGoesWhere(t *testing.T) {
 			"carried https://b.e.com: same, taken from s of GET {{s}}/b?o={{own}}&r={{refresh_token}}; own, taken from o of GET {{s}}/a; refresh_token, taken from refresh_token of GET {{s}}/a",
 			"carried https://b.e.com: token", "sent https://a.e.com: key in the header K", "sent https://a.e.com: refresh_token in the query, as r",
 			"sent https://a.e.com: a value of an answer in the query, as o", "sent https://b.e.com: a value of an answer in the query, as o",
-			"sent https://b.e.com: a value of an answer in the URL's query: s={{same}}",
+			"sent https://b.e.com: a value of an answer in the URL's query: \"s={{same}}\"",
 			"tokens token, taken from t of GET {{s}}/a",
 		}},
 		"an address in an answer": {"inputs: {key: {secret: true}}\nobtain:\n- {get: \"https://a.e.com/a\", take: {next: n}}\n- {post: \"{{next}}/t\", form: {k: \"{{key}}\"}, take: {token: t}}", []string{
@@ -69,18 +69,18 @@ func TestWhatGoesWhere(t *testing.T) {
 		"parts of a request": {"inputs: {a: {secret: true}, b: {secret: true, prefix: \"Bearer \"}, c: {secret: true}}\nlet: {l: {lower: \"{{m}}\"}, m: {hex: \"{{c}}\"}}\n" +
 			"obtain: {post: \"https://a.e.com/t\", auth: {client_secret_basic: {id: \"{{a}}\", secret: \"{{c}}\"}}, cookies: {k: \"{{a}}\"}, json: {a: \"{{a}}\", list: [\"{{l}}\"], in: {b: \"<{{b}}>\"}}, take: {token: t}}", []string{
 			"carried https://a.e.com: a", "carried https://a.e.com: b", "carried https://a.e.com: c", "tokens token, taken from t of POST https://a.e.com/t",
-			"sent https://a.e.com: a in HTTP Basic, as the user", "sent https://a.e.com: a in the cookie k", "sent https://a.e.com: b in the body, as in.b: <{{b}}>; without Bearer ",
+			"sent https://a.e.com: a in HTTP Basic, as the user", "sent https://a.e.com: a in the cookie k", "sent https://a.e.com: b in the body, as in.b: \"<{{b}}>\"; without Bearer ",
 			"sent https://a.e.com: c in the body, as list[0]; l is {lower: {{m}}}; m is {hex: {{c}}}",
 		}},
 		"a value in a URL": {"obtain:\n- {get: \"https://a.e.com/a\", take: {own: o}}\n- {get: \"https://a.e.com/{{own}}/b?c=1&d={{own}}\", take: {token: t}}", []string{
-			"sent https://a.e.com: a value of an answer in the URL's query: c=1&d={{own}}",
+			"sent https://a.e.com: a value of an answer in the URL's query: \"c=1&d={{own}}\"",
 			"tokens token, taken from t of GET https://a.e.com/{{own}}/b?c=1&d={{own}}; own, taken from o of GET https://a.e.com/a",
 		}},
 		"client authentication by another name": {"inputs: {id: {}, key: {secret: true}}\nobtain: {oauth2: \"https://a.e.com/t\", auth: {client_secret_post: {id: \"{{id}}\", secret: \"{{key}}\"}}}", []string{
 			"carried https://a.e.com: key", "tokens token, as RFC 6749 has it",
 		}},
 		"a parameter that an upstream may repeat": {client + "scopes: {}\nobtain: {oauth2: \"https://a.e.com/t\", params: {scope: \"{{scope}} {{client_secret}}\"}}", []string{
-			"carried https://a.e.com: client_secret", "tokens token, as RFC 6749 has it", "sent https://a.e.com: client_secret in the body, as scope: {{scope}} {{client_secret}}",
+			"carried https://a.e.com: client_secret", "tokens token, as RFC 6749 has it", "sent https://a.e.com: client_secret in the body, as scope: \"{{scope}} {{client_secret}}\"",
 		}},
 		"an issuer": {client + "obtain: {oauth2: {issuer: \"https://a.e.com/x\"}, take: {own: o}}\nattributes: [own]", []string{
 			"callers own, taken from o of POST as told by https://a.e.com/x", "carried as told by https://a.e.com/x: client_secret", "tokens token, as RFC 6749 has it",

@@ -91,40 +91,53 @@ func (d *definition) slots(q *request) (all []slot) {
 			all = append(all, slot{text: *d.present.cookies.whole, where: "the cookies"})
 		}
 	}
-	var walk func(t *tree, at string, behind []text)
-	walk = func(t *tree, at string, behind []text) {
+	leaves := q.body.json.texts()
+	done := 0
+	var walk func(t *tree, at string, list int)
+	walk = func(t *tree, at string, list int) { // list is which leaf is the first of the list that it is in; -1: it is in none
 		if t == nil {
 			return
 		}
 		if t.leaf != nil {
-			all = append(all, slot{text: *t.leaf, where: "the body, as " + at, name: at, behind: behind, client: post(at)})
+			s := slot{text: *t.leaf, where: "the body, as " + at, name: at, client: post(at)}
+			if list >= 0 {
+				s.behind = leaves[list:done:done]
+			}
+			all = append(all, s)
+			done++
 		}
 		for i, x := range t.list {
-			walk(x, fmt.Sprintf("%s[%d]", at, i), behind)
-			behind = append(slices.Clip(behind), x.texts()...)
+			if list < 0 {
+				list = done
+			}
+			walk(x, fmt.Sprintf("%s[%d]", at, i), list)
 		}
 		for _, m := range t.members {
-			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), behind)
+			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), list)
 		}
 	}
-	walk(q.body.json, "", nil)
+	walk(q.body.json, "", -1)
 	return all
 }
 
-// texts are the leaves of a tree.
+// texts are the leaves of a tree, in order.
 func (t *tree) texts() (all []text) {
-	if t == nil {
-		return nil
+	var walk func(t *tree)
+	walk = func(t *tree) {
+		if t == nil {
+			return
+		}
+		if t.leaf != nil {
+			all = append(all, *t.leaf)
+		}
+		for _, x := range t.list {
+			walk(x)
+		}
+		for _, m := range t.members {
+			walk(m.tree)
+		}
 	}
-	if t.leaf != nil {
-		all = append(all, *t.leaf)
-	}
-	for _, x := range t.list {
-		all = append(all, x.texts()...)
-	}
-	for _, m := range t.members {
-		all = append(all, m.tree.texts()...)
-	}
+	walk(t)
 	return all
 }
 
