@@ -138,7 +138,7 @@ type Answer struct {
 	Headers []Field
 	// TokenType as the upstream spelled it; empty: it did not say.
 	TokenType string
-	// RefreshToken is zero where the answer brings none.
+	// RefreshToken is zero where the answer brings none. It is set beside an error too, where an earlier answer of the exchange has brought it.
 	RefreshToken Secret
 	// Scopes are those that the answer says it granted; nil: it does not say.
 	Scopes []string

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -106,5 +107,29 @@ func TestALifetimeThatNoNumberHoldsIsUnknown(t *testing.T) {
 		if (a.Expiry.In != nil) != want {
 			t.Errorf("%s: got %v", body, a.Expiry.In)
 		}
+	}
+}
+
+// TestARefreshTokenOfAnEarlierAnswerComesWithTheFailure: what was presented for it is spent.
+func TestARefreshTokenOfAnEarlierAnswerComesWithTheFailure(t *testing.T) {
+	v := newVendor(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/me" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"access_token": "a", "refresh_token": "rotated", "own": "o"}`))
+	})
+	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}, refresh_token: {secret: true, seed: true}}\n" +
+		"refresh:\n- {oauth2: \"https://example.com/token\", take: {own: own}}\n- {get: \"https://example.com/me?o={{own}}\", with_token: true, take: {who: id}}\nattributes: [who]")
+	a, err := d.Exchange(v.context(), broker.Exchange{
+		Run: broker.Refresh, Credential: credential(client), RefreshToken: broker.NewSecret("given"), BeforeSend: func(string) error { return nil },
+	})
+	var failure *broker.UpstreamError
+	if !errors.As(err, &failure) || failure.Status != 503 {
+		t.Fatalf("got %v", err)
+	}
+	if a.RefreshToken.Reveal() != "rotated" || a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "" {
+		t.Errorf("got %+v, want the refresh token, and what is held with it", a)
 	}
 }

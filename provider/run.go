@@ -22,7 +22,7 @@ type observer func(e *exchange, q *request, at broker.Attempt, a *answer, from m
 func (d *definition) Exchange(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
 	ans, failure := d.exchange(ctx, x, nil)
 	if failure != nil {
-		return broker.Answer{}, failure
+		return ans, failure
 	}
 	return ans, nil
 }
@@ -72,7 +72,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			failure = e.taking(q, a, &out)
 		}
 		if failure != nil {
-			return broker.Answer{}, e.failed(failure, spends)
+			return e.brought(out), e.failed(failure, spends)
 		}
 		e.spent = e.spent || spends
 	}
@@ -84,13 +84,27 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			return broker.Answer{}, e.failed(&broker.UpstreamError{Level: broker.LevelResponse, Lost: true, Detail: "the token cannot be shown: " + err.Error()}, false)
 		}
 	}
-	for _, name := range d.own() {
-		if s, ok := e.held(name); ok && out.Values[name].IsZero() && x.Run == broker.Refresh {
-			out.Values[name], out.TakenBy[name] = s, x.Held[name].TakenBy // what this answer does not bring goes on being held
-		}
-	}
+	e.keep(&out)
 	out.Attempts = e.attempts
 	return out, nil
+}
+
+// keep adds what goes on being held because no answer has brought another.
+func (e *exchange) keep(out *broker.Answer) {
+	for _, name := range e.d.own() {
+		if s, ok := e.held(name); ok && out.Values[name].IsZero() && e.x.Run == broker.Refresh {
+			out.Values[name], out.TakenBy[name] = s, e.x.Held[name].TakenBy
+		}
+	}
+}
+
+// brought is what an exchange has brought that fails later: a refresh token, with what is held beside it. What was presented for it is spent.
+func (e *exchange) brought(out broker.Answer) broker.Answer {
+	if out.RefreshToken.IsZero() {
+		return broker.Answer{}
+	}
+	e.keep(&out)
+	return broker.Answer{RefreshToken: out.RefreshToken, Values: out.Values, TakenBy: out.TakenBy}
 }
 
 // held is what is kept of a former exchange by a name, if it was taken as this definition takes it: a file gives its own meaning to a name.

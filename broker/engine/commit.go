@@ -7,10 +7,14 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// succeeded stores what the exchange brought, before anybody gets it.
-func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen, a broker.Answer, former bool) (*entry, error) {
+// succeeded stores what the exchange brought, before anybody gets it. unfit: it has failed after all, and brought a refresh token before; nil: it has
+// not.
+func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen, a broker.Answer, former bool, unfit *broker.UpstreamError) (*entry, error) {
 	b := p.b
-	shown, unfit := b.fit(t, a, s.view.Token, s.view.Grant.RefreshToken)
+	var shown offer
+	if unfit == nil {
+		shown, unfit = b.fit(t, a, s.view.Token, s.view.Grant.RefreshToken)
+	}
 	now := b.clock.Now()
 	o := broker.Outcome{
 		Attempts: a.Attempts, UsedFormer: former, Now: now.Wall,

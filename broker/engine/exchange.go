@@ -54,10 +54,10 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, s seen
 	bounded, cancel := patient(ctx, b.clock, until.Sub(b.clock.Now().At))
 	defer cancel()
 	a, former, failure := p.ask(bounded, t, x, s.view.FormerWorked && !p.trial.on, s.usable(t.facts))
-	if failure != nil {
+	if failure != nil && (a.RefreshToken.IsZero() || !t.facts.Refreshes) {
 		return nil, p.failed(ctx, t, end, s, failure)
 	}
-	return p.succeeded(ctx, t, end, s, a, former)
+	return p.succeeded(ctx, t, end, s, a, former, failure)
 }
 
 // beforeSend lets nothing be sent after a deadline: the process was stopped, or the machine slept, and somebody else may have the lease. It notes
@@ -139,7 +139,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 	p.attempts = append(p.attempts, attempts...)
 	if failure != nil {
 		failure = telling(failures[false], failures[true])
-		failure.Attempts = attempts
+		failure.Attempts, a.Attempts = attempts, attempts
 		return a, false, failure
 	}
 	a.Attempts, p.former = attempts, former

@@ -143,3 +143,41 @@ func TestATestOfWhatIsNotSentLeavesNoFailure(t *testing.T) {
 		w.mustGet("main")
 	})
 }
+
+// TestARefreshTokenThatCameBeforeAFailureIsKept: the second request of a refresh fails, and what the first has spent is replaced.
+func TestARefreshTokenThatCameBeforeAFailureIsKept(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var fails atomic.Bool
+		current, n := "human's", 0
+		good := issues(10 * time.Minute)
+		up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if got := x.RefreshToken.Reveal(); got != current {
+				t.Errorf("presented %s, which is spent; %s is good", got, current)
+			}
+			n++
+			current = fmt.Sprint("rotated-", n)
+			if fails.Load() {
+				return broker.Answer{RefreshToken: broker.NewSecret(current)}, &broker.UpstreamError{
+					Level: broker.LevelUpstream, Status: 503, Lost: true, Attempts: []broker.Attempt{{Status: 200}, {Status: 503}},
+				}
+			}
+			a, err := good(ctx, x)
+			a.RefreshToken = broker.NewSecret(current)
+			return a, err
+		}}
+		up.facts.Refreshes = true
+		up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"refresh_token": "human's"})
+		fails.Store(true)
+		_, err := w.get("main")
+		wantKind(t, err, broker.UpstreamUnavailable)
+		sleep(time.Minute)
+		if _, err := w.get("main"); err == nil {
+			t.Error("it has not failed again")
+		}
+		fails.Store(false)
+		sleep(10 * time.Minute)
+		w.mustGet("main")
+	})
+}
