@@ -16,9 +16,6 @@ import (
 func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) (out outcome, again bool) {
 	b, now := p.b, p.b.clock.Now()
 	there := b.cache.peek(p.key)
-	if there != nil && last != nil && there.mark != last.view.Mark && broker.Moment(there.confirmed.Load()) < last.at {
-		b.cache.drop(p.key.name, func(e *entry) bool { return e == there }, false) // what was read since says that it is over
-	}
 	if there != nil && !there.dropped.Load() && there.revision == b.upstream.Revision() {
 		b.cache.try(there, now.At)
 		b.cache.warm(there)

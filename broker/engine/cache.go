@@ -234,6 +234,16 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 	return len(ids)
 }
 
+// outdate drops the entry of a key where what has been read since says that its token is over: it is not served for a store that goes away then. What is
+// there may be one that is on its way to the store, and has arrived.
+func (c *cache) outdate(key lookup, s seen) {
+	there := c.peek(key)
+	if there == nil || there.pending || there.mark.TokenRevision == s.view.Mark.TokenRevision || broker.Moment(there.confirmed.Load()) > s.at {
+		return
+	}
+	c.drop(key.name, func(e *entry) bool { return e == there }, false)
+}
+
 // arrived is for an entry that is on its way to the store no more.
 func (c *cache) arrived(e *entry) {
 	c.mu.Lock()

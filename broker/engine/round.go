@@ -88,6 +88,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, s.at)
+	p.b.cache.outdate(p.key, s)
 	e, err := p.act(ctx, t, s, takesTurns)
 	return e, &s, err
 }

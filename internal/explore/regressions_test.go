@@ -62,6 +62,8 @@ var regressions = []struct {
 	{"rotating: 1 view#3 = call seed@0; 1 acquire#1 = after 1; 0 acquire#2 = lapse 1s", ""},
 	{"outage: 0 read#1 = call test@1; 1 read#2 = call seed@0; 0 write#1 = lapse 1s", ""},
 	{"watch: 1 commit#1 = failover 2 1s; 0 send#2 = hold 3s", markerUndone},
+	// A broker that was stopped served, as degraded, what it had read to be invalidated.
+	{"watch: 1 view#1 = call invalidate@1; 1 read#3 = asleep 40s; 0 acquire#2 = stop 20s; 0 settle#1 = stop 3s", ""},
 
 	// What looked like a broken promise, and was none.
 	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
