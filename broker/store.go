@@ -252,6 +252,14 @@ type Remembered struct {
 	Detail string
 }
 
+// Shared is the failure that whoever asks for a credential's token gets while it is remembered.
+func (r *Remembered) Shared(name CredentialName, provider string) *Failure {
+	return &Failure{
+		Kind: r.Kind, Credential: name, Provider: provider, RetryAt: r.RetryAt,
+		UpstreamStatus: r.UpstreamStatus, UpstreamError: r.UpstreamError, Detail: r.Detail,
+	}
+}
+
 // A Match says which tokens to drop. Exactly one of TokenID, Selection and Epoch is set.
 type Match struct {
 	// TokenID marks the token that has this id as Rejected, if it is a current one and not marked already. It is kept so that

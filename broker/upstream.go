@@ -237,3 +237,8 @@ var levelKinds = map[Level]Kind{
 
 // Kind is what a caller learns.
 func (e *UpstreamError) Kind() Kind { return levelKinds[e.Level] }
+
+// Remembered is what is kept of it for whoever asks next, but for until when: the count-th in a row, that came at a moment.
+func (e *UpstreamError) Remembered(at time.Time, count int) Remembered {
+	return Remembered{Kind: e.Kind(), At: at, Count: count, UpstreamStatus: e.Status, UpstreamError: e.Code, Detail: e.Detail}
+}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 // withoutStore does what can be done where the store cannot be asked, or takes nothing: a valid token that this process has is served, and
@@ -37,7 +38,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	}
 	tried := b.solos.of(t)
 	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
-		return outcome{failure: t.blamed(shared(r, t.credential))}, false
+		return outcome{failure: t.blamed(r.Shared(t.credential.Name, t.credential.Provider))}, false
 	}
 	before := tried.rejected()
 	if there != nil {
@@ -64,7 +65,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.
 func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issued, mark broker.Mark) (*entry, error) {
 	b, moved, asked := p.b, p.l.moves.now(), p.b.clock.Now().At
-	if err := p.enter(ctx, t, advice{unknown: true}, before, p.l.heard.Load()); err != nil {
+	if err := p.enter(ctx, t, gate.Advice{Unknown: true}, before, p.l.heard.Load()); err != nil {
 		return nil, err
 	}
 	defer p.leave()
@@ -77,17 +78,17 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	if failure == nil {
 		shown, failure = b.fit(t, a, before, broker.Secret{})
 	}
-	found := p.place.leaveWith(failure)
-	if found.news != nil {
-		b.gates.saved(t.upstream, false) // nobody tells the store
+	found := p.place.LeaveWith(failure)
+	if found.News != nil {
+		b.gates.Saved(t.upstream, false) // nobody tells the store
 	}
 	if failure != nil {
 		r := remember(failure, b.solos.of(t).why, b.clock.Now().Wall)
-		if failure.Level < broker.LevelResponse && !found.ofKey {
-			r.RetryAt = found.retryAt(r.At)
+		if failure.Level < broker.LevelResponse && !found.OfKey {
+			r.RetryAt = found.RetryAt(r.At)
 		}
 		b.solos.put(t, solo{why: &r, issued: before})
-		return nil, t.blamed(shared(&r, t.credential))
+		return nil, t.blamed(r.Shared(t.credential.Name, t.credential.Provider))
 	}
 	b.solos.put(t, solo{issued: shown.issued})
 	return p.putLocal(ctx, shown, mark, moved, asked)

@@ -176,7 +176,7 @@ func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))
 	if a.local { // it is there because the store could not be asked, and another takes its place as soon as it can
 		e.tried.Store(int64(now.At))
-		e.refreshFrom.Store(int64(now.At.Add(backoffFirst)))
+		e.refreshFrom.Store(int64(now.At.Add(retryFirst)))
 	}
 	return e
 }

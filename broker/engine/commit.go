@@ -32,7 +32,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
-	b.savesBehind(t, p.place.leaveWith(unfit).news)
+	b.savesBehind(t, p.place.LeaveWith(unfit).News)
 	moved := p.l.moves.now() // the commit is decided on what is stored then: only what comes after counts against what it stores
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
@@ -50,7 +50,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		return nil, err
 	case unfit != nil:
 		f := said(t, unfit)
-		f.RetryAt = now.Wall.Add(backoffFirst)
+		f.RetryAt = now.Wall.Add(retryFirst)
 		if o.Failure != nil && !p.trial.on {
 			f.RetryAt = o.Failure.RetryAt
 		}
@@ -101,8 +101,8 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 	r := broker.FailureRecord{
 		Level: e.Level, Attempts: e.Attempts, Now: now, Presented: end.spends && sent, Uncertain: end.spends && e.Lost,
 	}
-	found := p.place.leaveWith(e)
-	if found.ofKey && e.Detail == "" {
+	found := p.place.LeaveWith(e)
+	if found.OfKey && e.Detail == "" {
 		e.Detail = "it fails for what this caller chose, and answers others"
 	}
 	out, again := said(t, e), false
@@ -113,13 +113,13 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 			again = ctx.Err() == nil // nothing was sent: nobody failed
 			break
 		}
-		if found.ofKey {
+		if found.OfKey {
 			r.Level, r.Failure = broker.LevelResponse, remember(e, s.view.KeyFailure, now)
 			out.RetryAt = r.Failure.RetryAt
 			break
 		}
-		out.RetryAt = found.retryAt(now)
-		b.saves(t, found.news) // before anybody is told that this exchange has ended
+		out.RetryAt = found.RetryAt(now)
+		b.saves(t, found.News) // before anybody is told that this exchange has ended
 	case broker.LevelCredential:
 		r.Failure = remember(e, s.view.CredentialFailure, now)
 		out.RetryAt = r.Failure.RetryAt
@@ -153,14 +153,14 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 		r.Level = broker.LevelUpstream
 	}
 	if e.Level >= broker.LevelResponse {
-		b.savesBehind(t, found.news) // it answered
+		b.savesBehind(t, found.News) // it answered
 	}
 	if _, err := b.once(ctx, end, end.failing(r)); err != nil {
 		b.logWaiting(false, "failure not recorded yet", t.name, err)
 		b.behind(end, false, storeRetry, end.failing(r), nil)
 		again = false
 		if e.Level == broker.LevelGrant {
-			out.RetryAt = now.Add(backoffFirst)
+			out.RetryAt = now.Add(retryFirst)
 		}
 	}
 	p.l.wake(&p.l.ended)

@@ -206,7 +206,7 @@ func (b *Broker) saves(t target, known *broker.Backoff) {
 	ctx, cancel := context.WithTimeout(b.stopping, commitMost)
 	defer cancel()
 	err := b.store.SaveBackoff(ctx, t.upstream, *known)
-	b.gates.saved(t.upstream, err == nil)
+	b.gates.Saved(t.upstream, err == nil)
 	if err != nil {
 		b.log.Warn("what is known of an upstream could not be stored", "upstream", t.upstream, "kind", broker.KindOf(err).Name())
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
-// queueMost is how long a flight waits, whatever it waits for.
-const queueMost = time.Minute
+// waitMost is how long a flight waits, whatever it waits for.
+const waitMost = time.Minute
 
 // brings is an upstream that gives a new refresh token with each token, after so long.
 func brings(slow map[broker.CredentialName]time.Duration) *upstream {
@@ -50,7 +50,7 @@ func TestAFlightWaitsForItsTurnAtAGrantForAMinute(t *testing.T) {
 		for i := range 60 {
 			go w.impatient("slow", fmt.Sprint("s-", i))
 		}
-		sleep(queueMost + 15*time.Second)
+		sleep(waitMost + 15*time.Second)
 		begun := len(up.exchanges())
 		if begun < 4 {
 			t.Errorf("got %d exchanges in a minute, want one after the other", begun)
@@ -97,7 +97,7 @@ func TestNobodyReadsForNobody(t *testing.T) {
 		if n := reads.Load(); n > 200*10 {
 			t.Errorf("got %d questions to the store for two hundred flights, want a few of each", n)
 		}
-		sleep(2 * queueMost)
+		sleep(2 * waitMost)
 		reads.Store(0)
 		sleep(time.Minute)
 		if n := reads.Load(); n > 60 {

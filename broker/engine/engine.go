@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 // Settings are what a Broker is made of. Upstream, Store and Authorizer are required; every other zero value is a default.
@@ -49,7 +50,7 @@ type Settings struct {
 // The defaults.
 const (
 	DefaultExchangeTimeout     = 20 * time.Second
-	DefaultUpstreamConcurrency = 16
+	DefaultUpstreamConcurrency = gate.DefaultAtOnce
 	DefaultCacheSize           = 100_000
 	DefaultCacheBound          = 2 * time.Second
 )
@@ -67,7 +68,7 @@ type Broker struct {
 
 	cache   *cache
 	flights flights[flightKey, outcome]
-	gates   gates
+	gates   *gate.Gates
 	heldFor sync.Map // broker.CredentialName to what was said of its being held
 	// rejections are the rejected tokens that the store is being told of.
 	rejections flights[rejected, error]
@@ -124,10 +125,7 @@ func New(s Settings) (*Broker, error) {
 	if b.shares.most = s.Flights; b.shares.most <= 0 {
 		b.shares.most = DefaultFlights
 	}
-	b.gates.clock, b.gates.atOnce = b.clock, s.UpstreamConcurrency
-	if b.gates.atOnce <= 0 {
-		b.gates.atOnce = DefaultUpstreamConcurrency
-	}
+	b.gates = gate.New(b.clock, s.UpstreamConcurrency)
 	b.delayed.Interval = time.Minute
 	b.flights.all, b.rejections.all, b.standings.all = &b.running, &b.running, &b.running
 	b.stopping, b.stop = context.WithCancel(context.Background())

@@ -129,7 +129,7 @@ func (b *Broker) refresh(key lookup, n need) {
 func (b *Broker) fly(key flightKey, n need) (out outcome) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
-	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(queueMost)}
+	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(waitMost)}
 	defer p.leave()
 	defer func() {
 		if r := recover(); r != nil {
@@ -212,7 +212,7 @@ func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
 	now := b.clock.Now()
 	trouble = f.Kind != broker.StoreUnavailable || !b.cache.shared // else it is the store's
 	if e := b.cache.peek(key); e != nil {
-		e.refreshFrom.Store(int64(now.At.Add(max(f.RetryAt.Sub(now.Wall), backoffFirst))))
+		e.refreshFrom.Store(int64(now.At.Add(max(f.RetryAt.Sub(now.Wall), retryFirst))))
 		if trouble {
 			// Watches are told when it begins, and not each time that it goes on.
 			if was := e.trouble.Swap(f); was == nil || was.Kind != f.Kind {
@@ -260,7 +260,7 @@ func (b *Broker) storeFailure(name broker.CredentialName, err error) *broker.Fai
 		out.Detail = f.Detail
 	}
 	if k == broker.StoreUnavailable {
-		out.RetryAt = b.clock.Now().Wall.Add(backoffFirst)
+		out.RetryAt = b.clock.Now().Wall.Add(retryFirst)
 	}
 	return out
 }

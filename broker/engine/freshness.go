@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 const (
@@ -123,7 +124,7 @@ func issue(a broker.Answer, f *broker.Facts, sel broker.Selection, id string, be
 			break // it was good for a while
 		}
 		if t.RejectedCount = before.RejectedCount + 1; t.RejectedCount >= rejectedAtOnce {
-			t.ReplaceAt = t.SentAt.Add(transientWait(t.RejectedCount-rejectedAtOnce+1, 0, jitter))
+			t.ReplaceAt = t.SentAt.Add(gate.WaitAfter(t.RejectedCount-rejectedAtOnce+1, 0, jitter))
 		}
 	case before.ID == id:
 		t.RejectedCount, t.ReplaceAt = before.RejectedCount, before.ReplaceAt

@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 var sent = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -82,7 +83,7 @@ func TestPermanentFailuresCostLessAndLess(t *testing.T) {
 	if got := permanentWait(1, 10*time.Minute); got != 10*time.Minute {
 		t.Errorf("got %v, want what the definition says", got)
 	}
-	if got := transientWait(1, 100*time.Hour, 0); got != retryAfterMost {
+	if got := gate.WaitAfter(1, 100*time.Hour, 0); got != gate.RetryAfterMost {
 		t.Errorf("got %v, want a bound on what an upstream may ask for", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 // A line is what this process knows of one credential beside its tokens. It lives while flights, watches or entries refer to it.
@@ -124,7 +125,7 @@ func (l *line) hears() {
 // credential, and a thousand may wait for others.
 func (l *line) look(now broker.Moment) bool {
 	was := l.looked.Load()
-	return now.Sub(broker.Moment(was)) >= lookInQueue && l.looked.CompareAndSwap(was, int64(now))
+	return now.Sub(broker.Moment(was)) >= gate.LookInQueue && l.looked.CompareAndSwap(was, int64(now))
 }
 
 // rejectionsKept is how many rejections are remembered, and as many ids that a key did not have: what callers make up forgets nothing else.

@@ -63,16 +63,11 @@ func (b *Broker) Supplies() map[string]Supplied {
 			all[e.facts.Name] = s
 		}
 	})
-	b.gates.all.Range(func(upstream, v any) bool {
-		provider, _, _ := strings.Cut(upstream.(string), "@")
-		s, g := all[provider], v.(*gate)
-		g.mu.Lock()
-		if g.known.Failures > 0 {
-			s.UpstreamsFailing++
-		}
-		g.mu.Unlock()
+	b.gates.Failing(func(upstream string) {
+		provider, _, _ := strings.Cut(upstream, "@")
+		s := all[provider]
+		s.UpstreamsFailing++
 		all[provider] = s
-		return true
 	})
 	return all
 }

@@ -73,7 +73,7 @@ func (s situation) plan() plan {
 		return plan{step: awaitTurn}
 	case s.unstored != nil && !s.shared: // as the disk itself would say: the next try stores what has come, and no other exchange may
 		f := failureOf(s.target, s.unstored.Kind)
-		f.Detail, f.RetryAt = s.unstored.Detail, s.now.Add(backoffFirst)
+		f.Detail, f.RetryAt = s.unstored.Detail, s.now.Add(retryFirst)
 		return plan{step: fail, failure: f}
 	case s.committing:
 		return plan{step: awaitCommit}
@@ -94,7 +94,7 @@ func (s situation) remembered() *broker.Failure {
 	}
 	for _, r := range []*broker.Remembered{s.view.CredentialFailure, s.view.KeyFailure} {
 		if r != nil && s.now.Before(r.RetryAt) {
-			return s.blamed(shared(r, s.credential))
+			return s.blamed(r.Shared(s.credential.Name, s.credential.Provider))
 		}
 	}
 	return nil
@@ -120,7 +120,7 @@ func (s situation) obtainOrRefresh() plan {
 		if r.Kind = broker.ReauthorizationRequired; g.RefusedBy == "" || g.RefusedBy == f.Digest {
 			r.RetryAt = time.Time{}
 		}
-		return plan{step: fail, failure: shared(&r, s.credential)}
+		return plan{step: fail, failure: r.Shared(s.credential.Name, s.credential.Provider)}
 	case there != nil && s.now.Before(there.ExpireAt) && !there.Rejected && !s.need.force: // while it serves, nothing is gained by the risk
 		uncertain := failureOf(s.target, broker.RefreshUncertain)
 		uncertain.RetryAt = there.ExpireAt

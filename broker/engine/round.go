@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 // lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events; lookRarely is that where
@@ -15,6 +16,9 @@ const (
 	lookAgain  = 250 * time.Millisecond
 	lookRarely = 15 * time.Second
 )
+
+// waitMost is how long a flight waits, for a turn, a lease and a commit together; callers have their own deadlines.
+const waitMost = time.Minute
 
 // roundsAtOnce is how many rounds a flight makes without a pause.
 const roundsAtOnce = 10
@@ -37,7 +41,7 @@ type pursuit struct {
 	// turn: it has its turn at the grant that all keys of a seeded credential share, until it has made its exchange.
 	turn bool
 	// place is its place at the upstream's gate, until it is left; nil: it has none.
-	place *place
+	place *gate.Place
 	// unfit: this definition cannot present what is kept of the grant.
 	unfit bool
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
@@ -125,7 +129,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	case fail:
 		return nil, next.failure
 	case awaitTurn:
-		return nil, p.pause(ctx, queueMost, nil, p.l.turn)
+		return nil, p.pause(ctx, waitMost, nil, p.l.turn)
 	case awaitCommit:
 		return nil, p.pause(ctx, lookRarely, s.ended, nil)
 	case awaitLease:
@@ -140,7 +144,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	case ask:
 	}
 	// The place first, the lease second: a lease's time is for the exchange.
-	if err := p.enter(ctx, t, advice{known: s.view.Upstream, unknown: s.view.UpstreamUnknown, read: s.at}, s.view.Token, s.heard); err != nil {
+	if err := p.enter(ctx, t, gate.Advice{Known: s.view.Upstream, Unknown: s.view.UpstreamUnknown, Read: s.at}, s.view.Token, s.heard); err != nil {
 		return nil, err
 	}
 	return p.exchange(ctx, t, next.run, s)
@@ -200,7 +204,7 @@ func (p *pursuit) served() *entry {
 }
 
 // What a flight waits for before it begins anything: for its turn at a grant, for others' leases and commits, for its turn at the upstream. All of that
-// has one bound, queueMost.
+// has one bound, waitMost.
 
 // pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Whoever has the turn keeps
 // it: others would wait for the same lease. The place at the gate goes to others. A flight that has waited for as long as it may fails: with
@@ -210,7 +214,7 @@ func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan st
 	p.rounds = 0
 	now := p.b.clock.Now()
 	if now.At >= p.until {
-		f := &broker.Failure{Kind: broker.UpstreamSlow, Credential: p.l.name, Provider: p.b.providerOf(p.l.name, nil), RetryAt: now.Wall.Add(backoffFirst)}
+		f := &broker.Failure{Kind: broker.UpstreamSlow, Credential: p.l.name, Provider: p.b.providerOf(p.l.name, nil), RetryAt: now.Wall.Add(retryFirst)}
 		f.Detail = "other exchanges of the credential are before it"
 		if p.l.commits.Load() > 0 {
 			f.Kind, f.Detail = broker.StoreUnavailable, "what the last exchange has brought is not stored yet"
@@ -233,27 +237,24 @@ func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan st
 // enter takes a place at the upstream's gate, and waits until it is in. Whoever had to wait looks again before it is used: what was read is old by then,
 // and the store may be there again. So does one of those that wait still, now and then, when another broker has told of something since heard was
 // read: errAgain, and the place is kept.
-func (p *pursuit) enter(ctx context.Context, t target, known advice, there *broker.Issued, heard uint64) error {
-	if p.place != nil && !p.place.of(t) {
+func (p *pursuit) enter(ctx context.Context, t target, known gate.Advice, there *broker.Issued, heard uint64) error {
+	ask := gate.Ask{
+		Upstream: t.upstream, Facts: t.facts, Token: t.token, Proven: there != nil || t.sel == broker.Selection{}, Force: p.need.force, Until: p.until,
+	}
+	if p.place != nil && !p.place.For(ask) {
 		p.leavePlace()
 	}
 	if t.upstream == "" {
 		return nil
 	}
 	if p.place == nil {
-		p.place = p.b.gates.queue(t, known, there, p.need.force, p.until)
+		p.place = p.b.gates.Queue(ask, known)
 	}
-	waited := p.place.waits()
-	if waited {
-		news := func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) }
-		if err := p.place.wait(ctx, t, news); err != nil {
-			p.rounds = 0 // it has waited
-			return err
-		}
-	}
-	if err := p.place.refusal(ctx, t); err != nil || !waited {
+	waited, err := p.place.Wait(ctx, func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) })
+	if err != nil || !waited {
 		return err
 	}
+	p.rounds = 0
 	return errAgain
 }
 
@@ -264,7 +265,7 @@ func (p *pursuit) leave() {
 }
 
 func (p *pursuit) leavePlace() {
-	p.place.leave()
+	p.place.Leave()
 	p.place = nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
 )
 
 // DefaultCallerRate is how many operations a second that cost something a caller may begin, as a rule.
@@ -57,7 +58,7 @@ func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land fun
 	all, one, free := portion{caller: caller}, portion{caller, name}, s.most-s.flying
 	refused := func(kind broker.Kind, of portion, whose string) error {
 		return &broker.Failure{
-			Kind: kind, Credential: name, RetryAt: s.clock.Now().Wall.Add(backoffFirst),
+			Kind: kind, Credential: name, RetryAt: s.clock.Now().Wall.Add(retryFirst),
 			Detail: fmt.Sprintf("%d different tokens are being fetched for %s, of %d at a time for all", s.begun[of], whose, s.most),
 		}
 	}
@@ -97,7 +98,7 @@ func (s *shares) take(caller broker.Caller, name broker.CredentialName) error {
 		l = rate.NewLimiter(rate.Limit(s.rate), s.rate*callerBurst)
 		s.all[caller] = l
 	}
-	wait := takeOf(l, 1, now.At)
+	wait := gate.Take(l, 1, now.At)
 	if wait <= 0 {
 		return nil
 	}
@@ -105,17 +106,6 @@ func (s *shares) take(caller broker.Caller, name broker.CredentialName) error {
 		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Wall.Add(wait),
 		Detail: fmt.Sprintf("more calls a second that the process alone cannot answer than %d (the setting limits.caller_rate)", s.rate),
 	}
-}
-
-// takeOf takes so many of a limiter's at a moment, or none and says in how long there will be as many. Moments must not go back from one call to
-// the next, so that they are taken under one lock: a limiter counts the time between twice.
-func takeOf(l *rate.Limiter, n int, now broker.Moment) (wait time.Duration) {
-	at := time.Unix(0, int64(now))
-	r := l.ReserveN(at, n)
-	if wait = r.DelayFrom(at); wait > 0 {
-		r.CancelAt(at)
-	}
-	return wait
 }
 
 // tidy forgets callers that have their whole share; the caller holds mu.

@@ -140,7 +140,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 	}
 	facts := def.Facts()
 	if f := s.Failure; f != nil {
-		r.State, r.Failure, r.NextAttempt = Misconfigured, shared(f, c), f.RetryAt
+		r.State, r.Failure, r.NextAttempt = Misconfigured, f.Shared(c.Name, c.Provider), f.RetryAt
 		r.Advice = adviseAboutRefusal(r.Failure)
 		return
 	}
@@ -164,7 +164,7 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		if last := lastOfItsOwn(s); last.Reason != "" {
 			r.lastFailed(c, last)
 			if t, err := b.aim(lookup{name: c.Name}, c); err == nil && r.State == Degraded {
-				r.NextAttempt = b.gates.leftAlone(t.upstream)
+				r.NextAttempt = b.gates.LeftAlone(t.upstream)
 			}
 		}
 	}

@@ -171,7 +171,7 @@ func (b *Broker) wait(ctx context.Context, caller broker.Caller, key lookup, n n
 // gaveUp is the failure of a caller whose context ended while it waited.
 func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &broker.Failure{Kind: broker.UpstreamSlow, Credential: name, RetryAt: b.clock.Now().Wall.Add(backoffFirst)}
+		return &broker.Failure{Kind: broker.UpstreamSlow, Credential: name, RetryAt: b.clock.Now().Wall.Add(retryFirst)}
 	}
 	return &broker.Failure{Kind: broker.Canceled, Credential: name}
 }

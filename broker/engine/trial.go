@@ -129,7 +129,7 @@ func (t *trials) begin(now broker.Instant, c broker.Credential, key flightKey) e
 	there := slices.DeleteFunc(slices.Clone(t.all[c.Name]), func(b begun) bool {
 		return b.over(now.At) || b.found != nil && b.key.trial.of != key.trial.of
 	})
-	chosen, again := 0, backoffFirst
+	chosen, again := 0, retryFirst
 	for _, b := range there {
 		if b.key.sel == (broker.Selection{}) {
 			continue

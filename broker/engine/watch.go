@@ -113,7 +113,7 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 		if f.RetryAt.IsZero() || !f.Kind.Passes() || ctx.Err() != nil {
 			return 0, f
 		}
-		return min(max(f.RetryAt.Sub(now), backoffFirst), watchIdle), w.tell(Supply{Failure: f})
+		return min(max(f.RetryAt.Sub(now), retryFirst), watchIdle), w.tell(Supply{Failure: f})
 	}
 	if res.Token.ID != w.held {
 		if err := w.send(Event{Token: res.Token, Rendering: res.Rendering}); err != nil {

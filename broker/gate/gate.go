@@ -1,4 +1,4 @@
-package engine
+package gate
 
 import (
 	"sync"
@@ -9,17 +9,25 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// gates bound what upstreams are asked. They know no store: what other brokers know of an upstream comes in as advice, and what
-// has become known goes out of place.leaveWith.
-type gates struct {
-	clock *broker.Clock
-	// atOnce is how many exchanges an upstream may have at a time.
+// DefaultAtOnce is how many exchanges an upstream may have at a time.
+const DefaultAtOnce = 16
+
+// Gates are those of all upstreams. Made by New. Safe for concurrent use.
+type Gates struct {
+	clock  *broker.Clock
 	atOnce int
 	all    sync.Map // upstream to *gate
 }
 
-// A gate bounds what one upstream is asked: so many exchanges at a time, a declared rate, and nothing while it is known to
-// be failing, but for one exchange that tries whether it is well again. Credentials that wait take turns.
+// New makes gates that let so many exchanges in at a time for each upstream; 0 or less: DefaultAtOnce.
+func New(clock *broker.Clock, atOnce int) *Gates {
+	if atOnce <= 0 {
+		atOnce = DefaultAtOnce
+	}
+	return &Gates{clock: clock, atOnce: atOnce}
+}
+
+// A gate is one upstream's.
 type gate struct {
 	clock *broker.Clock
 	// most is how many exchanges there may be at a time, and mostOfOne how many of one credential: another's finds room at once.
@@ -43,17 +51,15 @@ type gate struct {
 	probing bool
 }
 
-// queueMost is how long a flight waits, for a turn, a lease and a commit together; callers have their own deadlines.
-const queueMost = time.Minute
-
-// advice is what the store knew of an upstream at a moment; unknown: it could not say.
-type advice struct {
-	known   broker.Backoff
-	unknown bool
-	read    broker.Moment
+// Advice is what the store knew of an upstream at a moment.
+type Advice struct {
+	Known broker.Backoff
+	// Unknown: it could not say, and Known says nothing.
+	Unknown bool
+	Read    broker.Moment
 }
 
-func (g *gates) gate(upstream string, f *broker.Facts) *gate {
+func (g *Gates) gate(upstream string, f *broker.Facts) *gate {
 	v, ok := g.all.Load(upstream)
 	if !ok {
 		v, _ = g.all.LoadOrStore(upstream, &gate{
@@ -86,15 +92,15 @@ func (g *gate) serve() {
 		now := g.clock.Now().At
 		if why, barred := g.barred(w); barred {
 			w.refused = &why
-		} else if wait := g.rated(w.requests, now); wait > 0 {
-			if now.Add(wait) <= w.until {
+		} else if wait := g.rated(w.Facts.Requests, now); wait > 0 {
+			if now.Add(wait) <= w.Until {
 				g.lookIn(wait)
 				return
 			}
 			w.far = wait
 		} else {
 			g.admit(w)
-			g.queue.had(w.token.Credential)
+			g.queue.had(w.Token.Credential)
 		}
 		g.queue.remove(w)
 		close(w.done)
@@ -103,22 +109,22 @@ func (g *gate) serve() {
 
 // ready reports whether there is room for one that waits, and no exchange under way whose end it has to wait for. One that would only be refused needs
 // neither. The caller holds mu.
-func (g *gate) ready(p *place) bool {
+func (g *gate) ready(p *Place) bool {
 	if _, barred := g.barred(p); barred {
 		return true
 	}
-	return g.running < g.most && g.of[p.token.Credential] < g.mostOfOne && (!g.probing || g.exempt(p))
+	return g.running < g.most && g.of[p.Token.Credential] < g.mostOfOne && (!g.probing || g.exempt(p))
 }
 
 // exempt reports whether it goes although the upstream is known to be failing. The caller holds mu.
-func (g *gate) exempt(p *place) bool {
-	return g.known.Failures == 0 || p.force || g.doubtful && p.proven
+func (g *gate) exempt(p *Place) bool {
+	return g.known.Failures == 0 || p.Force || g.doubtful && p.Proven
 }
 
 // barred reports whether the upstream is to be left alone by it, until when, and why. The caller holds mu.
-func (g *gate) barred(p *place) (why broker.Remembered, barred bool) {
-	if !p.force && !p.proven {
-		if why, barred = g.doubted(p.token.Credential); barred {
+func (g *gate) barred(p *Place) (why broker.Remembered, barred bool) {
+	if !p.Force && !p.Proven {
+		if why, barred = g.doubted(p.Token.Credential); barred {
 			return why, true
 		}
 	}
@@ -134,7 +140,7 @@ func (g *gate) rated(requests int, now broker.Moment) time.Duration {
 	if g.limit == nil {
 		return 0
 	}
-	return takeOf(g.limit, min(requests, g.limit.Burst()), now)
+	return Take(g.limit, min(requests, g.limit.Burst()), now)
 }
 
 // lookIn has serve look again. The caller holds mu.
@@ -150,25 +156,25 @@ func (g *gate) lookIn(wait time.Duration) {
 }
 
 // admit lets one in: for the exchange that tries, where the upstream was failing. The caller holds mu.
-func (g *gate) admit(p *place) {
+func (g *gate) admit(p *Place) {
 	g.running++
-	g.of[p.token.Credential]++
+	g.of[p.Token.Credential]++
 	p.known = g.known
 	if !g.exempt(p) {
 		p.probe, g.probing = true, true
 	}
-	if !p.force && !p.proven {
-		g.tries(p.token.Credential)
+	if !p.Force && !p.Proven {
+		g.tries(p.Token.Credential)
 	}
 }
 
 // advise takes what the store knew, unless something has been found out here since.
-func (g *gate) advise(a advice) {
+func (g *gate) advise(a Advice) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !a.unknown && a.read > g.since && !(g.unsaved && a.known.Failures == 0) {
-		g.knows(a.known)
-		if g.since = a.read; a.known.Failures > 0 {
+	if !a.Unknown && a.Read > g.since && !(g.unsaved && a.Known.Failures == 0) {
+		g.knows(a.Known)
+		if g.since = a.Read; a.Known.Failures > 0 {
 			g.well, g.doubtful = false, false
 		}
 	}
@@ -188,8 +194,8 @@ func (g *gate) latest(now broker.Instant) broker.Backoff {
 	return k
 }
 
-// leftAlone is until when an upstream is not asked, as far as this process knows; zero: it may be asked.
-func (g *gates) leftAlone(upstream string) time.Time {
+// LeftAlone is until when an upstream is not asked, as far as this process knows; zero: it may be asked.
+func (g *Gates) LeftAlone(upstream string) time.Time {
 	v, there := g.all.Load(upstream)
 	if !there {
 		return time.Time{}
@@ -203,8 +209,22 @@ func (g *gates) leftAlone(upstream string) time.Time {
 	return time.Time{}
 }
 
-// saved notes whether the store could be told what is known of an upstream: where it could not, its knowing nothing says nothing.
-func (g *gates) saved(upstream string, ok bool) {
+// Failing calls each for every upstream that is known to be failing.
+func (g *Gates) Failing(each func(upstream string)) {
+	g.all.Range(func(upstream, v any) bool {
+		one := v.(*gate)
+		one.mu.Lock()
+		failing := one.known.Failures > 0
+		one.mu.Unlock()
+		if failing {
+			each(upstream.(string))
+		}
+		return true
+	})
+}
+
+// Saved notes whether the store could be told what is known of an upstream: where it could not, its knowing nothing says nothing.
+func (g *Gates) Saved(upstream string, ok bool) {
 	if v, there := g.all.Load(upstream); there {
 		one := v.(*gate)
 		one.mu.Lock()
@@ -214,12 +234,23 @@ func (g *gates) saved(upstream string, ok bool) {
 }
 
 // out is for one that was in. The caller holds mu.
-func (g *gate) out(p *place) {
+func (g *gate) out(p *Place) {
 	if p.probe {
 		g.probing = false
 	}
 	g.running--
-	if g.of[p.token.Credential]--; g.of[p.token.Credential] == 0 {
-		delete(g.of, p.token.Credential)
+	if g.of[p.Token.Credential]--; g.of[p.Token.Credential] == 0 {
+		delete(g.of, p.Token.Credential)
 	}
+}
+
+// Take takes so many of a limiter's at a moment, or none and says in how long there will be as many. Moments must not go back from one call to
+// the next, so that they are taken under one lock: a limiter counts the time between twice.
+func Take(l *rate.Limiter, n int, now broker.Moment) (wait time.Duration) {
+	at := time.Unix(0, int64(now))
+	r := l.ReserveN(at, n)
+	if wait = r.DelayFrom(at); wait > 0 {
+		r.CancelAt(at)
+	}
+	return wait
 }
