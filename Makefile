@@ -112,7 +112,7 @@ bench: ## the hit path: in process, over gRPC, and under load beside methods tha
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE
 	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i:$(MODE))'
 
-explore: ## random schedules of brokers' steps, SCHEDULES (100000) of them from SEED (0) on; DEPTH=2 for all with so many deviations, of one SCENARIO
+explore: ## random schedules of brokers' steps, SCHEDULES (100000) of them from SEED (0) on; DEPTH=2 for all with so many deviations, of one SCENARIO or schedule
 	SCHEDULES=$${SCHEDULES:-100000} go test ./internal/explore -count 1 -timeout 0 -v -run '^TestCampaign$$'
 
 size: ## a million credentials in Redis beside ten: memory, times

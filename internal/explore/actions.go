@@ -173,7 +173,7 @@ func (w *world) excuse(a Action, s *step) {
 		// A lease may be left, and a marker which everybody has to see for a while before somebody takes over.
 		unstored += restartAfter + exchangeTimeout + 5*time.Second + takeoverGrace
 		w.patience = patience + takeoverGrace
-	case "busy", "refuse", "down":
+	case "busy", "refuse", "down", "half":
 		unstored += in + 3*time.Second
 	case "lose", "hold":
 		if s != nil && (s.what == stepAnswer || s.what == stepSend) {

@@ -26,6 +26,7 @@ const (
 //	                 away for D
 //	lapse D          the same a second later, with all that was written since
 //	refuse, busy     the upstream cannot be reached, or answers 503
+//	half             it gives a refresh token, and answers 503 to the request after that
 //	down D           it answers 503 to all for so long
 //	deaf D           the broker hears nothing of what others change
 //	asleep D         the machine sleeps: as stop, and its monotonic clock stands
@@ -39,7 +40,7 @@ var (
 		"failover 1 0s", "failover 1 1s", "failover 2 1s", "failover 1 70s", "lapse 1s",
 	})
 	ofSends   = slices.Concat(anywhere, []Action{"refuse", "busy", "down 8s", "down 40s"})
-	ofAnswers = []Action{"hold 750ms", "hold 3s", "hold 9s", "lose", "crash", "stop 3s", "stop 9s", "stop 20s", "away 3s", "away 70s", "cut 20s", "readonly 6s"}
+	ofAnswers = []Action{"half", "hold 750ms", "hold 3s", "hold 9s", "lose", "crash", "stop 3s", "stop 9s", "stop 20s", "away 3s", "away 70s", "cut 20s", "readonly 6s"}
 	ofChecks  = []Action{"fail", "hold 3s", "stop 3s"}
 
 	// ofClocks are about the machine's clock.

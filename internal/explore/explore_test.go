@@ -124,10 +124,22 @@ func TestCampaign(t *testing.T) {
 	c.Progress = func(seed uint64) { fmt.Printf("%v; go on with SEED=%d\n", c, seed) }
 	if depth := number(t, "DEPTH"); depth > 0 {
 		c.Most = int(min(n, math.MaxInt32))
+		var from []string
 		for _, name := range Scenarios() {
-			if only := os.Getenv("SCENARIO"); only == "" || only == name {
-				c.Exhaust(t, runtime.GOMAXPROCS(0), int(min(depth, 9)), Schedule{Scenario: name})
+			from = append(from, name+":")
+		}
+		if only := os.Getenv("SCENARIO"); only != "" {
+			from = []string{only}
+			if !strings.Contains(only, ":") {
+				from[0] += ":"
 			}
+		}
+		for _, text := range from {
+			s, err := Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Exhaust(t, runtime.GOMAXPROCS(0), int(min(depth, 9)), s)
 		}
 	} else {
 		c.Random(t, runtime.GOMAXPROCS(0), number(t, "SEED"), n)

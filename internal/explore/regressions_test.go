@@ -18,6 +18,8 @@ var regressions = []struct {
 	{"rotating: 0 acquire#2 = failover 1 0s; 0 check#5 = stop 3s", markerUndone},
 	{"outage: 0 acquire#2 = failover 1 0s", markerUndone},
 	{"rotating: 0 answer#1 = hold 9s", ""},
+	{"rotating: 1 answer#1 = half", ""},
+	{"watch: 0 answer#1 = half; 0 commit#1 = lose", ""},
 	{"outage: 1 read#2 = call stale@0", ""},
 	{"outage: 0 read#2 = call drop@1; 1 view#1 = hold 3s", ""},
 	{"deaf: 0 drop#1 = lapse 1s", ""},

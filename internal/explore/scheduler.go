@@ -209,7 +209,7 @@ func (w *world) judgeStep(s *step, now time.Time) verdict {
 		verb == "fail", verb == "refuse":
 		w.troubled[s.b] = later(w.troubled[s.b], now)
 		return verdict{outcome: failed}
-	case verb == "busy", s.what == stepSend && now.Before(w.vendor.downTo):
+	case verb == "busy", verb == "half", s.what == stepSend && now.Before(w.vendor.downTo):
 		return verdict{outcome: busy}
 	case verb == "lose":
 		w.troubled[s.b] = later(w.troubled[s.b], now)

@@ -125,7 +125,10 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 	sent, wall := time.Now(), u.w.wall(u.b)
 	a, refused := u.w.asked(u.b, u.life, x)
 	switch answering := u.w.park(ctx, u.b, u.life, stepAnswer); {
-	case answering.outcome != goesOn:
+	case refused == nil && answering.outcome == busy:
+		u.w.answered(u.b, u.life, a.RefreshToken.Reveal())
+		return broker.Answer{RefreshToken: a.RefreshToken}, u.failed(broker.UpstreamError{Status: 503}, 503)
+	case answering.outcome != goesOn && answering.outcome != busy:
 		if answering.outcome == failed && x.Run == broker.Refresh && refused == nil {
 			u.w.judgeGivenUp(u.b, u.life, time.Since(sent))
 		}
