@@ -138,7 +138,8 @@ type Answer struct {
 	Headers []Field
 	// TokenType as the upstream spelled it; empty: it did not say.
 	TokenType string
-	// RefreshToken is zero where the answer brings none. It is set beside an error too, where an earlier answer of the exchange has brought it.
+	// RefreshToken is zero where the answer brings none. It is set beside the error of a Refresh too, where
+	// one has come all the same, and nothing since may have spent it.
 	RefreshToken Secret
 	// Scopes are those that the answer says it granted; nil: it does not say.
 	Scopes []string

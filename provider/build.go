@@ -198,7 +198,7 @@ func (a auth) apply(h http.Header, v *values) error {
 		return err
 	}
 	if !okID || !okSecret {
-		return errors.New("auth: the client's id or secret is absent")
+		return &badValue{"auth: the client's id or secret is absent", append(a.id.names(), a.secret.names()...)}
 	}
 	if a.kind == secretBasic {
 		id, secret = url.QueryEscape(id), url.QueryEscape(secret)

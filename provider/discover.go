@@ -86,7 +86,7 @@ func moved(f *broker.UpstreamError) bool {
 func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
 	issuer, err := e.d.url(*q.issuer, e.v)
 	if err != nil {
-		return nil, e.cannotBuild(q, err)
+		return nil, e.cannotBuild([]text{q.issuer.written}, q, err)
 	}
 	if u := e.d.endpoints.of(issuer.String(), time.Now()); u != nil {
 		return u, nil
@@ -95,7 +95,8 @@ func (e *exchange) discover(ctx context.Context, q *request) (*url.URL, *broker.
 	at := *issuer
 	at.Path, at.RawPath = trimSlash(at.Path)+document, trimSlash(at.RawPath)+document
 	dq := &request{method: http.MethodGet, at: q.at, answer: "json"}
-	a, failure := e.send(ctx, dq, &transport.Request{Method: http.MethodGet, URL: &at, Header: defaultHeader()}, false)
+	e.spends = false
+	a, failure := e.send(ctx, dq, &transport.Request{Method: http.MethodGet, URL: &at, Header: defaultHeader()})
 	if failure != nil {
 		failure.Lost = false // it only asked where to ask
 		return nil, failure

@@ -117,9 +117,9 @@ obtain:
 	}
 	f.Fuzz(func(t *testing.T, status int, contentType, cookie, body string) {
 		a := &answer{Answer: transport.Answer{Status: status, Header: http.Header{"Content-Type": {contentType}, "Set-Cookie": {cookie}, "Date": {contentType}, "Retry-After": {cookie}}, Body: []byte(body), SentAt: time.Now()}}
-		for _, place := range []broker.Run{broker.Obtain, broker.Refresh} {
+		for _, by := range []posed{{}, {refreshes: true}, {refreshes: true, presents: true}} {
 			q := d.obtain[0]
-			failure := d.judge(q, a, place)
+			failure := d.judge(q, a, by)
 			if failure == nil {
 				e := &exchange{d: d, v: newValues(nil), attempts: make([]broker.Attempt, 1)}
 				out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}

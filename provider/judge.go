@@ -18,8 +18,14 @@ var errorCode = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // defaultCode is where RFC 6749 section 5.2 has its error.
 var defaultCode = &where{path: &path{steps: []step{{member: "error"}}, as: "error"}, written: "error"}
 
+// A posed request is what is known of one when its answer is judged.
+type posed struct {
+	// refreshes: it is one of a refresh. presents: it presents a refresh token.
+	refreshes, presents bool
+}
+
 // judge decides whether an answer is a failure, and whose. nil: it is none. It does not look at what is taken.
-func (d *definition) judge(q *request, a *answer, run broker.Run) *broker.UpstreamError {
+func (d *definition) judge(q *request, a *answer, by posed) *broker.UpstreamError {
 	rules := d.rulesOf(q)
 	a.read(q.answer)
 	said := rules.find(a)
@@ -39,7 +45,7 @@ func (d *definition) judge(q *request, a *answer, run broker.Run) *broker.Upstre
 	if !bad {
 		return nil
 	}
-	return d.classify(rules, a, said, run, detail)
+	return d.classify(rules, a, said, by, detail)
 }
 
 // rulesOf are the rules that hold for a request: its own, else the definition's.
@@ -91,13 +97,13 @@ func (e *errorRules) find(a *answer) saidError {
 
 // classify says whose failure it is: the first rule that matches, then the code of RFC 6749, then the status. Only what says nothing of the
 // request that was made (no answer, 5xx, 429) is the upstream's, and so everybody's there.
-func (d *definition) classify(rules *errorRules, a *answer, said saidError, run broker.Run, detail string) *broker.UpstreamError {
+func (d *definition) classify(rules *errorRules, a *answer, said saidError, by posed, detail string) *broker.UpstreamError {
 	e := &broker.UpstreamError{
 		Status: a.Status, Code: rules.public(said.code), Detail: detail, RetryAfter: rules.wait(a), Mute: said.code == "",
 	}
 	ruled := false
-	e.Level, ruled = d.levelOf(rules, e, said, run)
-	e.InvalidClient = (e.Level == broker.LevelCredential || e.Level == broker.LevelRequest && !ruled) && maybeSecret(a.Status, said.code, run)
+	e.Level, ruled = d.levelOf(rules, e, said, by)
+	e.InvalidClient = (e.Level == broker.LevelCredential || e.Level == broker.LevelRequest && !ruled) && maybeSecret(a.Status, said.code, by)
 	switch {
 	case e.Detail != "":
 	case said.code == "":
@@ -112,25 +118,25 @@ func (d *definition) classify(rules *errorRules, a *answer, said saidError, run 
 }
 
 // levelOf decides the level, and the wait that a rule says. ruled: a rule of the definition says the level.
-func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said saidError, run broker.Run) (level broker.Level, ruled bool) {
+func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said saidError, by posed) (level broker.Level, ruled bool) {
 	for _, r := range rules.rules {
 		if !r.matches(e.Status, said.spelled) {
 			continue
 		}
 		e.Wait, e.Mute = r.wait, false
-		if r.means == "grant" && run == broker.Obtain {
+		if r.means == "grant" && !by.refreshes {
 			return broker.LevelCredential, true
 		}
 		return meanings[r.means], true
 	}
-	return d.unruled(e, said, run), false
+	return d.unruled(e, said, by), false
 }
 
 // unruled is the level by the code of RFC 6749, and else by the status.
-func (d *definition) unruled(e *broker.UpstreamError, said saidError, run broker.Run) broker.Level {
-	if level, ok := levelOfCode(said.code, run); ok {
+func (d *definition) unruled(e *broker.UpstreamError, said saidError, by posed) broker.Level {
+	if level, ok := levelOfCode(said.code, by); ok {
 		switch {
-		case said.code == "invalid_request" && run == broker.Refresh && len(d.obtain) > 0:
+		case said.code == "invalid_request" && by.presents && len(d.obtain) > 0:
 			return broker.LevelGrant // some say so of a refresh token that they do not know any more, and obtain does without
 		case said.code == "invalid_request":
 			return d.requests()
@@ -159,16 +165,16 @@ func (d *definition) unruled(e *broker.UpstreamError, said saidError, run broker
 // maybeSecret reports whether it may be the secret that is refused: no code of RFC 6749 says that it is something else, and the status is one
 // that login endpoints refuse a password with. Where the grant is a password, a wrong one is an invalid_grant (RFC 6749 section 5.2). With a
 // 401, which says that it is about authentication, Keycloak writes unauthorized_client and Auth0 access_denied.
-func maybeSecret(status int, code string, run broker.Run) bool {
+func maybeSecret(status int, code string, by posed) bool {
 	switch code {
 	case "invalid_client":
 		return true
 	case "invalid_grant":
-		return run == broker.Obtain
+		return !by.presents
 	case "unauthorized_client", "access_denied", "invalid_request":
 		return status == http.StatusUnauthorized
 	}
-	if _, known := levelOfCode(code, run); known {
+	if _, known := levelOfCode(code, by); known {
 		return false
 	}
 	switch status {
@@ -230,13 +236,13 @@ func (d *definition) callersChoose() bool {
 	return d.scopes != nil || d.audience != nil || d.resources != nil || len(d.parameters) > 0
 }
 
-// levelOfCode is what the codes of RFC 6749 section 5.2 and RFC 8707 section 2 mean, by the run.
-func levelOfCode(code string, run broker.Run) (broker.Level, bool) {
+// levelOfCode is what the codes of RFC 6749 section 5.2 and RFC 8707 section 2 mean, by the request.
+func levelOfCode(code string, by posed) (broker.Level, bool) {
 	switch code {
 	case "invalid_client", "unauthorized_client", "unsupported_grant_type", "access_denied":
 		return broker.LevelCredential, true
 	case "invalid_grant":
-		if run == broker.Refresh {
+		if by.presents {
 			return broker.LevelGrant, true
 		}
 		return broker.LevelCredential, true

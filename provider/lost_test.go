@@ -110,26 +110,140 @@ func TestALifetimeThatNoNumberHoldsIsUnknown(t *testing.T) {
 	}
 }
 
-// TestARefreshTokenOfAnEarlierAnswerComesWithTheFailure: what was presented for it is spent.
-func TestARefreshTokenOfAnEarlierAnswerComesWithTheFailure(t *testing.T) {
+// refreshing is a vendor's refresh by a definition: what comes of it beside the failure.
+func refreshing(t *testing.T, refresh, more string, answer http.HandlerFunc) (broker.Answer, *broker.UpstreamError) {
+	t.Helper()
+	v := newVendor(t, answer)
+	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}, refresh_token: {secret: true, seed: true}}\nrefresh:\n" + refresh + more)
+	a, err := d.Exchange(v.context(), broker.Exchange{
+		Run: broker.Refresh, Credential: credential(client), RefreshToken: broker.NewSecret("given"), BeforeSend: func(string) error { return nil },
+	})
+	var failure *broker.UpstreamError
+	if !errors.As(err, &failure) {
+		t.Fatalf("got %v", err)
+	}
+	return a, failure
+}
+
+// TestARefreshTokenThatCameIsNotLost: what was presented for it is spent, whatever fails beside it or after it.
+func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
+	const (
+		first   = `{"access_token": "a", "refresh_token": "rotated", "own": "o"}`
+		alone   = "- {oauth2: \"https://example.com/token\", take: {own: own}}\n"
+		andThen = alone + "- {get: \"https://example.com/me?o={{own}}\", with_token: true, take: {who: id}}\n"
+		again   = alone + "- {post: \"https://example.com/me\", form: {refresh_token: \"{{refresh_token}}\"}, take: {who: id}}\n"
+	)
+	for name, c := range map[string]struct {
+		refresh, more, answer string
+		status                int
+		second                string
+		kept                  bool
+		level                 broker.Level
+	}{
+		"a later request is not answered well":      {andThen, "attributes: [who]", first, 503, ``, true, broker.LevelUpstream},
+		"a later request says invalid_grant":        {andThen, "attributes: [who]", first, 400, `{"error": "invalid_grant"}`, true, broker.LevelCredential},
+		"a later request says that it is over":      {andThen, "attributes: [who]\nerror: {rules: [{code: over, means: grant}]}", first, 400, `{"error": "over"}`, false, broker.LevelGrant},
+		"a later request may have spent it":         {again, "", first, 503, ``, false, broker.LevelUpstream},
+		"a later request was refused before":        {again, "", first, 401, `{"error": "invalid_client"}`, true, broker.LevelCredential},
+		"a later answer has its successor":          {again, "", first, 200, `{"refresh_token": "rotated"}`, true, broker.LevelResponse},
+		"its answer lacks another value":            {alone, "attributes: [own]", `{"access_token": "a", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
+		"its answer lacks a token":                  {alone, "attributes: [own]", `{"own": "o", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
+		"its answer has a type that is none":        {alone, "attributes: [own]", `{"access_token": "a", "own": "o", "refresh_token": "rotated", "token_type": ["Bearer"]}`, 0, "", true, broker.LevelResponse},
+		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", true, broker.LevelResponse},
+		"its answer has another thing at its place": {alone, "", `{"access_token": "a", "own": "o", "refresh_token": ["rotated"]}`, 0, "", false, broker.LevelResponse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			refresh := c.refresh
+			if name == "a later answer has its successor" {
+				refresh = strings.Replace(refresh, "{who: id}", "{who: id, refresh_token: refresh_token}", 1)
+			}
+			a, failure := refreshing(t, refresh, c.more, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				if r.URL.Path == "/me" {
+					w.WriteHeader(c.status)
+					_, _ = w.Write([]byte(c.second))
+					return
+				}
+				_, _ = w.Write([]byte(c.answer))
+			})
+			if got := a.RefreshToken.Reveal(); (got == "rotated") != c.kept {
+				t.Errorf("got %q, want it kept: %v", got, c.kept)
+			}
+			if failure.Level != c.level || !failure.Lost {
+				t.Errorf("got level %d, lost %v: what was presented is spent", failure.Level, failure.Lost)
+			}
+			if c.kept && strings.Contains(c.answer, `"own"`) && c.refresh == andThen && (a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "") {
+				t.Errorf("got %+v, want what is held with it", a)
+			}
+		})
+	}
+}
+
+// TestAnObtainThatFailsLeavesNothing: it can be made again, and a grant without all that is held with it could not be used.
+func TestAnObtainThatFailsLeavesNothing(t *testing.T) {
 	v := newVendor(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/me" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"access_token": "a", "refresh_token": "rotated", "own": "o"}`))
+		_, _ = w.Write([]byte(`{"access_token": "a", "refresh_token": "first"}`))
 	})
-	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}, refresh_token: {secret: true, seed: true}}\n" +
-		"refresh:\n- {oauth2: \"https://example.com/token\", take: {own: own}}\n- {get: \"https://example.com/me?o={{own}}\", with_token: true, take: {who: id}}\nattributes: [who]")
-	a, err := d.Exchange(v.context(), broker.Exchange{
-		Run: broker.Refresh, Credential: credential(client), RefreshToken: broker.NewSecret("given"), BeforeSend: func(string) error { return nil },
-	})
-	var failure *broker.UpstreamError
-	if !errors.As(err, &failure) || failure.Status != 503 {
-		t.Fatalf("got %v", err)
+	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}}\nobtain:\n- {oauth2: \"https://example.com/token\"}\n" +
+		"- {get: \"https://example.com/me\", with_token: true, take: {account: id}}\nrefresh: {oauth2: \"https://example.com/token\"}\nbase_url: \"https://example.com/{{account}}\"")
+	a, err := v.obtain(d, credential(client), broker.Selection{})
+	if e := upstreamError(t, err); e.Status != 503 || !a.RefreshToken.IsZero() || len(a.Values) > 0 {
+		t.Errorf("got %+v, %+v", a, e)
 	}
-	if a.RefreshToken.Reveal() != "rotated" || a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "" {
-		t.Errorf("got %+v, want the refresh token, and what is held with it", a)
+}
+
+// TestARequestThatPresentsNoRefreshTokenRefusesNone: an invalid_grant to it is of another grant.
+func TestARequestThatPresentsNoRefreshTokenRefusesNone(t *testing.T) {
+	_, failure := refreshing(t, "- {oauth2: \"https://example.com/token\", take: {token: null, first: access_token}}\n"+
+		"- {post: \"https://example.com/exchange\", form: {subject_token: \"{{first}}\"}, take: {token: access_token}}\n", "", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path == "/exchange" {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error": "invalid_grant"}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"access_token": "a"}`))
+	})
+	if failure.Level != broker.LevelCredential {
+		t.Errorf("got level %d", failure.Level)
+	}
+}
+
+// TestWhatACallerChoseIsNobodyElsesFault: a request that cannot be made of it is refused for that choice alone. One that cannot be made of a secret may be
+// made of the former one.
+func TestWhatACallerChoseIsNobodyElsesFault(t *testing.T) {
+	twice := func(name string) string { return strings.Repeat("{{"+name+"}}", 16) }
+	for name, c := range map[string]struct {
+		define, value string
+		level         broker.Level
+	}{
+		"a computation":             {"parameters: {p: {optional: true}}\nlet: {l: {split: {of: \"{{p}}\", by: \".\", at: 1}}}\nobtain: {post: \"https://example.com/t\", form: {l: \"{{l}}\"}, take: {token: t}}", "none", broker.LevelRequest},
+		"what authenticates":        {"parameters: {p: {optional: true}}\nobtain: {post: \"https://example.com/t\", auth: {basic: [\"{{client_id}}\", \"{{p}}\"]}, take: {token: t}}", "", broker.LevelRequest},
+		"too much":                  {"parameters: {p: {optional: true}}\nlet: {a: \"" + twice("p") + "\", b: \"" + twice("a") + "\", c: \"" + twice("b") + "\"}\nobtain: {post: \"https://example.com/t\", form: {l: \"{{c}}\"}, take: {token: t}}", strings.Repeat("x", 8000), broker.LevelRequest},
+		"a computation of a secret": {"let: {l: {from_base64: \"{{client_secret}}\"}}\nobtain: {post: \"https://example.com/t\", form: {l: \"{{l}}\"}, take: {token: t}}", "", broker.LevelCredential},
+		"a token, made of a choice": {"parameters: {p: {optional: true}}\nlet: {l: {split: {of: \"{{p}}\", by: \".\", at: 1}}}\ntoken: \"{{l}}\"", "none", broker.LevelRequest},
+		"a token, made of an input": {"let: {l: {from_base64: \"{{key}}\"}}\ntoken: \"{{l}}\"", "", broker.LevelCredential},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVendor(t, jsonSays(`{"t": "t"}`))
+			d := v.define("inputs: {client_id: {}, key: {}, client_secret: {secret: true}}\n" + c.define)
+			sel := broker.Selection{}
+			if c.value != "" {
+				sel.Parameters = broker.NewPairs(map[string]string{"p": c.value})
+			}
+			_, err := v.obtain(d, credential(map[string]string{"client_id": "id", "!client_secret": "no base64, of any kind!", "key": "no base64"}), sel)
+			e := upstreamError(t, err)
+			if e.Level != c.level {
+				t.Errorf("got level %d (%s), want %d", e.Level, e.Detail, c.level)
+			}
+			if e.InvalidClient != (c.level == broker.LevelCredential && strings.Contains(c.define, "obtain")) {
+				t.Errorf("got %v: a former secret is tried where the new one may be what is wrong", e.InvalidClient)
+			}
+		})
 	}
 }

@@ -34,8 +34,8 @@ type exchange struct {
 	v        *values
 	attempts []broker.Attempt
 	see      observer
-	// spent: a request of this run has spent the refresh token.
-	spent bool
+	// spends: the request that is being made presents a refresh token. spent: one of this run did before.
+	spends, spent bool
 	// taken are the names that answers of this run brought.
 	taken map[string]bool
 	// unsent is the request that could not be made; nil: none.
@@ -68,11 +68,17 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	for _, q := range qs {
 		spends := x.Run == broker.Refresh && d.uses(q, "refresh_token")
 		a, failure := e.ask(ctx, q, spends)
+		if failure != nil && spends && failure.Lost {
+			out.RefreshToken = broker.Secret{} // an earlier answer's, and it may be spent by now
+		}
+		if a != nil && x.Run == broker.Refresh {
+			e.succeeding(q, a, &out)
+		}
 		if failure == nil {
 			failure = e.taking(q, a, &out)
 		}
 		if failure != nil {
-			return e.brought(out), e.failed(failure, spends)
+			return e.brought(out, failure), e.failed(failure, spends)
 		}
 		e.spent = e.spent || spends
 	}
@@ -98,9 +104,10 @@ func (e *exchange) keep(out *broker.Answer) {
 	}
 }
 
-// brought is what an exchange has brought that fails later: a refresh token, with what is held beside it. What was presented for it is spent.
-func (e *exchange) brought(out broker.Answer) broker.Answer {
-	if out.RefreshToken.IsZero() {
+// brought is what a refresh has brought that fails all the same: a refresh token, with what is held beside it. What was presented for it is spent. An
+// obtain can be made again, and has nothing to be kept; nor has a grant that is over.
+func (e *exchange) brought(out broker.Answer, failure *broker.UpstreamError) broker.Answer {
+	if out.RefreshToken.IsZero() || e.x.Run == broker.Obtain || failure.Level == broker.LevelGrant {
 		return broker.Answer{}
 	}
 	e.keep(&out)
@@ -131,7 +138,11 @@ func (e *exchange) failed(failure *broker.UpstreamError, spends bool) *broker.Up
 func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
 	s, ok, err := e.d.token.expand(e.v)
 	if err != nil || !ok || s == "" {
-		return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Detail: "the token cannot be computed of the credential's inputs"}
+		level := broker.LevelCredential
+		if e.chosen(e.d.named([]text{*e.d.token})) {
+			level = broker.LevelRequest
+		}
+		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: "the token cannot be computed of the credential's inputs, and of what was chosen"}
 	}
 	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
 	out.Expiry.SentAt = time.Now()
@@ -147,9 +158,10 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 	}
 	w, err := e.d.buildAt(q, u, e.v)
 	if err != nil {
-		return nil, e.cannotBuild(q, err)
+		return nil, e.cannotBuild(e.d.sent(q), q, err)
 	}
-	a, failure := e.send(ctx, q, w, spends)
+	e.spends = spends
+	a, failure := e.send(ctx, q, w)
 	if q.issuer != nil && failure != nil && moved(failure) {
 		e.d.endpoints.forget(u)
 	}
@@ -157,24 +169,24 @@ func (e *exchange) ask(ctx context.Context, q *request, spends bool) (*answer, *
 }
 
 // cannotBuild says whose fault it is that a request cannot be made of its values: the caller's where what it chose is in the
-// part that failed, the answer's before where that is, the grant's where that held it, and else the credential's.
-func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
+// part that failed, the answer's before where that is, the grant's where that held it, and else the credential's. Where err does not say which part
+// failed, it is any of these.
+func (e *exchange) cannotBuild(these []text, q *request, err error) *broker.UpstreamError {
 	e.unsent = q
 	f := &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, Detail: "the request cannot be made, and was not sent: " + err.Error()}
-	var bad *badValue
-	if !errors.As(err, &bad) {
+	names := e.d.named(these)
+	if bad := (*badValue)(nil); errors.As(err, &bad) {
+		clear(names)
+		for _, n := range bad.names {
+			e.d.behind(n, names)
+		}
+	}
+	if e.chosen(names) {
+		f.Level = broker.LevelRequest
 		return f
 	}
-	names := map[string]bool{}
-	for _, n := range bad.names {
-		e.d.behind(n, names)
-	}
 	for n := range names {
-		_, parameter := e.d.parameters[n]
 		switch {
-		case parameter, n == "scope", n == "audience", n == "resources":
-			f.Level = broker.LevelRequest
-			return f
 		case e.taken[n]:
 			f.Level = broker.LevelResponse
 		case e.x.Run == broker.Refresh && slices.Contains(e.d.held(), n) && f.Level == broker.LevelCredential:
@@ -185,20 +197,31 @@ func (e *exchange) cannotBuild(q *request, err error) *broker.UpstreamError {
 	return f
 }
 
+// chosen reports whether callers choose something of what has these names.
+func (e *exchange) chosen(names map[string]bool) bool {
+	for n := range names {
+		if _, parameter := e.d.parameters[n]; parameter || n == "scope" || n == "audience" || n == "resources" {
+			return true
+		}
+	}
+	return false
+}
+
 func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.UpstreamError) {
 	if q.issuer == nil {
 		u, err := e.d.url(q.url, e.v)
 		if err != nil {
-			return nil, e.cannotBuild(q, err)
+			return nil, e.cannotBuild([]text{q.url.written}, q, err)
 		}
 		return u, nil
 	}
 	return e.discover(ctx, q)
 }
 
-func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, spends bool) (*answer, *broker.UpstreamError) {
+// send sends a request once. Beside a failure there is the answer that says so, where one came.
+func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (*answer, *broker.UpstreamError) {
 	attempt := broker.Attempt{Start: time.Now(), Host: transport.HostPort(w.URL)}
-	came, sendErr := e.d.transport.Send(ctx, w, spends, e.x.BeforeSend)
+	came, sendErr := e.d.transport.Send(ctx, w, e.spends, e.x.BeforeSend)
 	if sendErr != nil && sendErr.Refused {
 		return nil, &broker.UpstreamError{Level: broker.LevelUpstream, Refused: true, Detail: sendErr.Detail}
 	}
@@ -216,13 +239,13 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request, s
 	if e.see != nil {
 		e.see(e, q, attempt, a, nil)
 	}
-	return nil, failure
+	return a, failure
 }
 
 // wrong is why an answer cannot be taken from; nil: it can.
 func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broker.UpstreamError {
 	if sendErr != nil && sendErr.TooLarge { // its status is there, and says whose failure it is
-		f := e.d.judge(q, a, e.x.Run)
+		f := e.d.judge(q, a, e.posed())
 		if f == nil {
 			f = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
 		}
@@ -239,7 +262,7 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		}
 		return f
 	}
-	if failure := e.d.judge(q, a, e.x.Run); failure != nil {
+	if failure := e.d.judge(q, a, e.posed()); failure != nil {
 		if failure.Level == broker.LevelScope && failure.Detail == "" && e.d.scopes != nil {
 			if there := e.d.scopes.offered(e.x.Selection.Scopes.List()); there != "" {
 				failure.Detail = "the definition knows " + there
@@ -307,6 +330,27 @@ func takesText(q *request) bool {
 	return slices.ContainsFunc(q.take, func(t take) bool { return picks(t.where) || slices.ContainsFunc(t.where.anyOf, picks) })
 }
 
+// posed is what a request of the exchange's was, for whoever judges its answer.
+func (e *exchange) posed() posed {
+	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends}
+}
+
+// succeeding takes the successor of a refresh token, whatever else is wrong with the answer that has it: what was presented for it is spent.
+func (e *exchange) succeeding(q *request, a *answer, out *broker.Answer) {
+	if a.Status < 200 || a.Status > 299 {
+		return
+	}
+	for _, t := range q.take {
+		if t.name != "refresh_token" {
+			continue
+		}
+		if v, _ := t.where.find(a); !v.absent() && unfit(t.name, v) == "" {
+			out.RefreshToken = broker.NewSecret(v.String())
+			e.v.take(t.name, v)
+		}
+	}
+}
+
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
 func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
 	if e.taken == nil {
@@ -367,7 +411,7 @@ func (e *exchange) missing(q *request, a *answer, detail string) *broker.Upstrea
 		e.see(e, q, e.attempts[len(e.attempts)-1], a, nil)
 	}
 	if said := rules.find(a); said.there {
-		return e.d.classify(rules, a, said, e.x.Run, "")
+		return e.d.classify(rules, a, said, e.posed(), "")
 	}
 	if a.unread != "" {
 		detail += ": " + a.unread

@@ -181,7 +181,7 @@ func (d *definition) refusals(run broker.Run) []string {
 		} {
 			said := saidError{there: x.code != "", spelled: x.code, code: x.code}
 			a := &answer{Answer: transport.Answer{Status: x.status, Header: http.Header{}}, parsed: true}
-			if d.classify(d.rulesOf(q), a, said, run, "").Kind() == kind {
+			if d.classify(d.rulesOf(q), a, said, posed{run == broker.Refresh, run == broker.Refresh && d.uses(q, "refresh_token")}, "").Kind() == kind {
 				answers = append(answers, x.as)
 			}
 		}

@@ -123,7 +123,7 @@ func (v *values) get(name string) (value, error) {
 		return value{}, err
 	}
 	if err != nil {
-		return value{}, fmt.Errorf("compute %s: %w", name, err)
+		return value{}, &badValue{fmt.Sprintf("compute %s: %v", name, err), []string{name}}
 	}
 	x := value{secret: true}
 	if ok {

@@ -126,6 +126,9 @@ func (u *upstream) Exchange(ctx context.Context, x broker.Exchange) (broker.Answ
 	a, refused := u.w.asked(u.b, u.life, x)
 	switch answering := u.w.park(ctx, u.b, u.life, stepAnswer); {
 	case refused == nil && answering.outcome == busy:
+		if x.Run == broker.Obtain { // it can be made again
+			return broker.Answer{}, u.failed(broker.UpstreamError{Status: 503}, 503)
+		}
 		u.w.answered(u.b, u.life, a.RefreshToken.Reveal())
 		return broker.Answer{RefreshToken: a.RefreshToken}, u.failed(broker.UpstreamError{Status: 503}, 503)
 	case answering.outcome != goesOn && answering.outcome != busy:
