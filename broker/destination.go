@@ -26,9 +26,9 @@ const (
 	// SentAs is in which part of a request something stands there that callers do not get, and what is made of it, where that is not RFC 6749's place.
 	SentAs Use = "sent"
 	// TokenFrom is where a token comes from that callers get, and its type and its scopes where that is not RFC 6749's place. Every definition
-	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which were "from" and "token", is
+	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which were "from", "token" and "tokens", is
 	// one of before.
-	TokenFrom Use = "tokens"
+	TokenFrom Use = "token from"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
 	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.

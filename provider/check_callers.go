@@ -15,16 +15,13 @@ func (c *checker) refreshTokensKept() {
 			if t.name != "token" {
 				beside = refreshTokensOf([]*request{q})
 			}
+			spots := t.where.spots(nil)
 			switch {
 			case !shown[t.name] || t.name == "refresh_token":
-			case t.where.reads(func(w *where) bool {
-				return w.path != nil && w.path.endsInRefreshToken() || slices.ContainsFunc(kept, w.sameAs)
-			}):
+			case slices.ContainsFunc(spots, func(s spot) bool { return s.namesRefreshToken() || slices.ContainsFunc(kept, s.sameAs) }):
 				c.Wrong(t.at, "take.%s: callers would get the refresh token: take it as refresh_token alone, and write refresh for how it is used", t.name)
-			case t.where.reads(func(w *where) bool {
-				whole := w.text || w.cookies || w.path != nil && len(w.path.steps) == 0 // a text has no parts that one could tell from each other
-				return whole && len(beside) > 0 || slices.ContainsFunc(beside, w.holds)
-			}), slices.ContainsFunc(kept, func(w *where) bool { return w.reads(func(w *where) bool { return w.of == t.name }) }):
+			case slices.ContainsFunc(spots, func(s spot) bool { return s.whole() && len(beside) > 0 || slices.ContainsFunc(beside, s.holds) }),
+				slices.ContainsFunc(kept, func(s spot) bool { return s.of == t.name }):
 				c.Wrong(t.at, "take.%s: callers would get what the refresh token is in: write where in the answer it is alone, as in take: {token: access_token}", t.name)
 			}
 		}
@@ -32,51 +29,62 @@ func (c *checker) refreshTokensKept() {
 }
 
 // refreshTokensOf are where refresh tokens are taken.
-func refreshTokensOf(qs []*request) (kept []*where) {
+func refreshTokensOf(qs []*request) (kept []spot) {
 	for _, q := range qs {
 		for _, t := range q.take {
 			if t.name == "refresh_token" {
-				kept = append(kept, t.where)
+				kept = append(kept, t.where.spots(nil)...)
 			}
 		}
 	}
 	return kept
 }
 
-// readsRefreshToken reports whether something that is taken may be a refresh token, or what one is in.
-func (d *definition) readsRefreshToken(w *where) bool {
-	kept := refreshTokensOf(slices.Concat(d.obtain, d.refresh))
-	return w.reads(func(w *where) bool {
-		whole := w.text || w.path != nil && len(w.path.steps) == 0
-		return whole || w.path != nil && w.path.endsInRefreshToken() || slices.ContainsFunc(kept, w.sameAs) || slices.ContainsFunc(kept, w.holds)
-	})
+// A spot is one of the places in an answer that something is taken from.
+type spot struct {
+	*where
+	// steps lead to it in a JSON document, through lists whatever is looked for in them; json: it is in one.
+	steps []step
+	json  bool
 }
 
-// reads reports whether it looks at such a place, whatever else it looks at.
-func (w *where) reads(such func(*where) bool) bool {
-	return such(w) || w.within != nil && w.within.reads(such) || slices.ContainsFunc(w.anyOf, func(x *where) bool { return x.reads(such) })
+// spots are all of them. before are the steps to where it begins.
+func (w *where) spots(before []step) (all []spot) {
+	for _, x := range w.anyOf {
+		all = append(all, x.spots(before)...)
+	}
+	if len(w.anyOf) > 0 {
+		return all
+	}
+	steps := slices.Clone(before)
+	if w.each != nil {
+		steps = append(append(steps, w.each.steps...), step{indexed: true, index: -1})
+	}
+	switch {
+	case w.within != nil:
+		return w.within.spots(steps)
+	case w.path != nil:
+		return []spot{{w, append(steps, w.path.steps...), true}}
+	}
+	return []spot{{w, nil, false}}
 }
 
-// sameAs reports whether it looks where another looks, whatever is made of it by a pattern.
-func (w *where) sameAs(other *where) bool {
-	return other.reads(func(x *where) bool {
-		return x.written == w.written || w.path != nil && x.path != nil && slices.EqualFunc(w.path.steps, x.path.steps, mayBeOne)
-	})
+// whole reports whether it is all of an answer, or of its cookies: of a text nobody can tell the parts from each other.
+func (s spot) whole() bool { return s.text || s.cookies || s.json && len(s.steps) == 0 }
+
+// sameAs reports whether it may be the same spot as another, whatever is made of it by a pattern.
+func (s spot) sameAs(other spot) bool {
+	return s.written == other.written || s.json && other.json && slices.EqualFunc(s.steps, other.steps, mayBeOne)
 }
 
-// holds reports whether the other looks at a part of what it takes.
-func (w *where) holds(other *where) bool {
-	return other.reads(func(x *where) bool {
-		switch {
-		case w.header != "":
-			cookie := x.cookie != "" && strings.EqualFold(w.header, "Set-Cookie")
-			return cookie || w.pattern == nil && strings.EqualFold(w.header, x.header)
-		case w.path == nil || x.path == nil:
-			return false
-		}
-		n := len(w.path.steps)
-		return len(x.path.steps) > n && slices.EqualFunc(w.path.steps, x.path.steps[:n], mayBeOne)
-	})
+// holds reports whether the other is a part of it.
+func (s spot) holds(other spot) bool {
+	if s.header != "" {
+		cookie := other.cookie != "" && strings.EqualFold(s.header, "Set-Cookie")
+		return cookie || s.pattern == nil && strings.EqualFold(s.header, other.header)
+	}
+	n := len(s.steps)
+	return s.json && other.json && len(other.steps) > n && slices.EqualFunc(s.steps, other.steps[:n], mayBeOne)
 }
 
 // mayBeOne reports whether two steps may lead to the same: an index that counts from the end may be any.
@@ -84,11 +92,12 @@ func mayBeOne(a, b step) bool {
 	return a == b || a.indexed && b.indexed && (a.index < 0 || b.index < 0)
 }
 
-// endsInRefreshToken reports whether the last member of a path is called a refresh token.
-func (p *path) endsInRefreshToken() bool {
-	if len(p.steps) == 0 {
-		return false
+// namesRefreshToken reports whether it is called a refresh token there: the last member of a path, a header, or a cookie.
+func (s spot) namesRefreshToken() bool {
+	name := s.header + s.cookie
+	if n := len(s.steps); n > 0 {
+		name = s.steps[n-1].member
 	}
-	name := strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(p.steps[len(p.steps)-1].member))
-	return name == "refreshtoken"
+	name = strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
+	return name == "refreshtoken" || (s.header != "" || s.cookie != "") && strings.HasSuffix(name, "refreshtoken")
 }

@@ -38,7 +38,9 @@ type flows struct {
 	told   map[takenBy]bool  // the takes of which callers get the value as it is
 	untold map[string]bool   // the names of the others
 	hidden map[string]bool   // what hides has found
-	whole  map[string][]byte // the digests of lets, by name
+	renews map[*where]bool   // what readsRefreshToken has found
+	kept   []spot            // where refresh tokens are taken
+	whole  map[naming][]byte // what digestOf has found
 	all    []flow
 	seen   map[[4]string]bool
 	before map[*request]provenances // when it is sent
@@ -47,7 +49,7 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, whole: map[string][]byte{}, hidden: map[string]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, whole: map[naming][]byte{}, hidden: map[string]bool{}, renews: map[*where]bool{}, kept: refreshTokensOf(slices.Concat(d.obtain, d.refresh)), seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
@@ -154,12 +156,12 @@ func (f *flows) carried(q *request) {
 func (f *flows) sentAs(q *request) {
 	to := q.target()
 	for _, s := range f.d.slots(q) {
-		if f.full() || s.url || !slices.ContainsFunc(s.names(), f.hides) {
+		if f.full() || !slices.ContainsFunc(s.names(), f.hides) {
 			continue
 		}
 		alone, is := s.alone()
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
-		place, made := " in "+s.where, f.made(s)
+		place, made := " in "+s.where, f.made(q, s)
 		if !is && !s.implied {
 			place += ": " + strconv.Quote(inLines(writtenAs(s.parts)))
 		}
@@ -171,6 +173,7 @@ func (f *flows) sentAs(q *request) {
 			in := cmp.Or(f.d.inputs[n], f.d.parameters[n])
 			switch {
 			case f.full() || f.d.let[n] != nil || !f.hides(n):
+			case in != nil && s.url: // no secret stands there
 			case in != nil:
 				if cut := in.cuts(); !standard || cut != "" {
 					add(in.called(n), cut+made)
@@ -179,8 +182,9 @@ func (f *flows) sentAs(q *request) {
 				if !standard {
 					add(n, made)
 				}
-			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return f.d.readsRefreshToken(o.where) }):
+			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return f.readsRefreshToken(o.where) }):
 				add("refresh_token", made)
+			case s.url:
 			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return !f.told[o.takenBy] }): // which, says nothing: a file gives names
 				add("a value of an answer", made)
 			}
@@ -188,71 +192,65 @@ func (f *flows) sentAs(q *request) {
 	}
 }
 
-// made is what is made of the names in a part of a request, and behind which others it stands: the computations, and where the one or the other depends
-// on what is there, what gives each name. Empty: it stands there as it is.
-func (f *flows) made(s slot) string {
+// made is what is made of the names in a part of a request, and in which list it stands. Where what comes out depends on what is there, it is all that
+// gives each name, too. Empty: it stands there as it is.
+func (f *flows) made(q *request, s slot) string {
 	var b strings.Builder
-	depends := len(s.behind) > 0
-	for _, t := range s.behind {
-		b.WriteString("; behind " + strconv.Quote(inLines(writtenAs(t.parts))))
+	if s.list != "" {
+		b.WriteString("; of " + s.list)
 	}
-	names := slices.Sorted(maps.Keys(f.d.named(append([]text{s.text}, s.behind...))))
-	for _, n := range names {
-		depends = depends || f.d.let[n] != nil && f.d.let[n].depends()
-	}
-	for i, n := range names {
-		x := f.d.let[n]
-		if x == nil {
+	names := slices.Sorted(maps.Keys(f.d.named(append([]text{s.text}, s.beside...))))
+	depends := s.list != "" || slices.ContainsFunc(names, func(n string) bool { return f.d.let[n] != nil && f.d.let[n].depends() })
+	told := map[string]bool{}
+	next := slices.Clone(names)
+	for len(next) > 0 && b.Len() < longestPlace/4 {
+		n := next[0]
+		next = next[1:]
+		if told[n] || f.d.let[n] == nil && !depends {
 			continue
 		}
-		if b.WriteString("; " + n + " is " + x.source); b.Len() > longestPlace/4 { // the digest of all says the rest
-			h := sha256.New()
-			for _, rest := range names[i:] {
-				h.Write(f.digests(rest))
-			}
-			b.WriteString("; and so on, by " + hex.EncodeToString(h.Sum(nil)))
-			break
-		}
+		told[n] = true
+		is, of := f.given(q, n)
+		b.WriteString("; " + n + " is " + shortened(is, longestPlace/4))
+		next = append(next, of...)
 	}
-	told := map[string]bool{}
-	var tell func(names []string)
-	tell = func(names []string) {
+	if len(next) > 0 { // the digest of all says the rest
+		h := sha256.New()
 		for _, n := range names {
-			if f.d.let[n] != nil || told[n] {
-				continue
-			}
-			told[n] = true
-			is, of := f.given(n)
-			b.WriteString("; " + n + " is " + is)
-			tell(of)
+			h.Write(f.digestOf(q, n))
 		}
-	}
-	if depends {
-		tell(names)
+		b.WriteString("; and so on, by " + hex.EncodeToString(h.Sum(nil)))
 	}
 	return b.String()
 }
 
-// digests is what a let is, with all that it is computed of.
-func (f *flows) digests(n string) []byte {
-	x := f.d.let[n]
-	if x == nil {
-		return []byte(n)
-	}
-	if f.whole[n] == nil {
-		f.whole[n] = []byte(n) // for one that is computed from itself
-		h := sha256.New()
-		h.Write([]byte(x.source))
-		for _, of := range x.names() {
-			h.Write(f.digests(of))
-		}
-		f.whole[n] = h.Sum(nil)
-	}
-	return f.whole[n]
+// A naming is a name at a request.
+type naming struct {
+	q    *request
+	name string
 }
 
-// given is what gives a name, and whether it may be absent. of are the names in its default.
-func (f *flows) given(n string) (is string, of []string) {
+// digestOf is what a name is at a request, with all that it is made of.
+func (f *flows) digestOf(q *request, n string) []byte {
+	key := naming{q, n}
+	if f.whole[key] == nil {
+		f.whole[key] = []byte(n) // for one that is computed from itself
+		h := sha256.New()
+		is, of := f.given(q, n)
+		h.Write([]byte(n + " is " + is))
+		for _, n := range of {
+			h.Write(f.digestOf(q, n))
+		}
+		f.whole[key] = h.Sum(nil)
+	}
+	return f.whole[key]
+}
+
+// given is what gives a name its value at a request: all of what a file says of it that its value depends on, and of which other names.
+func (f *flows) given(q *request, n string) (is string, of []string) {
+	if x := f.d.let[n]; x != nil {
+		return x.source, x.names()
+	}
 	in, kind := f.d.inputs[n], "an input"
 	if p := f.d.parameters[n]; p != nil {
 		in, kind = p, "a parameter"
@@ -263,29 +261,62 @@ func (f *flows) given(n string) (is string, of []string) {
 		in, kind = f.d.audience, "the audience"
 	case set != nil:
 		s := "what is asked for"
+		if set.join != " " {
+			s += ", joined by " + strconv.Quote(set.join)
+		}
 		for _, t := range set.defaults {
 			s += ", by default " + writtenAs(t.parts)
 			of = append(of, t.names()...)
 		}
 		return s, of
 	}
-	switch {
-	case in == nil:
-		is = "taken"
-		for _, q := range slices.Concat(f.d.obtain, f.d.refresh) {
-			for _, t := range q.take {
-				if t.name == n {
-					is += " from " + t.where.source
-				}
+	if in == nil {
+		var all []string
+		for _, o := range f.before[q][n] {
+			all = append(all, f.called(o)+"; of a request by "+f.asking(o.q))
+		}
+		return cmp.Or(strings.Join(all, "; or "), "nothing"), nil
+	}
+	is = kind + in.cuts()
+	if in.was != "" {
+		is += ", formerly " + in.was
+	}
+	if in.hasDefault {
+		is, of = is+", by default "+writtenAs(in.fallback.parts), in.fallback.names()
+	}
+	if in.optional {
+		is += ", or absent"
+	}
+	return is, of
+}
+
+// asking is the digest of all that a request asks: what is there, and what is not, depends on it.
+func (f *flows) asking(q *request) string {
+	if f.whole[naming{q, ""}] == nil {
+		f.whole[naming{q, ""}] = []byte{} // for one that asks by what it is answered
+		h := sha256.New()
+		h.Write([]byte(q.method + " " + q.answer))
+		for _, s := range f.d.slots(q) {
+			h.Write([]byte("; " + s.where + " is " + strconv.Quote(writtenAs(s.parts))))
+			for _, n := range slices.Sorted(maps.Keys(f.d.named([]text{s.text}))) {
+				h.Write(f.digestOf(q, n))
 			}
 		}
-		return is, nil
-	case in.hasDefault:
-		return kind + ", by default " + writtenAs(in.fallback.parts), in.fallback.names()
-	case in.optional:
-		return kind + ", or absent", nil
+		f.whole[naming{q, ""}] = h.Sum(nil)
 	}
-	return kind, nil
+	return hex.EncodeToString(f.whole[naming{q, ""}])
+}
+
+// readsRefreshToken reports whether something that is taken may be a refresh token, or what one is in.
+func (f *flows) readsRefreshToken(w *where) bool {
+	reads, known := f.renews[w]
+	if !known {
+		reads = slices.ContainsFunc(w.spots(nil), func(s spot) bool {
+			return s.whole() || s.namesRefreshToken() || slices.ContainsFunc(f.kept, func(k spot) bool { return s.sameAs(k) || s.holds(k) })
+		})
+		f.renews[w] = reads
+	}
+	return reads
 }
 
 // inLines is a text without blanks that say nothing.

@@ -48,14 +48,16 @@ func TestADefinitionIsOfBoundedSize(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ text, want string }{
 		"names":    {"name: x\ntoken: t\nlet:\n" + many(mostNames+1, "  a%d: x\n"), "1001 names; inputs, parameters, let and take together have 1000 at most"},
-		"inputs":   {"name: x\ntoken: t\ninputs:\n" + many(20000, "  a%d: {}\n"), "20000 names"},
+		"inputs":   {"name: x\ntoken: t\ninputs:\n" + many(2000, "  a%d: {}\n"), "2000 names"},
 		"requests": {"name: x\nobtain:\n" + many(mostRequests+1, "- {post: 'https://example.com/%d', take: {token: t}}\n"), "17 requests; a run has 16 at most"},
 		"flows":    {"name: x\nobtain:\n  post: https://example.com/\n  take:\n    token: t\n" + many(mostFlows, "    a%d: b\n") + "attributes:\n" + many(mostFlows, "- a%d\n"), "more than 128 ways of secrets and values"},
-		"secrets":  {"name: x\ninputs:\n" + many(mostNames-1, "  a%d: {secret: true}\n") + "obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(mostNames-1, "    a%d: '{{a%[1]d}}'\n"), "more than 128 ways of secrets and values"},
+		"secrets":  {"name: x\ninputs:\n" + many(800, "  a%d: {secret: true}\n") + "obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(800, "    a%d: '{{a%[1]d}}'\n"), "more than 128 ways of secrets and values"},
+		"values":   {"name: x\nscopes:\n  default:\n" + many(mostWords, "  - a%d\n") + "obtain: {oauth2: 'https://example.com/', auth: none}", "5013 words and values"},
+		"naming":   {"name: x\ninputs: {a: {}}\nobtain: {post: 'https://example.com/', take: {token: t}, text: '" + strings.Repeat("{{a}}", mostReferences+1) + "'}", "names something 2001 times"},
 		"lists":    {"name: x\nobtain: {post: 'https://example.com/', take: {token: t}, json: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "}", "nested deeper than 64 levels"},
 		"mappings": {"name: x\ntoken: t\nlet: {a: " + strings.Repeat("{base64: ", 2000) + "x" + strings.Repeat("}", 2000) + "}", "nested deeper than 64 levels"},
-		"words":    {"name: x\ntoken: t\n" + many(20000, "w%d: 1\n"), "and 19901 problems more"},
-		"unknown":  {"name: x\nobtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(3000, "    f%d: '{{zz}}'\n"), "nothing gives {{zz}} here"},
+		"words":    {"name: x\ntoken: t\n" + many(2000, "w%d: 1\n"), "and 1901 problems more"},
+		"unknown":  {"name: x\nobtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(1900, "    f%d: '{{zz}}'\n"), "nothing gives {{zz}} here"},
 	} {
 		got := check(t, c.text)
 		if all := strings.Join(got, "\n"); !strings.Contains(all, c.want) || len(got) > mostProblems+1 {

@@ -21,7 +21,7 @@ func asking(url string) string { return "name: x\nobtain: {get: \"" + url + "\",
 
 // moreWrongFiles are, with wrongFiles, one for each message.
 var moreWrongFiles = []string{
-	"name: x\nobtain: {post: \"https://e.com\", json: [" + strings.Repeat("a, ", mostParts) + "a], take: {token: t}}",
+	"name: x\nobtain: {post: \"https://e.com\", json: [" + strings.Repeat("a, ", mostWords) + "a], take: {token: t}}",
 	"name: x\ninputs: {a: {was: c}, b: {was: c}}\nobtain: {get: \"https://e.com/{{a}}/{{b}}\", take: {token: t}}",
 	"name: x\ninputs: {k: {secret: true}}\nobtain: {get: \"https://e.com\", query: {k: \"{{k}}\"}, take: {token: {each: l, where: {id: \"{{k}}\"}, path: t}}}",
 	"name: x\nobtain: []", "name: x\nobtain: {oauth2: {}}", "name: x\nobtain: {oauth2: \"https://e.com\", auth: none, form: {a: b}}",

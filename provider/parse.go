@@ -34,6 +34,10 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		r.Wrong(at(deep), "definition: nested deeper than %d levels; write it flatter", mostDepth)
 		return nil, r.Problems
 	}
+	if words, references := size(root); words > mostWords || references > mostReferences {
+		r.Wrong(position{}, "definition: it has %d words and values, and names something %d times; %d and %d are the most, leave some out", words, references, mostWords, mostReferences)
+		return nil, r.Problems
+	}
 	d := r.definition(root)
 	if d != nil && !r.namesUnknown {
 		r.check(d)
@@ -58,6 +62,16 @@ func deeper(n *yaml.Node, levels int) *yaml.Node {
 		}
 	}
 	return nil
+}
+
+// size is how many words, values, lists and mappings there are, and how often something is named.
+func size(n *yaml.Node) (words, references int) {
+	words, references = 1, strings.Count(n.Value, "{{")
+	for _, x := range n.Content {
+		w, r := size(x)
+		words, references = words+w, references+r
+	}
+	return words, references
 }
 
 // looksLike reports whether a document has a word of a definition.

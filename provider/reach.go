@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // behind adds a name and all that it is computed of.
@@ -40,8 +42,10 @@ type slot struct {
 	text
 	// where it is, for people, and name what it is called there; empty: nothing.
 	where, name string
-	// behind are the elements of a list that stand before it: where one of them is absent, it stands in its place.
-	behind []text
+	// list is the whole of the list that it is in, as it is written, and beside are the texts in that: where one of them is absent, what comes after stands
+	// in its place. Empty: it is in none, or is all that is in it.
+	list   string
+	beside []text
 	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query. query: it is in that, which
 	// others write down.
 	client, url, query bool
@@ -62,9 +66,13 @@ func (d *definition) slots(q *request) (all []slot) {
 			if where == inHeader {
 				s.where = where + textproto.CanonicalMIMEHeaderKey(f.name)
 			}
+			list := ""
+			if len(f.values) > 1 {
+				list = writtenList(f.values)
+			}
 			for i, t := range f.values {
 				if s.text = t; len(f.values) > 1 {
-					s.where, s.name, s.behind = fmt.Sprintf("%s%s[%d]", where, plainly(f.name), i), "", f.values[:i]
+					s.where, s.name, s.list, s.beside = fmt.Sprintf("%s%s[%d]", where, plainly(f.name), i), "", list, f.values
 				}
 				all = append(all, s)
 			}
@@ -79,7 +87,7 @@ func (d *definition) slots(q *request) (all []slot) {
 		all = append(all, slot{text: *q.cookies.whole, where: "the cookies"})
 	}
 	before, behind := atQuery(q.target().written)
-	all = append(all, slot{text: before, url: true}, slot{text: behind, where: "the URL's query", query: true}, slot{text: q.body.text, where: "the body"})
+	all = append(all, slot{text: before, where: "the URL", url: true}, slot{text: behind, where: "the URL's query", query: true}, slot{text: q.body.text, where: "the body"})
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
@@ -91,33 +99,72 @@ func (d *definition) slots(q *request) (all []slot) {
 			all = append(all, slot{text: *d.present.cookies.whole, where: "the cookies"})
 		}
 	}
-	leaves := q.body.json.texts()
-	done := 0
-	var walk func(t *tree, at string, list int)
-	walk = func(t *tree, at string, list int) { // list is which leaf is the first of the list that it is in; -1: it is in none
+	var walk func(t *tree, at string, in slot)
+	walk = func(t *tree, at string, in slot) { // in has the list that it is in
 		if t == nil {
 			return
 		}
 		if t.leaf != nil {
-			s := slot{text: *t.leaf, where: "the body, as " + at, name: at, client: post(at)}
-			if list >= 0 {
-				s.behind = leaves[list:done:done]
-			}
-			all = append(all, s)
-			done++
+			in.text, in.where, in.name, in.client = *t.leaf, "the body, as "+at, at, post(at)
+			all = append(all, in)
+		}
+		if in.list == "" && t.choosesPlace() {
+			in.list, in.beside = shortened(t.written(), longestPlace/4), t.texts()
 		}
 		for i, x := range t.list {
-			if list < 0 {
-				list = done
-			}
-			walk(x, fmt.Sprintf("%s[%d]", at, i), list)
+			walk(x, fmt.Sprintf("%s[%d]", at, i), in)
 		}
 		for _, m := range t.members {
-			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), list)
+			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), in)
 		}
 	}
-	walk(q.body.json, "", -1)
+	walk(q.body.json, "", slot{})
 	return all
+}
+
+// choosesPlace reports whether it is a list in which what stands where depends on what is there.
+func (t *tree) choosesPlace() bool {
+	return len(t.list) > 1 || len(t.list) == 1 && t.list[0].leaf == nil
+}
+
+// written is the tree on one line, but for blanks that say nothing.
+func (t *tree) written() string {
+	var b strings.Builder
+	var walk func(t *tree)
+	walk = func(t *tree) {
+		switch t.kind {
+		case treeLeaf:
+			b.WriteString(strconv.Quote(inLines(writtenAs(t.leaf.parts))))
+		case treeRaw:
+			b.WriteString(jsondoc.Text(t.raw))
+		case treeList:
+			b.WriteString("[")
+			for _, x := range t.list {
+				walk(x)
+				b.WriteString(", ")
+			}
+			b.WriteString("]")
+		case treeObject:
+			b.WriteString("{")
+			for _, m := range t.members {
+				b.WriteString(strconv.Quote(m.name) + ": ")
+				walk(m.tree)
+				b.WriteString(", ")
+			}
+			b.WriteString("}")
+		}
+	}
+	walk(t)
+	return b.String()
+}
+
+// writtenList is the same of a list of texts.
+func writtenList(texts []text) string {
+	var all []string
+	for _, t := range texts {
+		all = append(all, strconv.Quote(inLines(writtenAs(t.parts))))
+	}
+	return shortened("["+strings.Join(all, ", ")+"]", longestPlace/4)
 }
 
 // texts are the leaves of a tree, in order.

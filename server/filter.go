@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -94,8 +95,10 @@ func newComparison(field, op, value string) (comparison, error) {
 // stateNames are the states that a filter may name.
 func stateNames() string {
 	var out []string
-	for i := 1; i < len(tokenbrokerv1.CredentialState_name); i++ {
-		out = append(out, strings.TrimPrefix(tokenbrokerv1.CredentialState_name[int32(i)], "CREDENTIAL_STATE_"))
+	for _, i := range slices.Sorted(maps.Keys(tokenbrokerv1.CredentialState_name)) {
+		if i != 0 {
+			out = append(out, strings.TrimPrefix(tokenbrokerv1.CredentialState_name[i], "CREDENTIAL_STATE_"))
+		}
 	}
 	return strings.Join(out, ", ")
 }

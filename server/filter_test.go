@@ -58,3 +58,15 @@ func TestAFilterThatIsNotUnderstoodIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAFilterNamesTheStatesThereAre(t *testing.T) {
+	got := strings.Split(stateNames(), ", ")
+	if len(got) != len(tokenbrokerv1.CredentialState_name)-1 || got[len(got)-1] != "HELD" {
+		t.Errorf("got %q", got)
+	}
+	for _, name := range got {
+		if _, ok := tokenbrokerv1.CredentialState_value["CREDENTIAL_STATE_"+name]; !ok {
+			t.Errorf("%q is none", name)
+		}
+	}
+}
