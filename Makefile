@@ -17,11 +17,13 @@ NODE_VERSION          := 22.20.0
 
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
+# Of a release: v1.2.3. Empty is a development version.
+VERSION =
 COVERED := ./broker/... ./provider/... ./store/...
 # What make quick leaves out, because it takes long: the whole product, herds, explored schedules, real Redis servers; of the processes it runs the scripts.
 SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis$$|/cmd/tokenbroker$$
 
-.PHONY: all help build generate lint lint-image quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
+.PHONY: all help build sbom licenses generate lint lint-image quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -29,8 +31,14 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{ n = split($$2, w, " "); line = sprintf("  make %-10s", $$1); \
 		for (i = 1; i <= n; i++) { if (length(line) + length(w[i]) > 78) { print line; line = sprintf("%17s", "") } line = line " " w[i] } print line }'
 
-build: ## the tokenbroker command, into bin/
-	CGO_ENABLED=0 go build -trimpath -o bin/tokenbroker ./cmd/tokenbroker
+build: ## the tokenbroker command, into bin/; its version is VERSION
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tokenbroker ./cmd/tokenbroker
+
+sbom: build ## bin/tokenbroker.cdx.json: what is in the command that make build makes, in CycloneDX
+	go run -C internal/sbom . -version "$(VERSION)" ../../bin/tokenbroker ../../bin/tokenbroker.cdx.json
+
+licenses: ## THIRD_PARTY_LICENSES, after a change of go.mod: read what is new in it
+	go test -C internal/sbom . -count 1 -run '^TestTheListOfLicencesIsThatOfTheBinary$$' -update
 
 demo: ## the main job, on the embedded store, once
 	go run ./cmd/tokenbroker demo --once
@@ -88,6 +96,7 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 		PATH="$(BIN):$$PATH" $(BIN)/buf generate proto -o "$$dir" && \
 		diff -r "$$dir/gen" gen || { echo "gen is not what buf writes: run make generate"; exit 1; }
 	$(BIN)/golangci-lint run
+	cd internal/sbom && $(BIN)/golangci-lint run
 
 test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf, grpcurl, compose-spec, and oidc-provider with Node.js
 	@scripts/need-cc
@@ -97,9 +106,12 @@ test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/co
 quick: ## most tests, without the race detector, in a minute or two: for a change at hand
 	go test -short $$(go list ./... | grep -vE '$(SLOW)')
 	go test -run '^TestScripts$$' ./cmd/tokenbroker
+	go test -C internal/sbom -short -count 1 .
 
+# The last look at files outside of their module, which the test cache does not see.
 test: test-deps ## all tests, with the race detector; a line for each package when it has ended
 	PATH="$(BIN):$$PATH" TOKENBROKER_TEST_TOOLS=$(BIN) scripts/test-all -race -timeout 20m
+	go test -C internal/sbom -race -count 1 .
 
 cover: ## coverage of broker, provider and store
 	go test -coverprofile=coverage.out -coverpkg=$$(echo $(COVERED) | tr ' ' ',') ./...
@@ -126,6 +138,7 @@ fuzz: ## every fuzz target for FUZZTIME (60s), and how often each was executed
 
 tidy: ## go.mod and go.sum
 	go mod tidy
+	cd internal/sbom && go mod tidy
 
 clean: ## remove what make built
 	rm -rf bin .bin coverage.out

@@ -48,6 +48,7 @@ var may = map[string][]string{
 	"internal/heapfloor":             {},
 	"examples/call":                  {"gen/tokenbroker/v1"},
 	"internal/project":               {},
+	"internal/sbom":                  {},
 	"cmd/tokenbroker": {
 		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/operator",
 		"cmd/tokenbroker/internal/settings",
