@@ -80,7 +80,7 @@ func TestTheSameSourcesGiveTheSameBytes(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(ctx, "sh", "-euc", command)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), append([]string{"GOFLAGS=", "MAKEFLAGS=", "PWD=" + dir}, env...)...)
+		cmd.Env = append(os.Environ(), append([]string{"GOFLAGS=-buildvcs=auto", "MAKEFLAGS=", "PWD=" + dir}, env...)...)
 		cmd.WaitDelay = time.Second
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", command, err, out)
