@@ -19,6 +19,8 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
 # The directories that the broker's user may write to. A volume that is new takes owner and mode of the one it is mounted on:
 # /data has store and sockets, /keys is for a key that several brokers share, /demo for `demo upstream`, /tmp for `demo`.
 RUN install -d -m 0700 /out/dirs/data /out/dirs/keys /out/dirs/demo /out/dirs/tmp
+# The licences of what the binary is made of ask that their texts go with it.
+RUN install -m 0644 LICENSE THIRD_PARTY_LICENSES /out/
 
 FROM scratch
 ARG VERSION=
@@ -31,6 +33,8 @@ LABEL org.opencontainers.image.title="tokenbroker" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /out/dirs/ /
+COPY --from=build /out/LICENSE /licenses/LICENSE
+COPY --from=build /out/THIRD_PARTY_LICENSES /licenses/THIRD_PARTY_LICENSES
 COPY --from=build /out/tokenbroker /tokenbroker
 # Commands in the container, health checks among them, ask the broker through its socket, wherever else it listens.
 # (What hadolint takes for a secret is the program's name, which has TOKEN in it.)

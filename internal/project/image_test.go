@@ -145,8 +145,9 @@ func TestTheDockerfileMakesAnImageOfTheBinaryAlone(t *testing.T) {
 			t.Errorf("COPY %s is not from the stage that builds: %s", from, c.flags)
 		}
 	}
-	if len(copies) != 3 || copies["/tokenbroker"].name == "" || copies["/etc/ssl/certs/ca-certificates.crt"].name == "" {
-		t.Errorf("got %v in the image, want the binary, the CA certificates and the directories", copies)
+	if len(copies) != 5 || copies["/tokenbroker"].name == "" || copies["/etc/ssl/certs/ca-certificates.crt"].name == "" ||
+		copies["/licenses/LICENSE"].name == "" || copies["/licenses/THIRD_PARTY_LICENSES"].name == "" {
+		t.Errorf("got %v in the image, want the binary, the CA certificates, the licences and the directories", copies)
 	}
 	if own := "--chown=65532:65532"; !slices.Contains(copies["/"].flags, own) || slices.Contains(copies["/tokenbroker"].flags, own) {
 		t.Error("the directories must be the user's, and the binary must not")
@@ -234,7 +235,7 @@ func TestTheImageIsBuiltFromWhatItNeedsAndNothingSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	needs := []string{"go.mod", "go.sum"}
+	needs := []string{"go.mod", "go.sum", "LICENSE", "THIRD_PARTY_LICENSES"}
 	for line := range strings.Lines(string(out)) {
 		if line = strings.TrimSpace(line); line != "" {
 			rel, err := filepath.Rel(top, line)
