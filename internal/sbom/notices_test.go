@@ -64,7 +64,7 @@ func TestTheListOfLicencesIsThatOfTheBinary(t *testing.T) {
 	file := filepath.Join(root, "THIRD_PARTY_LICENSES")
 	want := notices(b)
 	if *update {
-		if err := os.WriteFile(file, want, 0o600); err != nil {
+		if err := os.WriteFile(file, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
