@@ -13,6 +13,9 @@ const most = 64
 func Nearest(written string, candidates []string) string {
 	best, near := "", max(len(written)/3, 1)+1
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
+		if apart := len(c) - len(written); max(apart, -apart) >= near {
+			continue // further apart than the nearest until now
+		}
 		if d := distance(strings.ToLower(written), strings.ToLower(c)); d < near {
 			best, near = c, d
 		}
@@ -25,8 +28,9 @@ func distance(a, b string) int {
 	if len(a) > most || len(b) > most {
 		return most
 	}
-	older, old, row := []int(nil), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range old {
+	var rows [3][most + 1]int
+	older, old, row := &rows[0], &rows[1], &rows[2]
+	for j := range len(b) + 1 {
 		old[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
@@ -41,7 +45,7 @@ func distance(a, b string) int {
 				row[j] = min(row[j], older[j-2]+1)
 			}
 		}
-		older, old, row = old, row, make([]int, len(b)+1)
+		older, old, row = old, row, older
 	}
 	return old[len(b)]
 }
