@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -190,6 +191,28 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 // ServeMetrics answers GET /metrics on the listener until ctx ends, to whoever asks this machine by its own name.
 func (s *Server) ServeMetrics(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", ownHost(promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{})))
+	mux.Handle("GET /metrics", ownHost(s.shown()))
 	return ServeHTTP(ctx, l, mux, s.log)
+}
+
+// ServeProbes answers on the listener until ctx ends, whoever asks, by whichever name: GET /livez while the process answers, GET /readyz with 503 while
+// health says that it is not serving, and GET /metrics. None of these is about a credential, or does anything.
+func (s *Server) ServeProbes(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.shown())
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		is, err := s.health.Check(r.Context(), &healthv1.HealthCheckRequest{})
+		if err != nil || is.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+			http.Error(w, healthv1.HealthCheckResponse_NOT_SERVING.String(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, is.GetStatus().String()+"\n")
+	})
+	return ServeHTTP(ctx, l, mux, s.log)
+}
+
+// shown are the metrics, in Prometheus' format.
+func (s *Server) shown() http.Handler {
+	return promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{})
 }

@@ -54,6 +54,14 @@ func (r *Running) listen(ctx context.Context) error {
 		opened(l, func(l net.Listener) error { return r.server.ServeMetrics(ctx, l) })
 		r.Metrics = l.Addr().String()
 	}
+	if a := r.settings.ProbesListen; a != "" && a != "none" {
+		l, err := openTCP(ctx, a, "probes_listen")
+		if err != nil {
+			return err
+		}
+		opened(l, func(l net.Listener) error { return r.server.ServeProbes(ctx, l) })
+		r.Probes = l.Addr().String()
+	}
 	admin, err := listenUnix(ctx, filepath.Join(r.settings.DataDir, settings.AdminSocket))
 	if err != nil {
 		return err
@@ -80,15 +88,24 @@ func (r *Running) answer(ctx context.Context) {
 
 // listenTCP listens on a loopback address; setting is what names it.
 func listenTCP(ctx context.Context, address, setting string) (net.Listener, error) {
+	l, err := openTCP(ctx, address, setting)
+	if err != nil {
+		return nil, err
+	}
+	if err := server.CheckLocal(l.Addr()); err != nil {
+		return nil, console.WrongInput(errors.Join(err, l.Close()))
+	}
+	return l, nil
+}
+
+// openTCP listens on any address.
+func openTCP(ctx context.Context, address, setting string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("listen on %s: another process has this port: another broker? Stop that one, or set %s to another port", address, setting)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s (%s): %w", address, setting, err)
-	}
-	if err := server.CheckLocal(l.Addr()); err != nil {
-		return nil, console.WrongInput(errors.Join(err, l.Close()))
 	}
 	return l, nil
 }
@@ -125,6 +142,9 @@ func (r *Running) banner() string {
 	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
 	if r.Metrics != "" {
 		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)
+	}
+	if r.Probes != "" {
+		fmt.Fprintf(&b, "; probes on http://%s", r.Probes)
 	}
 	return b.String()
 }

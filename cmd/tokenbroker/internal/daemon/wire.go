@@ -32,9 +32,11 @@ type Running struct {
 	disk   *disk
 	broker *engine.Broker
 	server *server.Server
-	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, empty: nowhere.
+	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, and
+	// Probes where other machines find it with /livez and /readyz; empty: nowhere.
 	Addresses []string
 	Metrics   string
+	Probes    string
 	Registry  *prometheus.Registry
 	listeners []listener
 	firstRun  bool

@@ -74,6 +74,7 @@ func TestStartBroker(t *testing.T) {
 	s := startable(t)
 	for name, change := range map[string]func(*settings.Settings){
 		"taken address": func(s *settings.Settings) { s.Listen = []string{"127.0.0.1:0", taken.Addr().String()} },
+		"taken probes":  func(s *settings.Settings) { s.ProbesListen = taken.Addr().String() },
 		"taken metrics": func(s *settings.Settings) { s.MetricsListen = taken.Addr().String() },
 		"bad setting":   func(s *settings.Settings) { s.UpstreamConcurrency = 0 },
 		"bad CA":        func(s *settings.Settings) { s.UpstreamCAFile = os.Args[0] },
@@ -87,12 +88,12 @@ func TestStartBroker(t *testing.T) {
 			}
 		})
 	}
-	s.MetricsListen = "127.0.0.1:0"
+	s.MetricsListen, s.ProbesListen = "127.0.0.1:0", "127.0.0.1:0"
 	r, err := Start(t.Context(), s, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "answering on " + r.Addresses[0] + ", unix:" + s.DataDir + "/tokenbroker.sock; metrics on http://" + r.Metrics + "/metrics"
+	want := "answering on " + r.Addresses[0] + ", unix:" + s.DataDir + "/tokenbroker.sock; metrics on http://" + r.Metrics + "/metrics; probes on http://" + r.Probes
 	if got := r.banner(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -40,6 +40,7 @@ type Settings struct {
 	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
 	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
 	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
+	ProbesListen    string        `name:"probes-listen" env:"TOKENBROKER_PROBES_LISTEN" default:"none" help:"Where other machines, such as a kubelet or Prometheus, find /livez, /readyz and /metrics, and nothing else: any address, such as :7422. none: nowhere."`
 	ProvidersDir    string        `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
 	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
 	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
@@ -208,6 +209,16 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if a := s.MetricsListen; a != "none" && a != "" {
 		checkListen("metrics_listen", "", a, bad)
+	}
+	if a := s.ProbesListen; a != "none" && a != "" {
+		switch host, port, err := net.SplitHostPort(a); {
+		case err != nil:
+			bad("probes_listen", "it is not host:port")
+		case host != "" && host != "localhost" && net.ParseIP(host) == nil:
+			bad("probes_listen", "a name may stand for any address: write the address, or none before the colon for all of this machine's")
+		case !isPort(port):
+			bad("probes_listen", "a port is a number up to 65535; 0 is one that is free")
+		}
 	}
 	s.boundProblems(bad)
 	s.RedisProblems(bad)
