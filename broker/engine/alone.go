@@ -26,7 +26,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 		}
 	}
 	if p.need.fresh || p.need.stored || p.asked {
-		return outcome{entry: p.fallback(last), failure: why}, false
+		return outcome{failure: why}, false
 	}
 	k := p.l.known.Load()
 	if k == nil || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {

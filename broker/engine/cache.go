@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,14 +128,30 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 	return e.local || e.trouble.Load() != nil || c.old(e, now)
 }
 
-// put caches an answer that the store confirmed at a moment, and returns its entry. moved is what the line had moved to before that: errAgain if the
-// answer was dropped since. Where something else may have changed, whoever waits gets it, and the next asks again.
+// put caches an answer that the store confirmed at a moment, under every name that this process has the token by, and returns its entry. moved is what
+// the line had moved to before that: errAgain if the answer was dropped since. Where something else may have changed, whoever waits gets it, and the next
+// asks again.
 func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*entry, error) {
+	return c.putOver(l, a, confirmed, moved, func(*entry) bool { return true })
+}
+
+// found is put of what was read, which is returned also where what is in place may stay: what was read or stored after it, and unless better what only
+// this process has, which came after it.
+func (c *cache) found(l *line, a offer, s seen, better bool) (*entry, error) {
+	return c.putOver(l, a, s.at, s.moved, func(was *entry) bool {
+		if was.local {
+			return better || was.mark != a.mark
+		}
+		return was.mark == a.mark || broker.Moment(was.confirmed.Load()) <= s.at
+	})
+}
+
+func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo, over func(was *entry) bool) (*entry, error) {
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gone, doubtful := l.moves.since(moved, e)
-	if gone {
+	if gone || l.outdates(e) {
 		return nil, errAgain
 	}
 	if e.pending {
@@ -146,20 +163,37 @@ func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*
 	case doubtful: // there is no other
 		c.age(e)
 	}
-	was := l.entries[a.lookup]
-	l.entries[a.lookup] = e
-	c.entries.Set(a.lookup, e)
+	if was := l.entries[a.lookup]; was == nil || over(was) {
+		c.place(e)
+	}
+	for _, was := range slices.Clone(l.tokens[a.target.token.Token]) {
+		if was.lookup == a.lookup || e.local || was.mark == a.mark || broker.Moment(was.confirmed.Load()) > confirmed {
+			continue
+		}
+		named := a
+		named.lookup = was.lookup
+		c.place(c.entryOf(l, named, confirmed))
+	}
+	return e, nil
+}
+
+// place has an entry served under its name; the caller holds mu.
+func (c *cache) place(e *entry) {
+	l, was := e.line, e.line.entries[e.lookup]
+	l.leave(was)
+	l.entries[e.lookup] = e
+	l.tokens[e.target.token.Token] = append(l.tokens[e.target.token.Token], e)
+	c.entries.Set(e.lookup, e)
 	c.ask(e)
 	if was == nil || !was.same(e) {
 		l.wake(&l.changed)
-		return e, nil
+		return
 	}
 	e.trouble.Store(was.trouble.Load()) // how its refresh does
 	e.refreshFrom.Store(max(e.refreshFrom.Load(), was.refreshFrom.Load()))
 	if c.old(was, c.clock.Now().At) {
 		l.wake(&l.changed)
 	}
-	return e, nil
 }
 
 // same reports whether another entry is of the same stored token, shown in the same way.
@@ -234,21 +268,42 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 	return len(ids)
 }
 
-// outdate drops the entry of a key where what has been read since says that its token is over: it is not served for a store that goes away then. What is
-// there may be one that is on its way to the store, and has arrived.
-func (c *cache) outdate(key lookup, s seen) {
-	there := c.peek(key)
-	if there == nil || there.pending || there.mark.TokenRevision == s.view.Mark.TokenRevision || broker.Moment(there.confirmed.Load()) > s.at {
-		return
-	}
-	c.drop(key.name, func(e *entry) bool { return e == there }, false)
+// outdate drops what this process has of a token of which was read that there is none any more that could be served: it is not served for a store that
+// goes away then. What only this process has is none of it, unless it has arrived there.
+func (c *cache) outdate(key broker.TokenKey, s seen) {
+	there := s.view.Token
+	c.drop(key.Credential, func(e *entry) bool {
+		switch {
+		case e.target.token.Token != key.Token, broker.Moment(e.confirmed.Load()) > s.at:
+			return false
+		case e.local:
+			return there != nil && there.Rejected && there.ID == e.issued.ID
+		}
+		return e.mark.TokenRevision != s.view.Mark.TokenRevision
+	}, false)
 }
 
-// arrived is for an entry that is on its way to the store no more.
-func (c *cache) arrived(e *entry) {
+// learn notes a credential that was read at a moment, and drops what is none of its tokens.
+func (c *cache) learn(l *line, read broker.Credential, at broker.Moment) {
+	l.learn(read, at)
+	c.drop(l.name, l.outdates, false)
+}
+
+// arrived is for an entry that is on its way to the store no more: one that is there is served as any other. stored is the mark that it has there, as of
+// a moment at which the line had moved so far; zero: it is not there, as far as is known.
+func (c *cache) arrived(e *entry, stored broker.Mark, at broker.Moment, moved movedTo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(e.line.pending, e)
+	if stored != (broker.Mark{}) && e.line.entries[e.lookup] == e {
+		a := e.offer
+		a.mark, a.local, a.pending = stored, false, false
+		there := c.entryOf(e.line, a, at)
+		if _, doubtful := e.line.moves.since(moved, there); doubtful {
+			c.age(there)
+		}
+		c.place(there)
+	}
 	c.tidy(e.line)
 }
 
@@ -304,7 +359,7 @@ func (c *cache) doubtEntry(e *entry) {
 // remove takes an entry out; the caller holds mu. Its line stays as long as somebody holds it.
 func (c *cache) remove(key lookup, e *entry) {
 	e.dropped.Store(true)
-	delete(e.line.entries, key)
+	e.line.leave(e)
 	delete(c.asked, e)
 	c.entries.Invalidate(key)
 }
@@ -314,9 +369,7 @@ func (c *cache) evicted(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.asked, e)
-	if e.line.entries[e.lookup] == e {
-		delete(e.line.entries, e.lookup)
-	}
+	e.line.leave(e)
 	c.tidy(e.line)
 }
 

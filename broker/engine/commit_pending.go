@@ -154,14 +154,17 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
 // dropped again: also where an answer was lost, and only the commit that is repeated says that it is there.
 func (b *Broker) commitBehind(p *pending, o broker.Outcome, e *entry) {
+	var asked broker.Moment
+	var moved movedTo
 	store := func(ctx context.Context) (broker.Committed, error) {
 		if e.dropped.Load() {
 			o.Token = nil
 		}
+		asked, moved = b.clock.Now().At, e.line.moves.now()
 		return p.lease.Commit(ctx, o)
 	}
 	b.behind(p, false, storeRetry, store, func(done broker.Committed, err error) {
-		defer b.cache.arrived(e)
+		defer func() { b.cache.arrived(e, done.Mark, asked, moved) }()
 		for e.dropped.Load() && (err != nil || done.Token) { // one that was given up may have arrived
 			ctx, cancel := b.briefly(b.stopping)
 			_, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})

@@ -175,11 +175,6 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 				return out
 			}
 		}
-		if e := p.fallback(last); e != nil || !b.cache.shared || last == nil || last.view.Token == nil {
-			return outcome{entry: e, failure: f}
-		}
-		// What this flight has read cannot be served: it was too long ago, or something has moved since. The cache may hold what was
-		// confirmed meanwhile.
 		return outcome{entry: p.served(), failure: f}
 	}
 }

@@ -13,10 +13,11 @@ import (
 // A line is what this process knows of one credential beside its tokens. It lives while flights, watches or entries refer to it.
 type line struct {
 	name broker.CredentialName
-	// holders, entries and pending are guarded by cache.mu. pending are those that were handed out and are on their way to the store, whatever
-	// is in the cache by now.
+	// holders, entries, tokens and pending are guarded by cache.mu. tokens are the entries by the token's key: one may have many names. pending are
+	// those that were handed out and are on their way to the store, whatever is in the cache by now.
 	holders int
 	entries map[lookup]*entry
+	tokens  map[[32]byte][]*entry
 	pending map[*entry]struct{}
 
 	// known is the credential as it was last read.
@@ -63,9 +64,27 @@ type rejection struct {
 
 func newLine(name broker.CredentialName) *line {
 	return &line{
-		name: name, entries: map[lookup]*entry{}, pending: map[*entry]struct{}{}, turn: make(chan struct{}, 1),
+		name: name, entries: map[lookup]*entry{}, tokens: map[[32]byte][]*entry{}, pending: map[*entry]struct{}{}, turn: make(chan struct{}, 1),
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
+}
+
+// leave takes an entry out, if it is in; the caller holds cache.mu.
+func (l *line) leave(e *entry) {
+	if e == nil || l.entries[e.lookup] != e {
+		return
+	}
+	delete(l.entries, e.lookup)
+	key := e.target.token.Token
+	if l.tokens[key] = slices.DeleteFunc(l.tokens[key], func(o *entry) bool { return o == e }); len(l.tokens[key]) == 0 {
+		delete(l.tokens, key)
+	}
+}
+
+// outdates reports whether an entry's token is none of the credential as it is known by now.
+func (l *line) outdates(e *entry) bool {
+	k, was := l.known.Load(), e.credential
+	return k != nil && (k.credential.Disabled || k.credential.Incarnation != was.Incarnation || k.credential.Version != was.Version || k.credential.Epoch != was.Epoch)
 }
 
 // learn notes a credential that was read at a moment.

@@ -88,11 +88,10 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
 	if s.view.Credential.Revision != t.credential.Revision {
-		p.l.learn(s.view.Credential, s.at)
+		p.b.cache.learn(p.l, s.view.Credential, s.at)
 		return nil, nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, s.at)
-	p.b.cache.outdate(p.key, s)
 	e, err := p.act(ctx, t, s, takesTurns)
 	return e, &s, err
 }
@@ -101,13 +100,11 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 // goes for it at a time, and looks after its turn has come.
 func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*entry, error) {
 	b, now := p.b, p.b.clock.Now()
-	var stored offer
-	good := decide(s.view.Token, now.Wall, p.need) != fetch
-	if good {
-		var err error
-		stored, err = b.offer(t, s.view.Token, s.view.Mark)
-		good = err == nil // else the definition presents something that this token does not have: another is needed
+	stored, err := p.found(t, s)
+	if err != nil {
+		return nil, err
 	}
+	good := stored != nil && decide(s.view.Token, now.Wall, p.need) != fetch
 	local := b.cache.peek(p.key)
 	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
 		b.cache.confirm(local, s.at)
@@ -123,7 +120,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	}.plan()
 	switch next.step {
 	case serveStored:
-		return b.cache.put(p.l, stored, s.at, s.moved)
+		return stored, nil
 	case serveLocal:
 		return local, nil
 	case fail:
@@ -162,42 +159,31 @@ func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) e
 		}
 		return p.b.storeFailure(p.key.name, readErr)
 	case there.Revision != c.Revision:
-		p.l.learn(there, read)
+		p.b.cache.learn(p.l, there, read)
 		return errAgain
 	}
 	return err
 }
 
-// fallback is the entry that is served although something better was wanted; nil: none. It is not cached: a flight that
-// fails changes nothing, and what was read may have been dropped since, of which the line tells, or too long ago to be served.
-func (p *pursuit) fallback(s *seen) *entry {
-	b, now := p.b, p.b.clock.Now()
-	if s == nil || p.trial.on || !fallback(s.view.Token, now.Wall, need{rejected: p.need.rejected}) {
-		return nil
+// found has what has been read, where it can be served, take the place of whatever this process has of that token, and returns its entry, whatever the
+// flight needs: what fails later fails with it in the cache. nil: it cannot be served, and what was there before is over.
+func (p *pursuit) found(t target, s seen) (*entry, error) {
+	b, now := p.b, p.b.clock.Now().Wall
+	if decide(s.view.Token, now, need{}) != fetch {
+		// Where the definition presents something that this token does not have, another is needed.
+		if a, err := b.offer(t, s.view.Token, s.view.Mark); err == nil {
+			return b.cache.found(p.l, a, s, decide(s.view.Token, now, p.need) != fetch)
+		}
 	}
-	if b.cache.shared && now.At.Sub(s.at) >= b.cache.bound {
-		return nil
-	}
-	t, err := b.resolve(p.key, s.view.Credential)
-	if err != nil {
-		return nil
-	}
-	a, err := b.offer(t, s.view.Token, s.view.Mark)
-	if err != nil {
-		return nil
-	}
-	e := b.cache.entryOf(p.l, a, s.at)
-	if _, doubtful := p.l.moves.since(s.moved, e); doubtful {
-		return nil
-	}
-	return e
+	b.cache.outdate(t.token, s)
+	return nil, nil
 }
 
-// served is the entry that is in the cache, and trusted, where what this flight has read is too old.
+// served is the entry that is in the cache, and trusted, although something better was wanted; nil: none.
 func (p *pursuit) served() *entry {
 	n := need{rejected: p.need.rejected}
 	e, v := p.b.cache.look(p.key, n, p.b.clock.Now(), p.b.upstream.Revision())
-	if v == fetch {
+	if v == fetch || p.trial.on {
 		return nil
 	}
 	return e

@@ -123,7 +123,7 @@ func (b *Broker) credential(ctx context.Context, l *line) (broker.Credential, er
 	if err != nil {
 		return c, b.storeFailure(l.name, err)
 	}
-	l.learn(c, read)
+	b.cache.learn(l, c, read)
 	return c, nil
 }
 
