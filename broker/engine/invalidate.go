@@ -76,9 +76,12 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	return b.drop(ctx, i.Credential, m, nil, named, what)
 }
 
-// ofToken matches the entries of a token: by its id or, where that is empty, by the token itself.
+// ofToken matches the entries of a token that is not rejected yet: by its id or, where that is empty, by the token itself.
 func ofToken(id string, token broker.Secret) func(*entry) bool {
 	return func(e *entry) bool {
+		if e.issued.Rejected {
+			return false
+		}
 		return id != "" && e.issued.ID == id || !token.IsZero() && e.issued.Values["token"].Equal(token)
 	}
 }

@@ -34,9 +34,13 @@ func droppedSelection(s broker.Selection) dropped {
 	return sha256.Sum256([]byte("selection " + strings.Join(s.Canonical(), "\x00")))
 }
 
-// are the drops that an entry would have gone by.
+// are the drops that an entry would have gone by: one that is rejected already, and served for that its upstream has no other, by none of its id.
 func (e *entry) are() [3]dropped {
-	return [3]dropped{droppedID(e.issued.ID), droppedSelection(e.sel), droppedSelection(e.chosen)}
+	are := [3]dropped{{}, droppedSelection(e.sel), droppedSelection(e.chosen)}
+	if !e.issued.Rejected {
+		are[0] = droppedID(e.issued.ID)
+	}
+	return are
 }
 
 // dropsKept is how many drops are known by what they dropped, 32 KiB: more than the store confirms while anything is read. Of those before, whatever

@@ -381,3 +381,82 @@ func TestWhoWaitsForOneGrantAsksAsOne(t *testing.T) {
 		waiting.Wait()
 	})
 }
+
+// TestWhoInvalidatesARejectedTokenAgainTakesItFromNobody: the upstream hands out one token until it ends; it was rejected, and is served all the same. To
+// reject it once more, by whichever call, changes nothing.
+func TestWhoInvalidatesARejectedTokenAgainTakesItFromNobody(t *testing.T) {
+	for name, again := range map[string]func(w *world, id string){
+		"Invalidate, by its id": func(w *world, id string) {
+			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", TokenID: id})
+		},
+		"Invalidate, by itself": func(w *world, _ string) {
+			_, _ = w.Invalidate(context.Background(), rude, engine.Invalidation{Credential: "main", AccessToken: broker.NewSecret("the one")})
+		},
+		"GetToken": func(w *world, id string) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_, _ = w.Token(ctx, rude, engine.Request{Credential: "main", RejectedTokenID: id})
+		},
+	} {
+		for _, shared := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, shared: %v", name, shared), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					ends := time.Now().Add(time.Hour)
+					up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+						return token("the one", time.Until(ends)), nil
+					}}
+					var w *world
+					if shared {
+						w = newReplicas(t, 1, up)[0].world
+					} else {
+						w = newWorld(t, up)
+					}
+					w.create("main", nil)
+					id := w.mustGet("main").Token.ID
+					sleep(5 * time.Minute)
+					drop := func() broker.Dropped {
+						d, err := w.Invalidate(t.Context(), rude, engine.Invalidation{Credential: "main", TokenID: id})
+						if err != nil {
+							t.Fatal(err)
+						}
+						return d
+					}
+					for range 3 { // each time the upstream is asked, and has no other for longer
+						drop()
+						w.mustGet("main")
+					}
+					drop()
+					if d := drop(); d.Count != 0 || !d.Matched {
+						t.Fatalf("got %+v, want one that is rejected already", d)
+					}
+					w.mustGet("main")
+					before := len(w.up.exchanges())
+					w.backend.Set(away(3 * time.Millisecond))
+					stop := make(chan struct{})
+					go func() {
+						for {
+							select {
+							case <-stop:
+								return
+							case <-time.After(2 * time.Millisecond):
+								go again(w, id)
+							}
+						}
+					}()
+					for range 20 {
+						sleep(500 * time.Millisecond)
+						ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+						if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
+							t.Error(err)
+						}
+						cancel()
+					}
+					close(stop)
+					w.backend.Set(hooksNone)
+					sleep(time.Second)
+					w.wantExchanges(before)
+				})
+			})
+		}
+	}
+}
