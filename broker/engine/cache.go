@@ -154,7 +154,7 @@ func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo
 	if gone || l.outdates(e) {
 		return nil, errAgain
 	}
-	if e.pending {
+	if e.pending != nil {
 		l.pending[e] = struct{}{}
 	}
 	switch {
@@ -289,6 +289,18 @@ func (c *cache) learn(l *line, read broker.Credential, at broker.Moment) {
 	c.drop(l.name, l.outdates, false)
 }
 
+// undelivered reports whether a token was dropped on its way to the store, and may have arrived there, where nobody knows that yet.
+func (c *cache) undelivered(l *line, t *broker.Issued) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for e := range l.pending {
+		if t != nil && e.dropped.Load() && e.issued.ID == t.ID {
+			return true
+		}
+	}
+	return false
+}
+
 // arrived is for an entry that is on its way to the store no more: one that is there is served as any other. stored is the mark that it has there, as of
 // a moment at which the line had moved so far; zero: it is not there, as far as is known.
 func (c *cache) arrived(e *entry, stored broker.Mark, at broker.Moment, moved movedTo) {
@@ -297,7 +309,7 @@ func (c *cache) arrived(e *entry, stored broker.Mark, at broker.Moment, moved mo
 	delete(e.line.pending, e)
 	if stored != (broker.Mark{}) && e.line.entries[e.lookup] == e {
 		a := e.offer
-		a.mark, a.local, a.pending = stored, false, false
+		a.mark, a.local, a.pending = stored, false, nil
 		there := c.entryOf(e.line, a, at)
 		if _, doubtful := e.line.moves.since(moved, there); doubtful {
 			c.age(there)

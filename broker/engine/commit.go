@@ -38,10 +38,10 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):
-		shown.pending = true
+		shown.pending = end
 		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at) // nobody has decided: all since the reading counts
 		if err == nil {
-			b.commitBehind(end, o, e)
+			b.commitBehind(o, e)
 		} else {
 			b.behind(end, false, 0, end.release, nil)
 		}

@@ -152,8 +152,8 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 }
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
-// dropped again: also where an answer was lost, and only the commit that is repeated says that it is there.
-func (b *Broker) commitBehind(p *pending, o broker.Outcome, e *entry) {
+// dropped again: also where an answer was lost, or it was given up, and it has arrived all the same.
+func (b *Broker) commitBehind(o broker.Outcome, e *entry) {
 	var asked broker.Moment
 	var moved movedTo
 	store := func(ctx context.Context) (broker.Committed, error) {
@@ -161,23 +161,32 @@ func (b *Broker) commitBehind(p *pending, o broker.Outcome, e *entry) {
 			o.Token = nil
 		}
 		asked, moved = b.clock.Now().At, e.line.moves.now()
-		return p.lease.Commit(ctx, o)
+		return e.pending.lease.Commit(ctx, o)
 	}
-	b.behind(p, false, storeRetry, store, func(done broker.Committed, err error) {
-		defer func() { b.cache.arrived(e, done.Mark, asked, moved) }()
-		for e.dropped.Load() && (err != nil || done.Token) { // one that was given up may have arrived
-			ctx, cancel := b.briefly(b.stopping)
-			_, failed := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
-			cancel()
-			if broker.KindOf(failed) != broker.StoreUnavailable || b.stopping.Err() != nil {
-				return
-			}
-			select {
-			case <-b.stopping.Done():
-			case <-time.After(storeRetry):
-			}
+	arrived := func(done broker.Committed, _ error) { b.cache.arrived(e, done.Mark, asked, moved) }
+	b.behind(e.pending, false, storeRetry, store, func(done broker.Committed, err error) {
+		if e.dropped.Load() {
+			b.behind(e.pending, true, 0, b.dropping(e), arrived)
+			return
 		}
+		arrived(done, err)
 	})
+}
+
+// dropping drops a token that may have arrived.
+func (b *Broker) dropping(e *entry) storing {
+	return func(ctx context.Context) (broker.Committed, error) {
+		_, err := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
+		return broker.Committed{}, err
+	}
+}
+
+// fence sees to it that what is on its way to the store does not arrive there any more, unless it has: its lease is given back. Where the store takes
+// nothing, nobody else can be told anything.
+func (b *Broker) fence(ctx context.Context, p *pending) {
+	if _, err := b.once(ctx, p, p.release); err != nil {
+		b.logWaiting(false, "a token that was dropped on its way may arrive", p.l.name, err)
+	}
 }
 
 // took notes whether the store has taken what is to be stored of a credential.

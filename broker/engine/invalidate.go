@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -94,7 +95,19 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	local := 0
 	if !m.Spare { // else nobody is told that it is gone
 		// What is on its way to the store arrives before this, and is dropped there, or not at all.
-		local = b.cache.drop(name, func(e *entry) bool { return e.pending && named(e) }, false)
+		var way []*pending
+		local = b.cache.drop(name, func(e *entry) bool {
+			if e.pending == nil || !named(e) {
+				return false
+			}
+			if !slices.Contains(way, e.pending) {
+				way = append(way, e.pending)
+			}
+			return true
+		}, false)
+		for _, p := range way {
+			b.fence(ctx, p)
+		}
 	}
 	done, err := b.dropStored(ctx, name, m, of)
 	if err == nil && !done.Spared.IsZero() {

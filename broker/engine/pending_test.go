@@ -190,6 +190,69 @@ func TestWhatIsInvalidatedAndArrivesIsDroppedAfterTheLease(t *testing.T) {
 	})
 }
 
+// TestWhatIsInvalidatedIsNotServedWhileTheStoreTakesNothing: the token is on the wire to the store when its invalidation is acknowledged; then the store
+// answers what is read, and takes no writes for a while.
+func TestWhatIsInvalidatedIsNotServedWhileTheStoreTakesNothing(t *testing.T) {
+	for name, tells := range map[string]bool{"from then on": true, "before, but for what is on the wire": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)}, grace(time.Hour))
+				w, other := all[0], all[1]
+				w.create("main", nil)
+				w.mustGet("main", scopes(t, "another"))
+				commits, invalidated, takes := 0, make(chan struct{}), true
+				refused := store.Unavailable("NOREPLICAS, for a test")
+				w.backend.Set(storetest.Hooks{
+					BeforeApply: func(_ context.Context, b store.Batch) error {
+						commit := b.Finish && b.Tell == 'n'
+						if commit {
+							commits++
+						}
+						switch {
+						case commit && commits == 1, !takes:
+							return refused
+						case commit && commits == 2:
+							takes = tells
+							<-invalidated
+						}
+						return nil
+					},
+					AfterApply: func(_ context.Context, b store.Batch) error {
+						if b.Finish && b.Tell == 'n' && commits == 2 {
+							return store.Unavailable("the answer was lost")
+						}
+						return nil
+					},
+				})
+				id := w.mustGet("main").Token.ID
+				sleep(600 * time.Millisecond) // the second commit is on its way
+				done, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: id})
+				if err != nil || done.Count != 1 {
+					t.Fatalf("got %+v, %v", done, err)
+				}
+				takes = false
+				close(invalidated)
+				for range 25 {
+					sleep(time.Second)
+					if w.served() == id {
+						t.Error("served by the broker that has said that it is gone")
+					}
+					if tells && other.served() == id {
+						t.Error("served by another")
+					}
+				}
+				takes = true
+				sleep(5 * time.Second)
+				for i, x := range all {
+					if x.served() == id {
+						t.Errorf("broker %d serves it", i)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestAnInvalidatedTokenIsCountedOnce: it was handed out unstored, and has arrived at the store all the same.
 func TestAnInvalidatedTokenIsCountedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {

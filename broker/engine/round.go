@@ -92,6 +92,11 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, s.at)
+	if p.b.cache.undelivered(p.l, s.view.Token) {
+		rejected := *s.view.Token
+		rejected.Rejected = true
+		s.view.Token = &rejected
+	}
 	e, err := p.act(ctx, t, s, takesTurns)
 	return e, &s, err
 }

@@ -43,8 +43,9 @@ type offer struct {
 	rendering any
 	// mark is what the store tells it by.
 	mark broker.Mark
-	// local: the store does not have it. pending: it is on its way there.
-	local, pending bool
+	// local: the store does not have it. pending is by what it is on its way there; nil: it is not.
+	local   bool
+	pending *pending
 }
 
 // resolve makes the target of what is to be asked for or shown. It asks nobody. CredentialHeld where that goes to a place that nobody has accepted.
