@@ -115,6 +115,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 		order = []bool{formerWorked, !formerWorked}
 	}
 	var attempts []broker.Attempt
+	lost := false // by either
 	failures := map[bool]*broker.UpstreamError{}
 	for _, former = range order {
 		y := x
@@ -132,13 +133,14 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 			failure.Attempts[n-1].Reason, failure.Attempts[n-1].Detail = f.Kind.Name(), f.Detail
 		}
 		attempts = append(attempts, failure.Attempts...)
-		if !failure.InvalidClient {
+		if lost = lost || failure.Lost; !failure.InvalidClient || lost && x.Run == broker.Refresh { // what it presents may be spent
 			break
 		}
 	}
 	p.attempts = append(p.attempts, attempts...)
 	if failure != nil {
 		failure = telling(failures[false], failures[true])
+		failure.Lost = lost
 		failure.Attempts, a.Attempts = attempts, attempts
 		return a, false, failure
 	}

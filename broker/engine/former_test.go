@@ -178,3 +178,60 @@ func TestAGrantEndsOnlyWhereItsClientIsKnown(t *testing.T) {
 		w.mustGet("main")
 	})
 }
+
+// TestWhatTheFormerSecretMayHaveSpentIsNotPresentedAgain: the upstream does not know the new secret yet; with the former one it rotates the refresh token,
+// and the answer is of no use, or lost. So it is where a later request is refused.
+func TestWhatTheFormerSecretMayHaveSpentIsNotPresentedAgain(t *testing.T) {
+	lost := func(level broker.Level, status int) *broker.UpstreamError {
+		return &broker.UpstreamError{Level: level, Status: status, Lost: true}
+	}
+	known := &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true, Lost: true}
+	for name, test := range map[string]struct {
+		rotated bool
+		fails   *broker.UpstreamError
+	}{
+		"the only one":                  {false, lost(broker.LevelResponse, 200)},
+		"the former, a useless answer":  {true, lost(broker.LevelResponse, 200)},
+		"the former, no answer":         {true, lost(broker.LevelUpstream, 0)},
+		"a later request is refused":    {false, known},
+		"the former, and a later one's": {true, known},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				broken, spent := false, map[string]bool{}
+				good := issues(10 * time.Minute)
+				up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					if x.Credential.Secrets["client_secret"].Value.Reveal() != "old" {
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+					}
+					if x.Run == broker.Refresh && spent[x.RefreshToken.Reveal()] {
+						t.Error("presented again, and nobody had said that it may be spent")
+					}
+					if x.Run == broker.Refresh && broken {
+						spent[x.RefreshToken.Reveal()] = true
+						e := *test.fails
+						return broker.Answer{}, &e
+					}
+					return good(ctx, x)
+				}}
+				up.facts.Refreshes, up.facts.Obtains = true, true // a refresh token that may be spent is never presented again
+				up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}, "client_secret": {Secret: true}}
+				w := newWorld(t, up)
+				w.create("main", map[string]string{"refresh_token": "human's", "client_secret": "old"})
+				w.mustGet("main")
+				if test.rotated {
+					w.rotate("new")
+				}
+				sleep(9*time.Minute + 50*time.Second)
+				broken = true
+				for range 5 {
+					_, _ = w.get("main")
+					sleep(70 * time.Second)
+				}
+				if len(spent) == 0 {
+					t.Error("nothing was presented: the test shows nothing")
+				}
+			})
+		})
+	}
+}
