@@ -105,8 +105,8 @@ func request(t target, run broker.Run, g broker.Grant) broker.Exchange {
 
 // ask runs the exchange, and once more with the former secrets where the upstream refuses the client and there are some. formerWorked: they
 // were what worked last, and are asked with first; the upstream may know the new secret only later. What comes back has the
-// attempts of both, and why the secret that is set failed, unless the former one's failure says more. former: the former secrets have worked. Each
-// has to begin before usable.
+// attempts of both, and why the secret that is set failed, unless the former one's failure says more. former: the former secrets have worked, also where
+// the exchange failed after they had brought a refresh token. Each has to begin before usable.
 func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWorked bool, usable broker.Moment) (a broker.Answer, former bool, failure *broker.UpstreamError) {
 	p.asked = true
 	now := p.b.clock.Now().Wall
@@ -133,16 +133,19 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 			failure.Attempts[n-1].Reason, failure.Attempts[n-1].Detail = f.Kind.Name(), f.Detail
 		}
 		attempts = append(attempts, failure.Attempts...)
-		if lost = lost || failure.Lost; !failure.InvalidClient || lost && x.Run == broker.Refresh { // what it presents may be spent
+		if lost = lost || failure.Lost; !failure.InvalidClient || !a.RefreshToken.IsZero() || lost && x.Run == broker.Refresh { // what it presents may be spent
 			break
 		}
 	}
 	p.attempts = append(p.attempts, attempts...)
 	if failure != nil {
-		failure = telling(failures[false], failures[true])
+		brought := !a.RefreshToken.IsZero() // so these are what works, and what became of them is what counts
+		if !brought {
+			failure = telling(failures[false], failures[true])
+		}
 		failure.Lost = lost
 		failure.Attempts, a.Attempts = attempts, attempts
-		return a, false, failure
+		return a, former && brought, failure
 	}
 	a.Attempts, p.former = attempts, former
 	return a, former, nil

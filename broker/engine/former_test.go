@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -231,6 +232,62 @@ func TestWhatTheFormerSecretMayHaveSpentIsNotPresentedAgain(t *testing.T) {
 				if len(spent) == 0 {
 					t.Error("nothing was presented: the test shows nothing")
 				}
+			})
+		})
+	}
+}
+
+// TestTheSecretThatBroughtARefreshTokenIsKept: the upstream knows the former secret only. With that a refresh rotates, and a later request of it fails; the
+// secret is rotated once more, and the one that works stays the former one.
+func TestTheSecretThatBroughtARefreshTokenIsKept(t *testing.T) {
+	for name, fails := range map[string]*broker.UpstreamError{
+		"it works":                   nil,
+		"it fails after that":        {Level: broker.LevelUpstream, Status: 503, Lost: true},
+		"it is of no use":            {Level: broker.LevelResponse, Status: 200},
+		"a later request is refused": {Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				good, n, broken, current := issues(10*time.Minute), 0, false, "human's"
+				up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					if x.Credential.Secrets["client_secret"].Value.Reveal() != "old" {
+						return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+					}
+					if got := x.RefreshToken.Reveal(); got != current {
+						t.Errorf("presented %s, which is spent; %s is good", got, current)
+					}
+					n++
+					current = fmt.Sprint("rotated-", n)
+					if broken && fails != nil {
+						e := *fails
+						return broker.Answer{RefreshToken: broker.NewSecret(current)}, &e
+					}
+					a, err := good(ctx, x)
+					a.RefreshToken = broker.NewSecret(current)
+					return a, err
+				}}
+				up.facts.Refreshes = true
+				up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}, "client_secret": {Secret: true}}
+				w := newWorld(t, up)
+				w.create("main", map[string]string{"refresh_token": "human's", "client_secret": "old"})
+				w.mustGet("main")
+				sleep(time.Minute)
+				w.rotate("new-1")
+				sleep(9*time.Minute + 30*time.Second)
+				broken = true
+				_, _ = w.get("main")
+				broken = false
+				sleep(time.Minute)
+				w.rotate("new-2")
+				c, err := w.Credential(t.Context(), local, "main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := c.Secrets["client_secret"].Former.Reveal(); got != "old" {
+					t.Errorf("kept %q, which never worked", got)
+				}
+				sleep(10 * time.Minute)
+				w.mustGet("main")
 			})
 		})
 	}
