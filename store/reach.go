@@ -16,7 +16,7 @@ import (
 // has not answered for a while is not waited for any more.
 //
 // A part that is away costs whoever asks it the time that a dead connection takes to be noticed. So after giveUp of nothing but
-// failure, its questions fail at once, but for one every tryEvery that finds out whether it is back. Nothing is decided by this
+// failure, its questions fail at once, but for one every tryEvery that finds out whether it is back, and one that writes. Nothing is decided by this
 // but how long a failure takes: what may be served meanwhile follows from what was last confirmed, and when.
 type reach struct {
 	Backend
@@ -35,9 +35,10 @@ type reach struct {
 
 // A shard is a part of the backend, as far as it has failed. There is none for a part that is well.
 type shard struct {
-	// since is from when on it has only failed, tried when it was asked last, and next from when on it may be asked again once it is given up.
-	since, tried, next broker.Moment
-	given              bool
+	// since is from when on it has only failed, tried when it was asked last, and next from when on it may be asked again once it is given up; write the
+	// same of what is to be written: what waits for a part that takes no writes does not keep it from being asked whether it can be read.
+	since, tried, next, write broker.Moment
+	given                     bool
 }
 
 const (
@@ -65,8 +66,8 @@ func (r *reach) shard(g Group) string {
 	return r.shared.Shard(g)
 }
 
-// may says why a part is not to be asked now; nil: it is.
-func (r *reach) may(part string) error {
+// may says why a part is not to be asked now; nil: it is. next is when it may be asked such a thing again, once it is given up.
+func (r *reach) may(part string, next func(*shard) *broker.Moment) error {
 	if r.shared == nil {
 		return nil
 	}
@@ -76,12 +77,16 @@ func (r *reach) may(part string) error {
 	if s == nil || now.Sub(s.since) < giveUp {
 		return nil
 	}
-	if now < s.next {
+	again := next(s)
+	if now < *again {
 		return errGivenUp
 	}
-	s.tried, s.next = now, now.Add(tryEvery)
+	s.tried, *again = now, now.Add(tryEvery)
 	return nil
 }
+
+func nextRead(s *shard) *broker.Moment  { return &s.next }
+func nextWrite(s *shard) *broker.Moment { return &s.write }
 
 // besideEvery is how often a part is asked beside another that had no time for that: each such question is waited for in vain.
 const besideEvery = time.Second
@@ -189,7 +194,8 @@ func (r *reach) heard(g Group) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.shards[r.shard(g)]; s != nil {
-		s.next = r.clock.Now().At
+		now := r.clock.Now().At
+		s.next, s.write = now, now
 	}
 }
 
@@ -199,7 +205,7 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		return nil, errNotReady
 	}
 	first := r.shard(asks[0].Group)
-	if err := r.may(first); err != nil {
+	if err := r.may(first, nextRead); err != nil {
 		return nil, err
 	}
 	out, parts, at := make([]Reading, len(asks)), make([]string, len(asks)), []int{}
@@ -275,7 +281,7 @@ func (r *reach) ask(ctx context.Context, groups []Group, question func(at []int)
 	for i, g := range groups {
 		parts[i] = r.shard(g)
 		if _, known := may[parts[i]]; !known {
-			may[parts[i]] = r.may(parts[i])
+			may[parts[i]] = r.may(parts[i], nextRead)
 		}
 		if why[i] = may[parts[i]]; why[i] == nil {
 			at = append(at, i)
@@ -319,7 +325,7 @@ func (r *reach) Apply(ctx context.Context, b Batch) error {
 		return errNotReady
 	}
 	part := r.shard(b.Group)
-	if err := r.may(part); err != nil {
+	if err := r.may(part, nextWrite); err != nil {
 		return err
 	}
 	asked := r.clock.Now().At

@@ -29,6 +29,8 @@ func (p *parted) Read(_ context.Context, asks ...Ask) ([]Reading, error) {
 	return all, all[0].Err
 }
 
+func (p *parted) Apply(context.Context, Batch) error { return Unavailable("it takes no writes") }
+
 func newParted(p *parted) (r *reach, away *bool) {
 	away = new(bool)
 	began := time.Now()
@@ -100,4 +102,52 @@ func TestWhatIsAskedBesideSaysNothingOfItsPart(t *testing.T) {
 			t.Error("away although it answers")
 		}
 	})
+}
+
+// TestWhatWaitsToBeWrittenKeepsNobodyFromReading: a part that was away answers again, and takes no writes yet. Commits that wait try every half second.
+func TestWhatWaitsToBeWrittenKeepsNobodyFromReading(t *testing.T) {
+	for _, waiting := range []int{0, 16, 300} {
+		synctest.Test(t, func(t *testing.T) {
+			gone := true
+			r, away := newParted(&parted{part: func(Group) string { return "one" }, fails: func(string) bool { return gone }})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			wait := func(d time.Duration) {
+				select {
+				case <-time.After(d):
+				case <-ctx.Done():
+				}
+			}
+			for i := range waiting {
+				go func() {
+					wait(time.Duration(i) * 500 * time.Millisecond / time.Duration(waiting))
+					for ctx.Err() == nil {
+						_ = r.Apply(ctx, Batch{Group: "g"})
+						wait(500 * time.Millisecond)
+					}
+				}()
+			}
+			read := func() error {
+				_, err := r.Read(ctx, Ask{Group: "g"})
+				return err
+			}
+			for range 20 {
+				_ = read()
+				wait(251 * time.Millisecond)
+			}
+			if !*away {
+				t.Error("not given up: the test shows nothing")
+			}
+			gone = false
+			wait(123 * time.Millisecond)
+			for tries := 0; read() != nil; wait(251 * time.Millisecond) {
+				if tries++; tries > 2 {
+					t.Errorf("%d commits wait: it is read no sooner than half a second after it answers", waiting)
+					break
+				}
+			}
+			cancel()
+			synctest.Wait()
+		})
+	}
 }
