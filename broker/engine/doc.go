@@ -24,7 +24,7 @@
 //	plan        which step: a table of what is known                       (plan.go)
 //	line        what this process knows of a credential beside its tokens  (line.go)
 //	moves       what was dropped of it while somebody reads                (moves.go)
-//	turn        the right to go for a grant that several keys share        (round.go)
+//	turn        the right to go for a grant: one flight at a time          (line.go)
 //	place       at an upstream's gate, from the first wait to the answer   (package gate)
 //	mark        what the store tells a token by
 //	marker      in the store: who presents a refresh token just now

@@ -130,7 +130,8 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(waitMost)}
-	defer p.leave()
+	defer p.unwant()
+	defer p.leavePlace()
 	defer func() {
 		if r := recover(); r != nil {
 			b.logPanic(key.name, r)

@@ -427,3 +427,61 @@ func TestARefreshTokenOfAnUnfitAnswerIsStored(t *testing.T) {
 		}
 	})
 }
+
+// TestOneFlightAtATimeGoesForAGrant: a refresh takes longer than its lease, and the credential is tested meanwhile. The test goes on with what the refresh
+// has brought: also where each selection has a grant of its own.
+func TestOneFlightAtATimeGoesForAGrant(t *testing.T) {
+	for name, seeded := range map[string]bool{"the credential's own": true, "a selection's": false} {
+		for _, shared := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, shared: %v", name, shared), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					good, n, slow, current := issues(10*time.Minute), 0, false, "human's"
+					up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+						if slow {
+							slow = false
+							sleep(25 * time.Second)
+						}
+						if x.Run == broker.Refresh && x.RefreshToken.Reveal() != current {
+							t.Errorf("presented %s, which is spent", x.RefreshToken.Reveal())
+						}
+						n++
+						current = fmt.Sprint("rotated-", n)
+						a, err := good(ctx, x)
+						a.RefreshToken = broker.NewSecret(current)
+						return a, err
+					}}
+					up.facts.Refreshes = true
+					secrets := map[string]string{}
+					if seeded {
+						up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}
+						secrets["refresh_token"] = current
+					} else {
+						up.facts.Obtains = true
+					}
+					var w *world
+					if shared {
+						w = newReplicas(t, 1, up)[0].world
+					} else {
+						w = newWorld(t, up)
+					}
+					w.create("main", secrets)
+					w.mustGet("main")
+					sleep(11 * time.Minute)
+					slow = true
+					go func() { _, _ = w.get("main") }()
+					sleep(23 * time.Second)
+					if _, err := w.TestCredential(t.Context(), local, "main", broker.Selection{}, false); err != nil {
+						t.Error(err)
+					}
+					if got := up.atOnce(); got != 1 {
+						t.Errorf("%d went for it at once", got)
+					}
+					w.wantExchanges(3)
+					if got := up.exchanges()[2]; got.Run != broker.Refresh {
+						t.Errorf("the test has made an %s", got.Run)
+					}
+				})
+			})
+		}
+	}
+}

@@ -24,8 +24,6 @@ type line struct {
 	known atomic.Pointer[known]
 	// watchers are how many watch its tokens.
 	watchers atomic.Int32
-	// turn lets one flight at a time go for the grant that all keys of a seeded credential share.
-	turn chan struct{}
 
 	// moves are what was dropped, and how often something may have changed.
 	moves moves
@@ -43,10 +41,45 @@ type line struct {
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
 	// it. A failure wakes only waiters for a lease; others would retry at once.
 	changed, ended chan struct{}
+	// turns are of the grants that flights go for just now.
+	turns map[[32]byte]*turn
 	// abandoned are the markers that were seen without a lease, by grant.
 	abandoned map[[32]byte]abandoned
 	// rejected are the tokens that the store was last told to be rejected, the newest last.
 	rejected []rejection
+}
+
+// A turn lets one flight at a time go for a grant, whoever else may want it: all keys of a seeded credential, other names of the same selection, and tests.
+type turn struct {
+	grant [32]byte
+	// taken has room for one.
+	taken chan struct{}
+	// wanted is by how many; guarded by line.mu.
+	wanted int
+}
+
+// wants returns the turn at a grant, which is there until it is unwanted.
+func (l *line) wants(grant [32]byte) *turn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.turns[grant]
+	if t == nil {
+		if l.turns == nil {
+			l.turns = map[[32]byte]*turn{}
+		}
+		t = &turn{grant: grant, taken: make(chan struct{}, 1)}
+		l.turns[grant] = t
+	}
+	t.wanted++
+	return t
+}
+
+func (l *line) unwanted(t *turn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.wanted--; t.wanted == 0 {
+		delete(l.turns, t.grant)
+	}
 }
 
 // known is a credential, and when the store last said that it is this one.
@@ -64,7 +97,7 @@ type rejection struct {
 
 func newLine(name broker.CredentialName) *line {
 	return &line{
-		name: name, entries: map[lookup]*entry{}, tokens: map[[32]byte][]*entry{}, pending: map[*entry]struct{}{}, turn: make(chan struct{}, 1),
+		name: name, entries: map[lookup]*entry{}, tokens: map[[32]byte][]*entry{}, pending: map[*entry]struct{}{},
 		changed: make(chan struct{}), ended: make(chan struct{}),
 	}
 }

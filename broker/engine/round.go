@@ -38,8 +38,9 @@ type pursuit struct {
 	asked    bool
 	attempts []broker.Attempt
 	former   bool
-	// turn: it has its turn at the grant that all keys of a seeded credential share, until it has made its exchange.
-	turn bool
+	// turn is at the grant that it goes for; nil: it spends none. mine: it has it, until it has made its exchange.
+	turn *turn
+	mine bool
 	// place is its place at the upstream's gate, until it is left; nil: it has none.
 	place *gate.Place
 	// unfit: this definition cannot present what is kept of the grant.
@@ -71,14 +72,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 	if err != nil {
 		return nil, nil, p.recheck(ctx, c, err)
 	}
-	takesTurns := t.credential.Seeded() && t.token.Spends
-	if takesTurns && !p.turn { // mostly it is free; a flight that finds what it needs stored does not wait for it
-		select {
-		case p.l.turn <- struct{}{}:
-			p.turn = true
-		default:
-		}
-	}
+	p.want(t)
 	s := seen{ended: p.l.ends(), moved: p.l.moves.now(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
 	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
 	if err != nil {
@@ -97,13 +91,40 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		rejected.Rejected = true
 		s.view.Token = &rejected
 	}
-	e, err := p.act(ctx, t, s, takesTurns)
+	e, err := p.act(ctx, t, s)
 	return e, &s, err
 }
 
-// act does the step that is planned for what a round has read. takesTurns: all keys of the credential spend one refresh token, so only one of them
-// goes for it at a time, and looks after its turn has come.
-func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*entry, error) {
+// want takes the turn at the grant that a target spends. Mostly it is free; a flight that finds what it needs stored does not wait for it, and one that
+// waits looks after its turn has come.
+func (p *pursuit) want(t target) {
+	if p.turn != nil && (!t.token.Spends || p.turn.grant != t.token.Grant) {
+		p.unwant()
+	}
+	if !t.token.Spends || p.mine {
+		return
+	}
+	if p.turn == nil {
+		p.turn = p.l.wants(t.token.Grant)
+	}
+	select {
+	case p.turn.taken <- struct{}{}:
+		p.mine = true
+	default:
+	}
+}
+
+// unwant is for a flight that goes for that grant no more.
+func (p *pursuit) unwant() {
+	p.leaveTurn()
+	if p.turn != nil {
+		p.l.unwanted(p.turn)
+		p.turn = nil
+	}
+}
+
+// act does the step that is planned for what a round has read.
+func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 	b, now := p.b, p.b.clock.Now()
 	stored, err := p.found(t, s)
 	if err != nil {
@@ -120,7 +141,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	next := situation{
 		target: t, view: s.view, need: p.need, now: now.Wall, good: good,
 		local:   local != nil && !p.need.stored && decide(local.issued, local.wall(now), p.need) != fetch,
-		mayTake: !takesTurns || p.turn, shared: b.cache.shared, unstored: p.l.unstored.Load(), committing: p.l.commits.Load() > 0,
+		mayTake: p.turn == nil || p.mine, shared: b.cache.shared, unstored: p.l.unstored.Load(), committing: p.l.commits.Load() > 0,
 		asked: p.asked, unfit: p.unfit,
 	}.plan()
 	switch next.step {
@@ -131,7 +152,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen, takesTurns bool) (*
 	case fail:
 		return nil, next.failure
 	case awaitTurn:
-		return nil, p.pause(ctx, waitMost, nil, p.l.turn)
+		return nil, p.pause(ctx, waitMost, nil, p.turn.taken)
 	case awaitCommit:
 		return nil, p.pause(ctx, lookRarely, s.ended, nil)
 	case awaitLease:
@@ -217,7 +238,7 @@ func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan st
 	defer timer.Stop()
 	select {
 	case turn <- struct{}{}:
-		p.turn = true
+		p.mine = true
 	case <-timer.C:
 	case <-ended:
 	case <-ctx.Done():
@@ -261,8 +282,8 @@ func (p *pursuit) leavePlace() {
 }
 
 func (p *pursuit) leaveTurn() {
-	if p.turn {
-		p.turn = false
-		<-p.l.turn
+	if p.mine {
+		p.mine = false
+		<-p.turn.taken
 	}
 }
