@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,26 +96,27 @@ func TestAnInvalidationThatMeetsTheCommit(t *testing.T) {
 		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, grace(time.Hour))[0]
 		w.create("main", nil)
 		w.mustGet("main", scopes(t, "another")) // what is known of the credential is confirmed
-		commits, drops, invalidated := 0, 0, make(chan struct{})
+		var commits, drops atomic.Int32
+		invalidated := make(chan struct{})
 		w.backend.Set(storetest.Hooks{
 			BeforeApply: func(_ context.Context, b store.Batch) error {
 				switch {
 				case b.Finish && b.Tell == 'n':
-					if commits++; commits == 1 {
+					switch commits.Add(1) {
+					case 1:
 						return store.Unavailable("for a test")
-					}
-					if commits == 2 {
+					case 2:
 						<-invalidated
 					}
 				case b.Finish:
-					if drops++; drops == 1 {
+					if drops.Add(1) == 1 {
 						return store.Unavailable("for a test")
 					}
 				}
 				return nil
 			},
 			AfterApply: func(_ context.Context, b store.Batch) error {
-				if b.Finish && b.Tell == 'n' && commits == 2 {
+				if b.Finish && b.Tell == 'n' && commits.Load() == 2 {
 					return store.Unavailable("the answer was lost")
 				}
 				return nil
@@ -151,22 +153,20 @@ func TestWhatIsInvalidatedAndArrivesIsDroppedAfterTheLease(t *testing.T) {
 		w, other := all[0], all[1]
 		w.create("main", nil)
 		w.mustGet("main", scopes(t, "another"))
-		commits, invalidated := 0, make(chan struct{})
+		var commits atomic.Int32
+		invalidated := make(chan struct{})
 		w.backend.Set(storetest.Hooks{
 			BeforeApply: func(_ context.Context, b store.Batch) error {
 				if b.Finish && b.Tell == 'n' {
-					commits++
-					switch {
-					case commits == 1 || commits > 2:
+					if commits.Add(1) != 2 {
 						return store.Unavailable("for a test")
-					case commits == 2:
-						<-invalidated
 					}
+					<-invalidated
 				}
 				return nil
 			},
 			AfterApply: func(_ context.Context, b store.Batch) error {
-				if b.Finish && b.Tell == 'n' && commits == 2 {
+				if b.Finish && b.Tell == 'n' && commits.Load() == 2 {
 					return store.Unavailable("the answer was lost")
 				}
 				return nil
@@ -200,25 +200,28 @@ func TestWhatIsInvalidatedIsNotServedWhileTheStoreTakesNothing(t *testing.T) {
 				w, other := all[0], all[1]
 				w.create("main", nil)
 				w.mustGet("main", scopes(t, "another"))
-				commits, invalidated, takes := 0, make(chan struct{}), true
+				var commits atomic.Int32
+				var takes atomic.Bool
+				takes.Store(true)
+				invalidated := make(chan struct{})
 				refused := store.Unavailable("NOREPLICAS, for a test")
 				w.backend.Set(storetest.Hooks{
 					BeforeApply: func(_ context.Context, b store.Batch) error {
-						commit := b.Finish && b.Tell == 'n'
-						if commit {
-							commits++
+						nth := int32(0)
+						if b.Finish && b.Tell == 'n' {
+							nth = commits.Add(1)
 						}
 						switch {
-						case commit && commits == 1, !takes:
+						case nth == 1, !takes.Load():
 							return refused
-						case commit && commits == 2:
-							takes = tells
+						case nth == 2:
+							takes.Store(tells)
 							<-invalidated
 						}
 						return nil
 					},
 					AfterApply: func(_ context.Context, b store.Batch) error {
-						if b.Finish && b.Tell == 'n' && commits == 2 {
+						if b.Finish && b.Tell == 'n' && commits.Load() == 2 {
 							return store.Unavailable("the answer was lost")
 						}
 						return nil
@@ -230,7 +233,7 @@ func TestWhatIsInvalidatedIsNotServedWhileTheStoreTakesNothing(t *testing.T) {
 				if err != nil || done.Count != 1 {
 					t.Fatalf("got %+v, %v", done, err)
 				}
-				takes = false
+				takes.Store(false)
 				close(invalidated)
 				for range 25 {
 					sleep(time.Second)
@@ -241,7 +244,7 @@ func TestWhatIsInvalidatedIsNotServedWhileTheStoreTakesNothing(t *testing.T) {
 						t.Error("served by another")
 					}
 				}
-				takes = true
+				takes.Store(true)
 				sleep(5 * time.Second)
 				for i, x := range all {
 					if x.served() == id {
