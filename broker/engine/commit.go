@@ -24,7 +24,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		o.RefreshToken, o.Held = a.RefreshToken, heldOf(a)
 	}
 	switch {
-	case unfit != nil && p.trial.on: // a test leaves what is remembered as it is
+	case unfit != nil && (p.trial.on || unfit.Refused): // a test leaves what is remembered as it is, and where nothing more was sent nobody has failed
 		o.Failure = s.view.KeyFailure
 	case unfit != nil: // the refresh token, if there is one, is good all the same
 		failure := remember(unfit, s.view.KeyFailure, now.Wall)
@@ -48,6 +48,8 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		return e, err
 	case err != nil:
 		return nil, err
+	case unfit != nil && unfit.Refused:
+		return nil, p.tooLate(ctx)
 	case unfit != nil:
 		f := said(t, unfit)
 		f.RetryAt = now.Wall.Add(retryFirst)
@@ -73,6 +75,16 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		b.log.Warn("the token's end cannot be read", "credential", string(t.name), "provider", t.facts.Name, "advice", broker.UnreadAdvice(unread))
 	}
 	return b.cache.put(p.l, shown, now.At, moved)
+}
+
+// tooLate is for an exchange that had no time left to send what it wanted: the process stood, or the store is slow. At once
+// again, the first time, and not without end.
+func (p *pursuit) tooLate(ctx context.Context) error {
+	if p.late {
+		return p.pause(ctx, lookAgain, nil, nil)
+	}
+	p.late = true
+	return errAgain
 }
 
 // local reports whether a token may be handed out although it could not be committed, as far as this process knows the credential.
@@ -165,10 +177,9 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 	}
 	p.l.wake(&p.l.ended)
 	switch {
-	case again && e.Refused && p.late: // the store is so slow that no time is left: not at once again, and not without end
-		return p.pause(ctx, lookAgain, nil, nil)
+	case again && e.Refused:
+		return p.tooLate(ctx)
 	case again:
-		p.late = e.Refused
 		return errAgain
 	}
 	return out

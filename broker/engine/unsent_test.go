@@ -181,3 +181,30 @@ func TestARefreshTokenThatCameBeforeAFailureIsKept(t *testing.T) {
 		w.mustGet("main")
 	})
 }
+
+// TestWhatIsTooLateBehindARefreshTokenIsTriedAgain: a refresh has brought one, and had no time left for its next request. Nobody has failed, and the one that
+// came is presented next.
+func TestWhatIsTooLateBehindARefreshTokenIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		good, n := issues(time.Hour), 0
+		up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+			if n++; n == 1 {
+				return broker.Answer{RefreshToken: broker.NewSecret("rotated")}, &broker.UpstreamError{Refused: true, Lost: true}
+			}
+			if x.RefreshToken.Reveal() != "rotated" {
+				t.Errorf("%q was presented", x.RefreshToken.Reveal())
+			}
+			return good(ctx, x)
+		}}
+		up.facts.Refreshes = true
+		up.facts.Inputs = map[string]broker.InputFacts{"refresh_token": {Secret: true, Seed: true}}
+		w := newWorld(t, up)
+		w.create("main", map[string]string{"refresh_token": "human's"})
+		if _, err := w.get("main"); err != nil {
+			t.Errorf("got %v", err)
+		}
+		if r, err := w.CredentialStatus(t.Context(), local, "main"); err != nil || r.State != engine.Ready {
+			t.Errorf("got %v, %v", r.State, err)
+		}
+	})
+}
