@@ -40,6 +40,33 @@ func refreshTokensOf(qs []*request) (kept []spot) {
 	return kept
 }
 
+// spotsOf are the spots that something is taken from; of a claim those of what it is a claim of.
+func (d *definition) spotsOf(w *where) (all []spot) {
+	met := map[*where]bool{}
+	var add func(w *where)
+	add = func(w *where) {
+		if met[w] {
+			return
+		}
+		met[w] = true
+		for _, s := range w.spots(nil) {
+			if s.of == "" {
+				all = append(all, s)
+				continue
+			}
+			for _, q := range slices.Concat(d.obtain, d.refresh) {
+				for i := range q.take {
+					if q.take[i].name == s.of {
+						add(q.take[i].where)
+					}
+				}
+			}
+		}
+	}
+	add(w)
+	return all
+}
+
 // A spot is one of the places in an answer that something is taken from.
 type spot struct {
 	*where
@@ -72,10 +99,48 @@ func (w *where) spots(before []step) (all []spot) {
 // whole reports whether it is all of an answer, or of its cookies: of a text nobody can tell the parts from each other.
 func (s spot) whole() bool { return s.text || s.cookies || s.json && len(s.steps) == 0 }
 
-// sameAs reports whether it may be the same spot as another, whatever is made of it by a pattern.
-func (s spot) sameAs(other spot) bool {
-	return s.written == other.written || s.json && other.json && slices.EqualFunc(s.steps, other.steps, mayBeOne)
+// apart reports whether nothing of it can be of another spot of the same answer, whatever is made of either by a pattern.
+func (s spot) apart(other spot) bool {
+	switch {
+	case s.text || other.text: // a text has all in it
+		return s.header != "" || other.header != "" || s.cookie != "" || other.cookie != ""
+	case s.toldApart(other):
+		return true
+	case s.json && other.json:
+		n := min(len(s.steps), len(other.steps))
+		return !slices.EqualFunc(s.steps[:n], other.steps[:n], mayBeOne)
+	case s.json || other.json:
+		return true
+	case s.header != "" && other.header != "":
+		return !strings.EqualFold(s.header, other.header)
+	case s.cookie != "" && other.cookie != "":
+		return s.cookie != other.cookie
+	}
+	return !s.hasCookies() || !other.hasCookies()
 }
+
+// hasCookies reports whether it is of cookies.
+func (s spot) hasCookies() bool {
+	return s.cookies || s.cookie != "" || strings.EqualFold(s.header, "Set-Cookie")
+}
+
+// sameAs reports whether it may be the same spot as another.
+func (s spot) sameAs(other spot) bool {
+	same := s.written == other.written || s.json && other.json && slices.EqualFunc(s.steps, other.steps, mayBeOne)
+	return same && !s.toldApart(other)
+}
+
+// toldApart reports whether both are of the first element of a list that has a value, and want another one each.
+func (s spot) toldApart(other spot) bool {
+	return slices.ContainsFunc(s.match, func(m match) bool {
+		return slices.ContainsFunc(other.match, func(o match) bool {
+			return slices.Equal(m.path.steps, o.path.steps) && m.literal() && o.literal() && writtenAs(m.field.values[0].parts) != writtenAs(o.field.values[0].parts)
+		})
+	})
+}
+
+// literal reports whether what it wants is written in the file, and one value.
+func (m match) literal() bool { return len(m.field.values) == 1 && len(m.field.values[0].names()) == 0 }
 
 // holds reports whether the other is a part of it.
 func (s spot) holds(other spot) bool {
@@ -99,5 +164,5 @@ func (s spot) namesRefreshToken() bool {
 		name = s.steps[n-1].member
 	}
 	name = strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
-	return name == "refreshtoken" || (s.header != "" || s.cookie != "") && strings.HasSuffix(name, "refreshtoken")
+	return name == "refreshtoken" || s.header != "" && name == "xrefreshtoken"
 }

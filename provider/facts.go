@@ -18,8 +18,14 @@ var notIssuance = map[string]bool{
 	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true,
 }
 
-// digest hashes what decides issuance: comments, order and the words above do not count.
-func digest(root *yaml.Node) string {
+// notSent are words that decide nothing of what is sent.
+var notSent = map[string]bool{
+	"title": true, "docs": true, "attributes": true, "base_url": true, "margin": true, "rate": true, "override": true,
+	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true, "lifetime": true,
+}
+
+// digest hashes what decides issuance or, where all counts that decides what is sent, that: comments, order and words for people do not count.
+func digest(root *yaml.Node, sent bool) string {
 	h := sha256.New()
 	var write func(n *yaml.Node, place ...string)
 	part := func(s string) {
@@ -30,7 +36,7 @@ func digest(root *yaml.Node) string {
 		case yaml.MappingNode:
 			members := map[string]*yaml.Node{}
 			for i := 0; i+1 < len(n.Content); i += 2 {
-				if k := n.Content[i].Value; !forPeople(k, place) {
+				if k := n.Content[i].Value; !forPeople(k, place, sent) {
 					members[k] = n.Content[i+1]
 				}
 			}
@@ -55,12 +61,14 @@ func digest(root *yaml.Node) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// forPeople reports whether a word, at a place in the definition, does not decide issuance. In a body, a title is a field.
-func forPeople(word string, place []string) bool {
+// forPeople reports whether a word, at a place in the definition, does not decide issuance, or what is sent. In a body, a title is a field.
+func forPeople(word string, place []string, sent bool) bool {
 	switch {
+	case len(place) == 0 && sent:
+		return notSent[word]
 	case len(place) == 0:
 		return notIssuance[word]
-	case len(place) == 1 && (place[0] == "scopes" || place[0] == "resources") && (word == "required" || word == "known"):
+	case len(place) == 1 && (place[0] == "scopes" || place[0] == "resources") && (word == "required" && !sent || word == "known"):
 		return true
 	case word != "title" && word != "hint":
 		return false

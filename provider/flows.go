@@ -35,12 +35,11 @@ func (c *checker) tooManyFlows() {
 // flows are what leaves by a definition, while that is found. It depends on no credential: inputs stand in it by name.
 type flows struct {
 	d      *definition
-	told   map[takenBy]bool  // the takes of which callers get the value as it is
-	untold map[string]bool   // the names of the others
-	hidden map[string]bool   // what hides has found
-	renews map[*where]bool   // what readsRefreshToken has found
-	kept   []spot            // where refresh tokens are taken
-	whole  map[naming][]byte // what digestOf has found
+	told   map[takenBy]bool // the takes of which callers get the value as it is
+	untold map[string]bool  // the names of the others
+	hidden map[string]bool  // what hides has found
+	renews map[*where]bool  // what readsRefreshToken has found
+	kept   []spot           // where refresh tokens are taken
 	all    []flow
 	seen   map[[4]string]bool
 	before map[*request]provenances // when it is sent
@@ -49,7 +48,14 @@ type flows struct {
 
 // flowing finds all that leaves, or more than may.
 func flowing(d *definition) []flow {
-	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, whole: map[naming][]byte{}, hidden: map[string]bool{}, renews: map[*where]bool{}, kept: refreshTokensOf(slices.Concat(d.obtain, d.refresh)), seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	f := &flows{d: d, told: map[takenBy]bool{}, untold: map[string]bool{}, hidden: map[string]bool{}, renews: map[*where]bool{}, seen: map[[4]string]bool{}, before: map[*request]provenances{}, chains: map[string]bool{}}
+	for _, q := range slices.Concat(d.obtain, d.refresh) {
+		for _, t := range q.take {
+			if t.name == "refresh_token" {
+				f.kept = append(f.kept, d.spotsOf(t.where)...)
+			}
+		}
+	}
 	obtained := f.through(d.obtain, nil)
 	held := kept(obtained, f.through(d.refresh, nil))
 	refreshed := f.through(d.refresh, held)
@@ -161,7 +167,7 @@ func (f *flows) sentAs(q *request) {
 		}
 		alone, is := s.alone()
 		names := slices.Sorted(maps.Keys(f.d.named([]text{s.text})))
-		place, made := " in "+s.where, f.made(q, s)
+		place, made := " in "+s.where, f.made(s)
 		if !is && !s.implied {
 			place += ": " + strconv.Quote(inLines(writtenAs(s.parts)))
 		}
@@ -182,8 +188,12 @@ func (f *flows) sentAs(q *request) {
 				if !standard {
 					add(n, made)
 				}
-			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return f.readsRefreshToken(o.where) }):
-				add("refresh_token", made)
+			case slices.ContainsFunc(f.before[q][n], f.mayRenew):
+				for _, o := range f.before[q][n] {
+					if f.mayRenew(o) {
+						add("what may be a refresh token, taken from "+o.where.source, made)
+					}
+				}
 			case s.url:
 			case slices.ContainsFunc(f.before[q][n], func(o provenance) bool { return !f.told[o.takenBy] }): // which, says nothing: a file gives names
 				add("a value of an answer", made)
@@ -192,127 +202,41 @@ func (f *flows) sentAs(q *request) {
 	}
 }
 
-// made is what is made of the names in a part of a request, and in which list it stands. Where what comes out depends on what is there, it is all that
-// gives each name, too. Empty: it stands there as it is.
-func (f *flows) made(q *request, s slot) string {
+// made is what is made of the names in a part of a request: the computations. Where what comes out depends on what is there, the digest of all that
+// decides what is sent stands for the rest: a definition has too many ways to say what is there. Empty: it stands there as it is.
+func (f *flows) made(s slot) string {
 	var b strings.Builder
-	if s.list != "" {
-		b.WriteString("; of " + s.list)
-	}
-	names := slices.Sorted(maps.Keys(f.d.named(append([]text{s.text}, s.beside...))))
-	depends := s.list != "" || slices.ContainsFunc(names, func(n string) bool { return f.d.let[n] != nil && f.d.let[n].depends() })
-	told := map[string]bool{}
-	next := slices.Clone(names)
-	for len(next) > 0 && b.Len() < longestPlace/4 {
-		n := next[0]
-		next = next[1:]
-		if told[n] || f.d.let[n] == nil && !depends {
+	depends := s.inList
+	whole := sha256.New()
+	for _, n := range slices.Sorted(maps.Keys(f.d.named([]text{s.text}))) {
+		x := f.d.let[n]
+		if x == nil {
 			continue
 		}
-		told[n] = true
-		is, of := f.given(q, n)
-		b.WriteString("; " + n + " is " + shortened(is, longestPlace/4))
-		next = append(next, of...)
-	}
-	if len(next) > 0 { // the digest of all says the rest
-		h := sha256.New()
-		for _, n := range names {
-			h.Write(f.digestOf(q, n))
+		depends = depends || x.depends()
+		says := "; " + n + " is " + x.source
+		whole.Write([]byte(says))
+		if b.Len() < longestPlace/4 {
+			b.WriteString(shortened(says, longestPlace/4))
 		}
-		b.WriteString("; and so on, by " + hex.EncodeToString(h.Sum(nil)))
+	}
+	if b.Len() >= longestPlace/4 {
+		b.WriteString("; and so on, by " + hex.EncodeToString(whole.Sum(nil)))
+	}
+	if depends {
+		b.WriteString("; whichever is there, by " + f.d.sends)
 	}
 	return b.String()
 }
 
-// A naming is a name at a request.
-type naming struct {
-	q    *request
-	name string
-}
+func (f *flows) mayRenew(o provenance) bool { return f.readsRefreshToken(o.where) }
 
-// digestOf is what a name is at a request, with all that it is made of.
-func (f *flows) digestOf(q *request, n string) []byte {
-	key := naming{q, n}
-	if f.whole[key] == nil {
-		f.whole[key] = []byte(n) // for one that is computed from itself
-		h := sha256.New()
-		is, of := f.given(q, n)
-		h.Write([]byte(n + " is " + is))
-		for _, n := range of {
-			h.Write(f.digestOf(q, n))
-		}
-		f.whole[key] = h.Sum(nil)
-	}
-	return f.whole[key]
-}
-
-// given is what gives a name its value at a request: all of what a file says of it that its value depends on, and of which other names.
-func (f *flows) given(q *request, n string) (is string, of []string) {
-	if x := f.d.let[n]; x != nil {
-		return x.source, x.names()
-	}
-	in, kind := f.d.inputs[n], "an input"
-	if p := f.d.parameters[n]; p != nil {
-		in, kind = p, "a parameter"
-	}
-	set := map[string]*set{"scope": f.d.scopes, "resources": f.d.resources}[n]
-	switch {
-	case n == "audience":
-		in, kind = f.d.audience, "the audience"
-	case set != nil:
-		s := "what is asked for"
-		if set.join != " " {
-			s += ", joined by " + strconv.Quote(set.join)
-		}
-		for _, t := range set.defaults {
-			s += ", by default " + writtenAs(t.parts)
-			of = append(of, t.names()...)
-		}
-		return s, of
-	}
-	if in == nil {
-		var all []string
-		for _, o := range f.before[q][n] {
-			all = append(all, f.called(o)+"; of a request by "+f.asking(o.q))
-		}
-		return cmp.Or(strings.Join(all, "; or "), "nothing"), nil
-	}
-	is = kind + in.cuts()
-	if in.was != "" {
-		is += ", formerly " + in.was
-	}
-	if in.hasDefault {
-		is, of = is+", by default "+writtenAs(in.fallback.parts), in.fallback.names()
-	}
-	if in.optional {
-		is += ", or absent"
-	}
-	return is, of
-}
-
-// asking is the digest of all that a request asks: what is there, and what is not, depends on it.
-func (f *flows) asking(q *request) string {
-	if f.whole[naming{q, ""}] == nil {
-		f.whole[naming{q, ""}] = []byte{} // for one that asks by what it is answered
-		h := sha256.New()
-		h.Write([]byte(q.method + " " + q.answer))
-		for _, s := range f.d.slots(q) {
-			h.Write([]byte("; " + s.where + " is " + strconv.Quote(writtenAs(s.parts))))
-			for _, n := range slices.Sorted(maps.Keys(f.d.named([]text{s.text}))) {
-				h.Write(f.digestOf(q, n))
-			}
-		}
-		f.whole[naming{q, ""}] = h.Sum(nil)
-	}
-	return hex.EncodeToString(f.whole[naming{q, ""}])
-}
-
-// readsRefreshToken reports whether something that is taken may be a refresh token, or what one is in.
+// readsRefreshToken reports whether something that is taken may be a refresh token, or what one is in, or a part of it.
 func (f *flows) readsRefreshToken(w *where) bool {
 	reads, known := f.renews[w]
 	if !known {
-		reads = slices.ContainsFunc(w.spots(nil), func(s spot) bool {
-			return s.whole() || s.namesRefreshToken() || slices.ContainsFunc(f.kept, func(k spot) bool { return s.sameAs(k) || s.holds(k) })
+		reads = slices.ContainsFunc(f.d.spotsOf(w), func(s spot) bool {
+			return s.whole() || s.namesRefreshToken() || slices.ContainsFunc(f.kept, func(k spot) bool { return !s.apart(k) })
 		})
 		f.renews[w] = reads
 	}
@@ -345,9 +269,9 @@ func (f *flows) hides(n string) bool {
 
 // cuts is what is cut off a value that was given, and what JSON has it as.
 func (in *input) cuts() (s string) {
-	for _, cut := range []string{in.prefix, in.suffix} {
-		if cut != "" {
-			s += "; without " + cut
+	for _, cut := range [][2]string{{"in front", in.prefix}, {"behind", in.suffix}} {
+		if cut[1] != "" {
+			s += "; without " + strconv.Quote(cut[1]) + " " + cut[0]
 		}
 	}
 	if in.format == "integer" || in.format == "boolean" { // in JSON

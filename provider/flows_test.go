@@ -69,7 +69,7 @@ func TestWhatGoesWhere(t *testing.T) {
 		"parts of a request": {"inputs: {a: {secret: true}, b: {secret: true, prefix: \"Bearer \"}, c: {secret: true}}\nlet: {l: {lower: \"{{m}}\"}, m: {hex: \"{{c}}\"}}\n" +
 			"obtain: {post: \"https://a.e.com/t\", auth: {client_secret_basic: {id: \"{{a}}\", secret: \"{{c}}\"}}, cookies: {k: \"{{a}}\"}, json: {a: \"{{a}}\", list: [\"{{l}}\"], in: {b: \"<{{b}}>\"}}, take: {token: t}}", []string{
 			"carried https://a.e.com: a", "carried https://a.e.com: b", "carried https://a.e.com: c", "token from token, taken from t of POST https://a.e.com/t",
-			"sent https://a.e.com: a in HTTP Basic, as the user", "sent https://a.e.com: a in the cookie k", "sent https://a.e.com: b in the body, as in.b: \"<{{b}}>\"; without Bearer ",
+			"sent https://a.e.com: a in HTTP Basic, as the user", "sent https://a.e.com: a in the cookie k", "sent https://a.e.com: b in the body, as in.b: \"<{{b}}>\"; without \"Bearer \" in front",
 			"sent https://a.e.com: c in the body, as list[0]; l is {lower: {{m}}}; m is {hex: {{c}}}",
 		}},
 		"a value in a URL": {"obtain:\n- {get: \"https://a.e.com/a\", take: {own: o}}\n- {get: \"https://a.e.com/{{own}}/b?c=1&d={{own}}\", take: {token: t}}", []string{
@@ -130,11 +130,12 @@ func TestWhatIsTakenIsCalledByWhatItIs(t *testing.T) {
 // part, wherever it is made. What it does not depend on is nobody's question.
 func TestAllThatAPartDependsOnIsAskedAbout(t *testing.T) {
 	const (
-		file = "name: x\ninputs: {pick: {optional: true}, other: {optional: true}, client_secret: {secret: true}}\n"
-		send = "obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", o: \"{{other}}\", k: \"{{pick}}\"}, take: {token: access_token}}\n"
-		pick = file + "let: {p: {first: [\"{{pick}}\", \"{{client_secret}}\"]}}\n" + send
-		cut  = file + "let: {p: {split: {of: \"{{pick}}:{{client_secret}}\", by: \":\", at: 1}}}\n" + send
-		by   = "inputs: {n: {default: a}, client_secret: {secret: true}}\nlet: {p: {first: [\"{{v}}\", \"{{client_secret}}\"]}}\nparameters: {v: {default: \"{{n}}\"}}\n" +
+		file  = "name: x\ninputs: {pick: {optional: true}, other: {optional: true}, client_secret: {secret: true}}\n"
+		send  = "obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", o: \"{{other}}\", k: \"{{pick}}\"}, take: {token: access_token}}\n"
+		pick  = file + "let: {p: {first: [\"{{pick}}\", \"{{client_secret}}\"]}}\n" + send
+		plain = file + "let: {p: \"{{pick}} {{client_secret}}\"}\n" + send
+		cut   = file + "let: {p: {split: {of: \"{{pick}}:{{client_secret}}\", by: \":\", at: 1}}}\n" + send
+		by    = "inputs: {n: {default: a}, client_secret: {secret: true}}\nlet: {p: {first: [\"{{v}}\", \"{{client_secret}}\"]}}\nparameters: {v: {default: \"{{n}}\"}}\n" +
 			"obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", n: \"{{n}}\"}, take: {token: access_token}}\n"
 		asks = "inputs: {n: {default: a}, client_secret: {secret: true}}\nlet: {p: {split: {of: \"{{scope}},{{client_secret}}\", by: \",\", at: 1}}}\nscopes: {default: [r, w], join: \",\"}\n" +
 			"obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", n: \"{{n}}\"}, take: {token: access_token}}\n"
@@ -177,12 +178,21 @@ func TestAllThatAPartDependsOnIsAskedAbout(t *testing.T) {
 		"all cookies":                          {renewing("refresh_token: {cookie: rt}", ""), []string{"acct: acct", "acct: {cookies: all}"}, false},
 		"a refresh token in a path":            {renewing("x: y", "{{acct}}"), []string{"acct: acct", "acct: refresh_token"}, false},
 		"a value of the same answer":           {renewing("x: y", ""), []string{"acct: acct", "acct: another"}, true},
-		"a field beside it":                    {pick, []string{"o: \"{{other}}\"", "o: \"{{other}}\", more: x"}, true},
-		"the order of fields":                  {pick, []string{"scope: \"{{p}}\", client_secret: \"{{client_secret}}\"", "client_secret: \"{{client_secret}}\", scope: \"{{p}}\""}, true},
-		"titles, hints and choices":            {pick, []string{"pick: {optional: true}", "pick: {optional: true, title: A pick, hint: Any., one_of: [a, b]}"}, true},
-		"another input":                        {pick, []string{"other: {optional: true}", "other: {default: x}"}, true},
-		"a list of the callers' alone":         {tree, []string{"json: {scope:", "json: {more: [\"{{pick}}\", 1], scope:"}, true},
-		"a computation that chooses of others": {pick, []string{"let: {", "let: {q: {first: [\"{{pick}}\", \"{{other}}\"]}, ", "k: \"{{pick}}\"", "k: \"{{q}}\""}, true},
+		"a choice of the callers'":             {by, []string{"{default: \"{{n}}\"}", "{one_of: [a, b], default: a}"}, false},
+		"what callers have to choose":          {asks, []string{"scopes: {", "scopes: {required: true, "}, false},
+		"a header that is left out":            {order, []string{"one\", form", "one\", headers: {Accept: null}, form"}, false},
+		"which statuses are good":              {order, []string{"one\", form", "one\", ok: [404], form"}, false},
+		"how a header is written":              {renewing("refresh_token: {header: X-T}", ""), []string{"acct: acct", "acct: {header: x-t, pattern: \"(a)\"}"}, false},
+		"a cookie of the header":               {renewing("refresh_token: {header: Set-Cookie, pattern: \"rt=([^;]+)\"}", ""), []string{"acct: acct", "acct: {cookie: rt}"}, false},
+		"a part of the text":                   {renewing("refresh_token: {text: true, pattern: \"rt=(.*)\"}", ""), []string{"acct: acct", "acct: rt"}, false},
+		"what the claim is of":                 {renewing("idt: id_token, refresh_token: {claim: rt, of: idt}", ""), []string{"acct: acct", "acct: {path: id_token, pattern: \"[.](.*)[.]\"}"}, false},
+		"another element of the list":          {renewing(each, ""), []string{"acct: acct", "acct: {each: tokens, where: {kind: access}, path: value}"}, true},
+		"titles where something is chosen":     {pick, []string{"pick: {optional: true}", "pick: {optional: true, title: A pick}"}, true},
+		"a field beside it":                    {plain, []string{"o: \"{{other}}\"", "o: \"{{other}}\", more: x"}, true},
+		"the order of fields":                  {plain, []string{"scope: \"{{p}}\", client_secret: \"{{client_secret}}\"", "client_secret: \"{{client_secret}}\", scope: \"{{p}}\""}, true},
+		"titles, hints and choices":            {plain, []string{"pick: {optional: true}", "pick: {optional: true, title: A pick, hint: Any., one_of: [a, b]}"}, true},
+		"another input":                        {plain, []string{"other: {optional: true}", "other: {default: x}"}, true},
+		"a computation that chooses of others": {plain, []string{"let: {", "let: {q: {first: [\"{{pick}}\", \"{{other}}\"]}, ", "k: \"{{pick}}\"", "k: \"{{q}}\""}, true},
 	} {
 		v := newVendor(t, nil)
 		before := strings.TrimPrefix(c.before, "name: x\n")

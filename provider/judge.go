@@ -140,6 +140,10 @@ func (d *definition) unruled(e *broker.UpstreamError, said saidError, by posed) 
 			return broker.LevelGrant // some say so of a refresh token that they do not know any more, and obtain does without
 		case said.code == "invalid_request":
 			return d.requests()
+		case said.code == "invalid_grant" && by.refreshes && !by.presents && len(d.obtain) > 0:
+			return broker.LevelGrant // of what the refresh brought: obtain does without
+		case said.code == "invalid_grant" && by.refreshes && !by.presents:
+			return broker.LevelResponse // the refresh token was taken, and nobody's secret was looked at
 		case (level == broker.LevelScope || level == broker.LevelTarget) && !d.callersChoose():
 			return broker.LevelCredential // no caller chose it: it is the definition's, or the inputs'
 		}
@@ -170,7 +174,7 @@ func maybeSecret(status int, code string, by posed) bool {
 	case "invalid_client":
 		return true
 	case "invalid_grant":
-		return !by.presents
+		return !by.refreshes
 	case "unauthorized_client", "access_denied", "invalid_request":
 		return status == http.StatusUnauthorized
 	}

@@ -141,7 +141,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 		level                 broker.Level
 	}{
 		"a later request is not answered well":      {andThen, "attributes: [who]", first, 503, ``, true, broker.LevelUpstream},
-		"a later request says invalid_grant":        {andThen, "attributes: [who]", first, 400, `{"error": "invalid_grant"}`, true, broker.LevelCredential},
+		"a later request says invalid_grant":        {andThen, "attributes: [who]", first, 400, `{"error": "invalid_grant"}`, true, broker.LevelResponse},
 		"a later request says that it is over":      {andThen, "attributes: [who]\nerror: {rules: [{code: over, means: grant}]}", first, 400, `{"error": "over"}`, false, broker.LevelGrant},
 		"a later request may have spent it":         {again, "", first, 503, ``, false, broker.LevelUpstream},
 		"a later request was refused before":        {again, "", first, 401, `{"error": "invalid_client"}`, true, broker.LevelCredential},
@@ -149,7 +149,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 		"its answer lacks another value":            {alone, "attributes: [own]", `{"access_token": "a", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
 		"its answer lacks a token":                  {alone, "attributes: [own]", `{"own": "o", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
 		"its answer has a type that is none":        {alone, "attributes: [own]", `{"access_token": "a", "own": "o", "refresh_token": "rotated", "token_type": ["Bearer"]}`, 0, "", true, broker.LevelResponse},
-		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", true, broker.LevelResponse},
+		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", false, broker.LevelResponse},
 		"its answer has another thing at its place": {alone, "", `{"access_token": "a", "own": "o", "refresh_token": ["rotated"]}`, 0, "", false, broker.LevelResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -209,8 +209,8 @@ func TestARequestThatPresentsNoRefreshTokenRefusesNone(t *testing.T) {
 		}
 		_, _ = w.Write([]byte(`{"access_token": "a"}`))
 	})
-	if failure.Level != broker.LevelCredential {
-		t.Errorf("got level %d", failure.Level)
+	if failure.Level != broker.LevelResponse || failure.InvalidClient {
+		t.Errorf("got level %d, %v: want it this key's, and no secret's", failure.Level, failure.InvalidClient)
 	}
 }
 

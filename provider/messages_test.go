@@ -38,7 +38,7 @@ var moreWrongFiles = []string{
 	"name: x\nobtain: {post: \"https://e.com\", text: \"a {{scope}}\", take: {token: t}}\nscopes: {}",
 	taking("[]"), taking("{}"), taking("{path: a, of: token}"), taking("{path: a, each: b}"), taking("{path: a, each: b, where: {c..d: e}}"), taking("{path: \"a[\"}"), taking("{path: \"a[x]\"}"), taking("{path: \"a[0]b\"}"),
 	taking("{path: 'a.\"\"'}"), taking("{path: \"a b\"}"), taking("''"), taking(strings.Repeat("a.", 70) + "a"), taking("{path: a, layout: abc}"), taking("{path: a, layout: '%Q'}"),
-	taking("{path: a, layout: '%S%f'}"), taking("{path: a, layout: '%S Mon'}"), taking("{path: a, unit: hours}"), taking("{path: a, pattern: '('}"),
+	taking("{path: a, layout: '%S%f'}"), taking("{path: a, layout: '%S Mon'}"), taking("{path: a, unit: hours}"), taking("{path: a, pattern: '('}"), taking("{path: a, pattern: '(a{300})'}"),
 	"name: x\nobtain: {get: \"https://e.com\", take: {token: t, Own: a}}",
 	asking(""), asking("e.com"), asking("https://e.com/#a"), asking("https://"), asking("https://a@e.com"), asking("https://e.com:x"), asking("https://ü.com"), asking("https://a_b!.com"),
 	asking("https://[x]"), asking("https://e.com/../a"), asking("https://e.com/%zz"), asking(`https://e.com/\n`),

@@ -39,6 +39,9 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		return nil, r.Problems
 	}
 	d := r.definition(root)
+	if d != nil {
+		d.digest, d.sends = digest(root, false), digest(root, true)
+	}
 	if d != nil && !r.namesUnknown {
 		r.check(d)
 	}
@@ -46,7 +49,6 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	if wrong := yamldoc.Errors(r.Problems); len(wrong) > 0 { // and no warnings: what is wrong may be why something seems unused
 		return d, yamldoc.First(wrong)
 	}
-	d.digest = digest(root)
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
 	return d, r.Problems
 }

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // behind adds a name and all that it is computed of.
@@ -42,10 +40,8 @@ type slot struct {
 	text
 	// where it is, for people, and name what it is called there; empty: nothing.
 	where, name string
-	// list is the whole of the list that it is in, as it is written, and beside are the texts in that: where one of them is absent, what comes after stands
-	// in its place. Empty: it is in none, or is all that is in it.
-	list   string
-	beside []text
+	// inList: it is in a list with others. Where one of them is absent, what comes after stands in its place.
+	inList bool
 	// client: it is the secret of client authentication (RFC 6749 section 2.3.1). url: it is the URL, but for its query. query: it is in that, which
 	// others write down.
 	client, url, query bool
@@ -66,13 +62,9 @@ func (d *definition) slots(q *request) (all []slot) {
 			if where == inHeader {
 				s.where = where + textproto.CanonicalMIMEHeaderKey(f.name)
 			}
-			list := ""
-			if len(f.values) > 1 {
-				list = writtenList(f.values)
-			}
 			for i, t := range f.values {
 				if s.text = t; len(f.values) > 1 {
-					s.where, s.name, s.list, s.beside = fmt.Sprintf("%s%s[%d]", where, plainly(f.name), i), "", list, f.values
+					s.where, s.name, s.inList = fmt.Sprintf("%s%s[%d]", where, plainly(f.name), i), "", true
 				}
 				all = append(all, s)
 			}
@@ -100,7 +92,7 @@ func (d *definition) slots(q *request) (all []slot) {
 		}
 	}
 	var walk func(t *tree, at string, in slot)
-	walk = func(t *tree, at string, in slot) { // in has the list that it is in
+	walk = func(t *tree, at string, in slot) {
 		if t == nil {
 			return
 		}
@@ -108,9 +100,7 @@ func (d *definition) slots(q *request) (all []slot) {
 			in.text, in.where, in.name, in.client = *t.leaf, "the body, as "+at, at, post(at)
 			all = append(all, in)
 		}
-		if in.list == "" && t.choosesPlace() {
-			in.list, in.beside = shortened(t.written(), longestPlace/4), t.texts()
-		}
+		in.inList = in.inList || t.choosesPlace()
 		for i, x := range t.list {
 			walk(x, fmt.Sprintf("%s[%d]", at, i), in)
 		}
@@ -125,67 +115,6 @@ func (d *definition) slots(q *request) (all []slot) {
 // choosesPlace reports whether it is a list in which what stands where depends on what is there.
 func (t *tree) choosesPlace() bool {
 	return len(t.list) > 1 || len(t.list) == 1 && t.list[0].leaf == nil
-}
-
-// written is the tree on one line, but for blanks that say nothing.
-func (t *tree) written() string {
-	var b strings.Builder
-	var walk func(t *tree)
-	walk = func(t *tree) {
-		switch t.kind {
-		case treeLeaf:
-			b.WriteString(strconv.Quote(inLines(writtenAs(t.leaf.parts))))
-		case treeRaw:
-			b.WriteString(jsondoc.Text(t.raw))
-		case treeList:
-			b.WriteString("[")
-			for _, x := range t.list {
-				walk(x)
-				b.WriteString(", ")
-			}
-			b.WriteString("]")
-		case treeObject:
-			b.WriteString("{")
-			for _, m := range t.members {
-				b.WriteString(strconv.Quote(m.name) + ": ")
-				walk(m.tree)
-				b.WriteString(", ")
-			}
-			b.WriteString("}")
-		}
-	}
-	walk(t)
-	return b.String()
-}
-
-// writtenList is the same of a list of texts.
-func writtenList(texts []text) string {
-	var all []string
-	for _, t := range texts {
-		all = append(all, strconv.Quote(inLines(writtenAs(t.parts))))
-	}
-	return shortened("["+strings.Join(all, ", ")+"]", longestPlace/4)
-}
-
-// texts are the leaves of a tree, in order.
-func (t *tree) texts() (all []text) {
-	var walk func(t *tree)
-	walk = func(t *tree) {
-		if t == nil {
-			return
-		}
-		if t.leaf != nil {
-			all = append(all, *t.leaf)
-		}
-		for _, x := range t.list {
-			walk(x)
-		}
-		for _, m := range t.members {
-			walk(m.tree)
-		}
-	}
-	walk(t)
-	return all
 }
 
 // plainly is a member's name, in quotes where it could be taken for several.

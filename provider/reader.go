@@ -19,8 +19,8 @@ type reader struct {
 	yamldoc.Reader
 	// namesUnknown: a word that declares names was not understood, so that every use of one would seem wrong.
 	namesUnknown bool
-	// steps counts what checking looked at.
-	steps int
+	// steps counts what checking looked at, and ranges those of characters in the file's expressions.
+	steps, ranges int
 }
 
 func newReader(file string) *reader {
@@ -152,6 +152,15 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 	if !ok {
 		return nil, ""
 	}
+	if r.ranges > mostRanges || len(s) > mostPattern {
+		r.Wrong(at(n), "%s: an expression of %d bytes and at most %d are, or the file's expressions have too many classes of characters together; look for less", what, len(s), mostPattern)
+		return nil, s
+	}
+	count, ranges := steps(s)
+	if r.ranges += ranges; count > mostSteps || r.ranges > mostRanges {
+		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, and classes of %d ranges of characters, and a file has %d at most; look for less, or repeat it less often", what, count, mostSteps, ranges, mostRanges)
+		return nil, s
+	}
 	re, err := regexp.Compile(s) // by itself: "a)|(b" would leave the group that it is put into
 	if err == nil && whole {
 		re, err = regexp.Compile(`^(?:` + s + `)$`)
@@ -160,27 +169,32 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		r.Wrong(at(n), "%s: this is not an RE2 expression; write one as at https://github.com/google/re2/wiki/Syntax, which knows no look-ahead", what)
 		return nil, s
 	}
-	if count := steps(s); count > mostSteps {
-		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are; look for less, or repeat it less often", what, count, mostSteps)
-		return nil, s
-	}
 	return re, s
 }
 
-// mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
-const mostSteps = 250
+const (
+	// mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
+	mostSteps = 250
+	// mostPattern bounds its text, and mostRanges the ranges of characters in all classes of all expressions of a file: each class is kept as often as it is
+	// repeated, and a script of Unicode is some hundreds.
+	mostPattern = 1000
+	mostRanges  = 20_000
+)
 
-// steps are those of a good expression.
-func steps(s string) int {
+// steps are those of a good expression, and the ranges in its classes.
+func steps(s string) (count, ranges int) {
 	parsed, err := syntax.Parse(s, syntax.Perl)
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	p, err := syntax.Compile(parsed.Simplify())
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return len(p.Inst)
+	for _, i := range p.Inst {
+		ranges += len(i.Rune) / 2
+	}
+	return len(p.Inst), ranges
 }
 
 // fields reads names with values.

@@ -71,10 +71,8 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 		if failure != nil && spends && failure.Lost {
 			out.RefreshToken = broker.Secret{} // an earlier answer's, and it may be spent by now
 		}
-		if a != nil && x.Run == broker.Refresh {
-			e.succeeding(q, a, &out)
-		}
 		if failure == nil {
+			e.succeeding(q, a, &out)
 			failure = e.taking(q, a, &out)
 		}
 		if failure != nil {
@@ -218,7 +216,7 @@ func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.Ups
 	return e.discover(ctx, q)
 }
 
-// send sends a request once. Beside a failure there is the answer that says so, where one came.
+// send sends a request once.
 func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (*answer, *broker.UpstreamError) {
 	attempt := broker.Attempt{Start: time.Now(), Host: transport.HostPort(w.URL)}
 	came, sendErr := e.d.transport.Send(ctx, w, e.spends, e.x.BeforeSend)
@@ -239,7 +237,7 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (
 	if e.see != nil {
 		e.see(e, q, attempt, a, nil)
 	}
-	return a, failure
+	return nil, failure
 }
 
 // wrong is why an answer cannot be taken from; nil: it can.
@@ -335,11 +333,8 @@ func (e *exchange) posed() posed {
 	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends}
 }
 
-// succeeding takes the successor of a refresh token, whatever else is wrong with the answer that has it: what was presented for it is spent.
+// succeeding takes the successor of a refresh token, whatever else an answer lacks that is no failure: what was presented for it is spent.
 func (e *exchange) succeeding(q *request, a *answer, out *broker.Answer) {
-	if a.Status < 200 || a.Status > 299 {
-		return
-	}
 	for _, t := range q.take {
 		if t.name != "refresh_token" {
 			continue
