@@ -62,6 +62,11 @@ func TestTryShowsWhatTheUpstreamSaysAndNoSecret(t *testing.T) {
 	if got := rep.Requests[0].Message; got != "client <client_secret> is unknown" {
 		t.Errorf("got %q", got)
 	}
+	v.answer = says(422, "application/json", `{"error": "E_FORM", "error_description": "fields are wanted"}`)
+	rep, _, err = c.Try(v.context(), cred, broker.Selection{}, broker.Secret{})
+	if err != nil || len(rep.Requests) != 1 || rep.Requests[0].Message != "E_FORM: fields are wanted" {
+		t.Errorf("got %+v %v, want the code that a rule can name", rep, err)
+	}
 	v.answer = jsonSays(`{"access_token": "t", "expires_in": 60, "refresh_token": "r"}`)
 	rep, ans, err := c.Try(v.context(), cred, broker.Selection{}, broker.NewSecret("seed"))
 	if err != nil || rep.Failure != nil || rep.Requests[0].Taken["token"] != "access_token" || !rep.RefreshToken || ans.RefreshToken.Reveal() != "r" {

@@ -192,6 +192,14 @@ func (d *definition) refusals(run broker.Run) []string {
 	return out
 }
 
+// with is a message behind the error's code, where nothing else tells that because no rule names it.
+func (e *errorRules) with(s saidError, message string) string {
+	if s.spelled == "" || message == "" || e.public(s.code) != "" || strings.Contains(message, s.spelled) {
+		return message
+	}
+	return s.spelled + ": " + message
+}
+
 // messageOf is what an upstream says about its failure, without the secrets that it was sent, should it echo them. An answer
 // that looked like success may hold a token under a name that nobody expects: of it only the names are shown.
 func (e *exchange) messageOf(q *request, a *answer) string {
@@ -202,9 +210,9 @@ func (e *exchange) messageOf(q *request, a *answer) string {
 	switch said := rules.find(a); {
 	case rules.message != nil:
 		v, _ := rules.message.find(a)
-		s = v.String()
+		s = rules.with(said, v.String())
 	case m["error_description"] != nil:
-		s = jsondoc.Text(m["error_description"])
+		s = rules.with(said, jsondoc.Text(m["error_description"]))
 	case a.Status < 200 || a.Status > 299 || said.there:
 		s = string(a.Body)
 	case m != nil:

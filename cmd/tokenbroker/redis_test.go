@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,12 +133,36 @@ func TestStartWithoutRedis(t *testing.T) {
 	u := startUpstream(t)
 	r := redistest.Start(t, redistest.Options{})
 	r.Kill()
-	s := u.serve("--store", r.URL())
+	s := u.serve("--store", r.URL(), "--probes-listen", "127.0.0.1:0")
 	conn, err := dial(s.address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	probes := s.waitFor(`probes on (http://127\.0\.0\.1:\d+)`)
+	probed := func(path string) (int, string) {
+		t.Helper()
+		res, err := http.Get(probes + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(body)
+	}
+	wantProbes := func(ready int, away string) {
+		t.Helper()
+		if got, _ := probed("/readyz"); got != ready {
+			t.Errorf("/readyz: got %d, want %d", got, ready)
+		}
+		if _, got := probed("/metrics"); !strings.Contains(got, "\ntokenbroker_store_away "+away+"\n") {
+			t.Errorf("/metrics does not say tokenbroker_store_away %s", away)
+		}
+	}
+	wantProbes(503, "1")
 	health := healthv1.NewHealthClient(conn)
 	status := func(service string) healthv1.HealthCheckResponse_ServingStatus {
 		t.Helper()
@@ -161,6 +187,7 @@ func TestStartWithoutRedis(t *testing.T) {
 	if got := status(""); got != healthv1.HealthCheckResponse_SERVING {
 		t.Errorf("got %v, want SERVING", got)
 	}
+	wantProbes(200, "0")
 	s.apply(u)
 	s.token()
 }

@@ -42,8 +42,10 @@ type Running struct {
 	firstRun  bool
 	// madeKey: the key was made without knowing whether the store has data already.
 	madeKey bool
-	// notReady is why the store could not be used when it was last tried; empty: it could.
+	// notReady is why the store could not be used when it was last tried, and toldAt when that was last logged; empty: it could.
 	notReady string
+	toldAt   time.Time
+	metrics  *server.Metrics
 
 	background sync.WaitGroup
 	end        context.CancelFunc
@@ -123,6 +125,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		return nil, err
 	}
 	r.cleanup = append(r.cleanup, func() { _ = r.server.Stop(bg, 0) }) // at once, if it has not been stopped before
+	r.metrics = metrics
 	ready, err := r.begin(bg, st)
 	if err != nil {
 		return nil, err

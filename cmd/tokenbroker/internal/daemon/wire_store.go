@@ -97,6 +97,9 @@ func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *ser
 	}})
 }
 
+// tellAgain is how often it is said that the store cannot be asked since the start.
+const tellAgain = time.Minute
+
 // begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be
 // used fails it.
 func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err error) {
@@ -108,13 +111,15 @@ func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err e
 	}
 	switch {
 	case err == nil:
+		r.metrics.StoreAway(false)
 		r.warnSuspended(bounded, st)
 		return true, nil
 	case errors.Is(err, broker.StoreUnavailable):
-		if why := err.Error(); why != r.notReady {
+		r.metrics.StoreAway(true)
+		if why := err.Error(); why != r.notReady || time.Since(r.toldAt) >= tellAgain {
 			address, _ := redis.ParseAddress(r.settings.Store) // without user and password; it was parsed when the store was opened
 			r.log.Warn("the store cannot be asked yet: trying again until it can", "store", address.String(), "error", why)
-			r.notReady = why
+			r.notReady, r.toldAt = why, time.Now()
 		}
 		return false, nil
 	}

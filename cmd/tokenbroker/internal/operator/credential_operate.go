@@ -133,8 +133,14 @@ func (f *testFailure) GRPCStatus() *status.Status {
 }
 
 // Run makes an exchange and prints each request.
+// madeBefore reports whether a test was made before it was asked for: by whoever asked just before.
+func madeBefore(all []*tokenbrokerv1.Attempt, asked time.Time) bool {
+	return len(all) > 0 && asked.Sub(all[len(all)-1].GetStartTime().AsTime()) > time.Second
+}
+
 func (c *credentialTestCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
+		began := time.Now()
 		res, err := cl.credentials.TestCredential(ctx, &tokenbrokerv1.TestCredentialRequest{
 			Name: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, Keep: c.Keep,
 		})
@@ -148,6 +154,9 @@ func (c *credentialTestCommand) Run(p *console.Process) error {
 			}
 		} else if err := printAttempts(p.Stdout, c.Format, res.GetAttempts()); err != nil {
 			return err
+		}
+		if res.GetReason() != "" && madeBefore(res.GetAttempts(), began) {
+			console.Printf(p.Stderr, "tokenbroker: that is what a test a moment ago has found: one that failed is not repeated for five seconds\n")
 		}
 		if res.GetReason() != "" {
 			return &testFailure{res}

@@ -4,10 +4,12 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -54,6 +56,28 @@ func TestATestThatFailsEndsAsGetTokenWould(t *testing.T) {
 		}
 		if d := console.Describe(err); d.Message != "the test failed: what to do" || d.Reason != "WHY" {
 			t.Errorf("%v: got %+v", code, d)
+		}
+	}
+}
+
+// TestATestThatWasMadeBefore is told from one's own, and one without a request from both.
+func TestATestThatWasMadeBefore(t *testing.T) {
+	asked := time.Now()
+	made := func(ago time.Duration) *tokenbrokerv1.Attempt {
+		return &tokenbrokerv1.Attempt{StartTime: timestamppb.New(asked.Add(-ago))}
+	}
+	for name, x := range map[string]struct {
+		all  []*tokenbrokerv1.Attempt
+		want bool
+	}{
+		"none":                 {nil, false},
+		"its own":              {[]*tokenbrokerv1.Attempt{made(-time.Second)}, false},
+		"somebody else's":      {[]*tokenbrokerv1.Attempt{made(3 * time.Second)}, true},
+		"of clocks apart, its": {[]*tokenbrokerv1.Attempt{made(100 * time.Millisecond)}, false},
+		"its own, the last":    {[]*tokenbrokerv1.Attempt{made(3 * time.Second), made(-time.Second)}, false},
+	} {
+		if got := madeBefore(x.all, asked); got != x.want {
+			t.Errorf("%s: got %v", name, got)
 		}
 	}
 }
