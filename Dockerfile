@@ -18,9 +18,9 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /out/tokenbroker ./cmd/tokenbroker
 # The directories that the broker's user may write to. A volume that is new takes owner and mode of the one it is mounted on:
 # /data has store and sockets, /keys is for a key that several brokers share, /demo for `demo upstream`, /tmp for `demo`.
-RUN install -d -m 0700 /out/dirs/data /out/dirs/keys /out/dirs/demo /out/dirs/tmp
 # The licences of what the binary is made of ask that their texts go with it.
-RUN install -m 0644 LICENSE THIRD_PARTY_LICENSES /out/
+RUN install -d -m 0700 /out/dirs/data /out/dirs/keys /out/dirs/demo /out/dirs/tmp && \
+    install -m 0644 LICENSE THIRD_PARTY_LICENSES /out/
 
 FROM scratch
 ARG VERSION=
