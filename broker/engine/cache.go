@@ -39,8 +39,10 @@ type entry struct {
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again, and not stored.
 	dropped atomic.Bool
-	// made is when the entry was made: the token's times are by the wall clock of then.
+	// made is when the entry was made: the token's times are by the wall clock of then, and it is as of no later.
 	made broker.Instant
+	// astray: it was on its way to the store, and nobody knows whether it has arrived. Once the store can be asked, it is served no more.
+	astray atomic.Bool
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
@@ -132,21 +134,22 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 // the line had moved to before that: errAgain if the answer was dropped since. Where something else may have changed, whoever waits gets it, and the next
 // asks again.
 func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*entry, error) {
-	return c.putOver(l, a, confirmed, moved, func(*entry) bool { return true })
+	return c.putOver(l, a, confirmed, moved, c.clock.Now().At, func(*entry) bool { return true })
 }
 
 // found is put of what was read, which is returned also where what is in place may stay: what was read or stored after it, and unless better what only
 // this process has, which came after it.
 func (c *cache) found(l *line, a offer, s seen, better bool) (*entry, error) {
-	return c.putOver(l, a, s.at, s.moved, func(was *entry) bool {
+	return c.putOver(l, a, s.at, s.moved, s.at, func(was *entry) bool {
 		if was.local {
 			return better || was.mark != a.mark
 		}
-		return was.mark == a.mark || broker.Moment(was.confirmed.Load()) <= s.at
+		return was.mark == a.mark || was.made.At <= s.at
 	})
 }
 
-func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo, over func(was *entry) bool) (*entry, error) {
+// putOver is put where what is in place is over, and under other names where it was made until a moment: what has been made since was read or stored after that.
+func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo, until broker.Moment, over func(was *entry) bool) (*entry, error) {
 	e := c.entryOf(l, a, confirmed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,7 +170,7 @@ func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo
 		c.place(e)
 	}
 	for _, was := range slices.Clone(l.tokens[a.target.token.Token]) {
-		if was.lookup == a.lookup || e.local || was.mark == a.mark || broker.Moment(was.confirmed.Load()) > confirmed {
+		if was.lookup == a.lookup || e.local || was.mark == a.mark || was.made.At > until {
 			continue
 		}
 		named := a
@@ -177,12 +180,22 @@ func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo
 	return e, nil
 }
 
+// namesMost is under how many names one token is kept: callers choose them.
+const namesMost = 16
+
 // place has an entry served under its name; the caller holds mu.
 func (c *cache) place(e *entry) {
 	l, was := e.line, e.line.entries[e.lookup]
 	l.leave(was)
 	l.entries[e.lookup] = e
-	l.tokens[e.target.token.Token] = append(l.tokens[e.target.token.Token], e)
+	names := append(l.tokens[e.target.token.Token], e)
+	l.tokens[e.target.token.Token] = names
+	if len(names) > namesMost {
+		first := names[0]
+		l.leave(first)
+		delete(c.asked, first)
+		c.entries.Invalidate(first.lookup)
+	}
 	c.entries.Set(e.lookup, e)
 	c.ask(e)
 	if was == nil || !was.same(e) {
@@ -274,7 +287,7 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 	there := s.view.Token
 	c.drop(key.Credential, func(e *entry) bool {
 		switch {
-		case e.target.token.Token != key.Token, broker.Moment(e.confirmed.Load()) > s.at:
+		case e.target.token.Token != key.Token, e.made.At > s.at:
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
@@ -301,15 +314,22 @@ func (c *cache) undelivered(l *line, t *broker.Issued) bool {
 	return false
 }
 
-// arrived is for an entry that is on its way to the store no more: one that is there is served as any other. stored is the mark that it has there, as of
-// a moment at which the line had moved so far; zero: it is not there, as far as is known.
-func (c *cache) arrived(e *entry, stored broker.Mark, at broker.Moment, moved movedTo) {
+// arrived is for an entry that is on its way to the store no more: one that is there is served as any other, as of a moment at which the line had moved so
+// far, and one that the store did not take, or has dropped since, is not. Where nobody knows, it is served for as long as the store cannot be asked.
+func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Moment, moved movedTo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(e.line.pending, e)
-	if stored != (broker.Mark{}) && e.line.entries[e.lookup] == e {
+	switch {
+	case err != nil:
+		e.astray.Store(true)
+	case e.line.entries[e.lookup] != e:
+	case !done.Token:
+		c.remove(e.lookup, e)
+		e.line.wake(&e.line.changed)
+	default:
 		a := e.offer
-		a.mark, a.local, a.pending = stored, false, nil
+		a.mark, a.local, a.pending = done.Mark, false, nil
 		there := c.entryOf(e.line, a, at)
 		if _, doubtful := e.line.moves.since(moved, there); doubtful {
 			c.age(there)

@@ -163,7 +163,7 @@ func (b *Broker) commitBehind(o broker.Outcome, e *entry) {
 		asked, moved = b.clock.Now().At, e.line.moves.now()
 		return e.pending.lease.Commit(ctx, o)
 	}
-	arrived := func(done broker.Committed, _ error) { b.cache.arrived(e, done.Mark, asked, moved) }
+	arrived := func(done broker.Committed, err error) { b.cache.arrived(e, done, err, asked, moved) }
 	b.behind(e.pending, false, storeRetry, store, func(done broker.Committed, err error) {
 		if e.dropped.Load() {
 			b.behind(e.pending, true, 0, b.dropping(e), arrived)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -105,9 +106,11 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 			}
 			return true
 		}, false)
+		var fenced sync.WaitGroup
 		for _, p := range way {
-			b.fence(ctx, p)
+			fenced.Go(func() { b.fence(ctx, p) })
 		}
+		fenced.Wait()
 	}
 	done, err := b.dropStored(ctx, name, m, of)
 	if err == nil && !done.Spared.IsZero() {
