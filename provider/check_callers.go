@@ -70,9 +70,10 @@ func (d *definition) spotsOf(w *where) (all []spot) {
 // A spot is one of the places in an answer that something is taken from.
 type spot struct {
 	*where
-	// steps lead to it in a JSON document, through lists whatever is looked for in them; json: it is in one.
+	// steps lead to it in a JSON document, through lists whatever is looked for in them; json: it is in one. list are those to the list that match is of.
 	steps []step
 	json  bool
+	list  []step
 }
 
 // spots are all of them. before are the steps to where it begins.
@@ -84,16 +85,18 @@ func (w *where) spots(before []step) (all []spot) {
 		return all
 	}
 	steps := slices.Clone(before)
+	var list []step
 	if w.each != nil {
-		steps = append(append(steps, w.each.steps...), step{indexed: true, index: -1})
+		list = slices.Concat(before, w.each.steps)
+		steps = append(slices.Clone(list), step{indexed: true, index: -1})
 	}
 	switch {
 	case w.within != nil:
 		return w.within.spots(steps)
 	case w.path != nil:
-		return []spot{{w, append(steps, w.path.steps...), true}}
+		return []spot{{w, append(steps, w.path.steps...), true, list}}
 	}
-	return []spot{{w, nil, false}}
+	return []spot{{w, nil, false, nil}}
 }
 
 // whole reports whether it is all of an answer, or of its cookies: of a text nobody can tell the parts from each other.
@@ -132,7 +135,7 @@ func (s spot) sameAs(other spot) bool {
 
 // toldApart reports whether both are of the first element of a list that has a value, and want another one each.
 func (s spot) toldApart(other spot) bool {
-	return slices.ContainsFunc(s.match, func(m match) bool {
+	return slices.Equal(s.list, other.list) && slices.ContainsFunc(s.match, func(m match) bool {
 		return slices.ContainsFunc(other.match, func(o match) bool {
 			return slices.Equal(m.path.steps, o.path.steps) && m.literal() && o.literal() && writtenAs(m.field.values[0].parts) != writtenAs(o.field.values[0].parts)
 		})

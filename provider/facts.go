@@ -40,8 +40,17 @@ func digest(root *yaml.Node, sent bool) string {
 					members[k] = n.Content[i+1]
 				}
 			}
+			order := slices.Sorted(maps.Keys(members))
+			if sent { // what is taken first may decide what is taken next
+				order = order[:0]
+				for i := 0; i+1 < len(n.Content); i += 2 {
+					if k := n.Content[i].Value; members[k] != nil {
+						order = append(order, k)
+					}
+				}
+			}
 			part("{")
-			for _, k := range slices.Sorted(maps.Keys(members)) {
+			for _, k := range order {
 				part(k)
 				write(members[k], append(place[:len(place):len(place)], k)...)
 			}

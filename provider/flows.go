@@ -213,7 +213,7 @@ func (f *flows) made(s slot) string {
 		if x == nil {
 			continue
 		}
-		depends = depends || x.depends()
+		depends = depends || x.depends() || x.text != nil && len(x.text.names()) > 1 // nothing escapes what stands there together
 		says := "; " + n + " is " + x.source
 		whole.Write([]byte(says))
 		if b.Len() < longestPlace/4 {
@@ -236,7 +236,7 @@ func (f *flows) readsRefreshToken(w *where) bool {
 	reads, known := f.renews[w]
 	if !known {
 		reads = slices.ContainsFunc(f.d.spotsOf(w), func(s spot) bool {
-			return s.whole() || s.namesRefreshToken() || slices.ContainsFunc(f.kept, func(k spot) bool { return !s.apart(k) })
+			return s.whole() && len(f.kept) > 0 || s.namesRefreshToken() || slices.ContainsFunc(f.kept, func(k spot) bool { return !s.apart(k) })
 		})
 		f.renews[w] = reads
 	}

@@ -133,7 +133,7 @@ func TestAllThatAPartDependsOnIsAskedAbout(t *testing.T) {
 		file  = "name: x\ninputs: {pick: {optional: true}, other: {optional: true}, client_secret: {secret: true}}\n"
 		send  = "obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", o: \"{{other}}\", k: \"{{pick}}\"}, take: {token: access_token}}\n"
 		pick  = file + "let: {p: {first: [\"{{pick}}\", \"{{client_secret}}\"]}}\n" + send
-		plain = file + "let: {p: \"{{pick}} {{client_secret}}\"}\n" + send
+		plain = file + "obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{pick}} {{client_secret}}\", client_secret: \"{{client_secret}}\", o: \"{{other}}\", k: \"{{pick}}\"}, take: {token: access_token}}\n"
 		cut   = file + "let: {p: {split: {of: \"{{pick}}:{{client_secret}}\", by: \":\", at: 1}}}\n" + send
 		by    = "inputs: {n: {default: a}, client_secret: {secret: true}}\nlet: {p: {first: [\"{{v}}\", \"{{client_secret}}\"]}}\nparameters: {v: {default: \"{{n}}\"}}\n" +
 			"obtain: {post: \"https://a.e.com/t\", form: {scope: \"{{p}}\", client_secret: \"{{client_secret}}\", n: \"{{n}}\"}, take: {token: access_token}}\n"
@@ -189,10 +189,15 @@ func TestAllThatAPartDependsOnIsAskedAbout(t *testing.T) {
 		"another element of the list":          {renewing(each, ""), []string{"acct: acct", "acct: {each: tokens, where: {kind: access}, path: value}"}, true},
 		"titles where something is chosen":     {pick, []string{"pick: {optional: true}", "pick: {optional: true, title: A pick}"}, true},
 		"a field beside it":                    {plain, []string{"o: \"{{other}}\"", "o: \"{{other}}\", more: x"}, true},
-		"the order of fields":                  {plain, []string{"scope: \"{{p}}\", client_secret: \"{{client_secret}}\"", "client_secret: \"{{client_secret}}\", scope: \"{{p}}\""}, true},
+		"the order of fields":                  {plain, []string{"scope: \"{{pick}} {{client_secret}}\", client_secret: \"{{client_secret}}\"", "client_secret: \"{{client_secret}}\", scope: \"{{pick}} {{client_secret}}\""}, true},
 		"titles, hints and choices":            {plain, []string{"pick: {optional: true}", "pick: {optional: true, title: A pick, hint: Any., one_of: [a, b]}"}, true},
 		"another input":                        {plain, []string{"other: {optional: true}", "other: {default: x}"}, true},
-		"a computation that chooses of others": {plain, []string{"let: {", "let: {q: {first: [\"{{pick}}\", \"{{other}}\"]}, ", "k: \"{{pick}}\"", "k: \"{{q}}\""}, true},
+		"a computation that chooses of others": {plain, []string{"obtain:", "let: {q: {first: [\"{{pick}}\", \"{{other}}\"]}}\nobtain:", "k: \"{{pick}}\"", "k: \"{{q}}\""}, true},
+		"a text that is run together":          {file + "let: {p: \"<u>{{pick}}</u>{{client_secret}}\"}\n" + send, []string{"pick: {optional: true}", "pick: {default: \"</u><scope>\"}"}, false},
+		"what the body is read as":             {plain, []string{"form: {", "headers: {Content-Type: application/json}, form: {"}, false},
+		"the order of takes":                   {order, []string{"take: {acct: acct}", "take: {acct: acct, b: c}"}, false},
+		"lists on two levels":                  {renewing("refresh_token: {each: \"groups[0].tokens\", where: {kind: b}, path: value}", ""), []string{"acct: acct", "acct: {each: groups, where: {kind: a}, path: \"tokens[0].value\"}"}, false},
+		"another page for what is sent on":     {strings.Replace(strings.Replace(renewing("x: y", ""), "refresh: {oauth2: \"https://a.e.com/t\", auth: none}\n", "", 1), "acct: acct", "acct: {text: true, pattern: \"a(.)\"}", 1), []string{"a(.)", "b(.)"}, true},
 	} {
 		v := newVendor(t, nil)
 		before := strings.TrimPrefix(c.before, "name: x\n")

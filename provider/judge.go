@@ -124,8 +124,11 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 			continue
 		}
 		e.Wait, e.Mute = r.wait, false
-		if r.means == "grant" && !by.refreshes {
+		switch {
+		case r.means == "grant" && !by.refreshes:
 			return broker.LevelCredential, true
+		case r.means == "grant" && !by.presents && len(d.obtain) == 0:
+			return broker.LevelResponse, true // the refresh token was taken, and nothing else could be done
 		}
 		return meanings[r.means], true
 	}

@@ -142,7 +142,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 	}{
 		"a later request is not answered well":      {andThen, "attributes: [who]", first, 503, ``, true, broker.LevelUpstream},
 		"a later request says invalid_grant":        {andThen, "attributes: [who]", first, 400, `{"error": "invalid_grant"}`, true, broker.LevelResponse},
-		"a later request says that it is over":      {andThen, "attributes: [who]\nerror: {rules: [{code: over, means: grant}]}", first, 400, `{"error": "over"}`, false, broker.LevelGrant},
+		"a later request says that it is over":      {andThen, "attributes: [who]\nerror: {rules: [{code: over, means: grant}]}", first, 400, `{"error": "over"}`, true, broker.LevelResponse},
 		"a later request may have spent it":         {again, "", first, 503, ``, false, broker.LevelUpstream},
 		"a later request was refused before":        {again, "", first, 401, `{"error": "invalid_client"}`, true, broker.LevelCredential},
 		"a later answer has its successor":          {again, "", first, 200, `{"refresh_token": "rotated"}`, true, broker.LevelResponse},

@@ -54,6 +54,7 @@ const (
 
 // slots are the parts of a request.
 func (d *definition) slots(q *request) (all []slot) {
+	named := false // the body's Content-Type is made of names
 	post := func(name string) bool { return q.auth.kind == secretPost && name == "client_secret" }
 	add := func(fields []field, where string) {
 		for _, f := range fields {
@@ -74,12 +75,22 @@ func (d *definition) slots(q *request) (all []slot) {
 	add(q.headers, inHeader)
 	add(q.query, inQueryAs)
 	add(q.cookies.fields, "the cookie ")
-	add(q.body.fields, "the body, as ")
+	kind := "" // others may read a body by what the header says
+	for _, f := range slices.Concat(d.headers, q.headers) {
+		for _, t := range f.values {
+			if strings.EqualFold(f.name, "Content-Type") {
+				kind += " of Content-Type " + strconv.Quote(inLines(writtenAs(t.parts)))
+				named = named || len(t.names()) > 0
+			}
+		}
+	}
+	body := "the body" + kind
+	add(q.body.fields, body+", as ")
 	if q.cookies.whole != nil {
 		all = append(all, slot{text: *q.cookies.whole, where: "the cookies"})
 	}
 	before, behind := atQuery(q.target().written)
-	all = append(all, slot{text: before, where: "the URL", url: true}, slot{text: behind, where: "the URL's query", query: true}, slot{text: q.body.text, where: "the body"})
+	all = append(all, slot{text: before, where: "the URL", url: true}, slot{text: behind, where: "the URL's query", query: true}, slot{text: q.body.text, where: body, inList: named})
 	if q.auth.kind == secretBasic || q.auth.kind == rawBasic {
 		all = append(all, slot{text: q.auth.id, where: "HTTP Basic, as the user"}, slot{text: q.auth.secret, where: "HTTP Basic", client: true})
 	}
@@ -97,7 +108,7 @@ func (d *definition) slots(q *request) (all []slot) {
 			return
 		}
 		if t.leaf != nil {
-			in.text, in.where, in.name, in.client = *t.leaf, "the body, as "+at, at, post(at)
+			in.text, in.where, in.name, in.client = *t.leaf, body+", as "+at, at, post(at)
 			all = append(all, in)
 		}
 		in.inList = in.inList || t.choosesPlace()
@@ -108,7 +119,7 @@ func (d *definition) slots(q *request) (all []slot) {
 			walk(m.tree, strings.TrimPrefix(at+"."+plainly(m.name), "."), in)
 		}
 	}
-	walk(q.body.json, "", slot{})
+	walk(q.body.json, "", slot{inList: named})
 	return all
 }
 

@@ -157,7 +157,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		return nil, s
 	}
 	count, ranges := steps(s)
-	if r.ranges += ranges; count > mostSteps || r.ranges > mostRanges {
+	if r.ranges += ranges + count; count > mostSteps || r.ranges > mostRanges {
 		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, and classes of %d ranges of characters, and a file has %d at most; look for less, or repeat it less often", what, count, mostSteps, ranges, mostRanges)
 		return nil, s
 	}

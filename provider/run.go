@@ -72,7 +72,6 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			out.RefreshToken = broker.Secret{} // an earlier answer's, and it may be spent by now
 		}
 		if failure == nil {
-			e.succeeding(q, a, &out)
 			failure = e.taking(q, a, &out)
 		}
 		if failure != nil {
@@ -333,19 +332,6 @@ func (e *exchange) posed() posed {
 	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends}
 }
 
-// succeeding takes the successor of a refresh token, whatever else an answer lacks that is no failure: what was presented for it is spent.
-func (e *exchange) succeeding(q *request, a *answer, out *broker.Answer) {
-	for _, t := range q.take {
-		if t.name != "refresh_token" {
-			continue
-		}
-		if v, _ := t.where.find(a); !v.absent() && unfit(t.name, v) == "" {
-			out.RefreshToken = broker.NewSecret(v.String())
-			e.v.take(t.name, v)
-		}
-	}
-}
-
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
 func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
 	if e.taken == nil {
@@ -353,23 +339,35 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	}
 	taken, from := map[string]value{}, map[string]*where{}
 	at := &e.attempts[len(e.attempts)-1]
+	var lacks *broker.UpstreamError // what comes of it; what else is there is taken all the same
 	claimsLast := slices.Clone(q.take)
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
 		v, found := t.where.find(a)
 		if what := unfit(t.name, v); what != "" {
-			return e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
+			if lacks == nil {
+				lacks = e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
+			}
+			continue
 		}
 		if v.absent() {
 			_, held := e.held(t.name)
 			if !t.where.optional && (!builtinNames[t.name] || t.name == "token") && (!t.inherited || !held) {
-				return e.missing(q, a, "the answer has no "+t.name+" at "+t.where.written)
+				if lacks == nil {
+					lacks = e.missing(q, a, "the answer has no "+t.name+" at "+t.where.written)
+				}
 			}
 			continue
 		}
 		taken[t.name], from[t.name], out.TakenBy[t.name] = v, found, t.by
 		e.v.take(t.name, v)
 		e.taken[t.name] = true
+	}
+	if v, ok := taken["refresh_token"]; ok { // what was presented for it is spent, whatever the answer lacks
+		out.RefreshToken = broker.NewSecret(v.String())
+	}
+	if lacks != nil {
+		return lacks
 	}
 	for _, t := range q.take {
 		if _, ok := taken[t.name]; ok && (t.name == "token" || !t.where.judges()) {
@@ -383,9 +381,6 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 		if !builtinNames[name] || name == "token" {
 			out.Values[name] = broker.NewSecret(v.String())
 		}
-	}
-	if v, ok := taken["refresh_token"]; ok {
-		out.RefreshToken = broker.NewSecret(v.String())
 	}
 	e.meaning(a, taken, from, out)
 	return nil

@@ -188,9 +188,9 @@ func (c *cache) place(e *entry) {
 	l, was := e.line, e.line.entries[e.lookup]
 	l.leave(was)
 	l.entries[e.lookup] = e
-	names := append(l.tokens[e.target.token.Token], e)
-	l.tokens[e.target.token.Token] = names
-	if len(names) > namesMost {
+	key := e.target.token.Token
+	l.tokens[key] = append(l.tokens[key], e)
+	if names := l.tokens[key]; len(names) > namesMost {
 		first := names[0]
 		l.leave(first)
 		delete(c.asked, first)

@@ -157,6 +157,8 @@ func telling(set, former *broker.UpstreamError) *broker.UpstreamError {
 	switch {
 	case former == nil, former.Refused && set != nil: // it was too late for the former one
 		return set
+	case set != nil && set.Refused && former.InvalidClient: // or for the one that is set, of which nobody knows anything
+		return set
 	case set == nil, set.Refused:
 		return former
 	case former.Level == broker.LevelUpstream, former.Level == broker.LevelRateLimited:
