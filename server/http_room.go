@@ -17,7 +17,8 @@ const (
 
 // An httpRoom bounds the connections of an HTTP listener. When it is full, one more takes the place of another: of the one that has waited the longest
 // for its request, or the next one, to be whole; where all of them are answered, of the one whose answer takes the longest. Each has its time first.
-// So whoever connects and asks is answered soon, whatever others leave half done. It implements net.Listener.
+// So whoever connects and asks is answered soon, whatever others leave half done. Another machine that has more than half of the places has no time of its
+// own: it displaces itself, and at once. It implements net.Listener.
 type httpRoom struct {
 	net.Listener
 	most int
@@ -39,6 +40,8 @@ func newHTTPRoom(l net.Listener, most int) *httpRoom {
 type httpConnection struct {
 	net.Conn
 	room *httpRoom
+	// host is the other machine's address; empty: it is this one.
+	host string
 	// in is where it stands, nil: nowhere; since is from when on. The room's mu guards both.
 	in    *list.List
 	place *list.Element
@@ -51,7 +54,7 @@ func (r *httpRoom) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &httpConnection{Conn: c, room: r}
+	k := &httpConnection{Conn: c, room: r, host: otherHost(c.RemoteAddr())}
 	for {
 		wait := r.enter(k)
 		if wait <= 0 {
@@ -81,7 +84,10 @@ func (r *httpRoom) enter(k *httpConnection) (wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.waiting.Len()+r.answered.Len() >= r.most {
-		gone, wait := r.oldest(&r.waiting, httpAsking)
+		gone, wait := r.crowding(), time.Duration(0)
+		if gone == nil {
+			gone, wait = r.oldest(&r.waiting, httpAsking)
+		}
 		if gone == nil || wait > 0 {
 			if other, longer := r.oldest(&r.answered, httpAnswering); gone == nil || other != nil && longer < wait {
 				gone, wait = other, longer
@@ -95,6 +101,30 @@ func (r *httpRoom) enter(k *httpConnection) (wait time.Duration) {
 	}
 	r.move(k, &r.waiting)
 	return 0
+}
+
+// crowding is the connection that has waited the longest of a machine that has more than half of the places; nil: there is none. The caller holds mu.
+func (r *httpRoom) crowding() (first *httpConnection) {
+	of := map[string]int{}
+	for _, l := range []*list.List{&r.waiting, &r.answered} {
+		for e := l.Front(); e != nil; e = e.Next() {
+			of[e.Value.(*httpConnection).host]++
+		}
+	}
+	for e := r.waiting.Front(); e != nil; e = e.Next() {
+		if k := e.Value.(*httpConnection); k.host != "" && of[k.host] > r.most/2 {
+			return k
+		}
+	}
+	return nil
+}
+
+// otherHost is the address of another machine; empty: it is this one.
+func otherHost(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok && !t.IP.IsLoopback() {
+		return t.IP.String()
+	}
+	return ""
 }
 
 // oldest is the first of a list, and in how long it makes room; nil: there is none. The caller holds mu.
