@@ -75,7 +75,7 @@ func (h *hall) inside(of func(*visitor) bool) (n int) {
 
 // sleep lets virtual time pass, and everybody do what is due.
 func sleep(d time.Duration) {
-	time.Sleep(d) //nolint:forbidigo // in a bubble
+	<-time.After(d)
 	synctest.Wait()
 }
 
