@@ -147,6 +147,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 		"a later request was refused before":        {again, "", first, 401, `{"error": "invalid_client"}`, true, broker.LevelCredential},
 		"a later answer has its successor":          {again, "", first, 200, `{"refresh_token": "rotated"}`, true, broker.LevelResponse},
 		"its answer lacks another value":            {alone, "attributes: [own]", `{"access_token": "a", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
+		"its answer has it in a claim":              {"- {oauth2: \"https://example.com/token\", take: {idt: idt, refresh_token: {claim: rt, of: idt}}}\n", "", `{"idt": "e30.eyJydCI6InJvdGF0ZWQifQ.x"}`, 0, "", true, broker.LevelResponse},
 		"its answer lacks a token":                  {alone, "attributes: [own]", `{"own": "o", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
 		"its answer has a type that is none":        {alone, "attributes: [own]", `{"access_token": "a", "own": "o", "refresh_token": "rotated", "token_type": ["Bearer"]}`, 0, "", true, broker.LevelResponse},
 		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", false, broker.LevelResponse},
@@ -245,5 +246,24 @@ func TestWhatACallerChoseIsNobodyElsesFault(t *testing.T) {
 				t.Errorf("got %v: a former secret is tried where the new one may be what is wrong", e.InvalidClient)
 			}
 		})
+	}
+}
+
+// TestARuleEndsAGrantThatCanBeObtainedAnew: a later request of a refresh says that it is over. Where it cannot be obtained anew, that is no reason to throw
+// away a refresh token that was taken.
+func TestARuleEndsAGrantThatCanBeObtainedAnew(t *testing.T) {
+	for obtain, want := range map[string]broker.Level{"": broker.LevelResponse, "\nobtain: {oauth2: \"https://example.com/token\"}": broker.LevelGrant} {
+		a, failure := refreshing(t, "- {oauth2: \"https://example.com/token\"}\n- {get: \"https://example.com/me\", with_token: true, take: {who: id}}\n",
+			"attributes: [who]\nerror: {rules: [{status: 401, means: grant}]}"+obtain, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/me" {
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = w.Write([]byte(`{"access_token": "a", "refresh_token": "rotated", "id": "i"}`))
+			})
+		if failure.Level != want || a.RefreshToken.IsZero() != (want == broker.LevelGrant) {
+			t.Errorf("%q: got level %d, want %d; %+v", obtain, failure.Level, want, a)
+		}
 	}
 }
