@@ -164,3 +164,55 @@ func TestTheSecretThatIsSetIsTriedBeforeItIsBlamed(t *testing.T) {
 		}
 	})
 }
+
+// TestAReadingThatBeganBeforeACommitEnded, under another name of the token, tells of the former one. It does not take the place of the new one.
+func TestAReadingThatBeganBeforeACommitEnded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		up := &upstream{answer: issues(time.Hour)}
+		w := newWorld(t, up, func(s *engine.Settings) { s.Upstream = defaulting{up} })
+		w.create("main", nil)
+		former := w.mustGet("main").Token.ID
+		var committing, hold atomic.Bool
+		release := make(chan struct{})
+		w.backend.Set(storetest.Hooks{
+			BeforeApply: func(_ context.Context, b store.Batch) error {
+				if b.Finish {
+					committing.Store(true)
+					sleep(50 * time.Millisecond) // a disk
+				}
+				return nil
+			},
+			AfterRead: func(context.Context) {
+				if hold.Swap(false) {
+					<-release
+				}
+			},
+		})
+		sleep(time.Minute)
+		replaced, read := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(replaced)
+			_, _ = w.get("main", func(r *engine.Request) { r.MinTTL = 59*time.Minute + 15*time.Second }) // more than the former one has
+		}()
+		for !committing.Load() {
+			sleep(time.Millisecond)
+		}
+		hold.Store(true)
+		go func() {
+			defer close(read)
+			_, _ = w.get("main", scopes(t, "default"))
+		}()
+		<-replaced
+		if w.mustGet("main").Token.ID == former {
+			t.Fatal("it is not replaced")
+		}
+		close(release)
+		<-read
+		for range 10 {
+			if w.mustGet("main").Token.ID == former {
+				t.Fatal("the token that was replaced is served again")
+			}
+			sleep(time.Minute)
+		}
+	})
+}

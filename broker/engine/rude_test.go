@@ -67,29 +67,7 @@ func TestWhoInvalidatesNothingStopsNobody(t *testing.T) {
 					if !hot {
 						sleep(time.Minute)
 					}
-					w.backend.Set(away(3 * time.Millisecond))
-					stop := make(chan struct{})
-					go func() {
-						for i := 0; ; i++ {
-							select {
-							case <-stop:
-								return
-							case <-time.After(2 * time.Millisecond):
-								go drop(w, i)
-							}
-						}
-					}()
-					for range 20 {
-						sleep(500 * time.Millisecond)
-						ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-						if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
-							t.Error(err)
-						}
-						cancel()
-					}
-					close(stop)
-					w.backend.Set(hooksNone)
-					sleep(time.Second)
+					w.servesBeside(func(i int) { drop(w, i) })
 				})
 			})
 		}
@@ -431,32 +409,38 @@ func TestWhoInvalidatesARejectedTokenAgainTakesItFromNobody(t *testing.T) {
 					}
 					w.mustGet("main")
 					before := len(w.up.exchanges())
-					w.backend.Set(away(3 * time.Millisecond))
-					stop := make(chan struct{})
-					go func() {
-						for {
-							select {
-							case <-stop:
-								return
-							case <-time.After(2 * time.Millisecond):
-								go again(w, id)
-							}
-						}
-					}()
-					for range 20 {
-						sleep(500 * time.Millisecond)
-						ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-						if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
-							t.Error(err)
-						}
-						cancel()
-					}
-					close(stop)
-					w.backend.Set(hooksNone)
-					sleep(time.Second)
+					w.servesBeside(func(int) { again(w, id) })
 					w.wantExchanges(before)
 				})
 			})
 		}
 	}
+}
+
+// servesBeside: while somebody does something five hundred times a second, of a store that takes a while, another caller is served.
+func (w *world) servesBeside(annoys func(i int)) {
+	w.t.Helper()
+	w.backend.Set(away(3 * time.Millisecond))
+	stop := make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+				go annoys(i)
+			}
+		}
+	}()
+	for range 20 {
+		sleep(500 * time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		if _, err := w.Token(ctx, polite, engine.Request{Credential: "main"}); err != nil {
+			w.t.Error(err)
+		}
+		cancel()
+	}
+	close(stop)
+	w.backend.Set(hooksNone)
+	sleep(time.Second)
 }
