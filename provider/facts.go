@@ -24,7 +24,7 @@ var notSent = map[string]bool{
 	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true, "lifetime": true,
 }
 
-// digest hashes what decides issuance or, where all counts that decides what is sent, that: comments, order and words for people do not count.
+// digest hashes what decides issuance, whatever its order is, or all that decides what is sent, in its order. Comments and words for people do not count.
 func digest(root *yaml.Node, sent bool) string {
 	h := sha256.New()
 	var write func(n *yaml.Node, place ...string)

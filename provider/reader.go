@@ -153,12 +153,12 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		return nil, ""
 	}
 	if r.ranges > mostRanges || len(s) > mostPattern {
-		r.Wrong(at(n), "%s: an expression of %d bytes and at most %d are, or the file's expressions have too many classes of characters together; look for less", what, len(s), mostPattern)
+		r.Wrong(at(n), "%s: an expression of %d bytes and at most %d are, or the file's expressions have too many steps and classes of characters together; look for less", what, len(s), mostPattern)
 		return nil, s
 	}
 	count, ranges := steps(s)
 	if r.ranges += ranges + count; count > mostSteps || r.ranges > mostRanges {
-		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, and classes of %d ranges of characters, and a file has %d at most; look for less, or repeat it less often", what, count, mostSteps, ranges, mostRanges)
+		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, with %d ranges of characters; those of a file have %d of both at most, look for less, or repeat it less often", what, count, mostSteps, ranges, mostRanges)
 		return nil, s
 	}
 	re, err := regexp.Compile(s) // by itself: "a)|(b" would leave the group that it is put into
@@ -175,7 +175,7 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 const (
 	// mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
 	mostSteps = 250
-	// mostPattern bounds its text, and mostRanges the ranges of characters in all classes of all expressions of a file: each class is kept as often as it is
+	// mostPattern bounds its text, and mostRanges the steps, and the ranges of characters in all classes, of all expressions of a file: each class is kept as often as it is
 	// repeated, and a script of Unicode is some hundreds.
 	mostPattern = 1000
 	mostRanges  = 20_000

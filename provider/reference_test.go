@@ -105,13 +105,15 @@ func limitsTable() string {
 | a file | %d MiB, %d levels deep |
 | words, values, lists and mappings | %d |
 | times that something is named in braces | %d |
+| an expression | %d bytes, %d steps |
+| steps of all expressions, and ranges of characters in their classes, together | %d |
 | names of inputs, parameters, let and take together | %d |
 | requests of a run | %d |
 | each secret to each host, and each value that callers get, together | %d |
 | values, as often as a run names them, together | %d MiB |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostNames, mostRequests, mostFlows, mostUsed>>20, pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, pathMost, mostProblems)
 }
 
 var (
