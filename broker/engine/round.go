@@ -45,6 +45,8 @@ type pursuit struct {
 	place *gate.Place
 	// unfit: this definition cannot present what is kept of the grant.
 	unfit bool
+	// stood: a reading was older, when it came, than anything is relied on, and was made once more.
+	stood bool
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
 	late bool
 	// until is when it waits no longer, whatever it waits for, and rounds how many it has made since it last waited.
@@ -80,6 +82,10 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 			p.b.cache.forget(p.key.name)
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
+	}
+	if p.b.cache.shared && !p.stood && p.b.clock.Now().At.Sub(s.at) >= p.b.cache.bound { // the process stood, or the question hung: others have gone on
+		p.stood = true
+		return nil, nil, errAgain
 	}
 	if s.view.Credential.Revision != t.credential.Revision {
 		p.b.cache.learn(p.l, s.view.Credential, s.at)
