@@ -52,10 +52,9 @@ func (p *pending) release(ctx context.Context) (broker.Committed, error) {
 	return broker.Committed{}, p.lease.Release(ctx)
 }
 
-// once tries once. Where the broker was stopped before, it is the last try.
+// once tries once. Where the broker was stopped before, it is the last try. A try whose time was over because the process stood says nothing of the
+// store, and does not count.
 func (b *Broker) once(ctx context.Context, p *pending, store storing) (done broker.Committed, err error) {
-	ctx, cancel := b.briefly(ctx)
-	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
 			b.logPanic(p.l.name, r)
@@ -63,7 +62,23 @@ func (b *Broker) once(ctx context.Context, p *pending, store storing) (done brok
 		}
 		b.took(p.l, err)
 	}()
+	began := b.clock.Now().At
+	if done, err = b.one(ctx, store); err != nil && b.stoodSince(began) {
+		done, err = b.one(ctx, store)
+	}
+	return done, err
+}
+
+func (b *Broker) one(ctx context.Context, store storing) (broker.Committed, error) {
+	ctx, cancel := b.briefly(ctx)
+	defer cancel()
 	return store(ctx)
+}
+
+// stoodSince reports whether what was asked of the store at a moment took longer than anything is relied on: the process stood, or the question hung, and
+// others have gone on.
+func (b *Broker) stoodSince(asked broker.Moment) bool {
+	return b.cache.shared && b.clock.Now().At.Sub(asked) >= b.cache.bound
 }
 
 // briefly bounds one try. A network may hang, and a disk is waited for; but for whoever stops the broker.

@@ -83,7 +83,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	if p.b.cache.shared && !p.stood && p.b.clock.Now().At.Sub(s.at) >= p.b.cache.bound { // the process stood, or the question hung: others have gone on
+	if !p.stood && p.b.stoodSince(s.at) {
 		p.stood = true
 		return nil, nil, errAgain
 	}
