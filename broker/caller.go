@@ -1,9 +1,78 @@
 package broker
 
-// A Caller is the workload that asks, as the transport authenticated it. The zero value is nobody, and is allowed nothing.
+// A CallerKind says what sort of name a caller has. The values are those of policy files and of Caller.Identity.
+type CallerKind string
+
+// The kinds of callers.
+const (
+	// SPIFFE is a workload with a SPIFFE ID: Authority is the trust domain, Name the path without its first slash.
+	SPIFFE CallerKind = "spiffe"
+	// DNS, URI and CommonName are of certificates: Authority is the name of the trust in the settings, Name what the certificate says.
+	DNS        CallerKind = "dns"
+	URI        CallerKind = "uri"
+	CommonName CallerKind = "cn"
+	// Unix is a process of this machine behind a Unix socket: Name is its user id. Its attributes are uid and gid.
+	Unix CallerKind = "unix"
+	// Local is whoever reached the broker over loopback: nobody has proven anything.
+	Local CallerKind = "local"
+)
+
+// A Proof is how a caller's name was proven.
+type Proof string
+
+// The proofs.
+const (
+	// ProofX509 is a certificate, shown in a TLS handshake, with possession of its key.
+	ProofX509 Proof = "x509"
+	// ProofPeer is what the operating system says of the other side of a Unix socket.
+	ProofPeer Proof = "peer"
+	// ProofNone is where somebody was, and nothing else.
+	ProofNone Proof = "none"
+)
+
+// A Caller is the workload that asks, as the transport authenticated it; nil is nobody, and is allowed nothing. Immutable, but for what is remembered
+// of it: callers are handed on by their pointer.
 type Caller struct {
-	// Identity names the workload, for people and for policy: "local" for a caller on this machine.
+	// Identity is the caller's one name, which no other has: "spiffe://corp.example/ns/shop/sa/cart", "dns:company/cart.corp.example", "unix:1001",
+	// "local:services". Rates are counted by it, and logs name it.
 	Identity string
-	// Local is set for callers that reached the broker over loopback or its Unix socket.
-	Local bool
+	Kind     CallerKind
+	// Authority is who vouches for the name; empty for Unix and Local.
+	Authority string
+	Name      string
+	Proof     Proof
+	// Listener is by which purpose of the settings it came: services or operators.
+	Listener string
+	// Attributes are what else was proven of it, by name. Nil: nothing.
+	Attributes map[string][]string
+
+	// Memo is the engine's: what the caller was allowed lately.
+	Memo Memo
 }
+
+// NewCaller names a caller by its parts.
+func NewCaller(kind CallerKind, authority, name string, proof Proof, listener string) *Caller {
+	c := &Caller{Kind: kind, Authority: authority, Name: name, Proof: proof, Listener: listener}
+	switch {
+	case kind == SPIFFE:
+		c.Identity = "spiffe://" + authority + "/" + name
+	case kind == Local:
+		c.Identity = "local:" + listener
+	case authority == "":
+		c.Identity = string(kind) + ":" + name
+	default:
+		c.Identity = string(kind) + ":" + authority + "/" + name
+	}
+	return c
+}
+
+// String is the identity; of nobody, it is empty.
+func (c *Caller) String() string {
+	if c == nil {
+		return ""
+	}
+	return c.Identity
+}
+
+// OnThisMachine reports whether the caller reached the broker over loopback or its Unix socket.
+func (c *Caller) OnThisMachine() bool { return c != nil && (c.Kind == Unix || c.Kind == Local) }

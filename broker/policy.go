@@ -16,20 +16,85 @@ const (
 	ReadProvider     Operation = "provider.read"
 )
 
-// An Authorizer says whether a caller may do something. name is empty for operations on no particular credential, and
-// scopes for those on no particular scopes. It is asked on every call, hits included, by many goroutines: it must be quick.
-// It fails with a CallerNotAllowed failure and nothing else.
+// Operations are all of them, in the order in which people name them.
+func Operations() []Operation {
+	return []Operation{GetToken, Watch, InvalidateOne, InvalidateAll, ReadCredential, WriteCredential, DeleteCredential, TestCredential, ReadProvider}
+}
+
+// Selects reports whether the operation is about a token, so that what is selected counts.
+func (o Operation) Selects() bool { return o == GetToken || o == Watch || o == InvalidateOne }
+
+// Knowledge is what is known of the credential that an access is about.
+type Knowledge int
+
+// What can be known of it.
+const (
+	// Unread: nothing yet, but its name. Labels are empty, and the selection is what the caller said, without defaults.
+	Unread Knowledge = iota
+	// Missing: there is none of that name.
+	Missing
+	// Stored: its labels, and the selection with its defaults.
+	Stored
+)
+
+// An Access is what somebody wants to do. The zero value is nobody's.
+type Access struct {
+	Caller    *Caller
+	Operation Operation
+	// Credential is its name; empty: the operation is on no particular one, such as ReadProvider, or a list before it is read.
+	Credential CredentialName
+	Known      Knowledge
+	// Labels are the credential's, where it is Stored.
+	Labels map[string]string
+	// Selection is of which token, where the operation selects one.
+	Selection Selection
+	// Granted are the scopes that the token has, where there is one already: they may be more than were selected.
+	Granted Scopes
+}
+
+// An Effect is what is decided of an Access.
+type Effect int
+
+// The effects.
+const (
+	// Denied is the zero value.
+	Denied Effect = iota
+	// Depends: on what is not known yet. Only of what is Unread.
+	Depends
+	// Allowed: of what is Unread, whatever is stored.
+	Allowed
+)
+
+// A Decision is an effect, and by what it came.
+type Decision struct {
+	Effect Effect
+	// Rule is the name of the rule that allows it; empty: none does, or there are no rules.
+	Rule string
+}
+
+// An Authorizer says who may do what. Safe for concurrent use.
 type Authorizer interface {
-	Allow(caller Caller, op Operation, name CredentialName, scopes Scopes) error
+	// Decide decides. It asks nobody, and keeps nothing of what it is given.
+	Decide(a Access) Decision
+	// Generation changes whenever a decision may be another one. It is asked on every hit and must cost no more than an atomic load.
+	Generation() uint64
+	// Changes is closed at the next change of the generation; nil: there is never one.
+	Changes() <-chan struct{}
 }
 
 // LocalOnly allows callers on this machine everything, and others nothing.
 type LocalOnly struct{}
 
-// Allow implements Authorizer.
-func (LocalOnly) Allow(c Caller, _ Operation, name CredentialName, _ Scopes) error {
-	if c.Local {
-		return nil
+// Decide implements Authorizer.
+func (LocalOnly) Decide(a Access) Decision {
+	if a.Caller.OnThisMachine() {
+		return Decision{Effect: Allowed}
 	}
-	return &Failure{Kind: CallerNotAllowed, Credential: name}
+	return Decision{}
 }
+
+// Generation implements Authorizer.
+func (LocalOnly) Generation() uint64 { return 0 }
+
+// Changes implements Authorizer.
+func (LocalOnly) Changes() <-chan struct{} { return nil }

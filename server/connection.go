@@ -45,7 +45,7 @@ type connection struct {
 	net.Conn
 	wirecred.CommonAuthInfo
 	of     *connections
-	caller broker.Caller
+	caller *broker.Caller
 	place  *list.Element // in its room, which guards it; nil: it has none
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool

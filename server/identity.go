@@ -23,4 +23,4 @@ func callerAt(c net.Conn) broker.Caller {
 	return localCaller
 }
 
-var localCaller = broker.Caller{Identity: "local", Local: true}
+var localCaller = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")

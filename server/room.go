@@ -70,7 +70,7 @@ func (r *room) remove(k *connection) {
 
 // spare is the connection that makes room for one of a caller; nil: none does. One that was used since it was last looked at is passed over once.
 // The caller holds mu.
-func (r *room) spare(newcomer broker.Caller) *connection {
+func (r *room) spare(newcomer string) *connection {
 	with, most := newcomer, 0
 	if all := r.of[newcomer]; all != nil {
 		most = all.Len()

@@ -14,7 +14,7 @@ import (
 const ChangeMessage = "credential changed"
 
 // logChange says who has changed what of a credential. fields are what differs from before; none: all is new, or gone.
-func (b *Broker) logChange(by broker.Caller, how string, c broker.Credential, fields []string) {
+func (b *Broker) logChange(by *broker.Caller, how string, c broker.Credential, fields []string) {
 	attrs := []slog.Attr{slog.String("change", how), slog.String("credential", string(c.Name))}
 	if c.Provider != "" {
 		attrs = append(attrs, slog.String("provider", c.Provider))

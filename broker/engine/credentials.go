@@ -49,7 +49,7 @@ type Change struct {
 const conflictsMost = 20
 
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
-func (b *Broker) CreateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+func (b *Broker) CreateCredential(ctx context.Context, caller *broker.Caller, ch Change) (broker.Credential, error) {
 	ch.by = caller
 	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) { return b.create(ctx, ch) })
 }
@@ -93,7 +93,7 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 }
 
 // UpdateCredential changes one. NotFound, EtagMismatch, SecretsRequired, RequestInvalid with every violation.
-func (b *Broker) UpdateCredential(ctx context.Context, caller broker.Caller, ch Change) (broker.Credential, error) {
+func (b *Broker) UpdateCredential(ctx context.Context, caller *broker.Caller, ch Change) (broker.Credential, error) {
 	ch.by, ch.how = caller, "updated"
 	edit := func(there broker.Credential, now time.Time) (broker.Credential, *broker.Grant, error) {
 		d := Draft{

@@ -92,7 +92,7 @@ type outcome struct {
 
 // join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown, as shares.fly does, and as may does, which
 // is asked before one is started; nil: nobody is.
-func (b *Broker) join(key flightKey, n need, by broker.Caller, may func() error) (*flight[outcome], bool, error) {
+func (b *Broker) join(key flightKey, n need, by *broker.Caller, may func() error) (*flight[outcome], bool, error) {
 	var land func()
 	begin := func() (err error) {
 		if land, err = b.shares.fly(by, key.name); err != nil || may == nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // local is a caller on this machine.
-var local = broker.Caller{Identity: "local", Local: true}
+var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
 
 // upstream is a scripted one: what it answers is a function of the exchange.
 type upstream struct {

@@ -23,7 +23,7 @@ type Invalidation struct {
 // on the same token cause one exchange. Invalidating one token blocks no commit; invalidating all makes the access tokens of
 // running exchanges void and keeps their refresh tokens. Grants are not changed. What is named is gone from this process also where
 // it fails because the store is away, and nothing else is. It fails with a *broker.Failure; NotFound.
-func (b *Broker) Invalidate(ctx context.Context, caller broker.Caller, i Invalidation) (broker.Dropped, error) {
+func (b *Broker) Invalidate(ctx context.Context, caller *broker.Caller, i Invalidation) (broker.Dropped, error) {
 	op := broker.InvalidateOne
 	if i.All {
 		op = broker.InvalidateAll

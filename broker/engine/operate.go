@@ -10,7 +10,7 @@ import (
 )
 
 // Credential reads one. Its secrets are part of it: a transport shows their names only. NotFound.
-func (b *Broker) Credential(ctx context.Context, caller broker.Caller, name broker.CredentialName) (broker.Credential, error) {
+func (b *Broker) Credential(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (broker.Credential, error) {
 	return allowed(b, caller, broker.ReadCredential, name, func() (broker.Credential, error) { return b.stored(ctx, name) })
 }
 
@@ -30,7 +30,7 @@ type Page struct {
 }
 
 // Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
-func (b *Broker) Credentials(ctx context.Context, caller broker.Caller, after broker.CredentialName, limit int) (Page, error) {
+func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
 	return allowed(b, caller, broker.ReadCredential, "", func() (p Page, err error) {
 		page, err := b.store.Credentials(ctx, after, limit)
 		if err != nil {
@@ -48,7 +48,7 @@ func (b *Broker) Credentials(ctx context.Context, caller broker.Caller, after br
 
 // DeleteCredential deletes a credential and everything of it. etag must match; zero: whatever is there. No background work
 // brings it back. NotFound, EtagMismatch.
-func (b *Broker) DeleteCredential(ctx context.Context, caller broker.Caller, name broker.CredentialName, etag broker.ID) error {
+func (b *Broker) DeleteCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, etag broker.ID) error {
 	_, err := allowed(b, caller, broker.DeleteCredential, name, func() (_ struct{}, err error) {
 		err = b.store.DeleteCredential(ctx, name, etag)
 		b.wrote(name, err)
@@ -73,7 +73,7 @@ type Rotation struct {
 
 // RotateSecret sets secrets anew. The former ones are tried where it may be the secret that the upstream refuses. Of two that were set one after
 // the other, the one that is known to have worked is kept as the former. Grants are kept. RequestInvalid where an input is no secret, or is a seed.
-func (b *Broker) RotateSecret(ctx context.Context, caller broker.Caller, r Rotation) (broker.Credential, error) {
+func (b *Broker) RotateSecret(ctx context.Context, caller *broker.Caller, r Rotation) (broker.Credential, error) {
 	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID, by: caller, how: "secret rotated"}
 	if r.RequestID != "" {
 		ch.contents = b.contentsOf("rotate for "+r.KeepFormer.String(), Draft{Secrets: r.Secrets})
@@ -144,7 +144,7 @@ func (b *Broker) workedAt(ctx context.Context, c broker.Credential, now time.Tim
 }
 
 // RetireSecret forgets former secrets; no names: all of them. It changes no version: tokens go on being served.
-func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name broker.CredentialName, names []string) (broker.Credential, error) {
+func (b *Broker) RetireSecret(ctx context.Context, caller *broker.Caller, name broker.CredentialName, names []string) (broker.Credential, error) {
 	return b.resecret(ctx, caller, Change{Name: name, by: caller, how: "former secret forgotten"}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
 		if len(names) == 0 {
 			names = c.SecretNames()
@@ -166,7 +166,7 @@ func (b *Broker) RetireSecret(ctx context.Context, caller broker.Caller, name br
 }
 
 // resecret changes the secrets of a credential.
-func (b *Broker) resecret(ctx context.Context, caller broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
+func (b *Broker) resecret(ctx context.Context, caller *broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
 	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) {
 		return b.rewrite(ctx, ch, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)

@@ -292,7 +292,7 @@ func TestStrangersAreAllowedNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, &upstream{answer: issues(time.Hour)})
 		w.create("main", nil)
-		far, ctx := broker.Caller{Identity: "far"}, context.Background()
+		far, ctx := broker.NewCaller(broker.SPIFFE, "far.example", "far", broker.ProofX509, "services"), context.Background()
 		ch := engine.Change{Name: "main", Edit: func(*engine.Draft) error { return nil }}
 		for name, err := range map[string]error{
 			"create": second(w.CreateCredential(ctx, far, ch)), "update": second(w.UpdateCredential(ctx, far, ch)), "delete": w.DeleteCredential(ctx, far, "main", broker.ID{}),

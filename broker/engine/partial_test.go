@@ -155,7 +155,7 @@ func TestStatusesWhileAPartIsAway(t *testing.T) {
 		if all, err := w.CredentialStatuses(t.Context(), local, names); err != nil || all[1].Err != nil || all[1].State != engine.Ready {
 			t.Errorf("when it is back: got %+v, %v", all, err)
 		}
-		if all, err := w.CredentialStatuses(t.Context(), broker.Caller{Identity: "far"}, names); err != nil || !errors.Is(all[0].Err, broker.CallerNotAllowed) {
+		if all, err := w.CredentialStatuses(t.Context(), broker.NewCaller(broker.SPIFFE, "far.example", "far", broker.ProofX509, "services"), names); err != nil || !errors.Is(all[0].Err, broker.CallerNotAllowed) {
 			t.Errorf("of a caller who may not: got %+v, %v", all, err)
 		}
 	})

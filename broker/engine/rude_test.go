@@ -17,7 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
-var rude, polite = broker.Caller{Identity: "rude", Local: true}, broker.Caller{Identity: "polite", Local: true}
+var rude, polite = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "rude"), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "polite")
 
 // away has each call to a store take so long, as far as its caller waits.
 func away(d time.Duration) storetest.Hooks {

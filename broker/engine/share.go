@@ -41,18 +41,18 @@ type shares struct {
 }
 
 // itself is the broker as a caller, which refreshes what others ask for. It is authorized for nothing.
-var itself = broker.Caller{Identity: "the broker itself"}
+var itself = broker.NewCaller(broker.SPIFFE, "far.example", "the broker itself", broker.ProofX509, "services")
 
 // A portion is of one caller, and of one of its credentials; of all of them where name is empty.
 type portion struct {
-	caller broker.Caller
+	caller *broker.Caller
 	name   broker.CredentialName
 }
 
 // fly lets a caller begin a flight, which ends with land. A caller may hold as many as are free: half of all if it is alone. For one credential it may
 // hold as many as are free beyond what it holds: a third of all. So a caller who has none finds room, and so does a credential that is well beside one
 // whose upstream is slow. It fails with CallerLimited, or with UpstreamSlow where it is that credential alone. Whoever gives up leaves a flight behind.
-func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land func(), err error) {
+func (s *shares) fly(caller *broker.Caller, name broker.CredentialName) (land func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all, one, free := portion{caller: caller}, portion{caller, name}, s.most-s.flying
@@ -88,7 +88,7 @@ func (s *shares) fly(caller broker.Caller, name broker.CredentialName) (land fun
 }
 
 // take takes one of a caller's, or fails with CallerLimited.
-func (s *shares) take(caller broker.Caller, name broker.CredentialName) error {
+func (s *shares) take(caller *broker.Caller, name broker.CredentialName) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()

@@ -22,7 +22,7 @@ func TestACallerHasItsShareAndTheOthersHaveTheirs(t *testing.T) {
 		w := newWorld(t, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.CallerRate = 5 })
 		w.create("main", nil)
 		w.mustGet("main")
-		greedy, other := broker.Caller{Identity: "uid:1", Local: true}, broker.Caller{Identity: "uid:2", Local: true}
+		greedy, other := broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:1"), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:2")
 		ask := func(c broker.Caller, name string) error {
 			_, err := w.Token(t.Context(), c, engine.Request{Credential: broker.CredentialName(name)})
 			return err
@@ -69,7 +69,7 @@ func TestWhoGivesUpLeavesABoundedNumberOfFlightsBehind(t *testing.T) {
 		for _, name := range []string{"main", "second", "other"} {
 			w.create(name, nil)
 		}
-		greedy, other := broker.Caller{Identity: "uid:1", Local: true}, broker.Caller{Identity: "uid:2", Local: true}
+		greedy, other := broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:1"), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:2")
 		begun, refused := 0, 0
 		for i := range 1000 {
 			var r engine.Request

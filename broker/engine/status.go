@@ -48,7 +48,7 @@ type Report struct {
 }
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
-func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, name broker.CredentialName) (Report, error) {
+func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (Report, error) {
 	return allowed(b, caller, broker.ReadCredential, name, func() (Report, error) {
 		all, err := b.store.Statuses(ctx, []broker.CredentialName{name})
 		if err == nil {
@@ -63,7 +63,7 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller broker.Caller, nam
 
 // CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any. It takes nothing
 // of the caller's share: it is for what a call that has taken its part brings, a page of Credentials or what was written.
-func (b *Broker) CredentialStatuses(ctx context.Context, caller broker.Caller, names []broker.CredentialName) ([]Report, error) {
+func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, names []broker.CredentialName) ([]Report, error) {
 	all := make([]Report, len(names))
 	var may []broker.CredentialName
 	for i, name := range names {

@@ -31,7 +31,7 @@ type Result struct {
 
 // Token returns a token that is valid now. Equal requests share one token and one exchange; a caller that gives up leaves
 // the exchange running. It fails with a *broker.Failure.
-func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Result, error) {
+func (b *Broker) Token(ctx context.Context, caller *broker.Caller, r Request) (Result, error) {
 	if err := b.authorize.Allow(caller, broker.GetToken, r.Credential, r.Selection.Scopes); err != nil {
 		return Result{}, b.failed(broker.GetToken, err)
 	}
@@ -65,7 +65,7 @@ func (b *Broker) Token(ctx context.Context, caller broker.Caller, r Request) (Re
 }
 
 // miss brings a token that is not in the process.
-func (b *Broker) miss(ctx context.Context, caller broker.Caller, key lookup, n need) (Result, error) {
+func (b *Broker) miss(ctx context.Context, caller *broker.Caller, key lookup, n need) (Result, error) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
@@ -132,7 +132,7 @@ type rejected struct {
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails.
-func (b *Broker) wait(ctx context.Context, caller broker.Caller, key lookup, n need) (Result, error) {
+func (b *Broker) wait(ctx context.Context, caller *broker.Caller, key lookup, n need) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
 	for {
@@ -177,7 +177,7 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 }
 
 // allowed does what a caller may do, and counts what fails.
-func allowed[T any](b *Broker, caller broker.Caller, op broker.Operation, name broker.CredentialName, do func() (T, error), scopes ...broker.Scopes) (T, error) {
+func allowed[T any](b *Broker, caller *broker.Caller, op broker.Operation, name broker.CredentialName, do func() (T, error), scopes ...broker.Scopes) (T, error) {
 	var none T
 	if err := b.authorize.Allow(caller, op, name, cmp.Or(scopes...)); err != nil {
 		return none, b.failed(op, err)

@@ -224,7 +224,7 @@ func TestNobodyElseIsAllowed(t *testing.T) {
 		w.create("main", nil)
 		w.mustGet("main")
 		for _, name := range []broker.CredentialName{"main", "missing"} {
-			_, err := w.Token(context.Background(), broker.Caller{Identity: "far"}, engine.Request{Credential: name})
+			_, err := w.Token(context.Background(), broker.NewCaller(broker.SPIFFE, "far.example", "far", broker.ProofX509, "services"), engine.Request{Credential: name})
 			wantKind(t, err, broker.CallerNotAllowed)
 		}
 	})

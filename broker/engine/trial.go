@@ -34,7 +34,7 @@ type trial struct {
 // kept; the access token only with keep. Whoever asks for the same test while it is made shares it, and for five seconds where it failed, unless
 // the credential or its definition has changed since. A failure of the exchange is a result; other failures are errors: UpstreamRateLimited where
 // several other tests of the credential have just failed.
-func (b *Broker) TestCredential(ctx context.Context, caller broker.Caller, name broker.CredentialName, sel broker.Selection, keep bool) (Trial, error) {
+func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, sel broker.Selection, keep bool) (Trial, error) {
 	return allowed(b, caller, broker.TestCredential, name, func() (t Trial, err error) {
 		c, err := b.stored(ctx, name)
 		if err != nil {

@@ -43,7 +43,7 @@ const (
 // ends, send fails, or no token can be had before somebody changes something. known is the id of the token that the watcher
 // holds already: it is not sent again while it is the current one. Waiting costs a timer. r.RejectedTokenID is ignored. send
 // is never called concurrently.
-func (b *Broker) Watch(ctx context.Context, caller broker.Caller, r Request, known string, send func(Event) error) error {
+func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, known string, send func(Event) error) error {
 	r.RejectedTokenID = ""
 	if err := b.authorize.Allow(caller, broker.Watch, r.Credential, r.Selection.Scopes); err != nil {
 		return b.failed(broker.Watch, err)
@@ -90,7 +90,7 @@ func watchEnded(name broker.CredentialName, err error) error {
 type watcher struct {
 	b      *Broker
 	l      *line
-	caller broker.Caller
+	caller *broker.Caller
 	r      Request
 	held   string
 	told   Supply

@@ -35,7 +35,7 @@ func TestMadeUpRejectionsWakeNoWatches(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 200 {
 			go func() {
-				_ = w.Watch(ctx, broker.Caller{Identity: "watcher", Local: true}, engine.Request{Credential: "main"}, "", func(engine.Event) error { return nil })
+				_ = w.Watch(ctx, broker.NewCaller(broker.Local, "", "", broker.ProofNone, "watcher"), engine.Request{Credential: "main"}, "", func(engine.Event) error { return nil })
 			}()
 		}
 		synctest.Wait()

@@ -70,7 +70,7 @@ type guard struct {
 var _ broker.Authorizer = (*guard)(nil)
 
 // Allow implements broker.Authorizer.
-func (g *guard) Allow(_ broker.Caller, _ broker.Operation, name broker.CredentialName, _ broker.Scopes) error {
+func (g *guard) Allow(_ *broker.Caller, _ broker.Operation, name broker.CredentialName, _ broker.Scopes) error {
 	w := g.w
 	w.mu.Lock()
 	if w.over || w.lives[g.b] != g.life {

@@ -28,7 +28,7 @@ const (
 )
 
 // local is a caller on this machine.
-var local = broker.Caller{Identity: "local", Local: true}
+var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
 
 // A world is everything that one schedule runs.
 type world struct {

@@ -153,7 +153,7 @@ func newNeighbours(t *testing.T, definition string, says said) *neighbours {
 	return n
 }
 
-var here = broker.Caller{Identity: "local", Local: true}
+var here = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
 
 func (n *neighbours) ask(name broker.CredentialName, scopes ...string) error {
 	set, err := broker.ParseSet("scopes", scopes)
