@@ -41,7 +41,7 @@ type Caller struct {
 	Authority string
 	Name      string
 	Proof     Proof
-	// Listener is by which purpose of the settings it came: services or operators.
+	// Listener is by which purpose of the settings it came: services or operators; empty: by the one for all, of this machine.
 	Listener string
 	// Attributes are what else was proven of it, by name. Nil: nothing.
 	Attributes map[string][]string
@@ -56,6 +56,8 @@ func NewCaller(kind CallerKind, authority, name string, proof Proof, listener st
 	switch {
 	case kind == SPIFFE:
 		c.Identity = "spiffe://" + authority + "/" + name
+	case kind == Local && listener == "":
+		c.Identity = "local"
 	case kind == Local:
 		c.Identity = "local:" + listener
 	case authority == "":

@@ -21,8 +21,8 @@ func Operations() []Operation {
 	return []Operation{GetToken, Watch, InvalidateOne, InvalidateAll, ReadCredential, WriteCredential, DeleteCredential, TestCredential, ReadProvider}
 }
 
-// Selects reports whether the operation is about a token, so that what is selected counts.
-func (o Operation) Selects() bool { return o == GetToken || o == Watch || o == InvalidateOne }
+// Selects reports whether the operation hands out a token, so that what is selected counts.
+func (o Operation) Selects() bool { return o == GetToken || o == Watch }
 
 // Knowledge is what is known of the credential that an access is about.
 type Knowledge int
@@ -49,7 +49,7 @@ type Access struct {
 	// Selection is of which token, where the operation selects one.
 	Selection Selection
 	// Granted are the scopes that the token has, where there is one already: they may be more than were selected.
-	Granted Scopes
+	Granted []string
 }
 
 // An Effect is what is decided of an Access.

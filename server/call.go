@@ -12,7 +12,7 @@ import (
 // first asks for the end. A hit waits for nothing, and has none.
 type call struct {
 	context.Context //nolint:containedctx // it is one
-	caller          broker.Caller
+	caller          *broker.Caller
 	connection      *connection // nil: it came on none
 	started         time.Time
 
@@ -70,7 +70,7 @@ func (c *call) Err() error { return c.limited().Err() }
 // goroutine: once there is one with the timer, it is that.
 func (c *call) Value(key any) any {
 	if key == (callerKey{}) {
-		return &c.caller
+		return c.caller
 	}
 	c.mu.Lock()
 	in := c.bounded

@@ -189,7 +189,7 @@ func TestWhoIsBehindASocketHasTheirOwnShare(t *testing.T) {
 	}
 	defer func() { _ = c.Close() }()
 	got := server.CallerAt(c)
-	if want := server.UserIdentity(os.Getuid()); !got.Local || got.Identity != want {
+	if want := server.UserIdentity(os.Getuid()); !got.OnThisMachine() || got.Identity != want {
 		t.Errorf("got %+v, want %s", got, want)
 	}
 }

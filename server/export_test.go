@@ -37,7 +37,7 @@ var CallerAt = callerAt
 func UserIdentity(uid int) string {
 	switch runtime.GOOS {
 	case "linux", "darwin", "freebsd":
-		return fmt.Sprint("uid:", uid)
+		return fmt.Sprint("unix:", uid)
 	}
 	return localCaller.Identity
 }

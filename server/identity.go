@@ -1,26 +1,26 @@
 package server
 
 import (
-	"fmt"
 	"net"
+	"strconv"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/peeruser"
 )
 
-// callerAt says who is behind a connection: without authentication, whoever is on this machine is local, by their user where the system
-// tells it, and others are nobody.
-func callerAt(c net.Conn) broker.Caller {
+// callerAt says who is behind a connection where nobody has to prove anything: whoever is on this machine is local, by their user where the system
+// tells it, and others are nobody: nil.
+func callerAt(c net.Conn) *broker.Caller {
 	a := c.RemoteAddr()
 	if !isLocal(a) && (a == nil || a.Network() != "bufconn") { // in-process: tests and embedding
-		return broker.Caller{}
+		return nil
 	}
 	if u, ok := c.(*net.UnixConn); ok {
 		if uid, ok := peeruser.Of(u); ok {
-			return broker.Caller{Identity: fmt.Sprint("uid:", uid), Local: true}
+			return broker.NewCaller(broker.Unix, "", strconv.FormatUint(uint64(uid), 10), broker.ProofPeer, "")
 		}
 	}
 	return localCaller
 }
 
-var localCaller = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+var localCaller = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")

@@ -44,19 +44,17 @@ type edge struct {
 
 type callerKey struct{}
 
-// callerOf is the caller that the edge found. Reached any other way, the Caller is zero.
-func callerOf(ctx context.Context) broker.Caller {
-	if c, ok := ctx.Value(callerKey{}).(*broker.Caller); ok {
-		return *c
-	}
-	return broker.Caller{}
+// callerOf is the caller that the edge found. Reached any other way, it is nobody: nil.
+func callerOf(ctx context.Context) *broker.Caller {
+	c, _ := ctx.Value(callerKey{}).(*broker.Caller)
+	return c
 }
 
 // identify says who the peer is, and on which connection; reached any other way, nobody.
-func identify(ctx context.Context) (broker.Caller, *connection) {
+func identify(ctx context.Context) (*broker.Caller, *connection) {
 	k := connectionOf(ctx)
 	if k == nil {
-		return broker.Caller{}, nil
+		return nil, nil
 	}
 	k.begins(ctx)
 	return k.caller, k
@@ -97,7 +95,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	defer e.metrics.streaming(info.FullMethod)()
 	started := time.Now()
 	caller, connection := identify(ss.Context())
-	ctx := context.WithValue(ss.Context(), callerKey{}, &caller)
+	ctx := context.WithValue(ss.Context(), callerKey{}, caller)
 	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
 	if connection != nil {
 		done, err := connection.lasts()
@@ -116,7 +114,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		defer context.AfterFunc(e.stopping, cancel)()
 	}
 	var err error
-	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == (broker.Caller{}) {
+	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == nil {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // an unknown caller learns nothing, not even which services exist
 	} else {
 		err = e.recoveringStream(srv, vs, info, next)
@@ -202,7 +200,7 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 	if e.log.Enabled(ctx, level) {
 		attrs := []slog.Attr{
 			slog.String("method", method), slog.String("code", s.Code().String()), slog.String("reason", reasonOf(kind)),
-			slog.String("request_id", id), slog.String("caller", callerOf(ctx).Identity), slog.Duration("took", time.Since(started)),
+			slog.String("request_id", id), slog.String("caller", callerOf(ctx).String()), slog.Duration("took", time.Since(started)),
 		}
 		if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
 			for _, a := range [...]slog.Attr{

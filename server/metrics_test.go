@@ -95,7 +95,7 @@ func TestTheMetricsAreThoseOfTheDocument(t *testing.T) {
 // TestWhatLooksForACredentialHasNotFailed: an apply looks for each.
 func TestWhatLooksForACredentialHasNotFailed(t *testing.T) {
 	s := newStand(t)
-	_, err := s.broker.Credential(t.Context(), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local"), "nobody")
+	_, err := s.broker.Credential(t.Context(), broker.NewCaller(broker.Local, "", "", broker.ProofNone, ""), "nobody")
 	if broker.KindOf(err) != broker.NotFound {
 		t.Fatal(err)
 	}

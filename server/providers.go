@@ -37,7 +37,10 @@ type providers struct {
 }
 
 func (s *providers) allow(ctx context.Context) error {
-	return s.authorize.Allow(callerOf(ctx), broker.ReadProvider, "", broker.Scopes{})
+	if s.authorize.Decide(broker.Access{Caller: callerOf(ctx), Operation: broker.ReadProvider}).Effect != broker.Allowed {
+		return &broker.Failure{Kind: broker.CallerNotAllowed}
+	}
+	return nil
 }
 
 func (p Provider) message(text bool) *tokenbrokerv1.Provider {

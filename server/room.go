@@ -4,8 +4,6 @@ import (
 	"container/list"
 	"errors"
 	"sync"
-
-	"github.com/tokenbroker/tokenbroker/broker"
 )
 
 // A room bounds how many connections there are. When it is full, one more takes the place of one of the caller that has most: of the one that was
@@ -17,8 +15,8 @@ type room struct {
 
 	mu   sync.Mutex
 	open int64
-	// of are each caller's connections, whose turn to go is next first.
-	of map[broker.Caller]*list.List
+	// of are the connections of each caller, by identity, whose turn to go is next first.
+	of map[string]*list.List
 }
 
 var errTooMany = errors.New("too many connections")
@@ -28,19 +26,19 @@ func (r *room) enter(k *connection) error {
 	r.mu.Lock()
 	var gone *connection
 	if r.open >= r.most {
-		if gone = r.spare(k.caller); gone == nil {
+		if gone = r.spare(k.caller.String()); gone == nil {
 			r.mu.Unlock()
 			return errTooMany
 		}
 		r.remove(gone)
 	}
 	if r.of == nil {
-		r.of = map[broker.Caller]*list.List{}
+		r.of = map[string]*list.List{}
 	}
-	if r.of[k.caller] == nil {
-		r.of[k.caller] = list.New()
+	if r.of[k.caller.String()] == nil {
+		r.of[k.caller.String()] = list.New()
 	}
-	k.place = r.of[k.caller].PushBack(k)
+	k.place = r.of[k.caller.String()].PushBack(k)
 	r.open++
 	r.mu.Unlock()
 	if gone != nil {
@@ -60,11 +58,11 @@ func (r *room) leave(k *connection) {
 
 // remove takes a connection out; the caller holds mu.
 func (r *room) remove(k *connection) {
-	all := r.of[k.caller]
+	all := r.of[k.caller.String()]
 	all.Remove(k.place)
 	k.place = nil
 	if r.open--; all.Len() == 0 {
-		delete(r.of, k.caller)
+		delete(r.of, k.caller.String())
 	}
 }
 

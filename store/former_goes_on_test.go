@@ -130,7 +130,7 @@ func (f *follower) get(name string, scopes []string, reject bool) string {
 		f.t.Fatal(err)
 	}
 	r := engine.Request{Credential: broker.CredentialName(name), Selection: broker.Selection{Scopes: set}}
-	caller := broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+	caller := broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
 	res, err := f.Token(f.t.Context(), caller, r)
 	if err == nil && reject {
 		r.RejectedTokenID = res.Token.ID

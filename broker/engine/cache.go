@@ -25,6 +25,8 @@ type cache struct {
 	entries      *otter.Cache[lookup, *entry]
 	hits         func(provider string) func()
 
+	serials atomic.Uint64
+
 	mu    sync.Mutex
 	lines map[broker.CredentialName]*line
 	// asked are the entries that the confirmer asks about, where the store is shared.
@@ -43,6 +45,8 @@ type entry struct {
 	made broker.Instant
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. Once the store can be asked, it is served no more.
 	astray atomic.Bool
+	// serial tells it from every other entry of this process.
+	serial uint64
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
@@ -217,7 +221,7 @@ func (e *entry) same(o *entry) bool {
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), made: now}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), made: now, serial: c.serials.Add(1)}
 	e.confirmed.Store(int64(confirmed))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))

@@ -19,7 +19,7 @@ func (b *Broker) logChange(by *broker.Caller, how string, c broker.Credential, f
 	if c.Provider != "" {
 		attrs = append(attrs, slog.String("provider", c.Provider))
 	}
-	attrs = append(attrs, slog.String("caller", by.Identity))
+	attrs = append(attrs, slog.String("caller", by.String()))
 	if len(fields) > 0 {
 		attrs = append(attrs, slog.String("fields", strings.Join(fields, ", ")))
 	}

@@ -40,8 +40,10 @@ type Change struct {
 	RequestID string
 	// contents is a keyed hash of what is asked for under the RequestID; zero: not known, and not compared.
 	contents broker.ID
-	// by is who changes it, and how in a word, for the log; zero: the broker itself, which says it otherwise.
-	by  broker.Caller
+	// permit decides on what is there and on what is to be.
+	permit permit
+	// by is who changes it, and how in a word, for the log; nil: the broker itself, which says it otherwise.
+	by  *broker.Caller
 	how string
 }
 
@@ -51,7 +53,10 @@ const conflictsMost = 20
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
 func (b *Broker) CreateCredential(ctx context.Context, caller *broker.Caller, ch Change) (broker.Credential, error) {
 	ch.by = caller
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) { return b.create(ctx, ch) })
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
+		ch.permit = may
+		return b.create(ctx, ch)
+	})
 }
 
 func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, error) {
@@ -68,9 +73,15 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	if err != nil {
 		return broker.Credential{}, err
 	}
+	if err := ch.permit.on(c); err != nil {
+		return broker.Credential{}, err
+	}
 	there, err := b.store.Credential(ctx, ch.Name)
 	switch {
 	case err == nil:
+		if err := ch.permit.on(there); err != nil {
+			return broker.Credential{}, err
+		}
 		if again, err := repeated(there, ch, now); again || err != nil {
 			return there, err
 		}
@@ -109,7 +120,8 @@ func (b *Broker) UpdateCredential(ctx context.Context, caller *broker.Caller, ch
 		}
 		return c, seed, err
 	}
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (c broker.Credential, err error) {
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (c broker.Credential, err error) {
+		ch.permit = may
 		for range conflictsMost {
 			c, err = b.rewrite(ctx, ch, edit)
 			if broker.KindOf(err) != broker.NotFound || !ch.AllowMissing || !ch.Etag.IsZero() {
@@ -132,6 +144,9 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 		if err != nil {
 			return broker.Credential{}, b.storeFailure(ch.Name, err)
 		}
+		if err := ch.permit.on(there); err != nil {
+			return broker.Credential{}, err
+		}
 		now := b.clock.Now().Wall
 		again, err := repeated(there, ch, now)
 		switch {
@@ -141,6 +156,9 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 			return broker.Credential{}, mismatch
 		}
 		c, seed, err := edit(there, now)
+		if err == nil {
+			err = ch.permit.on(c) // labels are rights: of what it was, and of what it becomes
+		}
 		switch {
 		case err != nil:
 			return broker.Credential{}, err

@@ -63,7 +63,7 @@ func (b *Broker) sayHeld(t target) {
 // follow writes down where a credential goes that is not held. errAgain: it is written.
 func (b *Broker) follow(ctx context.Context, t target) error {
 	before, after := t.credential.Destinations, t.definition.Destinations(t.credential)
-	_, err := b.rewrite(ctx, Change{Name: t.name}, func(there broker.Credential, _ time.Time) (broker.Credential, *broker.Grant, error) {
+	_, err := b.rewrite(ctx, Change{Name: t.name, permit: anyway}, func(there broker.Credential, _ time.Time) (broker.Credential, *broker.Grant, error) {
 		if there.Revision != t.credential.Revision {
 			return there, nil, nil // it is looked at again
 		}
@@ -106,8 +106,8 @@ type Acceptance struct {
 // AcceptCredential releases a credential that is held: CredentialHeld. Its secrets and refresh tokens are kept. Where nothing is to be
 // accepted, nothing changes. EtagMismatch where the definition sends it to other places by now. NotFound, ProviderInvalid.
 func (b *Broker) AcceptCredential(ctx context.Context, caller *broker.Caller, a Acceptance) (broker.Credential, error) {
-	return allowed(b, caller, broker.WriteCredential, a.Name, func() (broker.Credential, error) {
-		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag, by: caller, how: "destinations accepted"}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
+	return allowed(b, caller, broker.WriteCredential, a.Name, func(may permit) (broker.Credential, error) {
+		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag, permit: may, by: caller, how: "destinations accepted"}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)
 			if err != nil {
 				return c, nil, err

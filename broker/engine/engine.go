@@ -74,9 +74,11 @@ type Broker struct {
 	rejections flights[rejected, error]
 	// standings are the questions of watches to the store.
 	standings flights[standing, stored]
-	solos     solos
-	shares    shares
-	trials    trials
+	// readings are credentials that are read to decide who may what.
+	readings flights[broker.CredentialName, reading]
+	solos    solos
+	shares   shares
+	trials   trials
 	// delayed bounds how often it is said that refreshes are not begun.
 	delayed rate.Sometimes
 
@@ -127,7 +129,7 @@ func New(s Settings) (*Broker, error) {
 	}
 	b.gates = gate.New(b.clock, s.UpstreamConcurrency)
 	b.delayed.Interval = time.Minute
-	b.flights.all, b.rejections.all, b.standings.all = &b.running, &b.running, &b.running
+	b.flights.all, b.rejections.all, b.standings.all, b.readings.all = &b.running, &b.running, &b.running, &b.running
 	b.stopping, b.stop = context.WithCancel(context.Background())
 	if s.Store.Shared() {
 		c := newConfirmer(b)
@@ -144,6 +146,7 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.flights.close()
 	b.rejections.close()
 	b.standings.close()
+	b.readings.close()
 	b.cache.each(func(l *line) { l.wake(&l.changed) }) // watches look again, and see that it is over
 	done := make(chan struct{})
 	go func() {

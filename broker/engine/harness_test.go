@@ -18,7 +18,7 @@ import (
 )
 
 // local is a caller on this machine.
-var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
 
 // upstream is a scripted one: what it answers is a function of the exchange.
 type upstream struct {

@@ -28,16 +28,16 @@ func (b *Broker) Invalidate(ctx context.Context, caller *broker.Caller, i Invali
 	if i.All {
 		op = broker.InvalidateAll
 	}
-	return allowed(b, caller, op, i.Credential, func() (broker.Dropped, error) {
-		done, err := b.invalidate(ctx, i)
+	return allowed(b, caller, op, i.Credential, func(may permit) (broker.Dropped, error) {
+		done, err := b.invalidate(ctx, i, may)
 		if err == nil && done.Count > 0 {
-			b.log.Info("tokens invalidated", "credential", string(i.Credential), "caller", caller.Identity, "operation", string(op), "tokens", done.Count)
+			b.log.Info("tokens invalidated", "credential", string(i.Credential), "caller", caller.String(), "operation", string(op), "tokens", done.Count)
 		}
 		return done, err
-	}, i.Selection.Scopes)
+	})
 }
 
-func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped, error) {
+func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (broker.Dropped, error) {
 	var named func(*entry) bool // in this process, without the store
 	switch {
 	case i.TokenID != "", !i.AccessToken.IsZero():
@@ -52,10 +52,13 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation) (broker.Dropped
 	// Whoever misspells a name must not believe that its tokens are gone.
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
-		if broker.KindOf(err) != broker.NotFound {
+		if broker.KindOf(err) != broker.NotFound && b.mayUnread(may) {
 			b.cache.drop(i.Credential, named, false)
 		}
 		return broker.Dropped{}, b.storeFailure(i.Credential, err)
+	}
+	if err := may.on(c); err != nil {
+		return broker.Dropped{}, err
 	}
 	m := broker.Match{TokenID: i.TokenID}
 	var what dropped // everything

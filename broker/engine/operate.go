@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,7 +12,13 @@ import (
 
 // Credential reads one. Its secrets are part of it: a transport shows their names only. NotFound.
 func (b *Broker) Credential(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (broker.Credential, error) {
-	return allowed(b, caller, broker.ReadCredential, name, func() (broker.Credential, error) { return b.stored(ctx, name) })
+	return allowed(b, caller, broker.ReadCredential, name, func(may permit) (broker.Credential, error) {
+		c, err := b.stored(ctx, name)
+		if err == nil {
+			err = may.on(c)
+		}
+		return c, err
+	})
 }
 
 // stored reads a credential. NotFound.
@@ -31,7 +38,7 @@ type Page struct {
 
 // Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
 func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
-	return allowed(b, caller, broker.ReadCredential, "", func() (p Page, err error) {
+	return allowed(b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
 		page, err := b.store.Credentials(ctx, after, limit)
 		if err != nil {
 			return p, b.storeFailure("", err)
@@ -40,7 +47,8 @@ func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after b
 			p.Next = page[len(page)-1].Name
 		}
 		p.Credentials = slices.DeleteFunc(page, func(c broker.Credential) bool {
-			return b.authorize.Allow(caller, broker.ReadCredential, c.Name, broker.Scopes{}) != nil
+			may, err := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: c.Name})
+			return err != nil || may.on(c) != nil
 		})
 		return p, nil
 	})
@@ -49,14 +57,30 @@ func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after b
 // DeleteCredential deletes a credential and everything of it. etag must match; zero: whatever is there. No background work
 // brings it back. NotFound, EtagMismatch.
 func (b *Broker) DeleteCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, etag broker.ID) error {
-	_, err := allowed(b, caller, broker.DeleteCredential, name, func() (_ struct{}, err error) {
-		err = b.store.DeleteCredential(ctx, name, etag)
-		b.wrote(name, err)
-		if err != nil {
-			return struct{}{}, b.storeFailure(name, err)
+	_, err := allowed(b, caller, broker.DeleteCredential, name, func(may permit) (none struct{}, err error) {
+		for range conflictsMost {
+			is := etag
+			if may.effect == broker.Depends { // what was decided on is deleted, and nothing else
+				c, err := b.stored(ctx, name)
+				if err == nil {
+					err = may.on(c)
+				}
+				if err != nil {
+					return none, err
+				}
+				is = cmp.Or(etag, c.Etag)
+			}
+			err = b.store.DeleteCredential(ctx, name, is)
+			b.wrote(name, err)
+			switch {
+			case err == nil:
+				b.logChange(caller, "deleted", broker.Credential{Name: name}, nil)
+				return none, nil
+			case is == etag || broker.KindOf(err) != broker.EtagMismatch:
+				return none, b.storeFailure(name, err)
+			}
 		}
-		b.logChange(caller, "deleted", broker.Credential{Name: name}, nil)
-		return struct{}{}, nil
+		return none, &broker.Failure{Kind: broker.EtagMismatch, Credential: name}
 	})
 	return err
 }
@@ -167,7 +191,8 @@ func (b *Broker) RetireSecret(ctx context.Context, caller *broker.Caller, name b
 
 // resecret changes the secrets of a credential.
 func (b *Broker) resecret(ctx context.Context, caller *broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func() (broker.Credential, error) {
+	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
+		ch.permit = may
 		return b.rewrite(ctx, ch, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)
 			if err != nil {

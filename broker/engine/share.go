@@ -35,17 +35,17 @@ type shares struct {
 	most  int // flights
 
 	mu     sync.Mutex
-	all    map[broker.Caller]*rate.Limiter
+	all    map[string]*rate.Limiter // by identity
 	flying int
 	begun  map[portion]int // flights under way; none is zero
 }
 
 // itself is the broker as a caller, which refreshes what others ask for. It is authorized for nothing.
-var itself = broker.NewCaller(broker.SPIFFE, "far.example", "the broker itself", broker.ProofX509, "services")
+var itself = &broker.Caller{Identity: "the broker itself"}
 
 // A portion is of one caller, and of one of its credentials; of all of them where name is empty.
 type portion struct {
-	caller *broker.Caller
+	caller string // its identity
 	name   broker.CredentialName
 }
 
@@ -55,7 +55,7 @@ type portion struct {
 func (s *shares) fly(caller *broker.Caller, name broker.CredentialName) (land func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all, one, free := portion{caller: caller}, portion{caller, name}, s.most-s.flying
+	all, one, free := portion{caller: caller.Identity}, portion{caller.Identity, name}, s.most-s.flying
 	refused := func(kind broker.Kind, of portion, whose string) error {
 		return &broker.Failure{
 			Kind: kind, Credential: name, RetryAt: s.clock.Now().Wall.Add(retryFirst),
@@ -92,11 +92,11 @@ func (s *shares) take(caller *broker.Caller, name broker.CredentialName) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.clock.Now()
-	l := s.all[caller]
+	l := s.all[caller.Identity]
 	if l == nil {
 		s.tidy()
 		l = rate.NewLimiter(rate.Limit(s.rate), s.rate*callerBurst)
-		s.all[caller] = l
+		s.all[caller.Identity] = l
 	}
 	wait := gate.Take(l, 1, now.At)
 	if wait <= 0 {
@@ -111,7 +111,7 @@ func (s *shares) take(caller *broker.Caller, name broker.CredentialName) error {
 // tidy forgets callers that have their whole share; the caller holds mu.
 func (s *shares) tidy() {
 	if s.all == nil {
-		s.all = map[broker.Caller]*rate.Limiter{}
+		s.all = map[string]*rate.Limiter{}
 	}
 	if len(s.all) < callersMost {
 		return

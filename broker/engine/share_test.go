@@ -23,7 +23,7 @@ func TestACallerHasItsShareAndTheOthersHaveTheirs(t *testing.T) {
 		w.create("main", nil)
 		w.mustGet("main")
 		greedy, other := broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:1"), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "uid:2")
-		ask := func(c broker.Caller, name string) error {
+		ask := func(c *broker.Caller, name string) error {
 			_, err := w.Token(t.Context(), c, engine.Request{Credential: broker.CredentialName(name)})
 			return err
 		}

@@ -49,7 +49,7 @@ type Report struct {
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
 func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (Report, error) {
-	return allowed(b, caller, broker.ReadCredential, name, func() (Report, error) {
+	return allowed(b, caller, broker.ReadCredential, name, func(may permit) (Report, error) {
 		all, err := b.store.Statuses(ctx, []broker.CredentialName{name})
 		if err == nil {
 			err = all[0].Err
@@ -57,7 +57,7 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, na
 		if err != nil {
 			return Report{}, b.storeFailure(name, err)
 		}
-		return b.report(all[0], b.clock.Now().Wall), nil
+		return b.report(all[0], b.clock.Now().Wall), may.on(all[0].Credential)
 	})
 }
 
@@ -65,9 +65,11 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, na
 // of the caller's share: it is for what a call that has taken its part brings, a page of Credentials or what was written.
 func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, names []broker.CredentialName) ([]Report, error) {
 	all := make([]Report, len(names))
+	permits := make([]permit, len(names))
 	var may []broker.CredentialName
 	for i, name := range names {
-		if err := b.authorize.Allow(caller, broker.ReadCredential, name, broker.Scopes{}); err != nil {
+		var err error
+		if permits[i], err = b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: name}); err != nil {
 			all[i].Err = b.failed(broker.ReadCredential, err)
 		} else {
 			may = append(may, name)
@@ -87,10 +89,13 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, 
 		}
 		s := statuses[0]
 		statuses = statuses[1:]
-		if s.Err != nil {
-			all[i].Err = b.failed(broker.ReadCredential, b.storeFailure(name, s.Err))
-		} else {
+		err := s.Err
+		if err == nil {
 			all[i] = b.report(s, now)
+			err = permits[i].on(s.Credential)
+		}
+		if err != nil {
+			all[i] = Report{Err: b.failed(broker.ReadCredential, b.unseen(permits[i].access, b.storeFailure(name, err)))}
 		}
 	}
 	return all, nil

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -32,18 +31,18 @@ type Result struct {
 // Token returns a token that is valid now. Equal requests share one token and one exchange; a caller that gives up leaves
 // the exchange running. It fails with a *broker.Failure.
 func (b *Broker) Token(ctx context.Context, caller *broker.Caller, r Request) (Result, error) {
-	if err := b.authorize.Allow(caller, broker.GetToken, r.Credential, r.Selection.Scopes); err != nil {
-		return Result{}, b.failed(broker.GetToken, err)
-	}
-	if r.RejectedTokenID != "" {
-		if err := b.authorize.Allow(caller, broker.InvalidateOne, r.Credential, r.Selection.Scopes); err != nil {
-			return Result{}, b.failed(broker.GetToken, err)
-		}
-	}
+	return b.token(ctx, caller, broker.GetToken, r)
+}
+
+// token is Token for an operation that hands out tokens.
+func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Operation, r Request) (Result, error) {
 	now, key, n := b.clock.Now(), lookup{r.Credential, r.Selection}, need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
 	e, v := b.cache.look(key, n, now, b.upstream.Revision())
 	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
+	}
+	if v != fetch && !b.admits(caller, op, key, e) {
+		v = fetch // what is stored by now decides
 	}
 	if v == serveAndRefresh && e.claim(now.At) {
 		b.refresh(key, need{fresh: true})
@@ -56,8 +55,10 @@ func (b *Broker) Token(ctx context.Context, caller *broker.Caller, r Request) (R
 		}
 		return Result{e.token, e.rendering, degraded}, nil
 	}
-	res, err := b.miss(ctx, caller, key, n)
-	b.observe.Miss(b.providerOf(key.name, err))
+	res, err := b.miss(ctx, caller, op, key, n)
+	if broker.KindOf(err) != broker.CallerNotAllowed {
+		b.observe.Miss(b.providerOf(key.name, err))
+	}
 	if err != nil {
 		return Result{}, b.failed(broker.GetToken, err)
 	}
@@ -65,7 +66,18 @@ func (b *Broker) Token(ctx context.Context, caller *broker.Caller, r Request) (R
 }
 
 // miss brings a token that is not in the process.
-func (b *Broker) miss(ctx context.Context, caller *broker.Caller, key lookup, n need) (Result, error) {
+func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, n need) (Result, error) {
+	a := broker.Access{Caller: caller, Operation: op, Credential: key.name, Selection: key.sel}
+	if err := b.mayAsk(ctx, a); err != nil {
+		return Result{}, err
+	}
+	if n.rejected != "" {
+		invalidates := a
+		invalidates.Operation = broker.InvalidateOne
+		if err := b.mayAsk(ctx, invalidates); err != nil {
+			return Result{}, err
+		}
+	}
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
@@ -82,7 +94,7 @@ func (b *Broker) miss(ctx context.Context, caller *broker.Caller, key lookup, n 
 			return Result{}, err
 		}
 	}
-	return b.wait(ctx, caller, key, n)
+	return b.wait(ctx, a, key, n)
 }
 
 // rejectMost bounds the call to the store that drops a rejected token.
@@ -131,15 +143,25 @@ type rejected struct {
 	id string
 }
 
-// wait joins or starts flights until one brings what the caller needs, or fails.
-func (b *Broker) wait(ctx context.Context, caller *broker.Caller, key lookup, n need) (Result, error) {
+// wait joins or starts flights until one brings what the caller needs, or fails. What it brings is decided on again, and so is a failure where who may
+// what has changed meanwhile.
+func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
+	generation := b.authorize.Generation()
+	fails := func(err error) (Result, error) {
+		if b.authorize.Generation() != generation {
+			if denied := b.mayAsk(ctx, a); denied != nil {
+				err = denied
+			}
+		}
+		return Result{}, b.unseen(a, err)
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return Result{}, b.gaveUp(key.name, err)
 		}
-		f, mine, err := b.join(flightKey{lookup: key}, n, caller, func() error { return b.shares.take(caller, key.name) })
+		f, mine, err := b.join(flightKey{lookup: key}, n, a.Caller, func() error { return b.shares.take(a.Caller, key.name) })
 		if err != nil {
 			return Result{}, err
 		}
@@ -153,17 +175,20 @@ func (b *Broker) wait(ctx context.Context, caller *broker.Caller, key lookup, n 
 		mine = mine || f.value.need == n
 		switch {
 		case e == nil && mine:
-			return Result{}, failure
+			return fails(failure)
 		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
 		case decide(e.issued, e.wall(now), n) != fetch, mine && failure == nil && !e.ended(now),
 			mine && failure != nil && fallback(e.issued, e.wall(now), n):
+			if !b.admits(a.Caller, a.Operation, key, e) {
+				return Result{}, notAllowed(key.name)
+			}
 			degraded := failure != nil || b.cache.degraded(e, now.At)
 			if degraded {
 				b.observe.Degraded(e.facts.Name)
 			}
 			return Result{e.token, e.rendering, degraded}, nil
 		case mine && failure != nil:
-			return Result{}, failure
+			return fails(failure)
 		}
 	}
 }
@@ -174,22 +199,6 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 		return &broker.Failure{Kind: broker.UpstreamSlow, Credential: name, RetryAt: b.clock.Now().Wall.Add(retryFirst)}
 	}
 	return &broker.Failure{Kind: broker.Canceled, Credential: name}
-}
-
-// allowed does what a caller may do, and counts what fails.
-func allowed[T any](b *Broker, caller *broker.Caller, op broker.Operation, name broker.CredentialName, do func() (T, error), scopes ...broker.Scopes) (T, error) {
-	var none T
-	if err := b.authorize.Allow(caller, op, name, cmp.Or(scopes...)); err != nil {
-		return none, b.failed(op, err)
-	}
-	if err := b.shares.take(caller, name); err != nil {
-		return none, b.failed(op, err)
-	}
-	done, err := do()
-	if err != nil {
-		return none, b.failed(op, err)
-	}
-	return done, nil
 }
 
 // failed counts a failure on its way out.

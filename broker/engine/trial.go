@@ -35,8 +35,11 @@ type trial struct {
 // the credential or its definition has changed since. A failure of the exchange is a result; other failures are errors: UpstreamRateLimited where
 // several other tests of the credential have just failed.
 func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, sel broker.Selection, keep bool) (Trial, error) {
-	return allowed(b, caller, broker.TestCredential, name, func() (t Trial, err error) {
+	return allowed(b, caller, broker.TestCredential, name, func(may permit) (t Trial, err error) {
 		c, err := b.stored(ctx, name)
+		if err == nil {
+			err = may.on(c)
+		}
 		if err != nil {
 			return t, err
 		}
@@ -61,10 +64,10 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 			return t, found.failure
 		}
 		if mine && f.value.failure != nil {
-			b.logFailure(slog.LevelInfo, "the test of a credential failed", f.value, slog.String("caller", caller.Identity))
+			b.logFailure(slog.LevelInfo, "the test of a credential failed", f.value, slog.String("caller", caller.String()))
 		}
 		return f.value.trial(), nil
-	}, sel.Scopes)
+	})
 }
 
 // trial is what a test has found.

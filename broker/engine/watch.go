@@ -45,16 +45,13 @@ const (
 // is never called concurrently.
 func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, known string, send func(Event) error) error {
 	r.RejectedTokenID = ""
-	if err := b.authorize.Allow(caller, broker.Watch, r.Credential, r.Selection.Scopes); err != nil {
-		return b.failed(broker.Watch, err)
-	}
 	l := b.cache.hold(r.Credential)
 	defer b.cache.release(l)
 	l.watchers.Add(1)
 	defer l.watchers.Add(-1)
-	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, send: send}
+	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, allowed: ^uint64(0), send: send}
 	for {
-		changed := l.changes() // before looking: nothing is missed
+		changed, policy := l.changes(), b.authorize.Changes() // before looking: nothing is missed
 		in, err := w.look(ctx, changed)
 		if ended := ctx.Err(); err != nil && ended != nil {
 			err = watchEnded(r.Credential, ended)
@@ -66,6 +63,7 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 		select {
 		case <-timer.C:
 		case <-changed:
+		case <-policy:
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -93,12 +91,21 @@ type watcher struct {
 	caller *broker.Caller
 	r      Request
 	held   string
-	told   Supply
-	send   func(Event) error
+	// allowed is by which generation of the authorizer it may be told of what it holds.
+	allowed uint64
+	told    Supply
+	send    func(Event) error
 }
 
 // look tells what is new, and says in how long to look again.
 func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Duration, error) {
+	if g := w.b.authorize.Generation(); w.held != "" && w.allowed != g {
+		a := broker.Access{Caller: w.caller, Operation: broker.Watch, Credential: w.r.Credential, Selection: w.r.Selection}
+		if err := w.b.mayAsk(ctx, a); err != nil {
+			return 0, err
+		}
+		w.allowed = g
+	}
 	if err := w.withdraw(ctx); err != nil {
 		return 0, err
 	}
@@ -151,7 +158,7 @@ func (w *watcher) token(ctx context.Context, changed <-chan struct{}) (Result, e
 		}()
 		ctx = waiting
 	}
-	return w.b.Token(ctx, w.caller, w.r)
+	return w.b.token(ctx, w.caller, broker.Watch, w.r)
 }
 
 // withdraw tells of a held token that was invalidated, before its successor is there.

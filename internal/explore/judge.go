@@ -69,13 +69,21 @@ type guard struct {
 
 var _ broker.Authorizer = (*guard)(nil)
 
-// Allow implements broker.Authorizer.
-func (g *guard) Allow(_ *broker.Caller, _ broker.Operation, name broker.CredentialName, _ broker.Scopes) error {
+// Decide implements broker.Authorizer.
+func (g *guard) Decide(broker.Access) broker.Decision {
+	if !g.affords() {
+		return broker.Decision{}
+	}
+	return broker.Decision{Effect: broker.Allowed}
+}
+
+// affords counts a look, and reports whether this life of the broker goes on.
+func (g *guard) affords() bool {
 	w := g.w
 	w.mu.Lock()
 	if w.over || w.lives[g.b] != g.life {
 		w.mu.Unlock()
-		return &broker.Failure{Kind: broker.CallerNotAllowed, Credential: name}
+		return false
 	}
 	spins := !w.affords(g.b)
 	if spins {
@@ -85,6 +93,15 @@ func (g *guard) Allow(_ *broker.Caller, _ broker.Operation, name broker.Credenti
 	if spins {
 		<-w.ended
 	}
+	return true
+}
+
+// Generation implements broker.Authorizer.
+func (g *guard) Generation() uint64 { return 0 }
+
+// Changes implements broker.Authorizer. A watch asks each time that it looks.
+func (g *guard) Changes() <-chan struct{} {
+	g.affords()
 	return nil
 }
 

@@ -28,7 +28,7 @@ const (
 )
 
 // local is a caller on this machine.
-var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+var local = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
 
 // A world is everything that one schedule runs.
 type world struct {

@@ -94,7 +94,7 @@ func (r *rig) scrape() []byte {
 
 // printed is what a careless line of code would print of the broker's values.
 func (r *rig) printed(values []any) []byte {
-	ctx, local := testContext(r.t), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+	ctx, local := testContext(r.t), broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
 	page, err := r.broker.Credentials(ctx, local, "", 100)
 	if err != nil {
 		r.t.Fatal(err)

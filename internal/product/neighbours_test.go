@@ -153,7 +153,7 @@ func newNeighbours(t *testing.T, definition string, says said) *neighbours {
 	return n
 }
 
-var here = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "local")
+var here = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
 
 func (n *neighbours) ask(name broker.CredentialName, scopes ...string) error {
 	set, err := broker.ParseSet("scopes", scopes)

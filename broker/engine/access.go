@@ -1,0 +1,166 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// Whether a caller may do something is decided in up to three steps, each of which may say no: by the name, before the store is asked; by what is
+// stored, before anything is done; and by the token that is about to be handed out. What is denied is answered alike, and after the same question to
+// the store, whether there is such a credential or not.
+
+// A permit is what a caller may do, as far as that was decided by the name. The zero value is for nothing.
+type permit struct {
+	b      *Broker
+	access broker.Access
+	effect broker.Effect
+}
+
+// anyway is the permit of what the broker does by itself.
+var anyway = permit{effect: broker.Allowed}
+
+// permit decides by the name. CallerNotAllowed.
+func (b *Broker) permit(a broker.Access) (permit, error) {
+	p := permit{b, a, b.authorize.Decide(a).Effect}
+	if p.effect == broker.Denied {
+		return p, notAllowed(a.Credential)
+	}
+	return p, nil
+}
+
+// on decides on a credential as it is stored, or is about to be. CallerNotAllowed.
+func (p permit) on(c broker.Credential) error {
+	switch p.effect {
+	case broker.Allowed:
+		return nil
+	case broker.Depends:
+		of := p.access
+		of.Known, of.Labels = broker.Stored, c.Labels
+		if p.b.authorize.Decide(of).Effect == broker.Allowed {
+			return nil
+		}
+	case broker.Denied:
+	}
+	return notAllowed(p.access.Credential)
+}
+
+// notAllowed is what is denied.
+func notAllowed(name broker.CredentialName) *broker.Failure {
+	return &broker.Failure{Kind: broker.CallerNotAllowed, Credential: name}
+}
+
+// unseen turns NotFound into what is denied, where the caller may not know that there is no such credential.
+func (b *Broker) unseen(a broker.Access, err error) error {
+	if broker.KindOf(err) != broker.NotFound || a.Credential == "" {
+		return err
+	}
+	a.Known = broker.Missing
+	if b.authorize.Decide(a).Effect != broker.Allowed {
+		return notAllowed(a.Credential)
+	}
+	return err
+}
+
+// allowed does what a caller may do, and counts what fails. do has the permit decide on each credential that it reads or makes, before it does or tells
+// anything.
+func allowed[T any](b *Broker, caller *broker.Caller, op broker.Operation, name broker.CredentialName, do func(permit) (T, error)) (T, error) {
+	var none T
+	may, err := b.permit(broker.Access{Caller: caller, Operation: op, Credential: name})
+	if err != nil {
+		return none, b.failed(op, err)
+	}
+	if err := b.shares.take(caller, name); err != nil {
+		return none, b.failed(op, err)
+	}
+	done, err := do(may)
+	if err != nil {
+		return none, b.failed(op, b.unseen(may.access, err))
+	}
+	return done, nil
+}
+
+// mayAsk decides whether a caller may have a token asked for, or be told why there is none.
+func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
+	may, err := b.permit(a)
+	if err != nil || may.effect == broker.Allowed {
+		return err
+	}
+	c, err := b.reading(ctx, a.Caller, a.Credential)
+	if err != nil {
+		return b.unseen(a, err)
+	}
+	if t, err := b.aim(lookup{a.Credential, a.Selection}, c); err == nil {
+		may.access.Selection = t.chosen
+	}
+	return may.on(c)
+}
+
+// admits decides whether a caller may have what is in an entry. It is remembered with the caller, so that a hit decides nothing.
+func (b *Broker) admits(caller *broker.Caller, op broker.Operation, key lookup, e *entry) bool {
+	is := broker.Admission{Generation: b.authorize.Generation(), Serial: e.serial}
+	if caller == nil || caller.Memo.Admitted(op, key.name, key.sel, is) {
+		return caller != nil
+	}
+	a := broker.Access{
+		Caller: caller, Operation: op, Credential: key.name, Known: broker.Stored, Labels: e.credential.Labels, Selection: e.chosen, Granted: e.issued.Granted,
+	}
+	if b.authorize.Decide(a).Effect != broker.Allowed {
+		return false
+	}
+	caller.Memo.Admit(op, key.name, key.sel, is)
+	return true
+}
+
+// mayUnread decides by what this process knows of a credential, where the store cannot be asked.
+func (b *Broker) mayUnread(may permit) bool {
+	if may.effect == broker.Allowed {
+		return true
+	}
+	l := b.cache.line(may.access.Credential)
+	if l == nil {
+		return false
+	}
+	k := l.known.Load()
+	return k != nil && may.on(k.credential) == nil
+}
+
+// readMost bounds a question to the store that callers share.
+const readMost = 10 * time.Second
+
+// A reading is a credential as it is stored, or why it could not be read.
+type reading struct {
+	credential broker.Credential
+	err        error
+}
+
+// reading reads a credential. Those who want it at the same time share one question, and one of the share of whoever was first.
+func (b *Broker) reading(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (broker.Credential, error) {
+	f, _, err := b.readings.join(name, func() error { return b.shares.take(caller, name) }, func() (r reading) {
+		defer func() {
+			if p := recover(); p != nil {
+				b.logPanic(name, p)
+				r = reading{err: &broker.Failure{Kind: broker.Internal, Credential: name}}
+			}
+		}()
+		bounded, cancel := context.WithTimeout(b.stopping, readMost) // whoever began it may give up
+		defer cancel()
+		l, read := b.cache.hold(name), b.clock.Now().At
+		defer b.cache.release(l)
+		c, err := b.stored(bounded, name)
+		if err == nil {
+			b.cache.learn(l, c, read)
+		}
+		return reading{c, err}
+	})
+	if err != nil {
+		return broker.Credential{}, asFailure(err, name)
+	}
+	select {
+	case <-f.done:
+		return f.value.credential, f.value.err
+	case <-ctx.Done():
+		return broker.Credential{}, b.gaveUp(name, ctx.Err())
+	}
+}
