@@ -99,8 +99,8 @@ func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 
 // admits decides whether a caller may have what is in an entry. It is remembered with the caller, so that a hit decides nothing.
 func (b *Broker) admits(caller *broker.Caller, op broker.Operation, key lookup, e *entry) bool {
-	is := broker.Admission{Generation: b.authorize.Generation(), Serial: e.serial}
-	if caller == nil || caller.Memo.Admitted(op, key.name, key.sel, is) {
+	is := broker.Admission{Operation: op, Serial: e.serial, Generation: b.authorize.Generation()}
+	if caller == nil || caller.Memo.Admitted(is) {
 		return caller != nil
 	}
 	a := broker.Access{
@@ -109,7 +109,7 @@ func (b *Broker) admits(caller *broker.Caller, op broker.Operation, key lookup, 
 	if b.authorize.Decide(a).Effect != broker.Allowed {
 		return false
 	}
-	caller.Memo.Admit(op, key.name, key.sel, is)
+	caller.Memo.Admit(is)
 	return true
 }
 
