@@ -296,6 +296,11 @@ func TestLabelsAreRights(t *testing.T) {
 		}
 		wantKind(t, set("other", "test"), broker.CallerNotAllowed)
 		wantKind(t, set("mine", "prod"), broker.CallerNotAllowed)
+		_, err := w.CreateCredential(t.Context(), shop, engine.Change{Name: "other", Edit: func(d *engine.Draft) error {
+			d.Provider, d.Labels = w.up.facts.Name, map[string]string{"env": "test"}
+			return nil
+		}})
+		wantKind(t, err, broker.CallerNotAllowed) // and not that it is there
 		wantKind(t, set("new", "prod", func(ch *engine.Change) { ch.AllowMissing = true }), broker.CallerNotAllowed)
 		if err := set("new", "test", func(ch *engine.Change) { ch.AllowMissing = true }); err != nil {
 			t.Errorf("got %v", err)
@@ -386,6 +391,79 @@ func TestATokenWithMoreThanIsAllowedIsNotHandedOut(t *testing.T) {
 		wantKind(t, ask(), broker.CallerNotAllowed)
 		w.mustGet("main", scopes(t, "read"))
 		wantKind(t, ask(), broker.CallerNotAllowed)
+	})
+}
+
+// TestWhatIsNotChosenCountsAsWhatItBecomes: the scopes that a credential has by default are decided on before anything is asked for.
+func TestWhatIsNotChosenCountsAsWhatItBecomes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(func(a broker.Access) broker.Effect {
+			switch {
+			case a.Known == broker.Unread:
+				return broker.Depends
+			case a.Selection.Scopes.String() == "read":
+				return broker.Allowed
+			}
+			return broker.Denied
+		})))
+		for _, name := range []string{"read", "write"} {
+			w.create(name, nil)
+			if _, err := w.UpdateCredential(t.Context(), local, engine.Change{Name: broker.CredentialName(name), Edit: func(d *engine.Draft) (err error) {
+				d.DefaultScopes, err = broker.ParseSet("scopes", []string{name})
+				return err
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.Token(t.Context(), shop, engine.Request{Credential: "read"}); err != nil {
+			t.Error(err)
+		}
+		_, err := w.Token(t.Context(), shop, engine.Request{Credential: "write"})
+		wantKind(t, err, broker.CallerNotAllowed)
+		w.wantExchanges(1)
+	})
+}
+
+// TestAnOperationIsNotAnother: who may have tokens may not watch them for that, nor reject them, also where the token is in the cache.
+func TestAnOperationIsNotAnother(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(func(a broker.Access) broker.Effect {
+			if a.Operation == broker.GetToken {
+				return broker.Allowed
+			}
+			return broker.Denied
+		})))
+		w.create("main", nil)
+		got, err := w.Token(t.Context(), shop, engine.Request{Credential: "main"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.Token(t.Context(), shop, engine.Request{Credential: "main", RejectedTokenID: got.Token.ID})
+		wantKind(t, err, broker.CallerNotAllowed)
+		wantKind(t, doors["Watch"](w, t.Context(), shop, "main"), broker.CallerNotAllowed)
+		if again := w.mustGet("main"); again.Token.ID != got.Token.ID {
+			t.Error("the token is another")
+		}
+	})
+}
+
+// TestAFailureIsToldToThoseWhoMayKnowIt: the right is taken while an exchange fails.
+func TestAFailureIsToldToThoseWhoMayKnowIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRuler(always(broker.Allowed))
+		w := newWorld(t, &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			sleep(5 * time.Second)
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401}
+		}}, authorizedBy(r))
+		w.create("main", nil)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := w.Token(t.Context(), shop, engine.Request{Credential: "main"})
+			failed <- err
+		}()
+		sleep(time.Second)
+		r.set(always(broker.Denied))
+		wantKind(t, <-failed, broker.CallerNotAllowed)
 	})
 }
 

@@ -58,7 +58,10 @@ func (u *upstream) Check(c broker.Credential, _ []string) []broker.Violation {
 	return nil
 }
 
-func (u *upstream) Select(_ broker.Credential, s broker.Selection) (broker.Selection, error) {
+func (u *upstream) Select(c broker.Credential, s broker.Selection) (broker.Selection, error) {
+	if s.Scopes.Empty() {
+		s.Scopes = c.DefaultScopes
+	}
 	return s, nil
 }
 
