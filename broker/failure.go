@@ -20,6 +20,8 @@ const (
 	ParameterRequired
 	ScopeRefused
 	TargetRefused
+	// CallerUnauthenticated: what the caller has proven is over.
+	CallerUnauthenticated
 	CallerNotAllowed
 	NotFound
 	AlreadyExists
@@ -59,6 +61,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	ParameterRequired:       {"parameter_required", "the provider's definition requires a parameter that the request does not give"},
 	ScopeRefused:            {"scope_refused", "the upstream refuses these scopes for this credential: ask for others"},
 	TargetRefused:           {"target_refused", "the upstream refuses this audience or resource: ask for another"},
+	CallerUnauthenticated:   {"caller_unauthenticated", "the certificate by which the caller came has ended: connect again with its successor"},
 	CallerNotAllowed:        {"caller_not_allowed", "not allowed, or there is no such credential"},
 	NotFound:                {"not_found", "not found"},
 	AlreadyExists:           {"already_exists", "it exists already: change it with `credential update`"},

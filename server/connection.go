@@ -5,15 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	wirecred "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/tame"
 )
 
 const (
@@ -26,18 +29,25 @@ const (
 	silentMost = 128
 )
 
-// connections are the server's side of the transport: who is there, and how many. There is no authentication yet, and nothing is encrypted. It
-// implements credentials.TransportCredentials.
+// connections are the side of the transport of one door: who is there, and how many. It implements credentials.TransportCredentials.
 type connections struct {
+	door    Door
+	log     *slog.Logger
+	lobby   lobby
 	room    room
 	streams int64
 	within  time.Duration
+	// refused bounds how often it is said who was not let in.
+	refused rate.Sometimes
 }
 
 // newConnections bounds what lasts on one connection to three quarters of the calls that may run on it at a time: one more call always
 // gets through.
 func newConnections(streams uint32) *connections {
-	return &connections{room: room{most: connectionsMost}, streams: max(int64(streams)*3/4, 1), within: messageWithin}
+	return &connections{
+		log: slog.New(slog.DiscardHandler), lobby: lobby{most: handshakesMost}, room: room{most: connectionsMost},
+		streams: max(int64(streams)*3/4, 1), within: messageWithin, refused: rate.Sometimes{First: 10, Interval: time.Second},
+	}
 }
 
 // A connection is one of a client. It implements credentials.AuthInfo.
@@ -46,6 +56,9 @@ type connection struct {
 	wirecred.CommonAuthInfo
 	of     *connections
 	caller *broker.Caller
+	// peer is who was authenticated; the zero value: nobody had to prove anything. end closes it when that is over; nil: it never is.
+	peer Peer
+	end  *time.Timer
 	place  *list.Element // in its room, which guards it; nil: it has none
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
@@ -55,12 +68,25 @@ type connection struct {
 }
 
 // AuthType implements credentials.AuthInfo.
-func (*connection) AuthType() string { return "local" }
+func (k *connection) AuthType() string {
+	if k.peer.Conn == nil {
+		return "local"
+	}
+	return "tls"
+}
 
 // Close implements net.Conn.
 func (k *connection) Close() error {
+	if k.end != nil {
+		k.end.Stop()
+	}
 	k.of.room.leave(k)
 	return k.Conn.Close()
+}
+
+// expired reports whether what the caller has proven is over. A timer ends the connection then; a machine that slept sees it here first.
+func (k *connection) expired(now time.Time) bool {
+	return !k.peer.Until.IsZero() && !now.Before(k.peer.Until)
 }
 
 // busy reports whether a call runs.
@@ -68,11 +94,63 @@ func (k *connection) busy() bool { return k.running.Load() > 0 || k.lasting.Load
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo, error) {
-	k := &connection{Conn: raw, CommonAuthInfo: wirecred.CommonAuthInfo{SecurityLevel: wirecred.NoSecurity}, of: c, caller: callerAt(raw)}
-	if err := c.room.enter(k); err != nil {
+	k := &connection{Conn: raw, CommonAuthInfo: wirecred.CommonAuthInfo{SecurityLevel: wirecred.NoSecurity}, of: c}
+	if c.door.Authenticate == nil {
+		k.caller = callerAt(raw, c.door.Name)
+	} else if err := c.authenticate(k, raw); err != nil {
+		c.refused.Do(func() {
+			c.log.Info("connection refused", "listener", c.door.Name, "peer", raw.RemoteAddr().String(), "cause", causeOf(err))
+		})
 		return nil, nil, err // gRPC closes it
 	}
+	if err := c.room.enter(k); err != nil {
+		return nil, nil, err
+	}
+	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
+		_ = k.Close()
+		return nil, nil, err
+	}
+	if !k.peer.Until.IsZero() {
+		k.end = time.AfterFunc(time.Until(k.peer.Until), func() { _ = k.Close() })
+	}
 	return k, k, nil
+}
+
+// causeOf is why somebody was not let in, for the log: what they have sent may be quoted in it.
+func causeOf(err error) string { return fmt.Sprintf("%.300s", tame.Line(err.Error())) }
+
+// handshakeWithin bounds how long somebody may take to say who they are.
+const handshakeWithin = 10 * time.Second
+
+// authenticate has the door's authenticator say who is there.
+func (c *connections) authenticate(k *connection, raw net.Conn) (err error) {
+	leave := c.lobby.enter(raw)
+	defer leave()
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeWithin)
+	defer cancel()
+	if k.peer, err = c.door.Authenticate.Authenticate(ctx, raw); err != nil {
+		return err
+	}
+	k.Conn, k.caller, k.SecurityLevel = k.peer.Conn, k.peer.Caller, wirecred.PrivacyAndIntegrity
+	return nil
+}
+
+// follow looks at all connections again whenever what the door trusts changes, and closes those that would not be let in any more.
+func (c *connections) follow(ctx context.Context) {
+	for {
+		changed := c.door.Authenticate.Changes() // before looking: nothing is missed
+		for _, k := range c.room.all() {
+			if err := k.peer.still(); err != nil {
+				c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.caller.String(), "cause", causeOf(err))
+				_ = k.Close()
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ClientHandshake implements credentials.TransportCredentials. A server makes none.

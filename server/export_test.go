@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net"
 	"runtime"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/peer"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
@@ -30,8 +32,10 @@ func (s Settings) Few(connections int64) Settings {
 	return s
 }
 
-// CallerAt is who is behind a connection.
-var CallerAt = callerAt
+var localCaller = broker.NewCaller(broker.Local, "", "", broker.ProofNone, "")
+
+// CallerAt is who is behind a connection where nobody has to prove anything.
+func CallerAt(c net.Conn) *broker.Caller { return callerAt(c, "") }
 
 // UserIdentity is the identity of a user on this machine, as far as the system tells it.
 func UserIdentity(uid int) string {
@@ -48,14 +52,14 @@ func DefaultCodec(s Settings) (*grpc.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return out.grpc, nil
+	return out.grpc[""], nil
 }
 
 // Bare serves tokens with nothing between the wire and the handler but who the caller is: everybody is local.
 func Bare(b *engine.Broker) *grpc.Server {
 	srv := grpc.NewServer(append(transportOptions(Settings{}), grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			return next(context.WithValue(ctx, callerKey{}, &localCaller), req)
+			return next(context.WithValue(ctx, callerKey{}, localCaller), req)
 		}))...)
 	t := &tokens{broker: b}
 	srv.RegisterService(t.desc(), t)

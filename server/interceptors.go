@@ -68,7 +68,13 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 		connection.running.Add(1)
 	}
 	defer c.end()
-	res, err := e.answered(c, req, info, next)
+	var res any
+	var err error
+	if connection != nil && connection.expired(c.started) {
+		err = &broker.Failure{Kind: broker.CallerUnauthenticated}
+	} else {
+		res, err = e.answered(c, req, info, next)
+	}
 	if err == nil {
 		e.metrics.called(info.FullMethod, codes.OK, time.Since(c.started))
 		if e.log.Enabled(c, slog.LevelDebug) {
@@ -99,6 +105,10 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
 	if connection != nil {
 		done, err := connection.lasts()
+		if err == nil && connection.expired(started) {
+			done()
+			err = &broker.Failure{Kind: broker.CallerUnauthenticated}
+		}
 		if err != nil {
 			s, pushback := e.refuse(ctx, info.FullMethod, err, started)
 			ss.SetTrailer(metadata.Pairs(retryPushback, pushback))

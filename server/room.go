@@ -47,6 +47,18 @@ func (r *room) enter(k *connection) error {
 	return nil
 }
 
+// all are the connections that are in.
+func (r *room) all() (in []*connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, of := range r.of {
+		for e := of.Front(); e != nil; e = e.Next() {
+			in = append(in, e.Value.(*connection))
+		}
+	}
+	return in
+}
+
 // leave takes a connection out, if it is in.
 func (r *room) leave(k *connection) {
 	r.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -29,6 +30,8 @@ type Settings struct {
 	Broker     *engine.Broker
 	Providers  Providers
 	Authorizer broker.Authorizer
+	// Doors are those beside the one of this machine.
+	Doors []Door
 	// Log gets refused calls, and with debug all calls. Default: discarded.
 	Log *slog.Logger
 	// Metrics is shown on /metrics where ServeMetrics is called. Default: none.
@@ -66,7 +69,8 @@ const (
 
 // A Server answers RPCs. Make one with New; safe for concurrent use.
 type Server struct {
-	grpc    *grpc.Server
+	// grpc is behind each door, by its name; the one of this machine has none.
+	grpc    map[string]*grpc.Server
 	health  *health.Server
 	broker  *engine.Broker
 	metrics *Metrics
@@ -87,33 +91,48 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the contract's limits: %w", err)
 	}
+	if s.messageWithin <= 0 {
+		s.messageWithin = messageWithin
+	}
 	stopping, stop := context.WithCancel(context.Background())
-	peers := newConnections(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams))
-	if s.messageWithin > 0 {
-		peers.within = s.messageWithin
-	}
-	if s.connectionsMost > 0 {
-		peers.room.most = s.connectionsMost
-	}
-	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: peers.within, stopping: stopping}
+	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
-	options := append(transportOptions(s), grpc.Creds(peers), grpc.InTapHandle(peers.opened), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
-	srv := grpc.NewServer(append(options, more...)...)
-	out := &Server{grpc: srv, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
+	out := &Server{grpc: map[string]*grpc.Server{}, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
 	if s.Metrics != nil {
 		s.Metrics.from.Store(&sources{s.Broker, s.Providers})
 	}
-	t := &tokens{broker: s.Broker}
-	srv.RegisterService(t.desc(), t)
-	tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.Broker})
-	tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: s.Providers, authorize: s.Authorizer})
-	healthv1.RegisterHealthServer(srv, out.health)
-	reflection.RegisterV1(srv)
-	for name := range srv.GetServiceInfo() {
+	for _, d := range append([]Door{{}}, s.Doors...) {
+		out.open(stopping, d, s, e, more)
+	}
+	for name := range out.grpc[""].GetServiceInfo() {
 		out.health.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
 	}
 	return out, nil
+}
+
+// open makes what is behind a door.
+func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, more []grpc.ServerOption) {
+	peers := newConnections(orDefault(from.MaxConcurrentStreams, DefaultConcurrentStreams))
+	peers.door, peers.log, peers.within = d, from.Log, from.messageWithin
+	if from.connectionsMost > 0 {
+		peers.room.most = from.connectionsMost
+	}
+	if d.Authenticate != nil {
+		from.MaxConnectionAge = min(orDefault(from.MaxConnectionAge, DefaultConnectionAge), authenticatedAge)
+		go peers.follow(stopping)
+	}
+	options := append(transportOptions(from), grpc.Creds(peers), grpc.InTapHandle(peers.opened), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
+	srv := grpc.NewServer(append(options, more...)...)
+	t := &tokens{broker: s.broker}
+	srv.RegisterService(t.desc(), t)
+	healthv1.RegisterHealthServer(srv, s.health)
+	if !d.TokensOnly {
+		tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.broker})
+		tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: from.Providers, authorize: from.Authorizer})
+		reflection.RegisterV1(srv)
+	}
+	s.grpc[d.Name] = srv
 }
 
 // transportOptions are of connections, messages and goroutines, whatever is served.
@@ -139,8 +158,17 @@ func orDefault[T int | uint32 | time.Duration](v, d T) T {
 	return v
 }
 
-// Serve answers on the listener until Stop. Several may run at once.
-func (s *Server) Serve(l net.Listener) error { return s.grpc.Serve(l) }
+// Serve answers on the listener until Stop, at the door of this machine. Several may run at once.
+func (s *Server) Serve(l net.Listener) error { return s.ServeDoor("", l) }
+
+// ServeDoor is Serve at the door of a name.
+func (s *Server) ServeDoor(name string, l net.Listener) error {
+	srv, ok := s.grpc[name]
+	if !ok {
+		return fmt.Errorf("there is no door of the name %q", name)
+	}
+	return srv.Serve(l)
+}
 
 // SetServing says by health whether the broker can do its work. It can, unless this says otherwise.
 func (s *Server) SetServing(serving bool) {
@@ -148,7 +176,7 @@ func (s *Server) SetServing(serving bool) {
 	if serving {
 		status = healthv1.HealthCheckResponse_SERVING
 	}
-	for name := range s.grpc.GetServiceInfo() {
+	for name := range s.grpc[""].GetServiceInfo() {
 		s.health.SetServingStatus(name, status)
 	}
 	s.health.SetServingStatus("", status)
@@ -175,14 +203,20 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 	s.stop() // whoever watches health or reflects has no end of their own
 	done := make(chan struct{})
 	go func() {
-		s.grpc.GracefulStop()
+		var all sync.WaitGroup
+		for _, srv := range s.grpc {
+			all.Go(srv.GracefulStop)
+		}
+		all.Wait()
 		close(done)
 	}()
 	err := s.broker.Close(ctx)
 	select {
 	case <-done:
 	case <-ctx.Done():
-		s.grpc.Stop()
+		for _, srv := range s.grpc {
+			srv.Stop()
+		}
 		<-done
 	}
 	return err

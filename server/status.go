@@ -37,6 +37,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.ParameterRequired:       {codes.InvalidArgument, tokenbrokerv1.ErrorReason_ERROR_REASON_PARAMETER_REQUIRED, false},
 	broker.ScopeRefused:            {codes.InvalidArgument, tokenbrokerv1.ErrorReason_ERROR_REASON_SCOPE_REFUSED, false},
 	broker.TargetRefused:           {codes.InvalidArgument, tokenbrokerv1.ErrorReason_ERROR_REASON_TARGET_REFUSED, false},
+	broker.CallerUnauthenticated:   {codes.Unauthenticated, tokenbrokerv1.ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED, false},
 	broker.CallerNotAllowed:        {codes.PermissionDenied, tokenbrokerv1.ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED, false},
 	broker.NotFound:                {codes.NotFound, tokenbrokerv1.ErrorReason_ERROR_REASON_NOT_FOUND, false},
 	broker.AlreadyExists:           {codes.AlreadyExists, tokenbrokerv1.ErrorReason_ERROR_REASON_ALREADY_EXISTS, false},

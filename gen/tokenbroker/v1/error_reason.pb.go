@@ -41,6 +41,8 @@ const (
 	ErrorReason_ERROR_REASON_PARAMETER_REQUIRED     ErrorReason = 3
 	ErrorReason_ERROR_REASON_SCOPE_REFUSED          ErrorReason = 4 // upstream invalid_scope: this token key only, never the credential
 	ErrorReason_ERROR_REASON_TARGET_REFUSED         ErrorReason = 5 // RFC 8707 invalid_target
+	// UNAUTHENTICATED: what the caller has proven of itself is over; connect again
+	ErrorReason_ERROR_REASON_CALLER_UNAUTHENTICATED ErrorReason = 10
 	// PERMISSION_DENIED; the same for "not yours" and "does not exist"
 	ErrorReason_ERROR_REASON_CALLER_NOT_ALLOWED ErrorReason = 11
 	// NOT_FOUND, ALREADY_EXISTS, ABORTED
@@ -85,6 +87,7 @@ var (
 		3:  "ERROR_REASON_PARAMETER_REQUIRED",
 		4:  "ERROR_REASON_SCOPE_REFUSED",
 		5:  "ERROR_REASON_TARGET_REFUSED",
+		10: "ERROR_REASON_CALLER_UNAUTHENTICATED",
 		11: "ERROR_REASON_CALLER_NOT_ALLOWED",
 		12: "ERROR_REASON_NOT_FOUND",
 		13: "ERROR_REASON_ALREADY_EXISTS",
@@ -117,6 +120,7 @@ var (
 		"ERROR_REASON_PARAMETER_REQUIRED":        3,
 		"ERROR_REASON_SCOPE_REFUSED":             4,
 		"ERROR_REASON_TARGET_REFUSED":            5,
+		"ERROR_REASON_CALLER_UNAUTHENTICATED":    10,
 		"ERROR_REASON_CALLER_NOT_ALLOWED":        11,
 		"ERROR_REASON_NOT_FOUND":                 12,
 		"ERROR_REASON_ALREADY_EXISTS":            13,
@@ -240,14 +244,16 @@ var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xb9\b\n" +
+	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xe2\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x01\x12'\n" +
 	"#ERROR_REASON_PARAMETER_NOT_DECLARED\x10\x02\x12#\n" +
 	"\x1fERROR_REASON_PARAMETER_REQUIRED\x10\x03\x12\x1e\n" +
 	"\x1aERROR_REASON_SCOPE_REFUSED\x10\x04\x12\x1f\n" +
-	"\x1bERROR_REASON_TARGET_REFUSED\x10\x05\x12#\n" +
+	"\x1bERROR_REASON_TARGET_REFUSED\x10\x05\x12'\n" +
+	"#ERROR_REASON_CALLER_UNAUTHENTICATED\x10\n" +
+	"\x12#\n" +
 	"\x1fERROR_REASON_CALLER_NOT_ALLOWED\x10\v\x12\x1a\n" +
 	"\x16ERROR_REASON_NOT_FOUND\x10\f\x12\x1f\n" +
 	"\x1bERROR_REASON_ALREADY_EXISTS\x10\r\x12\x1e\n" +

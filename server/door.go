@@ -1,0 +1,115 @@
+package server
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A Door is one purpose for which others reach the broker, with who is let in. Each has a gRPC server of its own: nothing that is trusted at one counts
+// at another. The zero value is the door of this machine: everything is there, for whoever comes over loopback or a Unix socket.
+type Door struct {
+	// Name tells it from others, and is the Listener of its callers.
+	Name string
+	// TokensOnly: GetToken, Invalidate, WatchToken and health are there, and nothing else.
+	TokensOnly bool
+	// Authenticate says who has connected. Nil: nobody has to prove anything, and who is not on this machine is nobody.
+	Authenticate Authenticator
+}
+
+// authenticatedAge bounds the age of connections whose callers have proven who they are by something that ends: a certificate of an hour is replaced at
+// half its life, so that a client which connects again within that never has its connection end under it.
+const authenticatedAge = 15 * time.Minute
+
+// An Authenticator says who has connected. Safe for concurrent use.
+type Authenticator interface {
+	// Authenticate speaks with whoever is behind a connection, until ctx ends. It closes nothing.
+	Authenticate(ctx context.Context, raw net.Conn) (Peer, error)
+	// Changes is closed at the next change of what is trusted: all Peers are looked at again.
+	Changes() <-chan struct{}
+}
+
+// A Peer is who was authenticated.
+type Peer struct {
+	// Conn is what is spoken on from then on.
+	Conn   net.Conn
+	Caller *broker.Caller
+	// Until is when the proof ends; zero: it does not.
+	Until time.Time
+	// Still says why the caller would not be let in any more; nil: it would. Nil: it always would.
+	Still func() error
+}
+
+func (p Peer) still() error {
+	if p.Still == nil {
+		return nil
+	}
+	return p.Still()
+}
+
+// handshakesMost bounds the connections whose callers have not said yet who they are.
+const handshakesMost = 256
+
+// A lobby bounds those. When it is full, one more takes the place of the one that is there the longest of the machine that has most: a handshake costs
+// a caller little, and who leaves hundreds half done displaces themselves. Safe for concurrent use.
+type lobby struct {
+	most int
+
+	mu  sync.Mutex
+	in  map[string][]net.Conn // by host, the oldest first
+	all int
+}
+
+// enter takes a connection in until the function is called that it returns, and closes another for it where there has to be.
+func (l *lobby) enter(c net.Conn) (leave func()) {
+	host := hostOf(c.RemoteAddr())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all >= l.most {
+		crowd := host
+		for h, of := range l.in {
+			if len(of) > len(l.in[crowd]) {
+				crowd = h
+			}
+		}
+		if of := l.in[crowd]; len(of) > 0 {
+			_ = of[0].Close() // its handshake fails, and it leaves
+			l.remove(crowd, of[0])
+		}
+	}
+	if l.in == nil {
+		l.in = map[string][]net.Conn{}
+	}
+	l.in[host] = append(l.in[host], c)
+	l.all++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.remove(host, c)
+	}
+}
+
+// remove takes a connection out, if it is in; the caller holds mu.
+func (l *lobby) remove(host string, c net.Conn) {
+	for i, there := range l.in[host] {
+		if there != c {
+			continue
+		}
+		l.all--
+		if l.in[host] = append(l.in[host][:i:i], l.in[host][i+1:]...); len(l.in[host]) == 0 {
+			delete(l.in, host)
+		}
+		return
+	}
+}
+
+// hostOf is the machine behind an address.
+func hostOf(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.IP.String()
+	}
+	return ""
+}
