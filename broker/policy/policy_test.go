@@ -13,7 +13,7 @@ func parse(t testing.TB, text string) *Policy {
 	t.Helper()
 	p, problems := Parse("", []byte(text))
 	if p == nil {
-		t.Fatalf("%v\n%s", problems, text)
+		t.Fatalf("%.2000v\n%.2000s", problems, text)
 	}
 	return p
 }
