@@ -20,6 +20,7 @@ var may = map[string][]string{
 	"broker":                         {},
 	"broker/engine":                  {"broker", "broker/gate"},
 	"broker/gate":                    {"broker"},
+	"broker/policy":                  {"broker", "internal/readfile", "internal/suggest", "internal/yamldoc"},
 	"provider":                       {"broker", "internal/jsondoc", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider/transport"},
 	"provider/transport":             {"internal/readfile"},
 	"provider/locoia":                {"broker", "internal/jsondoc", "provider"},
@@ -75,6 +76,7 @@ var may = map[string][]string{
 var never = map[string][]string{
 	"broker":                            {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/"},
 	"broker/engine":                     {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "go.yaml.in/", "testing"},
+	"broker/policy":                     {"google.golang.org/", "github.com/redis/", "go.etcd.io/", "net/http", "testing"},
 	"provider":                          {"google.golang.org/grpc", "go.etcd.io/", "testing"},
 	"provider/transport":                {"google.golang.org/", "go.yaml.in/", "testing"},
 	"provider/locoia":                   {"google.golang.org/", "net/http", "testing"},

@@ -1,0 +1,115 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/suggest"
+)
+
+// A Description is a caller as tests and people write it.
+type Description struct {
+	// Identity is the canonical one, as in broker.Caller.
+	Identity string
+	// Proof and Listener: empty is the proof that there is of such callers, and services. A Local caller's listener is in its identity.
+	Proof, Listener string
+	// GID is of a Unix caller; empty: not known.
+	GID string
+}
+
+// Caller is the caller that is described. It fails for what no caller can be.
+func (d Description) Caller() (*broker.Caller, error) {
+	kind, authority, name, err := parseIdentity(d.Identity)
+	if err != nil {
+		return nil, err
+	}
+	proof, listener := proofOf(kind), "services"
+	if d.Proof != "" && d.Proof != string(proof) {
+		return nil, fmt.Errorf("proof: of %s there is %s only", kind, proof)
+	}
+	switch {
+	case kind == broker.Local:
+		if listener = name; d.Listener != "" && d.Listener != name {
+			return nil, errors.New("listener: it is another one than the caller's; leave it out")
+		}
+	case d.Listener != "":
+		listener = d.Listener
+	}
+	if !slices.Contains(listeners, listener) {
+		return nil, fmt.Errorf("listener: it is none of %s", strings.Join(listeners, ", "))
+	}
+	c := broker.NewCaller(kind, authority, name, proof, listener)
+	switch {
+	case kind == broker.Unix:
+		c.Attributes = map[string][]string{"uid": {name}}
+		if d.GID != "" {
+			if !isID(d.GID) {
+				return nil, errors.New("gid: a number is wanted, in digits, as 1001")
+			}
+			c.Attributes["gid"] = []string{d.GID}
+		}
+	case d.GID != "":
+		return nil, errors.New("gid: it goes with unix; leave it out")
+	}
+	return c, nil
+}
+
+// parseIdentity takes an identity apart. It fails for what is none.
+func parseIdentity(s string) (kind broker.CallerKind, authority, name string, err error) {
+	const forms = "write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, unix:UID or local:LISTENER"
+	word, rest, ok := strings.Cut(s, ":")
+	kind = broker.CallerKind(word)
+	if laterWords[word] {
+		return "", "", "", fmt.Errorf("caller: this version does not know the word %q yet; %s", word, forms)
+	}
+	if !ok || !slices.Contains(kinds, word) {
+		why := "caller: it is of no kind that is known; " + forms
+		if near := suggest.Nearest(word, kinds); near != "" && near != word {
+			why += fmt.Sprintf("; did you mean %q?", near)
+		}
+		return "", "", "", errors.New(why)
+	}
+	if kind == broker.SPIFFE {
+		if rest, ok = strings.CutPrefix(rest, "//"); !ok {
+			return "", "", "", errors.New("caller: a SPIFFE ID begins with spiffe://")
+		}
+	}
+	if hasWildcard(rest) && kind != broker.CommonName {
+		return "", "", "", errors.New("caller: one caller is wanted, and no pattern")
+	}
+	wrong := func(why string) (broker.CallerKind, string, string, error) {
+		return "", "", "", errors.New("caller: " + why)
+	}
+	switch kind {
+	case broker.SPIFFE:
+		if why := checkSPIFFE(rest); why != "" {
+			return wrong(why)
+		}
+		authority, name, _ = strings.Cut(rest, "/")
+		return kind, authority, name, nil
+	case broker.Unix:
+		if !isID(rest) {
+			return wrong("a number of a user is wanted, in digits, as unix:1001")
+		}
+		return kind, "", rest, nil
+	case broker.Local:
+		if !slices.Contains(listeners, rest) {
+			return wrong("behind local: is one of " + strings.Join(listeners, ", "))
+		}
+		return kind, "", rest, nil
+	default:
+		authority, name, _ = strings.Cut(rest, "/")
+		if name == "" || !broker.IsCredentialName(authority) {
+			return wrong(fmt.Sprintf("behind %s: is a trust of the settings and a name, as %s:company/NAME", kind, kind))
+		}
+		if kind == broker.DNS {
+			if name = strings.ToLower(name); checkDNS(name) != "" {
+				return wrong(checkDNS(name))
+			}
+		}
+		return kind, authority, name, nil
+	}
+}

@@ -1,0 +1,120 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// An entry is callers that have something in common: all that it says.
+type entry struct {
+	kind broker.CallerKind
+	// authority is empty for Unix and Local.
+	authority string
+	// name is what a caller's is held against; of a Local one it is its listener.
+	name patterns
+	// proof, listener and gid are empty where they do not matter.
+	proof    broker.Proof
+	listener string
+	gid      string
+}
+
+func (e *entry) matches(c *broker.Caller) bool {
+	if c.Kind != e.kind || c.Authority != e.authority || e.proof != "" && c.Proof != e.proof || e.listener != "" && c.Listener != e.listener {
+		return false
+	}
+	if e.gid != "" && !slices.Contains(c.Attributes["gid"], e.gid) {
+		return false
+	}
+	name := c.Name
+	switch c.Kind {
+	case broker.DNS:
+		name = strings.ToLower(name)
+	case broker.Local:
+		name = c.Listener
+	default:
+	}
+	return name != "" && e.name.matches(name)
+}
+
+// A group is callers under one name: any of its entries.
+type group struct {
+	name    string
+	entries []entry
+	at      position
+	used    bool
+}
+
+// A view is what the policy has for one caller.
+type view struct {
+	blocked bool
+	// rules are those whose callers it is one of, as they stand in the file.
+	rules []*rule
+}
+
+func (p *Policy) look(c *broker.Caller) *view {
+	v := &view{}
+	matched := func(e entry) bool { return e.matches(c) }
+	if v.blocked = slices.ContainsFunc(p.blocked, matched); v.blocked {
+		return v
+	}
+	in := make([]bool, len(p.groups))
+	for i := range p.groups {
+		in[i] = slices.ContainsFunc(p.groups[i].entries, matched)
+	}
+	for _, r := range p.rules {
+		if slices.ContainsFunc(r.callers, func(g int) bool { return in[g] }) {
+			v.rules = append(v.rules, r)
+		}
+	}
+	return v
+}
+
+// A who is all of a caller that entries look at. Two callers with the same have the same rules.
+type who struct {
+	kind                      broker.CallerKind
+	authority, name, listener string
+	proof                     broker.Proof
+	gids                      string
+}
+
+func whoIs(c *broker.Caller) who {
+	w := who{kind: c.Kind, authority: c.Authority, name: c.Name, listener: c.Listener, proof: c.Proof}
+	switch gids := c.Attributes["gid"]; len(gids) {
+	case 0:
+	case 1:
+		w.gids = gids[0]
+	default:
+		w.gids = strings.Join(gids, "\x00")
+	}
+	return w
+}
+
+// mostViews bounds the callers that are remembered. Beyond it all are forgotten, and looked at again.
+const mostViews = 4096
+
+// views remember what the policy has for a caller. They hold no caller, so that one that is gone is.
+type views struct {
+	mu  sync.RWMutex
+	all map[who]*view
+}
+
+func (p *Policy) viewOf(c *broker.Caller) *view {
+	w := whoIs(c)
+	p.views.mu.RLock()
+	v := p.views.all[w]
+	p.views.mu.RUnlock()
+	if v != nil {
+		return v
+	}
+	v = p.look(c)
+	p.views.mu.Lock()
+	defer p.views.mu.Unlock()
+	if p.views.all == nil || len(p.views.all) >= mostViews {
+		p.views.all = map[who]*view{}
+	}
+	p.views.all[w] = v
+	return v
+}

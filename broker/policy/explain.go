@@ -1,0 +1,143 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// An Explanation is a decision, with what each rule says of it.
+type Explanation struct {
+	Decision broker.Decision
+	// Why is the decision in a sentence, where no rule has a part in it; empty otherwise.
+	Why string
+	// Rules are those whose callers the caller is one of; if there is none, all. In the order of the file.
+	Rules []Reason
+}
+
+// A Reason is what a rule says of an access.
+type Reason struct {
+	Rule   string
+	Effect broker.Effect
+	// Why is in which dimension it fails, or on what it depends, in a sentence; of what is Allowed it says that. It has no value of a parameter: those may be
+	// secret.
+	Why string
+}
+
+// Explain says how an access is decided, for people.
+func (p *Policy) Explain(a broker.Access) Explanation {
+	e := Explanation{Decision: p.Decide(a)}
+	if a.Caller == nil {
+		e.Why = "nobody asks, and nobody is allowed nothing"
+		return e
+	}
+	v := p.viewOf(a.Caller)
+	if v.blocked {
+		e.Why = "the caller is blocked"
+		return e
+	}
+	q := ask(a)
+	if len(v.rules) == 0 {
+		e.Why = "no rule is about this caller"
+		for _, r := range p.rules {
+			e.Rules = append(e.Rules, Reason{Rule: r.name, Why: "its callers are " + p.groupsOf(r) + ", and the caller is none of them"})
+		}
+		return e
+	}
+	for _, r := range v.rules {
+		effect, by := r.decide(&q)
+		e.Rules = append(e.Rules, Reason{Rule: r.name, Effect: effect, Why: r.why(&q, effect, by)})
+	}
+	return e
+}
+
+func (p *Policy) groupsOf(r *rule) string {
+	var names []string
+	for _, i := range r.callers[:min(len(r.callers), mostShown)] {
+		names = append(names, p.groups[i].name)
+	}
+	if len(r.callers) > mostShown {
+		names = append(names, "…")
+	}
+	return strings.Join(names, ", ")
+}
+
+// why is a decision of the rule in a sentence.
+func (r *rule) why(q *request, effect broker.Effect, by dimension) string {
+	if effect == broker.Allowed {
+		return "it allows this"
+	}
+	depends := effect == broker.Depends
+	switch by {
+	case byOperation:
+		return fmt.Sprintf("operation: it allows %s, and not %s", r.operations, q.Operation)
+	case byName:
+		switch {
+		case depends:
+			return "credentials: each of the list is decided by itself"
+		case q.Credential == "":
+			return "credentials: none is named"
+		}
+		return fmt.Sprintf("credentials: it allows %s, and %s is none of them", &r.names, q.Credential)
+	case byLabels:
+		return r.whyLabels(q, depends)
+	case byScopes:
+		return q.whyTexts("scopes", &r.scopes, slices.Concat(q.scopes, q.granted), depends)
+	case byAudience:
+		var all []string
+		if q.Selection.Audience != "" {
+			all = []string{q.Selection.Audience}
+		}
+		return q.whyTexts("audience", &r.audience, all, depends)
+	case byResources:
+		return q.whyTexts("resources", &r.resources, q.resources, depends)
+	default:
+		if depends {
+			return "parameters: which there are, is known when the credential is read"
+		}
+		name, why := r.wrongParameter(q)
+		return fmt.Sprintf("parameters: %q: %s", name, why)
+	}
+}
+
+func (r *rule) whyLabels(q *request, depends bool) string {
+	if depends {
+		return "labels: the credential's are not known yet"
+	}
+	if q.Known == broker.Missing {
+		return "labels: there is no credential that has them"
+	}
+	l, _ := r.wrongLabel(q.Labels)
+	if v, there := q.Labels[l.name]; there {
+		return fmt.Sprintf("labels: %s is %q, and it allows %s", l.name, v, &l.values)
+	}
+	return fmt.Sprintf("labels: the credential has none called %s, and it wants %s", l.name, &l.values)
+}
+
+// whyTexts says why what was chosen of a dimension is denied, or what it depends on.
+func (q *request) whyTexts(word string, p *patterns, chosen []string, depends bool) string {
+	wrong, ok := p.matchEach(chosen)
+	switch {
+	case depends:
+		return word + ": which there are, is known when the credential is read"
+	case p.leftOut() && len(chosen) > 0:
+		return fmt.Sprintf("%s: %q is there, and the rule, which leaves the word out, allows none", word, wrong)
+	case !ok:
+		return fmt.Sprintf("%s: it allows %s, and %q is none of them", word, p, wrong)
+	default:
+		return fmt.Sprintf("%s: there are none, and the rule wants some of %s", word, p)
+	}
+}
+
+// String is the operations' names.
+func (s operations) String() string {
+	var names []string
+	for _, o := range broker.Operations() {
+		if s&operationSet(o) != 0 {
+			names = append(names, string(o))
+		}
+	}
+	return strings.Join(names, ", ")
+}

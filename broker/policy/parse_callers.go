@@ -1,0 +1,183 @@
+package policy
+
+import (
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+var (
+	listeners = []string{"services", "operators"}
+	kinds     = []string{string(broker.SPIFFE), string(broker.DNS), string(broker.URI), string(broker.CommonName), string(broker.Unix), string(broker.Local)}
+	proofs    = []string{string(broker.ProofX509), string(broker.ProofPeer), string(broker.ProofNone)}
+)
+
+// proofOf is the one proof that there is of a kind.
+func proofOf(k broker.CallerKind) broker.Proof {
+	switch k {
+	case broker.Unix:
+		return broker.ProofPeer
+	case broker.Local:
+		return broker.ProofNone
+	default:
+		return broker.ProofX509
+	}
+}
+
+// hasAuthority reports whether callers of a kind are named by a certificate, so that an entry says by which trust.
+func hasAuthority(k broker.CallerKind) bool {
+	return k == broker.DNS || k == broker.URI || k == broker.CommonName
+}
+
+func (r *reader) groups(n *yaml.Node) {
+	items := r.Items(n, "callers")
+	if n.Kind == yaml.MappingNode && len(n.Content) == 0 {
+		r.Wrong(at(n), "callers: there are none; write {NAME: [{spiffe: \"corp.example/ns/shop/sa/*\"}]}")
+	}
+	for _, it := range items {
+		if !r.name(it.At, it.Key, "callers") {
+			r.groupsUnknown = true
+			continue
+		}
+		r.byName[it.Key] = len(r.p.groups)
+		r.p.groups = append(r.p.groups, group{name: it.Key, entries: r.entries(it.Value, "callers."+it.Key, false), at: it.At})
+	}
+}
+
+// entries reads a list of callers.
+func (r *reader) entries(n *yaml.Node, what string, mayBeEmpty bool) []entry {
+	if mayBeEmpty && n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		return nil
+	}
+	var out []entry
+	for i, c := range r.list(n, what) {
+		if e, ok := r.entry(c, what+"["+strconv.Itoa(i)+"]"); ok {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
+	before := len(r.Problems)
+	w := r.Words(n, what, append([]string{"proof", "listener", "certificate", "gid"}, kinds...)...)
+	if n.Kind != yaml.MappingNode {
+		return entry{}, false
+	}
+	var e entry
+	var of item
+	for _, k := range kinds {
+		it, ok := w[k]
+		switch {
+		case !ok:
+		case e.kind != "":
+			r.Wrong(it.At, "%s: a caller is of one kind, and this matches nobody; write an entry for %s and one for %s", what, e.kind, k)
+		default:
+			e.kind, of = broker.CallerKind(k), it
+		}
+	}
+	if e.kind == "" {
+		if len(r.Problems) == before {
+			r.Wrong(at(n), "%s: who it is, is missing; write one of %s", what, strings.Join(kinds, ", "))
+		}
+		return entry{}, false
+	}
+	r.entryName(&e, of.Value, what+"."+of.Key)
+	it, ok := w["certificate"]
+	switch {
+	case ok && !hasAuthority(e.kind):
+		r.Wrong(it.At, "%s.certificate: it goes with dns, uri and cn; leave it out", what)
+	case ok:
+		if s, ok := r.Text(it.Value, what+".certificate"); ok && r.name(at(it.Value), s, what+".certificate") {
+			e.authority = s
+		}
+	case hasAuthority(e.kind):
+		r.Wrong(at(n), "%s: certificate is missing; write by which trust of the settings it is named, as {certificate: company, %s: …}", what, e.kind)
+	}
+	if it, ok := w["gid"]; ok {
+		if e.kind != broker.Unix {
+			r.Wrong(it.At, "%s.gid: it goes with unix; leave it out", what)
+		} else if s, ok := r.id(it.Value, what+".gid"); ok {
+			e.gid = s
+		}
+	}
+	if it, ok := w["proof"]; ok {
+		if s, ok := r.choice(it.Value, what+".proof", proofs); ok {
+			if e.proof = broker.Proof(s); e.proof != proofOf(e.kind) {
+				r.Wrong(at(it.Value), "%s.proof: of %s there is %s only, and this matches nobody", what, e.kind, proofOf(e.kind))
+			}
+		}
+	}
+	if it, ok := w["listener"]; ok {
+		if s, ok := r.choice(it.Value, what+".listener", listeners); ok {
+			if e.listener = s; e.kind == broker.Local && len(e.name.all) == 1 && e.name.all[0].text != s {
+				r.Wrong(at(it.Value), "%s.listener: it is another one than local says, and this matches nobody; leave it out", what)
+			}
+		}
+	}
+	return e, len(r.Problems) == before
+}
+
+// entryName reads the value of a kind's word.
+func (r *reader) entryName(e *entry, n *yaml.Node, what string) {
+	s, ok := "", false
+	if e.kind == broker.Local {
+		s, ok = r.choice(n, what, listeners)
+	} else {
+		s, ok = r.Text(n, what)
+	}
+	if !ok {
+		return
+	}
+	d := commonNames
+	switch e.kind {
+	case broker.SPIFFE:
+		d = spiffeIDs
+	case broker.DNS:
+		d = dnsNames
+	case broker.URI:
+		d = uriNames
+	case broker.Unix:
+		if s == "*" {
+			e.name.any = true
+			r.patterns++
+			return
+		}
+		if s, ok = r.id(n, what); !ok {
+			return
+		}
+	default:
+	}
+	p, ok := r.pattern(n, s, what, d)
+	if !ok {
+		return
+	}
+	if e.kind == broker.SPIFFE { // the trust domain is no pattern, and compared by itself
+		var path string
+		e.authority, path, _ = strings.Cut(s, "/")
+		p, _ = parsePattern(path, slashes) // it is good with the domain before it
+	}
+	e.name.all = []pattern{p}
+}
+
+// id reads a user's or a group's number.
+func (r *reader) id(n *yaml.Node, what string) (string, bool) {
+	s, ok := r.Text(n, what)
+	if !ok {
+		return "", false
+	}
+	if !isID(s) {
+		r.Wrong(at(n), "%s: a number of a user or a group is wanted, in digits, as 1001", what)
+		return "", false
+	}
+	return s, true
+}
+
+// isID reports whether a text is the number of a user or a group, as the system writes it.
+func isID(s string) bool {
+	v, err := strconv.ParseUint(s, 10, 32)
+	return err == nil && strconv.FormatUint(v, 10) == s
+}

@@ -1,0 +1,123 @@
+package policy
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestPatterns(t *testing.T) {
+	for _, x := range []struct {
+		form    form
+		pattern string
+		yes, no string // separated by blanks; _ is the empty text
+	}{
+		{whole, "a", "a", "_ b aa A"},
+		{whole, "*", "a abc a/b .. /", "_"},
+		{whole, "a*", "ab abc a*", "_ a ba"},
+		{whole, "*a", "ba aa bca", "_ a ab"},
+		{whole, "a*b", "axb axxb abb aab", "ab axbx xaxb a b _"},
+		{whole, "a*b*c", "axbxc axbbxc abbbc axbcxbxc", "abc axbc abxc axc"},
+		{whole, "*ab*ab*", "xabxabx xababxabx", "xabab ababab xababx abxabx"},
+		{whole, "a*a", "aaa aba", "a aa ab"},
+		{slashes, "a/*", "a/b a/bc", "a a/ a/b/c a/.. a/. a/%2e%2E a/.%2e ab/c"},
+		{slashes, "a/x*", "a/xb a/x..", "a/x a/x/ a/b"},
+		{slashes, "a/.*", "a/.x a/...", "a/. a/.. a/.%2e"},
+		{slashes, "*/a", "b/a", "/a a b/c/a ../a"},
+		{slashes, "a/*/c", "a/b/c", "a//c a/c a/b/b/c a/../c"},
+		{slashes, "a/**", "a/b a/b/c a/b/c/d", "a a/ a//b a/b/ a/b//c a/../b a/b/.. b/c"},
+		{slashes, "a/b*/**", "a/bb/c a/bb/c/d", "a/b/c a/bb a/bb/"},
+		{slashes, "**", "a a/b", "_ / a/ /a a//b .. a/../b"},
+		{slashes, "https://h/**", "https://h/x https://h/x/y", "https://h https://h/ https://h.evil/x https://h@evil/x http://h/x https:/h/x"},
+		{slashes, "a/..", "a/..", "a/b"},
+		{dots, "*.batch.corp", "a.batch.corp", "batch.corp .batch.corp a.b.batch.corp a.batch.corp. axbatch.corp"},
+		{dots, "a*.corp", "ab.corp", "a.corp a.b.corp"},
+		{dots, "a.**", "a.b a.b.c", "a a. a..b"},
+		{uris, "urn:corp:*", "urn:corp:a", "urn:corp:a:b urn:corp:a/b urn:corp: urn/corp/a"},
+		{uris, "urn:corp/*", "urn:corp/a", "urn:corp:a"},
+		{uris, "urn:**", "urn:a urn:a:b urn:a/b", "urn: urn urn:a: urn:a//b urn/a"},
+	} {
+		p, err := parsePattern(x.pattern, x.form)
+		if err != nil {
+			t.Errorf("%s: %v", x.pattern, err)
+			continue
+		}
+		for want, texts := range map[bool]string{true: x.yes, false: x.no} {
+			for _, s := range strings.Fields(texts) {
+				if s == "_" {
+					s = ""
+				}
+				if got := p.matches(s); got != want {
+					t.Errorf("%s of %q: got %v for %q", x.pattern, x.form, got, s)
+				}
+			}
+		}
+	}
+}
+
+func TestWhatIsNoPattern(t *testing.T) {
+	for _, x := range []struct {
+		form form
+		text string
+	}{
+		{whole, ""}, {whole, "**"}, {whole, "a**"}, {whole, "a/**"}, {whole, "a\n"}, {whole, "a\x7f"}, {slashes, "a**"}, {slashes, "**/a"}, {slashes, "***"}, {slashes, "a/***"},
+		{slashes, "a/**/b"}, {slashes, "a.**"}, {dots, "a/**"}, {slashes, "****"}, {slashes, "a/**b"}, {slashes, "**a/**"}, {slashes, "**/**"},
+	} {
+		if _, err := parsePattern(x.text, x.form); err == nil {
+			t.Errorf("%q of %q is taken for a pattern", x.text, x.form)
+		}
+	}
+}
+
+// expression is what a pattern means, as an expression of Go's, but for segments that lead astray.
+func expression(text string, f form) *regexp.Regexp {
+	one := `[^` + regexp.QuoteMeta(string(f)) + `]`
+	if f == whole {
+		one = `(?s:.)`
+	}
+	rest, isRest := strings.CutSuffix(text, "**")
+	var b strings.Builder
+	for i, piece := range strings.Split(rest, "*") {
+		if i > 0 {
+			b.WriteString(one + "+")
+		}
+		b.WriteString(regexp.QuoteMeta(piece))
+	}
+	if isRest {
+		b.WriteString(one + "+(?:[" + regexp.QuoteMeta(string(f)) + "]" + one + "+)*")
+	}
+	return regexp.MustCompile(`\A(?:` + b.String() + `)\z`)
+}
+
+var segmentsAstray = regexp.MustCompile(`(?i)(^|[/:])(\.|%2e){1,2}($|[/:])`)
+
+// FuzzPattern: a pattern matches what the expression does that says the same, but for segments that lead astray.
+func FuzzPattern(f *testing.F) {
+	for _, s := range []string{"a", "*", "a*b", "a/*", "a/**", "**", "*.b", "a:*/b*", "*a*a*a*b", "a/***", "..", "%2e*"} {
+		for _, text := range []string{"a", "aab", "a/b", "a/../b", "aaaaaaaaab", "x:y/bz", ""} {
+			f.Add(s, text, byte(len(s)+len(text)))
+		}
+	}
+	f.Fuzz(func(t *testing.T, s, text string, which byte) {
+		form := []form{whole, slashes, dots, uris}[which%4]
+		p, err := parsePattern(s, form)
+		if err != nil || len(s) > 1000 || !isASCII(s) || !isASCII(text) {
+			p.matches(text)
+			return
+		}
+		got, want := p.matches(text), expression(s, form).MatchString(text)
+		if want && !got && form.separates('/') && hasWildcard(s) && segmentsAstray.MatchString(text) {
+			return
+		}
+		if got != want {
+			t.Fatalf("%q of %q: got %v for %q", s, form, got, text)
+		}
+		if got && strings.HasSuffix(s, "/**") && segmentsAstray.MatchString(strings.TrimPrefix(text, strings.TrimSuffix(s, "**"))) && !hasWildcard(strings.TrimSuffix(s, "**")) {
+			t.Fatalf("%q matches %q, which leads astray", s, text)
+		}
+	})
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
+}

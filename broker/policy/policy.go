@@ -1,0 +1,78 @@
+package policy
+
+import "github.com/tokenbroker/tokenbroker/broker"
+
+// A Policy is what a file says. Immutable, and safe for concurrent use.
+type Policy struct {
+	groups  []group
+	blocked []entry
+	rules   []*rule
+	tests   []test
+	views   views
+}
+
+// Decide decides as broker.Authorizer says. Rules have no order and never add up: one of them covers the whole access, or none does. Where several
+// do, the first of the file is named.
+//
+//   - Nobody, and who is blocked, is denied everything.
+//   - broker.ReadProvider is decided by caller and operation alone, whatever the credential.
+//   - An access to no credential is Denied, but for broker.ReadCredential, a list: it Depends, because each credential of the list is decided by
+//     itself, where some rule grants the operation to the caller at all.
+//   - Unread: labels may be anything. What the caller chose stays chosen, but its text may not: definitions cut affixes off and split scopes, and
+//     defaults may be added. So it is Allowed only where a rule takes any selection and any labels, and Denied where no rule has caller, operation and name,
+//     or each leaves out what is chosen.
+//   - Missing: rules with labels do not count. Of the selection only what the caller chose is held against the others: who is allowed a name, whatever its
+//     labels are, may know that there is none.
+func (p *Policy) Decide(a broker.Access) broker.Decision {
+	if a.Caller == nil {
+		return broker.Decision{}
+	}
+	v := p.viewOf(a.Caller)
+	if v.blocked || len(v.rules) == 0 {
+		return broker.Decision{}
+	}
+	q := ask(a)
+	best := broker.Denied
+	for _, r := range v.rules {
+		if r.operations&q.operation == 0 {
+			continue
+		}
+		switch effect, _ := r.decide(&q); effect {
+		case broker.Allowed:
+			return broker.Decision{Effect: broker.Allowed, Rule: r.name}
+		case broker.Depends:
+			best = broker.Depends
+		default:
+		}
+	}
+	return broker.Decision{Effect: best}
+}
+
+// operations is a set of them, a bit each.
+type operations uint16
+
+func operationSet(all ...broker.Operation) (s operations) {
+	for _, o := range all {
+		switch o {
+		case broker.GetToken:
+			s |= 1 << 0
+		case broker.Watch:
+			s |= 1 << 1
+		case broker.InvalidateOne:
+			s |= 1 << 2
+		case broker.InvalidateAll:
+			s |= 1 << 3
+		case broker.ReadCredential:
+			s |= 1 << 4
+		case broker.WriteCredential:
+			s |= 1 << 5
+		case broker.DeleteCredential:
+			s |= 1 << 6
+		case broker.TestCredential:
+			s |= 1 << 7
+		case broker.ReadProvider:
+			s |= 1 << 8
+		}
+	}
+	return s
+}
