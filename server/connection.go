@@ -57,9 +57,9 @@ type connection struct {
 	of     *connections
 	caller *broker.Caller
 	// peer is who was authenticated; the zero value: nobody had to prove anything. end closes it when that is over; nil: it never is.
-	peer Peer
-	end  *time.Timer
-	place  *list.Element // in its room, which guards it; nil: it has none
+	peer  Peer
+	end   *time.Timer
+	place *list.Element // in its room, which guards it; nil: it has none
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
 	running atomic.Int64

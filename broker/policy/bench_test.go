@@ -77,7 +77,7 @@ func BenchmarkWorst(b *testing.B) {
 		}
 		return set(s)
 	}
-	a := broker.Access{Caller: caller(b, "unix:1"), Operation: broker.Watch, Credential: "a", Known: broker.Stored, Granted: elements(1000, 64)}
+	a := broker.Access{Caller: caller(b, "unix:1"), Operation: broker.Watch, Credential: "a", Known: broker.Stored, Granted: elements(1000, 64).List()}
 	a.Selection.Scopes = elements(100, 256)
 	for b.Loop() {
 		if p.Decide(a).Effect != broker.Allowed {

@@ -109,7 +109,7 @@ func (r *rule) weigh(d dimension, q *request) broker.Effect {
 			return broker.Allowed
 		}
 		if q.first(d) {
-			q.scopes, q.granted = q.Selection.Scopes.List(), q.Granted.List()
+			q.scopes, q.granted = q.Selection.Scopes.List(), q.Granted
 		}
 		if _, ok := r.scopes.matchEach(q.granted); !ok {
 			return broker.Denied // a token has them, whatever is found out yet

@@ -1,0 +1,104 @@
+// Package devcerts makes certificate authorities and certificates that are thrown away: to try mutual TLS, and for tests. Nothing of it is for a
+// deployment: the authority's key lies in memory, or beside its certificates.
+package devcerts
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"time"
+)
+
+// An Authority signs certificates.
+type Authority struct {
+	// Certificate is its own, self-signed.
+	Certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+// A Pair is a certificate with its key, in PEM.
+type Pair struct{ Certificate, Key []byte }
+
+// backdated is how long before now certificates begin, for clocks that are behind.
+const backdated = time.Minute
+
+// NewAuthority makes one of a name that lives so long. trustDomain is whose SPIFFE IDs it signs, as it says of itself; empty: no SPIFFE IDs.
+func NewAuthority(name, trustDomain string, life time.Duration) (*Authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	c := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-backdated), NotAfter: now.Add(life),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	if trustDomain != "" {
+		c.URIs = []*url.URL{{Scheme: "spiffe", Host: trustDomain}}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = x509.ParseCertificate(der); err != nil {
+		return nil, err
+	}
+	return &Authority{c, key}, nil
+}
+
+// PEM is its certificate.
+func (a *Authority) PEM() []byte { return pemOf("CERTIFICATE", a.Certificate.Raw) }
+
+// Issue signs a certificate for a client and a server. edit says whose it is, and may change anything of it.
+func (a *Authority) Issue(life time.Duration, edit func(*x509.Certificate)) (Pair, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Pair{}, err
+	}
+	now := time.Now()
+	c := &x509.Certificate{
+		SerialNumber: serial(), NotBefore: now.Add(-backdated), NotAfter: now.Add(life), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+	}
+	edit(c)
+	der, err := x509.CreateCertificate(rand.Reader, c, a.Certificate, &key.PublicKey, a.key)
+	if err != nil {
+		return Pair{}, err
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return Pair{}, err
+	}
+	return Pair{pemOf("CERTIFICATE", der), pemOf("PRIVATE KEY", raw)}, nil
+}
+
+// Loopback names this machine, so that clients find it in the certificate.
+func Loopback(c *x509.Certificate) {
+	c.DNSNames = append(c.DNSNames, "localhost")
+	c.IPAddresses = append(c.IPAddresses, net.IPv4(127, 0, 0, 1), net.IPv6loopback)
+}
+
+// SPIFFE gives a certificate a SPIFFE ID. It fails for what is no URL.
+func SPIFFE(id string) (func(*x509.Certificate), error) {
+	u, err := url.Parse(id)
+	if err != nil || u.Scheme != "spiffe" || u.Host == "" {
+		return nil, fmt.Errorf("%q is no SPIFFE ID, such as spiffe://example.org/shop", id)
+	}
+	return func(c *x509.Certificate) { c.URIs = append(c.URIs, u) }, nil
+}
+
+func serial() *big.Int {
+	n, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // never fails (crypto/rand)
+	return n
+}
+
+func pemOf(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}

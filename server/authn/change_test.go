@@ -1,0 +1,272 @@
+package authn_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+)
+
+func getToken(t testing.TB, conn *grpc.ClientConn) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "main"})
+	return err
+}
+
+// watch opens a watch, and returns what says how it has ended.
+func watch(t *testing.T, conn *grpc.ClientConn) <-chan error {
+	t.Helper()
+	s, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).WatchToken(t.Context(), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
+	if err == nil {
+		_, err = s.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := s.Recv(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	return ended
+}
+
+// within waits for something that takes as long as files are looked at.
+func within[T any](t testing.TB, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(30 * time.Second):
+		t.Fatal(what)
+	}
+	return v
+}
+
+func open(t testing.TB, c <-chan error) {
+	t.Helper()
+	select {
+	case err := <-c:
+		t.Fatalf("the watch has ended: %v", err)
+	default:
+	}
+}
+
+// once is a client that does not connect again: what it says is of the one connection that it has.
+func (r *rig) once(door string, c *tls.Config) *grpc.ClientConn {
+	r.t.Helper()
+	first := true
+	conn := must[*grpc.ClientConn](r.t)(grpc.NewClient("passthrough:///"+r.addr[door], grpc.WithTransportCredentials(credentials.NewTLS(c)),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if !first {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			first = false
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		})))
+	r.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// TestAnAuthorityThatIsReplaced: while the former one and the new one are trusted, nobody is disturbed. When the former one is not any more, the
+// connections of its certificates end, and the others stay.
+func TestAnAuthorityThatIsReplaced(t *testing.T) {
+	r := newRig(t)
+	former, next := r.ca, must[*devcerts.Authority](t)(devcerts.NewAuthority("next", trustDomain, time.Hour))
+	byFormer, byNext := r.svid(cart), issue(t, next, time.Hour, uris(cart))
+	old := r.once("services", r.config(&byFormer))
+	watched := watch(t, old)
+	if err := getToken(t, r.dial("services", r.config(&byNext))); status.Code(err) != codes.Unavailable {
+		t.Errorf("before it is trusted: %v", err)
+	}
+
+	changed := r.auth["services"].Changes()
+	r.write("ca.pem", slices.Concat(former.PEM(), next.PEM()))
+	within(t, changed, "the file is not read again")
+	young := r.once("services", r.config(&byNext))
+	if err := getToken(t, young); err != nil {
+		t.Errorf("both are trusted: %v", err)
+	}
+	if err := getToken(t, old); err != nil {
+		t.Errorf("both are trusted: %v", err)
+	}
+	open(t, watched)
+	watchedToo := watch(t, young)
+
+	r.write("ca.pem", next.PEM())
+	if err := within(t, watched, "a watch goes on whose authority is trusted no more"); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	if err := getToken(t, r.dial("services", r.config(&byFormer))); status.Code(err) != codes.Unavailable {
+		t.Errorf("after it is trusted no more: %v", err)
+	}
+	if err := getToken(t, young); err != nil {
+		t.Errorf("the new one: %v", err)
+	}
+	open(t, watchedToo)
+	if log := r.log.String(); !strings.Contains(log, "trusted no more") || !strings.Contains(log, cart) {
+		t.Errorf("the log does not say whose connections were closed: %s", log)
+	}
+}
+
+// TestTheBrokersOwnCertificateIsReplaced: who is connected stays, and who connects is shown the new one. A pair that does not fit, or a file that is half
+// there, leaves the former one, and the log says so once.
+func TestTheBrokersOwnCertificateIsReplaced(t *testing.T) {
+	r := newRig(t)
+	p := r.svid(cart)
+	conn := r.once("services", r.config(&p))
+	watched := watch(t, conn)
+	own := must[*devcerts.Authority](t)(devcerts.NewAuthority("serving too", "", time.Hour))
+	pair := must[devcerts.Pair](t)(own.Issue(time.Hour, devcerts.Loopback))
+
+	for _, broken := range [][]byte{pair.Certificate, []byte("-----BEGIN CERTIFICATE-----\nAAAA"), nil} {
+		r.write("tls.crt", broken)
+		deadline := time.Now().Add(20 * time.Second)
+		for n := strings.Count(r.log.String(), "certificates not reloaded"); strings.Count(r.log.String(), "certificates not reloaded") == n && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err := getToken(t, r.dial("services", r.config(&p))); err != nil {
+			t.Errorf("with %.30q in its place: %v", broken, err)
+		}
+	}
+	changed := r.auth["services"].Changes()
+	r.write("tls.key", pair.Key)
+	r.write("tls.crt", pair.Certificate)
+	within(t, changed, "the file is not read again")
+	open(t, watched)
+	if err := getToken(t, conn); err != nil {
+		t.Error(err)
+	}
+	if err := getToken(t, r.dial("services", r.config(&p))); status.Code(err) != codes.Unavailable {
+		t.Errorf("it still shows the former one: %v", err)
+	}
+	r.write("serving.pem", own.PEM())
+	if err := getToken(t, r.dial("services", r.config(&p))); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestACertificateThatEnds takes its connection along, with the watch on it.
+func TestACertificateThatEnds(t *testing.T) {
+	r := newRig(t)
+	p := issue(t, r.ca, 2*time.Second, uris(cart))
+	conn := r.once("services", r.config(&p))
+	watched := watch(t, conn)
+	began := time.Now()
+	if err := within(t, watched, "a watch goes on whose certificate has ended"); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	if err := getToken(t, r.dial("services", r.config(&p))); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNothingIsResumed: a session that is resumed would be let in by what was trusted before.
+func TestNothingIsResumed(t *testing.T) {
+	r := newRig(t)
+	p := r.svid(cart)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		c := r.config(&p)
+		c.ClientSessionCache, c.MaxVersion = tls.NewLRUClientSessionCache(8), version
+		for range 3 {
+			conn := must[*tls.Conn](t)(tls.Dial("tcp", r.addr["services"], c))
+			_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			_, _ = conn.Read(make([]byte, 1)) // tickets come after the handshake
+			if conn.ConnectionState().DidResume {
+				t.Errorf("version %x: a session was resumed", version)
+			}
+			_ = conn.Close()
+		}
+	}
+}
+
+// TestOnlyTLSIsSpoken: nothing older than 1.2, no other protocol in it, and nothing in the clear.
+func TestOnlyTLSIsSpoken(t *testing.T) {
+	r := newRig(t)
+	p := r.svid(cart)
+	for name, edit := range map[string]func(*tls.Config){
+		"TLS 1.1":  func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 },
+		"HTTP/1.1": func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} },
+		"no ALPN":  func(c *tls.Config) { c.NextProtos = nil },
+	} {
+		c := r.config(&p)
+		edit(c)
+		conn, err := tls.Dial("tcp", r.addr["services"], c)
+		if err == nil {
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_, _ = conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+			n, readErr := conn.Read(make([]byte, 100))
+			if n > 0 || readErr == nil {
+				t.Errorf("%s: answered", name)
+			}
+			_ = conn.Close()
+		}
+	}
+	raw := must[net.Conn](t)(net.Dial("tcp", r.addr["services"]))
+	defer func() { _ = raw.Close() }()
+	_, _ = raw.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+	_ = raw.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buf := make([]byte, 100)
+	if n, _ := raw.Read(buf); n > 7 {
+		t.Errorf("what comes in the clear is answered: %q", buf[:n])
+	}
+}
+
+// TestHandshakesThatAreLeftHalfDone keep nobody out but those of the same machine.
+func TestHandshakesThatAreLeftHalfDone(t *testing.T) {
+	r := newRig(t)
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range 600 {
+		c, err := from.Dial("tcp", r.addr["services"])
+		if err != nil {
+			t.Skipf("there is no second loopback address here: %v", err)
+		}
+		defer func() { _ = c.Close() }()
+	}
+	p := r.svid(cart)
+	began := time.Now()
+	if err := getToken(t, r.dial("services", r.config(&p))); err != nil {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+// TestACallerIsWhoItWasAtItsOwnListener: the same certificate is another caller at each, for whoever decides.
+func TestACallerIsWhoItWasAtItsOwnListener(t *testing.T) {
+	r := newRig(t)
+	p := r.svid(cart, func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} })
+	for _, door := range []string{"services", "operators"} {
+		var got broker.Caller
+		r.rules.set(func(a broker.Access) bool {
+			got = broker.Caller{Identity: a.Caller.Identity, Kind: a.Caller.Kind, Authority: a.Caller.Authority, Name: a.Caller.Name, Proof: a.Caller.Proof, Listener: a.Caller.Listener}
+			return true
+		})
+		if err := getToken(t, r.dial(door, r.config(&p))); err != nil {
+			t.Fatal(err)
+		}
+		if got.Identity != cart || got.Kind != broker.SPIFFE || got.Authority != trustDomain || got.Name != "ns/shop/sa/cart" || got.Proof != broker.ProofX509 || got.Listener != door {
+			t.Errorf("got %+v", &got)
+		}
+	}
+}
