@@ -103,15 +103,15 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		})
 		return nil, nil, err // gRPC closes it
 	}
+	if !k.peer.Until.IsZero() {
+		k.end = time.AfterFunc(time.Until(k.peer.Until), func() { _ = k.Conn.Close() }) // gRPC sees it, and closes the rest
+	}
 	if err := c.room.enter(k); err != nil {
 		return nil, nil, err
 	}
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
 		return nil, nil, err
-	}
-	if !k.peer.Until.IsZero() {
-		k.end = time.AfterFunc(time.Until(k.peer.Until), func() { _ = k.Close() })
 	}
 	return k, k, nil
 }

@@ -138,7 +138,7 @@ func TestTheBrokersOwnCertificateIsReplaced(t *testing.T) {
 	own := must[*devcerts.Authority](t)(devcerts.NewAuthority("serving too", "", time.Hour))
 	pair := must[devcerts.Pair](t)(own.Issue(time.Hour, devcerts.Loopback))
 
-	for _, broken := range [][]byte{pair.Certificate, []byte("-----BEGIN CERTIFICATE-----\nAAAA"), nil} {
+	for _, broken := range [][]byte{pair.Certificate, []byte("-----BEGIN CERTIFICATE-----\nAAAA")} {
 		r.write("tls.crt", broken)
 		deadline := time.Now().Add(20 * time.Second)
 		for n := strings.Count(r.log.String(), "certificates not reloaded"); strings.Count(r.log.String(), "certificates not reloaded") == n && time.Now().Before(deadline); {

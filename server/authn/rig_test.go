@@ -158,6 +158,12 @@ func (r *rig) write(name string, data []byte) string {
 
 func newRig(t *testing.T, more ...authn.Trust) *rig {
 	t.Helper()
+	return newRigOf(t, func(s *authn.Settings) { s.Trust = append(s.Trust, more...) })
+}
+
+// newRigOf is newRig with other settings of its listeners.
+func newRigOf(t *testing.T, edit func(*authn.Settings)) *rig {
+	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), rules: newRules(func(broker.Access) bool { return true }), addr: map[string]string{}, auth: map[string]*authn.Certificates{}, log: &lines{}}
 	log := slog.New(slog.NewJSONHandler(io.MultiWriter(r.log), nil))
 	r.ca = must[*devcerts.Authority](t)(devcerts.NewAuthority("corp", trustDomain, time.Hour))
@@ -172,10 +178,10 @@ func newRig(t *testing.T, more ...authn.Trust) *rig {
 	var following sync.WaitGroup
 	settings := server.Settings{Broker: r.broker, Providers: upstreams{}, Authorizer: r.rules, Log: log}
 	for _, name := range []string{"services", "operators"} {
-		a := must[*authn.Certificates](t)(authn.New(ctx, authn.Settings{
-			Listener: name, CertFile: cert, KeyFile: key, Log: log,
-			Trust: append([]authn.Trust{{Name: "corp", CAFile: ca, TrustDomain: trustDomain}}, more...),
-		}))
+		of := authn.Settings{Listener: name, CertFile: cert, KeyFile: key, Log: log, Trust: []authn.Trust{{Name: "corp", CAFile: ca, TrustDomain: trustDomain}}}
+		edit(&of)
+		a := must[*authn.Certificates](t)(authn.New(ctx, of))
+		t.Cleanup(a.Close)
 		r.auth[name] = a
 		following.Go(func() { a.Follow(ctx) })
 		settings.Doors = append(settings.Doors, server.Door{Name: name, TokensOnly: name == "services", Authenticate: a})
@@ -241,6 +247,18 @@ func (r *rig) config(p *devcerts.Pair) *tls.Config {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 	}
 	return c
+}
+
+// shown is the certificate that a door shows.
+func (r *rig) shown(door string) *x509.Certificate {
+	r.t.Helper()
+	c := r.config(nil)
+	conn, err := tls.Dial("tcp", r.addr[door], c)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.ConnectionState().PeerCertificates[0]
 }
 
 // dial is a client of a door.

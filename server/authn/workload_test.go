@@ -1,0 +1,159 @@
+package authn_test
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/server/authn"
+)
+
+// An agent is a SPIFFE Workload API by the published server stub: strict about the header that the specification wants, and it pushes what it is given.
+type agent struct {
+	workload.UnimplementedSpiffeWorkloadAPIServer
+	mu     sync.Mutex
+	now    *workload.X509SVIDResponse
+	change chan struct{}
+}
+
+func (a *agent) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
+	if md, _ := metadata.FromIncomingContext(s.Context()); len(md.Get("workload.spiffe.io")) != 1 || md.Get("workload.spiffe.io")[0] != "true" {
+		return status.Error(codes.InvalidArgument, "security header missing from request")
+	}
+	for {
+		a.mu.Lock()
+		now, change := a.now, a.change
+		a.mu.Unlock()
+		if err := s.Send(now); err != nil {
+			return err
+		}
+		select {
+		case <-change:
+		case <-s.Context().Done():
+			return s.Context().Err()
+		}
+	}
+}
+
+func der(t testing.TB, data []byte) (out []byte) {
+	t.Helper()
+	for {
+		var b *pem.Block
+		if b, data = pem.Decode(data); b == nil {
+			return out
+		}
+		out = append(out, b.Bytes...)
+	}
+}
+
+// give pushes a certificate for the broker, and the bundles of its own trust domain and of others.
+func (a *agent) give(t testing.TB, p devcerts.Pair, own []byte, federated map[string][]byte) {
+	t.Helper()
+	out := &workload.X509SVIDResponse{
+		Svids:            []*workload.X509SVID{{SpiffeId: "spiffe://corp.example/tokenbroker", X509Svid: der(t, p.Certificate), X509SvidKey: der(t, p.Key), Bundle: der(t, own)}},
+		FederatedBundles: map[string][]byte{},
+	}
+	for domain, b := range federated {
+		out.FederatedBundles["spiffe://"+domain] = der(t, b)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.now = out
+	if a.change != nil {
+		close(a.change)
+	}
+	a.change = make(chan struct{})
+}
+
+// TestTheWorkloadAPI gives the broker its certificate and the authorities of its own trust domain and of a federated one that is named. Those of others, it
+// may have as many as it likes, are believed nothing. What it takes back ends.
+func TestTheWorkloadAPI(t *testing.T) {
+	authority := func(domain string) *devcerts.Authority {
+		return must[*devcerts.Authority](t)(devcerts.NewAuthority(domain, domain, time.Hour))
+	}
+	corp, partner, stranger := authority("corp.example"), authority("partner.example"), authority("stranger.example")
+	own := issue(t, corp, time.Hour, uris("spiffe://corp.example/tokenbroker"), devcerts.Loopback)
+	a := &agent{}
+	federated := map[string][]byte{"partner.example": partner.PEM(), "stranger.example": stranger.PEM()}
+	a.give(t, own, corp.PEM(), federated)
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	l := must[net.Listener](t)(net.Listen("unix", path))
+	srv := grpc.NewServer()
+	workload.RegisterSpiffeWorkloadAPIServer(srv, a)
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
+
+	r := newRigOf(t, func(s *authn.Settings) {
+		s.CertFile, s.KeyFile, s.WorkloadAPI = "", "", "unix://"+path
+		s.Trust = []authn.Trust{{Name: "corp", TrustDomain: "corp.example"}, {Name: "partner", TrustDomain: "partner.example"}}
+	})
+	r.write("serving.pem", corp.PEM())
+	client := func(ca *devcerts.Authority, id string) *grpc.ClientConn {
+		p := issue(t, ca, time.Hour, uris(id))
+		return r.once("services", r.config(&p))
+	}
+	cartOf, partnerOf := client(corp, cart), client(partner, "spiffe://partner.example/billing")
+	for name, conn := range map[string]*grpc.ClientConn{"its own": cartOf, "a federated one": partnerOf} {
+		if err := getToken(t, conn); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, conn := range map[string]*grpc.ClientConn{
+		"one that is not named": client(stranger, "spiffe://stranger.example/x"), "a federated authority in another's name": client(partner, cart),
+		"the own authority in a federated one's name": client(corp, "spiffe://partner.example/billing"),
+	} {
+		if err := getToken(t, conn); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	watched, watchedToo := watch(t, partnerOf), watch(t, cartOf)
+	another := authority("partner.example")
+	a.give(t, own, corp.PEM(), map[string][]byte{"partner.example": another.PEM()})
+	if err := within(t, watched, "a watch goes on whose authority was taken back"); status.Code(err) != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	open(t, watchedToo)
+	if err := getToken(t, client(another, "spiffe://partner.example/billing")); err != nil {
+		t.Errorf("its new authority: %v", err)
+	}
+
+	next := issue(t, corp, 2*time.Hour, uris("spiffe://corp.example/tokenbroker"), devcerts.Loopback)
+	changed := r.auth["services"].Changes()
+	a.give(t, next, corp.PEM(), map[string][]byte{"partner.example": another.PEM()})
+	within(t, changed, "the new certificate is not taken")
+	open(t, watchedToo)
+	want := must[*x509.Certificate](t)(x509.ParseCertificate(der(t, next.Certificate)))
+	if got := r.shown("services"); !got.Equal(want) {
+		t.Error("the former certificate is shown")
+	}
+
+	// A trust domain that it knows no more leaves what is there, and the log says so: an agent that restarts must not put everybody out.
+	a.give(t, next, corp.PEM(), nil)
+	if err := getToken(t, client(another, "spiffe://partner.example/billing")); err != nil {
+		t.Errorf("after the agent has forgotten it: %v", err)
+	}
+}
+
+// TestNoWorkloadAPI: a broker that starts without one says where it looked.
+func TestNoWorkloadAPI(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := authn.New(ctx, authn.Settings{Listener: "services", WorkloadAPI: "unix://" + filepath.Join(t.TempDir(), "none"), Trust: []authn.Trust{{Name: "corp", TrustDomain: "corp.example"}}})
+	if err == nil || !strings.Contains(err.Error(), "Workload API at unix://") {
+		t.Errorf("got %v", err)
+	}
+}
