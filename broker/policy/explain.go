@@ -55,7 +55,7 @@ func (p *Policy) explain(q request) Explanation {
 	if len(v.rules) == 0 {
 		e.Why = "no rule is about this caller"
 		for _, r := range p.rules {
-			e.Rules = append(e.Rules, Reason{Rule: r.name, Why: "its callers are " + p.groupsOf(r) + ", and the caller is none of them"})
+			e.Rules = append(e.Rules, Reason{Rule: r.name, Why: p.notAmong(r)})
 		}
 		return e
 	}
@@ -71,7 +71,8 @@ func (p *Policy) explain(q request) Explanation {
 	return e
 }
 
-func (p *Policy) groupsOf(r *rule) string {
+// notAmong says who a rule's callers are.
+func (p *Policy) notAmong(r *rule) string {
 	var names []string
 	for _, i := range r.callers[:min(len(r.callers), mostShown)] {
 		names = append(names, p.groups[i].name)
@@ -79,7 +80,7 @@ func (p *Policy) groupsOf(r *rule) string {
 	if len(r.callers) > mostShown {
 		names = append(names, "…")
 	}
-	return strings.Join(names, ", ")
+	return "its callers are " + strings.Join(names, ", ") + ", and the caller is none of them"
 }
 
 // why is a decision of the rule in a sentence.
