@@ -86,24 +86,48 @@ func BenchmarkWorst(b *testing.B) {
 	}
 }
 
-// BenchmarkParse is of a file with as much in it as there can be.
+// BenchmarkParse is of files with as much in them as there can be, of what takes longest.
 func BenchmarkParse(b *testing.B) {
-	var text strings.Builder
-	text.WriteString("version: 1\ncallers: {c: [{unix: \"*\"}]}\nrules:\n")
-	for i := range mostRules {
-		fmt.Fprintf(&text, "- {name: r%d, callers: [c], operations: [watch], credentials: {names: [a]}, scopes: [\"*a\",\"*b\",\"*c\",\"*d\",\"*e\",\"*f\",\"*g\"]}\n", i)
-	}
-	text.WriteString("tests:\n")
-	for i := range mostTests {
-		fmt.Fprintf(&text, "- {caller: \"unix:%d\", operation: watch, credential: a, scopes: [x], denied: true}\n", i)
-	}
-	if text.Len() > MostBytes {
-		b.Fatalf("%d bytes", text.Len())
-	}
-	b.SetBytes(int64(text.Len()))
-	for b.Loop() {
-		if p, problems := Parse("", []byte(text.String())); p == nil {
-			b.Fatal(problems[0])
+	head := "version: 1\ncallers: {c: [{unix: \"*\"}]}\nrules:\n"
+	repeat := func(n int, line func(i int) string) string {
+		var out strings.Builder
+		for i := range n {
+			out.WriteString(line(i))
 		}
+		return out.String()
+	}
+	rules := func(extra string) string {
+		return head + repeat(mostRules, func(i int) string {
+			return fmt.Sprintf("- {name: r%d, callers: [c], operations: [watch], credentials: {names: [a]}%s}\n", i, extra)
+		})
+	}
+	one := func(scopes string) string {
+		return head + "- {name: r, callers: [c], operations: [watch], credentials: {names: [a]}, scopes: [" + scopes + "]}\n"
+	}
+	for name, text := range map[string]string{
+		"rules": rules(`, scopes: ["*a","*b","*c","*d","*e","*f","*g"]`) + "tests:\n" + repeat(mostTests, func(i int) string {
+			return fmt.Sprintf("- {caller: \"unix:%d\", operation: watch, credential: a, scopes: [x], denied: true}\n", i)
+		}),
+		"failing": rules("") + "tests:\n" + repeat(mostTests, func(i int) string {
+			return fmt.Sprintf("- {caller: \"unix:%d\", operation: get_token, credential: a, rule: r999}\n", i)
+		}),
+		// Each test has as many scopes as there is room for, and each of them matches the last pattern only.
+		"tests": one(repeat(mostPatterns-3, func(i int) string { return fmt.Sprintf("\"*%03x*\",", i) })+"\"x*\"") + "tests:\n" + repeat(mostTests, func(int) string {
+			return "- {caller: 'unix:1',operation: watch,credential: a,scopes: [xa,xb,xc,xd,xe,xf,xg,xh,xi],rule: r}\n"
+		}),
+		"groups": "version: 1\ncallers:\n" + repeat(6500, func(i int) string { return fmt.Sprintf(" g%d: [{unix: 1}]\n", i) }) +
+			"rules:\n- {name: r, callers: [" + repeat(19_000, func(i int) string { return fmt.Sprintf("h%d,", i) }) + "], operations: [watch]}\n",
+		"nested":  strings.Repeat("[", MostBytes/2),
+		"mapping": repeat(20_000, func(i int) string { return fmt.Sprintf("a%d: b\n", i) }),
+		"words":   one("") + repeat(6000, func(i int) string { return fmt.Sprintf("- {nam: r%d, operations: [w]}\n", i) }),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, problems := Parse("", []byte(text)); len(problems) > 0 && len(text) > MostBytes {
+					b.Fatal(problems[0])
+				}
+			}
+		})
 	}
 }

@@ -27,33 +27,52 @@ type Reason struct {
 }
 
 // Explain says how an access is decided, for people.
-func (p *Policy) Explain(a broker.Access) Explanation {
-	e := Explanation{Decision: p.Decide(a)}
-	if a.Caller == nil {
-		e.Why = "nobody asks, and nobody is allowed nothing"
+func (p *Policy) Explain(a broker.Access) Explanation { return p.explain(ask(a)) }
+
+// ExplainNames is Explain where of the parameters only the names are known: what hangs on a value Depends, also where the rest is Stored. Those of the
+// access do not count.
+func (p *Policy) ExplainNames(a broker.Access, parameters []string) Explanation {
+	q := ask(a)
+	q.valueless, q.parameters = true, map[string]string{}
+	for _, name := range parameters {
+		q.parameters[name] = ""
+	}
+	q.listed[byParameters] = true
+	return p.explain(q)
+}
+
+func (p *Policy) explain(q request) Explanation {
+	var e Explanation
+	if q.Caller == nil {
+		e.Why = "nobody asks, and nobody is allowed anything"
 		return e
 	}
-	v := p.viewOf(a.Caller)
+	v := p.viewOf(q.Caller)
 	if v.blocked {
 		e.Why = "the caller is blocked"
 		return e
 	}
-	q := ask(a)
 	if len(v.rules) == 0 {
 		e.Why = "no rule is about this caller"
 		for _, r := range p.rules {
-			e.Rules = append(e.Rules, Reason{Rule: r.name, Why: "its callers are " + p.groupsOf(r) + ", and the caller is none of them"})
+			e.Rules = append(e.Rules, Reason{Rule: r.name, Why: p.notAmong(r)})
 		}
 		return e
 	}
 	for _, r := range v.rules {
 		effect, by := r.decide(&q)
 		e.Rules = append(e.Rules, Reason{Rule: r.name, Effect: effect, Why: r.why(&q, effect, by)})
+		if effect > e.Decision.Effect {
+			if e.Decision.Effect = effect; effect == broker.Allowed {
+				e.Decision.Rule = r.name
+			}
+		}
 	}
 	return e
 }
 
-func (p *Policy) groupsOf(r *rule) string {
+// notAmong says who a rule's callers are.
+func (p *Policy) notAmong(r *rule) string {
 	var names []string
 	for _, i := range r.callers[:min(len(r.callers), mostShown)] {
 		names = append(names, p.groups[i].name)
@@ -61,7 +80,7 @@ func (p *Policy) groupsOf(r *rule) string {
 	if len(r.callers) > mostShown {
 		names = append(names, "…")
 	}
-	return strings.Join(names, ", ")
+	return "its callers are " + strings.Join(names, ", ") + ", and the caller is none of them"
 }
 
 // why is a decision of the rule in a sentence.
@@ -94,6 +113,9 @@ func (r *rule) why(q *request, effect broker.Effect, by dimension) string {
 	case byResources:
 		return q.whyTexts("resources", &r.resources, q.resources, depends)
 	default:
+		if c := r.certain(q); c != nil && q.Known != broker.Unread && depends {
+			return fmt.Sprintf("parameters: it depends on the value of %q, for which it allows %s", c.name, &c.values)
+		}
 		if depends {
 			return "parameters: which there are, is known when the credential is read"
 		}

@@ -17,7 +17,8 @@ const (
 	MostBytes    = 256 << 10
 	mostRules    = 1000
 	mostPatterns = 10_000
-	mostTests    = 1000
+	// mostTests bounds what reading a file takes: each test may ask each pattern.
+	mostTests = 500
 )
 
 type (
@@ -36,6 +37,7 @@ type reader struct {
 	p Policy
 	// byName are the groups' indexes; groupsUnknown: one was not understood, so that a rule's use of it would seem wrong.
 	byName        map[string]int
+	groupNamed    []string
 	groupsUnknown bool
 	patterns      int
 }

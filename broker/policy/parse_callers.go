@@ -43,6 +43,7 @@ func (r *reader) groups(n *yaml.Node) {
 			continue
 		}
 		r.byName[it.Key] = len(r.p.groups)
+		r.groupNamed = append(r.groupNamed, it.Key)
 		r.p.groups = append(r.p.groups, group{name: it.Key, entries: r.entries(it.Value, "callers."+it.Key, false), at: it.At})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 func (r *reader) rules(n *yaml.Node) {
@@ -89,11 +90,7 @@ func (r *reader) groupNames(n *yaml.Node, what string) []int {
 		i, known := r.byName[s]
 		switch {
 		case !known && !r.groupsUnknown:
-			var all []string
-			for _, g := range r.p.groups {
-				all = append(all, g.name)
-			}
-			r.Unknown(at(c), what+": no callers are called "+strconv.Quote(s), s, all)
+			r.Unknown(at(c), what+": no callers are called "+strconv.Quote(yamldoc.Clip(s)), s, r.groupNamed)
 		case !known:
 		case slices.Contains(out, i):
 			r.Warn(at(c), "%s: %q is there twice", what, s)

@@ -144,7 +144,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 
 		// tests
 		{"rule: shop-occtoo", "denied: true", "20:5: tests[0]: it is allowed by shop-occtoo, and is to be denied"},
-		{"rule: shop-occtoo", "rule: operators", "20:5: tests[0]: it is allowed by shop-occtoo, and is to be by operators: its callers are others"},
+		{"rule: shop-occtoo", "rule: operators", "20:5: tests[0]: it is allowed by shop-occtoo, and is to be by operators: its callers are ops, and the caller is none of them"},
 		{"rule: shop-occtoo", "rule: shop", `20:239: tests[0].rule: no rule is called "shop"`},
 		{", rule: shop-occtoo", "", "20:5: tests[0]: what is to be decided has to be there, once; write rule: NAME, or denied: true"},
 		{"denied: true", "denied: false", "22:97: tests[2].denied: only true can be written; write rule: NAME for what is allowed"},
@@ -210,7 +210,7 @@ func TestBounds(t *testing.T) {
 		{rules(3, 3333), ""}, // and one of the caller
 		{rules(1, 10_000), "rules[0].credentials.names: this is pattern 10001, and a file has 10000 at most"},
 		{rules(1, 1) + "tests:\n" + strings.Repeat(test, mostTests), ""},
-		{rules(1, 1) + "tests:\n" + strings.Repeat(test, mostTests+1), "tests: this is test 1001, and a file has 1000 at most"},
+		{rules(1, 1) + "tests:\n" + strings.Repeat(test, mostTests+1), "tests: this is test 501, and a file has 500 at most"},
 	} {
 		var wrong []string
 		for line := range strings.Lines(problemsOf(x.text)) {

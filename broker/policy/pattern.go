@@ -21,6 +21,8 @@ const (
 type pattern struct {
 	text string
 	form form
+	// least is how long a text is that matches.
+	least int
 	// segments are none where the text is all that matches.
 	segments []segment
 	// rest: `**` follows them, after the separator.
@@ -44,7 +46,7 @@ var (
 
 // parsePattern reads a pattern. It fails for what is none.
 func parsePattern(text string, f form) (pattern, error) {
-	p := pattern{text: text, form: f}
+	p := pattern{text: text, form: f, least: len(text)}
 	if text == "" {
 		return p, errNothing
 	}
@@ -59,6 +61,7 @@ func parsePattern(text string, f form) (pattern, error) {
 		return p, errFlat
 	}
 	if isRest {
+		p.least-- // one segment of one byte will do
 		if p.rest = true; body != "" {
 			if p.separator = body[len(body)-1]; !f.separates(p.separator) {
 				return p, errStars
@@ -110,7 +113,11 @@ func (p *pattern) matches(text string) bool {
 	if p.segments == nil && !p.rest {
 		return text == p.text
 	}
-	for i, s := range p.segments {
+	if len(text) < p.least {
+		return false
+	}
+	for i := range p.segments {
+		s := &p.segments[i]
 		if i > 0 {
 			if text == "" || text[0] != s.before {
 				return false

@@ -357,7 +357,7 @@ func TestExplain(t *testing.T) {
 		a    broker.Access
 		want string
 	}{
-		{broker.Access{}, "nobody asks, and nobody is allowed nothing"},
+		{broker.Access{}, "nobody asks, and nobody is allowed anything"},
 		{broker.Access{Caller: caller(t, "unix:9")}, "no rule is about this caller; shop-occtoo: its callers are shop, batch, and the caller is none of them; operators: its callers are ops, and the caller is none of them"},
 		{broker.Access{Caller: caller(t, "unix:1001"), Operation: broker.ReadProvider}, "operators: it allows this"},
 		{broker.Access{Caller: caller(t, "unix:1001"), Operation: broker.ReadCredential}, "operators: credentials: each of the list is decided by itself"},
@@ -376,5 +376,26 @@ func TestExplain(t *testing.T) {
 		if got := strings.Join(parts, "; "); got != x.want || e.Decision != p.Decide(x.a) {
 			t.Errorf("got %s, %v; want %s", got, e.Decision, x.want)
 		}
+	}
+}
+
+// TestExplainNames: without a parameter's value, what hangs on it depends.
+func TestExplainNames(t *testing.T) {
+	p := ruleFor(t, `parameters: {p: [a, "b*"], q: ["*"]}, `+main)
+	a := broker.Access{Caller: caller(t, "unix:1"), Operation: broker.GetToken, Credential: "main", Known: broker.Stored}
+	for names, want := range map[string]string{
+		"p":   `1 parameters: it depends on the value of "p", for which it allows a, b*`,
+		"q p": `1 parameters: it depends on the value of "p", for which it allows a, b*`,
+		"q":   `0 parameters: "p": it is not there, and the rule allows certain values only`,
+		"p x": `0 parameters: "x": the rule does not name it`,
+	} {
+		e := p.ExplainNames(a, strings.Fields(names))
+		if got := fmt.Sprint(int(e.Decision.Effect), " ", e.Rules[0].Why); got != want || e.Decision.Rule != "" {
+			t.Errorf("%s: got %s, want %s", names, got, want)
+		}
+	}
+	free := ruleFor(t, `parameters: {p: ["*"]}, `+main)
+	if e := free.ExplainNames(a, []string{"p"}); e.Decision != (broker.Decision{Effect: broker.Allowed, Rule: "r"}) {
+		t.Errorf("got %+v where any value will do", e)
 	}
 }

@@ -48,6 +48,8 @@ type request struct {
 	broker.Access
 	operation operations
 	selects   bool
+	// valueless: of the parameters only the names are known.
+	valueless bool
 
 	// What is listed once, and only if a rule wants to see it.
 	listed                     [dimensions]bool
@@ -199,10 +201,20 @@ func (r *rule) weighParameters(q *request) broker.Effect {
 	if name, _ := r.wrongParameter(q); name != "" {
 		return broker.Denied
 	}
-	if q.Known == broker.Unread {
+	if q.Known == broker.Unread || r.certain(q) != nil {
 		return broker.Depends
 	}
 	return broker.Allowed
+}
+
+// certain is a parameter of which only the name is known, and of which the rule allows certain values; nil: there is none.
+func (r *rule) certain(q *request) *named {
+	for i := range r.parameters {
+		if _, there := q.parameters[r.parameters[i].name]; there && q.valueless && !r.parameters[i].values.any {
+			return &r.parameters[i]
+		}
+	}
+	return nil
 }
 
 // wrongParameter is one that the rule does not allow, the first by name, and why; empty: it allows them, as far as they are known.
@@ -215,10 +227,10 @@ func (r *rule) wrongParameter(q *request) (name, why string) {
 	for n, value := range q.parameters {
 		i := slices.IndexFunc(r.parameters, func(p named) bool { return p.name == n })
 		switch {
-		case value == "" && q.Known != broker.Stored: // as if it were not chosen
+		case value == "" && q.Known != broker.Stored && !q.valueless: // as if it were not chosen
 		case i < 0:
 			note(n, "the rule does not name it")
-		case q.Known != broker.Unread && !r.parameters[i].values.matches(value):
+		case q.Known != broker.Unread && !q.valueless && !r.parameters[i].values.matches(value):
 			note(n, "the rule does not allow its value")
 		}
 	}

@@ -182,23 +182,33 @@ func (p *Policy) run(t test) string {
 	if t.rule == "" {
 		return fmt.Sprintf("it is allowed by %s, and is to be denied", got.Rule)
 	}
-	e := p.Explain(t.access)
-	why := e.Why
-	for _, reason := range e.Rules {
-		if reason.Rule == t.rule {
-			if reason.Effect == broker.Allowed {
-				return ""
-			}
-			why = reason.Why
-		}
-	}
-	if why == "" {
-		why = "its callers are others"
-	}
-	if got.Effect == broker.Allowed {
+	why := p.whyNot(t.access, t.rule)
+	switch {
+	case why == "":
+		return ""
+	case got.Effect == broker.Allowed:
 		return fmt.Sprintf("it is allowed by %s, and is to be by %s: %s", got.Rule, t.rule, why)
+	default:
+		return fmt.Sprintf("it is denied, and is to be allowed by %s: %s", t.rule, why)
 	}
-	return fmt.Sprintf("it is denied, and is to be allowed by %s: %s", t.rule, why)
+}
+
+// whyNot says why a rule does not allow an access; empty: it does.
+func (p *Policy) whyNot(a broker.Access, name string) string {
+	v, q := p.viewOf(a.Caller), ask(a)
+	if v.blocked {
+		return "the caller is blocked"
+	}
+	i := slices.IndexFunc(p.rules, func(r *rule) bool { return r.name == name })
+	r := p.rules[i]
+	if !slices.Contains(v.rules, r) {
+		return p.notAmong(r)
+	}
+	effect, by := r.decide(&q)
+	if effect == broker.Allowed {
+		return ""
+	}
+	return r.why(&q, effect, by)
 }
 
 // Test reads a policy and says how each of its tests comes out, in their order. The problems are what keeps it from being tested; a test that

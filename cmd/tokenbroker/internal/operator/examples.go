@@ -37,3 +37,11 @@ func (*providerTryCommand) Help() string {
 
   tokenbroker provider try my-api.yaml --input client_id=YOUR_ID --scope read`
 }
+
+// Help implements kong.HelpProvider.
+func (*policyExplainCommand) Help() string {
+	return `Which word of which rule keeps a caller from a token:
+
+  tokenbroker policy explain policy.yaml --caller spiffe://corp.example/ns/shop/sa/cart \
+    --credential occtoo-main --label env=prod --operation get_token --scope products.read`
+}

@@ -1,0 +1,68 @@
+package policy
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+func TestACallerIsDescribedAsLogsNameIt(t *testing.T) {
+	for _, x := range []struct {
+		d    Description
+		want broker.Caller
+	}{
+		{Description{Identity: "spiffe://td/ns/a"}, broker.Caller{Kind: broker.SPIFFE, Authority: "td", Name: "ns/a", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "dns:company/a.corp", Listener: "operators"}, broker.Caller{Kind: broker.DNS, Authority: "company", Name: "a.corp", Proof: broker.ProofX509, Listener: "operators"}},
+		{Description{Identity: "uri:company/urn:a/b"}, broker.Caller{Kind: broker.URI, Authority: "company", Name: "urn:a/b", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "cn:company/A *", Proof: "x509"}, broker.Caller{Kind: broker.CommonName, Authority: "company", Name: "A *", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "unix:1001", GID: "7"}, broker.Caller{Kind: broker.Unix, Name: "1001", Proof: broker.ProofPeer, Listener: "services"}},
+		{Description{Identity: "local:operators", Proof: "none"}, broker.Caller{Kind: broker.Local, Name: "operators", Proof: broker.ProofNone, Listener: "operators"}},
+	} {
+		c, err := x.d.Caller()
+		if err != nil {
+			t.Errorf("%+v: %v", x.d, err)
+			continue
+		}
+		if c.Identity != x.d.Identity || c.Kind != x.want.Kind || c.Authority != x.want.Authority || c.Name != x.want.Name || c.Proof != x.want.Proof || c.Listener != x.want.Listener {
+			t.Errorf("got %s %s %s %s %s %s, want %s", c.Identity, c.Kind, c.Authority, c.Name, c.Proof, c.Listener, x.d.Identity)
+		}
+		if got := c.Attributes["gid"]; x.d.GID != "" && (len(got) != 1 || got[0] != x.d.GID) {
+			t.Errorf("%s: got gid %q", c, got)
+		}
+	}
+}
+
+func TestWhatNoCallerCanBe(t *testing.T) {
+	for _, x := range []struct {
+		d    Description
+		want string
+	}{
+		{Description{}, "caller: it is of no kind"},
+		{Description{Identity: "cart"}, "caller: it is of no kind"},
+		{Description{Identity: "spife://td/a"}, `did you mean "spiffe"?`},
+		{Description{Identity: "jwt:ci/a"}, `does not know the word "jwt" yet`},
+		{Description{Identity: "spiffe:td/a"}, "begins with spiffe://"},
+		{Description{Identity: "spiffe://td"}, "a path is missing"},
+		{Description{Identity: "spiffe://td/"}, "a path is missing"},
+		{Description{Identity: "spiffe://td/a/../b"}, "no path of a SPIFFE ID has . or .. in it"},
+		{Description{Identity: "spiffe://td/a//b"}, "no path of a SPIFFE ID"},
+		{Description{Identity: "spiffe://td/*"}, "and no pattern"},
+		{Description{Identity: "dns:a.corp"}, "behind dns: is a trust"},
+		{Description{Identity: "dns:Company/a.corp"}, "behind dns: is a trust"},
+		{Description{Identity: "dns:company/a..corp"}, "no DNS name"},
+		{Description{Identity: "cn:company/"}, "behind cn: is a trust"},
+		{Description{Identity: "unix:root"}, "a number of a user"},
+		{Description{Identity: "unix:01"}, "a number of a user"},
+		{Description{Identity: "local:here"}, "behind local: is one of services, operators"},
+		{Description{Identity: "unix:1", Proof: "x509"}, "proof: of unix there is peer only"},
+		{Description{Identity: "unix:1", Listener: "here"}, "listener: it is none of"},
+		{Description{Identity: "local:services", Listener: "operators"}, "listener: it is another one"},
+		{Description{Identity: "unix:1", GID: "staff"}, "gid: a number"},
+		{Description{Identity: "cn:company/a", GID: "1"}, "gid: it goes with unix"},
+	} {
+		if c, err := x.d.Caller(); c != nil || err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%+v: got %v, %v, want %s", x.d, c, err, x.want)
+		}
+	}
+}
