@@ -30,6 +30,8 @@ type cli struct {
 	Credential operator.CredentialCommands `cmd:"" help:"Look after credentials."`
 	Provider   operator.ProviderCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
 	Health     operator.HealthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
+	Policy     operator.PolicyCommands     `cmd:"" help:"Check, test and explain a policy: who may do what. No broker is needed."`
+	Certs      operator.CertsCommands      `cmd:"" help:"Certificates to throw away, to try mutual TLS."`
 	Config     settings.ConfigCommands     `cmd:"" help:"Check a settings file."`
 	Backup     operator.BackupCommand      `cmd:"" help:"Copy the embedded store to a file, while the broker runs or not."`
 	Restore    operator.RestoreCommand     `cmd:"" help:"Make a data directory of a copy of the embedded store."`
@@ -121,7 +123,7 @@ func execute(p *console.Process, args []string) int {
 		return console.Report(p, outputOf(args), console.WrongInput(usageHint(err)))
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
-		c.Serve.Unknown, c.Serve.InFile = unknown, wrong // it says so, with what is wrong besides
+		c.Serve.Unknown, c.Serve.InFile, c.Serve.Listeners = unknown, wrong, file.Listeners // it says so, with what is wrong besides
 	} else if console.Warn(p, outputOf(args), unknown...); len(wrong) > 0 {
 		return console.Report(p, outputOf(args), settings.Together(wrong))
 	}

@@ -35,12 +35,18 @@ func WrongInput(err error) error { return &inputError{err} }
 func BadInput(format string, args ...any) error { return WrongInput(fmt.Errorf(format, args...)) }
 
 // An unreachableError: nobody answers at the address.
-type unreachableError struct{ address string }
+type unreachableError struct{ address, why string }
 
 // Unreachable says that nobody answers at the address.
-func Unreachable(address string) error { return &unreachableError{address} }
+func Unreachable(address string) error { return &unreachableError{address: address} }
+
+// UnreachableBy says that nobody answers at the address by TLS, and why as the transport has it.
+func UnreachableBy(address, why string) error { return &unreachableError{address, why} }
 
 func (e *unreachableError) Error() string {
+	if e.why != "" {
+		return fmt.Sprintf("no broker at %s takes this certificate, or it shows one that nobody vouches for, or none answers: %s", e.address, e.why)
+	}
 	return fmt.Sprintf("no broker answers at %s: is `tokenbroker serve` running? Another address goes with --address or TOKENBROKER_ADDRESS", e.address)
 }
 

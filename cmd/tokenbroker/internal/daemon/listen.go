@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +39,17 @@ func (r *Running) listen(ctx context.Context) error {
 		}
 		opened(l, serve)
 		r.Addresses = append(r.Addresses, l.Addr().String())
+	}
+	r.Doors = map[string][]string{}
+	for _, d := range r.doors {
+		for _, a := range r.settings.Named()[d.Name].Addresses {
+			l, err := openTCP(ctx, a, d.Name+".listen")
+			if err != nil {
+				return err
+			}
+			opened(l, func(l net.Listener) error { return r.server.ServeDoor(d.Name, l) })
+			r.Doors[d.Name] = append(r.Doors[d.Name], l.Addr().String())
+		}
 	}
 	if path := r.settings.SocketPath(); path != "" {
 		l, err := listenUnix(ctx, path)
@@ -140,6 +153,9 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 func (r *Running) banner() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
+	for _, name := range slices.Sorted(maps.Keys(r.Doors)) {
+		fmt.Fprintf(&b, "; %s with certificates on %s", name, strings.Join(r.Doors[name], ", "))
+	}
 	if r.Metrics != "" {
 		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)
 	}

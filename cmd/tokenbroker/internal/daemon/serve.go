@@ -11,7 +11,6 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
-	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
@@ -54,7 +53,9 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	if r.firstRun {
 		log.Info("made a new key: back it up, apart from the data; without it nothing that is stored can be read", "key_file", c.KeyPath(), "data_dir", c.DataDir)
 	}
-	log.Info("without authentication: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
+	if r.policy == nil {
+		log.Info("without a policy: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
+	}
 	if a, err := redis.ParseAddress(c.Store); err == nil {
 		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.KeyPath())
 	}
@@ -62,7 +63,7 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	go reloadAt(p.Context, hup, r.catalog, log) // not here: a file system that hangs must not keep the broker from stopping
+	go reloadAt(p.Context, hup, r, log) // not here: a file system that hangs must not keep the broker from stopping
 	select {
 	case err = <-r.failed:
 	case <-p.Context.Done():
@@ -89,15 +90,18 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 // sameStop is for how long a second signal means the same as the first: timeout(1) sends it to the group as well as to the process.
 const sameStop = 2 * time.Second
 
-// reloadAt reads the definitions again at each signal, until ctx ends.
-func reloadAt(ctx context.Context, hup <-chan os.Signal, catalog *provider.Catalog, log *slog.Logger) {
+// reloadAt reads the definitions and the policy again at each signal, until ctx ends.
+func reloadAt(ctx context.Context, hup <-chan os.Signal, r *Running, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
 		}
-		if err := catalog.Reload(); err != nil {
+		if r.policy != nil {
+			_ = r.policy.Reload() // it says what is wrong
+		}
+		if err := r.catalog.Reload(); err != nil {
 			log.Warn("definitions not reloaded", "error", err.Error())
 			continue
 		}

@@ -9,8 +9,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/broker/policy"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
@@ -32,11 +32,17 @@ type Running struct {
 	disk   *disk
 	broker *engine.Broker
 	server *server.Server
+	// policy is who may do what; nil: whoever is on this machine may everything.
+	policy *policy.File
+	// doors are for callers who prove who they are.
+	doors []server.Door
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, and
 	// Probes where other machines find it with /livez and /readyz; empty: nowhere.
 	Addresses []string
 	Metrics   string
 	Probes    string
+	// Doors are the addresses of those, by purpose.
+	Doors     map[string][]string
 	Registry  *prometheus.Registry
 	listeners []listener
 	firstRun  bool
@@ -101,6 +107,9 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err != nil {
 		return nil, err
 	}
+	if err := r.openDoors(ctx, bg); err != nil {
+		return nil, err
+	}
 	if err := r.listen(bg); err != nil { // before a key is made, which a start that fails would leave behind
 		return nil, err
 	}
@@ -108,8 +117,12 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err != nil {
 		return nil, err
 	}
+	authorizer, err := r.authorizer(bg)
+	if err != nil {
+		return nil, err
+	}
 	r.broker, err = engine.New(engine.Settings{
-		Upstream: r.catalog, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: metrics,
+		Upstream: r.catalog, Store: st, Authorizer: authorizer, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency, CallerRate: s.LimitsCallerRate,
 		CacheSize: s.TokensInCache, Flights: s.Flights, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
@@ -118,7 +131,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	}
 	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Log: log, Metrics: metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Doors: r.doors, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
 	})
 	if err != nil {

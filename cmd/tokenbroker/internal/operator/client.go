@@ -3,6 +3,8 @@ package operator
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -21,15 +24,56 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
 // remote is what every command has that talks to a broker.
 type remote struct {
 	Address string        `group:"Which broker:" env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket, which may be that of another user who owns its directory. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
 	Timeout time.Duration `group:"Which broker:" default:"${timeout}" help:"${timeout_help}; 0: for ever."`
+	TLS     tlsFlags      `embed:"" prefix:"tls-" group:"Which broker:"`
 	console.Format
 	whereabouts
 }
+
+// tlsFlags are how a command shows who it is, at an address of a listener for services or operators.
+type tlsFlags struct {
+	CAFile   string `name:"ca-file" env:"TOKENBROKER_TLS_CA_FILE" help:"Mutual TLS at host:port: who may vouch for the broker, in PEM. Default: the system's."`
+	CertFile string `name:"cert-file" env:"TOKENBROKER_TLS_CERT_FILE" help:"Certificate in PEM to show it."`
+	KeyFile  string `name:"key-file" env:"TOKENBROKER_TLS_KEY_FILE" help:"Its key in PEM."`
+}
+
+// credentials are for a connection to a target. Without flags, and to a Unix socket, nothing is proven and nothing encrypted.
+func (f tlsFlags) credentials(target string) (credentials.TransportCredentials, error) {
+	if f == (tlsFlags{}) || strings.HasPrefix(target, "unix:") {
+		return insecure.NewCredentials(), nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.CAFile != "" {
+		data, err := readfile.Read(f.CAFile, certificatesMost)
+		if err != nil {
+			return nil, console.BadInput("--tls-ca-file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(data) {
+			return nil, console.BadInput("--tls-ca-file: %s has no certificate in PEM", f.CAFile)
+		}
+	}
+	if (f.CertFile == "") != (f.KeyFile == "") {
+		return nil, console.BadInput("--tls-cert-file and --tls-key-file belong together: give both")
+	}
+	if f.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
+		if err != nil {
+			return nil, console.BadInput("--tls-cert-file, --tls-key-file: %w", err)
+		}
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil } // whoever the broker says it trusts
+	}
+	return credentials.NewTLS(c), nil
+}
+
+// certificatesMost bounds a file with certificates.
+const certificatesMost = 1 << 20
 
 // client is a connection to a broker, with the services on it.
 type client struct {
@@ -67,8 +111,12 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	}
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
+	proof, err := r.TLS.credentials(at.target)
+	if err != nil {
+		return err
+	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(), grpc.WithUnaryInterceptor(bounded),
+		grpc.WithTransportCredentials(proof), grpc.WithDisableRetry(), grpc.WithUnaryInterceptor(bounded),
 		grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)),
 	}
 	if strings.HasPrefix(at.target, "unix:") {
@@ -100,6 +148,10 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	switch {
 	case !ok || len(s.Details()) > 0:
 		return err
+	case s.Code() == codes.Unimplemented && strings.HasPrefix(s.Message(), "unknown service"):
+		return status.Errorf(codes.Unimplemented, "the broker at %s does not answer this call there: a listener for services has tokens only, one for operators has everything", at.name)
+	case s.Code() == codes.Unavailable && proof.Info().SecurityProtocol == "tls":
+		return console.UnreachableBy(at.name, s.Message())
 	case s.Code() == codes.Unavailable:
 		return console.Unreachable(at.name)
 	case s.Code() == codes.DeadlineExceeded:

@@ -24,7 +24,7 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	s := struct{ Settings }{Settings{At: map[string]Position{}, InFile: wrong}}
+	s := struct{ Settings }{Settings{At: map[string]Position{}, InFile: wrong, Listeners: file.Listeners}}
 	parser, err := kong.New(&s, Options(DefaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.Resolver(s.At)))
 	if err != nil {
 		return err

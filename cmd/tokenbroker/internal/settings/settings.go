@@ -31,6 +31,8 @@ type Settings struct {
 	InFile []yamldoc.Problem `kong:"-"`
 	// Unknown are sentences about environment variables that look like settings and are none.
 	Unknown []string `kong:"-"`
+	// Listeners are of the file only.
+	Listeners `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
 	TokensInCache int `kong:"-"`
 	// Flights is how many tokens may be fetched at a time, by the memory there is; 0: the broker's own bound.
@@ -41,6 +43,7 @@ type Settings struct {
 	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
 	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
 	ProbesListen    string        `name:"probes-listen" env:"TOKENBROKER_PROBES_LISTEN" default:"none" help:"Where other machines, such as a kubelet or Prometheus, find /livez, /readyz and /metrics, and nothing else: any address, such as :7422. none: nowhere."`
+	PolicyFile      string        `name:"policy-file" env:"TOKENBROKER_POLICY_FILE" help:"Who may do what with which credential; reloaded on change. Without one, callers on this machine may do everything, and others nothing."`
 	ProvidersDir    string        `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
 	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
 	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
@@ -211,15 +214,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 		checkListen("metrics_listen", "", a, bad)
 	}
 	if a := s.ProbesListen; a != "none" && a != "" {
-		switch host, port, err := net.SplitHostPort(a); {
-		case err != nil:
-			bad("probes_listen", "it is not host:port")
-		case host != "" && host != "localhost" && net.ParseIP(host) == nil:
-			bad("probes_listen", "a name may stand for any address: write the address, or none before the colon for all of this machine's")
-		case !isPort(port):
-			bad("probes_listen", "a port is a number up to 65535; 0 is one that is free")
-		}
+		checkAddress("probes_listen", a, bad)
 	}
+	s.listenerProblems(&wrong)
 	s.boundProblems(bad)
 	s.RedisProblems(bad)
 	if s.ProvidersDir != "" {

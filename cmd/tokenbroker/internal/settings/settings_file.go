@@ -21,8 +21,12 @@ import (
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
 var groups = []string{"upstream", "limits", "log", "redis"}
 
-// A File is what a settings file says, by flag.
-type File map[string]fileSetting
+// A File is what a settings file says. The zero value says nothing.
+type File struct {
+	set map[string]fileSetting // by flag
+	// Listeners are what has no flag.
+	Listeners Listeners
+}
 
 type fileSetting struct {
 	value any // as kong reads it
@@ -43,13 +47,13 @@ func (p Position) Problem(format string, args ...any) yamldoc.Problem {
 }
 
 // without are the commands that have nothing to do with a broker of this machine, and read no settings file.
-var without = []string{"demo", "config", "version", "help", "completion"}
+var without = []string{"demo", "config", "policy", "certs", "version", "help", "completion"}
 
-// Named reads the file that --config or TOKENBROKER_CONFIG names, and everything that is wrong with it; nil: none is named. It fails if it cannot be
+// Named reads the file that --config or TOKENBROKER_CONFIG names, and everything that is wrong with it; the zero value: none is named. It fails if it cannot be
 // read.
 func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 	if len(args) == 0 || slices.Contains(without, args[0]) {
-		return nil, nil, nil
+		return f, nil, nil
 	}
 	name := os.Getenv("TOKENBROKER_CONFIG")
 	for i, a := range args {
@@ -60,11 +64,11 @@ func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 		}
 	}
 	if name == "" {
-		return nil, nil, nil
+		return f, nil, nil
 	}
 	data, err := readfile.Read(name, yamldoc.MostBytes)
 	if large := (&readfile.TooLarge{}); errors.As(err, &large) {
-		return nil, nil, console.BadInput("settings file %s: %w", name, err)
+		return f, nil, console.BadInput("settings file %s: %w", name, err)
 	}
 	return readSettings(name, data, err)
 }
@@ -73,7 +77,7 @@ func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 // stand.
 func (f File) Resolver(used map[string]Position) kong.Resolver {
 	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-		v, ok := f[flag.Name]
+		v, ok := f.set[flag.Name]
 		if !ok || slices.ContainsFunc(flag.Envs, func(name string) bool { return os.Getenv(name) != "" }) {
 			return nil, nil //nolint:nilnil // the file says nothing about it, or the environment wins
 		}
@@ -117,22 +121,22 @@ var knownSettings = sync.OnceValue(func() map[string]*kong.Value {
 func readSettings(name string, data []byte, err error) (f File, wrong []yamldoc.Problem, _ error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, console.BadInput("settings file %s does not exist", name)
+		return f, nil, console.BadInput("settings file %s does not exist", name)
 	case errors.Is(err, readfile.ErrNotRegular):
-		return nil, nil, console.BadInput("settings file %s: %w", name, err)
+		return f, nil, console.BadInput("settings file %s: %w", name, err)
 	case err != nil:
-		return nil, nil, console.BadInput("read the settings file: %w", err)
+		return f, nil, console.BadInput("read the settings file: %w", err)
 	}
 	return parseSettings(name, data)
 }
 
 // parseSettings is readSettings of a file's content.
 func parseSettings(name string, data []byte) (f File, wrong []yamldoc.Problem, err error) {
-	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{}}
+	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{set: map[string]fileSetting{}}}
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
 	} else if len(r.Problems) > 0 {
-		return nil, nil, Together(r.Problems)
+		return f, nil, Together(r.Problems)
 	}
 	yamldoc.Sort(r.Problems)
 	return r.out, r.Problems, nil
@@ -166,6 +170,21 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 			r.setting(k, v, word, known)
 			continue
 		}
+		switch {
+		case prefix != "":
+		case k.Value == Services && r.out.Listeners.Services == nil:
+			r.out.Listeners.Services = r.listener(v, Services)
+			continue
+		case k.Value == Operators && r.out.Listeners.Operators == nil:
+			r.out.Listeners.Operators = r.listener(v, Operators)
+			continue
+		case k.Value == "trust" && r.out.Listeners.Trust == nil:
+			r.out.Listeners.Trust = r.trusts(v)
+			continue
+		case slices.Contains([]string{Services, Operators, "trust"}, k.Value):
+			r.Wrong(yamldoc.At(k), "setting %s: it is there twice", k.Value)
+			continue
+		}
 		if prefix == "" && slices.Contains(groups, flag) {
 			r.mapping(v, word)
 			continue
@@ -176,7 +195,7 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 
 // words are the settings as they are written in the file.
 func (r *settingsReader) words() []string {
-	var out []string
+	out := []string{Services, Operators, "trust"}
 	for name := range r.known {
 		word := strings.ReplaceAll(name, "-", "_")
 		for _, g := range groups {
@@ -192,7 +211,7 @@ func (r *settingsReader) words() []string {
 
 // setting reads one value, and keeps it if it is of its kind.
 func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value) {
-	if first, twice := r.out[known.Name]; twice {
+	if first, twice := r.out.set[known.Name]; twice {
 		r.wrong(k, word, "it is there twice, first at %s", first.at)
 		return
 	}
@@ -205,7 +224,7 @@ func (r *settingsReader) setting(k, v *yaml.Node, word string, known *kong.Value
 		r.wrong(v, word, "%s", why)
 		return
 	}
-	r.out[known.Name] = fileSetting{value: value, at: Position{r.File, yamldoc.At(v)}}
+	r.out.set[known.Name] = fileSetting{value: value, at: Position{r.File, yamldoc.At(v)}}
 }
 
 // value makes of a node what kong reads.

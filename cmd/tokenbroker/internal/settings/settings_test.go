@@ -232,7 +232,7 @@ func FuzzSettings(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		const file = "settings.yaml"
 		got, wrong, err := parseSettings(file, []byte(text))
-		if err != nil && (got != nil || wrong != nil || console.ExitCode(err) != console.ExitUsage) {
+		if err != nil && (got.set != nil || wrong != nil || console.ExitCode(err) != console.ExitUsage) {
 			t.Errorf("got %v, %v with %v", got, wrong, err)
 		}
 		for _, w := range wrong {

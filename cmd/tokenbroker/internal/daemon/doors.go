@@ -1,0 +1,49 @@
+package daemon
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/policy"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/authn"
+)
+
+// agentWithin is how long a start waits for a SPIFFE Workload API.
+const agentWithin = 20 * time.Second
+
+// authorizer is who decides: the policy, which is followed, or without one where callers are.
+func (r *Running) authorizer(bg context.Context) (broker.Authorizer, error) {
+	if r.settings.PolicyFile == "" {
+		return broker.LocalOnly{}, nil
+	}
+	var err error
+	if r.policy, err = policy.New(r.settings.PolicyFile, r.log); err != nil {
+		return nil, console.WrongInput(err)
+	}
+	r.background.Go(func() { _ = r.policy.Watch(bg) })
+	return r.policy, nil
+}
+
+// openDoors makes what authenticates the callers of each listener. It waits for a Workload API until ctx ends.
+func (r *Running) openDoors(ctx, bg context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(r.settings.Named())) {
+		of := r.settings.Authn(name)
+		of.Log = r.log
+		waiting, cancel := context.WithTimeout(ctx, agentWithin)
+		certificates, err := authn.New(waiting, of)
+		cancel()
+		if err != nil {
+			return console.WrongInput(err)
+		}
+		r.cleanup = append(r.cleanup, certificates.Close)
+		r.background.Go(func() { certificates.Follow(bg) })
+		r.doors = append(r.doors, server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates})
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package settings
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/policy"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/server/authn"
+)
+
+// Listeners are for callers who prove who they are, of this machine and of others. They stand in the settings file, and nowhere else.
+type Listeners struct {
+	// Services has GetToken, Invalidate, WatchToken and health; Operators everything. Nil: there is none.
+	Services, Operators *Listener
+	// Trust are authorities, by the names by which listeners name them.
+	Trust map[string]Trust
+}
+
+// A Listener answers those whose certificates one of its trusts vouches for.
+type Listener struct {
+	Addresses         []string
+	CertFile, KeyFile string
+	WorkloadAPI       string
+	// Trust are the names of those who are believed.
+	Trust []string
+	at    Position
+}
+
+// A Trust is an authority.
+type Trust struct {
+	authn.Trust
+	at Position
+}
+
+// The purposes of listeners, as settings, policies and callers have them.
+const (
+	Services  = "services"
+	Operators = "operators"
+)
+
+// Named are the listeners that there are, by their purposes.
+func (l Listeners) Named() map[string]*Listener {
+	all := map[string]*Listener{}
+	for name, of := range map[string]*Listener{Services: l.Services, Operators: l.Operators} {
+		if of != nil {
+			all[name] = of
+		}
+	}
+	return all
+}
+
+// Authn are the settings of a listener, for package authn.
+func (l Listeners) Authn(name string) authn.Settings {
+	of := l.Named()[name]
+	s := authn.Settings{Listener: name, CertFile: of.CertFile, KeyFile: of.KeyFile, WorkloadAPI: of.WorkloadAPI}
+	for _, t := range of.Trust {
+		s.Trust = append(s.Trust, l.Trust[t].Trust)
+	}
+	return s
+}
+
+// names are the words of Trust that say which names are believed, by the kind.
+var names = map[string]broker.CallerKind{"dns": broker.DNS, "uri": broker.URI, "cn": broker.CommonName}
+
+// listener reads one.
+func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
+	l := &Listener{at: Position{r.File, yamldoc.At(n)}}
+	words := r.Words(n, what, "listen", "cert_file", "key_file", "workload_api", "trust")
+	text := func(word string, to *string) {
+		if it, ok := words[word]; ok {
+			*to = r.oneText(it, what+"."+word)
+		}
+	}
+	text("cert_file", &l.CertFile)
+	text("key_file", &l.KeyFile)
+	text("workload_api", &l.WorkloadAPI)
+	list := func(word string, to *[]string) {
+		if it, ok := words[word]; ok {
+			*to = r.Texts(it.Value, what+"."+word)
+		}
+	}
+	list("listen", &l.Addresses)
+	list("trust", &l.Trust)
+	return l
+}
+
+// trusts reads all of them.
+func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
+	all := map[string]Trust{}
+	for _, it := range r.Items(n, "trust") {
+		what := "trust." + yamldoc.Clip(it.Key)
+		t := Trust{Trust: authn.Trust{Name: it.Key}, at: Position{r.File, it.At}}
+		words := r.Words(it.Value, what, "ca_file", "trust_domain", "dns", "uri", "cn")
+		if w, ok := words["ca_file"]; ok {
+			t.CAFile = r.oneText(w, what+".ca_file")
+		}
+		said := 0
+		if w, ok := words["trust_domain"]; ok {
+			t.TrustDomain = r.oneText(w, what+".trust_domain")
+			said++
+		}
+		for _, word := range slices.Sorted(maps.Keys(names)) {
+			if w, ok := words[word]; ok {
+				t.Kind, t.Names = names[word], r.Texts(w.Value, what+"."+word)
+				said++
+			}
+		}
+		switch {
+		case !broker.IsCredentialName(it.Key) || strings.Contains(it.Key, "/"):
+			r.Wrong(it.At, "%s: a name %s", what, broker.NameForm)
+		case said != 1:
+			r.Wrong(it.At, "%s: say once which names are believed of it: trust_domain, dns, uri or cn", what)
+		case t.CAFile == "" && t.TrustDomain == "":
+			r.Wrong(it.At, "%s.ca_file: it is missing", what)
+		}
+		all[it.Key] = t
+	}
+	return all
+}
+
+// oneText is a text that is no number, no switch and not empty.
+func (r *settingsReader) oneText(it yamldoc.Item, what string) string {
+	s, ok := r.Text(it.Value, what)
+	if ok && (s == "" || it.Value.Tag != "!!str") {
+		r.Wrong(yamldoc.At(it.Value), "%s: a text is wanted", what)
+	}
+	return s
+}
+
+// listenerProblems are what is wrong with the listeners and with the policy, which belong together. Files are read.
+func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
+	bad := func(at Position, word, format string, args ...any) {
+		p := at.Problem("setting %s: %s", word, fmt.Sprintf(format, args...))
+		p.Word = word
+		*wrong = append(*wrong, p)
+	}
+	used := map[string]bool{}
+	all := s.Named()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		l := all[name]
+		before := len(*wrong)
+		if len(l.Addresses) == 0 {
+			bad(l.at, name+".listen", "there is nothing to listen on")
+		}
+		for _, a := range l.Addresses {
+			checkAddress(name+".listen", a, func(setting, format string, args ...any) { bad(l.at, setting, format, args...) })
+		}
+		switch files := l.CertFile != "" || l.KeyFile != ""; {
+		case files && l.WorkloadAPI != "":
+			bad(l.at, name+".workload_api", "there are cert_file and key_file as well: leave out one or the other")
+		case files && (l.CertFile == "" || l.KeyFile == ""):
+			bad(l.at, name+"."+cmp.Or(map[bool]string{l.CertFile == "": "cert_file"}[true], "key_file"), "it is missing: a certificate and its key belong together")
+		case !files && l.WorkloadAPI == "":
+			bad(l.at, name, "callers have to know whom they reach: give cert_file and key_file, or workload_api")
+		}
+		if len(l.Trust) == 0 {
+			bad(l.at, name+".trust", "nobody is trusted: name one of the authorities under trust")
+		}
+		for _, t := range l.Trust {
+			used[t] = true
+			if of, ok := s.Trust[t]; !ok {
+				bad(l.at, name+".trust", "there is no authority of this name under trust")
+			} else if of.CAFile == "" && l.WorkloadAPI == "" {
+				bad(of.at, "trust."+t+".ca_file", "it is missing, and %s has no workload_api", name)
+			}
+		}
+		if len(*wrong) > before || l.WorkloadAPI != "" { // an agent is asked when the broker starts
+			continue
+		}
+		a, err := authn.New(context.Background(), s.Authn(name))
+		if err != nil {
+			bad(l.at, name, "%s", err)
+			continue
+		}
+		a.Close()
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Trust)) {
+		if !used[name] {
+			bad(s.Trust[name].at, "trust."+yamldoc.Clip(name), "no listener names it")
+		}
+	}
+	switch {
+	case s.PolicyFile != "":
+		if _, err := policy.New(s.PolicyFile, nil); err != nil {
+			p := s.At["policy-file"].Problem("setting policy_file: %s", err)
+			p.Word = "policy_file"
+			*wrong = append(*wrong, p)
+		}
+	case len(all) > 0:
+		first := all[slices.Sorted(maps.Keys(all))[0]]
+		bad(first.at, "policy_file", "it is missing: without a policy callers of these listeners are allowed nothing")
+	}
+}
+
+// checkAddress checks host:port of any machine's.
+func checkAddress(setting, a string, bad func(setting, format string, args ...any)) {
+	switch host, port, err := net.SplitHostPort(a); {
+	case err != nil:
+		bad(setting, "it is not host:port")
+	case host != "" && host != "localhost" && net.ParseIP(host) == nil:
+		bad(setting, "a name may stand for any address: write the address, or none before the colon for all of this machine's")
+	case !isPort(port):
+		bad(setting, "a port is a number up to 65535; 0 is one that is free")
+	}
+}
