@@ -8,6 +8,9 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/peeruser"
 )
 
+// overflowUID stands for every user that has no number in this user namespace (user_namespaces(7)): nobody in particular.
+const overflowUID = 65534
+
 // callerAt says who is behind a connection where nobody has to prove anything: whoever is on this machine is local, by their user where the system
 // tells it, and others are nobody: nil.
 func callerAt(c net.Conn, listener string) *broker.Caller {
@@ -16,8 +19,11 @@ func callerAt(c net.Conn, listener string) *broker.Caller {
 		return nil
 	}
 	if u, ok := c.(*net.UnixConn); ok {
-		if uid, ok := peeruser.Of(u); ok {
-			return broker.NewCaller(broker.Unix, "", strconv.FormatUint(uint64(uid), 10), broker.ProofPeer, listener)
+		if who, ok := peeruser.Of(u); ok && who.UID != overflowUID {
+			uid, gid := strconv.FormatUint(uint64(who.UID), 10), strconv.FormatUint(uint64(who.GID), 10)
+			caller := broker.NewCaller(broker.Unix, "", uid, broker.ProofPeer, listener)
+			caller.Attributes = map[string][]string{"uid": {uid}, "gid": {gid}}
+			return caller
 		}
 	}
 	return broker.NewCaller(broker.Local, "", "", broker.ProofNone, listener)

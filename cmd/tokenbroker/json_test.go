@@ -42,9 +42,11 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	}
 	data, backup, export := filepath.Join(u.dir, "data"), filepath.Join(u.dir, "backup"), filepath.Join(u.dir, "export")
 	config, key := filepath.Join(u.dir, "settings.yaml"), filepath.Join(data, "key.json")
+	certs := filepath.Join(u.dir, "certs")
 	const one = "officernd-1"
 	order := []struct{ command, args string }{
-		{"version", ""}, {"health", ""}, {"config check", empty}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
+		{"version", ""}, {"health", ""}, {"config check", empty}, {"certs dev", certs}, {"policy check", certs + "/policy.yaml"}, {"policy test", certs + "/policy.yaml"},
+		{"policy explain", certs + "/policy.yaml --caller spiffe://example.org/shop --operation get_token --credential any"}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
 		{"provider check", static}, {"provider try", static + " --secret api_key=@" + secret}, {"provider schema", ""}, {"provider import locoia", locoia},
 		{"provider new", "new-api --token-url https://example.com/token --providers-dir " + u.dir},
 		{"token get", one}, {"token watch", one}, {"token invalidate", one + " --all"}, {"bench", one + " --callers 2 --duration 10ms"},
@@ -63,7 +65,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		}
 		walked = append(walked, x.command)
 		args := append(strings.Fields(x.command), strings.Fields(x.args)...)
-		if !slices.Contains([]string{"version", "config check", "provider check", "provider try", "provider schema", "provider import locoia", "provider new"}, x.command) && !strings.Contains(x.args, "--data-dir") {
+		if !slices.Contains([]string{"version", "config check", "certs dev", "policy check", "policy test", "policy explain", "provider check", "provider try", "provider schema", "provider import locoia", "provider new"}, x.command) && !strings.Contains(x.args, "--data-dir") {
 			args = append(args, "--config", config)
 		}
 		args = append(args, "-o", "json")

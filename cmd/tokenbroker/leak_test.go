@@ -227,6 +227,14 @@ func (l *leakSearch) others(u *upstream, argument string) {
 		"--upstream-ca-file", filepath.Join(u.dir, "ca.pem"), "--upstream-connect-to", "identity.officernd.com:443="+u.address)
 	l.fails("", "provider", "try", "officernd", "--secret", "client_secret="+argument)
 	l.fails("", "provider", "new", argument, "--how", "json")
+	l.ok("", "certs", "dev", "certs")
+	l.ok("", "policy", "check", "certs/policy.yaml")
+	l.ok("", "policy", "test", "certs/policy.yaml")
+	l.ok("", "policy", "explain", "certs/policy.yaml", "--caller", "spiffe://example.org/shop", "--operation", "get_token", "--credential", "any")
+	for _, command := range []string{"check", "test"} {
+		l.fails("", "policy", command, "literal")
+	}
+	l.fails("", "policy", "explain", "certs/policy.yaml", "--caller", argument, "--operation", "get_token", "--credential", "any")
 	l.fails("", "provider", "import", "locoia", "literal")
 	l.fails("", "config", "check", "literal")
 	l.fails("", "serve", "--config", "literal")

@@ -3,6 +3,13 @@ package peeruser
 
 import "net"
 
+// A User is who runs a process.
+type User struct {
+	UID uint32
+	// GID is the primary group, as of when the process connected, or began to listen.
+	GID uint32
+}
+
 // ask hands the connection's descriptor to get.
 func ask[T any](c *net.UnixConn, get func(fd int) (*T, error)) (*T, bool) {
 	raw, err := c.SyscallConn()

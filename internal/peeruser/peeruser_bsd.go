@@ -10,12 +10,12 @@ import (
 
 // Of is the user of the process that is behind a connection: of a server, whoever has connected; of a client, whoever began to listen there.
 // It is false where the system does not say.
-func Of(c *net.UnixConn) (uid uint32, ok bool) {
+func Of(c *net.UnixConn) (u User, ok bool) {
 	who, ok := ask(c, func(fd int) (*unix.Xucred, error) {
 		return unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	})
-	if !ok {
-		return 0, false
+	if !ok || who.Ngroups < 1 {
+		return User{}, false
 	}
-	return who.Uid, true
+	return User{who.Uid, who.Groups[0]}, true
 }

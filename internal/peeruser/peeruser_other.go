@@ -5,4 +5,4 @@ package peeruser
 import "net"
 
 // Of does not know.
-func Of(*net.UnixConn) (uid uint32, ok bool) { return 0, false }
+func Of(*net.UnixConn) (u User, ok bool) { return User{}, false }

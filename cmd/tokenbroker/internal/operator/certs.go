@@ -26,6 +26,7 @@ type CertsCommands struct {
 }
 
 type certsDevCommand struct {
+	console.Format
 	Dir         string        `arg:"" help:"Directory to make; it must not be there, or be empty."`
 	Workloads   []string      `arg:"" optional:"" help:"Services to make certificates for, such as shop. Default: shop. One for operators, ops, is always made."`
 	TrustDomain string        `default:"example.org" help:"Whose SPIFFE IDs they have: spiffe://TRUST_DOMAIN/WORKLOAD."`
@@ -106,6 +107,13 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 	}
 	if err != nil {
 		return err
+	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			Directory   string   `json:"directory"`
+			TrustDomain string   `json:"trust_domain"`
+			Workloads   []string `json:"workloads"`
+		}{dir, c.TrustDomain, append([]string{"ops"}, c.Workloads...)})
 	}
 	at := func(name string) string { return filepath.Join(c.Dir, name) }
 	console.Printf(p.Stdout, "made %s: an authority, certificates for ops and %s, settings and a policy\n\n", c.Dir, strings.Join(c.Workloads, ", "))

@@ -47,8 +47,8 @@ func (s socket) dial(ctx context.Context) (net.Conn, error) {
 // behind is the user whose process is behind the connection or, where the system does not say, who owns the socket; false: nobody knows.
 func (s socket) behind(c net.Conn) (uid int, ok bool) {
 	if u, ok := c.(*net.UnixConn); ok {
-		if uid, ok := peeruser.Of(u); ok {
-			return int(uid), true
+		if who, ok := peeruser.Of(u); ok {
+			return int(who.UID), true
 		}
 	}
 	return ownerOf(s.path)
