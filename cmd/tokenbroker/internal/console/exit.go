@@ -45,7 +45,7 @@ func UnreachableBy(address, why string) error { return &unreachableError{address
 
 func (e *unreachableError) Error() string {
 	if e.why != "" {
-		return fmt.Sprintf("no broker at %s takes this certificate, or it shows one that nobody vouches for, or none answers: %s", e.address, e.why)
+		return fmt.Sprintf("no broker at %s takes this certificate, or it shows one that nobody vouches for, or none answers (its log says whom it refuses, and why): %s", e.address, e.why)
 	}
 	return fmt.Sprintf("no broker answers at %s: is `tokenbroker serve` running? Another address goes with --address or TOKENBROKER_ADDRESS", e.address)
 }
