@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,6 +169,14 @@ func TestABrokenFileKeepsTheFormerPolicyAndSaysSoOnce(t *testing.T) {
 	if err := f.Reload(); err == nil || said() != len(steps)+1 {
 		t.Errorf("got %v, said %d times, want once more: it was well meanwhile", err, said())
 	}
+	writeFile(t, name, allowing("3"))
+	if err := f.Reload(); err != nil || mayOnly(t, f) != "3" {
+		t.Errorf("got %v of a good file", err)
+	}
+	writeFile(t, name, broken)
+	if err := f.Reload(); err == nil || said() != len(steps)+2 || f.Status().Problem == nil {
+		t.Errorf("got %v, said %d times, of a file that was broken before, and well meanwhile", err, said())
+	}
 }
 
 // TestWarningsAreSaid: the file is used.
@@ -325,40 +334,34 @@ func TestADirectoryInWhichSomethingChangesAllTheTime(t *testing.T) {
 
 // TestDecidingWhileItChanges is for the race detector, and: who has seen a generation decides by it, or by a later one.
 func TestDecidingWhileItChanges(t *testing.T) {
-	f, name, _ := policyIn(t)
-	const n = 30
-	writeFile(t, name, strings.Replace(allowing("7"), "r7", "r0", 1))
-	if err := f.Reload(); err != nil {
-		t.Fatal(err)
+	f, _, _ := policyIn(t)
+	const n = 2000
+	var all []*Policy
+	for i := range n {
+		all = append(all, parse(t, fmt.Sprintf("version: 1\ncallers: {c: [{unix: 7}]}\nrules: [{name: r%d, callers: [c], operations: [provider.read]}]\n", i)))
 	}
+	f.use(all[0], Status{})
 	start := f.Generation()
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for range 3 {
 		wg.Go(func() {
-			c := broker.NewCaller(broker.Unix, "", "7", broker.ProofPeer, "services")
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			a := broker.Access{Caller: broker.NewCaller(broker.Unix, "", "7", broker.ProofPeer, "services"), Operation: broker.ReadProvider}
+			for !closed(stop) {
 				before := f.Generation() - start
-				d := f.Decide(broker.Access{Caller: c, Operation: broker.ReadProvider})
-				by := -1
-				if _, err := fmt.Sscanf(d.Rule, "r%d", &by); err != nil || uint64(by) < before {
+				d := f.Decide(a)
+				by, err := strconv.ParseUint(strings.TrimPrefix(d.Rule, "r"), 10, 64)
+				if err != nil || by < before {
 					t.Errorf("decided by %v after generation %d was seen", d, before)
 					return
 				}
 				f.Status()
+				f.Changes()
 			}
 		})
 	}
-	for i := range n {
-		writeFile(t, name, fmt.Sprintf("version: 1\ncallers: {c: [{unix: 7}]}\nrules: [{name: r%d, callers: [c], operations: [provider.read]}]\n", i+1))
-		if err := f.Reload(); err != nil {
-			t.Fatal(err)
-		}
+	for _, p := range all[1:] {
+		f.use(p, Status{})
 	}
 	close(stop)
 	wg.Wait()

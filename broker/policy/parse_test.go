@@ -136,6 +136,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{"https://api.occtoo.com/**", "https://*.occtoo.com/**", `13:17: rules[0].resources: "https://*.occtoo.com/**": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{"https://api.occtoo.com/**", "**", `13:17: rules[0].resources: "**": no wildcard may be in a scheme or a host; begin with both, as "https://api.example.com/**"`},
 		{`["https://api.occtoo.com/**"]`, `["*"]`, ""},
+		{"scopes: [products.read]", "scopes: [products.read]\n    audience: [\"htt*://h/x\"]", `13:16: rules[0].audience: "htt*://h/x": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{"scopes: [products.read]", "scopes: [products.read]\n    audience: [\"https://*/x\"]", `13:16: rules[0].audience: "https://*/x": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{`{source: ["shop-*"]}`, `{"*": ["*"]}`, ""},
 		{`{source: ["shop-*"]}`, `{"*": ["a"]}`, `14:17: rules[0].parameters: * is any parameter with any value, and nothing beside it; write {"*": ["*"]}, or name each`},
