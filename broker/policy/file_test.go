@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
@@ -55,6 +57,7 @@ func policyIn(t *testing.T) (f *File, name string, log *syncBuffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.lookEvery = time.Hour // so that it is notifications that are tested
 	return f, name, log
 }
 
@@ -190,6 +193,7 @@ func TestWarningsAreSaid(t *testing.T) {
 // watched changes what a file is in several ways, each of which is seen.
 func watched(t *testing.T, f *File, change func(uid string)) {
 	t.Helper()
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
@@ -269,6 +273,7 @@ func TestAConfigMapThatChangesIsReadAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.lookEvery = time.Hour
 	watched(t, f, func(uid string) { k.put(allowing(uid)) })
 }
 
