@@ -10,14 +10,14 @@ import (
 func TestACallerIsDescribedAsLogsNameIt(t *testing.T) {
 	for _, x := range []struct {
 		d    Description
-		want broker.Caller
+		want *broker.Caller
 	}{
-		{Description{Identity: "spiffe://td/ns/a"}, broker.Caller{Kind: broker.SPIFFE, Authority: "td", Name: "ns/a", Proof: broker.ProofX509, Listener: "services"}},
-		{Description{Identity: "dns:company/a.corp", Listener: "operators"}, broker.Caller{Kind: broker.DNS, Authority: "company", Name: "a.corp", Proof: broker.ProofX509, Listener: "operators"}},
-		{Description{Identity: "uri:company/urn:a/b"}, broker.Caller{Kind: broker.URI, Authority: "company", Name: "urn:a/b", Proof: broker.ProofX509, Listener: "services"}},
-		{Description{Identity: "cn:company/A *", Proof: "x509"}, broker.Caller{Kind: broker.CommonName, Authority: "company", Name: "A *", Proof: broker.ProofX509, Listener: "services"}},
-		{Description{Identity: "unix:1001", GID: "7"}, broker.Caller{Kind: broker.Unix, Name: "1001", Proof: broker.ProofPeer, Listener: "services"}},
-		{Description{Identity: "local:operators", Proof: "none"}, broker.Caller{Kind: broker.Local, Name: "operators", Proof: broker.ProofNone, Listener: "operators"}},
+		{Description{Identity: "spiffe://td/ns/a"}, &broker.Caller{Kind: broker.SPIFFE, Authority: "td", Name: "ns/a", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "dns:company/a.corp", Listener: "operators"}, &broker.Caller{Kind: broker.DNS, Authority: "company", Name: "a.corp", Proof: broker.ProofX509, Listener: "operators"}},
+		{Description{Identity: "uri:company/urn:a/b"}, &broker.Caller{Kind: broker.URI, Authority: "company", Name: "urn:a/b", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "cn:company/A *", Proof: "x509"}, &broker.Caller{Kind: broker.CommonName, Authority: "company", Name: "A *", Proof: broker.ProofX509, Listener: "services"}},
+		{Description{Identity: "unix:1001", GID: "7"}, &broker.Caller{Kind: broker.Unix, Name: "1001", Proof: broker.ProofPeer, Listener: "services"}},
+		{Description{Identity: "local:operators", Proof: "none"}, &broker.Caller{Kind: broker.Local, Name: "operators", Proof: broker.ProofNone, Listener: "operators"}},
 	} {
 		c, err := x.d.Caller()
 		if err != nil {

@@ -34,7 +34,7 @@ var laterWords = map[string]bool{"jwt": true, "k8s": true, "via": true, "claims"
 // A reader reads a policy, and gathers everything that is wrong.
 type reader struct {
 	yamldoc.Reader
-	p Policy
+	p *Policy
 	// byName are the groups' indexes; groupsUnknown: one was not understood, so that a rule's use of it would seem wrong.
 	byName        map[string]int
 	groupNamed    []string
@@ -52,13 +52,12 @@ func Parse(file string, data []byte) (*Policy, []yamldoc.Problem) {
 	if len(yamldoc.Errors(r.Problems)) > 0 {
 		return nil, r.Problems
 	}
-	r.p.views.all = nil // those of the tests
-	return &r.p, r.Problems
+	return r.p, r.Problems
 }
 
 // read reads a policy, and leaves its tests alone. The problems are in their order.
 func read(file string, data []byte) *reader {
-	r := &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}, byName: map[string]int{}}
+	r := &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}, p: &Policy{}, byName: map[string]int{}}
 	r.document(data)
 	yamldoc.Sort(r.Problems)
 	return r

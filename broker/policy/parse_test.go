@@ -136,6 +136,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{"https://api.occtoo.com/**", "https://*.occtoo.com/**", `13:17: rules[0].resources: "https://*.occtoo.com/**": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{"https://api.occtoo.com/**", "**", `13:17: rules[0].resources: "**": no wildcard may be in a scheme or a host; begin with both, as "https://api.example.com/**"`},
 		{`["https://api.occtoo.com/**"]`, `["*"]`, ""},
+		{"scopes: [products.read]", "scopes: [products.read]\n    audience: [\"htt*://h/x\"]", `13:16: rules[0].audience: "htt*://h/x": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{"scopes: [products.read]", "scopes: [products.read]\n    audience: [\"https://*/x\"]", `13:16: rules[0].audience: "https://*/x": no wildcard may be in a scheme or a host; write one pattern for each`},
 		{`{source: ["shop-*"]}`, `{"*": ["*"]}`, ""},
 		{`{source: ["shop-*"]}`, `{"*": ["a"]}`, `14:17: rules[0].parameters: * is any parameter with any value, and nothing beside it; write {"*": ["*"]}, or name each`},
@@ -221,5 +222,46 @@ func TestBounds(t *testing.T) {
 		if got := strings.Join(wrong, ""); (got == "") != (x.want == "") || !strings.Contains(got, x.want) {
 			t.Errorf("got %q, want %q", got, x.want)
 		}
+	}
+}
+
+// TestATestNamesAnyRuleThatAllowsIt: rules have no order.
+func TestATestNamesAnyRuleThatAllowsIt(t *testing.T) {
+	text := func(rule string) string {
+		return `version: 1
+callers: {c: [{unix: 1}]}
+rules:
+- {name: a, callers: [c], operations: [provider.read]}
+- {name: b, callers: [c], operations: [provider.read]}
+- {name: c, callers: [c], operations: [credential.read], credentials: {names: ["*"]}}
+tests: [{caller: "unix:1", operation: provider.read, rule: ` + rule + `}]
+`
+	}
+	for rule, want := range map[string]string{
+		"a": "", "b": "", "c": "7:9: tests[0]: it is allowed by a, and is to be by c: operation: it allows credential.read, and not provider.read",
+	} {
+		if got := problemsOf(text(rule)); got != want {
+			t.Errorf("%s: got %q, want %q", rule, got, want)
+		}
+	}
+}
+
+// TestTestsAreToldEach: with how each came out, whether the file is good or not.
+func TestTestsAreToldEach(t *testing.T) {
+	results, problems := Test("", []byte(with(t, "gid: 2000, operation", "gid: 2001, operation")))
+	var got []string
+	for _, r := range results {
+		got = append(got, fmt.Sprintf("%d %s: %s", r.Line, r.Name, r.Wrong))
+	}
+	want := []string{
+		"20 tests[0]: spiffe://corp.example/ns/shop/sa/cart get_token occtoo-main: ",
+		"21 tests[1]: unix:7 provider.read: it is denied, and is to be allowed by operators: its callers are ops, and the caller is none of them",
+		"22 tests[2]: dns:company/a.batch.corp get_token occtoo-main: ",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
+		t.Errorf("%v (-want +got):\n%s", problems, diff)
+	}
+	if results, problems := Test("", []byte(with(t, "version: 1", "version: 2"))); results != nil || len(problems) != 1 {
+		t.Errorf("got %v, %v of a broken file", results, problems)
 	}
 }

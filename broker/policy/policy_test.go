@@ -130,6 +130,7 @@ func TestEachDimension(t *testing.T) {
 		{`resources: ["https://H/**"], ` + main, selected("", "", "https://h/x"), allowed, depends, allowed},
 		{`resources: ["https://h/**"], ` + main, selected("", "", "https://H/x"), allowed, depends, allowed},
 		{`resources: ["https://h/x"], ` + main, selected("", "", "https://H/X"), denied, depends, denied},
+		{`resources: ["https://user@h/x"], ` + main, selected("", "", "https://User@h/x"), denied, depends, denied},
 		{`resources: ["https://h/**"], ` + main, selected("", "", "https://h/../x"), denied, depends, denied},
 		{`resources: ["*"], ` + main, selected("", "", "https://h/../x"), allowed, depends, allowed},
 		{`resources: ["*"], ` + main, none, allowed, depends, allowed},

@@ -502,6 +502,9 @@ func TestAgainstASecondImplementation(t *testing.T) {
 			}
 			count[fmt.Sprint("stored ", got.Effect)]++
 			e := p.Explain(a)
+			if e.Decision != got {
+				t.Fatalf("got %v, and it is explained by %+v", got, e)
+			}
 			for _, r := range e.Rules {
 				if (r.Effect == broker.Allowed) != slices.Contains(want, r.Rule) || r.Why == "" {
 					t.Fatalf("%s is explained by %+v, want %q", a.Caller, e, want)
