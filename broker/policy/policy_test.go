@@ -59,7 +59,7 @@ func TestEachDimension(t *testing.T) {
 	}
 	granted := func(scopes, more string) func(*broker.Access) {
 		return func(a *broker.Access) {
-			a.Selection.Scopes, a.Granted = set(strings.Fields(scopes)), set(strings.Fields(more))
+			a.Selection.Scopes, a.Granted = set(strings.Fields(scopes)), strings.Fields(more)
 		}
 	}
 	none := selected("", "", "")

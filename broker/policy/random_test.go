@@ -192,14 +192,14 @@ func (m model) allows(r modelRule, a broker.Access) bool {
 			return false
 		}
 	}
-	if !slices.Contains([]broker.Operation{broker.GetToken, broker.Watch, broker.InvalidateOne}, a.Operation) {
+	if !slices.Contains([]broker.Operation{broker.GetToken, broker.Watch}, a.Operation) {
 		return true
 	}
 	var audience []string
 	if a.Selection.Audience != "" {
 		audience = []string{a.Selection.Audience}
 	}
-	if !covers(r.scopes, append(a.Selection.Scopes.List(), a.Granted.List()...), "") || !covers(r.audience, audience, "/") || !covers(r.resources, a.Selection.Resources.List(), "/") {
+	if !covers(r.scopes, append(a.Selection.Scopes.List(), a.Granted...), "") || !covers(r.audience, audience, "/") || !covers(r.resources, a.Selection.Resources.List(), "/") {
 		return false
 	}
 	given := a.Selection.Parameters.Map()
@@ -399,7 +399,7 @@ func (d dice) access() broker.Access {
 		}
 	}
 	if d.IntN(4) == 0 {
-		a.Granted = set(d.some(1, 2, someScopes...))
+		a.Granted = d.some(1, 2, someScopes...)
 	}
 	return a
 }
@@ -432,8 +432,8 @@ func (d dice) completion(a broker.Access) broker.Access {
 		}
 	}
 	a.Selection.Parameters = broker.NewPairs(given)
-	if a.Granted.Empty() && d.IntN(2) == 0 {
-		a.Granted = set(d.some(1, 2, someScopes...))
+	if len(a.Granted) == 0 && d.IntN(2) == 0 {
+		a.Granted = d.some(1, 2, someScopes...)
 	}
 	return a
 }
@@ -540,10 +540,10 @@ func TestAgainstASecondImplementation(t *testing.T) {
 				may = may || m.allows(r, d.witness(r, unread, true))
 				mayMissing = mayMissing || (r.labels == nil || a.Operation == broker.ReadProvider) && m.allows(r, d.witness(r, unread, false))
 			}
-			if (u.Effect != broker.Denied) != may && unread.Granted.Empty() {
+			if (u.Effect != broker.Denied) != may && len(unread.Granted) == 0 {
 				t.Fatalf("got %v of what is unread, and something that could be stored is allowed: %v, of %s %+v\n%s", u, may, a.Caller, unread, m.yaml())
 			}
-			if (miss.Effect == broker.Allowed) != mayMissing && unread.Granted.Empty() {
+			if (miss.Effect == broker.Allowed) != mayMissing && len(unread.Granted) == 0 {
 				t.Fatalf("got %v of what is missing, want %v, of %s %+v\n%s", miss, mayMissing, a.Caller, unread, m.yaml())
 			}
 		}
