@@ -30,18 +30,21 @@ const (
 	ProofNone Proof = "none"
 )
 
+// Machine is the listener for callers on this machine, who have to prove nothing: loopback addresses and the Unix socket.
+const Machine = "machine"
+
 // A Caller is the workload that asks, as the transport authenticated it; nil is nobody, and is allowed nothing. Immutable, but for what is remembered
 // of it: callers are handed on by their pointer.
 type Caller struct {
 	// Identity is the caller's one name, which no other has: "spiffe://corp.example/ns/shop/sa/cart", "dns:company/cart.corp.example", "unix:1001",
-	// "local:services". Rates are counted by it, and logs name it.
+	// "local:machine". Rates are counted by it, and logs name it.
 	Identity string
 	Kind     CallerKind
 	// Authority is who vouches for the name; empty for Unix and Local.
 	Authority string
 	Name      string
 	Proof     Proof
-	// Listener is by which purpose of the settings it came: services or operators; empty: by the one for all, of this machine.
+	// Listener is by which it came: Machine, or by the purpose of the settings, services or operators.
 	Listener string
 	// Attributes are what else was proven of it, by name. Nil: nothing.
 	Attributes map[string][]string
@@ -56,8 +59,6 @@ func NewCaller(kind CallerKind, authority, name string, proof Proof, listener st
 	switch {
 	case kind == SPIFFE:
 		c.Identity = "spiffe://" + authority + "/" + name
-	case kind == Local && listener == "":
-		c.Identity = "local"
 	case kind == Local:
 		c.Identity = "local:" + listener
 	case authority == "":

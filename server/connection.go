@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -96,7 +97,7 @@ func (k *connection) busy() bool { return k.running.Load() > 0 || k.lasting.Load
 func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo, error) {
 	k := &connection{Conn: raw, CommonAuthInfo: wirecred.CommonAuthInfo{SecurityLevel: wirecred.NoSecurity}, of: c}
 	if c.door.Authenticate == nil {
-		k.caller = callerAt(raw, c.door.Name)
+		k.caller = callerAt(raw, cmp.Or(c.door.Name, broker.Machine))
 	} else if err := c.authenticate(k, raw); err != nil {
 		c.refused.Do(func() {
 			c.log.Info("connection refused", "listener", c.door.Name, "peer", raw.RemoteAddr().String(), "cause", causeOf(err))

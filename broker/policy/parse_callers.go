@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	listeners = []string{"services", "operators"}
+	listeners = []string{"services", "operators", broker.Machine}
 	kinds     = []string{string(broker.SPIFFE), string(broker.DNS), string(broker.URI), string(broker.CommonName), string(broker.Unix), string(broker.Local)}
 	proofs    = []string{string(broker.ProofX509), string(broker.ProofPeer), string(broker.ProofNone)}
 )
