@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/filewatch"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -145,7 +146,7 @@ func TestAFileThatChangesIsReadAgain(t *testing.T) {
 		select {
 		case <-ctx.Done():
 			t.Fatal("the change was not seen")
-		case <-time.After(2 * settle):
+		case <-time.After(2 * filewatch.Settle):
 		}
 	}
 	cancel()

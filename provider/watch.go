@@ -3,16 +3,9 @@ package provider
 import (
 	"context"
 	"crypto/sha256"
-	"time"
+	"path/filepath"
 
-	"github.com/fsnotify/fsnotify"
-)
-
-const (
-	// settle is how long after the last change of a file it is read: editors write in several steps.
-	settle = 200 * time.Millisecond
-	// lookEvery is the safety net below the file system's notifications, which not every file system has.
-	lookEvery = 30 * time.Second
+	"github.com/tokenbroker/tokenbroker/internal/filewatch"
 )
 
 // Watch reloads the definitions when a file of the directory changes, until ctx ends. Without a directory it only waits.
@@ -21,40 +14,17 @@ func (c *Catalog) Watch(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	var events chan fsnotify.Event
-	var errs chan error
-	if w, err := fsnotify.NewWatcher(); err == nil {
-		defer w.Close() //nolint:errcheck // nothing is left to be done
-		if w.Add(c.dir) == nil {
-			events, errs = w.Events, w.Errors
-		}
-	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	quiet := time.NewTimer(settle)
-	defer quiet.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-events:
-			quiet.Reset(settle)
-			continue
-		case err := <-errs: // the ticker is the safety net
-			c.log.Debug("watching definitions", "error", err.Error())
-			continue
-		case <-quiet.C:
-		case <-tick.C:
-		}
+	filewatch.Watch(ctx, []string{filepath.Join(c.dir, "any")}, filewatch.Every, func() {
 		if sources, err := c.sources(); err == nil && !c.changed(sources) {
-			continue
+			return
 		}
 		if err := c.Reload(); err != nil {
 			c.log.Warn("definitions not reloaded", "error", err.Error())
-			continue // tried again at the next tick
+			return // tried again at the next look
 		}
 		c.log.Info("definitions reloaded", "directory", c.dir)
-	}
+	})
+	return nil
 }
 
 // changed reports whether the files are others than those that are loaded.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/filewatch"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
@@ -53,7 +54,7 @@ func New(name string, log *slog.Logger) (*File, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	f := &File{name: name, log: log, lookEvery: lookEvery, changes: make(chan struct{})}
+	f := &File{name: name, log: log, lookEvery: filewatch.Every, changes: make(chan struct{})}
 	if err := f.Reload(); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/filewatch"
 )
 
 // allowing is a policy that lets one user look at providers.
@@ -197,7 +198,7 @@ func watched(t *testing.T, f *File, change func(uid string)) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- f.Watch(ctx) }()
+	go func() { f.Watch(ctx); done <- nil }()
 	for _, uid := range []string{"2", "3", "1"} {
 		for changes := f.Changes(); mayOnly(t, f) != uid; changes = f.Changes() {
 			change(uid) // the watch may begin after it: again until it is seen
@@ -208,7 +209,7 @@ func watched(t *testing.T, f *File, change func(uid string)) {
 			case <-ctx.Done():
 				t.Fatalf("the change to %s was not seen", uid)
 			case <-changes:
-			case <-time.After(5 * settle):
+			case <-time.After(5 * filewatch.Settle):
 			}
 		}
 	}
@@ -320,7 +321,7 @@ func TestADirectoryInWhichSomethingChangesAllTheTime(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(settle / 10)
+		tick := time.NewTicker(filewatch.Settle / 10)
 		defer tick.Stop()
 		for {
 			select {

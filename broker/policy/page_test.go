@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/filewatch"
 )
 
 // page returns the operators' page, and its blocks of yaml by the line on which they begin.
@@ -74,7 +75,7 @@ func TestThePageNamesEveryWord(t *testing.T) {
 		}
 	}
 	thousands := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
-	for _, want := range []string{fmt.Sprintf("%d KB", MostBytes>>10), thousands(mostRules) + " rules", thousands(mostPatterns) + " patterns", fmt.Sprintf("%d tests", mostTests), fmt.Sprintf("%.0f seconds", lookEvery.Seconds())} {
+	for _, want := range []string{fmt.Sprintf("%d KB", MostBytes>>10), thousands(mostRules) + " rules", thousands(mostPatterns) + " patterns", fmt.Sprintf("%d tests", mostTests), fmt.Sprintf("%.0f seconds", filewatch.Every.Seconds())} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it does not say %q", want)
 		}

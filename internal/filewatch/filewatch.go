@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// settle is how long after the last change in a directory the files are looked at: editors write in several steps, and a certificate and its key
+	// Settle is how long after the last change in a directory the files are looked at: editors write in several steps, and a certificate and its key
 	// are two files. Where something changes all the time, they are looked at after atMost.
-	settle = 200 * time.Millisecond
+	Settle = 200 * time.Millisecond
 	atMost = time.Second
-	// lookEvery is the safety net below the file system's notifications, which not every file system has.
-	lookEvery = 30 * time.Second
+	// Every is the safety net below the file system's notifications, which not every file system has.
+	Every = 30 * time.Second
 )
 
-// Watch calls look after something has changed in the directories of the files, and every 30 seconds, until ctx ends. It watches directories: editors put
+// Watch calls look after something has changed in the directories of the files, and every so often whatever happens (Every), until ctx ends. It watches directories: editors put
 // another file in the place of one, and Kubernetes moves a link beside it to another directory. look is never called concurrently.
-func Watch(ctx context.Context, files []string, look func()) {
+func Watch(ctx context.Context, files []string, every time.Duration, look func()) {
 	var dirs []string
 	for _, f := range files {
 		dirs = append(dirs, filepath.Dir(f))
@@ -41,9 +41,9 @@ func Watch(ctx context.Context, files []string, look func()) {
 		}
 	}
 	again()
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	quiet := time.NewTimer(settle)
+	quiet := time.NewTimer(Settle)
 	defer quiet.Stop()
 	var since time.Time // the first event that has not been looked at
 	for {
@@ -55,9 +55,9 @@ func Watch(ctx context.Context, files []string, look func()) {
 			if since.IsZero() {
 				since = now
 			}
-			quiet.Reset(min(settle, max(0, since.Add(atMost).Sub(now))))
+			quiet.Reset(min(Settle, max(0, since.Add(atMost).Sub(now))))
 			continue
-		case <-errs: // the ticker is the safety net
+		case _, _ = <-errs: // the ticker is the safety net
 			continue
 		case <-quiet.C:
 		case <-tick.C:

@@ -129,7 +129,7 @@ func (c *Certificates) Follow(ctx context.Context) {
 			}
 		})
 	}
-	filewatch.Watch(ctx, c.files, c.reload)
+	filewatch.Watch(ctx, c.files, filewatch.Every, c.reload)
 }
 
 // reload reads everything again. What is wrong leaves what was there, and is said once.

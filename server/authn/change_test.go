@@ -140,9 +140,13 @@ func TestTheBrokersOwnCertificateIsReplaced(t *testing.T) {
 
 	for _, broken := range [][]byte{pair.Certificate, []byte("-----BEGIN CERTIFICATE-----\nAAAA")} {
 		r.write("tls.crt", broken)
-		deadline := time.Now().Add(20 * time.Second)
-		for n := strings.Count(r.log.String(), "certificates not reloaded"); strings.Count(r.log.String(), "certificates not reloaded") == n && time.Now().Before(deadline); {
-			time.Sleep(20 * time.Millisecond)
+		before := strings.Count(r.log.String(), "certificates not reloaded")
+		for patience := time.After(20 * time.Second); strings.Count(r.log.String(), "certificates not reloaded") == before; {
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-patience:
+				t.Fatal("what is broken is not said")
+			}
 		}
 		if err := getToken(t, r.dial("services", r.config(&p))); err != nil {
 			t.Errorf("with %.30q in its place: %v", broken, err)

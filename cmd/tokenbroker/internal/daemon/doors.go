@@ -26,7 +26,7 @@ func (r *Running) authorizer(bg context.Context) (broker.Authorizer, error) {
 	if r.policy, err = policy.New(r.settings.PolicyFile, r.log); err != nil {
 		return nil, console.WrongInput(err)
 	}
-	r.background.Go(func() { _ = r.policy.Watch(bg) })
+	r.background.Go(func() { r.policy.Watch(bg) })
 	return r.policy, nil
 }
 
