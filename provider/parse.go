@@ -40,7 +40,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	}
 	d := r.definition(root)
 	if d != nil {
-		d.digest, d.sends = digest(root, false), digest(root, true)
+		d.digest, d.how = digest(root), how(root)
 	}
 	if d != nil && !r.namesUnknown {
 		r.check(d)
@@ -50,6 +50,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		return d, yamldoc.First(wrong)
 	}
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
+	d.keeping()
 	return d, r.Problems
 }
 
