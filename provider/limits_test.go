@@ -1,11 +1,14 @@
 package provider
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // stepsOf is how often checking a definition looks at something.
@@ -88,5 +91,45 @@ func TestWhatValuesGrowToIsBounded(t *testing.T) {
 	}
 	if n := len(v.requests()); n > 0 {
 		t.Errorf("got %d requests", n)
+	}
+}
+
+// TestWhatIsLookedForIsBounded: by all expressions of a run together, and by its deadline. A refresh token that came is kept all the same.
+func TestWhatIsLookedForIsBounded(t *testing.T) {
+	v := newVendor(t, nil)
+	body := `{"access_token": "t", "refresh_token": "next", "page": "` + strings.Repeat("a", 1_000_000) + `"}`
+	for name, c := range map[string]struct {
+		takes int
+		over  bool // the deadline
+		wrong bool
+	}{
+		"little":                          {1, false, false},
+		"too much":                        {3, false, true},
+		"little, when the time was over":  {1, true, true},
+		"nothing, when the time was over": {0, true, false},
+	} {
+		takes := ""
+		for i := range c.takes { // what begins with z is looked for fast
+			takes += fmt.Sprintf(", x%d: {path: page, optional: true, pattern: \"z(?:a?a?a?a?a?){22}(b)\"}", i)
+		}
+		d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {first: {path: access_token}" + takes + ", last: refresh_token}}")
+		ctx, cancel := context.WithCancel(t.Context())
+		if c.over {
+			cancel()
+		}
+		e := &exchange{d: d, v: newValues(d.let), x: broker.Exchange{Run: broker.Refresh}, attempts: make([]broker.Attempt, 1)}
+		came := &answer{Answer: transport.Answer{Status: http.StatusOK, Header: http.Header{}, Body: []byte(body)}, names: e.v}
+		came.read("json")
+		out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
+		f := e.taking(ctx, d.refresh[0], came, &out)
+		cancel()
+		if out.RefreshToken.Reveal() != "next" {
+			t.Errorf("%s: got no refresh token", name)
+		}
+		if (f != nil) != c.wrong {
+			t.Errorf("%s: got %+v", name, f)
+		} else if c.wrong && (f.Level != broker.LevelResponse || !f.Lost || !strings.Contains(f.Detail, "than there is time for")) {
+			t.Errorf("%s: got %+v", name, f)
+		}
 	}
 }

@@ -72,7 +72,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			out.RefreshToken = broker.Secret{} // an earlier answer's, and it may be spent by now
 		}
 		if failure == nil {
-			failure = e.taking(q, a, &out)
+			failure = e.taking(ctx, q, a, &out)
 		}
 		if failure != nil {
 			return e.brought(out, failure), e.failed(failure, spends)
@@ -333,7 +333,7 @@ func (e *exchange) posed() posed {
 }
 
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
-func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
+func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
 	if e.taken == nil {
 		e.taken = map[string]bool{}
 	}
@@ -343,7 +343,13 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	claimsLast := slices.Clone(q.take)
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
+		if ctx.Err() != nil {
+			e.v.searched = max(e.v.searched, mostSearched) // what needs no search is still taken: what was presented for it may be spent
+		}
 		v, found := t.where.find(a)
+		if e.v.searched > mostSearched && lacks == nil {
+			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in answers of this length than there is time for: it has too many expressions, or too long ones"}
+		}
 		if what := unfit(t.name, v); what != "" {
 			if lacks == nil {
 				lacks = e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
