@@ -3,10 +3,10 @@ package provider
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -63,35 +63,32 @@ var freely = map[string]bool{
 	"refresh_token_lifetime": true, "lifetime": true,
 }
 
-// how hashes all that a definition decides about what is sent, taken and shown, as it is written, and of nothing else but its form.
+// how hashes all that a definition decides about what is sent, taken and shown, as it is written.
 func how(root *yaml.Node) string {
-	h := sha256.New()
-	var write func(n *yaml.Node, place []string)
-	write = func(n *yaml.Node, place []string) {
-		switch n.Kind {
-		case yaml.MappingNode:
-			var members []*yaml.Node
-			for i := 0; i+1 < len(n.Content); i += 2 {
-				if k := n.Content[i].Value; !(len(place) == 0 && freely[k] || forPeople(k, place)) {
-					members = append(members, n.Content[i], n.Content[i+1])
-				}
+	h := sha256.Sum256([]byte(written(root, nil, func(word string, place []string) bool {
+		return len(place) == 0 && freely[word] || forPeople(word, place)
+	})))
+	return hex.EncodeToString(h[:])
+}
+
+// written is a tree without its form, comments, and the members that are left out; no two others are written the same.
+func written(n *yaml.Node, place []string, leftOut func(word string, place []string) bool) string {
+	var all []string
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if k := n.Content[i].Value; !leftOut(k, place) {
+				all = append(all, strconv.Quote(k)+": "+written(n.Content[i+1], append(slices.Clip(place), k), leftOut))
 			}
-			_, _ = fmt.Fprintf(h, "{%d", len(members)) // no two trees are written the same
-			for i := 0; i < len(members); i += 2 {
-				write(members[i], nil)
-				write(members[i+1], append(slices.Clip(place), members[i].Value))
-			}
-		case yaml.SequenceNode:
-			_, _ = fmt.Fprintf(h, "[%d", len(n.Content))
-			for _, c := range n.Content {
-				write(c, append(slices.Clip(place), ""))
-			}
-		default:
-			_, _ = fmt.Fprintf(h, "%q%q", n.Tag, n.Value)
 		}
+		return "{" + strings.Join(all, ", ") + "}"
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			all = append(all, written(c, append(slices.Clip(place), ""), leftOut))
+		}
+		return "[" + strings.Join(all, ", ") + "]"
 	}
-	write(root, nil)
-	return hex.EncodeToString(h.Sum(nil))
+	return strconv.Quote(n.Tag) + strconv.Quote(n.Value)
 }
 
 // forPeople reports whether a word, at a place in the definition, is for people alone. In a body, a title is a field.

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // keeping finds how a definition takes what is kept from one exchange to the next, and which of that a refresh may use: to ask, to take what it
@@ -61,6 +63,11 @@ func (d *definition) takenBy(t *take, q *request) string {
 	}
 	h := sha256.Sum256([]byte(strings.Join(says, "; ")))
 	return base64.RawURLEncoding.EncodeToString(h[:])
+}
+
+// asWritten is a part of a file as takenBy compares it.
+func asWritten(n *yaml.Node) string {
+	return written(n, nil, func(string, []string) bool { return false })
 }
 
 // writtenAs writes a template as it stands in a file.

@@ -256,7 +256,7 @@ type where struct {
 	pattern  *regexp.Regexp
 	steps    int // of the pattern
 	optional bool
-	// written is how it stands in the file, for people, and source all of it.
+	// written is how it stands in the file, for people, and source all of it, to compare.
 	written, source string
 }
 

@@ -140,7 +140,7 @@ func (r *reader) definition(root *yaml.Node) *definition {
 		for _, it := range r.Items(w["let"].Value, "let") {
 			r.nameOK(it, "let")
 			d.let[it.Key] = r.compute(it.Value, "let."+it.Key)
-			d.let[it.Key].source = inOneLine(it.Value)
+			d.let[it.Key].source = asWritten(it.Value)
 		}
 	}
 	if has("headers") {
