@@ -87,8 +87,9 @@ func written(n *yaml.Node, place []string, leftOut func(word string, place []str
 			all = append(all, written(c, append(slices.Clip(place), ""), leftOut))
 		}
 		return "[" + strings.Join(all, ", ") + "]"
+	default:
+		return strconv.Quote(n.Tag) + strconv.Quote(n.Value)
 	}
-	return strconv.Quote(n.Tag) + strconv.Quote(n.Value)
 }
 
 // forPeople reports whether a word, at a place in the definition, is for people alone. In a body, a title is a field.

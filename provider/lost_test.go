@@ -173,7 +173,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 			if failure.Level != c.level || !failure.Lost {
 				t.Errorf("got level %d, lost %v: what was presented is spent", failure.Level, failure.Lost)
 			}
-			if c.kept && strings.Contains(c.answer, `"own"`) && c.refresh == andThen && (a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "") {
+			if c.kept && strings.Contains(c.answer, `"own"`) && (a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "") {
 				t.Errorf("got %+v, want what is held with it", a)
 			}
 		})
@@ -265,5 +265,24 @@ func TestARuleEndsAGrantThatCanBeObtainedAnew(t *testing.T) {
 		if failure.Level != want || a.RefreshToken.IsZero() != (want == broker.LevelGrant) {
 			t.Errorf("%q: got level %d, want %d; %+v", obtain, failure.Level, want, a)
 		}
+	}
+}
+
+// TestARuleEndsAGrantBeforeItIsPresented: a request of a refresh asks whether it is still good, and nothing is spent when it is not.
+func TestARuleEndsAGrantBeforeItIsPresented(t *testing.T) {
+	_, failure := refreshing(t, "- {post: \"https://example.com/check\", form: {c: \"{{client_secret}}\"}, take: {own: own}}\n- {oauth2: \"https://example.com/token\", params: {o: \"{{own}}\"}}\n",
+		"error: {rules: [{code: revoked, means: grant}]}", says(400, "application/json", `{"error":"revoked"}`))
+	if failure.Level != broker.LevelGrant || failure.Lost {
+		t.Errorf("got level %d, lost %v", failure.Level, failure.Lost)
+	}
+}
+
+// TestAScopeThatAnAnswerBroughtIsNobodysChoice where a request cannot be made of it.
+func TestAScopeThatAnAnswerBroughtIsNobodysChoice(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"access_token": "a", "scope": "x\ny"}`))
+	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}}\nobtain:\n- {oauth2: \"https://example.com/one\"}\n- {get: \"https://example.com/two\", headers: {X-S: \"{{scope}}\"}, take: {token: access_token}}")
+	_, err := v.obtain(d, credential(client), broker.Selection{})
+	if e := upstreamError(t, err); e.Level != broker.LevelResponse {
+		t.Errorf("got level %d", e.Level)
 	}
 }

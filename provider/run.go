@@ -197,7 +197,7 @@ func (e *exchange) cannotBuild(these []text, q *request, err error) *broker.Upst
 // chosen reports whether callers choose something of what has these names.
 func (e *exchange) chosen(names map[string]bool) bool {
 	for n := range names {
-		if _, parameter := e.d.parameters[n]; parameter || n == "scope" || n == "audience" || n == "resources" {
+		if _, parameter := e.d.parameters[n]; parameter || !e.taken[n] && (n == "scope" || n == "audience" || n == "resources") {
 			return true
 		}
 	}
@@ -329,7 +329,7 @@ func takesText(q *request) bool {
 
 // posed is what a request of the exchange's was, for whoever judges its answer.
 func (e *exchange) posed() posed {
-	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends}
+	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends, spent: e.spent}
 }
 
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
@@ -372,6 +372,11 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 	if v, ok := taken["refresh_token"]; ok { // what was presented for it is spent, whatever the answer lacks
 		out.RefreshToken = broker.NewSecret(v.String())
 	}
+	for name, v := range taken { // and so may be what it goes with
+		if !builtinNames[name] {
+			out.Values[name] = broker.NewSecret(v.String())
+		}
+	}
 	if lacks != nil {
 		return lacks
 	}
@@ -382,11 +387,6 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 	}
 	if e.see != nil {
 		e.see(e, q, *at, a, from)
-	}
-	for name, v := range taken {
-		if !builtinNames[name] || name == "token" {
-			out.Values[name] = broker.NewSecret(v.String())
-		}
 	}
 	e.meaning(a, taken, from, out)
 	return nil
@@ -437,6 +437,7 @@ func unfit(name string, v value) string {
 // meaning reads what an answer says about the token. What was said of one that came before does not hold for a new one.
 func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*where, out *broker.Answer) {
 	if token, ok := taken["token"]; ok {
+		out.Values["token"] = broker.NewSecret(token.String())
 		out.TokenType, out.Scopes = "", nil
 		out.Expiry = broker.Expiry{SentAt: a.SentAt}
 		ownEnd(token.String(), &out.Expiry)
