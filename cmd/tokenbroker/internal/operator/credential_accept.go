@@ -48,7 +48,7 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 		for _, x := range held {
 			console.Printf(p.Stderr, "%s (%s)\n", x.GetName(), x.GetProvider())
 			for _, d := range x.GetDestinations() {
-				if d.GetAccepted() == d.GetCurrent() {
+				if d.GetAccepted() == d.GetCurrent() || formerHow(d) {
 					continue
 				}
 				sign := "+"
@@ -56,6 +56,9 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 					sign = "-"
 				}
 				console.Printf(p.Stderr, "    %s %s %s\n", sign, destinationWord(d), console.Visible(d.GetPlace()))
+			}
+			if n := formerHows(x); n > 0 && c.ForgetFormer {
+				console.Printf(p.Stderr, "    - %s\n", console.Counted(n, "former definition"))
 			}
 			if to := unaccepted(x); len(to) > 0 {
 				console.Printf(p.Stderr, "    %s\n", console.Visible(news(to)))
@@ -126,6 +129,21 @@ func news(to []*tokenbrokerv1.Destination) string {
 // former are the places where a credential may go, and its definition leads no more.
 func former(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
 	return slices.DeleteFunc(slices.Clone(c.GetDestinations()), (*tokenbrokerv1.Destination).GetCurrent)
+}
+
+// formerHow reports whether a destination is how a former definition did it: a digest, of which people need know only that there are some.
+func formerHow(d *tokenbrokerv1.Destination) bool {
+	return d.GetUse() == tokenbrokerv1.Destination_USE_HOW && !d.GetCurrent()
+}
+
+// formerHows counts them.
+func formerHows(c *tokenbrokerv1.Credential) (n int) {
+	for _, d := range c.GetDestinations() {
+		if formerHow(d) {
+			n++
+		}
+	}
+	return n
 }
 
 // destinationWord says what goes to a destination.
