@@ -150,6 +150,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 		"its answer has it in a claim":              {"- {oauth2: \"https://example.com/token\", take: {idt: idt, refresh_token: {claim: rt, of: idt}}}\n", "", `{"idt": "e30.eyJydCI6InJvdGF0ZWQifQ.x"}`, 0, "", true, broker.LevelResponse},
 		"its answer lacks a token":                  {alone, "attributes: [own]", `{"own": "o", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
 		"its answer has a type that is none":        {alone, "attributes: [own]", `{"access_token": "a", "own": "o", "refresh_token": "rotated", "token_type": ["Bearer"]}`, 0, "", true, broker.LevelResponse},
+		"its answer has it at another place":        {"- {oauth2: \"https://example.com/token\", take: {refresh_token: [a.rt, b.rt, refresh_token]}}\n", "", `{"refresh_token": "rotated", "a": {"rt": {"value": "r"}}}`, 0, "", true, broker.LevelResponse},
 		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", false, broker.LevelResponse},
 		"its answer has another thing at its place": {alone, "", `{"access_token": "a", "own": "o", "refresh_token": ["rotated"]}`, 0, "", false, broker.LevelResponse},
 	} {

@@ -347,6 +347,14 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 			e.v.searched = max(e.v.searched, mostSearched) // what needs no search is still taken: what was presented for it may be spent
 		}
 		v, found := t.where.find(a)
+		for _, x := range t.where.anyOf { // another place may have one that fits
+			if unfit(t.name, v) == "" {
+				break
+			}
+			if y, from := x.find(a); !y.absent() {
+				v, found = y, from
+			}
+		}
 		if e.v.searched > mostSearched && lacks == nil {
 			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in answers of this length than there is time for: it has too many expressions, or too long ones"}
 		}
