@@ -9,8 +9,8 @@ import (
 // A Destination is a place that a credential's secrets or tokens go to by its definition. Comparable.
 type Destination struct {
 	Use Use
-	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers and
-	// TokenFrom it is the name of the input or the value, and where that comes from; for Carried and SentAs an origin, and behind a colon such a name.
+	// Place is an origin (RFC 6454), such as https://login.example.com. What callers choose or answers tell stands in braces. For Callers it is the
+	// name of the input; for Carried an origin, and behind a colon such a name; for How a digest, in words.
 	Place string
 }
 
@@ -21,17 +21,14 @@ type Use string
 const (
 	// Requests are token requests. What they bring there, Carried says.
 	Requests Use = "requests"
-	// Carried is one of the secrets, refresh tokens and values of answers that token requests bring to a place. What came from there is none.
+	// Carried is one of the secret inputs and refresh tokens that token requests bring to a place.
 	Carried Use = "carried"
-	// SentAs is in which part of a request something stands there that callers do not get, and what is made of it, where that is not RFC 6749's place.
-	SentAs Use = "sent"
-	// TokenFrom is where a token comes from that callers get, and its type and its scopes where that is not RFC 6749's place. Every definition
-	// has one. Its word is another one each time that places are named otherwise: a record with a former word, which were "from", "token" and "tokens", is
-	// one of before.
-	TokenFrom Use = "token from"
+	// How stands for all that the definition decides about what is sent, taken and shown, by its digest: whatever of that another file does otherwise. Every
+	// definition has one. A record without it is one of before, also one with "from", "token", "tokens", "token from" or "sent", which said it part by part.
+	How Use = "how"
 	// API is where callers are told to take tokens, the base URL.
 	API Use = "api"
-	// Callers get this secret input itself, or this value of an answer, as part of what they show to the API or beside it.
+	// Callers get this secret input itself, as part of what they show to the API.
 	Callers Use = "callers"
 	// Release: a definition that came with the broker says where everything goes, and a release of the broker may change it.
 	Release Use = "release"
@@ -48,9 +45,9 @@ func (c Credential) Unaccepted(to []Destination) []Destination {
 	return slices.DeleteFunc(slices.Clone(to), func(d Destination) bool { return slices.Contains(c.Destinations, d) })
 }
 
-// complete reports whether the credential's record says of everything where it goes. One of before does not.
+// complete reports whether the credential's record says of everything where it goes, and how. One of before does not.
 func (c Credential) complete() bool {
-	return slices.ContainsFunc(c.Destinations, func(d Destination) bool { return d.Use == TokenFrom })
+	return slices.ContainsFunc(c.Destinations, func(d Destination) bool { return d.Use == How })
 }
 
 // GoesBy reports whether somebody has accepted that a secret input goes somewhere by what it is called, or the credential's record does not say.
@@ -71,9 +68,22 @@ func (c Credential) Against(to []Destination) []Destination {
 	if c.complete() {
 		return against
 	}
-	return slices.DeleteFunc(against, func(d Destination) bool {
-		return d.Use == Carried || d.Use == SentAs || d.Use == TokenFrom || slices.ContainsFunc(c.Destinations, func(was Destination) bool {
-			return d.Use == Callers && was.Use == Callers && strings.HasPrefix(d.Place, was.Place+" of ") // it said the place in the answer, not which answer
-		})
-	})
+	return slices.DeleteFunc(against, func(d Destination) bool { return d.Use == Carried || d.Use == How })
+}
+
+// News says for people what is new about places that nobody has accepted.
+func News(to []Destination) string {
+	var hosts []string
+	for _, d := range to {
+		if (d.Use == Requests || d.Use == API) && !slices.Contains(hosts, d.Place) {
+			hosts = append(hosts, d.Place)
+		}
+	}
+	switch len(hosts) {
+	case 0:
+		return "it goes to the same hosts; what is sent, taken or shown there has changed"
+	case 1:
+		return "it goes to a new host: " + hosts[0]
+	}
+	return "it goes to new hosts: " + strings.Join(hosts, ", ")
 }

@@ -69,7 +69,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	CredentialMisconfigured: {"credential_misconfigured", "the upstream refuses this client: check the credential's inputs and set its secret again"},
 	CredentialIncomplete:    {"credential_incomplete", "the provider's definition wants an input that the credential does not have: update the credential"},
 	CredentialDisabled:      {"credential_disabled", "the credential is disabled: `credential update --enable` lets its tokens be issued again"},
-	CredentialHeld:          {"credential_held", "the provider's definition now sends the credential's secrets or tokens to a place, or in a part of a request, that nobody has accepted: see where with `credential get`, then run `credential accept`"},
+	CredentialHeld:          {"credential_held", "the provider's definition has changed where the credential's secrets and tokens go, or what is sent, taken and shown there, and nobody has accepted that: look at the file and `credential get`, then run `credential accept`"},
 	ProviderInvalid:         {"provider_invalid", "the credential's provider definition is missing or does not load"},
 	ReauthorizationRequired: {"reauthorization_required", "the upstream refuses the refresh token: give the credential a new one"},
 	SecretsRequired:         {"secrets_required", "this change sends secrets to another place: give every secret again in the same call; what was obtained at the former place ends"},

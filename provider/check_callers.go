@@ -40,33 +40,6 @@ func refreshTokensOf(qs []*request) (kept []spot) {
 	return kept
 }
 
-// spotsOf are the spots that something is taken from; of a claim those of what it is a claim of.
-func (d *definition) spotsOf(w *where) (all []spot) {
-	met := map[*where]bool{}
-	var add func(w *where)
-	add = func(w *where) {
-		if met[w] {
-			return
-		}
-		met[w] = true
-		for _, s := range w.spots(nil) {
-			if s.of == "" {
-				all = append(all, s)
-				continue
-			}
-			for _, q := range slices.Concat(d.obtain, d.refresh) {
-				for i := range q.take {
-					if q.take[i].name == s.of {
-						add(q.take[i].where)
-					}
-				}
-			}
-		}
-	}
-	add(w)
-	return all
-}
-
 // A spot is one of the places in an answer that something is taken from.
 type spot struct {
 	*where
@@ -101,31 +74,6 @@ func (w *where) spots(before []step) (all []spot) {
 
 // whole reports whether it is all of an answer, or of its cookies: of a text nobody can tell the parts from each other.
 func (s spot) whole() bool { return s.text || s.cookies || s.json && len(s.steps) == 0 }
-
-// apart reports whether nothing of it can be of another spot of the same answer, whatever is made of either by a pattern.
-func (s spot) apart(other spot) bool {
-	switch {
-	case s.text || other.text: // a text has all in it
-		return s.header != "" || other.header != "" || s.cookie != "" || other.cookie != ""
-	case s.toldApart(other):
-		return true
-	case s.json && other.json:
-		n := min(len(s.steps), len(other.steps))
-		return !slices.EqualFunc(s.steps[:n], other.steps[:n], mayBeOne)
-	case s.json || other.json:
-		return true
-	case s.header != "" && other.header != "":
-		return !strings.EqualFold(s.header, other.header)
-	case s.cookie != "" && other.cookie != "":
-		return s.cookie != other.cookie
-	}
-	return !s.hasCookies() || !other.hasCookies()
-}
-
-// hasCookies reports whether it is of cookies.
-func (s spot) hasCookies() bool {
-	return s.cookies || s.cookie != "" || strings.EqualFold(s.header, "Set-Cookie")
-}
 
 // sameAs reports whether it may be the same spot as another.
 func (s spot) sameAs(other spot) bool {

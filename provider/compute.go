@@ -156,11 +156,6 @@ func (c *compute) changes() bool {
 	return c.op == "uuid" || c.op == "random" || c.op == "now" || c.of != nil && c.of.changes() || slices.ContainsFunc(c.any, (*compute).changes)
 }
 
-// depends reports whether another part of what it is computed of comes out, where a value is absent or another one.
-func (c *compute) depends() bool {
-	return slices.Contains([]string{"first", "split", "field", "query"}, c.op) || c.of != nil && c.of.depends()
-}
-
 // binary reports whether it gives bytes that are no text.
 func (c *compute) binary() bool {
 	switch c.op {

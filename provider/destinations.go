@@ -88,8 +88,8 @@ func (d *definition) filled(parts []part, v *values) string {
 			x, _ := v.get(p.name) // what cannot be computed is sent nowhere
 			b.WriteString(x.String())
 		default:
-			// An answer tells it, or something computed from one: whatever decides issuance may change what it becomes.
-			b.WriteString("{" + p.name + " by " + d.digest + "}")
+			// An answer tells it, or something computed from one: whatever decides what is sent and taken may change what it becomes.
+			b.WriteString("{" + p.name + " by " + d.how + "}")
 		}
 	}
 	return b.String()

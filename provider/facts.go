@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -18,14 +19,8 @@ var notIssuance = map[string]bool{
 	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true,
 }
 
-// notSent are words that decide nothing of what is sent.
-var notSent = map[string]bool{
-	"title": true, "docs": true, "attributes": true, "base_url": true, "margin": true, "rate": true, "override": true,
-	"language": true, "when_store_is_away": true, "refresh_token_lifetime": true, "lifetime": true,
-}
-
-// digest hashes what decides issuance, whatever its order is, or all that decides what is sent, in its order. Comments and words for people do not count.
-func digest(root *yaml.Node, sent bool) string {
+// digest hashes what decides issuance, whatever its order is. Comments and words for people do not count.
+func digest(root *yaml.Node) string {
 	h := sha256.New()
 	var write func(n *yaml.Node, place ...string)
 	part := func(s string) {
@@ -36,21 +31,12 @@ func digest(root *yaml.Node, sent bool) string {
 		case yaml.MappingNode:
 			members := map[string]*yaml.Node{}
 			for i := 0; i+1 < len(n.Content); i += 2 {
-				if k := n.Content[i].Value; !forPeople(k, place, sent) {
+				if k := n.Content[i].Value; !(len(place) == 0 && notIssuance[k] || forPeople(k, place) || k == "required" && ofSet(place)) {
 					members[k] = n.Content[i+1]
 				}
 			}
-			order := slices.Sorted(maps.Keys(members))
-			if sent { // what is taken first may decide what is taken next
-				order = order[:0]
-				for i := 0; i+1 < len(n.Content); i += 2 {
-					if k := n.Content[i].Value; members[k] != nil {
-						order = append(order, k)
-					}
-				}
-			}
 			part("{")
-			for _, k := range order {
+			for _, k := range slices.Sorted(maps.Keys(members)) {
 				part(k)
 				write(members[k], append(place[:len(place):len(place)], k)...)
 			}
@@ -70,19 +56,56 @@ func digest(root *yaml.Node, sent bool) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// forPeople reports whether a word, at a place in the definition, does not decide issuance, or what is sent. In a body, a title is a field.
-func forPeople(word string, place []string, sent bool) bool {
-	switch {
-	case len(place) == 0 && sent:
-		return notSent[word]
-	case len(place) == 0:
-		return notIssuance[word]
-	case len(place) == 1 && (place[0] == "scopes" || place[0] == "resources") && (word == "required" && !sent || word == "known"):
-		return true
-	case word != "title" && word != "hint":
-		return false
+// freely are words that may change unasked: nothing that is sent, taken or shown depends on them. What they decide is when a token is asked for, and what people read.
+// Where there is a doubt a word is none of these; the order of words counts too.
+var freely = map[string]bool{
+	"title": true, "docs": true, "margin": true, "rate": true, "override": true, "language": true, "when_store_is_away": true,
+	"refresh_token_lifetime": true, "lifetime": true,
+}
+
+// how hashes all that a definition decides about what is sent, taken and shown, as it is written.
+func how(root *yaml.Node) string {
+	h := sha256.Sum256([]byte(written(root, nil, func(word string, place []string) bool {
+		return len(place) == 0 && freely[word] || forPeople(word, place)
+	})))
+	return hex.EncodeToString(h[:])
+}
+
+// written is a tree without its form, comments, and the members that are left out; no two others are written the same.
+func written(n *yaml.Node, place []string, leftOut func(word string, place []string) bool) string {
+	var all []string
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if k := n.Content[i].Value; !leftOut(k, place) {
+				all = append(all, strconv.Quote(k)+": "+written(n.Content[i+1], append(slices.Clip(place), k), leftOut))
+			}
+		}
+		return "{" + strings.Join(all, ", ") + "}"
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			all = append(all, written(c, append(slices.Clip(place), ""), leftOut))
+		}
+		return "[" + strings.Join(all, ", ") + "]"
+	default:
+		return strconv.Quote(n.Tag) + strconv.Quote(n.Value)
 	}
-	return len(place) == 1 && place[0] == "audience" || len(place) == 2 && (place[0] == "inputs" || place[0] == "parameters")
+}
+
+// forPeople reports whether a word, at a place in the definition, is for people alone. In a body, a title is a field.
+func forPeople(word string, place []string) bool {
+	switch word {
+	case "known":
+		return ofSet(place)
+	case "title", "hint":
+		return len(place) == 1 && place[0] == "audience" || len(place) == 2 && (place[0] == "inputs" || place[0] == "parameters")
+	}
+	return false
+}
+
+// ofSet reports whether a place is scopes or resources.
+func ofSet(place []string) bool {
+	return len(place) == 1 && (place[0] == "scopes" || place[0] == "resources")
 }
 
 // Facts implements broker.Definition.

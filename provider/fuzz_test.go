@@ -123,7 +123,7 @@ obtain:
 			if failure == nil {
 				e := &exchange{d: d, v: newValues(nil), attempts: make([]broker.Attempt, 1)}
 				out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
-				if failure = e.taking(q, a, &out); failure == nil && out.Values["token"].IsZero() {
+				if failure = e.taking(t.Context(), q, a, &out); failure == nil && out.Values["token"].IsZero() {
 					t.Error("a success without a token")
 				}
 			}

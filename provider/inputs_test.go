@@ -236,3 +236,15 @@ func TestAnInputIsALineOfText(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// TestAnInputsExpressionMayBeOfUsualLength: it is held against a value, and not against an answer.
+func TestAnInputsExpressionMayBeOfUsualLength(t *testing.T) {
+	for _, pattern := range []string{`.{1,255}`, `[A-Za-z0-9_-]{1,128}`, `[A-Za-z0-9]{20,200}`} {
+		if got := check(t, "name: x\ninputs: {a: {pattern: '"+pattern+"', secret: true, handed_out: true}}\ntoken: \"{{a}}\""); len(got) > 0 {
+			t.Errorf("%s: %v", pattern, got)
+		}
+		if got := check(t, "name: x\nobtain: {post: 'https://example.com/', take: {token: {path: t, pattern: '("+pattern+")'}}}"); len(got) != 1 {
+			t.Errorf("%s, of an answer: %v", pattern, got)
+		}
+	}
+}

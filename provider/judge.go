@@ -20,8 +20,8 @@ var defaultCode = &where{path: &path{steps: []step{{member: "error"}}, as: "erro
 
 // A posed request is what is known of one when its answer is judged.
 type posed struct {
-	// refreshes: it is one of a refresh. presents: it presents a refresh token.
-	refreshes, presents bool
+	// refreshes: it is one of a refresh. presents: it presents a refresh token; spent: one of that run did before.
+	refreshes, presents, spent bool
 }
 
 // judge decides whether an answer is a failure, and whose. nil: it is none. It does not look at what is taken.
@@ -127,7 +127,7 @@ func (d *definition) levelOf(rules *errorRules, e *broker.UpstreamError, said sa
 		switch {
 		case r.means == "grant" && !by.refreshes:
 			return broker.LevelCredential, true
-		case r.means == "grant" && !by.presents && len(d.obtain) == 0:
+		case r.means == "grant" && !by.presents && by.spent && len(d.obtain) == 0:
 			return broker.LevelResponse, true // the refresh token was taken, and nothing else could be done
 		}
 		return meanings[r.means], true

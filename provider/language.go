@@ -39,15 +39,15 @@ type definition struct {
 	attributes        []string
 	attributesAt      []position
 	baseURL           *urlTemplate
-	// digest is of what decides issuance, and sends of what decides what is sent.
-	digest, sends string
-	transport     *transport.Transport
-	user          bool // it is of a user's file
-	facts         *broker.Facts
-	endpoints     *endpoints
-	flows         []flow
-	keeps         map[string][]string // what a value of this name that is kept was taken by
-	needs         map[string]bool     // what a refresh may use of that
+	// digest is of what decides issuance, and how of what decides what is sent, taken and shown.
+	digest, how string
+	transport   *transport.Transport
+	user        bool // it is of a user's file
+	facts       *broker.Facts
+	endpoints   *endpoints
+	flows       []flow
+	keeps       map[string][]string // what a value of this name that is kept was taken by
+	needs       map[string]bool     // what a refresh may use of that
 }
 
 // An input is what a credential must bring, or a parameter that a caller may.
@@ -254,8 +254,9 @@ type where struct {
 	unit     string
 	layout   string
 	pattern  *regexp.Regexp
+	steps    int // of the pattern
 	optional bool
-	// written is how it stands in the file, for people, and source all of it.
+	// written is how it stands in the file, for people, and source all of it, to compare.
 	written, source string
 }
 

@@ -1,11 +1,14 @@
 package provider
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // stepsOf is how often checking a definition looks at something.
@@ -50,8 +53,7 @@ func TestADefinitionIsOfBoundedSize(t *testing.T) {
 		"names":    {"name: x\ntoken: t\nlet:\n" + many(mostNames+1, "  a%d: x\n"), "1001 names; inputs, parameters, let and take together have 1000 at most"},
 		"inputs":   {"name: x\ntoken: t\ninputs:\n" + many(2000, "  a%d: {}\n"), "2000 names"},
 		"requests": {"name: x\nobtain:\n" + many(mostRequests+1, "- {post: 'https://example.com/%d', take: {token: t}}\n"), "17 requests; a run has 16 at most"},
-		"flows":    {"name: x\nobtain:\n  post: https://example.com/\n  take:\n    token: t\n" + many(mostFlows, "    a%d: b\n") + "attributes:\n" + many(mostFlows, "- a%d\n"), "more than 128 ways of secrets and values"},
-		"secrets":  {"name: x\ninputs:\n" + many(800, "  a%d: {secret: true}\n") + "obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(800, "    a%d: '{{a%[1]d}}'\n"), "more than 128 ways of secrets and values"},
+		"secrets":  {"name: x\ninputs:\n" + many(800, "  a%d: {secret: true}\n") + "obtain:\n  post: https://example.com/\n  take: {token: t}\n  form:\n" + many(800, "    a%d: '{{a%[1]d}}'\n"), "more than 128 ways of secrets"},
 		"values":   {"name: x\nscopes:\n  default:\n" + many(mostWords, "  - a%d\n") + "obtain: {oauth2: 'https://example.com/', auth: none}", "5013 words and values"},
 		"classes":  {"name: x\ntoken: t\ninputs:\n" + many(900, "  a%d: {pattern: '[\\pL\\pN]{20}'}\n"), "those of a file have 20000 of both at most"},
 		"a class":  {"name: x\ntoken: t\ninputs: {a: {pattern: '(?i)[\\pL\\pN\\pM]{240}'}}", "those of a file have 20000 of both at most"},
@@ -89,5 +91,45 @@ func TestWhatValuesGrowToIsBounded(t *testing.T) {
 	}
 	if n := len(v.requests()); n > 0 {
 		t.Errorf("got %d requests", n)
+	}
+}
+
+// TestWhatIsLookedForIsBounded: by all expressions of a run together, and by its deadline. A refresh token that came is kept all the same.
+func TestWhatIsLookedForIsBounded(t *testing.T) {
+	v := newVendor(t, nil)
+	body := `{"access_token": "t", "refresh_token": "next", "page": "` + strings.Repeat("a", 1_000_000) + `"}`
+	for name, c := range map[string]struct {
+		takes int
+		over  bool // the deadline
+		wrong bool
+	}{
+		"little":                          {1, false, false},
+		"too much":                        {3, false, true},
+		"little, when the time was over":  {1, true, true},
+		"nothing, when the time was over": {0, true, false},
+	} {
+		takes := ""
+		for i := range c.takes { // what begins with z is looked for fast
+			takes += fmt.Sprintf(", x%d: {path: page, optional: true, pattern: \"z(?:a?a?a?a?a?){22}(b)\"}", i)
+		}
+		d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {first: {path: access_token}" + takes + ", last: refresh_token}}")
+		ctx, cancel := context.WithCancel(t.Context())
+		if c.over {
+			cancel()
+		}
+		e := &exchange{d: d, v: newValues(d.let), x: broker.Exchange{Run: broker.Refresh}, attempts: make([]broker.Attempt, 1)}
+		came := &answer{Answer: transport.Answer{Status: http.StatusOK, Header: http.Header{}, Body: []byte(body)}, names: e.v}
+		came.read("json")
+		out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
+		f := e.taking(ctx, d.refresh[0], came, &out)
+		cancel()
+		if out.RefreshToken.Reveal() != "next" {
+			t.Errorf("%s: got no refresh token", name)
+		}
+		if (f != nil) != c.wrong {
+			t.Errorf("%s: got %+v", name, f)
+		} else if c.wrong && (f.Level != broker.LevelResponse || !f.Lost || !strings.Contains(f.Detail, "than there is time for")) {
+			t.Errorf("%s: got %+v", name, f)
+		}
 	}
 }

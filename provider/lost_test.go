@@ -150,6 +150,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 		"its answer has it in a claim":              {"- {oauth2: \"https://example.com/token\", take: {idt: idt, refresh_token: {claim: rt, of: idt}}}\n", "", `{"idt": "e30.eyJydCI6InJvdGF0ZWQifQ.x"}`, 0, "", true, broker.LevelResponse},
 		"its answer lacks a token":                  {alone, "attributes: [own]", `{"own": "o", "refresh_token": "rotated"}`, 0, "", true, broker.LevelResponse},
 		"its answer has a type that is none":        {alone, "attributes: [own]", `{"access_token": "a", "own": "o", "refresh_token": "rotated", "token_type": ["Bearer"]}`, 0, "", true, broker.LevelResponse},
+		"its answer has it at another place":        {"- {oauth2: \"https://example.com/token\", take: {refresh_token: [a.rt, b.rt, refresh_token]}}\n", "", `{"refresh_token": "rotated", "a": {"rt": {"value": "r"}}}`, 0, "", true, broker.LevelResponse},
 		"its answer is not what is expected":        {"- {oauth2: \"https://example.com/token\", expect: {own: x}}\n", "", first, 0, "", false, broker.LevelResponse},
 		"its answer has another thing at its place": {alone, "", `{"access_token": "a", "own": "o", "refresh_token": ["rotated"]}`, 0, "", false, broker.LevelResponse},
 	} {
@@ -173,7 +174,7 @@ func TestARefreshTokenThatCameIsNotLost(t *testing.T) {
 			if failure.Level != c.level || !failure.Lost {
 				t.Errorf("got level %d, lost %v: what was presented is spent", failure.Level, failure.Lost)
 			}
-			if c.kept && strings.Contains(c.answer, `"own"`) && c.refresh == andThen && (a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "") {
+			if c.kept && strings.Contains(c.answer, `"own"`) && (a.Values["own"].Reveal() != "o" || a.TakenBy["own"] == "") {
 				t.Errorf("got %+v, want what is held with it", a)
 			}
 		})
@@ -265,5 +266,24 @@ func TestARuleEndsAGrantThatCanBeObtainedAnew(t *testing.T) {
 		if failure.Level != want || a.RefreshToken.IsZero() != (want == broker.LevelGrant) {
 			t.Errorf("%q: got level %d, want %d; %+v", obtain, failure.Level, want, a)
 		}
+	}
+}
+
+// TestARuleEndsAGrantBeforeItIsPresented: a request of a refresh asks whether it is still good, and nothing is spent when it is not.
+func TestARuleEndsAGrantBeforeItIsPresented(t *testing.T) {
+	_, failure := refreshing(t, "- {post: \"https://example.com/check\", form: {c: \"{{client_secret}}\"}, take: {own: own}}\n- {oauth2: \"https://example.com/token\", params: {o: \"{{own}}\"}}\n",
+		"error: {rules: [{code: revoked, means: grant}]}", says(400, "application/json", `{"error":"revoked"}`))
+	if failure.Level != broker.LevelGrant || failure.Lost {
+		t.Errorf("got level %d, lost %v", failure.Level, failure.Lost)
+	}
+}
+
+// TestAScopeThatAnAnswerBroughtIsNobodysChoice where a request cannot be made of it.
+func TestAScopeThatAnAnswerBroughtIsNobodysChoice(t *testing.T) {
+	v := newVendor(t, jsonSays(`{"access_token": "a", "scope": "x\ny"}`))
+	d := v.define("inputs: {client_id: {}, client_secret: {secret: true}}\nobtain:\n- {oauth2: \"https://example.com/one\"}\n- {get: \"https://example.com/two\", headers: {X-S: \"{{scope}}\"}, take: {token: access_token}}")
+	_, err := v.obtain(d, credential(client), broker.Selection{})
+	if e := upstreamError(t, err); e.Level != broker.LevelResponse {
+		t.Errorf("got level %d", e.Level)
 	}
 }

@@ -40,7 +40,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 	}
 	d := r.definition(root)
 	if d != nil {
-		d.digest, d.sends = digest(root, false), digest(root, true)
+		d.digest, d.how = digest(root), how(root)
 	}
 	if d != nil && !r.namesUnknown {
 		r.check(d)
@@ -50,6 +50,7 @@ func parse(file string, data []byte) (*definition, []Problem) {
 		return d, yamldoc.First(wrong)
 	}
 	d.facts, d.endpoints = d.makeFacts(), newEndpoints()
+	d.keeping()
 	return d, r.Problems
 }
 
@@ -139,7 +140,7 @@ func (r *reader) definition(root *yaml.Node) *definition {
 		for _, it := range r.Items(w["let"].Value, "let") {
 			r.nameOK(it, "let")
 			d.let[it.Key] = r.compute(it.Value, "let."+it.Key)
-			d.let[it.Key].source = inOneLine(it.Value)
+			d.let[it.Key].source = asWritten(it.Value)
 		}
 	}
 	if has("headers") {

@@ -3,7 +3,6 @@ package provider
 import (
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -227,48 +226,8 @@ func (r *reader) takes(q *request, w map[string]item, what string) (nulled map[s
 	return nulled
 }
 
-// inOneLine is a node as YAML in one line, members in the order of their names. Comments and style are no part of it.
-func inOneLine(n *yaml.Node) string {
-	var all []string
-	switch n.Kind {
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			all = append(all, inOneLine(n.Content[i])+": "+inOneLine(n.Content[i+1]))
-		}
-		slices.Sort(all)
-		return "{" + strings.Join(all, ", ") + "}"
-	case yaml.SequenceNode:
-		for _, c := range n.Content {
-			all = append(all, inOneLine(c))
-		}
-		return "[" + strings.Join(all, ", ") + "]"
-	default:
-		if n.Tag == "!!null" {
-			return "null"
-		}
-		if n.Value == "null" || strings.ContainsAny(nameIn.ReplaceAllString(n.Value, ""), `{},"`) || strings.HasPrefix(n.Value, "[") || strings.Contains(n.Value, ": ") {
-			return strconv.Quote(nameIn.ReplaceAllString(n.Value, "{{$1}}")) // else it could be taken for several
-		}
-		return nameIn.ReplaceAllString(n.Value, "{{$1}}")
-	}
-}
-
-// nameIn is a name in a template.
-var nameIn = regexp.MustCompile(`\{\{ ?([a-z][a-z0-9_]{0,63}) ?\}\}`)
-
-// simplest is how a place in an answer is written that has nothing but a path: the same, however it is written.
-func simplest(n *yaml.Node) *yaml.Node {
-	switch {
-	case n.Kind == yaml.SequenceNode && len(n.Content) == 1:
-		return simplest(n.Content[0])
-	case n.Kind == yaml.MappingNode && len(n.Content) == 2 && n.Content[0].Value == "path":
-		return n.Content[1]
-	}
-	return n
-}
-
 func (r *reader) where(n *yaml.Node, what string) *where {
-	w := &where{source: inOneLine(simplest(n))}
+	w := &where{source: asWritten(n)}
 	switch n.Kind {
 	case yaml.SequenceNode:
 		var all []string
@@ -333,6 +292,9 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	}
 	if it, ok := in["pattern"]; ok {
 		w.pattern, _ = r.regexp(it.Value, what+".pattern", false)
+		if w.pattern != nil {
+			w.steps, _ = steps(w.pattern.String())
+		}
 		if w.pattern != nil && w.pattern.NumSubexp() < 1 {
 			r.Wrong(at(it.Value), "%s.pattern: a group ( ) says what to take; write one, as in id=([0-9]+)", what)
 		}

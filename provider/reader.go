@@ -157,8 +157,12 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 		return nil, s
 	}
 	count, ranges := steps(s)
-	if r.ranges += ranges + count; count > mostSteps || r.ranges > mostRanges {
-		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, with %d ranges of characters; those of a file have %d of both at most, look for less, or repeat it less often", what, count, mostSteps, ranges, mostRanges)
+	most := mostSteps
+	if whole {
+		most = mostInputSteps
+	}
+	if r.ranges += ranges + count; count > most || r.ranges > mostRanges {
+		r.Wrong(at(n), "%s: an expression of %d steps, and at most %d are, with %d ranges of characters; those of a file have %d of both at most, look for less, or repeat it less often", what, count, most, ranges, mostRanges)
 		return nil, s
 	}
 	re, err := regexp.Compile(s) // by itself: "a)|(b" would leave the group that it is put into
@@ -175,6 +179,8 @@ func (r *reader) regexp(n *yaml.Node, what string, whole bool) (*regexp.Regexp, 
 const (
 	// mostSteps bounds an expression: a search takes as many times as long as the text is, and an answer may be a MiB.
 	mostSteps = 250
+	// mostInputSteps is the bound of one that an input has to match, which is of 64 KiB at most.
+	mostInputSteps = 600
 	// mostPattern bounds its text, and mostRanges the steps, and the ranges of characters in all classes, of all expressions of a file: each class is kept as often as it is
 	// repeated, and a script of Unicode is some hundreds.
 	mostPattern = 1000

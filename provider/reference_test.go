@@ -105,15 +105,16 @@ func limitsTable() string {
 | a file | %d MiB, %d levels deep |
 | words, values, lists and mappings | %d |
 | times that something is named in braces | %d |
-| an expression | %d bytes, %d steps |
+| an expression | %d bytes, %d steps; for an input %d |
 | steps of all expressions, and ranges of characters in their classes, together | %d |
 | names of inputs, parameters, let and take together | %d |
 | requests of a run | %d |
-| each secret to each host, and each value that callers get, together | %d |
+| each secret to each host, together | %d |
 | values, as often as a run names them, together | %d MiB |
+| steps of the expressions that a run looks for, as often as there are bytes to look in, together | %d million |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, mostSearched/1_000_000, pathMost, mostProblems)
 }
 
 var (

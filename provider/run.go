@@ -72,7 +72,7 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 			out.RefreshToken = broker.Secret{} // an earlier answer's, and it may be spent by now
 		}
 		if failure == nil {
-			failure = e.taking(q, a, &out)
+			failure = e.taking(ctx, q, a, &out)
 		}
 		if failure != nil {
 			return e.brought(out, failure), e.failed(failure, spends)
@@ -197,7 +197,7 @@ func (e *exchange) cannotBuild(these []text, q *request, err error) *broker.Upst
 // chosen reports whether callers choose something of what has these names.
 func (e *exchange) chosen(names map[string]bool) bool {
 	for n := range names {
-		if _, parameter := e.d.parameters[n]; parameter || n == "scope" || n == "audience" || n == "resources" {
+		if _, parameter := e.d.parameters[n]; parameter || !e.taken[n] && (n == "scope" || n == "audience" || n == "resources") {
 			return true
 		}
 	}
@@ -329,11 +329,11 @@ func takesText(q *request) bool {
 
 // posed is what a request of the exchange's was, for whoever judges its answer.
 func (e *exchange) posed() posed {
-	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends}
+	return posed{refreshes: e.x.Run == broker.Refresh, presents: e.spends, spent: e.spent}
 }
 
 // taking takes what is declared. What has a meaning goes where it belongs, everything else among the values.
-func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
+func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broker.Answer) *broker.UpstreamError {
 	if e.taken == nil {
 		e.taken = map[string]bool{}
 	}
@@ -343,7 +343,21 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	claimsLast := slices.Clone(q.take)
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
+		if ctx.Err() != nil {
+			e.v.searched = max(e.v.searched, mostSearched) // what needs no search is still taken: what was presented for it may be spent
+		}
 		v, found := t.where.find(a)
+		for _, x := range t.where.anyOf { // another place may have one that fits
+			if unfit(t.name, v) == "" {
+				break
+			}
+			if y, from := x.find(a); !y.absent() {
+				v, found = y, from
+			}
+		}
+		if e.v.searched > mostSearched && lacks == nil {
+			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in answers of this length than there is time for: it has too many expressions, or too long ones"}
+		}
 		if what := unfit(t.name, v); what != "" {
 			if lacks == nil {
 				lacks = e.missing(q, a, "the answer has "+what+" for "+t.name+" at "+t.where.written)
@@ -366,6 +380,11 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	if v, ok := taken["refresh_token"]; ok { // what was presented for it is spent, whatever the answer lacks
 		out.RefreshToken = broker.NewSecret(v.String())
 	}
+	for name, v := range taken { // and so may be what it goes with
+		if !builtinNames[name] {
+			out.Values[name] = broker.NewSecret(v.String())
+		}
+	}
 	if lacks != nil {
 		return lacks
 	}
@@ -376,11 +395,6 @@ func (e *exchange) taking(q *request, a *answer, out *broker.Answer) *broker.Ups
 	}
 	if e.see != nil {
 		e.see(e, q, *at, a, from)
-	}
-	for name, v := range taken {
-		if !builtinNames[name] || name == "token" {
-			out.Values[name] = broker.NewSecret(v.String())
-		}
 	}
 	e.meaning(a, taken, from, out)
 	return nil
@@ -431,6 +445,7 @@ func unfit(name string, v value) string {
 // meaning reads what an answer says about the token. What was said of one that came before does not hold for a new one.
 func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*where, out *broker.Answer) {
 	if token, ok := taken["token"]; ok {
+		out.Values["token"] = broker.NewSecret(token.String())
 		out.TokenType, out.Scopes = "", nil
 		out.Expiry = broker.Expiry{SentAt: a.SentAt}
 		ownEnd(token.String(), &out.Expiry)

@@ -168,7 +168,8 @@ func (d *definition) refusals(run broker.Run) []string {
 	if len(qs) == 0 {
 		return nil
 	}
-	q := qs[len(qs)-1]
+	q, refreshes := qs[len(qs)-1], run == broker.Refresh
+	by := posed{refreshes, refreshes && d.uses(q, "refresh_token"), refreshes && d.sentBy(qs[:len(qs)-1])["refresh_token"]}
 	var out []string
 	for _, kind := range broker.Kinds() {
 		var answers []string
@@ -181,7 +182,7 @@ func (d *definition) refusals(run broker.Run) []string {
 		} {
 			said := saidError{there: x.code != "", spelled: x.code, code: x.code}
 			a := &answer{Answer: transport.Answer{Status: x.status, Header: http.Header{}}, parsed: true}
-			if d.classify(d.rulesOf(q), a, said, posed{run == broker.Refresh, run == broker.Refresh && d.uses(q, "refresh_token")}, "").Kind() == kind {
+			if d.classify(d.rulesOf(q), a, said, by, "").Kind() == kind {
 				answers = append(answers, x.as)
 			}
 		}

@@ -37,6 +37,8 @@ type values struct {
 	former []valueOf
 	// used are the bytes of the values that were used until now.
 	used int
+	// searched are the steps of the expressions that were looked for until now, each as often as its text has bytes; beyond mostSearched nothing is looked for any more.
+	searched int64
 }
 
 // mostUsed bounds what a run makes of values, in bytes: a few lines that name each other twice would be any number of them.
@@ -49,6 +51,15 @@ func (v *values) use(bytes int) error {
 		return errTooLong
 	}
 	return nil
+}
+
+// mostSearched bounds what a run looks for by expressions, in answers and parts of them: twice the longest one in the largest answer, some seconds.
+const mostSearched = 1 << 29
+
+// search reports whether an expression of so many steps may be looked for in a text.
+func (v *values) search(steps, bytes int) bool {
+	v.searched += int64(steps) * int64(bytes)
+	return v.searched <= mostSearched
 }
 
 func newValues(let map[string]*compute) *values {

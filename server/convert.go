@@ -105,13 +105,12 @@ var states = map[engine.State]tokenbrokerv1.CredentialState{
 }
 
 var uses = map[broker.Use]tokenbrokerv1.Destination_Use{
-	broker.Requests:  tokenbrokerv1.Destination_USE_REQUESTS,
-	broker.Carried:   tokenbrokerv1.Destination_USE_CARRIED,
-	broker.SentAs:    tokenbrokerv1.Destination_USE_SENT,
-	broker.API:       tokenbrokerv1.Destination_USE_API,
-	broker.Callers:   tokenbrokerv1.Destination_USE_CALLERS,
-	broker.TokenFrom: tokenbrokerv1.Destination_USE_TOKEN,
-	broker.Release:   tokenbrokerv1.Destination_USE_RELEASE,
+	broker.Requests: tokenbrokerv1.Destination_USE_REQUESTS,
+	broker.Carried:  tokenbrokerv1.Destination_USE_CARRIED,
+	broker.How:      tokenbrokerv1.Destination_USE_HOW,
+	broker.API:      tokenbrokerv1.Destination_USE_API,
+	broker.Callers:  tokenbrokerv1.Destination_USE_CALLERS,
+	broker.Release:  tokenbrokerv1.Destination_USE_RELEASE,
 }
 
 // destinationsOf reads what somebody accepts. A use that this broker does not know is nothing that it goes to.

@@ -11,8 +11,8 @@ import (
 )
 
 // A credential goes where its record says, and nowhere else. The record is written when it is created or moves, by the definition as it is then.
-// A definition of a file that leads elsewhere later holds the credential, with all that it has: whoever may write such a file is not
-// whoever may read secrets. A built-in definition moves with the release, and is followed by those that were given for it: where a file of its
+// A definition of a file that leads elsewhere later, or does something else there, holds the credential, with all that it has: whoever may write such a
+// file is not whoever may read secrets. A built-in definition moves with the release, and is followed by those that were given for it: where a file of its
 // name was, and is gone, they were given for the file.
 
 // definition returns a credential's definition. ProviderInvalid, with why.
@@ -50,14 +50,17 @@ func followed(c broker.Credential) bool {
 	return slices.ContainsFunc(c.Destinations, func(d broker.Destination) bool { return d.Use == broker.Release })
 }
 
-// sayHeld says once, of each change, that a credential is held and where it would go.
-func (b *Broker) sayHeld(t target) {
+// held is why a credential is; the log says it once of each change.
+func (b *Broker) held(t target) *broker.Failure {
 	to := t.credential.Unaccepted(t.definition.Destinations(t.credential))
+	f := failureOf(t, broker.CredentialHeld)
+	f.Detail = broker.News(to)
 	why := fmt.Sprint(t.credential.Etag, to)
 	if was, _ := b.heldFor.Swap(t.name, why); was != why {
-		b.log.Warn("a credential is held: its definition sends it to a place, or in a part of a request, that nobody has accepted; see `credential get`, then run `credential accept`",
-			"credential", string(t.name), "provider", t.facts.Name, "to", writtenOut(to))
+		b.log.Warn("a credential is held: its definition has changed, and nobody has accepted that; look at the file and `credential get`, then run `credential accept`",
+			"credential", string(t.name), "provider", t.facts.Name, "news", f.Detail, "to", writtenOut(to))
 	}
+	return f
 }
 
 // follow writes down where a credential goes that is not held. errAgain: it is written.
@@ -73,7 +76,7 @@ func (b *Broker) follow(ctx context.Context, t target) error {
 		return err
 	}
 	if len(t.credential.Against(after)) > 0 {
-		b.log.Info("a built-in definition goes to another place with this release", "credential", string(t.name), "provider", t.facts.Name,
+		b.log.Info("a built-in definition has changed with this release: "+broker.News(t.credential.Unaccepted(after)), "credential", string(t.name), "provider", t.facts.Name,
 			"before", writtenOut(before), "now", writtenOut(after))
 	}
 	b.cache.forget(t.name)

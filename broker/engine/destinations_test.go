@@ -58,24 +58,21 @@ func TestARecordOfBeforeIsCompletedWhenItIsUsed(t *testing.T) {
 	})
 }
 
-// TestARecordOfBeforeIsHeldAgainstWhatItSays, and completed by the rest: which secrets go where, where the token comes from, of which answer a
-// value is.
+// TestARecordOfBeforeIsHeldAgainstWhatItSays, and completed by the rest: which secrets go where, and how.
 func TestARecordOfBeforeIsHeldAgainstWhatItSays(t *testing.T) {
-	said := append(to("https://here", "https://there"), broker.Destination{Use: broker.Callers, Place: "who, taken from id"})
-	now := append(to("https://here", "https://there"), broker.Destination{Use: broker.Callers, Place: "who, taken from id of GET https://here/me"},
-		broker.Destination{Use: broker.Carried, Place: "https://here: key"}, broker.Destination{Use: broker.TokenFrom, Place: "token, taken from t of POST https://here"})
+	said := append(to("https://here", "https://there"), broker.Destination{Use: broker.Callers, Place: "shown"})
+	now := append(slices.Clone(said), broker.Destination{Use: broker.Carried, Place: "https://here: key"}, broker.Destination{Use: broker.How, Place: "by 1"})
 	for name, c := range map[string]struct {
 		more broker.Destination
 		held bool
 	}{
 		"nothing more":      {now[0], false},
 		"a place":           {to("https://elsewhere")[0], true},
-		"a value":           {broker.Destination{Use: broker.Callers, Place: "who, taken from other of GET https://here/me"}, true},
 		"an input":          {broker.Destination{Use: broker.Callers, Place: "key"}, true},
 		"a place of an API": {broker.Destination{Use: broker.API, Place: "https://here"}, true},
 	} {
 		for words, more := range map[string][]broker.Destination{
-			"none": nil, "others": {{Use: "from", Place: "token, by other words"}, {Use: broker.Carried, Place: "https://here: key, by other words"}},
+			"none": nil, "others": {{Use: "token from", Place: "token, as RFC 6749 has it"}, {Use: "sent", Place: "https://here: key in the header K"}, {Use: broker.Carried, Place: "https://here: key, by other words"}},
 		} {
 			t.Run(name+", words: "+words, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
@@ -140,8 +137,34 @@ func TestABuiltInDefinitionIsFollowedAndTheLogSaysSo(t *testing.T) {
 		if err != nil || !slices.Equal(c.Destinations, broker.SortDestinations(append(to("https://here", "https://there"), release))) {
 			t.Errorf("got %v, %v", c.Destinations, err)
 		}
-		if !strings.Contains(log.String(), "goes to another place") || !strings.Contains(log.String(), "https://there") {
+		if !strings.Contains(log.String(), "it goes to a new host: https://there") || !strings.Contains(log.String(), "https://there") {
 			t.Errorf("got log %s", &log)
+		}
+	})
+}
+
+// TestPeopleAreToldWhatIsNew: another host is something else than another request to the same one.
+func TestPeopleAreToldWhatIsNew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		place, how := "https://here", "by 1"
+		var log bytes.Buffer
+		up := leading(&place, broker.Facts{Obtains: true})
+		up.destinations = func(broker.Credential) []broker.Destination {
+			return broker.SortDestinations(append(to(place), broker.Destination{Use: broker.How, Place: how}))
+		}
+		w := newWorld(t, up, func(s *engine.Settings) { s.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		w.create("main", nil)
+		for _, c := range [][3]string{{"https://here", "by 2", "it goes to the same hosts; what is sent, taken or shown there has changed"}, {"https://there", "by 3", "it goes to a new host: https://there"}} {
+			place, how = c[0], c[1]
+			w.up.revision.Add(1)
+			_, err := w.get("main")
+			wantKind(t, err, broker.CredentialHeld)
+			status, _ := w.CredentialStatus(t.Context(), local, "main")
+			for where, got := range map[string]string{"callers": err.Error(), "the log": log.String(), "status": status.Failure.Detail} {
+				if !strings.Contains(got, c[2]) {
+					t.Errorf("%s: got %s, want %s", where, got, c[2])
+				}
+			}
 		}
 	})
 }

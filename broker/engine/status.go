@@ -139,8 +139,9 @@ func (b *Broker) judge(r *Report, s broker.Status, now time.Time) {
 		return
 	}
 	if _, held := astray(def, c); held {
-		r.State, r.Advice = Held, "`credential get` shows where it would go: if that is right, run `credential accept`"
+		r.State, r.Advice = Held, "look at the definition's file, and where it would go by `credential get`: if that is right, run `credential accept`"
 		fail(broker.CredentialHeld)
+		r.Failure.Detail = broker.News(c.Unaccepted(def.Destinations(c)))
 		return
 	}
 	facts := def.Facts()

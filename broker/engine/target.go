@@ -48,7 +48,7 @@ type offer struct {
 	pending *pending
 }
 
-// resolve makes the target of what is to be asked for or shown. It asks nobody. CredentialHeld where that goes to a place that nobody has accepted.
+// resolve makes the target of what is to be asked for or shown. It asks nobody. CredentialHeld where nobody has accepted what the definition does.
 func (b *Broker) resolve(key lookup, c broker.Credential) (target, error) {
 	t, err := b.aim(key, c)
 	if err != nil {
@@ -56,8 +56,7 @@ func (b *Broker) resolve(key lookup, c broker.Credential) (target, error) {
 	}
 	var held bool
 	if t.astray, held = astray(t.definition, c); held {
-		b.sayHeld(t)
-		return t, failureOf(t, broker.CredentialHeld)
+		return t, b.held(t)
 	}
 	return t, nil
 }

@@ -140,12 +140,13 @@ func TestASecretIsRenamedWhenItsNewNameIsAccepted(t *testing.T) {
 	p.wantStored("at another place", map[string]string{"pass": "s3"})
 }
 
-// TestAFileThatHasASecretAsAnInputForgetsNothing: it sends less, and is not held; the former file comes back.
+// TestAFileThatHasASecretAsAnInputForgetsNothing: it sends less, and somebody accepts it; the former file comes back.
 func TestAFileThatHasASecretAsAnInputForgetsNothing(t *testing.T) {
 	p := newPlaces(t)
 	p.redefine("x", andExtra)
 	p.create(map[string]string{"host": hereHost, "client_id": "id"}, map[string]string{"client_secret": "s1", "extra": "e1"})
 	p.redefine("x", strings.Replace(andExtra, "extra: {secret: true, optional: true}", "extra: {optional: true}", 1))
+	p.accept("c")
 	if err := p.use("c"); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +168,7 @@ name: x
 inputs: {host: {format: host}, client_id: {}, first: {optional: true}}
 obtain: {oauth2: "https://{{host}}/token", auth: none, params: {client_id: "{{client_id}}", r: "{{first}}"}}
 `)
+	p.accept("c")
 	_ = p.use("c")
 	_ = p.edit(map[string]string{"client_id": "another"}, nil)
 	p.redefine("x", seeded)
@@ -200,7 +202,7 @@ obtain: {oauth2: "{{token_url}}", auth: {client_secret_post: {id: "{{client_id}}
 	p.wantStored("after another edit", map[string]string{"client_secret": "s1"})
 }
 
-// TestAFileThatSendsASecretNowhereRenamesItNot: it is not held, and the former file comes back.
+// TestAFileThatSendsASecretNowhereRenamesItNot, also when it is accepted; the former file comes back.
 func TestAFileThatSendsASecretNowhereRenamesItNot(t *testing.T) {
 	const both = `
 name: x
@@ -221,6 +223,7 @@ obtain: {oauth2: "https://here.example.com/token", auth: none, params: {client_i
 	_ = p.ask("c")
 	p.given = true
 	p.redefine("x", between)
+	p.accept("c")
 	if err := p.edit(map[string]string{"client_id": "another"}, nil); err != nil {
 		t.Fatal(err)
 	}

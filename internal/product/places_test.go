@@ -2,6 +2,7 @@ package product
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -122,8 +123,11 @@ func (p *places) upstream(host string) http.HandlerFunc {
 		p.secret(issued...)
 		_, _ = fmt.Fprintf(w, `{"access_token": %q, "refresh_token": %q, "held": %q, "token_type": "Bearer", "expires_in": 3600,
 			"issuer": "https://%s", "token_endpoint": "https://%s/token", "endpoint": "https://%s/token",
-			"data": {"at": %q, "rt": %q}, "scope": %q}`,
-			issued[0], issued[1], issued[2], host, host, thereHost, issued[0], issued[1], r.FormValue("scope")) // which is granted (RFC 6749 section 5.1)
+			"data": {"at": %q, "rt": %q}, "scope": %q, "pick": "here", "other": "there",
+			"hosts": [{"id": "here", "url": "https://here.example.com/token"}, {"id": "there", "url": "https://there.example.com/token"}],
+			"told": "https://%s.example.com/token"}`,
+			issued[0], issued[1], issued[2], host, host, thereHost, issued[0], issued[1], r.FormValue("scope"), // which is granted (RFC 6749 section 5.1)
+			cmp.Or(r.Header.Get("X-Tenant"), "here"))
 	}
 }
 

@@ -43,6 +43,26 @@ obtain:
 )
 
 const (
+	asForm = `headers: {Content-Type: application/x-www-form-urlencoded}`
+	form   = secretly + asForm + "\n"
+	typed  = `
+name: x
+inputs: {user: {default: me}, client_secret: {secret: true}}
+obtain: {post: "https://here.example.com/token", ` + asForm + `, form: {user: "{{user}}", password: "{{client_secret}}"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
+	shown = `
+name: x
+inputs: {client_id: {}, client_secret: {secret: true}}
+obtain:
+- {oauth2: "https://here.example.com/token"}
+- {post: "https://here.example.com/token", with_token: true, json: {"&scope=": x, client_secret: "{{client_secret}}", "&z=": z}, take: {token: access_token, scope: {path: scope, optional: true}}}
+present: {headers: {Authorization: "Bearer {{token}}"}}
+`
+	document = `
+name: x
+inputs: {user: {default: me}, client_secret: {secret: true}}
+obtain: {post: "https://here.example.com/token", form: {request: "<user>{{user}}</user><pass>{{client_secret}}</pass>"}, take: {token: access_token, scope: {path: scope, optional: true}}}
+`
 	listed = `
 name: x
 inputs: {user: {default: me}, client_secret: {secret: true}}
@@ -90,6 +110,13 @@ func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
 		"a refresh token as another":     {another, `acct: token_type`, `acct: refresh_token`, ""},
 		"what is there instead":          {instead, `pick: {default: x}`, `pick: {optional: true}`, ""},
 		"what looks like a computation":  {instead, `{first: ["{{pick}}", "{{client_secret}}"]}`, `"{first: [{{pick}}, {{client_secret}}]}"`, ""},
+		"JSON that is read as a form":    {secretly, oauth2, oauth2 + `, send: json, params: {"&grant_type=client_credentials&scope=": x, client_secret: "{{client_secret}}", "&z=": z}, ` + asForm, ""},
+		"by a header of all requests":    {form, oauth2, oauth2 + `, send: json, params: {"&grant_type=client_credentials&scope=": x, client_secret: "{{client_secret}}", "&z=": z}`, ""},
+		"another kind of body":           {typed, `form: {user: "{{user}}", password`, `json: {user: "{{user}}", "&scope=": x, "&z=": z, password`, ""},
+		"many parts of a body":           {typed, `form: {user: "{{user}}", password`, `multipart: {user: "{{user}}", "&scope=": x, "&z=": z, password`, ""},
+		"what shows the token":           {shown, `Bearer {{token}}"`, `Bearer {{token}}", Content-Type: application/x-www-form-urlencoded`, ""},
+		"a default beside a secret":      {document, `default: me`, `default: "</user><scope>"`, ""},
+		"a suffix beside a secret":       {document, `default: me`, `default: me, suffix: "</user><scope>"`, ""},
 		"with what is cut off":           {secretly, "client_secret: {secret: true}", "client_secret: {secret: true, prefix: given}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -121,6 +148,43 @@ func TestAnUpstreamRepeatsWhatItIsAsked(t *testing.T) {
 			p.accept("c")
 			if told := p.toldCaller(); !strings.HasPrefix(told, "Bearer") && !strings.HasPrefix(told, " ") {
 				t.Errorf("accepted: got %q", told)
+			}
+		})
+	}
+}
+
+// TestWhichOfAnswersIsTakenIsAskedAbout: an edit of something else in the file has another address come out of an answer, or another value for callers.
+func TestWhichOfAnswersIsTakenIsAskedAbout(t *testing.T) {
+	const (
+		head  = "name: x\ninputs: {client_id: {}, client_secret: {secret: true}}\nobtain:\n- {oauth2: \"https://here.example.com/token\"}\n"
+		last  = "- {post: \"{{next}}\", form: {client_secret: \"{{client_secret}}\"}, take: {unused: endpoint}}\n"
+		order = head + "- {get: \"https://here.example.com/token\", take: {pick: other}}\n- {get: \"https://here.example.com/token\", take: {pick: pick, next: {each: hosts, where: {id: \"{{pick}}\"}, path: url}}}\n"
+		told  = head + "- {get: \"https://here.example.com/token\", with_token: true, take: {next: told}}\n" + last
+	)
+	swap := []string{`pick: pick, next: {each: hosts, where: {id: "{{pick}}"}, path: url}`, `next: {each: hosts, where: {id: "{{pick}}"}, path: url}, pick: pick`}
+	for name, c := range map[string]struct {
+		before string
+		edit   []string
+	}{
+		"the order of takes":                           {order + last, swap},
+		"the order of takes, for callers":              {order + "attributes: [next]\n", swap},
+		"what shows the token":                         {told, []string{"\nobtain:", "\npresent: {headers: {Authorization: \"Bearer {{token}}\", X-Tenant: there}}\nobtain:"}},
+		"a header of all requests":                     {told, []string{"\nobtain:", "\nheaders: {X-Tenant: there}\nobtain:"}},
+		"a default that is in one, beside many others": {strings.Replace(told, "with_token: true", "headers: {X-Tenant: \"{{tenant}}\"}", 1) + "parameters: {tenant: {default: here}}\n", []string{"default: here", "default: there"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlaces(t)
+			p.redefine("x", c.before)
+			p.giveOne("x", map[string]string{"client_id": "id"})
+			after := strings.Replace(c.before, c.edit[0], c.edit[1], 1)
+			if after == c.before {
+				t.Fatal("nothing is edited")
+			}
+			p.redefine("x", after)
+			p.wantNothingThere(broker.CredentialHeld)
+			p.accept("c")
+			if told := p.toldCaller(); p.wire[thereHost].Len() == 0 && !strings.Contains(told, thereHost) {
+				t.Errorf("after it was accepted nothing of there is seen: %s", told)
 			}
 		})
 	}

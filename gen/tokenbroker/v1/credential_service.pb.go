@@ -40,7 +40,7 @@ const (
 	// The upstream refuses the refresh token.
 	CredentialState_CREDENTIAL_STATE_REAUTHORIZATION_REQUIRED CredentialState = 5
 	CredentialState_CREDENTIAL_STATE_DISABLED                 CredentialState = 7
-	// Its definition sends it to a place, or in a part of a request, that nobody has accepted (Credential.destinations): AcceptCredential.
+	// Its definition has changed where it goes, or what is sent, taken and shown there, and nobody has accepted that (Credential.destinations): AcceptCredential.
 	CredentialState_CREDENTIAL_STATE_HELD CredentialState = 8
 )
 
@@ -104,16 +104,15 @@ const (
 	Destination_USE_REQUESTS Destination_Use = 1
 	// Tokens, by those who get them: the origin of base_url.
 	Destination_USE_API Destination_Use = 2
-	// To callers: a secret input itself, which the definition shows to the API (handed_out), or a value of an answer beside the token.
+	// To callers: a secret input itself, which the definition shows to the API (handed_out).
 	Destination_USE_CALLERS Destination_Use = 3
 	// Nothing by itself: the definition is the one that is built in, and moves with the release.
 	Destination_USE_RELEASE Destination_Use = 4
-	// One of the secrets, refresh tokens and values of answers, with token requests. What came from there is none.
+	// One of the secret inputs and refresh tokens, with token requests.
 	Destination_USE_CARRIED Destination_Use = 5
-	// To callers: the token, from where it is taken; its type and its scopes where that is not RFC 6749's place.
-	Destination_USE_TOKEN Destination_Use = 6
-	// One of those, in a part of the request that RFC 6749 does not have it in, or with something made of it: an upstream may repeat what it is asked.
-	Destination_USE_SENT Destination_Use = 7
+	// All that the definition decides about what is sent, taken and shown. It is another one with each change of the file but of title, docs, hint, known,
+	// comments, margin, rate, lifetime, refresh_token_lifetime, when_store_is_away, override and language.
+	Destination_USE_HOW Destination_Use = 6
 )
 
 // Enum value maps for Destination_Use.
@@ -125,8 +124,7 @@ var (
 		3: "USE_CALLERS",
 		4: "USE_RELEASE",
 		5: "USE_CARRIED",
-		6: "USE_TOKEN",
-		7: "USE_SENT",
+		6: "USE_HOW",
 	}
 	Destination_Use_value = map[string]int32{
 		"USE_UNSPECIFIED": 0,
@@ -135,8 +133,7 @@ var (
 		"USE_CALLERS":     3,
 		"USE_RELEASE":     4,
 		"USE_CARRIED":     5,
-		"USE_TOKEN":       6,
-		"USE_SENT":        7,
+		"USE_HOW":         6,
 	}
 )
 
@@ -340,8 +337,8 @@ func (x *Credential) GetDestinations() []*Destination {
 type Destination struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Use   Destination_Use        `protobuf:"varint,1,opt,name=use,proto3,enum=tokenbroker.v1.Destination_Use" json:"use,omitempty"`
-	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS and USE_TOKEN the name
-	// of the input or the value, and where that comes from; for USE_CARRIED and USE_SENT an origin, and behind a colon such a name.
+	// An origin such as https://login.example.com; what callers choose or answers tell stands in braces. For USE_CALLERS the name of the
+	// input; for USE_CARRIED an origin, and behind a colon such a name; for USE_HOW a digest, in words.
 	Place string `protobuf:"bytes,2,opt,name=place,proto3" json:"place,omitempty"`
 	// Its definition leads there as it is now. Otherwise it did, and brokers that have not read the new one still go there.
 	Current bool `protobuf:"varint,3,opt,name=current,proto3" json:"current,omitempty"`
@@ -2047,21 +2044,20 @@ const file_tokenbroker_v1_credential_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x91\x02\n" +
 	"\vDestination\x121\n" +
 	"\x03use\x18\x01 \x01(\x0e2\x1f.tokenbroker.v1.Destination.UseR\x03use\x12\x1e\n" +
 	"\x05place\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80@R\x05place\x12\x18\n" +
 	"\acurrent\x18\x03 \x01(\bR\acurrent\x12\x1a\n" +
-	"\baccepted\x18\x04 \x01(\bR\baccepted\"\x89\x01\n" +
+	"\baccepted\x18\x04 \x01(\bR\baccepted\"y\n" +
 	"\x03Use\x12\x13\n" +
 	"\x0fUSE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fUSE_REQUESTS\x10\x01\x12\v\n" +
 	"\aUSE_API\x10\x02\x12\x0f\n" +
 	"\vUSE_CALLERS\x10\x03\x12\x0f\n" +
 	"\vUSE_RELEASE\x10\x04\x12\x0f\n" +
-	"\vUSE_CARRIED\x10\x05\x12\r\n" +
-	"\tUSE_TOKEN\x10\x06\x12\f\n" +
-	"\bUSE_SENT\x10\a\"\xbf\x01\n" +
+	"\vUSE_CARRIED\x10\x05\x12\v\n" +
+	"\aUSE_HOW\x10\x06\"\xbf\x01\n" +
 	"\vSecretInput\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bset_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\asetTime\x12\x1f\n" +

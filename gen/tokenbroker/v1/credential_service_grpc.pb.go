@@ -56,7 +56,8 @@ type CredentialServiceClient interface {
 	// exchange begins it fails as GetToken does; how the exchange ends is in the response. One that has failed is the response to the same test
 	// for five seconds, unless the credential or its definition has changed since.
 	TestCredential(ctx context.Context, in *TestCredentialRequest, opts ...grpc.CallOption) (*TestCredentialResponse, error)
-	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
+	// Releases a credential whose definition has come to send it elsewhere, or to send, take or show something else (CREDENTIAL_HELD). Its secrets and
+	// refresh tokens are kept.
 	AcceptCredential(ctx context.Context, in *AcceptCredentialRequest, opts ...grpc.CallOption) (*AcceptCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(ctx context.Context, in *GetCredentialStatusRequest, opts ...grpc.CallOption) (*GetCredentialStatusResponse, error)
@@ -195,7 +196,8 @@ type CredentialServiceServer interface {
 	// exchange begins it fails as GetToken does; how the exchange ends is in the response. One that has failed is the response to the same test
 	// for five seconds, unless the credential or its definition has changed since.
 	TestCredential(context.Context, *TestCredentialRequest) (*TestCredentialResponse, error)
-	// Releases a credential whose definition has come to send it elsewhere (CREDENTIAL_HELD). Its secrets and refresh tokens are kept.
+	// Releases a credential whose definition has come to send it elsewhere, or to send, take or show something else (CREDENTIAL_HELD). Its secrets and
+	// refresh tokens are kept.
 	AcceptCredential(context.Context, *AcceptCredentialRequest) (*AcceptCredentialResponse, error)
 	// How it is doing.
 	GetCredentialStatus(context.Context, *GetCredentialStatusRequest) (*GetCredentialStatusResponse, error)

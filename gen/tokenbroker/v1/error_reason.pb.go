@@ -55,7 +55,7 @@ const (
 	ErrorReason_ERROR_REASON_CREDENTIAL_DISABLED      ErrorReason = 22
 	ErrorReason_ERROR_REASON_PROVIDER_INVALID         ErrorReason = 23 // the definition is missing or does not load
 	ErrorReason_ERROR_REASON_REAUTHORIZATION_REQUIRED ErrorReason = 24
-	ErrorReason_ERROR_REASON_CREDENTIAL_HELD          ErrorReason = 26 // the definition sends it to a place, or in a part of a request, that nobody has accepted: AcceptCredential
+	ErrorReason_ERROR_REASON_CREDENTIAL_HELD          ErrorReason = 26 // the definition has changed where it goes, or what is sent, taken and shown there, and nobody has accepted that: AcceptCredential
 	ErrorReason_ERROR_REASON_SECRETS_REQUIRED         ErrorReason = 25 // a change of where secrets go needs the secrets again
 	// RESOURCE_EXHAUSTED
 	ErrorReason_ERROR_REASON_UPSTREAM_RATE_LIMITED ErrorReason = 30

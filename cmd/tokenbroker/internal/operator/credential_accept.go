@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
@@ -47,7 +48,7 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 		for _, x := range held {
 			console.Printf(p.Stderr, "%s (%s)\n", x.GetName(), x.GetProvider())
 			for _, d := range x.GetDestinations() {
-				if d.GetAccepted() == d.GetCurrent() {
+				if d.GetAccepted() == d.GetCurrent() || formerHow(d) {
 					continue
 				}
 				sign := "+"
@@ -56,9 +57,15 @@ func (c *credentialAcceptCommand) Run(p *console.Process) error {
 				}
 				console.Printf(p.Stderr, "    %s %s %s\n", sign, destinationWord(d), console.Visible(d.GetPlace()))
 			}
+			if n := formerHows(x); n > 0 && c.ForgetFormer {
+				console.Printf(p.Stderr, "    - %s\n", console.Counted(n, "former definition"))
+			}
+			if to := unaccepted(x); len(to) > 0 {
+				console.Printf(p.Stderr, "    %s\n", console.Visible(news(to)))
+			}
 		}
 		if !c.Yes {
-			switch sure, err := confirmed(p, fmt.Sprintf("may the secrets and tokens of %s go there?", console.Counted(len(held), "credential"))); {
+			switch sure, err := confirmed(p, fmt.Sprintf("may the secrets and tokens of %s go there, as the definition says?", console.Counted(len(held), "credential"))); {
 			case err != nil:
 				return err
 			case !sure:
@@ -106,9 +113,37 @@ func unaccepted(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
 	return out
 }
 
+// news says what is new about places that nobody has accepted.
+func news(to []*tokenbrokerv1.Destination) string {
+	var all []broker.Destination
+	for _, d := range to {
+		switch d.GetUse() {
+		case tokenbrokerv1.Destination_USE_REQUESTS, tokenbrokerv1.Destination_USE_API:
+			all = append(all, broker.Destination{Use: broker.Requests, Place: d.GetPlace()})
+		default: // at the same hosts
+		}
+	}
+	return broker.News(all)
+}
+
 // former are the places where a credential may go, and its definition leads no more.
 func former(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
 	return slices.DeleteFunc(slices.Clone(c.GetDestinations()), (*tokenbrokerv1.Destination).GetCurrent)
+}
+
+// formerHow reports whether a destination is how a former definition did it: a digest, of which people need know only that there are some.
+func formerHow(d *tokenbrokerv1.Destination) bool {
+	return d.GetUse() == tokenbrokerv1.Destination_USE_HOW && !d.GetCurrent()
+}
+
+// formerHows counts them.
+func formerHows(c *tokenbrokerv1.Credential) (n int) {
+	for _, d := range c.GetDestinations() {
+		if formerHow(d) {
+			n++
+		}
+	}
+	return n
 }
 
 // destinationWord says what goes to a destination.
@@ -120,9 +155,9 @@ func destinationWord(d *tokenbrokerv1.Destination) string {
 		return "tokens are for"
 	case tokenbrokerv1.Destination_USE_CARRIED:
 		return "secrets go to"
-	case tokenbrokerv1.Destination_USE_SENT:
-		return "sent there as"
-	case tokenbrokerv1.Destination_USE_CALLERS, tokenbrokerv1.Destination_USE_TOKEN:
+	case tokenbrokerv1.Destination_USE_HOW:
+		return "its definition says"
+	case tokenbrokerv1.Destination_USE_CALLERS:
 		return "callers get"
 	case tokenbrokerv1.Destination_USE_RELEASE:
 		return "its definition is"
@@ -161,7 +196,7 @@ func printMove(w io.Writer, before, after *tokenbrokerv1.Credential) {
 func accepted(c *tokenbrokerv1.Credential) []string {
 	var out []string
 	for _, d := range c.GetDestinations() {
-		if d.GetAccepted() {
+		if d.GetAccepted() && d.GetUse() != tokenbrokerv1.Destination_USE_HOW {
 			out = append(out, destinationWord(d)+" "+console.Visible(d.GetPlace()))
 		}
 	}

@@ -132,12 +132,12 @@ func (f *testFailure) GRPCStatus() *status.Status {
 	return s
 }
 
-// Run makes an exchange and prints each request.
 // madeBefore reports whether a test was made before it was asked for: by whoever asked just before.
 func madeBefore(all []*tokenbrokerv1.Attempt, asked time.Time) bool {
 	return len(all) > 0 && asked.Sub(all[len(all)-1].GetStartTime().AsTime()) > time.Second
 }
 
+// Run makes an exchange and prints each request.
 func (c *credentialTestCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
 		began := time.Now()

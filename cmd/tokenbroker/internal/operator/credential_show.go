@@ -49,6 +49,9 @@ func showCredential(w io.Writer, f console.Format, c *tokenbrokerv1.Credential) 
 		rows = append(rows, []string{"secret " + s.GetName(), text})
 	}
 	for _, d := range c.GetDestinations() {
+		if formerHow(d) {
+			continue
+		}
 		note := ""
 		switch {
 		case !d.GetAccepted():
@@ -57,6 +60,9 @@ func showCredential(w io.Writer, f console.Format, c *tokenbrokerv1.Credential) 
 			note = ", formerly"
 		}
 		rows = append(rows, []string{destinationWord(d), d.GetPlace() + note})
+	}
+	if n := formerHows(c); n > 0 {
+		rows = append(rows, []string{"it may also say", "what " + console.Counted(n, "former definition") + " said"})
 	}
 	if len(c.GetDefaultScopes()) > 0 {
 		rows = append(rows, []string{"default scopes", strings.Join(c.GetDefaultScopes(), " ")})
