@@ -137,8 +137,8 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 		return nil, err
 	}
 	good := stored != nil && decide(s.view.Token, now.Wall, p.need) != fetch
-	local := b.cache.peek(p.key)
-	if local != nil && local.local && !local.astray.Load() && local.mark == s.view.Mark && !good { // the store has none still
+	local := b.cache.peekFor(t)
+	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
 		b.cache.confirm(local, s.at)
 		b.cache.warm(local)
 	} else {
