@@ -23,6 +23,9 @@ const waitMost = time.Minute
 // roundsAtOnce is how many rounds a flight makes without a pause.
 const roundsAtOnce = 10
 
+// stoodMost is how many readings that are too old a flight makes once more: a store that is always so slow must not keep others waiting.
+const stoodMost = 3
+
 // errAgain says that something has moved: look again.
 var errAgain = errors.New("look again")
 
@@ -45,8 +48,8 @@ type pursuit struct {
 	place *gate.Place
 	// unfit: this definition cannot present what is kept of the grant.
 	unfit bool
-	// stood: a reading was older, when it came, than anything is relied on, and was made once more.
-	stood bool
+	// stood is how many readings in a row were older, when they came, than anything is relied on, and were made once more.
+	stood int
 	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
 	late bool
 	// until is when it waits no longer, whatever it waits for, and rounds how many it has made since it last waited.
@@ -83,8 +86,9 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	if !p.stood && p.b.stoodSince(s.at) {
-		p.stood = true
+	if !p.b.stoodSince(s.at) {
+		p.stood = 0
+	} else if p.stood++; p.stood <= stoodMost {
 		return nil, nil, errAgain
 	}
 	if s.view.Credential.Revision != t.credential.Revision {

@@ -21,6 +21,8 @@ var regressions = []struct {
 	{"rotating: 1 answer#1 = half", ""},
 	{"rotating: 0 answer#1 = call stale@1; 1 view#3 = stop 20s; 1 send#1 = down 40s", ""},
 	{"readonly: 1 check#2 = stop 3s; 1 view#2 = stop 20s; 1 send#2 = refuse", ""},
+	{"readonly: 1 check#2 = stop 3s; 1 view#2 = stop 3s; 1 view#3 = stop 20s; 1 send#2 = refuse", ""},
+	{"rotating: 0 answer#1 = call stale@1; 1 view#3 = stop 3s; 1 view#4 = stop 20s; 1 send#1 = down 40s", ""},
 	{"deaf: 0 read#3 = call delete@1; 1 read#2 = call term@0; 0 commit#2 = stop 20s", ""},
 	{"watch: 0 answer#1 = half; 0 commit#1 = lose", ""},
 	{"outage: 1 read#2 = call stale@0", ""},
