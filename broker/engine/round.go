@@ -50,8 +50,9 @@ type pursuit struct {
 	unfit bool
 	// stood is how many readings in a row were older, when they came, than anything is relied on, and were made once more.
 	stood int
-	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
-	late bool
+	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow. untried: the same of the secret that is
+	// set, after a former one was refused.
+	late, untried bool
 	// until is when it waits no longer, whatever it waits for, and rounds how many it has made since it last waited.
 	until  broker.Moment
 	rounds int
