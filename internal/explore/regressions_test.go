@@ -60,6 +60,7 @@ var regressions = []struct {
 	{"three: 0 commit#1 = failover 1 1s; 0 view#2 = ahead 10m; 0 acquire#2 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", keeperAway},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", commitUndone},
+	{"rotating: 1 view#2 = call invalidate@0; 0 acquire#2 = lapse 1s; 1 view#4 = call reject@0; 1 view#6 = call drop@0", chainUndone},
 	{"rotating: 0 commit#1 = lapse 1s; 1 view#1 = call recreate@0; 1 view#3 = call drop@0", deletionUndone},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", ""},
 	{"watch: 1 view#2 = call test@0; 0 acquire#2 = failover 2 1s; 1 view#3 = stop 20s", ""},
@@ -112,7 +113,7 @@ func TestRegressions(t *testing.T) {
 			shown[g.breaks] = true
 		}
 	}
-	for _, because := range []string{markerUndone, keeperAway, commitUndone, deletionUndone} {
+	for _, because := range []string{markerUndone, chainUndone, keeperAway, commitUndone, deletionUndone} {
 		if !shown[because] {
 			t.Errorf("%s: no regression schedule shows it: take it out, or add one", because)
 		}
