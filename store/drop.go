@@ -39,14 +39,19 @@ func (s *Store) drop(
 	ctx context.Context, name broker.CredentialName, m broker.Match, back replacement, dropped *broker.Dropped,
 ) (changes []keptChange, err error) {
 	err = s.change(ctx, func() (*Batch, error) {
-		*dropped, changes = broker.Dropped{}, nil
+		*dropped = broker.Dropped{}
 		n, err := s.list(ctx, name, kindToken)
 		if errors.Is(err, broker.NotFound) {
+			changes = nil
 			return nil, nil
 		}
 		if err != nil {
 			return nil, err
 		}
+		// A try that only deletes conflicts with itself, where its answer was lost and a backend has asked again: what it left is made.
+		changes = slices.DeleteFunc(changes, func(c keptChange) bool { return m.Selection == nil || n.revision(c.place.Key) != c.revision })
+		made := len(changes)
+		dropped.Count, dropped.Matched = made, made > 0
 		if back != (replacement{}) && !slices.Contains(n.replaceable(), back) {
 			return nil, nil
 		}
@@ -60,6 +65,7 @@ func (s *Store) drop(
 			return nil, err
 		case m.Selection != nil:
 			*dropped = b.dropSelection(*m.Selection, there)
+			dropped.Count += made
 		default:
 			*dropped = b.reject(m, there)
 		}

@@ -387,6 +387,36 @@ func TestADropWhoseAnswerWasLostIsKept(t *testing.T) {
 	}
 }
 
+// TestASelectionsDropThatABackendRepeatsIsKept: a backend asks again where the answer was lost, and conflicts with what it has deleted.
+func TestASelectionsDropThatABackendRepeatsIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, err := seal.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		view := storetest.NewReplicas(1)[0]
+		faults := storetest.NewFaults(view)
+		s := newShared(t, keys, faults.Whole(), 0)
+		s.create()
+		s.commit(s.acquire(), 1, time.Now())
+		<-time.After(2 * time.Minute) // the commit is kept no more
+		restore := view.Snapshot()
+		conflicts := 1
+		faults.Set(storetest.Hooks{AfterApply: func(context.Context, store.Batch) error {
+			if conflicts--; conflicts >= 0 {
+				return broker.ErrConflict
+			}
+			return nil
+		}})
+		done, err := s.Drop(t.Context(), "main", broker.Match{Selection: &keptKey.Selection})
+		if err != nil || !done.Matched || done.Count != 1 {
+			t.Errorf("got %+v, %v, want the one token that it has deleted", done, err)
+		}
+		restore()
+		s.want("refresh-1", "")
+	})
+}
+
 // TestALongChainIsPutBack: a failover undoes one commit after the other, and the rejection of what the last has brought.
 func TestALongChainIsPutBack(t *testing.T) {
 	for n := 1; n <= 6; n++ {

@@ -16,8 +16,16 @@ import (
 // there wins. last is what was last read; nil: nothing. again: look again, the store may be there.
 func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Failure) (out outcome, again bool) {
 	b, now := p.b, p.b.clock.Now()
-	there := b.cache.peek(p.key)
-	if there != nil && !there.dropped.Load() && there.revision == b.upstream.Revision() {
+	k := p.l.known.Load()
+	if k == nil {
+		return outcome{failure: why}, false
+	}
+	t, aimed := b.aim(p.key, k.credential)
+	if aimed != nil {
+		return outcome{failure: why}, false
+	}
+	there := b.cache.peekFor(t)
+	if there != nil && there.revision == b.upstream.Revision() {
 		b.cache.try(there, now.At)
 		b.cache.warm(there)
 		serves := !b.cache.old(there, now.At) || b.cache.graced(broker.Moment(there.confirmed.Load()), now.At)
@@ -25,22 +33,17 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 			return outcome{entry: there, failure: why}, false
 		}
 	}
-	if p.need.fresh || p.need.stored || p.asked {
+	if p.need.fresh || p.need.stored || p.asked || !t.facts.ObtainsAlone || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {
 		return outcome{failure: why}, false
 	}
-	k := p.l.known.Load()
-	if k == nil || !b.cache.graced(broker.Moment(k.confirmed.Load()), now.At) {
-		return outcome{failure: why}, false
-	}
-	t, err := b.resolve(p.key, k.credential)
-	if err != nil || !t.facts.ObtainsAlone {
+	if t, aimed = b.resolve(p.key, k.credential); aimed != nil {
 		return outcome{failure: why}, false
 	}
 	tried := b.solos.of(t)
 	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
 		return outcome{failure: t.blamed(r.Shared(t.credential.Name, t.credential.Provider))}, false
 	}
-	before := tried.rejected()
+	before := tried.before()
 	if there != nil {
 		before = there.issued
 	}
@@ -87,10 +90,11 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 		if failure.Level < broker.LevelResponse && !found.OfKey {
 			r.RetryAt = found.RetryAt(r.At)
 		}
-		b.solos.put(t, solo{why: &r, issued: before})
+		b.solos.put(t, &solo{why: &r, issued: before})
 		return nil, t.blamed(r.Shared(t.credential.Name, t.credential.Provider))
 	}
-	b.solos.put(t, solo{issued: shown.issued})
+	shown.solo = &solo{issued: shown.issued}
+	b.solos.put(t, shown.solo)
 	return p.putLocal(ctx, shown, mark, moved, asked)
 }
 
@@ -103,71 +107,70 @@ func (p *pursuit) putLocal(ctx context.Context, a offer, mark broker.Mark, moved
 			return nil, err
 		}
 	}
-	k := p.l.known.Load()
-	if k == nil {
+	if p.l.known.Load() == nil {
 		return nil, errAgain
 	}
-	a.local, a.mark = true, mark
-	return p.b.cache.put(p.l, a, broker.Moment(k.confirmed.Load()), moved)
+	a.local, a.mark, a.over = true, mark, mark
+	return p.b.cache.put(p.l, a, began, moved)
 }
 
 // solos are what came of it when this process obtained a token for itself: while the store is away that is remembered here. Safe for concurrent use.
 type solos struct {
 	mu  sync.Mutex
-	all map[lookup]solo
+	all map[broker.TokenKey]*solo
 }
 
-// A solo is of one version of a credential, and of one definition.
+// A solo is of one version of a credential.
 type solo struct {
 	version broker.ID
-	digest  string
-	// why it failed; nil: it did not. issued is the token that came last, without its values; nil: none did.
-	why    *broker.Remembered
-	issued *broker.Issued
+	// why it failed; nil: it did not. issued is the token that came last, without its values; nil: none did. dropped: it was rejected since.
+	why     *broker.Remembered
+	issued  *broker.Issued
+	dropped atomic.Bool
 }
 
-// rejected is the token that came, as one that was rejected, for where the cache has it no longer; nil: none came.
-func (t solo) rejected() *broker.Issued {
+// before is the token that came last, for where the cache has it no longer; nil: none came.
+func (t *solo) before() *broker.Issued {
 	if t.issued == nil {
 		return nil
 	}
-	r := *t.issued
-	r.Rejected = true
-	return &r
+	last := *t.issued
+	last.Rejected = last.Rejected || t.dropped.Load()
+	return &last
 }
 
 // solosMost bounds what is remembered.
 const solosMost = 10_000
 
 // of is what came of the last try for a target; zero: there was none.
-func (r *solos) of(t target) solo {
+func (r *solos) of(t target) *solo {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if last := r.all[t.lookup]; last.version == t.credential.Version && last.digest == t.facts.Digest {
+	if last := r.all[t.token]; last != nil && last.version == t.credential.Version {
 		return last
 	}
-	return solo{}
+	return &solo{}
 }
 
 // forget is for when there is a token that is stored.
 func (r *solos) forget(t target) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.all, t.lookup)
+	delete(r.all, t.token)
 }
 
 // put notes what came of one.
-func (r *solos) put(t target, came solo) {
+func (r *solos) put(t target, came *solo) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.all == nil || len(r.all) >= solosMost {
-		r.all = map[lookup]solo{}
+		r.all = map[broker.TokenKey]*solo{}
 	}
 	if came.issued != nil {
 		i := *came.issued
 		i.Values, i.Headers = nil, nil
 		came.issued = &i
 	}
-	came.version, came.digest = t.credential.Version, t.facts.Digest
-	r.all[t.lookup] = came
+	came.version = t.credential.Version
+	r.all[t.token] = came
 }

@@ -59,6 +59,53 @@ func TestWhatWasDroppedBeforeItsCommitIsRepeated(t *testing.T) {
 	}
 }
 
+// TestWhatNobodyKnowsToBeStoredIsServedNoMoreOnceTheStoreAnswers: a broker is cut off when its exchange ends, and its commit is given up. Another invalidates
+// the selection, and the upstream fails: however often somebody asks for the token, it is gone soon after the store is back.
+func TestWhatNobodyKnowsToBeStoredIsServedNoMoreOnceTheStoreAnswers(t *testing.T) {
+	for name, arrives := range map[string]bool{"it has arrived": true, "it has not": false} {
+		for _, every := range []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second} {
+			t.Run(fmt.Sprint(name, ", asked for every ", every), func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					up := &upstream{answer: issues(time.Hour)}
+					all := newReplicas(t, 2, up, grace(time.Hour))
+					a, b := all[0], all[1]
+					a.create("main", nil)
+					a.mustGet("main", scopes(t, "another"))
+					cut := func(_ context.Context, b store.Batch) error {
+						if !b.Finish || b.Tell != 'n' {
+							return nil
+						}
+						a.backend.Away()
+						return store.Unavailable("it is cut off")
+					}
+					if arrives {
+						a.backend.Set(storetest.Hooks{AfterApply: cut})
+					} else {
+						a.backend.Set(storetest.Hooks{BeforeApply: cut})
+					}
+					mine := func(r *engine.Request) { r.Selection = chosen }
+					id := a.mustGet("main", mine).Token.ID
+					up.script(down)
+					for began := time.Now(); time.Since(began) < 40*time.Second; sleep(every) {
+						_, _ = a.get("main", mine)
+					}
+					if _, err := b.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", All: true, Selection: chosen}); err != nil {
+						t.Fatal(err)
+					}
+					a.backend.Set(storetest.Hooks{})
+					sleep(bound + time.Second)
+					for range 100 {
+						sleep(every)
+						if res, err := a.get("main", mine); err == nil && res.Token.ID == id {
+							t.Fatal("it is served although the store could be asked for seconds")
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
 // TestAnInvalidationOfManyUnstoredTokensHasItsBound: whoever waits for it has gone, and the store hangs.
 func TestAnInvalidationOfManyUnstoredTokensHasItsBound(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -102,23 +149,27 @@ func (d joining) Select(_ broker.Credential, s broker.Selection) (broker.Selecti
 	return s, err
 }
 
+// spelled is one of 256 names that a joining upstream has for one selection.
+func spelled(t *testing.T, k int) func(*engine.Request) {
+	t.Helper()
+	all := []string{"s00"}
+	for i := range 8 {
+		if x := fmt.Sprintf("s%02d", i+1); k>>i&1 == 1 {
+			all = append(all, x)
+		} else {
+			all[len(all)-1] += "," + x
+		}
+	}
+	return scopes(t, all...)
+}
+
 // TestATokenOfManyNames: callers may call one selection by any number of names. Each is served that token, and its successor under each when it is replaced.
 func TestATokenOfManyNames(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: issues(time.Hour)}
 		w := newWorld(t, up, func(s *engine.Settings) { s.Upstream = joining{up} })
 		w.create("main", nil)
-		named := func(k int) func(*engine.Request) {
-			all := []string{"s00"}
-			for i := range 8 {
-				if x := fmt.Sprintf("s%02d", i+1); k>>i&1 == 1 {
-					all = append(all, x)
-				} else {
-					all[len(all)-1] += "," + x
-				}
-			}
-			return scopes(t, all...)
-		}
+		named := func(k int) func(*engine.Request) { return spelled(t, k) }
 		first := w.mustGet("main", named(0)).Token.ID
 		for range 2 {
 			for k := range 200 {
@@ -211,6 +262,9 @@ func TestAReadingThatBeganBeforeACommitEnded(t *testing.T) {
 		for range 10 {
 			if w.mustGet("main").Token.ID == former {
 				t.Fatal("the token that was replaced is served again")
+			}
+			if w.mustGet("main", scopes(t, "default")).Token.ID == former {
+				t.Fatal("the token that was replaced is served again by the name that it was read by")
 			}
 			sleep(time.Minute)
 		}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +21,7 @@ type cache struct {
 	clock        *broker.Clock
 	shared       bool
 	bound, grace time.Duration
-	entries      *otter.Cache[lookup, *entry]
+	names        *otter.Cache[lookup, *slot]
 	hits         func(provider string) func()
 
 	serials atomic.Uint64
@@ -33,6 +32,14 @@ type cache struct {
 	asked map[*entry]struct{}
 }
 
+// A slot is where the current entry of one of a credential's tokens is, for all names that callers have for it. One that nothing leads to any more has
+// none, or one that is not served by it.
+type slot struct {
+	entry atomic.Pointer[entry]
+	// names are how many lead to it; guarded by cache.mu.
+	names int
+}
+
 // An entry is an answer in the cache.
 type entry struct {
 	offer
@@ -41,11 +48,13 @@ type entry struct {
 	confirmed, tried atomic.Int64 // broker.Moment
 	// dropped: it is never served again, and not stored.
 	dropped atomic.Bool
-	// made is when the entry was made: the token's times are by the wall clock of then, and it is as of no later.
+	// asOf orders entries of one token: when it was asked for what was read, or for the commit of what was stored.
+	asOf broker.Moment
+	// made is when the entry was made: the token's times are by the wall clock of then.
 	made broker.Instant
-	// astray: it was on its way to the store, and nobody knows whether it has arrived. Once the store can be asked, it is served no more.
+	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.
 	astray atomic.Bool
-	// serial tells it from every other entry of this process.
+	// serial tells it from every other entry of this process. Who may have it is the same by all its names: they are of one selection.
 	serial uint64
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
@@ -69,14 +78,14 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 		size = DefaultCacheSize
 	}
 	var err error
-	c.entries, err = otter.New(&otter.Options[lookup, *entry]{
+	c.names, err = otter.New(&otter.Options[lookup, *slot]{
 		MaximumSize: size,
-		OnDeletion:  func(e otter.DeletionEvent[lookup, *entry]) { c.evicted(e.Value) },
+		OnDeletion:  func(e otter.DeletionEvent[lookup, *slot]) { c.misled(e.Value) },
 	})
 	return c, err
 }
 
-func (c *cache) close() { c.entries.StopAllGoroutines() }
+func (c *cache) close() { c.names.StopAllGoroutines() }
 
 // wall is the time of day that the token's times are held against.
 func (e *entry) wall(now broker.Instant) time.Time { return e.made.Steady(now) }
@@ -86,8 +95,12 @@ func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.is
 
 // look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
 func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
-	e, ok := c.entries.GetIfPresent(key)
-	if !ok || e.dropped.Load() || e.revision != revision {
+	s, ok := c.names.GetIfPresent(key)
+	if !ok {
+		return nil, fetch
+	}
+	e := s.entry.Load()
+	if e == nil || e.dropped.Load() || e.revision != revision {
 		return nil, fetch
 	}
 	v := decide(e.issued, e.wall(now), n)
@@ -134,83 +147,92 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 	return e.local || e.trouble.Load() != nil || c.old(e, now)
 }
 
-// put caches an answer that the store confirmed at a moment, under every name that this process has the token by, and returns its entry. moved is what
-// the line had moved to before that: errAgain if the answer was dropped since. Where something else may have changed, whoever waits gets it, and the next
-// asks again.
-func (c *cache) put(l *line, a offer, confirmed broker.Moment, moved movedTo) (*entry, error) {
-	return c.putOver(l, a, confirmed, moved, c.clock.Now().At, func(*entry) bool { return true })
+// put caches an answer for all names of its token, and returns its entry. asOf is when it was asked for, and moved what the line had moved to before
+// that: errAgain if the answer was dropped since, or another came after it. Where something else may have changed, whoever waits gets it, and the next asks
+// again.
+func (c *cache) put(l *line, a offer, asOf broker.Moment, moved movedTo) (*entry, error) {
+	return c.place(c.entryOf(l, a, asOf), moved, true)
 }
 
-// found is put of what was read, which is returned also where what is in place may stay: what was read or stored after it, and unless better what only
-// this process has, which came after it.
+// found is put of what was read. Unless better, what only this process has stays where the store has no other than before.
 func (c *cache) found(l *line, a offer, s seen, better bool) (*entry, error) {
-	return c.putOver(l, a, s.at, s.moved, s.at, func(was *entry) bool {
-		if was.local {
-			return better || was.mark != a.mark
-		}
-		return was.mark == a.mark || was.made.At <= s.at
-	})
+	return c.place(c.entryOf(l, a, s.at), s.moved, better)
 }
 
-// putOver is put where what is in place is over, and under other names where it was made until a moment: what has been made since was read or stored after that.
-func (c *cache) putOver(l *line, a offer, confirmed broker.Moment, moved movedTo, until broker.Moment, over func(was *entry) bool) (*entry, error) {
-	e := c.entryOf(l, a, confirmed)
+func (c *cache) place(e *entry, moved movedTo, better bool) (*entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	l, key := e.line, e.target.token.Token
 	gone, doubtful := l.moves.since(moved, e)
 	if gone || l.outdates(e) {
 		return nil, errAgain
 	}
-	if e.pending != nil {
-		l.pending[e] = struct{}{}
-	}
+	s, was := l.slots[key], l.has(key)
+	follows := was == nil || e.follows(was, better)
 	switch {
-	case doubtful && !e.local:
+	case !follows && !was.local && was.mark != e.mark:
+		return nil, errAgain
+	case doubtful && !e.local && (was == nil || !was.astray.Load()):
 		return e, nil
 	case doubtful: // there is no other
 		c.age(e)
 	}
-	if was := l.entries[a.lookup]; was == nil || over(was) {
-		c.place(e)
+	if s == nil {
+		s = &slot{}
+		l.slots[key] = s
 	}
-	for _, was := range slices.Clone(l.tokens[a.target.token.Token]) {
-		if was.lookup == a.lookup || e.local || was.mark == a.mark || was.made.At > until {
-			continue
-		}
-		named := a
-		named.lookup = was.lookup
-		c.place(c.entryOf(l, named, confirmed))
+	if follows {
+		c.fill(s, e)
+	}
+	if c.lead(e.lookup, s); e.pending != nil {
+		l.pending[e] = struct{}{}
 	}
 	return e, nil
 }
 
-// namesMost is under how many names one token is kept: callers choose them.
-const namesMost = 16
-
-// place has an entry served under its name; the caller holds mu.
-func (c *cache) place(e *entry) {
-	l, was := e.line, e.line.entries[e.lookup]
-	l.leave(was)
-	l.entries[e.lookup] = e
-	key := e.target.token.Token
-	l.tokens[key] = append(l.tokens[key], e)
-	if names := l.tokens[key]; len(names) > namesMost {
-		first := names[0]
-		l.leave(first)
-		delete(c.asked, first)
-		c.entries.Invalidate(first.lookup)
+// follows reports whether an entry came after another of its token: by what either was stored over, which is known also where both were asked for at
+// the same time, else by when they were asked for. better as for found.
+func (e *entry) follows(was *entry, better bool) bool {
+	switch {
+	case was.astray.Load(), e.succeeds(was.mark):
+		return true
+	case was.succeeds(e.mark):
+		return was.local && better
 	}
-	c.entries.Set(e.lookup, e)
+	return e.asOf >= was.asOf
+}
+
+// succeeds reports whether what was stored was there before an entry. That there was no token says nothing: so it may be again.
+func (e *entry) succeeds(m broker.Mark) bool { return e.over == m && m.TokenRevision != broker.ID{} }
+
+// fill has an entry served by all names that lead to a slot; the caller holds mu.
+func (c *cache) fill(s *slot, e *entry) {
+	l, was := e.line, s.entry.Swap(e)
+	delete(c.asked, was)
 	c.ask(e)
-	if was == nil || !was.same(e) {
+	switch {
+	case was == nil && e.over == (broker.Mark{}): // it may have been here before, and had to make room: no news to those who have it
+		l.wake(&l.wanted)
+		return
+	case was == nil || !was.same(e):
 		l.wake(&l.changed)
 		return
 	}
+	e.confirmed.Store(max(e.confirmed.Load(), was.confirmed.Load()))
 	e.trouble.Store(was.trouble.Load()) // how its refresh does
 	e.refreshFrom.Store(max(e.refreshFrom.Load(), was.refreshFrom.Load()))
 	if c.old(was, c.clock.Now().At) {
 		l.wake(&l.changed)
 	}
+}
+
+// lead has a name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
+func (c *cache) lead(name lookup, s *slot) {
+	if there, ok := c.names.GetEntryQuietly(name); ok && there.Value == s {
+		return
+	}
+	s.names++
+	c.names.Set(name, s)
 }
 
 // same reports whether another entry is of the same stored token, shown in the same way.
@@ -219,13 +241,16 @@ func (e *entry) same(o *entry) bool {
 }
 
 // entryOf makes an entry without caching it.
-func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
+func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), made: now, serial: c.serials.Add(1)}
-	e.confirmed.Store(int64(confirmed))
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: c.serials.Add(1)}
+	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))
 	if a.local { // it is there because the store could not be asked, and another takes its place as soon as it can
+		if k := l.known.Load(); k != nil { // it is relied on for as long as the credential is
+			e.confirmed.Store(k.confirmed.Load())
+		}
 		e.tried.Store(int64(now.At))
 		e.refreshFrom.Store(int64(now.At.Add(retryFirst)))
 	}
@@ -234,11 +259,30 @@ func (c *cache) entryOf(l *line, a offer, confirmed broker.Moment) *entry {
 
 // peek returns the entry for a key as it is, however long ago it was confirmed; nil: there is none, or it has ended.
 func (c *cache) peek(key lookup) *entry {
-	there, _ := c.entries.GetEntryQuietly(key)
-	if there.Value == nil || there.Value.dropped.Load() || there.Value.ended(c.clock.Now()) {
+	there, ok := c.names.GetEntryQuietly(key)
+	if !ok {
 		return nil
 	}
-	return there.Value
+	return c.lasting(there.Value.entry.Load())
+}
+
+// peekFor is peek of a target, by whatever name it is there; that of the target leads there from now on.
+func (c *cache) peekFor(t target) *entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[t.name]
+	if l == nil || l.slots[t.token.Token] == nil {
+		return nil
+	}
+	c.lead(t.lookup, l.slots[t.token.Token])
+	return c.lasting(l.has(t.token.Token))
+}
+
+func (c *cache) lasting(e *entry) *entry {
+	if e == nil || e.dropped.Load() || e.ended(c.clock.Now()) {
+		return nil
+	}
+	return e
 }
 
 // confirm notes that the store said, when it was asked at a moment, that an entry is current. Watches hear that what was served because the store is away
@@ -269,19 +313,24 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 			ids[e.issued.ID] = true
 		}
 	}
-	for key, e := range l.entries {
+	for _, s := range l.slots {
+		e := s.entry.Load()
 		if !match(e) {
 			continue
 		}
 		if e.local && !e.dropped.Load() {
 			ids[e.issued.ID] = true
 		}
-		c.remove(key, e)
+		if e.solo != nil {
+			e.solo.dropped.Store(true)
+		}
+		c.remove(e)
 		changed = true
 	}
 	if changed || len(ids) > 0 {
 		l.stir()
 	}
+	c.tidy(l)
 	return len(ids)
 }
 
@@ -291,10 +340,16 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 	there := s.view.Token
 	c.drop(key.Credential, func(e *entry) bool {
 		switch {
-		case e.target.token.Token != key.Token, e.made.At > s.at:
+		case e.target.token.Token != key.Token:
+			return false
+		case e.astray.Load():
+			return true
+		case e.asOf > s.at:
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
+		case e.succeeds(s.view.Mark):
+			return false
 		}
 		return e.mark.TokenRevision != s.view.Mark.TokenRevision
 	}, false)
@@ -327,9 +382,9 @@ func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Mo
 	switch {
 	case err != nil:
 		e.astray.Store(true)
-	case e.line.entries[e.lookup] != e:
+	case e.line.has(e.target.token.Token) != e:
 	case !done.Token:
-		c.remove(e.lookup, e)
+		c.remove(e)
 		e.line.wake(&e.line.changed)
 	default:
 		a := e.offer
@@ -338,7 +393,7 @@ func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Mo
 		if _, doubtful := e.line.moves.since(moved, there); doubtful {
 			c.age(there)
 		}
-		c.place(there)
+		c.fill(e.line.slots[e.target.token.Token], there)
 	}
 	c.tidy(e.line)
 }
@@ -365,16 +420,15 @@ func (c *cache) doubt(name broker.CredentialName) {
 	if l == nil {
 		return
 	}
-	if !c.shared {
-		for key, e := range l.entries {
-			c.remove(key, e)
+	for _, s := range l.slots {
+		e := s.entry.Load()
+		if c.age(e); !c.shared {
+			c.remove(e)
 		}
-	}
-	for _, e := range l.entries {
-		c.age(e)
 	}
 	l.moves.doubt()
 	l.stir()
+	c.tidy(l)
 }
 
 // age has the store asked before an entry is served again.
@@ -392,21 +446,32 @@ func (c *cache) doubtEntry(e *entry) {
 	e.line.wake(&e.line.changed)
 }
 
-// remove takes an entry out; the caller holds mu. Its line stays as long as somebody holds it.
-func (c *cache) remove(key lookup, e *entry) {
+// remove takes an entry out; the caller holds mu, and tidies its line. Its other names lead nowhere, until they are asked for.
+func (c *cache) remove(e *entry) {
 	e.dropped.Store(true)
-	e.line.leave(e)
-	delete(c.asked, e)
-	c.entries.Invalidate(key)
+	c.leave(e)
+	c.names.Invalidate(e.lookup)
 }
 
-// evicted is called when an entry has left the cache, for whatever reason.
-func (c *cache) evicted(e *entry) {
+// leave takes an entry out of its slot, if it is in, and that out of the line; the caller holds mu.
+func (c *cache) leave(e *entry) {
+	delete(c.asked, e)
+	key := e.target.token.Token
+	if e.line.has(key) == e {
+		e.line.slots[key].entry.Store(nil)
+		delete(e.line.slots, key)
+	}
+}
+
+// misled is called when a name has led to a slot and does so no more, for whatever reason.
+func (c *cache) misled(s *slot) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.asked, e)
-	e.line.leave(e)
-	c.tidy(e.line)
+	s.names--
+	if e := s.entry.Load(); e != nil && s.names == 0 {
+		c.leave(e)
+		c.tidy(e.line)
+	}
 }
 
 // ask has an entry confirmed for as long as it is asked for; the caller holds mu.
@@ -420,7 +485,7 @@ func (c *cache) ask(e *entry) {
 func (c *cache) warm(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.line.entries[e.lookup] == e {
+	if e.line.has(e.target.token.Token) == e {
 		c.ask(e)
 	}
 }
@@ -469,7 +534,7 @@ func (c *cache) release(l *line) {
 
 // tidy drops a line that nobody holds and that has no entries: callers who ask for names that do not exist fill no memory.
 func (c *cache) tidy(l *line) {
-	if l.holders == 0 && len(l.entries) == 0 && len(l.pending) == 0 && c.lines[l.name] == l {
+	if l.holders == 0 && len(l.slots) == 0 && len(l.pending) == 0 && c.lines[l.name] == l {
 		delete(c.lines, l.name)
 	}
 }

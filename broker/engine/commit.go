@@ -58,7 +58,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		}
 		return nil, f
 	}
-	shown.mark = done.Mark
+	shown.mark, shown.over = done.Mark, s.view.Mark
 	switch {
 	case o.Token == nil: // a test
 		return b.cache.entryOf(p.l, shown, now.At), nil

@@ -121,6 +121,9 @@ func (c *confirmer) confirmPart(due []*entry) {
 		switch {
 		case err != nil || verdicts[i] == broker.Unknown:
 			c.b.cache.try(e, asked)
+		case e.astray.Load(): // what is stored decides
+			c.b.cache.drop(e.name, func(o *entry) bool { return o == e }, false)
+			c.b.refresh(e.lookup, need{})
 		case doubtful: // what was asked about may be from before that
 		case verdicts[i] == broker.Same:
 			c.b.cache.confirm(e, asked)

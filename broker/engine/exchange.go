@@ -104,7 +104,7 @@ func request(t target, run broker.Run, g broker.Grant) broker.Exchange {
 }
 
 // ask runs the exchange, and once more with the former secrets where the upstream refuses the client and there are some. formerWorked: they
-// were what worked last, and are asked with first; the upstream may know the new secret only later. What comes back has the
+// were what worked last, and are asked with first, unless that left no time for the other; the upstream may know the new secret only later. What comes back has the
 // attempts of both, and why the secret that is set failed, unless the former one's failure says more. former: the former secrets have worked, also where
 // the exchange failed after they had brought a refresh token. Each has to begin before usable.
 func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWorked bool, usable broker.Moment) (a broker.Answer, former bool, failure *broker.UpstreamError) {
@@ -112,6 +112,7 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 	now := p.b.clock.Now().Wall
 	order := []bool{false}
 	if x.Credential.FormerKept(now) {
+		formerWorked = formerWorked && !p.untried
 		order = []bool{formerWorked, !formerWorked}
 	}
 	var attempts []broker.Attempt
@@ -141,7 +142,9 @@ func (p *pursuit) ask(ctx context.Context, t target, x broker.Exchange, formerWo
 	if failure != nil {
 		brought := !a.RefreshToken.IsZero() // so these are what works, and what became of them is what counts
 		if !brought {
-			failure = telling(failures[false], failures[true])
+			set, was := failures[false], failures[true]
+			p.untried = p.untried || set != nil && set.Refused && was != nil && was.InvalidClient
+			failure = telling(set, was)
 		}
 		failure.Lost = lost
 		failure.Attempts, a.Attempts = attempts, attempts

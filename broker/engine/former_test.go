@@ -292,3 +292,49 @@ func TestTheSecretThatBroughtARefreshTokenIsKept(t *testing.T) {
 		})
 	}
 }
+
+// TestTheSecretThatIsSetHasItsTurnWhereTheFormerOneTakesAllTheTime: the former secret worked last, and its upstream takes so long to refuse it that there is
+// no time left for the other, with each exchange.
+func TestTheSecretThatIsSetHasItsTurnWhereTheFormerOneTakesAllTheTime(t *testing.T) {
+	for name, accepted := range map[string]string{"it is good": "new", "it is refused too": "another"} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				good, works, slow := issues(time.Minute), "old", time.Duration(0)
+				presented := map[string]int{}
+				up := &upstream{answer: func(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+					secret := x.Credential.Secrets["client_secret"].Value.Reveal()
+					if secret == works {
+						a, err := good(ctx, x)
+						a.RefreshToken = broker.NewSecret(fmt.Sprint("refresh-", time.Now().UnixNano()))
+						return a, err
+					}
+					presented[secret]++
+					sleep(slow)
+					return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401, Code: "invalid_client", InvalidClient: true}
+				}}
+				up.facts.Refreshes, up.facts.Obtains = true, true
+				w := newWorld(t, up)
+				w.create("main", map[string]string{"client_secret": "old"})
+				w.mustGet("main")
+				w.rotate("new")
+				sleep(2 * time.Minute)
+				w.mustGet("main")
+				works, slow = accepted, 21*time.Second // the time of an exchange is over, and its refresh token is waited for still
+				clear(presented)
+				sleep(2 * time.Minute)
+				_, err := w.get("main")
+				if accepted != "new" {
+					wantKind(t, err, broker.CredentialMisconfigured)
+				} else if err != nil {
+					t.Error(err)
+				}
+				for range 5 {
+					_, _ = w.get("main")
+				}
+				if presented["old"] > 2 || presented["new"] > 1 {
+					t.Errorf("presented %v times; want each once, and then what came of it", presented)
+				}
+			})
+		})
+	}
+}

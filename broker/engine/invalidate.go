@@ -43,7 +43,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 	case i.TokenID != "", !i.AccessToken.IsZero():
 		named = ofToken(i.TokenID, i.AccessToken)
 	case i.All && i.Selection != broker.Selection{}:
-		named = func(e *entry) bool { return e.sel == i.Selection || e.chosen == i.Selection }
+		named = b.ofSelection(lookup{i.Credential, i.Selection})
 	case i.All:
 		named = func(*entry) bool { return true }
 	default:
@@ -79,6 +79,19 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 		what = droppedID(m.TokenID)
 	}
 	return b.drop(ctx, i.Credential, m, nil, named, what)
+}
+
+// ofSelection matches the entry of a selection, by what this process knows of its credential.
+func (b *Broker) ofSelection(key lookup) func(*entry) bool {
+	is := key.sel
+	if l := b.cache.line(key.name); l != nil {
+		if k := l.known.Load(); k != nil {
+			if t, err := b.aim(key, k.credential); err == nil {
+				is = t.chosen
+			}
+		}
+	}
+	return func(e *entry) bool { return e.chosen == is }
 }
 
 // ofToken matches the entries of a token that is not rejected yet: by its id or, where that is empty, by the token itself.

@@ -13,11 +13,10 @@ import (
 // A line is what this process knows of one credential beside its tokens. It lives while flights, watches or entries refer to it.
 type line struct {
 	name broker.CredentialName
-	// holders, entries, tokens and pending are guarded by cache.mu. tokens are the entries by the token's key: one may have many names. pending are
-	// those that were handed out and are on their way to the store, whatever is in the cache by now.
+	// holders, slots and pending are guarded by cache.mu. slots are by the token's key, and none is empty. pending are those that were handed out and are
+	// on their way to the store, whatever is in the cache by now.
 	holders int
-	entries map[lookup]*entry
-	tokens  map[[32]byte][]*entry
+	slots   map[[32]byte]*slot
 	pending map[*entry]struct{}
 
 	// known is the credential as it was last read.
@@ -39,8 +38,9 @@ type line struct {
 
 	mu sync.Mutex
 	// changed is closed when there is a new answer, or when something has moved; ended when whoever held a lease has let go of
-	// it. A failure wakes only waiters for a lease; others would retry at once.
-	changed, ended chan struct{}
+	// it. A failure wakes only waiters for a lease; others would retry at once. wanted is closed when something was read that was not here: it is news
+	// to those alone that could not have it.
+	changed, ended, wanted chan struct{}
 	// turns are of the grants that flights go for just now.
 	turns map[[32]byte]*turn
 	// abandoned are the markers that were seen without a lease, by grant.
@@ -97,21 +97,17 @@ type rejection struct {
 
 func newLine(name broker.CredentialName) *line {
 	return &line{
-		name: name, entries: map[lookup]*entry{}, tokens: map[[32]byte][]*entry{}, pending: map[*entry]struct{}{},
-		changed: make(chan struct{}), ended: make(chan struct{}),
+		name: name, slots: map[[32]byte]*slot{}, pending: map[*entry]struct{}{},
+		changed: make(chan struct{}), ended: make(chan struct{}), wanted: make(chan struct{}),
 	}
 }
 
-// leave takes an entry out, if it is in; the caller holds cache.mu.
-func (l *line) leave(e *entry) {
-	if e == nil || l.entries[e.lookup] != e {
-		return
+// has returns the entry of a token; the caller holds cache.mu. nil: there is none.
+func (l *line) has(token [32]byte) *entry {
+	if s := l.slots[token]; s != nil {
+		return s.entry.Load()
 	}
-	delete(l.entries, e.lookup)
-	key := e.target.token.Token
-	if l.tokens[key] = slices.DeleteFunc(l.tokens[key], func(o *entry) bool { return o == e }); len(l.tokens[key]) == 0 {
-		delete(l.tokens, key)
-	}
+	return nil
 }
 
 // outdates reports whether an entry's token is none of the credential as it is known by now.
@@ -139,12 +135,12 @@ func (l *line) confirm(revision broker.ID, read broker.Moment) {
 	}
 }
 
-// changes and ends return the channels that are closed at the next change, and at the next end of a lease. Take them before
-// reading what they are about.
-func (l *line) changes() <-chan struct{} {
+// changes and ends return the channels that are closed at the next change, or when what is wanted may be there, and at the next end of a lease. Take them
+// before reading what they are about.
+func (l *line) changes() (changed, wanted <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.changed
+	return l.changed, l.wanted
 }
 
 func (l *line) ends() <-chan struct{} {

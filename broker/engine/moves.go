@@ -35,8 +35,8 @@ func droppedSelection(s broker.Selection) dropped {
 }
 
 // are the drops that an entry would have gone by: one that is rejected already, and served for that its upstream has no other, by none of its id.
-func (e *entry) are() [3]dropped {
-	are := [3]dropped{{}, droppedSelection(e.sel), droppedSelection(e.chosen)}
+func (e *entry) are() [2]dropped {
+	are := [2]dropped{{}, droppedSelection(e.chosen)}
 	if !e.issued.Rejected {
 		are[0] = droppedID(e.issued.ID)
 	}

@@ -48,7 +48,8 @@ type Supplied struct {
 func (b *Broker) Supplies() map[string]Supplied {
 	all, now := map[string]Supplied{}, b.clock.Now()
 	b.cache.each(func(l *line) {
-		for _, e := range l.entries {
+		for _, at := range l.slots {
+			e := at.entry.Load()
 			if e.ended(now) || e.dropped.Load() {
 				continue
 			}

@@ -23,6 +23,9 @@ const waitMost = time.Minute
 // roundsAtOnce is how many rounds a flight makes without a pause.
 const roundsAtOnce = 10
 
+// stoodMost is how many readings that are too old a flight makes once more: a store that is always so slow must not keep others waiting.
+const stoodMost = 3
+
 // errAgain says that something has moved: look again.
 var errAgain = errors.New("look again")
 
@@ -45,10 +48,11 @@ type pursuit struct {
 	place *gate.Place
 	// unfit: this definition cannot present what is kept of the grant.
 	unfit bool
-	// stood: a reading was older, when it came, than anything is relied on, and was made once more.
-	stood bool
-	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow.
-	late bool
+	// stood is how many readings in a row were older, when they came, than anything is relied on, and were made once more.
+	stood int
+	// late: it was too late to send what it had begun with, because the machine slept, or the store is slow. untried: the same of the secret that is
+	// set, after a former one was refused.
+	late, untried bool
 	// until is when it waits no longer, whatever it waits for, and rounds how many it has made since it last waited.
 	until  broker.Moment
 	rounds int
@@ -83,8 +87,9 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	if !p.stood && p.b.stoodSince(s.at) {
-		p.stood = true
+	if !p.b.stoodSince(s.at) {
+		p.stood = 0
+	} else if p.stood++; p.stood <= stoodMost {
 		return nil, nil, errAgain
 	}
 	if s.view.Credential.Revision != t.credential.Revision {
@@ -137,8 +142,8 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 		return nil, err
 	}
 	good := stored != nil && decide(s.view.Token, now.Wall, p.need) != fetch
-	local := b.cache.peek(p.key)
-	if local != nil && local.local && !local.astray.Load() && local.mark == s.view.Mark && !good { // the store has none still
+	local := b.cache.peekFor(t)
+	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
 		b.cache.confirm(local, s.at)
 		b.cache.warm(local)
 	} else {

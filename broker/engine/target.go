@@ -41,11 +41,13 @@ type offer struct {
 	// token is what callers get, and rendering what Settings.Render made of it.
 	token     *broker.Token
 	rendering any
-	// mark is what the store tells it by.
-	mark broker.Mark
-	// local: the store does not have it. pending is by what it is on its way there; nil: it is not.
+	// mark is what the store tells it by, and over of what was stored when it was obtained; zero: it was read.
+	mark, over broker.Mark
+	// local: the store does not have it, and mark is over. pending is by what it is on its way there; nil: it is not.
 	local   bool
 	pending *pending
+	// solo is what is remembered of it where this process obtained it for itself; nil: it did not.
+	solo *solo
 }
 
 // resolve makes the target of what is to be asked for or shown. It asks nobody. CredentialHeld where nobody has accepted what the definition does.

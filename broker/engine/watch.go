@@ -51,7 +51,8 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 	defer l.watchers.Add(-1)
 	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, allowed: ^uint64(0), send: send}
 	for {
-		changed, policy := l.changes(), b.authorize.Changes() // before looking: nothing is missed
+		changed, wanted := l.changes() // before looking: nothing is missed
+		policy := b.authorize.Changes()
 		in, err := w.look(ctx, changed)
 		if ended := ctx.Err(); err != nil && ended != nil {
 			err = watchEnded(r.Credential, ended)
@@ -59,10 +60,14 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 		if err != nil {
 			return b.failed(broker.Watch, err)
 		}
+		if w.held != "" && w.told.Failure == nil {
+			wanted = nil
+		}
 		timer := time.NewTimer(in)
 		select {
 		case <-timer.C:
 		case <-changed:
+		case <-wanted:
 		case <-policy:
 		case <-ctx.Done():
 		}
@@ -170,7 +175,7 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
 		return nil
 	}
-	there, ok := b.standing(ctx, w.l, key)
+	there, ok := b.standing(ctx, w.caller, w.l, key)
 	if !ok {
 		return nil // Token says it better
 	}
@@ -201,9 +206,10 @@ type stored struct {
 const standingMost = 10 * time.Second
 
 // standing asks the store for the token of a key, nil where there is none, and whether that is known. All who watch it and have heard of the same
-// changes share one question, which begins after the last of these.
-func (b *Broker) standing(ctx context.Context, l *line, key lookup) (there *broker.Issued, known bool) {
-	f, _, err := b.standings.join(standing{key, l.moves.now()}, nil, func() (told stored) {
+// changes share one question, which begins after the last of these, and is of the share of whoever was first.
+func (b *Broker) standing(ctx context.Context, by *broker.Caller, l *line, key lookup) (there *broker.Issued, known bool) {
+	may := func() error { return b.shares.take(by, key.name) }
+	f, _, err := b.standings.join(standing{key, l.moves.now()}, may, func() (told stored) {
 		defer func() {
 			if p := recover(); p != nil {
 				b.logPanic(key.name, p)

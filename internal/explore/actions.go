@@ -2,6 +2,7 @@ package explore
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -116,6 +117,9 @@ func (w *world) failover(n int, away time.Duration) {
 	for _, f := range w.vendor.families {
 		if known && strings.HasPrefix(token, f.name+".") && token != fmt.Sprintf("%s.%d", f.name, f.last) {
 			f.stored = false // what was, was undone
+			if number, err := strconv.Atoi(token[len(f.name)+1:]); undid && err == nil {
+				f.back, f.backAt = number, now
+			}
 		}
 	}
 	w.mu.Unlock()

@@ -1,6 +1,7 @@
 package explore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -250,16 +251,30 @@ func (w *world) judgeReuse(b, life int, f *family, presented, stored string, kno
 	if slices.Contains(w.unmarked, marking{b, w.acquired[b]}) || slices.Contains(w.unmarked, f.marked) {
 		because = markerUndone
 	}
+	chained := ""
+	if presented == fmt.Sprintf("%s.%d", f.name, f.back) && w.chained(b, f) {
+		chained = chainUndone
+	}
 	switch {
 	case known && stored == latest && f.storedAt.After(w.acquired[b]):
 		// It took over from somebody who did not come back in time, and did before this one sent.
 	case known && stored == latest:
 		w.reportAfter(spentStored, detail, because)
 	case alive && h.broker == b && h.life == life:
-		w.report(spentByHolder, detail)
+		w.reportAfter(spentByHolder, detail, chained)
 	case alive && (w.hadTime(f) || time.Now().Before(f.early)):
-		w.reportAfter(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker), because)
+		w.reportAfter(spentByOther, fmt.Sprintf("%s, held by %d", detail, h.broker), cmp.Or(because, chained))
 	}
+}
+
+// chained reports whether a failover has undone so many commits that only another broker, which keeps the first, can know of it, and has had no time to
+// make that again; w.mu is held.
+func (w *world) chained(b int, f *family) bool {
+	keeper, ok := f.given[f.back+1]
+	if !ok || f.backAt.IsZero() || f.last-f.back <= 2 || keeper.broker == b && keeper.number == w.lives[b] {
+		return false
+	}
+	return w.lives[keeper.broker] != keeper.number || time.Since(later(f.backAt, w.freeFrom[keeper.broker])) <= keeping
 }
 
 // judgeGivenUp: once a spent refresh token is on the wire, its answer is waited for as long as nobody may take over.

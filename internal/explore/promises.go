@@ -26,6 +26,8 @@ const (
 const (
 	// markerUndone is of who presents a refresh token, or of who presented it before.
 	markerUndone = "a failover has undone the marker that says that it is presented"
+	// chainUndone: whoever keeps the first of them is to make it again before anybody else knows that it was made.
+	chainUndone = "a failover has undone more than two commits of refresh tokens, and another broker that keeps the first has not made it again yet"
 	// keeperAway: whoever would make it again is dead, or had no time since.
 	keeperAway = "a failover has undone the invalidation, and the broker that keeps it is away"
 	// commitUndone: the token was not stored when it was invalidated, so there was nothing to be kept.

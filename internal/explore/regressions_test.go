@@ -21,6 +21,8 @@ var regressions = []struct {
 	{"rotating: 1 answer#1 = half", ""},
 	{"rotating: 0 answer#1 = call stale@1; 1 view#3 = stop 20s; 1 send#1 = down 40s", ""},
 	{"readonly: 1 check#2 = stop 3s; 1 view#2 = stop 20s; 1 send#2 = refuse", ""},
+	{"readonly: 1 check#2 = stop 3s; 1 view#2 = stop 3s; 1 view#3 = stop 20s; 1 send#2 = refuse", ""},
+	{"rotating: 0 answer#1 = call stale@1; 1 view#3 = stop 3s; 1 view#4 = stop 20s; 1 send#1 = down 40s", ""},
 	{"deaf: 0 read#3 = call delete@1; 1 read#2 = call term@0; 0 commit#2 = stop 20s", ""},
 	{"watch: 0 answer#1 = half; 0 commit#1 = lose", ""},
 	{"outage: 1 read#2 = call stale@0", ""},
@@ -58,6 +60,7 @@ var regressions = []struct {
 	{"three: 0 commit#1 = failover 1 1s; 0 view#2 = ahead 10m; 0 acquire#2 = failover 2 1s", ""},
 	{"deaf: 0 drop#1 = failover 1 0s; 0 check#5 = stop 3s", keeperAway},
 	{"watch: 1 commit#1 = lapse 1s; 0 read#2 = call invalidate@0", commitUndone},
+	{"rotating: 1 view#2 = call invalidate@0; 0 acquire#2 = lapse 1s; 1 view#4 = call reject@0; 1 view#6 = call drop@0", chainUndone},
 	{"rotating: 0 commit#1 = lapse 1s; 1 view#1 = call recreate@0; 1 view#3 = call drop@0", deletionUndone},
 	{"outage: 1 view#1 = asleep 40s; 1 acquire#1 = failover 2 1s; 0 view#6 = call recreate@1; 1 delete#1 = lapse 1s", ""},
 	{"watch: 1 view#2 = call test@0; 0 acquire#2 = failover 2 1s; 1 view#3 = stop 20s", ""},
@@ -110,7 +113,7 @@ func TestRegressions(t *testing.T) {
 			shown[g.breaks] = true
 		}
 	}
-	for _, because := range []string{markerUndone, keeperAway, commitUndone, deletionUndone} {
+	for _, because := range []string{markerUndone, chainUndone, keeperAway, commitUndone, deletionUndone} {
 		if !shown[because] {
 			t.Errorf("%s: no regression schedule shows it: take it out, or add one", because)
 		}

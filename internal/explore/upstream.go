@@ -25,6 +25,10 @@ type family struct {
 	revoked bool
 	// holder is who was given the last one, and when; at zero: nobody was.
 	holder holder
+	// given says who was given which, by its number. back is the one that a failover has brought back last, and when.
+	given  map[int]life
+	back   int
+	backAt time.Time
 	// stored: the last one was acknowledged by the store, at that time.
 	stored   bool
 	storedAt time.Time
@@ -57,7 +61,7 @@ type vendor struct {
 
 func (v *vendor) seed(n int) (name, token string) {
 	name = fmt.Sprintf("f%d", n)
-	v.families[name] = &family{name: name, stored: true}
+	v.families[name] = &family{name: name, stored: true, given: map[int]life{}}
 	return name, name + ".0"
 }
 
@@ -186,12 +190,12 @@ func (w *world) asked(b, life int, x broker.Exchange) (broker.Answer, *broker.Up
 
 var refusal = &broker.UpstreamError{Level: broker.LevelGrant, Status: 400, Code: "invalid_grant"}
 
-// answered notes that a broker has the answer in its hands.
-func (w *world) answered(b, life int, refresh string) {
+// answered notes that a broker has the answer in its hands, in one of its lives.
+func (w *world) answered(b, in int, refresh string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name, number, _ := strings.Cut(refresh, ".")
 	if f := w.vendor.families[name]; f != nil && number == fmt.Sprint(f.last) {
-		f.holder = holder{broker: b, life: life, at: time.Now()}
+		f.holder, f.given[f.last] = holder{broker: b, life: in, at: time.Now()}, life{b, in}
 	}
 }
