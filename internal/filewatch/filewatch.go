@@ -57,7 +57,7 @@ func Watch(ctx context.Context, files []string, every time.Duration, look func()
 			}
 			quiet.Reset(min(Settle, max(0, since.Add(atMost).Sub(now))))
 			continue
-		case _, _ = <-errs: // the ticker is the safety net
+		case <-errs: //nolint:errcheck // the ticker is the safety net
 			continue
 		case <-quiet.C:
 		case <-tick.C:
