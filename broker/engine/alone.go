@@ -43,7 +43,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 	if r := tried.why; r != nil && now.Wall.Before(r.RetryAt) {
 		return outcome{failure: t.blamed(r.Shared(t.credential.Name, t.credential.Provider))}, false
 	}
-	before := tried.before()
+	before := tried.before(p.need.rejected)
 	if there != nil {
 		before = there.issued
 	}
@@ -129,13 +129,13 @@ type solo struct {
 	dropped atomic.Bool
 }
 
-// before is the token that came last, for where the cache has it no longer; nil: none came.
-func (t *solo) before() *broker.Issued {
+// before is the token that came last, for where the cache has it no longer; nil: none came. rejected is the id of one that is rejected just now.
+func (t *solo) before(rejected string) *broker.Issued {
 	if t.issued == nil {
 		return nil
 	}
 	last := *t.issued
-	last.Rejected = last.Rejected || t.dropped.Load()
+	last.Rejected = last.Rejected || t.dropped.Load() || last.ID == rejected
 	return &last
 }
 
