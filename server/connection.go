@@ -108,6 +108,7 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		k.end = time.AfterFunc(time.Until(k.peer.Until), func() { _ = k.Conn.Close() }) // gRPC sees it, and closes the rest
 	}
 	if err := c.room.enter(k); err != nil {
+		_ = k.Close()
 		return nil, nil, err
 	}
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at

@@ -76,7 +76,7 @@ func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.List
 	if err != nil {
 		return nil, err
 	}
-	after, err := readPageToken(r.GetPageToken(), r.GetFilter())
+	after, err := readPageToken(r.GetPageToken(), s.pageKey(ctx, r.GetFilter()))
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,12 @@ func (s *credentials) ListCredentials(ctx context.Context, r *tokenbrokerv1.List
 	if last != "" {
 		next = last
 	}
-	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(next), r.GetFilter())}, nil
+	return &tokenbrokerv1.ListCredentialsResponse{Credentials: shown, NextPageToken: writePageToken(string(next), s.pageKey(ctx, r.GetFilter()))}, nil
+}
+
+// pageKey is of the caller's lists with a filter.
+func (s *credentials) pageKey(ctx context.Context, filter string) [32]byte {
+	return s.broker.PageKey("credentials", callerOf(ctx).String(), filter)
 }
 
 // pageBytes is how large a page is, about: a client takes 4 MiB, and one credential can have a quarter of that in places alone.

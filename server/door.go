@@ -51,16 +51,23 @@ func (p Peer) still() error {
 }
 
 // handshakesMost bounds the connections whose callers have not said yet who they are.
-const handshakesMost = 256
+const handshakesMost = 512
 
 // A lobby bounds those. When it is full, one more takes the place of the one that is there the longest of the machine that has most: a handshake costs
 // a caller little, and who leaves hundreds half done displaces themselves. Safe for concurrent use.
 type lobby struct {
 	most int
 
-	mu  sync.Mutex
-	in  map[string][]net.Conn // by host, the oldest first
-	all int
+	mu sync.Mutex
+	in map[string][]waiting // by machine, the oldest first
+	// all is how many there are, and came how many there were.
+	all, came int
+}
+
+// waiting is a connection in a lobby; came tells which was there before which.
+type waiting struct {
+	net.Conn
+	came int
 }
 
 // enter takes a connection in until the function is called that it returns, and closes another for it where there has to be.
@@ -69,22 +76,23 @@ func (l *lobby) enter(c net.Conn) (leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.all >= l.most {
-		crowd := host
-		for h, of := range l.in {
-			if len(of) > len(l.in[crowd]) {
+		crowd := ""
+		for h, of := range l.in { // where several have as many, the one that is there the longest: an honest handshake takes no time
+			if has := l.in[crowd]; len(of) > len(has) || len(of) == len(has) && of[0].came < has[0].came {
 				crowd = h
 			}
 		}
 		if of := l.in[crowd]; len(of) > 0 {
 			_ = of[0].Close() // its handshake fails, and it leaves
-			l.remove(crowd, of[0])
+			l.remove(crowd, of[0].Conn)
 		}
 	}
 	if l.in == nil {
-		l.in = map[string][]net.Conn{}
+		l.in = map[string][]waiting{}
 	}
-	l.in[host] = append(l.in[host], c)
+	l.in[host] = append(l.in[host], waiting{c, l.came})
 	l.all++
+	l.came++
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -95,7 +103,7 @@ func (l *lobby) enter(c net.Conn) (leave func()) {
 // remove takes a connection out, if it is in; the caller holds mu.
 func (l *lobby) remove(host string, c net.Conn) {
 	for i, there := range l.in[host] {
-		if there != c {
+		if there.Conn != c {
 			continue
 		}
 		l.all--
@@ -106,10 +114,14 @@ func (l *lobby) remove(host string, c net.Conn) {
 	}
 }
 
-// hostOf is the machine behind an address.
+// hostOf is the machine behind an address, as far as one has few: of IPv6 it is its network (RFC 4291 section 2.5.4).
 func hostOf(a net.Addr) string {
-	if t, ok := a.(*net.TCPAddr); ok {
-		return t.IP.String()
+	t, ok := a.(*net.TCPAddr)
+	switch {
+	case !ok:
+		return "-"
+	case t.IP.To4() == nil && len(t.IP) == net.IPv6len:
+		return t.IP.Mask(net.CIDRMask(64, 128)).String()
 	}
-	return ""
+	return t.IP.String()
 }

@@ -19,7 +19,10 @@ func callerAt(c net.Conn, listener string) *broker.Caller {
 		return nil
 	}
 	if u, ok := c.(*net.UnixConn); ok {
-		if who, ok := peeruser.Of(u); ok && who.UID != overflowUID {
+		if who, ok := peeruser.Of(u); ok {
+			if who.UID == overflowUID {
+				return nil
+			}
 			uid, gid := strconv.FormatUint(uint64(who.UID), 10), strconv.FormatUint(uint64(who.GID), 10)
 			caller := broker.NewCaller(broker.Unix, "", uid, broker.ProofPeer, listener)
 			caller.Attributes = map[string][]string{"uid": {uid}, "gid": {gid}}

@@ -1,33 +1,56 @@
 package server
 
 import (
-	"crypto/sha256"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
 	"encoding/base64"
-	"slices"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// A page token is the name to go on after, and a hash of the filter that it belongs to. It is opaque to callers, and tells
-// them nothing that they did not see.
-func writePageToken(after, filter string) string {
+// A page token is the name to go on after, sealed by a key that belongs to the list, to its filter and to whoever asks: of names that a caller is not
+// shown it tells nothing, and nobody else can use it.
+func writePageToken(after string, key [32]byte) string {
 	if after == "" {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(filter))
-	return base64.RawURLEncoding.EncodeToString(append(sum[:8:8], after...))
+	seal := sealOf(key)
+	nonce := make([]byte, seal.NonceSize())
+	_, _ = rand.Read(nonce) // never fails (crypto/rand)
+	padded := make([]byte, longestAfter)
+	copy(padded, after)
+	return base64.RawURLEncoding.EncodeToString(seal.Seal(nonce, nonce, padded, nil))
 }
 
-func readPageToken(token, filter string) (after string, err error) {
+// longestAfter is longer than every name: a token must not tell how long one is.
+const longestAfter = 64
+
+func readPageToken(token string, key [32]byte) (after string, err error) {
 	if token == "" {
 		return "", nil
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(token)
-	sum := sha256.Sum256([]byte(filter))
-	if err != nil || len(raw) < 9 || !slices.Equal(raw[:8], sum[:8]) {
-		return "", broker.Invalid(broker.Violation{
-			Field: "page_token", Description: "is malformed, or belongs to another list or filter: start again without a page token",
-		})
+	seal := sealOf(key)
+	if err == nil && len(raw) > seal.NonceSize() {
+		if padded, err := seal.Open(nil, raw[:seal.NonceSize()], raw[seal.NonceSize():], nil); err == nil {
+			return strings.TrimRight(string(padded), "\x00"), nil
+		}
 	}
-	return string(raw[8:]), nil
+	return "", broker.Invalid(broker.Violation{
+		Field: "page_token", Description: "is malformed, or belongs to another list, filter or caller: start again without a page token",
+	})
+}
+
+func sealOf(key [32]byte) cipher.AEAD {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // the length is right
+	}
+	seal, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err) // AES has the right block
+	}
+	return seal
 }

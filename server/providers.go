@@ -34,6 +34,12 @@ type providers struct {
 	tokenbrokerv1.UnimplementedProviderServiceServer
 	from      Providers
 	authorize broker.Authorizer
+	// key is engine.Broker.PageKey.
+	key func(parts ...string) [32]byte
+}
+
+func (s *providers) pageKey(ctx context.Context, filter string) [32]byte {
+	return s.key("providers", callerOf(ctx).String(), filter)
 }
 
 func (s *providers) allow(ctx context.Context) error {
@@ -66,7 +72,7 @@ func (s *providers) ListProviders(ctx context.Context, r *tokenbrokerv1.ListProv
 			return nil, broker.Invalid(broker.Violation{Field: "filter", Description: "providers are filtered by name only, as in name = docuware*"})
 		}
 	}
-	after, err := readPageToken(r.GetPageToken(), r.GetFilter())
+	after, err := readPageToken(r.GetPageToken(), s.pageKey(ctx, r.GetFilter()))
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +85,7 @@ func (s *providers) ListProviders(ctx context.Context, r *tokenbrokerv1.ListProv
 			continue
 		}
 		if len(out.Providers) == size {
-			out.NextPageToken = writePageToken(out.Providers[size-1].GetName(), r.GetFilter())
+			out.NextPageToken = writePageToken(out.Providers[size-1].GetName(), s.pageKey(ctx, r.GetFilter()))
 			break
 		}
 		out.Providers = append(out.Providers, p.message(false))

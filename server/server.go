@@ -129,7 +129,7 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 	healthv1.RegisterHealthServer(srv, s.health)
 	if !d.TokensOnly {
 		tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.broker})
-		tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: from.Providers, authorize: from.Authorizer})
+		tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: from.Providers, authorize: from.Authorizer, key: s.broker.PageKey})
 		reflection.RegisterV1(srv)
 	}
 	s.grpc[d.Name] = srv

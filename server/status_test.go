@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+	"encoding/base64"
 	"regexp"
 	"strings"
 	"testing"
@@ -176,13 +178,19 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-func TestAPageTokenBelongsToItsFilter(t *testing.T) {
-	tok := writePageToken("abc", "name = a*")
-	if after, err := readPageToken(tok, "name = a*"); err != nil || after != "abc" {
+func TestAPageTokenBelongsToItsListAndTellsNothing(t *testing.T) {
+	tok := writePageToken("abc", [32]byte{1})
+	if after, err := readPageToken(tok, [32]byte{1}); err != nil || after != "abc" {
 		t.Errorf("got %q %v, want abc", after, err)
 	}
-	for _, bad := range []struct{ token, filter string }{{tok, "name = b*"}, {"%%%", ""}, {"AAAA", ""}} {
-		if _, err := readPageToken(bad.token, bad.filter); broker.KindOf(err) != broker.RequestInvalid {
+	if raw, _ := base64.RawURLEncoding.DecodeString(tok); bytes.Contains(raw, []byte("abc")) || len(tok) != len(writePageToken(strings.Repeat("x", 63), [32]byte{1})) {
+		t.Errorf("%s tells where the list goes on", tok)
+	}
+	for _, bad := range []struct {
+		token string
+		key   [32]byte
+	}{{tok, [32]byte{2}}, {"%%%", [32]byte{}}, {"AAAA", [32]byte{}}, {tok[1:], [32]byte{1}}, {strings.Repeat("A", 1000), [32]byte{1}}} {
+		if _, err := readPageToken(bad.token, bad.key); broker.KindOf(err) != broker.RequestInvalid {
 			t.Errorf("%v: got %v, want a refusal", bad, err)
 		}
 	}

@@ -88,13 +88,23 @@ func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 		return err
 	}
 	c, err := b.reading(ctx, a.Caller, a.Credential)
+	if broker.KindOf(err) == broker.StoreUnavailable && b.mayUnread(may) {
+		return nil // what is handed out is decided on once more
+	}
 	if err != nil {
 		return b.unseen(a, err)
 	}
-	if t, err := b.aim(lookup{a.Credential, a.Selection}, c); err == nil {
-		may.access.Selection = t.chosen
+	return b.effective(may, c).on(c)
+}
+
+// effective is a permit for what a selection becomes, also of a credential that is disabled.
+func (b *Broker) effective(may permit, c broker.Credential) permit {
+	if def, err := b.definition(c); err == nil {
+		if chosen, err := def.Select(c, may.access.Selection); err == nil {
+			may.access.Selection = chosen
+		}
 	}
-	return may.on(c)
+	return may
 }
 
 // admits decides whether a caller may have what is in an entry. It is remembered with the caller, so that a hit decides nothing.
@@ -123,7 +133,7 @@ func (b *Broker) mayUnread(may permit) bool {
 		return false
 	}
 	k := l.known.Load()
-	return k != nil && may.on(k.credential) == nil
+	return k != nil && b.effective(may, k.credential).on(k.credential) == nil
 }
 
 // readMost bounds a question to the store that callers share.

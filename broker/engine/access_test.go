@@ -472,6 +472,104 @@ func TestAFailureIsToldToThoseWhoMayKnowIt(t *testing.T) {
 	})
 }
 
+// TestWhatIsDisabledIsDecidedAsWhatItIs: its defaults count as those of others.
+func TestWhatIsDisabledIsDecidedAsWhatItIs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(func(a broker.Access) broker.Effect {
+			switch {
+			case a.Known == broker.Unread:
+				return broker.Depends
+			case a.Selection.Scopes.String() == "read":
+				return broker.Allowed
+			}
+			return broker.Denied
+		})))
+		for name, want := range map[broker.CredentialName]broker.Kind{"read": broker.CredentialDisabled, "write": broker.CallerNotAllowed} {
+			w.create(string(name), nil)
+			if _, err := w.UpdateCredential(t.Context(), local, engine.Change{Name: name, Edit: func(d *engine.Draft) (err error) {
+				d.Disabled = true
+				d.DefaultScopes, err = broker.ParseSet("scopes", []string{string(name)})
+				return err
+			}}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := w.Token(t.Context(), shop, engine.Request{Credential: name})
+			wantKind(t, err, want)
+		}
+	})
+}
+
+// TestWhileTheStoreIsAwayWhoMayIsServed: what cannot be read is decided by what this process knows. A watch goes on also when the rules change meanwhile.
+func TestWhileTheStoreIsAwayWhoMayIsServed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRuler(byLabel("env", "test"))
+		w := newReplicas(t, 1, &upstream{answer: issues(time.Hour)}, grace(time.Hour), authorizedBy(r))[0]
+		for name, env := range map[string]string{"mine": "test", "other": "prod"} {
+			w.create(name, nil)
+			w.label(name, map[string]string{"env": env})
+			w.mustGet(name)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- w.Watch(ctx, shop, engine.Request{Credential: "mine"}, "", func(engine.Event) error { return nil })
+		}()
+		synctest.Wait()
+		w.backend.Set(storetest.Hooks{BeforeRead: func(context.Context) error { return broker.StoreUnavailable }})
+		sleep(time.Minute)
+		if got, err := w.Token(t.Context(), shop, engine.Request{Credential: "mine"}); err != nil || !got.Degraded {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		r.set(byLabel("env", "test"))
+		sleep(time.Minute)
+		if got, err := w.Token(t.Context(), shop, engine.Request{Credential: "mine"}); err != nil || !got.Degraded {
+			t.Errorf("after the rules were read again: %+v, %v", got, err)
+		}
+		if _, err := w.Token(t.Context(), shop, engine.Request{Credential: "other"}); err == nil {
+			t.Error("a token was handed out that is not the caller's")
+		}
+		select {
+		case err := <-ended:
+			t.Errorf("the watch has ended: %v", err)
+		default:
+		}
+		cancel()
+		<-ended
+	})
+}
+
+// TestNothingIsSaidOfWhatMayNotBeAskedFor: what is wrong with a request tells of the definition.
+func TestNothingIsSaidOfWhatMayNotBeAskedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(byLabel("env", "test"))))
+		_, err := w.CreateCredential(t.Context(), shop, engine.Change{Name: "new", Edit: func(d *engine.Draft) error {
+			d.Provider, d.Inputs, d.Labels = w.up.facts.Name, map[string]string{"nothing": "x"}, map[string]string{"env": "prod"}
+			return nil
+		}})
+		wantKind(t, err, broker.CallerNotAllowed)
+	})
+}
+
+// TestAFailureIsNotToldAfterItsLabelIsTaken: while an exchange fails, the credential becomes another's.
+func TestAFailureIsNotToldAfterItsLabelIsTaken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			sleep(5 * time.Second)
+			return broker.Answer{}, &broker.UpstreamError{Level: broker.LevelCredential, Status: 401}
+		}}, authorizedBy(newRuler(byLabel("env", "test"))))
+		w.create("main", nil)
+		w.label("main", map[string]string{"env": "test"})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := w.Token(t.Context(), shop, engine.Request{Credential: "main"})
+			failed <- err
+		}()
+		sleep(time.Second)
+		w.label("main", map[string]string{"env": "prod"})
+		wantKind(t, <-failed, broker.CallerNotAllowed)
+	})
+}
+
 // TestAHitDecidesNothing: what was decided of a token is remembered with its caller, until the rules or the token change.
 func TestAHitDecidesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -64,6 +64,9 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	if err := ch.Edit(&d); err != nil {
 		return broker.Credential{}, err
 	}
+	if err := ch.permit.on(broker.Credential{Name: ch.Name, Labels: d.Labels}); err != nil { // before anything is said of what it asks for
+		return broker.Credential{}, err
+	}
 	if ch.RequestID != "" {
 		ch.contents = b.contentsOf("create", d)
 	}
@@ -71,9 +74,6 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	blank := broker.Credential{Name: ch.Name, Incarnation: broker.NewID(), Epoch: broker.NewID(), CreateTime: now}
 	c, seed, err := b.apply(blank, d, now, ch)
 	if err != nil {
-		return broker.Credential{}, err
-	}
-	if err := ch.permit.on(c); err != nil {
 		return broker.Credential{}, err
 	}
 	there, err := b.store.Credential(ctx, ch.Name)

@@ -36,6 +36,12 @@ type Page struct {
 	Next        broker.CredentialName
 }
 
+// PageKey is a key for sealing where a list goes on: a page ends with a name that its caller may not have been shown. Every broker of a store has the same
+// one for the same parts: who asks, and for what.
+func (b *Broker) PageKey(parts ...string) [32]byte {
+	return b.store.Fingerprint("page-token", parts...)
+}
+
 // Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
 func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
 	return allowed(b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {

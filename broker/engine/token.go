@@ -150,7 +150,7 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 	defer b.observe.Waiting(-1)
 	generation := b.authorize.Generation()
 	fails := func(err error) (Result, error) {
-		if b.authorize.Generation() != generation {
+		if may, _ := b.permit(a); may.effect != broker.Allowed || b.authorize.Generation() != generation { // labels may have changed, too
 			if denied := b.mayAsk(ctx, a); denied != nil {
 				err = denied
 			}
@@ -205,7 +205,9 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 func (b *Broker) failed(op broker.Operation, err error) error {
 	provider := ""
 	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
-		provider = b.providerOf(f.Credential, f)
+		if provider = b.providerOf(f.Credential, f); f.Kind == broker.CallerNotAllowed {
+			provider = "" // who is denied learns nothing, and nor does who reads metrics
+		}
 	}
 	b.observe.Failed(op, provider, broker.KindOf(err))
 	return err

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,7 +89,7 @@ func New(ctx context.Context, s Settings) (*Certificates, error) {
 			return nil, fmt.Errorf("the SPIFFE Workload API at %s: %w", s.WorkloadAPI, err)
 		}
 	}
-	m, err := c.read()
+	m, err := c.read(nil)
 	if err != nil {
 		c.Close()
 		return nil, err
@@ -132,19 +131,19 @@ func (c *Certificates) Follow(ctx context.Context) {
 	filewatch.Watch(ctx, c.files, filewatch.Every, c.reload)
 }
 
-// reload reads everything again. What is wrong leaves what was there, and is said once.
+// reload reads everything again. What is wrong leaves what was there of that part, and of no other, and is said once.
 func (c *Certificates) reload() {
-	m, err := c.read()
+	m, err := c.read(c.is.Load())
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	problem := ""
 	if err != nil {
-		if c.problem != err.Error() {
-			c.problem = err.Error()
-			c.log.Error("certificates not reloaded: the former ones stay in use", "listener", c.settings.Listener, "error", c.problem)
-		}
-		return
+		problem = err.Error()
 	}
-	c.problem = ""
+	if c.problem != problem && problem != "" {
+		c.log.Error("certificates not reloaded: what is wrong stays as it was", "listener", c.settings.Listener, "error", problem)
+	}
+	c.problem = problem
 	if m.digest == c.is.Load().digest {
 		return
 	}
@@ -161,47 +160,75 @@ func (c *Certificates) Changes() <-chan struct{} {
 	return c.changes
 }
 
-// read reads everything.
-func (c *Certificates) read() (*material, error) {
+// read reads everything. What is wrong of it is the error, and former has that part as it was: an authority that is taken away is not trusted on because
+// something else is broken. A former that is nil has nothing.
+func (c *Certificates) read(former *material) (*material, error) {
 	m := &material{}
-	sum := sha256.New()
-	own, err := c.own()
+	if former == nil {
+		former = &material{}
+	}
+	var wrong []error
+	var err error
+	if m.own, err = c.own(); err != nil {
+		wrong, m.own = append(wrong, err), former.own
+	}
+	for i, t := range c.settings.Trust {
+		a, err := newAuthority(t)
+		if err == nil {
+			a.certificates, err = c.certificates(a)
+		}
+		if err != nil {
+			wrong = append(wrong, err)
+			if i >= len(former.trust) {
+				continue
+			}
+			a = former.trust[i]
+		}
+		a.roots = x509.NewCertPool()
+		for _, r := range a.certificates {
+			a.roots.AddCert(r)
+		}
+		m.trust = append(m.trust, a)
+	}
+	if len(c.settings.Trust) == 0 {
+		wrong = append(wrong, errors.New("nobody is trusted: name a trust"))
+	}
+	m.digest = m.sum()
+	return m, errors.Join(wrong...)
+}
+
+// sum is a digest of all of it.
+func (m *material) sum() (digest [sha256.Size]byte) {
+	h := sha256.New()
+	if m.own != nil {
+		for _, raw := range m.own.Certificate {
+			h.Write(raw)
+		}
+	}
+	for _, a := range m.trust {
+		h.Write([]byte(a.Name + "\x00"))
+		for _, r := range a.certificates {
+			h.Write(r.Raw)
+		}
+	}
+	h.Sum(digest[:0])
+	return digest
+}
+
+// own is the broker's own certificate, which has not ended.
+func (c *Certificates) own() (*tls.Certificate, error) {
+	own, err := c.shown()
 	if err != nil {
 		return nil, err
 	}
 	if end := own.Leaf.NotAfter; !c.now().Before(end) {
 		return nil, fmt.Errorf("the broker's own certificate has ended, at %s: put its successor there", end.UTC().Format(time.RFC3339))
 	}
-	m.own = own
-	for _, raw := range own.Certificate {
-		sum.Write(raw)
-	}
-	for _, t := range c.settings.Trust {
-		a, err := newAuthority(t)
-		if err != nil {
-			return nil, err
-		}
-		roots, err := c.roots(a)
-		if err != nil {
-			return nil, err
-		}
-		a.roots = x509.NewCertPool()
-		sum.Write([]byte(t.Name + "\x00"))
-		for _, r := range roots {
-			a.roots.AddCert(r)
-			sum.Write(r.Raw)
-		}
-		m.trust = append(m.trust, a)
-	}
-	if len(m.trust) == 0 {
-		return nil, errors.New("nobody is trusted: name a trust")
-	}
-	sum.Sum(m.digest[:0])
-	return m, nil
+	return own, nil
 }
 
-// own is the broker's own certificate.
-func (c *Certificates) own() (*tls.Certificate, error) {
+// shown is the broker's own certificate, whatever its dates.
+func (c *Certificates) shown() (*tls.Certificate, error) {
 	if c.settings.CertFile == "" {
 		svid, err := c.source.GetX509SVID()
 		if err != nil {
@@ -232,22 +259,24 @@ func (c *Certificates) own() (*tls.Certificate, error) {
 	return &own, nil
 }
 
-// roots are an authority's certificates.
-func (c *Certificates) roots(a authority) ([]*x509.Certificate, error) {
+// certificates are an authority's. A trust domain of which the Workload API knows nothing has none: it was told so.
+func (c *Certificates) certificates(a authority) ([]*x509.Certificate, error) {
 	if a.CAFile == "" {
 		if c.source == nil {
 			return nil, fmt.Errorf("trust %s: there is neither a ca_file nor a Workload API", a.Name)
 		}
-		b, err := c.source.GetX509BundleForTrustDomain(a.domain)
-		if err != nil {
-			return nil, fmt.Errorf("trust %s: the Workload API does not know the trust domain %s; has the agent's entry been told to federate with it?", a.Name, a.TrustDomain)
+		if b, err := c.source.GetX509BundleForTrustDomain(a.domain); err == nil {
+			return b.X509Authorities(), nil
 		}
-		return b.X509Authorities(), nil
+		c.log.Warn("the Workload API does not know a trust domain: nobody of it is let in; has the broker's entry been told to federate with it?",
+			"listener", c.settings.Listener, "trust", a.Name, "trust_domain", a.TrustDomain)
+		return nil, nil
 	}
 	data, err := readFile("authority", a.CAFile)
 	if err != nil {
 		return nil, err
 	}
+	dashes := bytes.Count(data, []byte("-----"))
 	var all []*x509.Certificate
 	for {
 		var block *pem.Block
@@ -266,8 +295,8 @@ func (c *Certificates) roots(a authority) ([]*x509.Certificate, error) {
 		}
 		all = append(all, cert)
 	}
-	if rest := bytes.TrimSpace(data); len(all) == 0 || bytes.Contains(rest, []byte("-----BEGIN")) {
-		return nil, fmt.Errorf("trust %s: %s has no certificates in PEM that can be read", a.Name, a.CAFile)
+	if len(all) == 0 || dashes != 4*len(all) { // package pem passes over what is damaged; each of the others begins and ends with a line of its own
+		return nil, fmt.Errorf("trust %s: %s has %d certificates in PEM that can be read, and more that cannot, or none", a.Name, a.CAFile, len(all))
 	}
 	return all, nil
 }
@@ -278,6 +307,23 @@ func readFile(what, name string) ([]byte, error) {
 		return nil, fmt.Errorf("the %s %s: %w", what, name, readfile.Why(err))
 	}
 	return data, nil
+}
+
+// certificatesMost and certificatesBytes bound what a caller may show: to verify a chain costs more, the more there may be to go by.
+const (
+	certificatesMost  = 6
+	certificatesBytes = 32 << 10
+)
+
+func bounded(chain []*x509.Certificate) error {
+	size := 0
+	for _, c := range chain {
+		size += len(c.Raw)
+	}
+	if len(chain) > certificatesMost || size > certificatesBytes {
+		return fmt.Errorf("%d certificates of %d bytes were shown: a caller shows its own and those between it and its root, %d and %d at most", len(chain), size, certificatesMost, certificatesBytes)
+	}
+	return nil
 }
 
 // Authenticate implements server.Authenticator: a TLS handshake in which both sides show a certificate. There is no resumption: a session that is resumed
@@ -291,6 +337,9 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.is.Load().own, nil },
 		VerifyConnection: func(s tls.ConnectionState) (err error) {
 			chain = s.PeerCertificates
+			if err := bounded(chain); err != nil {
+				return err
+			}
 			id, err = identify(chain, c.is.Load().trust, c.now())
 			return err
 		},
@@ -309,13 +358,4 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 		}
 		return err
 	}}, nil
-}
-
-// Names are the trusts, for the log.
-func (c *Certificates) Names() (names []string) {
-	for _, t := range c.settings.Trust {
-		names = append(names, t.Name)
-	}
-	slices.Sort(names)
-	return names
 }

@@ -1,10 +1,12 @@
 package authn_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/server/authn"
 )
 
 func getToken(t testing.TB, conn *grpc.ClientConn) error {
@@ -169,6 +172,43 @@ func TestTheBrokersOwnCertificateIsReplaced(t *testing.T) {
 	}
 }
 
+// TestWhatIsTakenAwayIsGoneWhateverElseIsBroken: an authority that is trusted no more is not trusted on because another file is broken.
+func TestWhatIsTakenAwayIsGoneWhateverElseIsBroken(t *testing.T) {
+	next := must[*devcerts.Authority](t)(devcerts.NewAuthority("next", trustDomain, time.Hour))
+	company := must[*devcerts.Authority](t)(devcerts.NewAuthority("company", "", time.Hour))
+	damaged := bytes.Replace(company.PEM(), []byte("MII"), []byte("M*I"), 1)
+	for name, broken := range map[string]func(r *rig){
+		"its own certificate":              func(r *rig) { r.write("tls.crt", []byte("-----BEGIN CERTIFICATE-----\nAAAA")) },
+		"another authority":                func(r *rig) { r.write("company.pem", nil) },
+		"another authority, in one of two": func(r *rig) { r.write("company.pem", slices.Concat(next.PEM(), damaged)) },
+		"another authority, cut off":       func(r *rig) { r.write("company.pem", slices.Concat(next.PEM(), company.PEM()[:12])) },
+		"a key in another authority's file": func(r *rig) {
+			r.write("company.pem", slices.Concat(company.PEM(), []byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRigOf(t, func(s *authn.Settings) {
+				s.Trust = append(s.Trust, authn.Trust{Name: "company", CAFile: filepath.Join(filepath.Dir(s.CertFile), "company.pem"), Kind: broker.DNS, Names: []string{"*.example"}})
+				writeTo(t, filepath.Dir(s.CertFile), "company.pem", company.PEM())
+			})
+			p := r.svid(cart)
+			of := issue(t, company, time.Hour, func(c *x509.Certificate) { c.DNSNames = []string{"a.example"} })
+			other := r.once("services", r.config(&of))
+			watched, watchedToo := watch(t, r.once("services", r.config(&p))), watch(t, other)
+			broken(r)
+			r.write("ca.pem", next.PEM())
+			within(t, watched, "a watch goes on whose authority is trusted no more")
+			if err := getToken(t, r.dial("services", r.config(&p))); status.Code(err) != codes.Unavailable {
+				t.Errorf("got %v", err)
+			}
+			open(t, watchedToo)
+			if err := getToken(t, other); err != nil {
+				t.Errorf("what is broken is not as it was: %v", err)
+			}
+		})
+	}
+}
+
 // TestACertificateThatEnds takes its connection along, with the watch on it.
 func TestACertificateThatEnds(t *testing.T) {
 	r := newRig(t)
@@ -271,6 +311,21 @@ func TestACallerIsWhoItWasAtItsOwnListener(t *testing.T) {
 		}
 		if got.Identity != cart || got.Kind != broker.SPIFFE || got.Authority != trustDomain || got.Name != "ns/shop/sa/cart" || got.Proof != broker.ProofX509 || got.Listener != door {
 			t.Errorf("got %+v", &got)
+		}
+	}
+}
+
+// TestMoreCertificatesThanACallerNeeds are refused before anything is computed.
+func TestMoreCertificatesThanACallerNeeds(t *testing.T) {
+	r := newRig(t)
+	for _, n := range []int{5, 6, 100} {
+		p := r.svid(cart)
+		for range n {
+			p.Certificate = slices.Concat(p.Certificate, r.ca.PEM())
+		}
+		err := getToken(t, r.dial("services", r.config(&p)))
+		if fits := n <= 5; fits != (err == nil) {
+			t.Errorf("with %d more: %v", n, err)
 		}
 	}
 }

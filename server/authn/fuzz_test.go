@@ -3,6 +3,7 @@ package authn
 import (
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"net/url"
 	"strings"
 	"testing"
@@ -23,10 +24,16 @@ func FuzzNames(f *testing.F) {
 	patterns := map[broker.CallerKind][]string{broker.DNS: {"*.svc.example"}, broker.URI: {"urn:a:**", "https://a.example/*"}, broker.CommonName: {"*"}}
 	f.Fuzz(func(t *testing.T, one, two string) {
 		leaf := &x509.Certificate{DNSNames: []string{one, two}, Subject: pkix.Name{CommonName: one}}
+		leaf.Subject.Names = []pkix.AttributeTypeAndValue{{Type: oidCommonName, Value: one}}
+		var san []asn1.RawValue
 		for _, s := range []string{one, two} {
 			if u, err := url.Parse(s); err == nil {
 				leaf.URIs = append(leaf.URIs, u)
+				san = append(san, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(s)})
 			}
+		}
+		if value, err := asn1.Marshal(san); err == nil {
+			leaf.Extensions = []pkix.Extension{{Id: oidSAN, Value: value}}
 		}
 		for kind, names := range patterns {
 			believed, err := policy.ParseNames(kind, names)

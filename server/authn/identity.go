@@ -2,6 +2,7 @@ package authn
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
@@ -33,7 +34,9 @@ type authority struct {
 	Trust
 	domain spiffeid.TrustDomain
 	names  policy.Names
-	roots  *x509.CertPool
+	// certificates are those in roots.
+	certificates []*x509.Certificate
+	roots        *x509.CertPool
 }
 
 // newAuthority checks what is said of a trust.
@@ -120,6 +123,8 @@ func (a authority) spiffe(leaf *x509.Certificate, id identity) (identity, error)
 	switch {
 	case err != nil:
 		return id, fmt.Errorf("it is no X.509-SVID: %w", err)
+	case !slices.Equal(urisOf(leaf), []string{is.String()}): // what was read of it is spelled otherwise
+		return id, errors.New("it is no X.509-SVID: its SPIFFE ID is not written as one")
 	case is.TrustDomain() != a.domain:
 		return id, errors.New("its SPIFFE ID is of another trust domain")
 	case is.Path() == "":
@@ -138,15 +143,16 @@ func (a authority) named(leaf *x509.Certificate, id identity) (identity, error) 
 			names = append(names, strings.ToLower(n)) // RFC 4343
 		}
 	case broker.URI:
-		for _, u := range leaf.URIs {
-			names = append(names, u.String())
-		}
+		names = urisOf(leaf)
 	case broker.CommonName:
-		names = []string{leaf.Subject.CommonName}
+		for _, n := range leaf.Subject.Names {
+			if s, ok := n.Value.(string); ok && n.Type.Equal(oidCommonName) {
+				names = append(names, s)
+			}
+		}
 	default:
 	}
-	slices.Sort(names)
-	names = slices.DeleteFunc(slices.Compact(names), func(n string) bool { return !a.names.Match(n) })
+	names = slices.DeleteFunc(names, func(n string) bool { return !a.names.Match(n) })
 	switch {
 	case len(names) == 0:
 		return id, fmt.Errorf("it has no %s name that is believed of this authority", a.Kind)
@@ -157,6 +163,31 @@ func (a authority) named(leaf *x509.Certificate, id identity) (identity, error) 
 	}
 	id.kind, id.authority, id.name = a.Kind, a.Name, names[0]
 	return id, nil
+}
+
+var (
+	oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidSAN        = asn1.ObjectIdentifier{2, 5, 29, 17}
+)
+
+// urisOf are the URIs of a certificate as they are written: parsed, those that are written otherwise look alike.
+func urisOf(leaf *x509.Certificate) (uris []string) {
+	const tagURI = 6 // RFC 5280 section 4.2.1.6
+	for _, e := range leaf.Extensions {
+		if !e.Id.Equal(oidSAN) {
+			continue
+		}
+		var names []asn1.RawValue
+		if _, err := asn1.Unmarshal(e.Value, &names); err != nil {
+			return nil
+		}
+		for _, n := range names {
+			if n.Class == asn1.ClassContextSpecific && n.Tag == tagURI {
+				uris = append(uris, string(n.Bytes))
+			}
+		}
+	}
+	return uris
 }
 
 // plain reports whether a name can be a caller's: what could be taken for another one is none. A blank is one in common names only.
@@ -170,12 +201,9 @@ func plain(kind broker.CallerKind, name string) bool {
 		name != "" && name == strings.TrimSpace(name)
 }
 
-// endOf is when the first certificate of a chain ends; the root's end is not asked for, whoever trusts it has said so.
+// endOf is when the first certificate of a chain ends.
 func endOf(chain []*x509.Certificate) (end time.Time) {
-	for i, c := range chain {
-		if i > 0 && i == len(chain)-1 {
-			break
-		}
+	for _, c := range chain {
 		if end.IsZero() || c.NotAfter.Before(end) {
 			end = c.NotAfter
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
@@ -151,6 +152,8 @@ func TestWhoIsLetIn(t *testing.T) {
 		{"a port", pair(r.svid("spiffe://corp.example:443/ns/shop/sa/cart")), nil, codes.Unavailable},
 		{"user info", pair(r.svid("spiffe://u@corp.example/ns/shop/sa/cart")), nil, codes.Unavailable},
 		{"a query", pair(r.svid(cart + "?a=b")), nil, codes.Unavailable},
+		{"a scheme in capitals", pair(r.svid("SPIFFE://corp.example/ns/shop/sa/cart", written("SPIFFE://corp.example/ns/shop/sa/cart"))), nil, codes.Unavailable},
+		{"an empty fragment", pair(r.svid(cart, written(cart+"#"))), nil, codes.Unavailable},
 		{"another scheme", pair(r.svid("https://corp.example/ns/shop/sa/cart")), nil, codes.Unavailable},
 	}
 	all := methods(t)
@@ -184,6 +187,18 @@ func TestWhoIsLetIn(t *testing.T) {
 	}
 }
 
+// written gives a certificate a URI as its only name, byte for byte.
+func written(uri string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		value, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)}})
+		if err != nil {
+			panic(err)
+		}
+		c.URIs = nil
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}}
+	}
+}
+
 // TestOtherNamesThanSPIFFE: DNS names, URIs and common names are believed of the authority whose they are, exactly one of a certificate.
 func TestOtherNamesThanSPIFFE(t *testing.T) {
 	company := must[*devcerts.Authority](t)(devcerts.NewAuthority("company", "", time.Hour))
@@ -207,6 +222,9 @@ func TestOtherNamesThanSPIFFE(t *testing.T) {
 		{issue(t, company, time.Hour, uris(cart)), ""},
 		{issue(t, legacy, time.Hour, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "batch 7"} }), "cn:legacy/batch 7"},
 		{issue(t, legacy, time.Hour, func(c *x509.Certificate) { c.Subject = pkix.Name{CommonName: "batch \x00"} }), ""},
+		{issue(t, legacy, time.Hour, func(c *x509.Certificate) {
+			c.Subject = pkix.Name{CommonName: "batch 7", ExtraNames: []pkix.AttributeTypeAndValue{{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "batch 8"}, {Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "batch 7"}}}
+		}), ""},
 		{issue(t, legacy, time.Hour, func(c *x509.Certificate) { c.DNSNames = []string{"cart.svc.company.example"} }), ""},
 		{r.svid(cart, func(c *x509.Certificate) { c.DNSNames = []string{"cart.svc.company.example"} }), cart},
 	} {

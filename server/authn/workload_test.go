@@ -141,10 +141,17 @@ func TestTheWorkloadAPI(t *testing.T) {
 		t.Error("the former certificate is shown")
 	}
 
-	// A trust domain that it knows no more leaves what is there, and the log says so: an agent that restarts must not put everybody out.
-	a.give(t, next, corp.PEM(), nil)
-	if err := getToken(t, client(another, "spiffe://partner.example/billing")); err != nil {
-		t.Errorf("after the agent has forgotten it: %v", err)
+	// A federation that is ended is believed no more, and what comes with it is taken all the same.
+	last := issue(t, corp, 3*time.Hour, uris("spiffe://corp.example/tokenbroker"), devcerts.Loopback)
+	watchedLast := watch(t, client(another, "spiffe://partner.example/billing"))
+	a.give(t, last, corp.PEM(), nil)
+	within(t, watchedLast, "a watch goes on whose federation was ended")
+	if err := getToken(t, client(another, "spiffe://partner.example/billing")); status.Code(err) != codes.Unavailable {
+		t.Errorf("after the federation was ended: %v", err)
+	}
+	open(t, watchedToo)
+	if want := must[*x509.Certificate](t)(x509.ParseCertificate(der(t, last.Certificate))); !r.shown("services").Equal(want) {
+		t.Error("its certificate of the same moment is not taken")
 	}
 }
 

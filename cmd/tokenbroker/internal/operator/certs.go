@@ -69,6 +69,9 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return console.WrongInput(err)
 	}
+	if i, err := os.Lstat(dir); err != nil || !i.IsDir() || i.Mode().Perm()&0o022 != 0 {
+		return console.BadInput("%s: others may write there, or it is a link: name a directory that is not there yet", c.Dir)
+	}
 	ca, err := devcerts.NewAuthority("tokenbroker certs dev", c.TrustDomain, c.Life)
 	if err != nil {
 		return err

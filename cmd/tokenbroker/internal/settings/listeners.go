@@ -165,8 +165,10 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		if len(l.Trust) == 0 {
 			bad(l.at, name+".trust", "nobody is trusted: name one of the authorities under trust")
 		}
-		for _, t := range l.Trust {
-			used[t] = true
+		for i, t := range l.Trust {
+			if used[t] = true; slices.Contains(l.Trust[:i], t) {
+				bad(l.at, name+".trust", "an authority is there twice")
+			}
 			if of, ok := s.Trust[t]; !ok {
 				bad(l.at, name+".trust", "there is no authority of this name under trust")
 			} else if of.CAFile == "" && l.WorkloadAPI == "" {
