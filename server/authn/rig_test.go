@@ -277,3 +277,5 @@ func writeTo(t testing.TB, dir, name string, data []byte) string {
 	}
 	return path
 }
+
+func readAll(r *rig, name string) ([]byte, error) { return os.ReadFile(filepath.Join(r.dir, name)) }
