@@ -20,18 +20,21 @@ import (
 // scope or anything that callers choose: their number is bounded by the definitions. What happened is always called outcome: ok, or the
 // failure's kind.
 type Metrics struct {
-	registry  *prometheus.Registry
-	hits      *prometheus.CounterVec
-	misses    *prometheus.CounterVec
-	degraded  *prometheus.CounterVec
-	waiters   prometheus.Gauge
-	exchanges *prometheus.CounterVec
-	took      *prometheus.HistogramVec
-	succeeded *prometheus.GaugeVec
-	failures  *prometheus.CounterVec
-	calls     *prometheus.HistogramVec
-	streams   *prometheus.GaugeVec
-	away      prometheus.Gauge
+	registry    *prometheus.Registry
+	hits        *prometheus.CounterVec
+	misses      *prometheus.CounterVec
+	degraded    *prometheus.CounterVec
+	waiters     prometheus.Gauge
+	exchanges   *prometheus.CounterVec
+	took        *prometheus.HistogramVec
+	succeeded   *prometheus.GaugeVec
+	failures    *prometheus.CounterVec
+	calls       *prometheus.HistogramVec
+	streams     *prometheus.GaugeVec
+	away        prometheus.Gauge
+	policyStale prometheus.Gauge
+	trustStale  *prometheus.GaugeVec
+	certificate *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
 	credentials *prometheus.GaugeVec
@@ -72,11 +75,16 @@ func NewMetrics() *Metrics {
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",
 		}),
+		policyStale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_policy_stale", Help: "1 while the policy's file as it is now is not used: a former one decides.",
+		}),
+		trustStale:  gauge("listener_stale", "1 while something of a listener's certificates as they are now is not used: the former is.", "listener"),
+		certificate: gauge("listener_certificate_expiry_timestamp_seconds", "When the broker's own certificate of a listener ends.", "listener"),
 		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
 	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed,
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.policyStale, m.trustStale, m.certificate,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -162,13 +170,26 @@ func methodLabel(method string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(method, "/"), "tokenbroker.v1.")
 }
 
-// StoreAway is store.Options.Away.
-func (m *Metrics) StoreAway(away bool) {
-	if away {
-		m.away.Set(1)
+// PolicyStale notes whether the policy's file as it is now is not used.
+func (m *Metrics) PolicyStale(stale bool) { set(m.policyStale, stale) }
+
+// Certificates notes of a listener when the broker's certificate ends, and whether something of what is there now is not used.
+func (m *Metrics) Certificates(listener string, ends time.Time, stale bool) {
+	m.certificate.WithLabelValues(listener).Set(float64(ends.Unix()))
+	set(m.trustStale.WithLabelValues(listener), stale)
+}
+
+func set(g prometheus.Gauge, is bool) {
+	if is {
+		g.Set(1)
 		return
 	}
-	m.away.Set(0)
+	g.Set(0)
+}
+
+// StoreAway is store.Options.Away.
+func (m *Metrics) StoreAway(away bool) {
+	set(m.away, away)
 }
 
 // Unconfirmed counts a change of the store that too few replicas have confirmed.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strconv"
@@ -65,7 +67,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits, "answers": answers, "freeport": freeport, "capture": capture, "isjson": isJSON,
+			"exits": exits, "answers": answers, "freeport": freeport, "capture": capture, "isjson": isJSON, "fetch": fetch,
 			"mode": mode,
 		},
 		RequireExplicitExec: true,
@@ -122,6 +124,21 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: capture NAME PATTERN")
 	}
 	ts.Setenv(args[0], firstGroup(ts.Fatalf, args[1], ts.ReadFile("stdout")))
+}
+
+// fetch writes what an address answers into a file.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fetch URL FILE")
+	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, args[0], http.NoBody)
+	ts.Check(err)
+	res, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), body, 0o600))
 }
 
 func isJSON(ts *testscript.TestScript, neg bool, args []string) {

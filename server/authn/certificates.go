@@ -153,6 +153,13 @@ func (c *Certificates) reload() {
 	c.log.Info("certificates reloaded", "listener", c.settings.Listener, "own_ends", m.own.Leaf.NotAfter)
 }
 
+// Status is when the broker's own certificate ends, and whether something of what is there now is not used.
+func (c *Certificates) Status() (ends time.Time, stale bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.is.Load().own.Leaf.NotAfter, c.problem != ""
+}
+
 // Changes implements server.Authenticator.
 func (c *Certificates) Changes() <-chan struct{} {
 	c.mu.Lock()

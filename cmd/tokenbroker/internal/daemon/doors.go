@@ -30,6 +30,29 @@ func (r *Running) authorizer(bg context.Context) (broker.Authorizer, error) {
 	return r.policy, nil
 }
 
+// tellEvery is how often metrics are told how the policy and the certificates are.
+const tellEvery = 5 * time.Second
+
+// tell tells the metrics until ctx ends.
+func (r *Running) tell(ctx context.Context) {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	for {
+		if r.policy != nil {
+			r.metrics.PolicyStale(r.policy.Status().Problem != nil)
+		}
+		for i, c := range r.certificates {
+			ends, stale := c.Status()
+			r.metrics.Certificates(r.doors[i].Name, ends, stale)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // openDoors makes what authenticates the callers of each listener. It waits for a Workload API until ctx ends.
 func (r *Running) openDoors(ctx, bg context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(r.settings.Named())) {
@@ -43,6 +66,7 @@ func (r *Running) openDoors(ctx, bg context.Context) error {
 		}
 		r.cleanup = append(r.cleanup, certificates.Close)
 		r.background.Go(func() { certificates.Follow(bg) })
+		r.certificates = append(r.certificates, certificates)
 		r.doors = append(r.doors, server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates})
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/provider"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
+	"github.com/tokenbroker/tokenbroker/server/authn"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
@@ -34,8 +35,9 @@ type Running struct {
 	server *server.Server
 	// policy is who may do what; nil: whoever is on this machine may everything.
 	policy *policy.File
-	// doors are for callers who prove who they are.
-	doors []server.Door
+	// doors are for callers who prove who they are, and certificates what authenticates those of each.
+	doors        []server.Door
+	certificates []*authn.Certificates
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, and
 	// Probes where other machines find it with /livez and /readyz; empty: nowhere.
 	Addresses []string
@@ -149,6 +151,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		r.background.Go(func() { r.beginLater(bg, st) })
 	}
 	r.background.Go(func() { r.count(bg, recount, metrics) })
+	r.background.Go(func() { r.tell(bg) })
 	if r.disk != nil {
 		r.background.Go(func() { r.disk.follow(bg) })
 	}
