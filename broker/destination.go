@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -83,7 +84,7 @@ func News(to []Destination) string {
 	case 0:
 		return "it goes to the same hosts; what is sent, taken or shown there has changed"
 	case 1:
-		return "it goes to a new host: " + hosts[0]
+		return fmt.Sprintf("it goes to a new host: %.300s", hosts[0])
 	}
-	return "it goes to new hosts: " + strings.Join(hosts, ", ")
+	return fmt.Sprintf("it goes to %d new hosts, the first of which is %.300s", len(hosts), hosts[0])
 }

@@ -254,7 +254,6 @@ type where struct {
 	unit     string
 	layout   string
 	pattern  *regexp.Regexp
-	steps    int // of the pattern
 	optional bool
 	// written is how it stands in the file, for people, and source all of it, to compare.
 	written, source string

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -94,31 +95,34 @@ func TestWhatValuesGrowToIsBounded(t *testing.T) {
 	}
 }
 
-// TestWhatIsLookedForIsBounded: by all expressions of a run together, and by its deadline. A refresh token that came is kept all the same.
+// TestWhatIsLookedForIsBounded: by the time that all expressions of a run take together, and by its deadline. A refresh token that came is kept all the same,
+// also by an expression.
 func TestWhatIsLookedForIsBounded(t *testing.T) {
 	v := newVendor(t, nil)
-	body := `{"access_token": "t", "refresh_token": "next", "page": "` + strings.Repeat("a", 1_000_000) + `"}`
+	body := `{"access_token": "t", "page": "` + strings.Repeat("a", 1_000_000) + `"}`
 	for name, c := range map[string]struct {
-		takes int
-		over  bool // the deadline
-		wrong bool
+		takes  int
+		looked time.Duration
+		over   bool // the deadline
+		wrong  bool
 	}{
-		"little":                          {1, false, false},
-		"too much":                        {3, false, true},
-		"little, when the time was over":  {1, true, true},
-		"nothing, when the time was over": {0, true, false},
+		"much that is found fast":         {12, 0, false, false},
+		"too much":                        {1, longestLook, false, true},
+		"little, when the time was over":  {1, 0, true, true},
+		"nothing, when the time was over": {0, 0, true, false},
 	} {
 		takes := ""
 		for i := range c.takes { // what begins with z is looked for fast
 			takes += fmt.Sprintf(", x%d: {path: page, optional: true, pattern: \"z(?:a?a?a?a?a?){22}(b)\"}", i)
 		}
-		d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {first: {path: access_token}" + takes + ", last: refresh_token}}")
+		d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {first: {path: access_token}" + takes + ", last: access_token, refresh_token: {header: X-Next, pattern: \"rt=([^;]+)\"}}}")
 		ctx, cancel := context.WithCancel(t.Context())
 		if c.over {
 			cancel()
 		}
 		e := &exchange{d: d, v: newValues(d.let), x: broker.Exchange{Run: broker.Refresh}, attempts: make([]broker.Attempt, 1)}
-		came := &answer{Answer: transport.Answer{Status: http.StatusOK, Header: http.Header{}, Body: []byte(body)}, names: e.v}
+		came := &answer{Answer: transport.Answer{Status: http.StatusOK, Header: http.Header{"X-Next": {"rt=next; a"}}, Body: []byte(body)}, names: e.v}
+		e.v.looked = c.looked
 		came.read("json")
 		out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
 		f := e.taking(ctx, d.refresh[0], came, &out)
@@ -130,6 +134,16 @@ func TestWhatIsLookedForIsBounded(t *testing.T) {
 			t.Errorf("%s: got %+v", name, f)
 		} else if c.wrong && (f.Level != broker.LevelResponse || !f.Lost || !strings.Contains(f.Detail, "than there is time for")) {
 			t.Errorf("%s: got %+v", name, f)
+		}
+	}
+}
+
+// TestADefaultIsAsLongAsWhatIsChosen: a longer one is held against no pattern, which could take seconds for each call.
+func TestADefaultIsAsLongAsWhatIsChosen(t *testing.T) {
+	for _, what := range [][2]string{{"parameters: {p: {pattern: '[ab]*a[ab]{250}c|.*', default: '%s'}}", "p"}, {"audience: {pattern: '[ab]*a[ab]{250}c|.*', default: '%s'}", "audience"}} {
+		d := newVendor(t, nil).define("inputs: {big: {default: " + strings.Repeat("ab", 1000) + "}}\n" + fmt.Sprintf(what[0], strings.Repeat("{{big}}", 100)) + "\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {x: '{{" + what[1] + "}}'}}")
+		if _, err := d.Select(broker.Credential{}, broker.Selection{}); broker.KindOf(err) != broker.RequestInvalid || !strings.Contains(fmt.Sprint(err), "longer than 8192 bytes") {
+			t.Errorf("%s: got %v", what[1], err)
 		}
 	}
 }

@@ -292,9 +292,6 @@ func (r *reader) where(n *yaml.Node, what string) *where {
 	}
 	if it, ok := in["pattern"]; ok {
 		w.pattern, _ = r.regexp(it.Value, what+".pattern", false)
-		if w.pattern != nil {
-			w.steps, _ = steps(w.pattern.String())
-		}
 		if w.pattern != nil && w.pattern.NumSubexp() < 1 {
 			r.Wrong(at(it.Value), "%s.pattern: a group ( ) says what to take; write one, as in id=([0-9]+)", what)
 		}

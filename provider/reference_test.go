@@ -111,10 +111,10 @@ func limitsTable() string {
 | requests of a run | %d |
 | each secret to each host, together | %d |
 | values, as often as a run names them, together | %d MiB |
-| steps of the expressions that a run looks for, as often as there are bytes to look in, together | %d million |
+| how long a run looks for expressions in answers, but for a refresh token | %d s |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, mostSearched/1_000_000, pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, int(longestLook.Seconds()), pathMost, mostProblems)
 }
 
 var (

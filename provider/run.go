@@ -344,8 +344,9 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 	slices.SortStableFunc(claimsLast, func(a, b take) int { return cmp.Compare(order(a), order(b)) })
 	for _, t := range claimsLast {
 		if ctx.Err() != nil {
-			e.v.searched = max(e.v.searched, mostSearched) // what needs no search is still taken: what was presented for it may be spent
+			e.v.looked = max(e.v.looked, longestLook) // what needs no search is still taken
 		}
+		e.v.urgent = t.name == "refresh_token" // what was presented for it may be spent
 		v, found := t.where.find(a)
 		for _, x := range t.where.anyOf { // another place may have one that fits
 			if unfit(t.name, v) == "" {
@@ -355,8 +356,8 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 				v, found = y, from
 			}
 		}
-		if e.v.searched > mostSearched && lacks == nil {
-			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in answers of this length than there is time for: it has too many expressions, or too long ones"}
+		if e.v.urgent = false; e.v.over && lacks == nil {
+			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in its answers than there is time for: it has too many expressions, or too long ones"}
 		}
 		if what := unfit(t.name, v); what != "" {
 			if lacks == nil {

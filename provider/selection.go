@@ -10,6 +10,9 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/suggest"
 )
 
+// longestDefault bounds what is held against a pattern, in bytes: as long as what a caller may choose.
+const longestDefault = 8192
+
 // Select implements broker.Definition.
 func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
 	refuse := func(k broker.Kind, field, why string) (broker.Selection, error) {
@@ -48,6 +51,9 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
 		}
 		if sel.Audience != "" {
+			if len(sel.Audience) > longestDefault {
+				return refuse(broker.RequestInvalid, "audience", fmt.Sprintf("its default is longer than %d bytes", longestDefault))
+			}
 			sel.Audience = d.audience.affixed(sel.Audience)
 			if why := d.audience.wrongValue(sel.Audience); why != "" {
 				return refuse(broker.RequestInvalid, "audience", why)
@@ -85,6 +91,9 @@ func (d *definition) chooseParameters(given map[string]string, v *values) (map[s
 			continue
 		}
 		if s := in.affixed(in.byDefault(v)); s != "" {
+			if len(s) > longestDefault {
+				return nil, fail(broker.RequestInvalid, name, fmt.Sprintf("its default is longer than %d bytes", longestDefault))
+			}
 			if why := in.wrongValue(s); why != "" { // it may be made of inputs
 				return nil, fail(broker.RequestInvalid, name, "its default "+why)
 			}

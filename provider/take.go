@@ -138,11 +138,7 @@ func (w *where) find(a *answer) (value, *where) {
 		return value{}, nil // what is no text can be handed to nobody
 	}
 	if w.pattern != nil {
-		text := jsondoc.Text(v)
-		if !a.named().search(w.steps, len(text)) {
-			return value{}, nil // whoever takes it looks for that
-		}
-		m := w.pattern.FindStringSubmatch(text)
+		m := a.named().search(w.pattern, jsondoc.Text(v))
 		if m == nil || m[1] == "" {
 			return value{}, nil
 		}

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -37,8 +39,9 @@ type values struct {
 	former []valueOf
 	// used are the bytes of the values that were used until now.
 	used int
-	// searched are the steps of the expressions that were looked for until now, each as often as its text has bytes; beyond mostSearched nothing is looked for any more.
-	searched int64
+	// looked is how long expressions were looked for until now; from longestLook on none is any more, and over says that one was not. urgent: it is all the same.
+	looked       time.Duration
+	urgent, over bool
 }
 
 // mostUsed bounds what a run makes of values, in bytes: a few lines that name each other twice would be any number of them.
@@ -53,13 +56,18 @@ func (v *values) use(bytes int) error {
 	return nil
 }
 
-// mostSearched bounds what a run looks for by expressions, in answers and parts of them: twice the longest one in the largest answer, some seconds.
-const mostSearched = 1 << 29
+// longestLook bounds how long a run looks for expressions in answers: the longest one takes a second in the largest answer.
+const longestLook = 2 * time.Second
 
-// search reports whether an expression of so many steps may be looked for in a text.
-func (v *values) search(steps, bytes int) bool {
-	v.searched += int64(steps) * int64(bytes)
-	return v.searched <= mostSearched
+// search looks for an expression in a text, unless the time for that is over; nil: it is not there.
+func (v *values) search(x *regexp.Regexp, text string) []string {
+	if v.looked >= longestLook && !v.urgent {
+		v.over = true
+		return nil
+	}
+	began := time.Now()
+	defer func() { v.looked += time.Since(began) }()
+	return x.FindStringSubmatch(text)
 }
 
 func newValues(let map[string]*compute) *values {
