@@ -137,23 +137,40 @@ func (c *connections) authenticate(k *connection, raw net.Conn) (err error) {
 	return nil
 }
 
-// follow looks at all connections again whenever what the door trusts changes, and closes those that would not be let in any more.
+// lookEvery is how often all connections are looked at although nothing has changed: timers stand still while the machine sleeps.
+const lookEvery = time.Minute
+
+// follow looks at all connections again whenever what the door trusts changes, and now and then.
 func (c *connections) follow(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
 	for {
 		changed := c.door.Authenticate.Changes() // before looking: nothing is missed
-		for _, k := range c.room.all() {
-			if err := k.peer.still(); err != nil {
-				c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.caller.String(), "cause", causeOf(err))
-				_ = k.Close()
-			}
-		}
+		c.look(time.Now())
 		select {
 		case <-changed:
+		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
+
+// look closes the connections of those who would not be let in any more.
+func (c *connections) look(now time.Time) {
+	for _, k := range c.room.all() {
+		err := k.peer.still()
+		if err == nil && k.expired(now) {
+			err = errProofOver
+		}
+		if err != nil {
+			c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.caller.String(), "cause", causeOf(err))
+			_ = k.Close()
+		}
+	}
+}
+
+var errProofOver = errors.New("its certificate has ended")
 
 // ClientHandshake implements credentials.TransportCredentials. A server makes none.
 func (*connections) ClientHandshake(context.Context, string, net.Conn) (net.Conn, wirecred.AuthInfo, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -285,6 +286,9 @@ func TestHandshakesThatAreLeftHalfDone(t *testing.T) {
 	for range 600 {
 		c, err := from.Dial("tcp", r.addr["services"])
 		if err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatal(err)
+			}
 			t.Skipf("there is no second loopback address here: %v", err)
 		}
 		defer func() { _ = c.Close() }()
