@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/tokenbroker/tokenbroker/broker"
+import (
+	"slices"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
 
 // A Policy is what a file says. Immutable, and safe for concurrent use.
 type Policy struct {
@@ -44,27 +48,12 @@ func (p *Policy) Decide(a broker.Access) broker.Decision {
 // operations is a set of them, a bit each.
 type operations uint16
 
+var operationList = broker.Operations()
+
 func operationSet(all ...broker.Operation) (s operations) {
 	for _, o := range all {
-		switch o {
-		case broker.GetToken:
-			s |= 1 << 0
-		case broker.Watch:
-			s |= 1 << 1
-		case broker.InvalidateOne:
-			s |= 1 << 2
-		case broker.InvalidateAll:
-			s |= 1 << 3
-		case broker.ReadCredential:
-			s |= 1 << 4
-		case broker.WriteCredential:
-			s |= 1 << 5
-		case broker.DeleteCredential:
-			s |= 1 << 6
-		case broker.TestCredential:
-			s |= 1 << 7
-		case broker.ReadProvider:
-			s |= 1 << 8
+		if i := slices.Index(operationList, o); i >= 0 {
+			s |= 1 << i
 		}
 	}
 	return s

@@ -29,34 +29,7 @@ func (c *policyCheckCommand) Run(p *console.Process) error {
 		_, problems := policy.Parse(name, data)
 		found = append(found, problems...)
 	}
-	return c.report(p, found)
-}
-
-// report prints problems, and fails if one is more than a warning.
-func (c *policyCheckCommand) report(p *console.Process, found []yamldoc.Problem) error {
-	if c.JSON() {
-		if err := console.JSON(p.Stdout, struct {
-			Problems []yamldoc.Problem `json:"problems"`
-		}{found}); err != nil {
-			return err
-		}
-	} else {
-		for _, problem := range found {
-			console.Println(p.Stdout, console.Visible(problem.String()))
-		}
-	}
-	warnings := len(yamldoc.Warnings(found))
-	if n := len(found) - warnings; n > 0 {
-		return console.BadInput("%s", console.Counted(n, "problem"))
-	}
-	switch {
-	case c.JSON():
-	case warnings > 0:
-		console.Println(p.Stderr, "no problems, "+console.Counted(warnings, "warning"))
-	default:
-		console.Println(p.Stderr, "no problems")
-	}
-	return nil
+	return reportProblems(p, c.Format, found)
 }
 
 type policyTestCommand struct {

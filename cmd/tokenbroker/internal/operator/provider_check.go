@@ -23,7 +23,12 @@ func (c *providerCheckCommand) Run(p *console.Process) error {
 		}
 		found = append(found, problems...)
 	}
-	if c.JSON() {
+	return reportProblems(p, c.Format, found)
+}
+
+// reportProblems prints problems of files, and fails if one is more than a warning.
+func reportProblems(p *console.Process, format console.Format, found []yamldoc.Problem) error {
+	if format.JSON() {
 		if err := console.JSON(p.Stdout, struct {
 			Problems []yamldoc.Problem `json:"problems"`
 		}{found}); err != nil {
@@ -39,7 +44,7 @@ func (c *providerCheckCommand) Run(p *console.Process) error {
 		return console.BadInput("%s", console.Counted(n, "problem"))
 	}
 	switch {
-	case c.JSON():
+	case format.JSON():
 	case warnings > 0:
 		console.Println(p.Stderr, "no problems, "+console.Counted(warnings, "warning"))
 	default:
