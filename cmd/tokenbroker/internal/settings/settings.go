@@ -256,7 +256,11 @@ func from(path string) string {
 
 func checkListen(setting, which, a string, bad func(setting, format string, args ...any)) {
 	if err := server.CheckLocalName(a); err != nil {
-		bad(setting, "%s%s", which, err)
+		hint := ""
+		if setting == "listen" && errors.Is(err, server.ErrNotLocal) {
+			hint = ", or services and operators, whose callers prove who they are"
+		}
+		bad(setting, "%s%s%s", which, err, hint)
 		return
 	}
 	if _, port, _ := net.SplitHostPort(a); !isPort(port) {
