@@ -654,3 +654,30 @@ func TestWhileTheStoreIsAwayNobodyDropsWhatIsNotTheirs(t *testing.T) {
 		}
 	})
 }
+
+// TestLabelsThatAnotherBrokerChanges: who is allowed by a label is denied within the bound at all brokers, also what is in their caches, and a watch ends.
+func TestLabelsThatAnotherBrokerChanges(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(byLabel("env", "test"))))
+		here, there := all[0], all[1]
+		there.create("main", nil)
+		there.label("main", map[string]string{"env": "test"})
+		ask := func() error {
+			_, err := here.Token(t.Context(), shop, engine.Request{Credential: "main"})
+			return err
+		}
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+		watched := make(chan error, 1)
+		go func() {
+			watched <- here.Watch(t.Context(), shop, engine.Request{Credential: "main"}, "", func(engine.Event) error { return nil })
+		}()
+		sleep(5 * time.Second)
+		there.label("main", map[string]string{"env": "prod"})
+		sleep(engine.DefaultCacheBound)
+		wantKind(t, ask(), broker.CallerNotAllowed)
+		sleep(engine.DefaultCacheBound)
+		wantKind(t, <-watched, broker.CallerNotAllowed)
+	})
+}

@@ -24,7 +24,7 @@ type replica struct {
 	memory *storetest.Replica
 }
 
-// newReplicas makes n brokers on one store, for one scripted upstream, and the credential "main".
+// newReplicas makes n brokers on one store, for one scripted upstream.
 func newReplicas(t testing.TB, n int, up *upstream, more ...func(*engine.Settings)) []*replica {
 	t.Helper()
 	keys := newKeys(t)
