@@ -11,6 +11,12 @@ const (
 	DNS        CallerKind = "dns"
 	URI        CallerKind = "uri"
 	CommonName CallerKind = "cn"
+	// JWT is the subject of a token: Authority is the name of the issuer in the settings, Name what the token's subject is. Its attributes are the token's
+	// claims that are texts, or lists of them.
+	JWT CallerKind = "jwt"
+	// Kubernetes is a service account: Authority is the name of the issuer in the settings, Name is NAMESPACE/SERVICEACCOUNT. Its attributes are namespace,
+	// serviceaccount, pod and node, as far as the token names them.
+	Kubernetes CallerKind = "k8s"
 	// Unix is a process of this machine behind a Unix socket: Name is its user id. Its attributes are uid and gid.
 	Unix CallerKind = "unix"
 	// Local is whoever reached the broker over loopback: nobody has proven anything.
@@ -24,6 +30,8 @@ type Proof string
 const (
 	// ProofX509 is a certificate, shown in a TLS handshake, with possession of its key.
 	ProofX509 Proof = "x509"
+	// ProofJWT is a signed token that a call brings (RFC 7519, RFC 6750 section 2.1). Whoever has it can show it.
+	ProofJWT Proof = "jwt"
 	// ProofPeer is what the operating system says of the other side of a Unix socket.
 	ProofPeer Proof = "peer"
 	// ProofNone is where somebody was, and nothing else.

@@ -20,7 +20,7 @@ const (
 	ParameterRequired
 	ScopeRefused
 	TargetRefused
-	// CallerUnauthenticated: what the caller has proven is over.
+	// CallerUnauthenticated: nothing proves who is calling, or what did has ended.
 	CallerUnauthenticated
 	CallerNotAllowed
 	NotFound
@@ -43,6 +43,8 @@ const (
 	FreshTokensRejected
 	RefreshUncertain
 	StoreUnavailable
+	// IssuerUnavailable: the keys of the issuer of the caller's token are not there, so that nobody can say whose token it is.
+	IssuerUnavailable
 	ShuttingDown
 	UpstreamSlow
 	RecordUnreadable
@@ -61,7 +63,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	ParameterRequired:       {"parameter_required", "the provider's definition requires a parameter that the request does not give"},
 	ScopeRefused:            {"scope_refused", "the upstream refuses these scopes for this credential: ask for others"},
 	TargetRefused:           {"target_refused", "the upstream refuses this audience or resource: ask for another"},
-	CallerUnauthenticated:   {"caller_unauthenticated", "the certificate by which the caller came has ended: connect again with its successor"},
+	CallerUnauthenticated:   {"caller_unauthenticated", "nothing proves who is calling, or what did has ended: come with a certificate or a token that counts here"},
 	CallerNotAllowed:        {"caller_not_allowed", "not allowed, or there is no such credential"},
 	NotFound:                {"not_found", "not found"},
 	AlreadyExists:           {"already_exists", "it exists already: change it with `credential update`"},
@@ -81,6 +83,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	FreshTokensRejected:     {"fresh_tokens_rejected", "the API refuses fresh tokens of this credential, one after the other: look at its answer; another token is not asked for yet"},
 	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
 	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
+	IssuerUnavailable:       {"issuer_unavailable", "the keys of whoever issued the caller's token cannot be fetched, so that nobody can say whose it is"},
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
 	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
 	RecordUnreadable:        {"record_unreadable", "a stored record cannot be decrypted, or is in the wrong place"},
@@ -126,7 +129,7 @@ func (k Kind) Error() string {
 // Passes reports whether such a failure may pass without anybody's changing something.
 func (k Kind) Passes() bool {
 	switch k {
-	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, UpstreamSlow, CallerLimited:
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, IssuerUnavailable, UpstreamSlow, CallerLimited:
 		return true
 	default:
 		return false

@@ -87,7 +87,7 @@ func (k *connection) Close() error {
 
 // expired reports whether what the caller has proven is over. A timer ends the connection then; a machine that slept sees it here first.
 func (k *connection) expired(now time.Time) bool {
-	return !k.peer.Until.IsZero() && !now.Before(k.peer.Until)
+	return k.peer.over(now)
 }
 
 // busy reports whether a call runs.

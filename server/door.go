@@ -16,6 +16,8 @@ type Door struct {
 	Name string
 	// TokensOnly: GetToken, Invalidate, WatchToken and health are there, and nothing else.
 	TokensOnly bool
+	// Tokens says whose token a call brings on a connection whose peer has shown no certificate. Nil: tokens say nothing.
+	Tokens TokenAuthenticator
 	// Authenticate says who has connected. Nil: nobody has to prove anything, and who is not on this machine is nobody.
 	Authenticate Authenticator
 }
@@ -32,22 +34,39 @@ type Authenticator interface {
 	Changes() <-chan struct{}
 }
 
-// A Peer is who was authenticated.
-type Peer struct {
-	// Conn is what is spoken on from then on.
-	Conn   net.Conn
+// A TokenAuthenticator says whose token it is that a call brings (RFC 6750 section 2.1). Safe for concurrent use.
+type TokenAuthenticator interface {
+	// AuthenticateToken says whose a token is. It may ask the issuer for its keys, until ctx ends. It fails with CallerUnauthenticated, whose detail says what is
+	// wrong with the token, and with IssuerUnavailable where nobody can say.
+	AuthenticateToken(ctx context.Context, token string) (*Authenticated, error)
+	// Changes is closed at the next change of what is trusted: whoever was authenticated is looked at again.
+	Changes() <-chan struct{}
+}
+
+// An Authenticated is who has proven to be somebody. Immutable.
+type Authenticated struct {
+	// Caller is nil where nobody has proven anything.
 	Caller *broker.Caller
 	// Until is when the proof ends; zero: it does not.
 	Until time.Time
-	// Still says why the caller would not be let in any more; nil: it would. Nil: it always would.
+	// Still says why the caller would not be let in any more; nil: it would. Nil: it always would. It asks nobody.
 	Still func() error
 }
 
-func (p Peer) still() error {
-	if p.Still == nil {
+func (a *Authenticated) still() error {
+	if a.Still == nil {
 		return nil
 	}
-	return p.Still()
+	return a.Still()
+}
+
+// over reports whether the proof has ended.
+func (a *Authenticated) over(now time.Time) bool { return !a.Until.IsZero() && !now.Before(a.Until) }
+
+// A Peer is who was authenticated, and what is spoken on from then on.
+type Peer struct {
+	Authenticated
+	Conn net.Conn
 }
 
 // handshakesMost bounds the connections whose callers have not said yet who they are.

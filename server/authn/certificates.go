@@ -358,11 +358,11 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 		return server.Peer{}, errors.New("the client does not speak HTTP/2 (ALPN h2)")
 	}
 	caller := broker.NewCaller(id.kind, id.authority, id.name, broker.ProofX509, c.settings.Listener)
-	return server.Peer{Conn: conn, Caller: caller, Until: id.until, Still: func() error {
+	return server.Peer{Conn: conn, Authenticated: server.Authenticated{Caller: caller, Until: id.until, Still: func() error {
 		now, err := identify(chain, c.is.Load().trust, c.now())
 		if err == nil && (now.kind != id.kind || now.authority != id.authority || now.name != id.name) {
 			err = errors.New("its certificate is another caller's by now")
 		}
 		return err
-	}}, nil
+	}}}, nil
 }
