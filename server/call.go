@@ -4,15 +4,13 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/tokenbroker/tokenbroker/broker"
 )
 
 // A call is the context of a unary call: the stream's, with its caller, and with a deadline whose timer is made when somebody
 // first asks for the end. A hit waits for nothing, and has none.
 type call struct {
 	context.Context //nolint:containedctx // it is one
-	caller          *broker.Caller
+	proof           proof
 	connection      *connection // nil: it came on none
 	started         time.Time
 
@@ -70,7 +68,7 @@ func (c *call) Err() error { return c.limited().Err() }
 // goroutine: once there is one with the timer, it is that.
 func (c *call) Value(key any) any {
 	if key == (callerKey{}) {
-		return c.caller
+		return c.proof.caller()
 	}
 	c.mu.Lock()
 	in := c.bounded

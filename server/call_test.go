@@ -9,7 +9,7 @@ import (
 )
 
 func newCall(ctx context.Context) *call {
-	return &call{Context: ctx, caller: localCaller, started: time.Now()}
+	return &call{Context: ctx, proof: proof{who: &Authenticated{Caller: localCaller}}, started: time.Now()}
 }
 
 func TestACallsContextIsTheStreamsWithCallerAndDeadline(t *testing.T) {

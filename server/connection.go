@@ -38,6 +38,10 @@ type connections struct {
 	room    room
 	streams int64
 	within  time.Duration
+	// generation changes when what the door trusts may have: who was believed before is looked at again.
+	generation atomic.Uint64
+	// proven are the streams whose callers' proofs may end.
+	proven lasting
 	// refused bounds how often it is said who was not let in.
 	refused rate.Sometimes
 }
@@ -55,11 +59,15 @@ func newConnections(streams uint32) *connections {
 type connection struct {
 	net.Conn
 	wirecred.CommonAuthInfo
-	of     *connections
-	caller *broker.Caller
-	// peer is who was authenticated; the zero value: nobody had to prove anything. end closes it when that is over; nil: it never is.
-	peer  Peer
-	end   *time.Timer
+	of *connections
+	// peer is who is there; without a caller it is nobody, or calls bring tokens. end closes the connection when that is over; nil: it never is.
+	peer Peer
+	end  *time.Timer
+	// ending: it is about to be closed.
+	ending atomic.Bool
+	// seen is a generation as of which the peer is believed, and last the token that was brought last.
+	seen  atomic.Uint64
+	last  atomic.Pointer[bearing]
 	place *list.Element // in its room, which guards it; nil: it has none
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
@@ -70,7 +78,7 @@ type connection struct {
 
 // AuthType implements credentials.AuthInfo.
 func (k *connection) AuthType() string {
-	if k.peer.Conn == nil {
+	if k.SecurityLevel == wirecred.NoSecurity {
 		return "local"
 	}
 	return "tls"
@@ -85,9 +93,12 @@ func (k *connection) Close() error {
 	return k.Conn.Close()
 }
 
-// expired reports whether what the caller has proven is over. A timer ends the connection then; a machine that slept sees it here first.
-func (k *connection) expired(now time.Time) bool {
-	return k.peer.over(now)
+// party is what connections are counted by: the caller, or the machine where calls say who makes them.
+func (k *connection) party() string {
+	if k.peer.Caller == nil && k.of.door.Tokens != nil {
+		return "at " + hostOf(k.RemoteAddr())
+	}
+	return k.peer.Caller.String()
 }
 
 // busy reports whether a call runs.
@@ -97,7 +108,7 @@ func (k *connection) busy() bool { return k.running.Load() > 0 || k.lasting.Load
 func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo, error) {
 	k := &connection{Conn: raw, CommonAuthInfo: wirecred.CommonAuthInfo{SecurityLevel: wirecred.NoSecurity}, of: c}
 	if c.door.Authenticate == nil {
-		k.caller = callerAt(raw, cmp.Or(c.door.Name, broker.Machine))
+		k.peer.Caller = callerAt(raw, cmp.Or(c.door.Name, broker.Machine))
 	} else if err := c.authenticate(k, raw); err != nil {
 		c.refused.Do(func() {
 			c.log.Info("connection refused", "listener", c.door.Name, "peer", raw.RemoteAddr().String(), "cause", causeOf(err))
@@ -105,12 +116,13 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		return nil, nil, err // gRPC closes it
 	}
 	if !k.peer.Until.IsZero() {
-		k.end = time.AfterFunc(time.Until(k.peer.Until), func() { _ = k.Conn.Close() }) // gRPC sees it, and closes the rest
+		k.end = time.AfterFunc(time.Until(k.peer.Until)+endsAfter, func() { _ = k.Conn.Close() }) // gRPC sees it, and closes the rest
 	}
 	if err := c.room.enter(k); err != nil {
 		_ = k.Close()
 		return nil, nil, err
 	}
+	k.seen.Store(c.generation.Load())
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
 		return nil, nil, err
@@ -133,22 +145,33 @@ func (c *connections) authenticate(k *connection, raw net.Conn) (err error) {
 	if k.peer, err = c.door.Authenticate.Authenticate(ctx, raw); err != nil {
 		return err
 	}
-	k.Conn, k.caller, k.SecurityLevel = k.peer.Conn, k.peer.Caller, wirecred.PrivacyAndIntegrity
+	k.Conn, k.SecurityLevel = k.peer.Conn, wirecred.PrivacyAndIntegrity
 	return nil
 }
 
 // lookEvery is how often all connections are looked at although nothing has changed: timers stand still while the machine sleeps.
 const lookEvery = time.Minute
 
-// follow looks at all connections again whenever what the door trusts changes, and now and then.
+// endsAfter is how long a connection whose peer is believed no more stays open, so that its calls and streams are told why they end. It does nothing else.
+const endsAfter = time.Second
+
+// follow looks at all connections and streams again whenever what the door trusts changes, and now and then.
 func (c *connections) follow(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		changed := c.door.Authenticate.Changes() // before looking: nothing is missed
+		var certificates, tokens <-chan struct{} // before looking: nothing is missed
+		if c.door.Authenticate != nil {
+			certificates = c.door.Authenticate.Changes()
+		}
+		if c.door.Tokens != nil {
+			tokens = c.door.Tokens.Changes()
+		}
+		c.generation.Add(1)
 		c.look(time.Now())
 		select {
-		case <-changed:
+		case <-certificates:
+		case <-tokens:
 		case <-tick.C:
 		case <-ctx.Done():
 			return
@@ -156,21 +179,20 @@ func (c *connections) follow(ctx context.Context) {
 	}
 }
 
-// look closes the connections of those who would not be let in any more.
+// look ends the streams and the connections of those who would not be believed any more.
 func (c *connections) look(now time.Time) {
+	c.proven.look(now)
 	for _, k := range c.room.all() {
 		err := k.peer.still()
-		if err == nil && k.expired(now) {
+		if err == nil && k.peer.over(now) {
 			err = errProofOver
 		}
-		if err != nil {
-			c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.caller.String(), "cause", causeOf(err))
-			_ = k.Close()
+		if err != nil && k.ending.CompareAndSwap(false, true) {
+			c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.peer.Caller.String(), "cause", causeOf(err))
+			time.AfterFunc(endsAfter, func() { _ = k.Close() })
 		}
 	}
 }
-
-var errProofOver = errors.New("its certificate has ended")
 
 // ClientHandshake implements credentials.TransportCredentials. A server makes none.
 func (*connections) ClientHandshake(context.Context, string, net.Conn) (net.Conn, wirecred.AuthInfo, error) {

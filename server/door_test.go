@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -74,20 +75,23 @@ func TestWhoHasLeftTheLobbyMakesRoom(t *testing.T) {
 
 // A timer that ends a connection stands while the machine sleeps.
 func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
-	c := newConnections(10)
-	now := time.Now()
-	in := func(until time.Time) *visitor {
-		v := &visitor{from: "10.0.0.1"}
-		k := &connection{Conn: v, of: c, caller: broker.NewCaller(broker.DNS, "company", "a", broker.ProofX509, "services")}
-		k.peer.Until = until
-		if err := c.room.enter(k); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		c := newConnections(10)
+		now := time.Now()
+		in := func(until time.Time) *visitor {
+			v := &visitor{from: "10.0.0.1"}
+			k := &connection{Conn: v, of: c}
+			k.peer.Authenticated = Authenticated{Caller: broker.NewCaller(broker.DNS, "company", "a", broker.ProofX509, "services"), Until: until}
+			if err := c.room.enter(k); err != nil {
+				t.Fatal(err)
+			}
+			return v
 		}
-		return v
-	}
-	over, lasts, endless := in(now.Add(-time.Second)), in(now.Add(time.Second)), in(time.Time{})
-	c.look(now)
-	if !over.closed || lasts.closed || endless.closed {
-		t.Errorf("closed: over %t, lasting %t, endless %t", over.closed, lasts.closed, endless.closed)
-	}
+		over, lasts, endless := in(now.Add(-time.Second)), in(now.Add(time.Hour)), in(time.Time{})
+		c.look(now)
+		<-time.After(endsAfter + time.Millisecond)
+		if !over.closed || lasts.closed || endless.closed {
+			t.Errorf("closed: over %t, lasting %t, endless %t", over.closed, lasts.closed, endless.closed)
+		}
+	})
 }

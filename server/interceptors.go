@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"buf.build/go/protovalidate"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -36,6 +37,8 @@ type edge struct {
 	// recovering and recoveringStream turn a panic in a handler into a failure.
 	recovering       grpc.UnaryServerInterceptor
 	recoveringStream grpc.StreamServerInterceptor
+	// strangers bounds how often it is said who did not prove who they are.
+	strangers *rate.Limiter
 	// within is how long the message of a stream may take.
 	within time.Duration
 	// stopping ends when the server does: streams of health and reflection last as long as their callers like.
@@ -50,33 +53,37 @@ func callerOf(ctx context.Context) *broker.Caller {
 	return c
 }
 
-// identify says who the peer is, and on which connection; reached any other way, nobody.
-func identify(ctx context.Context) (*broker.Caller, *connection) {
-	k := connectionOf(ctx)
-	if k == nil {
-		return nil, nil
+// identify says who makes a call, and on which connection; reached any other way, nobody. Health asks nobody who they are.
+func identify(ctx context.Context, method string, now time.Time) (p proof, k *connection, err error) {
+	if k = connectionOf(ctx); k == nil {
+		return p, nil, nil
 	}
 	k.begins(ctx)
-	return k.caller, k
+	if !strings.HasPrefix(method, "/grpc.health.") {
+		p, err = k.whose(ctx, now)
+	}
+	return p, k, err
 }
 
 // unary is the interceptor. There is one, which calls what else there is: each more in a chain costs every call two closures.
 func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	caller, connection := identify(ctx)
-	c := &call{Context: ctx, caller: caller, connection: connection, started: time.Now()}
+	started := time.Now()
+	who, connection, err := identify(ctx, info.FullMethod, started)
+	c := &call{Context: ctx, proof: who, connection: connection, started: started}
 	if connection != nil {
 		connection.running.Add(1)
 	}
 	defer c.end()
 	var res any
-	var err error
-	if connection != nil && connection.expired(c.started) {
-		err = &broker.Failure{Kind: broker.CallerUnauthenticated}
-	} else {
+	if err == nil {
 		res, err = e.answered(c, req, info, next)
 	}
+	now := time.Now()
 	if err == nil {
-		e.metrics.called(info.FullMethod, codes.OK, time.Since(c.started))
+		err = who.holds(now) // it may have waited
+	}
+	if err == nil {
+		e.metrics.called(info.FullMethod, codes.OK, now.Sub(c.started))
 		if e.log.Enabled(c, slog.LevelDebug) {
 			e.log.LogAttrs(c, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
 				slog.Duration("took", time.Since(c.started)))
@@ -100,22 +107,22 @@ func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	defer e.metrics.streaming(info.FullMethod)()
 	started := time.Now()
-	caller, connection := identify(ss.Context())
-	ctx := context.WithValue(ss.Context(), callerKey{}, caller)
-	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
-	if connection != nil {
-		done, err := connection.lasts()
-		if err == nil && connection.expired(started) {
-			done()
-			err = &broker.Failure{Kind: broker.CallerUnauthenticated}
+	who, connection, err := identify(ss.Context(), info.FullMethod, started)
+	ctx := context.WithValue(ss.Context(), callerKey{}, who.caller())
+	if connection != nil && err == nil {
+		var done, over func()
+		if done, err = connection.lasts(); err == nil {
+			defer done()
+			ctx, over = connection.of.proven.add(ctx, who, started)
+			defer over()
 		}
-		if err != nil {
-			s, pushback := e.refuse(ctx, info.FullMethod, err, started)
-			ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
-			return s.Err()
-		}
-		defer done()
 	}
+	if err != nil {
+		s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+		ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
+		return s.Err()
+	}
+	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
 	if strings.HasPrefix(info.FullMethod, "/grpc.") {
 		var cancel context.CancelFunc
 		vs.ctx, cancel = context.WithCancel(ctx)
@@ -123,8 +130,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		defer cancel()
 		defer context.AfterFunc(e.stopping, cancel)()
 	}
-	var err error
-	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && caller == nil {
+	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && who.caller() == nil {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // an unknown caller learns nothing, not even which services exist
 	} else {
 		err = e.recoveringStream(srv, vs, info, next)
@@ -134,6 +140,9 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	}
 	if err == nil {
 		return nil
+	}
+	if over := unprovenCause(ctx); over != nil {
+		err = over
 	}
 	if _, ok := status.FromError(err); ok {
 		return err // reflection and health speak statuses of their own; and of a message that is too large gRPC has said it already
@@ -207,10 +216,16 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 			level = slog.LevelDebug
 		}
 	}
+	if kind == broker.CallerUnauthenticated && !e.strangers.Allow() { // whoever reaches the broker could fill its disk
+		return s, pushback
+	}
 	if e.log.Enabled(ctx, level) {
 		attrs := []slog.Attr{
 			slog.String("method", method), slog.String("code", s.Code().String()), slog.String("reason", reasonOf(kind)),
 			slog.String("request_id", id), slog.String("caller", callerOf(ctx).String()), slog.Duration("took", time.Since(started)),
+		}
+		if k := connectionOf(ctx); k != nil && callerOf(ctx) == nil {
+			attrs = append(attrs, slog.String("listener", k.of.door.Name), slog.String("peer", k.RemoteAddr().String()))
 		}
 		if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
 			for _, a := range [...]slog.Attr{

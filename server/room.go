@@ -26,7 +26,7 @@ func (r *room) enter(k *connection) error {
 	r.mu.Lock()
 	var gone *connection
 	if r.open >= r.most {
-		if gone = r.spare(k.caller.String()); gone == nil {
+		if gone = r.spare(k.party()); gone == nil {
 			r.mu.Unlock()
 			return errTooMany
 		}
@@ -35,10 +35,10 @@ func (r *room) enter(k *connection) error {
 	if r.of == nil {
 		r.of = map[string]*list.List{}
 	}
-	if r.of[k.caller.String()] == nil {
-		r.of[k.caller.String()] = list.New()
+	if r.of[k.party()] == nil {
+		r.of[k.party()] = list.New()
 	}
-	k.place = r.of[k.caller.String()].PushBack(k)
+	k.place = r.of[k.party()].PushBack(k)
 	r.open++
 	r.mu.Unlock()
 	if gone != nil {
@@ -70,11 +70,11 @@ func (r *room) leave(k *connection) {
 
 // remove takes a connection out; the caller holds mu.
 func (r *room) remove(k *connection) {
-	all := r.of[k.caller.String()]
+	all := r.of[k.party()]
 	all.Remove(k.place)
 	k.place = nil
 	if r.open--; all.Len() == 0 {
-		delete(r.of, k.caller.String())
+		delete(r.of, k.party())
 	}
 }
 

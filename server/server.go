@@ -13,6 +13,7 @@ import (
 	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/encoding/gzip" // registers itself: requests may be compressed
 	"google.golang.org/grpc/health"
@@ -95,7 +96,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 		s.messageWithin = messageWithin
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping}
+	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	out := &Server{grpc: map[string]*grpc.Server{}, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
@@ -118,7 +119,7 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 	if from.connectionsMost > 0 {
 		peers.room.most = from.connectionsMost
 	}
-	if d.Authenticate != nil {
+	if d.Authenticate != nil || d.Tokens != nil {
 		from.MaxConnectionAge = min(orDefault(from.MaxConnectionAge, DefaultConnectionAge), authenticatedAge)
 		go peers.follow(stopping)
 	}

@@ -32,8 +32,10 @@ type Settings struct {
 	// WorkloadAPI is the address of the SPIFFE Workload API instead, such as unix:///run/spire/agent.sock: it gives the broker's certificate, and the
 	// authorities of trust domains that have no file. Empty: none.
 	WorkloadAPI string
-	// Trust says who is believed. At least one.
+	// Trust says who is believed. At least one, unless Optional.
 	Trust []Trust
+	// Optional: callers may leave their certificate out. They are nobody then, until their calls bring tokens. Without Trust none is asked for.
+	Optional bool
 	// Log gets what becomes of the files. Default: discarded.
 	Log *slog.Logger
 	// Now is the time of day. Default: time.Now.
@@ -197,7 +199,7 @@ func (c *Certificates) read(former *material) (*material, error) {
 		}
 		m.trust = append(m.trust, a)
 	}
-	if len(c.settings.Trust) == 0 {
+	if len(c.settings.Trust) == 0 && !c.settings.Optional {
 		wrong = append(wrong, errors.New("nobody is trusted: name a trust"))
 	}
 	m.digest = m.sum()
@@ -338,12 +340,21 @@ func bounded(chain []*x509.Certificate) error {
 func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.Peer, error) {
 	var id identity
 	var chain []*x509.Certificate
+	asks := tls.RequireAnyClientCert // verified below, against what is trusted then
+	switch {
+	case c.settings.Optional && len(c.settings.Trust) == 0:
+		asks = tls.NoClientCert
+	case c.settings.Optional:
+		asks = tls.RequestClientCert
+	}
 	conn := tls.Server(raw, &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
-		ClientAuth:     tls.RequireAnyClientCert, // verified below, against what is trusted then
+		ClientAuth:     asks,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.is.Load().own, nil },
 		VerifyConnection: func(s tls.ConnectionState) (err error) {
-			chain = s.PeerCertificates
+			if chain = s.PeerCertificates; len(chain) == 0 && c.settings.Optional {
+				return nil
+			}
 			if err := bounded(chain); err != nil {
 				return err
 			}
@@ -356,6 +367,9 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 	}
 	if conn.ConnectionState().NegotiatedProtocol != "h2" {
 		return server.Peer{}, errors.New("the client does not speak HTTP/2 (ALPN h2)")
+	}
+	if len(chain) == 0 {
+		return server.Peer{Conn: conn}, nil
 	}
 	caller := broker.NewCaller(id.kind, id.authority, id.name, broker.ProofX509, c.settings.Listener)
 	return server.Peer{Conn: conn, Authenticated: server.Authenticated{Caller: caller, Until: id.until, Still: func() error {

@@ -117,8 +117,11 @@ func TestAnAuthorityThatIsReplaced(t *testing.T) {
 	watchedToo := watch(t, young)
 
 	r.write("ca.pem", next.PEM())
-	if err := within(t, watched, "a watch goes on whose authority is trusted no more"); status.Code(err) != codes.Unavailable {
+	if err := within(t, watched, "a watch goes on whose authority is trusted no more"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
+	}
+	if err := getToken(t, old); status.Code(err) != codes.Unauthenticated && status.Code(err) != codes.Unavailable {
+		t.Errorf("on the connection, which ends: %v", err)
 	}
 	if err := getToken(t, r.dial("services", r.config(&byFormer))); status.Code(err) != codes.Unavailable {
 		t.Errorf("after it is trusted no more: %v", err)
@@ -217,7 +220,7 @@ func TestACertificateThatEnds(t *testing.T) {
 	conn := r.once("services", r.config(&p))
 	watched := watch(t, conn)
 	began := time.Now()
-	if err := within(t, watched, "a watch goes on whose certificate has ended"); status.Code(err) != codes.Unavailable {
+	if err := within(t, watched, "a watch goes on whose certificate has ended"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
 	}
 	if d := time.Since(began); d > 10*time.Second {

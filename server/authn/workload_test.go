@@ -123,7 +123,7 @@ func TestTheWorkloadAPI(t *testing.T) {
 	watched, watchedToo := watch(t, partnerOf), watch(t, cartOf)
 	another := authority("partner.example")
 	a.give(t, own, corp.PEM(), map[string][]byte{"partner.example": another.PEM()})
-	if err := within(t, watched, "a watch goes on whose authority was taken back"); status.Code(err) != codes.Unavailable {
+	if err := within(t, watched, "a watch goes on whose authority was taken back"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
 	}
 	open(t, watchedToo)

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+)
+
+// A caller is believed by a proof: a certificate, for as long as its connection lasts, or a token, which each call brings. Either ends at a time, and
+// counts no more once what the door trusts has changed so. It is looked at before a call is done, and before it is answered; of a stream, whenever
+// something changes.
+
+// A proof is who makes a call, as of a generation of what the door trusts. The zero value is nobody's.
+type proof struct {
+	who        *Authenticated
+	of         *connections
+	generation uint64
+}
+
+// caller is nil for nobody.
+func (p proof) caller() *broker.Caller {
+	if p.who == nil {
+		return nil
+	}
+	return p.who.Caller
+}
+
+// holds fails with CallerUnauthenticated once the caller would not be believed any more.
+func (p proof) holds(now time.Time) error {
+	switch {
+	case p.who == nil:
+		return nil
+	case p.who.over(now):
+		return unproven(errProofOver)
+	case p.generation == p.of.generation.Load():
+		return nil
+	}
+	if err := p.who.still(); err != nil {
+		return unproven(err)
+	}
+	return nil
+}
+
+var (
+	errProofOver = errors.New("what proved who the caller is has ended")
+	errTwoProofs = errors.New("a certificate and a token came together, and nobody has said which counts: bring one")
+	errNoToken   = errors.New("there is no token: call with the header \"authorization: Bearer TOKEN\"")
+	errNotBearer = errors.New("one header \"authorization: Bearer TOKEN\" is wanted")
+)
+
+// unproven is why somebody is not believed, or not any more. What it says is told to them: it quotes nothing.
+func unproven(err error) error {
+	if f, ok := errors.AsType[*broker.Failure](err); ok {
+		return f
+	}
+	detail := ""
+	switch err {
+	case errProofOver, errTwoProofs, errNoToken, errNotBearer:
+		detail = err.Error()
+	default: // it may be about what others have put into a certificate: the log has it
+		detail = "what is trusted here has changed"
+	}
+	return &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: detail}
+}
+
+// proven is the proof of a connection's peer.
+func (k *connection) proven(now time.Time) (proof, error) {
+	is := k.of.generation.Load()
+	p := proof{&k.peer.Authenticated, k.of, k.seen.Load()}
+	if err := p.holds(now); err != nil {
+		return proof{}, err
+	}
+	if p.generation != is {
+		k.seen.Store(is)
+		p.generation = is
+	}
+	return p, nil
+}
+
+// bearing is a token that a call has brought, with whose it is.
+type bearing struct {
+	header string
+	proof
+}
+
+// tokenWithin bounds how long it may take to say whose a token is: the issuer may be asked for its keys.
+const tokenWithin = 10 * time.Second
+
+// whose says who makes a call: by the token that it brings, where the door takes tokens, else by the connection.
+// CallerUnauthenticated, IssuerUnavailable.
+func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
+	if k.of.door.Tokens == nil {
+		return k.proven(now)
+	}
+	headers := metadata.ValueFromIncomingContext(ctx, "authorization")
+	switch {
+	case k.peer.Caller != nil && len(headers) > 0:
+		return proof{}, unproven(errTwoProofs)
+	case k.peer.Caller != nil:
+		return k.proven(now)
+	case len(headers) == 0:
+		return proof{}, unproven(errNoToken)
+	case len(headers) > 1:
+		return proof{}, unproven(errNotBearer)
+	}
+	if was := k.last.Load(); was != nil && was.header == headers[0] && was.generation == k.of.generation.Load() && !was.who.over(now) {
+		return was.proof, nil
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	if token = strings.TrimLeft(token, " "); !strings.EqualFold(scheme, "bearer") || token == "" { // RFC 9110 section 11.1: its case does not count
+		return proof{}, unproven(errNotBearer)
+	}
+	generation := k.of.generation.Load() // before: what changes meanwhile is looked at
+	bounded, cancel := context.WithTimeout(ctx, tokenWithin)
+	defer cancel()
+	who, err := k.of.door.Tokens.AuthenticateToken(bounded, token)
+	if err != nil {
+		return proof{}, unproven(err)
+	}
+	is := &bearing{headers[0], proof{who, k.of, generation}}
+	k.last.Store(is)
+	return is.proof, nil
+}
+
+// lasting are the streams of a door whose callers' proofs may end. The zero value has none. Safe for concurrent use.
+type lasting struct {
+	mu  sync.Mutex
+	all map[*streaming]struct{}
+}
+
+type streaming struct {
+	proof
+	end context.CancelCauseFunc
+}
+
+// add has a stream end with its proof, until the function is called that it returns. The context's cause is CallerUnauthenticated then.
+func (l *lasting) add(ctx context.Context, p proof, now time.Time) (context.Context, func()) {
+	if p.who == nil || p.who.Until.IsZero() && p.who.Still == nil {
+		return ctx, func() {}
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	s := &streaming{p, end}
+	l.mu.Lock()
+	if l.all == nil {
+		l.all = map[*streaming]struct{}{}
+	}
+	l.all[s] = struct{}{}
+	l.mu.Unlock()
+	ended := func() bool { return true }
+	if !p.who.Until.IsZero() {
+		ended = time.AfterFunc(p.who.Until.Sub(now), func() { end(unproven(errProofOver)) }).Stop
+	}
+	s.look(now) // what is trusted may have changed before it was here
+	return ctx, func() {
+		ended()
+		l.mu.Lock()
+		delete(l.all, s)
+		l.mu.Unlock()
+		end(nil)
+	}
+}
+
+// look ends the streams whose proofs hold no more.
+func (l *lasting) look(now time.Time) {
+	l.mu.Lock()
+	all := make([]*streaming, 0, len(l.all))
+	for s := range l.all {
+		all = append(all, s)
+	}
+	l.mu.Unlock()
+	for _, s := range all {
+		s.look(now)
+	}
+}
+
+func (s *streaming) look(now time.Time) {
+	if err := s.holds(now); err != nil {
+		s.end(err)
+	}
+}
+
+// unprovenCause is why a context has ended, where its caller's proof has.
+func unprovenCause(ctx context.Context) error {
+	if f, ok := errors.AsType[*broker.Failure](context.Cause(ctx)); ok && f.Kind == broker.CallerUnauthenticated {
+		return f
+	}
+	return nil
+}
