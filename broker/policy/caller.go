@@ -18,6 +18,8 @@ type Description struct {
 	Proof, Listener string
 	// GID is of a Unix caller; empty: not known.
 	GID string
+	// Claims are of a JWT caller, each with one value.
+	Claims map[string]string
 }
 
 // Caller is the caller that is described. It fails for what no caller can be.
@@ -26,9 +28,12 @@ func (d Description) Caller() (*broker.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	proof, listener := proofOf(kind), "services"
-	if d.Proof != "" && d.Proof != string(proof) {
-		return nil, fmt.Errorf("proof: of %s there is %s only", kind, proof)
+	proof, listener := proofsOf(kind)[0], "services"
+	if d.Proof != "" {
+		if why := checkProof(kind, d.Proof); why != "" {
+			return nil, errors.New("proof: " + why)
+		}
+		proof = broker.Proof(d.Proof)
 	}
 	switch {
 	case kind == broker.Local:
@@ -42,6 +47,15 @@ func (d Description) Caller() (*broker.Caller, error) {
 		return nil, fmt.Errorf("listener: it is none of %s", strings.Join(listeners, ", "))
 	}
 	c := broker.NewCaller(kind, authority, name, proof, listener)
+	switch {
+	case len(d.Claims) > 0 && kind != broker.JWT:
+		return nil, errors.New("claims: they go with jwt; leave them out")
+	case kind == broker.JWT:
+		c.Attributes = map[string][]string{}
+		for name, v := range d.Claims {
+			c.Attributes[name] = []string{v}
+		}
+	}
 	switch {
 	case kind == broker.Unix:
 		c.Attributes = map[string][]string{"uid": {name}}
@@ -59,7 +73,7 @@ func (d Description) Caller() (*broker.Caller, error) {
 
 // parseIdentity takes an identity apart. It fails for what is none.
 func parseIdentity(s string) (kind broker.CallerKind, authority, name string, err error) {
-	const forms = "write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, unix:UID or local:LISTENER"
+	const forms = "write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID or local:LISTENER"
 	word, rest, ok := strings.Cut(s, ":")
 	kind = broker.CallerKind(word)
 	if laterWords[word] {
@@ -100,10 +114,16 @@ func parseIdentity(s string) (kind broker.CallerKind, authority, name string, er
 			return wrong("behind local: is one of " + strings.Join(listeners, ", "))
 		}
 		return kind, "", rest, nil
+	case broker.Kubernetes:
+		if why := checkServiceAccount(rest); why != "" {
+			return wrong(why)
+		}
+		authority, name, _ = strings.Cut(rest, "/")
+		return kind, authority, name, nil
 	default:
 		authority, name, _ = strings.Cut(rest, "/")
 		if name == "" || !broker.IsCredentialName(authority) {
-			return wrong(fmt.Sprintf("behind %s: is a trust of the settings and a name, as %s:company/NAME", kind, kind))
+			return wrong(fmt.Sprintf("behind %s: is a trust or an issuer of the settings and a name, as %s:company/NAME", kind, kind))
 		}
 		if kind == broker.DNS {
 			if name = strings.ToLower(name); checkDNS(name) != "" {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,18 @@ type entry struct {
 	proof    broker.Proof
 	listener string
 	gid      string
+	// claims are those of a JWT that it must have.
+	claims []claim
+}
+
+// A claim is one that a token has, with a value that matches: of a list, one of its texts.
+type claim struct {
+	name   string
+	values patterns
+}
+
+func (c *claim) matches(values []string) bool {
+	return c.values.any && len(values) > 0 || slices.ContainsFunc(values, c.values.matches)
 }
 
 func (e *entry) matches(c *broker.Caller) bool {
@@ -27,6 +40,11 @@ func (e *entry) matches(c *broker.Caller) bool {
 	}
 	if e.gid != "" && !slices.Contains(c.Attributes["gid"], e.gid) {
 		return false
+	}
+	for i := range e.claims {
+		if !e.claims[i].matches(c.Attributes[e.claims[i].name]) {
+			return false
+		}
 	}
 	name := c.Name
 	switch c.Kind {
@@ -77,18 +95,27 @@ type who struct {
 	kind                      broker.CallerKind
 	authority, name, listener string
 	proof                     broker.Proof
-	gids                      string
+	// attributes are those that entries of this policy look at, each with its values, every text with its length.
+	attributes string
 }
 
-func whoIs(c *broker.Caller) who {
+func (p *Policy) whoIs(c *broker.Caller) who {
 	w := who{kind: c.Kind, authority: c.Authority, name: c.Name, listener: c.Listener, proof: c.Proof}
-	switch gids := c.Attributes["gid"]; len(gids) {
-	case 0:
-	case 1:
-		w.gids = gids[0]
-	default:
-		w.gids = strings.Join(gids, "\x00")
+	if len(c.Attributes) == 0 {
+		return w
 	}
+	if gids := c.Attributes["gid"]; c.Kind == broker.Unix && len(gids) == 1 {
+		w.attributes = gids[0]
+		return w
+	}
+	var b strings.Builder
+	for _, name := range p.attributes {
+		for _, v := range c.Attributes[name] {
+			fmt.Fprintf(&b, "%d:%s", len(v), v)
+		}
+		b.WriteByte(';')
+	}
+	w.attributes = b.String()
 	return w
 }
 
@@ -102,7 +129,7 @@ type views struct {
 }
 
 func (p *Policy) viewOf(c *broker.Caller) *view {
-	w := whoIs(c)
+	w := p.whoIs(c)
 	p.views.mu.RLock()
 	v := p.views.all[w]
 	p.views.mu.RUnlock()

@@ -29,7 +29,7 @@ type (
 func at(n *yaml.Node) position { return yamldoc.At(n) }
 
 // laterWords belong to policies, and not to this version of them.
-var laterWords = map[string]bool{"jwt": true, "k8s": true, "via": true, "claims": true, "sub": true, "rate": true}
+var laterWords = map[string]bool{"via": true, "rate": true}
 
 // A reader reads a policy, and gathers everything that is wrong.
 type reader struct {
@@ -57,7 +57,7 @@ func Parse(file string, data []byte) (*Policy, []yamldoc.Problem) {
 
 // read reads a policy, and leaves its tests alone. The problems are in their order.
 func read(file string, data []byte) *reader {
-	r := &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}, p: &Policy{}, byName: map[string]int{}}
+	r := &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}, p: &Policy{attributes: []string{"gid"}}, byName: map[string]int{}}
 	r.document(data)
 	yamldoc.Sort(r.Problems)
 	return r

@@ -1,30 +1,52 @@
 package policy
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 var (
 	listeners = []string{"services", "operators", broker.Machine}
-	kinds     = []string{string(broker.SPIFFE), string(broker.DNS), string(broker.URI), string(broker.CommonName), string(broker.Unix), string(broker.Local)}
-	proofs    = []string{string(broker.ProofX509), string(broker.ProofPeer), string(broker.ProofNone)}
+	kinds     = []string{
+		string(broker.SPIFFE), string(broker.DNS), string(broker.URI), string(broker.CommonName), string(broker.JWT), string(broker.Kubernetes), string(broker.Unix), string(broker.Local),
+	}
+	proofs = []string{string(broker.ProofX509), string(broker.ProofJWT), string(broker.ProofPeer), string(broker.ProofNone)}
 )
 
-// proofOf is the one proof that there is of a kind.
-func proofOf(k broker.CallerKind) broker.Proof {
+// proofsOf are the proofs that there are of a kind, the usual one first.
+func proofsOf(k broker.CallerKind) []broker.Proof {
 	switch k {
 	case broker.Unix:
-		return broker.ProofPeer
+		return []broker.Proof{broker.ProofPeer}
 	case broker.Local:
-		return broker.ProofNone
+		return []broker.Proof{broker.ProofNone}
+	case broker.JWT, broker.Kubernetes:
+		return []broker.Proof{broker.ProofJWT}
+	case broker.SPIFFE:
+		return []broker.Proof{broker.ProofX509, broker.ProofJWT}
 	default:
-		return broker.ProofX509
+		return []broker.Proof{broker.ProofX509}
 	}
+}
+
+// checkProof says why a proof is none of a kind; empty: it is one.
+func checkProof(k broker.CallerKind, proof string) string {
+	all := proofsOf(k)
+	if slices.Contains(all, broker.Proof(proof)) {
+		return ""
+	}
+	texts := make([]string, len(all))
+	for i, p := range all {
+		texts[i] = string(p)
+	}
+	return fmt.Sprintf("of %s there is %s only", k, strings.Join(texts, " and "))
 }
 
 // hasAuthority reports whether callers of a kind are named by a certificate, so that an entry says by which trust.
@@ -64,7 +86,7 @@ func (r *reader) entries(n *yaml.Node, what string, mayBeEmpty bool) []entry {
 
 func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	before := len(r.Problems)
-	w := r.Words(n, what, append([]string{"proof", "listener", "certificate", "gid"}, kinds...)...)
+	w := r.Words(n, what, append([]string{"proof", "listener", "certificate", "gid", "sub", "claims"}, kinds...)...)
 	if n.Kind != yaml.MappingNode {
 		return entry{}, false
 	}
@@ -86,7 +108,16 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 		}
 		return entry{}, false
 	}
-	r.entryName(&e, of.Value, what+"."+of.Key)
+	if e.kind == broker.JWT {
+		r.subject(&e, of.Value, w, n, what)
+	} else {
+		r.entryName(&e, of.Value, what+"."+of.Key)
+		for _, word := range []string{"sub", "claims"} {
+			if it, ok := w[word]; ok {
+				r.Wrong(it.At, "%s.%s: it goes with jwt; leave it out", what, word)
+			}
+		}
+	}
 	it, ok := w["certificate"]
 	switch {
 	case ok && !hasAuthority(e.kind):
@@ -107,8 +138,9 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	}
 	if it, ok := w["proof"]; ok {
 		if s, ok := r.choice(it.Value, what+".proof", proofs); ok {
-			if e.proof = broker.Proof(s); e.proof != proofOf(e.kind) {
-				r.Wrong(at(it.Value), "%s.proof: of %s there is %s only, and this matches nobody", what, e.kind, proofOf(e.kind))
+			e.proof = broker.Proof(s)
+			if why := checkProof(e.kind, s); why != "" {
+				r.Wrong(at(it.Value), "%s.proof: %s, and this matches nobody", what, why)
 			}
 		}
 	}
@@ -119,7 +151,40 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 			}
 		}
 	}
-	return e, len(r.Problems) == before
+	ok = len(r.Problems) == before
+	if it := w["sub"]; ok && e.kind == broker.JWT && len(e.claims) == 0 && strings.HasPrefix(e.name.all[0].text, "*") {
+		r.Warn(at(it.Value), "%s.sub: it may begin with anything, so that these are all whom the issuer knows: of a public issuer, everybody; begin with what is fixed, or demand claims", what)
+	}
+	return e, ok
+}
+
+// subject reads who a token is about: its issuer, its sub, and what it claims.
+func (r *reader) subject(e *entry, issuer *yaml.Node, w map[string]item, n *yaml.Node, what string) {
+	if s, ok := r.Text(issuer, what+".jwt"); ok && r.name(at(issuer), s, what+".jwt") {
+		e.authority = s
+	}
+	if it, ok := w["claims"]; ok {
+		for _, x := range r.Items(it.Value, what+".claims") {
+			e.claims = append(e.claims, claim{x.Key, r.values(x.Value, what+".claims."+yamldoc.Clip(x.Key), claimValues)})
+			if !slices.Contains(r.p.attributes, x.Key) {
+				r.p.attributes = append(r.p.attributes, x.Key)
+			}
+		}
+		if len(e.claims) == 0 {
+			r.Wrong(it.At, "%s.claims: there are none; leave the word out", what)
+		}
+	}
+	it, ok := r.need(w, n, what, "sub", `write which subjects of the issuer, as "repo:acme/web:ref:**"`)
+	if !ok {
+		return
+	}
+	s, ok := r.Text(it.Value, what+".sub")
+	if !ok {
+		return
+	}
+	if p, ok := r.pattern(it.Value, s, what+".sub", subjects); ok {
+		e.name.all = []pattern{p}
+	}
 }
 
 // entryName reads the value of a kind's word.
@@ -141,6 +206,8 @@ func (r *reader) entryName(e *entry, n *yaml.Node, what string) {
 		d = dnsNames
 	case broker.URI:
 		d = uriNames
+	case broker.Kubernetes:
+		d = serviceAccounts
 	case broker.Unix:
 		if s == "*" {
 			e.name.any = true
@@ -156,7 +223,7 @@ func (r *reader) entryName(e *entry, n *yaml.Node, what string) {
 	if !ok {
 		return
 	}
-	if e.kind == broker.SPIFFE { // the trust domain is no pattern, and compared by itself
+	if e.kind == broker.SPIFFE || e.kind == broker.Kubernetes { // the trust domain, or the issuer, is no pattern, and compared by itself
 		var path string
 		e.authority, path, _ = strings.Cut(s, "/")
 		p, _ = parsePattern(path, slashes) // it is good with the domain before it

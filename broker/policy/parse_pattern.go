@@ -20,6 +20,10 @@ var (
 	dnsNames    = dialect{form: dots, check: checkDNS, canonical: strings.ToLower}
 	uriNames    = dialect{form: uris, check: checkURI}
 	commonNames = dialect{form: whole}
+
+	subjects        = dialect{form: uris}
+	serviceAccounts = dialect{form: slashes, check: checkServiceAccount}
+	claimValues     = dialect{form: whole, anything: true}
 )
 
 // checkName finds what no credential can be called: a wildcard could be a letter.
@@ -101,6 +105,27 @@ var dnsPattern = regexp.MustCompile(`^[a-z0-9_*-]+(\.[a-z0-9_*-]+)*$`)
 func checkDNS(s string) string {
 	if !dnsPattern.MatchString(s) {
 		return "no DNS name: labels have a-z 0-9 _ - in them, with a dot between them"
+	}
+	return ""
+}
+
+var serviceAccount = regexp.MustCompile(`^[a-z0-9.*-]+(/[a-z0-9.*-]+)?$`)
+
+// checkServiceAccount refuses what no service account is called (Kubernetes: RFC 1123 names).
+func checkServiceAccount(s string) string {
+	issuer, account, _ := strings.Cut(s, "/")
+	namespace, name, _ := strings.Cut(account, "/")
+	switch {
+	case hasWildcard(issuer):
+		return "no wildcard may be in the name of an issuer"
+	case !broker.IsCredentialName(issuer) || account == "":
+		return `an issuer of the settings, a namespace and a service account are wanted, as "prod/batch/importer"`
+	case account == "**":
+		return ""
+	case namespace == "" || name == "" || namespace == "**":
+		return `a namespace and a service account are wanted behind the issuer, as "prod/batch/importer" or "prod/batch/*"`
+	case !serviceAccount.MatchString(account):
+		return "no service account: namespaces and names have a-z 0-9 . - in them"
 	}
 	return ""
 }

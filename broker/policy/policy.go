@@ -12,7 +12,9 @@ type Policy struct {
 	blocked []entry
 	rules   []*rule
 	tests   []test
-	views   views
+	// attributes are the names of those that entries look at.
+	attributes []string
+	views      views
 }
 
 // Decide decides as broker.Authorizer says. Rules have no order and never add up: one of them covers the whole access, or none does. Where several

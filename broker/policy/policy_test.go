@@ -239,6 +239,9 @@ func TestCallers(t *testing.T) {
 	gids := func(all ...string) func(*broker.Caller) {
 		return func(c *broker.Caller) { c.Attributes = map[string][]string{"gid": all} }
 	}
+	claims := func(name string, all ...string) func(*broker.Caller) {
+		return func(c *broker.Caller) { c.Attributes[name] = all }
+	}
 	for _, x := range []struct {
 		entry string
 		c     *broker.Caller
@@ -274,6 +277,25 @@ func TestCallers(t *testing.T) {
 		{`unix: "*", gid: 7`, one("unix:11", gids("6", "7")), true},
 		{`unix: "*", gid: 7`, one("unix:11", gids("77")), false},
 		{`unix: "*", gid: 7`, one("unix:7"), false},
+		{`jwt: ci, sub: "repo:acme/web:ref:**"`, one("jwt:ci/repo:acme/web:ref:refs/heads/main"), true},
+		{`jwt: ci, sub: "repo:acme/web:ref:**"`, one("jwt:other/repo:acme/web:ref:refs/heads/main"), false},
+		{`jwt: ci, sub: "repo:acme/web:ref:**"`, one("jwt:ci/repo:acme/web2:ref:refs/heads/main"), false},
+		{`jwt: ci, sub: "repo:acme/*:ref"`, one("jwt:ci/repo:acme/web/x:ref"), false},
+		{`jwt: ci, sub: "auth0|a"`, one("jwt:ci/auth0|a"), true},
+		{`jwt: ci, sub: "a"`, one("uri:ci/a"), false},
+		{`jwt: ci, sub: "a", claims: {ref: [main, "release-*"]}`, one("jwt:ci/a", claims("ref", "release-1")), true},
+		{`jwt: ci, sub: "a", claims: {ref: [main, "release-*"]}`, one("jwt:ci/a", claims("ref", "feature")), false},
+		{`jwt: ci, sub: "a", claims: {ref: [main]}`, one("jwt:ci/a"), false},
+		{`jwt: ci, sub: "a", claims: {groups: [admin]}`, one("jwt:ci/a", claims("groups", "staff", "admin")), true},
+		{`jwt: ci, sub: "a", claims: {groups: [admin]}`, one("jwt:ci/a", claims("groups", "staff,admin")), false},
+		{`jwt: ci, sub: "a", claims: {groups: ["*"]}`, one("jwt:ci/a", claims("groups", "x")), true},
+		{`jwt: ci, sub: "a", claims: {groups: ["*"]}`, one("jwt:ci/a", claims("other", "x")), false},
+		{`jwt: ci, sub: "a", claims: {a: [x], b: [y]}`, one("jwt:ci/a", claims("a", "x"), claims("b", "y")), true},
+		{`jwt: ci, sub: "a", claims: {a: [x], b: [y]}`, one("jwt:ci/a", claims("a", "x"), claims("b", "x")), false},
+		{`k8s: "prod/batch/*"`, one("k8s:prod/batch/importer"), true},
+		{`k8s: "prod/batch/*"`, one("k8s:prod/shop/importer"), false},
+		{`k8s: "prod/batch/*"`, one("k8s:test/batch/importer"), false},
+		{`k8s: "prod/**"`, one("k8s:prod/batch/importer"), true},
 		{`local: services`, one("local:services"), true},
 		{`local: services`, one("local:operators"), false},
 		{`local: services`, one("unix:1"), false},

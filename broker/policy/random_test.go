@@ -14,7 +14,12 @@ import (
 // What follows is a second implementation, of a model that is written as a file: it knows nothing of the first one, but the form of files. It decides
 // only what is Stored; what is Unread or Missing is held against all that may be stored.
 
-type modelEntry struct{ word, value, certificate, proof, listener, gid string }
+type modelEntry struct {
+	word, value, certificate, proof, listener, gid string
+	// sub and claim are of a jwt, whose value is the issuer.
+	sub   string
+	claim []string
+}
 
 func (e modelEntry) yaml() string {
 	out := fmt.Sprintf("%s: %q", e.word, e.value)
@@ -22,6 +27,12 @@ func (e modelEntry) yaml() string {
 		if x[1] != "" {
 			out += fmt.Sprintf(", %s: %q", x[0], x[1])
 		}
+	}
+	if e.sub != "" {
+		out += fmt.Sprintf(", sub: %q", e.sub)
+	}
+	if e.claim != nil {
+		out += ", claims: {role: " + quoted(e.claim) + "}"
 	}
 	return "{" + out + "}"
 }
@@ -31,12 +42,21 @@ func (e modelEntry) has(c *broker.Caller) bool {
 	switch e.word {
 	case "spiffe":
 		name = c.Authority + "/" + c.Name
+	case "k8s":
+		name, e.certificate = c.Authority+"/"+c.Name, c.Authority
+	case "jwt":
+		value, e.certificate = e.sub, value
+		if e.claim != nil && !slices.ContainsFunc(c.Attributes["role"], func(v string) bool {
+			return slices.ContainsFunc(e.claim, func(p string) bool { return like(p, v, "") })
+		}) {
+			return false
+		}
 	case "local":
 		name = c.Listener
 	}
 	return string(c.Kind) == e.word && (e.word == "spiffe" || c.Authority == e.certificate) && (e.proof == "" || e.proof == string(c.Proof)) &&
 		(e.listener == "" || e.listener == c.Listener) && (e.gid == "" || slices.Contains(c.Attributes["gid"], e.gid)) &&
-		(e.word == "unix" && value == "*" || like(value, name, map[string]string{"spiffe": "/", "dns": ".", "uri": "/:"}[e.word]))
+		(e.word == "unix" && value == "*" || like(value, name, map[string]string{"spiffe": "/", "k8s": "/", "dns": ".", "uri": "/:", "jwt": "/:"}[e.word]))
 }
 
 // like tries all that wildcards may stand for.
@@ -261,7 +281,7 @@ var (
 )
 
 func (d dice) entry() modelEntry {
-	e := modelEntry{word: d.of("spiffe", "spiffe", "dns", "uri", "cn", "unix", "local")}
+	e := modelEntry{word: d.of("spiffe", "spiffe", "dns", "uri", "cn", "jwt", "jwt", "k8s", "unix", "local")}
 	switch e.word {
 	case "spiffe":
 		e.value = d.of("td/a/b", "td/a/*", "td/**", "td/*/b", "other/a/b", "td/a/b*")
@@ -271,6 +291,12 @@ func (d dice) entry() modelEntry {
 		e.value, e.certificate = d.of("urn:a", "urn:*", "urn:a:**"), d.of("one", "two")
 	case "cn":
 		e.value, e.certificate = d.of("A", "*", "A*"), d.of("one", "two")
+	case "jwt":
+		if e.value, e.sub = d.of("one", "two"), d.of("a", "a:*", "**", "a/**"); d.IntN(2) == 0 {
+			e.claim = d.some(1, 2, "admin", "st*", "x")
+		}
+	case "k8s":
+		e.value = d.of("one/a/b", "one/a/*", "two/**", "one/*/b")
 	case "unix":
 		if e.value = d.of("*", "1", "2"); d.IntN(2) == 0 {
 			e.gid = d.of("7", "8")
@@ -280,7 +306,7 @@ func (d dice) entry() modelEntry {
 		return e
 	}
 	if d.IntN(4) == 0 {
-		e.proof = map[bool]string{true: "peer", false: "x509"}[e.word == "unix"]
+		e.proof = d.of(map[string][]string{"unix": {"peer"}, "jwt": {"jwt"}, "k8s": {"jwt"}, "spiffe": {"x509", "jwt"}, "dns": {"x509"}, "uri": {"x509"}, "cn": {"x509"}}[e.word]...)
 	}
 	if d.IntN(4) == 0 {
 		e.listener = d.of("services", "operators")
@@ -290,9 +316,15 @@ func (d dice) entry() modelEntry {
 
 func (d dice) caller() *broker.Caller {
 	proof, listener := broker.ProofX509, d.of("services", "operators")
-	switch d.IntN(12) {
+	switch d.IntN(15) {
 	case 0:
 		return nil
+	case 12, 13:
+		c := broker.NewCaller(broker.JWT, d.of("one", "two"), d.of("a", "a:b", "a/b", "a:b:c", "b"), broker.ProofJWT, listener)
+		c.Attributes = map[string][]string{"role": d.some(0, 2, "admin", "staff", "xx", "adminstaff")}
+		return c
+	case 14:
+		return broker.NewCaller(broker.Kubernetes, d.of("one", "two"), d.of("a/b", "a/c", "c/b"), broker.ProofJWT, listener)
 	case 1, 2:
 		c := broker.NewCaller(broker.Unix, "", d.of("1", "2", "3"), broker.ProofPeer, listener)
 		c.Attributes = map[string][]string{"gid": d.some(0, 2, "7", "8", "9")}
@@ -311,8 +343,11 @@ func (d dice) caller() *broker.Caller {
 
 // proof is now and then one that no such caller has today.
 func (d dice) proof() broker.Proof {
-	if d.IntN(10) == 0 {
+	switch d.IntN(10) {
+	case 0:
 		return broker.ProofNone
+	case 1, 2, 3:
+		return broker.ProofJWT
 	}
 	return broker.ProofX509
 }

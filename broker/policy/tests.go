@@ -44,7 +44,7 @@ func (r *reader) tests(n *yaml.Node) {
 
 func (r *reader) test(n *yaml.Node, what string) (test, bool) {
 	before := len(r.Problems)
-	w := r.Words(n, what, append([]string{"caller", "proof", "listener", "uid", "gid", "credential", "labels", "operation", "rule", "denied"}, selecting...)...)
+	w := r.Words(n, what, append([]string{"caller", "proof", "listener", "uid", "gid", "claims", "credential", "labels", "operation", "rule", "denied"}, selecting...)...)
 	if n.Kind != yaml.MappingNode {
 		return test{}, false
 	}
@@ -99,6 +99,7 @@ func (r *reader) testCaller(w map[string]item, n *yaml.Node, what string) *broke
 			return nil
 		}
 	}
+	d.Claims = r.texts(w, what, "claims")
 	c, err := d.Caller()
 	if err != nil {
 		r.Wrong(at(it.Value), "%s: %v", what, err)

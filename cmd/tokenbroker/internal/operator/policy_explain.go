@@ -13,10 +13,11 @@ import (
 type policyExplainCommand struct {
 	console.Format
 	File          string   `arg:"" help:"The policy file; - for standard input."`
-	Caller        string   `required:"" placeholder:"IDENTITY" help:"Who asks, as logs say it: spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:…, cn:…, unix:UID, local:LISTENER."`
-	Proof         string   `help:"How that was proven: x509, peer or none. Left out: as it is of such callers."`
+	Caller        string   `required:"" placeholder:"IDENTITY" help:"Who asks, as logs say it: spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:…, cn:…, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID, local:LISTENER."`
+	Proof         string   `help:"How that was proven: x509, jwt, peer or none. Left out: as it is of such callers."`
 	Listener      string   `help:"By which listener: services or operators. Left out: services."`
 	GID           string   `name:"gid" help:"A group of a caller behind a Unix socket."`
+	Claim         pairs    `sep:"none" placeholder:"NAME=VALUE" help:"A claim of a JWT; repeat for several."`
 	Operation     string   `required:"" help:"What it wants to do: get_token, watch, invalidate, invalidate.all, credential.read, credential.write, credential.delete, credential.test, provider.read."`
 	Credential    string   `help:"The credential. Left out: a list of credentials, or providers."`
 	Label         pairs    `sep:"none" placeholder:"KEY=VALUE" help:"A label that the credential has; repeat for several."`
@@ -28,7 +29,7 @@ type policyExplainCommand struct {
 
 // access is what the flags say.
 func (c *policyExplainCommand) access() (broker.Access, error) {
-	caller, err := policy.Description{Identity: c.Caller, Proof: c.Proof, Listener: c.Listener, GID: c.GID}.Caller()
+	caller, err := policy.Description{Identity: c.Caller, Proof: c.Proof, Listener: c.Listener, GID: c.GID, Claims: c.Claim}.Caller()
 	if err != nil {
 		return broker.Access{}, console.WrongInput(err)
 	}
