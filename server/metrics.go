@@ -173,7 +173,7 @@ func methodLabel(method string) string {
 // PolicyStale notes whether the policy's file as it is now is not used.
 func (m *Metrics) PolicyStale(stale bool) { set(m.policyStale, stale) }
 
-// Certificates notes of a listener when the broker's certificate ends, and whether something of what is there now is not used.
+// Certificates notes of a listener when the broker's certificate ends, and whether something of what it trusts is not what is there now.
 func (m *Metrics) Certificates(listener string, ends time.Time, stale bool) {
 	m.certificate.WithLabelValues(listener).Set(float64(ends.Unix()))
 	set(m.trustStale.WithLabelValues(listener), stale)

@@ -30,7 +30,7 @@ func (r *Running) authorizer(bg context.Context) (broker.Authorizer, error) {
 	return r.policy, nil
 }
 
-// tellEvery is how often metrics are told how the policy and the certificates are.
+// tellEvery is how often metrics are told how the policy, the certificates and the issuers' keys are.
 const tellEvery = 5 * time.Second
 
 // tell tells the metrics until ctx ends.
@@ -43,6 +43,9 @@ func (r *Running) tell(ctx context.Context) {
 		}
 		for i, c := range r.certificates {
 			ends, stale := c.Status()
+			if t := r.tokens[r.doors[i].Name]; t != nil {
+				stale = stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
+			}
 			r.metrics.Certificates(r.doors[i].Name, ends, stale)
 		}
 		select {
@@ -55,6 +58,7 @@ func (r *Running) tell(ctx context.Context) {
 
 // openDoors makes what authenticates the callers of each listener. It waits for a Workload API until ctx ends.
 func (r *Running) openDoors(ctx, bg context.Context) error {
+	r.tokens = map[string]*authn.Tokens{}
 	for _, name := range slices.Sorted(maps.Keys(r.settings.Named())) {
 		of := r.settings.Authn(name)
 		of.Log = r.log
@@ -67,7 +71,17 @@ func (r *Running) openDoors(ctx, bg context.Context) error {
 		r.cleanup = append(r.cleanup, certificates.Close)
 		r.background.Go(func() { certificates.Follow(bg) })
 		r.certificates = append(r.certificates, certificates)
-		r.doors = append(r.doors, server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates})
+		d := server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates}
+		if issuers := r.settings.Tokens(name); len(issuers.Issuers) > 0 {
+			issuers.Log = r.log
+			tokens, err := authn.NewTokens(issuers)
+			if err != nil {
+				return console.WrongInput(err)
+			}
+			r.background.Go(func() { tokens.Follow(bg) })
+			r.tokens[name], d.Tokens = tokens, tokens
+		}
+		r.doors = append(r.doors, d)
 	}
 	return nil
 }

@@ -154,7 +154,7 @@ func (r *Running) banner() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "answering on %s", strings.Join(r.Addresses, ", "))
 	for _, name := range slices.Sorted(maps.Keys(r.Doors)) {
-		fmt.Fprintf(&b, "; %s with certificates on %s", name, strings.Join(r.Doors[name], ", "))
+		fmt.Fprintf(&b, "; %s on %s", name, strings.Join(r.Doors[name], ", "))
 	}
 	if r.Metrics != "" {
 		fmt.Fprintf(&b, "; metrics on http://%s/metrics", r.Metrics)

@@ -35,9 +35,10 @@ type Running struct {
 	server *server.Server
 	// policy is who may do what; nil: whoever is on this machine may everything.
 	policy *policy.File
-	// doors are for callers who prove who they are, and certificates what authenticates those of each.
+	// doors are for callers who prove who they are, certificates what authenticates those of each, and tokens, by its name, what authenticates their calls.
 	doors        []server.Door
 	certificates []*authn.Certificates
+	tokens       map[string]*authn.Tokens
 	// Addresses are those on which it answers gRPC, the Unix socket last; Metrics is where /metrics is, and
 	// Probes where other machines find it with /livez and /readyz; empty: nowhere.
 	Addresses []string

@@ -32,6 +32,7 @@ type remote struct {
 	Address string        `group:"Which broker:" env:"TOKENBROKER_ADDRESS" help:"The broker: host:port, or unix:PATH of its socket, which may be that of another user who owns its directory. Default: the socket in the data directory. Where none is named (--data-dir, --config) and nobody answers there, ${address}, which is sent no secrets."`
 	Timeout time.Duration `group:"Which broker:" default:"${timeout}" help:"${timeout_help}; 0: for ever."`
 	TLS     tlsFlags      `embed:"" prefix:"tls-" group:"Which broker:"`
+	Bearer  bearerFile    `name:"bearer-token-file" group:"Which broker:" env:"TOKENBROKER_BEARER_TOKEN_FILE" help:"A JWT to show it over TLS, instead of a certificate. The file is read for each call."`
 	console.Format
 	whereabouts
 }
@@ -43,9 +44,31 @@ type tlsFlags struct {
 	KeyFile  string `name:"key-file" env:"TOKENBROKER_TLS_KEY_FILE" help:"Its key in PEM."`
 }
 
-// credentials are for a connection to a target. Without flags, and to a Unix socket, nothing is proven and nothing encrypted.
-func (f tlsFlags) credentials(target string) (credentials.TransportCredentials, error) {
-	if f == (tlsFlags{}) || strings.HasPrefix(target, "unix:") {
+// A bearerFile has a token that each call brings. It implements credentials.PerRPCCredentials.
+type bearerFile string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (f bearerFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	data, err := readfile.Read(string(f), bearerMost)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "--bearer-token-file: %s: %v", f, readfile.Why(err))
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return nil, status.Errorf(codes.InvalidArgument, "--bearer-token-file: %s has no token in it, or more than one", f)
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (bearerFile) RequireTransportSecurity() bool { return true }
+
+// bearerMost bounds a file with a token: a header of gRPC has no more.
+const bearerMost = 16 << 10
+
+// credentials are for a connection to a target. Where nothing is to be proven, and to a Unix socket, nothing is encrypted.
+func (f tlsFlags) credentials(target string, bearer bearerFile) (credentials.TransportCredentials, error) {
+	if f == (tlsFlags{}) && bearer == "" || strings.HasPrefix(target, "unix:") {
 		return insecure.NewCredentials(), nil
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -111,13 +134,16 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	}
 	ctx, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
-	proof, err := r.TLS.credentials(at.target)
+	proof, err := r.TLS.credentials(at.target, r.Bearer)
 	if err != nil {
 		return err
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(proof), grpc.WithDisableRetry(), grpc.WithUnaryInterceptor(bounded),
 		grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)),
+	}
+	if r.Bearer != "" && proof.Info().SecurityProtocol == "tls" {
+		options = append(options, grpc.WithPerRPCCredentials(r.Bearer))
 	}
 	if strings.HasPrefix(at.target, "unix:") {
 		options = append(options, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {

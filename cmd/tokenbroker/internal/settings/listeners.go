@@ -21,23 +21,30 @@ import (
 type Listeners struct {
 	// Services has GetToken, Invalidate, WatchToken and health; Operators everything. Nil: there is none.
 	Services, Operators *Listener
-	// Trust are authorities, by the names by which listeners name them.
-	Trust map[string]Trust
+	// Trust are authorities, and Issuers whose JWTs are believed, by the names by which listeners name them.
+	Trust   map[string]Trust
+	Issuers map[string]Issuer
 }
 
-// A Listener answers those whose certificates one of its trusts vouches for.
+// A Listener answers those whose certificates one of its trusts vouches for, or whose calls bring tokens of one of its issuers.
 type Listener struct {
 	Addresses         []string
 	CertFile, KeyFile string
 	WorkloadAPI       string
-	// Trust are the names of those who are believed.
-	Trust []string
-	at    Position
+	// Trust and Issuers are the names of those who are believed.
+	Trust, Issuers []string
+	at             Position
 }
 
 // A Trust is an authority.
 type Trust struct {
 	authn.Trust
+	at Position
+}
+
+// An Issuer is who issues JWTs.
+type Issuer struct {
+	authn.Issuer
 	at Position
 }
 
@@ -61,9 +68,18 @@ func (l Listeners) Named() map[string]*Listener {
 // Authn are the settings of a listener, for package authn.
 func (l Listeners) Authn(name string) authn.Settings {
 	of := l.Named()[name]
-	s := authn.Settings{Listener: name, CertFile: of.CertFile, KeyFile: of.KeyFile, WorkloadAPI: of.WorkloadAPI}
+	s := authn.Settings{Listener: name, CertFile: of.CertFile, KeyFile: of.KeyFile, WorkloadAPI: of.WorkloadAPI, Optional: len(of.Issuers) > 0}
 	for _, t := range of.Trust {
 		s.Trust = append(s.Trust, l.Trust[t].Trust)
+	}
+	return s
+}
+
+// Tokens are the settings of a listener's issuers, for package authn. Without any, callers bring no tokens.
+func (l Listeners) Tokens(name string) authn.TokenSettings {
+	s := authn.TokenSettings{Listener: name}
+	for _, i := range l.Named()[name].Issuers {
+		s.Issuers = append(s.Issuers, l.Issuers[i].Issuer)
 	}
 	return s
 }
@@ -74,7 +90,7 @@ var names = map[string]broker.CallerKind{"dns": broker.DNS, "uri": broker.URI, "
 // listener reads one.
 func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
 	l := &Listener{at: Position{r.File, yamldoc.At(n)}}
-	words := r.Words(n, what, "listen", "cert_file", "key_file", "workload_api", "trust")
+	words := r.Words(n, what, "listen", "cert_file", "key_file", "workload_api", "trust", "issuers")
 	text := func(word string, to *string) {
 		if it, ok := words[word]; ok {
 			*to = r.oneText(it, what+"."+word)
@@ -90,7 +106,50 @@ func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
 	}
 	list("listen", &l.Addresses)
 	list("trust", &l.Trust)
+	list("issuers", &l.Issuers)
 	return l
+}
+
+// issuerKinds are the words of Issuer that say whose tokens they are, by the kind of callers that those make.
+var issuerKinds = map[string]broker.CallerKind{"issuer": broker.JWT, "kubernetes": broker.Kubernetes, "trust_domain": broker.SPIFFE}
+
+// issuers reads all of them.
+func (r *settingsReader) issuers(n *yaml.Node) map[string]Issuer {
+	all := map[string]Issuer{}
+	for _, it := range r.Items(n, "issuers") {
+		what := "issuers." + yamldoc.Clip(it.Key)
+		i := Issuer{Issuer: authn.Issuer{Name: it.Key}, at: Position{r.File, it.At}}
+		words := r.Words(it.Value, what, "issuer", "kubernetes", "trust_domain", "audience", "algorithms", "jwks_uri", "jwks_file", "ca_file", "token_file")
+		said := 0
+		for word, kind := range issuerKinds {
+			if w, ok := words[word]; ok {
+				i.Kind = kind
+				if said++; kind == broker.SPIFFE {
+					i.TrustDomain = r.oneText(w, what+"."+word)
+				} else {
+					i.Issuer.Issuer = r.oneText(w, what+"."+word)
+				}
+			}
+		}
+		for word, to := range map[string]*string{"jwks_uri": &i.JWKSURI, "jwks_file": &i.JWKSFile, "ca_file": &i.CAFile, "token_file": &i.TokenFile} {
+			if w, ok := words[word]; ok {
+				*to = r.oneText(w, what+"."+word)
+			}
+		}
+		for word, to := range map[string]*[]string{"audience": &i.Audience, "algorithms": &i.Algorithms} {
+			if w, ok := words[word]; ok {
+				*to = r.Texts(w.Value, what+"."+word)
+			}
+		}
+		switch {
+		case !broker.IsCredentialName(it.Key) || strings.Contains(it.Key, "/"):
+			r.Wrong(it.At, "%s: a name %s", what, broker.NameForm)
+		case said != 1:
+			r.Wrong(it.At, "%s: say once whose tokens they are: issuer, kubernetes or trust_domain", what)
+		}
+		all[it.Key] = i
+	}
+	return all
 }
 
 // trusts reads all of them.
@@ -143,7 +202,7 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		p.Word = word
 		*wrong = append(*wrong, p)
 	}
-	used := map[string]bool{}
+	used, named := map[string]bool{}, map[string]bool{} // trust and issuers
 	all := s.Named()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		l := all[name]
@@ -162,8 +221,16 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		case !files && l.WorkloadAPI == "":
 			bad(l.at, name, "callers have to know whom they reach: give cert_file and key_file, or workload_api")
 		}
-		if len(l.Trust) == 0 {
-			bad(l.at, name+".trust", "nobody is trusted: name one of the authorities under trust")
+		if len(l.Trust)+len(l.Issuers) == 0 {
+			bad(l.at, name+".trust", "nobody is trusted: name one of the authorities under trust, or of the issuers under issuers")
+		}
+		for i, t := range l.Issuers {
+			if named[t] = true; slices.Contains(l.Issuers[:i], t) {
+				bad(l.at, name+".issuers", "an issuer is there twice")
+			}
+			if _, ok := s.Issuers[t]; !ok {
+				bad(l.at, name+".issuers", "there is no issuer of this name under issuers")
+			}
 		}
 		for i, t := range l.Trust {
 			if used[t] = true; slices.Contains(l.Trust[:i], t) {
@@ -175,7 +242,16 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 				bad(of.at, "trust."+t+".ca_file", "it is missing, and %s has no workload_api", name)
 			}
 		}
-		if len(*wrong) > before || l.WorkloadAPI != "" { // an agent is asked when the broker starts
+		if len(*wrong) > before {
+			continue
+		}
+		if len(l.Issuers) > 0 {
+			if _, err := authn.NewTokens(s.Tokens(name)); err != nil {
+				bad(l.at, name+".issuers", "%s", err)
+				continue
+			}
+		}
+		if l.WorkloadAPI != "" { // an agent is asked when the broker starts
 			continue
 		}
 		a, err := authn.New(context.Background(), s.Authn(name))
@@ -188,6 +264,11 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 	for _, name := range slices.Sorted(maps.Keys(s.Trust)) {
 		if !used[name] {
 			bad(s.Trust[name].at, "trust."+yamldoc.Clip(name), "no listener names it")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Issuers)) {
+		if !named[name] {
+			bad(s.Issuers[name].at, "issuers."+yamldoc.Clip(name), "no listener names it")
 		}
 	}
 	switch {

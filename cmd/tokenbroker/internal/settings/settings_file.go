@@ -181,7 +181,10 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 		case k.Value == "trust" && r.out.Listeners.Trust == nil:
 			r.out.Listeners.Trust = r.trusts(v)
 			continue
-		case slices.Contains([]string{Services, Operators, "trust"}, k.Value):
+		case k.Value == "issuers" && r.out.Listeners.Issuers == nil:
+			r.out.Listeners.Issuers = r.issuers(v)
+			continue
+		case slices.Contains([]string{Services, Operators, "trust", "issuers"}, k.Value):
 			r.Wrong(yamldoc.At(k), "setting %s: it is there twice", k.Value)
 			continue
 		}
@@ -195,7 +198,7 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 
 // words are the settings as they are written in the file.
 func (r *settingsReader) words() []string {
-	out := []string{Services, Operators, "trust"}
+	out := []string{Services, Operators, "trust", "issuers"}
 	for name := range r.known {
 		word := strings.ReplaceAll(name, "-", "_")
 		for _, g := range groups {
