@@ -43,6 +43,8 @@ const (
 	FreshTokensRejected
 	RefreshUncertain
 	StoreUnavailable
+	// AuditUnavailable: the audit log cannot be written, so that nothing may be changed.
+	AuditUnavailable
 	ShuttingDown
 	UpstreamSlow
 	RecordUnreadable
@@ -81,6 +83,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	FreshTokensRejected:     {"fresh_tokens_rejected", "the API refuses fresh tokens of this credential, one after the other: look at its answer; another token is not asked for yet"},
 	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
 	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
+	AuditUnavailable:        {"audit_unavailable", "the broker's audit log cannot be written, and nothing is changed, or handed out, that is not in it"},
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
 	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
 	RecordUnreadable:        {"record_unreadable", "a stored record cannot be decrypted, or is in the wrong place"},
@@ -126,7 +129,7 @@ func (k Kind) Error() string {
 // Passes reports whether such a failure may pass without anybody's changing something.
 func (k Kind) Passes() bool {
 	switch k {
-	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, UpstreamSlow, CallerLimited:
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, AuditUnavailable, UpstreamSlow, CallerLimited:
 		return true
 	default:
 		return false

@@ -24,13 +24,14 @@ type cache struct {
 	names        *otter.Cache[lookup, *slot]
 	hits         func(provider string) func()
 
-	serials atomic.Uint64
-
 	mu    sync.Mutex
 	lines map[broker.CredentialName]*line
 	// asked are the entries that the confirmer asks about, where the store is shared.
 	asked map[*entry]struct{}
 }
+
+// serials are of all entries of the process: what a caller was allowed of one Broker is nothing at another.
+var serials atomic.Uint64
 
 // A slot is where the current entry of one of a credential's tokens is, for all names that callers have for it. One that nothing leads to any more has
 // none, or one that is not served by it.
@@ -192,7 +193,7 @@ func (c *cache) lead(name lookup, s *slot) {
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: c.serials.Add(1)}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: serials.Add(1)}
 	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))

@@ -21,7 +21,7 @@ type entry struct {
 	made broker.Instant
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.
 	astray atomic.Bool
-	// serial tells it from every other entry of this process. Who may have it is the same by all its names: they are of one selection.
+	// serial tells it from every other entry of this process (serials). Who may have it is the same by all its names: they are of one selection.
 	serial uint64
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool

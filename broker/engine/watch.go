@@ -50,6 +50,9 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 	l.watchers.Add(1)
 	defer l.watchers.Add(-1)
 	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, allowed: ^uint64(0), send: send}
+	failed := func(err error) error {
+		return b.failed(ctx, broker.Access{Caller: caller, Operation: broker.Watch, Credential: r.Credential, Selection: r.Selection}, err)
+	}
 	for {
 		changed, wanted := l.changes() // before looking: nothing is missed
 		policy := b.authorize.Changes()
@@ -58,7 +61,7 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 			err = watchEnded(r.Credential, ended)
 		}
 		if err != nil {
-			return b.failed(broker.Watch, err)
+			return failed(err)
 		}
 		if w.held != "" && w.told.Failure == nil {
 			wanted = nil
@@ -73,10 +76,10 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 		}
 		timer.Stop()
 		if err := ctx.Err(); err != nil {
-			return b.failed(broker.Watch, watchEnded(r.Credential, err))
+			return failed(watchEnded(r.Credential, err))
 		}
 		if b.flights.isClosed() {
-			return b.failed(broker.Watch, &broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
+			return failed(&broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
 		}
 	}
 }
