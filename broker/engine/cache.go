@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,8 +39,9 @@ var serials atomic.Uint64
 // none, or one that is not served by it.
 type slot struct {
 	entry atomic.Pointer[entry]
-	// names are how many lead to it; guarded by cache.mu.
-	names int
+	// names are how many lead to it, and weighed is the weight of the entry when one was last led; guarded by cache.mu.
+	names   int
+	weighed uint32
 }
 
 func newCache(clock *broker.Clock, s Settings) (*cache, error) {
@@ -55,10 +58,40 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 	}
 	var err error
 	c.names, err = otter.New(&otter.Options[lookup, *slot]{
-		MaximumSize: size,
-		OnDeletion:  func(e otter.DeletionEvent[lookup, *slot]) { c.misled(e.Value) },
+		MaximumWeight: uint64(size),
+		Weigher:       weigh,
+		OnDeletion:    func(e otter.DeletionEvent[lookup, *slot]) { c.misled(e.Value) },
 	})
 	return c, err
+}
+
+// TokenBytes is what a token in the cache takes at most with all that is kept beside it, as most are: of 200 bytes it takes 4.2 KiB, of 1.5 KiB about twice that.
+// Larger ones count for as many as there is room for in their place.
+const TokenBytes = 8 << 10
+
+// bytesOf is about what an offer takes: what the upstream gave, and what callers get, which is there by itself and as the bytes of three answers.
+func bytesOf(a offer) (n int) {
+	for name, v := range a.issued.Values {
+		n += len(name) + len(v.Reveal())
+	}
+	const copies = 4
+	n += copies * len(a.token.AccessToken.Reveal())
+	for _, f := range slices.Concat(a.token.Headers, a.token.Cookies, a.token.Query) {
+		n += copies * (len(f.Name) + len(f.Value.Reveal()))
+	}
+	return n
+}
+
+// weigh is for how many usual tokens a name counts, with what it leads to.
+func weigh(name lookup, s *slot) uint32 {
+	bytes := len(name.name)
+	for _, text := range name.sel.Canonical() {
+		bytes += len(text)
+	}
+	if e := s.entry.Load(); e != nil {
+		bytes += e.bytes
+	}
+	return uint32(min(1+bytes/TokenBytes, math.MaxInt32)) //nolint:gosec // it is bounded
 }
 
 func (c *cache) close() { c.names.StopAllGoroutines() }
@@ -183,9 +216,11 @@ func (c *cache) fill(s *slot, e *entry) {
 
 // lead has a name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
 func (c *cache) lead(name lookup, s *slot) {
-	if there, ok := c.names.GetEntryQuietly(name); ok && there.Value == s {
+	weighs := weigh(name, s)
+	if there, ok := c.names.GetEntryQuietly(name); ok && there.Value == s && s.weighed == weighs {
 		return
 	}
+	s.weighed = weighs
 	s.names++
 	c.names.Set(name, s)
 }
@@ -194,6 +229,7 @@ func (c *cache) lead(name lookup, s *slot) {
 func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
 	now := c.clock.Now()
 	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: serials.Add(1)}
+	e.bytes = bytesOf(a)
 	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))

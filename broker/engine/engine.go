@@ -41,7 +41,8 @@ type Settings struct {
 	// Flights is how many tokens may be fetched at a time, for all callers together; default DefaultFlights. One caller gets half of them at most,
 	// and a third for one credential.
 	Flights int
-	// CacheSize is how many tokens are kept in process, each counted for as many names as callers have for it; default DefaultCacheSize.
+	// CacheSize is how many tokens are kept in process, each counted for as many names as callers have for it, and a large one for as many as take as much;
+	// default DefaultCacheSize.
 	CacheSize int
 	// CacheBound is how long what was read from a store that others share is relied on; default DefaultCacheBound.
 	CacheBound time.Duration

@@ -23,6 +23,8 @@ type entry struct {
 	astray atomic.Bool
 	// serial tells it from every other entry of this process (serials). Who may have it is the same by all its names: they are of one selection.
 	serial uint64
+	// bytes is about what the token takes, wherever it is there.
+	bytes int
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
