@@ -157,8 +157,8 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 	generation := b.authorize.Generation()
 	fails := func(err error) (Result, error) {
 		if may, _ := b.permit(a); may.effect != broker.Allowed || b.authorize.Generation() != generation { // labels may have changed, too
-			if denied := b.mayAsk(ctx, a); denied != nil {
-				err = denied
+			if denied := b.mayAsk(ctx, a); broker.KindOf(denied) == broker.CallerNotAllowed {
+				err = denied // else what came of it says more
 			}
 		}
 		return Result{}, b.unseen(a, err)
