@@ -47,7 +47,12 @@ func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after b
 	return allowed(ctx, b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
 		page, err := b.store.Credentials(ctx, after, limit)
 		if err != nil {
-			return p, b.storeFailure("", err)
+			f := b.storeFailure("", err)
+			if may, denied := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: f.Credential}); f.Credential != "" && (denied != nil || may.effect != broker.Allowed) {
+				named := *f
+				f, named.Credential = &named, "" // one that cannot be read, whose labels nobody knows
+			}
+			return p, f
 		}
 		if len(page) == limit && limit > 0 {
 			p.Next = page[len(page)-1].Name
