@@ -51,9 +51,10 @@ func notAllowed(name broker.CredentialName) *broker.Failure {
 	return &broker.Failure{Kind: broker.CallerNotAllowed, Credential: name}
 }
 
-// unseen turns NotFound into what is denied, where the caller may not know that there is no such credential.
+// unseen turns NotFound into what is denied, where the caller may not know that there is no such credential, and RecordUnreadable where nobody can say
+// whether the caller may know of it.
 func (b *Broker) unseen(a broker.Access, err error) error {
-	if broker.KindOf(err) != broker.NotFound || a.Credential == "" {
+	if k := broker.KindOf(err); k != broker.NotFound && k != broker.RecordUnreadable || a.Credential == "" {
 		return err
 	}
 	a.Known = broker.Missing
@@ -186,11 +187,12 @@ func (b *Broker) reading(ctx context.Context, caller *broker.Caller, name broker
 		}()
 		bounded, cancel := context.WithTimeout(b.stopping, readMost) // whoever began it may give up
 		defer cancel()
-		l, read := b.cache.hold(name), b.clock.Now().At
+		l := b.cache.hold(name)
 		defer b.cache.release(l)
+		read, moved := b.clock.Now().At, l.moves.now()
 		c, err := b.stored(bounded, name)
 		if err == nil {
-			b.cache.learn(l, c, read)
+			b.cache.learn(l, c, read, moved)
 		}
 		return reading{c, err}
 	})

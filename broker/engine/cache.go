@@ -23,13 +23,19 @@ type cache struct {
 	clock        *broker.Clock
 	shared       bool
 	bound, grace time.Duration
-	names        *otter.Cache[lookup, *slot]
+	names        *otter.Cache[lookup, lead]
 	hits         func(provider string) func()
 
 	mu    sync.Mutex
 	lines map[broker.CredentialName]*line
 	// asked are the entries that the confirmer asks about, where the store is shared.
 	asked map[*entry]struct{}
+}
+
+// A lead is what a name leads to, by the credential as it was then: by another one it may have other defaults, and be another token's.
+type lead struct {
+	*slot
+	credential broker.ID // Credential.Revision
 }
 
 // serials are of all entries of the process: what a caller was allowed of one Broker is nothing at another.
@@ -57,10 +63,10 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 		size = DefaultCacheSize
 	}
 	var err error
-	c.names, err = otter.New(&otter.Options[lookup, *slot]{
+	c.names, err = otter.New(&otter.Options[lookup, lead]{
 		MaximumWeight: uint64(size),
 		Weigher:       weigh,
-		OnDeletion:    func(e otter.DeletionEvent[lookup, *slot]) { c.misled(e.Value) },
+		OnDeletion:    func(e otter.DeletionEvent[lookup, lead]) { c.misled(e.Value.slot) },
 	})
 	return c, err
 }
@@ -83,7 +89,7 @@ func bytesOf(a offer) (n int) {
 }
 
 // weigh is for how many usual tokens a name counts, with what it leads to.
-func weigh(name lookup, s *slot) uint32 {
+func weigh(name lookup, s lead) uint32 {
 	bytes := len(name.name)
 	for _, text := range name.sel.Canonical() {
 		bytes += len(text)
@@ -94,15 +100,24 @@ func weigh(name lookup, s *slot) uint32 {
 	return uint32(min(1+bytes/TokenBytes, math.MaxInt32)) //nolint:gosec // it is bounded
 }
 
+// current is the entry that the name leads to; nil: there is none, or it is of the credential as it is by now, of which nobody has said where the name leads.
+func (l lead) current() *entry {
+	e := l.entry.Load()
+	if e == nil || e.credential.Revision != l.credential {
+		return nil
+	}
+	return e
+}
+
 func (c *cache) close() { c.names.StopAllGoroutines() }
 
 // look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
 func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
-	s, ok := c.names.GetIfPresent(key)
+	to, ok := c.names.GetIfPresent(key)
 	if !ok {
 		return nil, fetch
 	}
-	e := s.entry.Load()
+	e := to.current()
 	if e == nil || e.dropped.Load() || e.revision != revision {
 		return nil, fetch
 	}
@@ -187,7 +202,7 @@ func (c *cache) place(e *entry, moved movedTo, better bool) (*entry, error) {
 	if follows {
 		c.fill(s, e)
 	}
-	if c.lead(e.lookup, s); e.pending != nil {
+	if c.lead(e.target, s); e.pending != nil {
 		l.pending[e] = struct{}{}
 	}
 	return e, nil
@@ -214,15 +229,16 @@ func (c *cache) fill(s *slot, e *entry) {
 	}
 }
 
-// lead has a name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
-func (c *cache) lead(name lookup, s *slot) {
-	weighs := weigh(name, s)
-	if there, ok := c.names.GetEntryQuietly(name); ok && there.Value == s && s.weighed == weighs {
+// lead has a target's name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
+func (c *cache) lead(t target, s *slot) {
+	to := lead{s, t.credential.Revision}
+	weighs := weigh(t.lookup, to)
+	if there, ok := c.names.GetEntryQuietly(t.lookup); ok && there.Value == to && s.weighed == weighs {
 		return
 	}
 	s.weighed = weighs
 	s.names++
-	c.names.Set(name, s)
+	c.names.Set(t.lookup, to)
 }
 
 // entryOf makes an entry without caching it.
@@ -249,7 +265,7 @@ func (c *cache) peek(key lookup) *entry {
 	if !ok {
 		return nil
 	}
-	return c.lasting(there.Value.entry.Load())
+	return c.lasting(there.Value.current())
 }
 
 // peekFor is peek of a target, by whatever name it is there; that of the target leads there from now on.
@@ -260,7 +276,7 @@ func (c *cache) peekFor(t target) *entry {
 	if l == nil || l.slots[t.token.Token] == nil {
 		return nil
 	}
-	c.lead(t.lookup, l.slots[t.token.Token])
+	c.lead(t, l.slots[t.token.Token])
 	return c.lasting(l.has(t.token.Token))
 }
 
@@ -334,15 +350,19 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
-		case e.succeeds(s.view.Mark):
+		case e.succeeds(s.view.Mark) && s.at <= e.made.At:
 			return false
 		}
 		return e.mark.TokenRevision != s.view.Mark.TokenRevision
 	}, false)
 }
 
-// learn notes a credential that was read at a moment, and drops what is none of its tokens.
-func (c *cache) learn(l *line, read broker.Credential, at broker.Moment) {
+// learn notes a credential that was read at a moment at which its line had moved so far, and drops what is none of its tokens. Of one that was written, or
+// deleted, by this process since nothing is learned.
+func (c *cache) learn(l *line, read broker.Credential, at broker.Moment, moved movedTo) {
+	if l.moves.now().all != moved.all {
+		return
+	}
 	l.learn(read, at)
 	c.drop(l.name, l.outdates, false)
 }
@@ -369,7 +389,7 @@ func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Mo
 	case err != nil:
 		e.astray.Store(true)
 	case e.line.has(e.target.token.Token) != e:
-	case !done.Token:
+	case !done.Token, done.Mark.CredentialRevision != e.credential.Revision: // else it would be another credential's
 		c.remove(e)
 		e.line.wake(&e.line.changed)
 	default:
@@ -435,8 +455,15 @@ func (c *cache) doubtEntry(e *entry) {
 // remove takes an entry out; the caller holds mu, and tidies its line. Its other names lead nowhere, until they are asked for.
 func (c *cache) remove(e *entry) {
 	e.dropped.Store(true)
+	delete(c.asked, e)
+	if e.line.has(e.target.token.Token) != e {
+		return
+	}
+	s := e.line.slots[e.target.token.Token]
 	c.leave(e)
-	c.names.Invalidate(e.lookup)
+	if there, ok := c.names.GetEntryQuietly(e.lookup); ok && there.Value.slot == s { // it may lead elsewhere by now
+		c.names.Invalidate(e.lookup)
+	}
 }
 
 // leave takes an entry out of its slot, if it is in, and that out of the line; the caller holds mu.

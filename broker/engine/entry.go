@@ -41,13 +41,14 @@ func (e *entry) wall(now broker.Instant) time.Time { return e.made.Steady(now) }
 func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.issued.ExpireAt) }
 
 // follows reports whether an entry came after another of its token: by what either was stored over, which is known also where both were asked for at
-// the same time, else by when they were asked for. better as for found.
+// the same time, else by when they were asked for. What another was stored over, and is read again after that, is what is stored: it was undone. better as
+// for found.
 func (e *entry) follows(was *entry, better bool) bool {
 	switch {
 	case was.astray.Load(), e.succeeds(was.mark):
 		return true
 	case was.succeeds(e.mark):
-		return was.local && better
+		return was.local && better || !was.local && e.asOf > was.made.At
 	}
 	return e.asOf >= was.asOf
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
 func TestPlanMemory(t *testing.T) {
