@@ -45,6 +45,8 @@ const (
 	StoreUnavailable
 	// IssuerUnavailable: the keys of the issuer of the caller's token are not there, so that nobody can say whose token it is.
 	IssuerUnavailable
+	// AuditUnavailable: the audit log cannot be written, so that nothing may be changed.
+	AuditUnavailable
 	ShuttingDown
 	UpstreamSlow
 	RecordUnreadable
@@ -84,6 +86,7 @@ var kindTexts = [kinds]struct{ name, text string }{
 	RefreshUncertain:        {"refresh_uncertain", "the answer to a refresh was lost: the broker is finding out whether it took effect"},
 	StoreUnavailable:        {"store_unavailable", "the broker's store cannot be reached"},
 	IssuerUnavailable:       {"issuer_unavailable", "the keys of whoever issued the caller's token cannot be fetched, so that nobody can say whose it is"},
+	AuditUnavailable:        {"audit_unavailable", "the broker's audit log cannot be written, and nothing is changed, or handed out, that is not in it"},
 	ShuttingDown:            {"shutting_down", "this broker is shutting down: ask another"},
 	UpstreamSlow:            {"upstream_slow", "the upstream has not answered yet; the exchange goes on: ask again"},
 	RecordUnreadable:        {"record_unreadable", "a stored record cannot be decrypted, or is in the wrong place"},
@@ -129,7 +132,7 @@ func (k Kind) Error() string {
 // Passes reports whether such a failure may pass without anybody's changing something.
 func (k Kind) Passes() bool {
 	switch k {
-	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, IssuerUnavailable, UpstreamSlow, CallerLimited:
+	case UpstreamRateLimited, UpstreamUnavailable, UpstreamResponseInvalid, FreshTokensRejected, RefreshUncertain, StoreUnavailable, IssuerUnavailable, AuditUnavailable, UpstreamSlow, CallerLimited:
 		return true
 	default:
 		return false

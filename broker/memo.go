@@ -11,23 +11,25 @@ type Memo struct {
 	slots atomic.Pointer[[memoSlots]atomic.Pointer[Admission]]
 }
 
-// An Admission is that a caller was allowed something.
+// An Admission is that a caller was allowed something. Immutable.
 type Admission struct {
 	Operation Operation
 	// Serial is of what was allowed, as whoever remembers it counts, and Generation the authorizer's.
 	Serial, Generation uint64
+	// Uses counts how often it is used.
+	Uses *Uses
 }
 
 func (a Admission) slot() uint64 { return a.Serial % memoSlots }
 
-// Admitted reports whether that is what is remembered.
+// Admitted reports whether that is what is remembered, and counts it.
 func (m *Memo) Admitted(a Admission) bool {
 	slots := m.slots.Load()
 	if slots == nil {
 		return false
 	}
 	was := slots[a.slot()].Load()
-	return was != nil && *was == a
+	return was != nil && was.Serial == a.Serial && was.Generation == a.Generation && was.Operation == a.Operation && was.Uses.Count()
 }
 
 // Admit remembers it.

@@ -58,6 +58,7 @@ var outcomes = map[broker.Kind]outcome{
 	broker.RefreshUncertain:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_REFRESH_UNCERTAIN, true},
 	broker.StoreUnavailable:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE, true},
 	broker.IssuerUnavailable:       {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_ISSUER_UNAVAILABLE, true},
+	broker.AuditUnavailable:        {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE, true},
 	broker.ShuttingDown:            {codes.Unavailable, tokenbrokerv1.ErrorReason_ERROR_REASON_SHUTTING_DOWN, true},
 	broker.UpstreamSlow:            {codes.DeadlineExceeded, tokenbrokerv1.ErrorReason_ERROR_REASON_UPSTREAM_SLOW, true},
 	broker.RecordUnreadable:        {codes.DataLoss, tokenbrokerv1.ErrorReason_ERROR_REASON_RECORD_UNREADABLE, false},

@@ -51,9 +51,10 @@ func notAllowed(name broker.CredentialName) *broker.Failure {
 	return &broker.Failure{Kind: broker.CallerNotAllowed, Credential: name}
 }
 
-// unseen turns NotFound into what is denied, where the caller may not know that there is no such credential.
+// unseen turns NotFound into what is denied, where the caller may not know that there is no such credential, and RecordUnreadable where nobody can say
+// whether the caller may know of it.
 func (b *Broker) unseen(a broker.Access, err error) error {
-	if broker.KindOf(err) != broker.NotFound || a.Credential == "" {
+	if k := broker.KindOf(err); k != broker.NotFound && k != broker.RecordUnreadable || a.Credential == "" {
 		return err
 	}
 	a.Known = broker.Missing
@@ -65,18 +66,36 @@ func (b *Broker) unseen(a broker.Access, err error) error {
 
 // allowed does what a caller may do, and counts what fails. do has the permit decide on each credential that it reads or makes, before it does or tells
 // anything.
-func allowed[T any](b *Broker, caller *broker.Caller, op broker.Operation, name broker.CredentialName, do func(permit) (T, error)) (T, error) {
+func allowed[T any](ctx context.Context, b *Broker, caller *broker.Caller, op broker.Operation, name broker.CredentialName, do func(permit) (T, error)) (T, error) {
 	var none T
 	may, err := b.permit(broker.Access{Caller: caller, Operation: op, Credential: name})
 	if err != nil {
-		return none, b.failed(op, err)
+		return none, b.failed(ctx, may.access, err)
 	}
 	if err := b.shares.take(caller, name); err != nil {
-		return none, b.failed(op, err)
+		return none, b.failed(ctx, may.access, err)
 	}
 	done, err := do(may)
 	if err != nil {
-		return none, b.failed(op, b.unseen(may.access, err))
+		return none, b.failed(ctx, may.access, b.unseen(may.access, err))
+	}
+	return done, nil
+}
+
+// intend has a change audited before it is made: of who has the permit. done says what came of it. AuditUnavailable.
+func (p permit) intend(ctx context.Context, event broker.AuditEvent, c broker.Credential, more func(*broker.AuditRecord)) (done func(count int, err error), err error) {
+	if p.b == nil { // what the broker does by itself is no caller's change
+		return func(int, error) {}, nil
+	}
+	r := broker.AuditRecord{Event: event, Caller: p.access.Caller, Operation: p.access.Operation, Credential: p.access.Credential, Provider: c.Provider}
+	of := p.access
+	of.Known, of.Labels = broker.Stored, c.Labels
+	r.Rule = p.b.authorize.Decide(of).Rule
+	if more != nil {
+		more(&r)
+	}
+	if done, err = p.b.audit.Intend(ctx, r); err != nil {
+		return nil, asFailure(err, p.access.Credential)
 	}
 	return done, nil
 }
@@ -107,20 +126,32 @@ func (b *Broker) effective(may permit, c broker.Credential) permit {
 	return may
 }
 
-// admits decides whether a caller may have what is in an entry. It is remembered with the caller, so that a hit decides nothing.
-func (b *Broker) admits(caller *broker.Caller, op broker.Operation, key lookup, e *entry) bool {
+// admits decides whether a caller may have what is in an entry, and has it audited. It is remembered with the caller, so that a hit decides nothing.
+// CallerNotAllowed, AuditUnavailable.
+func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry) error {
 	is := broker.Admission{Operation: op, Serial: e.serial, Generation: b.authorize.Generation()}
-	if caller == nil || caller.Memo.Admitted(is) {
-		return caller != nil
+	if caller == nil {
+		return notAllowed(key.name)
+	}
+	if caller.Memo.Admitted(is) {
+		return nil
 	}
 	a := broker.Access{
 		Caller: caller, Operation: op, Credential: key.name, Known: broker.Stored, Labels: e.credential.Labels, Selection: e.chosen, Granted: e.issued.Granted,
 	}
-	if b.authorize.Decide(a).Effect != broker.Allowed {
-		return false
+	decided := b.authorize.Decide(a)
+	if decided.Effect != broker.Allowed {
+		return notAllowed(key.name)
+	}
+	var err error
+	if is.Uses, err = b.audit.Use(ctx, broker.AuditRecord{
+		Event: broker.AuditIssued, Caller: caller, Operation: op, Credential: key.name, Provider: e.facts.Name, Rule: decided.Rule,
+		Selection: e.chosen, Granted: e.issued.Granted, TokenID: e.issued.ID,
+	}); err != nil {
+		return asFailure(err, key.name)
 	}
 	caller.Memo.Admit(is)
-	return true
+	return nil
 }
 
 // mayUnread decides by what this process knows of a credential, where the store cannot be asked.
@@ -156,11 +187,12 @@ func (b *Broker) reading(ctx context.Context, caller *broker.Caller, name broker
 		}()
 		bounded, cancel := context.WithTimeout(b.stopping, readMost) // whoever began it may give up
 		defer cancel()
-		l, read := b.cache.hold(name), b.clock.Now().At
+		l := b.cache.hold(name)
 		defer b.cache.release(l)
+		read, moved := b.clock.Now().At, l.moves.now()
 		c, err := b.stored(bounded, name)
 		if err == nil {
-			b.cache.learn(l, c, read)
+			b.cache.learn(l, c, read, moved)
 		}
 		return reading{c, err}
 	})

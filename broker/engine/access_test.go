@@ -681,3 +681,21 @@ func TestLabelsThatAnotherBrokerChanges(t *testing.T) {
 		wantKind(t, <-watched, broker.CallerNotAllowed)
 	})
 }
+
+// TestWhatOneBrokerAllowsAnotherDoesNot: of two in a process, to whom the same caller comes.
+func TestWhatOneBrokerAllowsAnotherDoesNot(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		caller := broker.NewCaller(broker.SPIFFE, "corp.example", "ns/shop/sa/two", broker.ProofX509, "services")
+		ask := func(effect broker.Effect) error {
+			w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(always(effect))))
+			w.create("main", nil)
+			w.mustGet("main")
+			_, err := w.Token(t.Context(), caller, engine.Request{Credential: "main"})
+			return err
+		}
+		if err := ask(broker.Allowed); err != nil {
+			t.Fatal(err)
+		}
+		wantKind(t, ask(broker.Denied), broker.CallerNotAllowed)
+	})
+}

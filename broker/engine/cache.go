@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,10 +23,8 @@ type cache struct {
 	clock        *broker.Clock
 	shared       bool
 	bound, grace time.Duration
-	names        *otter.Cache[lookup, *slot]
+	names        *otter.Cache[lookup, lead]
 	hits         func(provider string) func()
-
-	serials atomic.Uint64
 
 	mu    sync.Mutex
 	lines map[broker.CredentialName]*line
@@ -32,12 +32,22 @@ type cache struct {
 	asked map[*entry]struct{}
 }
 
+// A lead is what a name leads to, by the credential as it was then: by another one it may have other defaults, and be another token's.
+type lead struct {
+	*slot
+	credential broker.ID // Credential.Revision
+}
+
+// serials are of all entries of the process: what a caller was allowed of one Broker is nothing at another.
+var serials atomic.Uint64
+
 // A slot is where the current entry of one of a credential's tokens is, for all names that callers have for it. One that nothing leads to any more has
 // none, or one that is not served by it.
 type slot struct {
 	entry atomic.Pointer[entry]
-	// names are how many lead to it; guarded by cache.mu.
-	names int
+	// names are how many lead to it, and weighed is the weight of the entry when one was last led; guarded by cache.mu.
+	names   int
+	weighed uint32
 }
 
 func newCache(clock *broker.Clock, s Settings) (*cache, error) {
@@ -53,22 +63,61 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 		size = DefaultCacheSize
 	}
 	var err error
-	c.names, err = otter.New(&otter.Options[lookup, *slot]{
-		MaximumSize: size,
-		OnDeletion:  func(e otter.DeletionEvent[lookup, *slot]) { c.misled(e.Value) },
+	c.names, err = otter.New(&otter.Options[lookup, lead]{
+		MaximumWeight: uint64(size),
+		Weigher:       weigh,
+		OnDeletion:    func(e otter.DeletionEvent[lookup, lead]) { c.misled(e.Value.slot) },
 	})
 	return c, err
+}
+
+// TokenBytes is what a token in the cache takes at most with all that is kept beside it, as most are: of 200 bytes it takes 4.2 KiB, of 1.5 KiB about twice that.
+// Larger ones count for as many as there is room for in their place.
+const TokenBytes = 8 << 10
+
+// bytesOf is about what an offer takes: what the upstream gave, and what callers get, which is there by itself and as the bytes of three answers.
+func bytesOf(a offer) (n int) {
+	for name, v := range a.issued.Values {
+		n += len(name) + len(v.Reveal())
+	}
+	const copies = 4
+	n += copies * len(a.token.AccessToken.Reveal())
+	for _, f := range slices.Concat(a.token.Headers, a.token.Cookies, a.token.Query) {
+		n += copies * (len(f.Name) + len(f.Value.Reveal()))
+	}
+	return n
+}
+
+// weigh is for how many usual tokens a name counts, with what it leads to.
+func weigh(name lookup, s lead) uint32 {
+	bytes := len(name.name)
+	for _, text := range name.sel.Canonical() {
+		bytes += len(text)
+	}
+	if e := s.entry.Load(); e != nil {
+		bytes += e.bytes
+	}
+	return uint32(min(1+bytes/TokenBytes, math.MaxInt32)) //nolint:gosec // it is bounded
+}
+
+// current is the entry that the name leads to; nil: there is none, or it is of the credential as it is by now, of which nobody has said where the name leads.
+func (l lead) current() *entry {
+	e := l.entry.Load()
+	if e == nil || e.credential.Revision != l.credential {
+		return nil
+	}
+	return e
 }
 
 func (c *cache) close() { c.names.StopAllGoroutines() }
 
 // look returns the entry for a key, and what to do. revision is that of the definitions. nil: there is none.
 func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*entry, verdict) {
-	s, ok := c.names.GetIfPresent(key)
+	to, ok := c.names.GetIfPresent(key)
 	if !ok {
 		return nil, fetch
 	}
-	e := s.entry.Load()
+	e := to.current()
 	if e == nil || e.dropped.Load() || e.revision != revision {
 		return nil, fetch
 	}
@@ -153,7 +202,7 @@ func (c *cache) place(e *entry, moved movedTo, better bool) (*entry, error) {
 	if follows {
 		c.fill(s, e)
 	}
-	if c.lead(e.lookup, s); e.pending != nil {
+	if c.lead(e.target, s); e.pending != nil {
 		l.pending[e] = struct{}{}
 	}
 	return e, nil
@@ -180,19 +229,23 @@ func (c *cache) fill(s *slot, e *entry) {
 	}
 }
 
-// lead has a name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
-func (c *cache) lead(name lookup, s *slot) {
-	if there, ok := c.names.GetEntryQuietly(name); ok && there.Value == s {
+// lead has a target's name lead to a slot; the caller holds mu. Each time is ended by one call of misled.
+func (c *cache) lead(t target, s *slot) {
+	to := lead{s, t.credential.Revision}
+	weighs := weigh(t.lookup, to)
+	if there, ok := c.names.GetEntryQuietly(t.lookup); ok && there.Value == to && s.weighed == weighs {
 		return
 	}
+	s.weighed = weighs
 	s.names++
-	c.names.Set(name, s)
+	c.names.Set(t.lookup, to)
 }
 
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: c.serials.Add(1)}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: serials.Add(1)}
+	e.bytes = bytesOf(a)
 	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))
@@ -212,7 +265,7 @@ func (c *cache) peek(key lookup) *entry {
 	if !ok {
 		return nil
 	}
-	return c.lasting(there.Value.entry.Load())
+	return c.lasting(there.Value.current())
 }
 
 // peekFor is peek of a target, by whatever name it is there; that of the target leads there from now on.
@@ -223,7 +276,7 @@ func (c *cache) peekFor(t target) *entry {
 	if l == nil || l.slots[t.token.Token] == nil {
 		return nil
 	}
-	c.lead(t.lookup, l.slots[t.token.Token])
+	c.lead(t, l.slots[t.token.Token])
 	return c.lasting(l.has(t.token.Token))
 }
 
@@ -297,15 +350,19 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
-		case e.succeeds(s.view.Mark):
+		case e.succeeds(s.view.Mark) && s.at <= e.made.At:
 			return false
 		}
 		return e.mark.TokenRevision != s.view.Mark.TokenRevision
 	}, false)
 }
 
-// learn notes a credential that was read at a moment, and drops what is none of its tokens.
-func (c *cache) learn(l *line, read broker.Credential, at broker.Moment) {
+// learn notes a credential that was read at a moment at which its line had moved so far, and drops what is none of its tokens. Of one that was written, or
+// deleted, by this process since nothing is learned.
+func (c *cache) learn(l *line, read broker.Credential, at broker.Moment, moved movedTo) {
+	if l.moves.now().all != moved.all {
+		return
+	}
 	l.learn(read, at)
 	c.drop(l.name, l.outdates, false)
 }
@@ -332,7 +389,7 @@ func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Mo
 	case err != nil:
 		e.astray.Store(true)
 	case e.line.has(e.target.token.Token) != e:
-	case !done.Token:
+	case !done.Token, done.Mark.CredentialRevision != e.credential.Revision: // else it would be another credential's
 		c.remove(e)
 		e.line.wake(&e.line.changed)
 	default:
@@ -398,8 +455,15 @@ func (c *cache) doubtEntry(e *entry) {
 // remove takes an entry out; the caller holds mu, and tidies its line. Its other names lead nowhere, until they are asked for.
 func (c *cache) remove(e *entry) {
 	e.dropped.Store(true)
+	delete(c.asked, e)
+	if e.line.has(e.target.token.Token) != e {
+		return
+	}
+	s := e.line.slots[e.target.token.Token]
 	c.leave(e)
-	c.names.Invalidate(e.lookup)
+	if there, ok := c.names.GetEntryQuietly(e.lookup); ok && there.Value.slot == s { // it may lead elsewhere by now
+		c.names.Invalidate(e.lookup)
+	}
 }
 
 // leave takes an entry out of its slot, if it is in, and that out of the line; the caller holds mu.

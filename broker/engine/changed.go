@@ -14,8 +14,8 @@ import (
 const ChangeMessage = "credential changed"
 
 // logChange says who has changed what of a credential. fields are what differs from before; none: all is new, or gone.
-func (b *Broker) logChange(by *broker.Caller, how string, c broker.Credential, fields []string) {
-	attrs := []slog.Attr{slog.String("change", how), slog.String("credential", string(c.Name))}
+func (b *Broker) logChange(by *broker.Caller, how broker.AuditEvent, c broker.Credential, fields []string) {
+	attrs := []slog.Attr{slog.String("change", changes[how]), slog.String("credential", string(c.Name))}
 	if c.Provider != "" {
 		attrs = append(attrs, slog.String("provider", c.Provider))
 	}
@@ -24,6 +24,12 @@ func (b *Broker) logChange(by *broker.Caller, how string, c broker.Credential, f
 		attrs = append(attrs, slog.String("fields", strings.Join(fields, ", ")))
 	}
 	b.log.LogAttrs(b.stopping, slog.LevelInfo, ChangeMessage, attrs...)
+}
+
+// changes are the words of that log.
+var changes = map[broker.AuditEvent]string{
+	broker.AuditCreated: "created", broker.AuditUpdated: "updated", broker.AuditDeleted: "deleted", broker.AuditRotated: "secret rotated",
+	broker.AuditRetired: "former secret forgotten", broker.AuditAccepted: "destinations accepted",
 }
 
 // differing names what differs between a credential as it was and as it is.

@@ -42,9 +42,8 @@ type Change struct {
 	contents broker.ID
 	// permit decides on what is there and on what is to be.
 	permit permit
-	// by is who changes it, and how in a word, for the log; nil: the broker itself, which says it otherwise.
-	by  *broker.Caller
-	how string
+	// how it is changed, for the logs; empty: by the broker itself, which says it otherwise.
+	how broker.AuditEvent
 }
 
 // conflictsMost bounds the times a change is tried again because somebody else changed the same credential.
@@ -52,8 +51,7 @@ const conflictsMost = 20
 
 // CreateCredential stores a new credential. AlreadyExists, RequestInvalid with every violation.
 func (b *Broker) CreateCredential(ctx context.Context, caller *broker.Caller, ch Change) (broker.Credential, error) {
-	ch.by = caller
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
+	return allowed(ctx, b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
 		ch.permit = may
 		return b.create(ctx, ch)
 	})
@@ -94,18 +92,23 @@ func (b *Broker) create(ctx context.Context, ch Change) (broker.Credential, erro
 	case ch.ValidateOnly:
 		return c, nil
 	}
+	done, err := ch.permit.intend(ctx, broker.AuditCreated, c, nil)
+	if err != nil {
+		return broker.Credential{}, err
+	}
 	err = b.store.CreateCredential(ctx, c, seed)
 	b.wrote(ch.Name, err)
+	done(0, err)
 	if err != nil {
 		return broker.Credential{}, b.storeFailure(ch.Name, err)
 	}
-	b.logChange(ch.by, "created", c, nil)
+	b.logChange(ch.permit.access.Caller, broker.AuditCreated, c, nil)
 	return c, nil
 }
 
 // UpdateCredential changes one. NotFound, EtagMismatch, SecretsRequired, RequestInvalid with every violation.
 func (b *Broker) UpdateCredential(ctx context.Context, caller *broker.Caller, ch Change) (broker.Credential, error) {
-	ch.by, ch.how = caller, "updated"
+	ch.how = broker.AuditUpdated
 	edit := func(there broker.Credential, now time.Time) (broker.Credential, *broker.Grant, error) {
 		d := Draft{
 			Provider: there.Provider, Inputs: maps.Clone(there.Inputs), DefaultScopes: there.DefaultScopes,
@@ -120,7 +123,7 @@ func (b *Broker) UpdateCredential(ctx context.Context, caller *broker.Caller, ch
 		}
 		return c, seed, err
 	}
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (c broker.Credential, err error) {
+	return allowed(ctx, b, caller, broker.WriteCredential, ch.Name, func(may permit) (c broker.Credential, err error) {
 		ch.permit = may
 		for range conflictsMost {
 			c, err = b.rewrite(ctx, ch, edit)
@@ -165,12 +168,18 @@ func (b *Broker) rewrite(ctx context.Context, ch Change, edit func(broker.Creden
 		case c.Etag == there.Etag || ch.ValidateOnly:
 			return c, nil
 		}
+		differs := differing(there, c)
+		done, err := ch.permit.intend(ctx, ch.how, c, func(r *broker.AuditRecord) { r.Fields = differs })
+		if err != nil {
+			return broker.Credential{}, err
+		}
 		err = b.store.SaveCredential(ctx, there.Etag, c, seed)
 		b.wrote(ch.Name, err)
+		done(0, err)
 		switch {
 		case err == nil:
 			if ch.how != "" {
-				b.logChange(ch.by, ch.how, c, differing(there, c))
+				b.logChange(ch.permit.access.Caller, ch.how, c, differs)
 			}
 			return c, nil
 		case broker.KindOf(err) != broker.EtagMismatch || !ch.Etag.IsZero():

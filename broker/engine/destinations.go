@@ -109,8 +109,8 @@ type Acceptance struct {
 // AcceptCredential releases a credential that is held: CredentialHeld. Its secrets and refresh tokens are kept. Where nothing is to be
 // accepted, nothing changes. EtagMismatch where the definition sends it to other places by now. NotFound, ProviderInvalid.
 func (b *Broker) AcceptCredential(ctx context.Context, caller *broker.Caller, a Acceptance) (broker.Credential, error) {
-	return allowed(b, caller, broker.WriteCredential, a.Name, func(may permit) (broker.Credential, error) {
-		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag, permit: may, by: caller, how: "destinations accepted"}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
+	return allowed(ctx, b, caller, broker.WriteCredential, a.Name, func(may permit) (broker.Credential, error) {
+		return b.rewrite(ctx, Change{Name: a.Name, Etag: a.Etag, permit: may, how: broker.AuditAccepted}, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)
 			if err != nil {
 				return c, nil, err

@@ -19,6 +19,8 @@ type Settings struct {
 	Upstream   broker.Upstream
 	Store      broker.Store
 	Authorizer broker.Authorizer
+	// Auditor keeps the audit log. Default: none is kept.
+	Auditor broker.Auditor
 	// Render makes of a token what a transport carries to callers: once, for all of them. It fails for a token that cannot be
 	// carried, which is then the upstream's failure. Default: nothing is made.
 	Render func(*broker.Token) (any, error)
@@ -39,7 +41,8 @@ type Settings struct {
 	// Flights is how many tokens may be fetched at a time, for all callers together; default DefaultFlights. One caller gets half of them at most,
 	// and a third for one credential.
 	Flights int
-	// CacheSize is how many tokens are kept in process, each counted for as many names as callers have for it; default DefaultCacheSize.
+	// CacheSize is how many tokens are kept in process, each counted for as many names as callers have for it, and a large one for as many as take as much;
+	// default DefaultCacheSize.
 	CacheSize int
 	// CacheBound is how long what was read from a store that others share is relied on; default DefaultCacheBound.
 	CacheBound time.Duration
@@ -60,6 +63,7 @@ type Broker struct {
 	upstream  broker.Upstream
 	store     broker.Store
 	authorize broker.Authorizer
+	audit     broker.Auditor
 	render    func(*broker.Token) (any, error)
 	log       *slog.Logger
 	observe   Observer
@@ -96,11 +100,14 @@ func New(s Settings) (*Broker, error) {
 		return nil, errors.New("engine: upstream, store and authorizer are required")
 	}
 	b := &Broker{
-		upstream: s.Upstream, store: s.Store, authorize: s.Authorizer, render: s.Render, log: s.Log, observe: s.Observer, clock: s.Clock,
+		upstream: s.Upstream, store: s.Store, authorize: s.Authorizer, audit: s.Auditor, render: s.Render, log: s.Log, observe: s.Observer, clock: s.Clock,
 		timeout: s.ExchangeTimeout,
 	}
 	if b.render == nil {
 		b.render = func(*broker.Token) (any, error) { return nil, nil }
+	}
+	if b.audit == nil {
+		b.audit = broker.Unaudited{}
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)

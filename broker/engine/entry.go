@@ -21,8 +21,10 @@ type entry struct {
 	made broker.Instant
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.
 	astray atomic.Bool
-	// serial tells it from every other entry of this process. Who may have it is the same by all its names: they are of one selection.
+	// serial tells it from every other entry of this process (serials). Who may have it is the same by all its names: they are of one selection.
 	serial uint64
+	// bytes is about what the token takes, wherever it is there.
+	bytes int
 	// hit: it was served since it was last looked at by the confirmer. idle counts its looks without that, and is its own.
 	hit  atomic.Bool
 	idle int
@@ -39,13 +41,14 @@ func (e *entry) wall(now broker.Instant) time.Time { return e.made.Steady(now) }
 func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.issued.ExpireAt) }
 
 // follows reports whether an entry came after another of its token: by what either was stored over, which is known also where both were asked for at
-// the same time, else by when they were asked for. better as for found.
+// the same time, else by when they were asked for. What another was stored over, and is read again after that, is what is stored: it was undone. better as
+// for found.
 func (e *entry) follows(was *entry, better bool) bool {
 	switch {
 	case was.astray.Load(), e.succeeds(was.mark):
 		return true
 	case was.succeeds(e.mark):
-		return was.local && better
+		return was.local && better || !was.local && e.asOf > was.made.At
 	}
 	return e.asOf >= was.asOf
 }

@@ -190,7 +190,17 @@ func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.A
 		a.Expiry.SentAt = now.Wall.Add(-took) // the wall clock was set back since, and a lifetime counts from there
 	}
 	b.observe.Exchanged(t.facts.Name, x.Run, kind, now.At.Sub(started))
+	b.auditExchange(ctx, t, x.Run, kind)
 	return a, failure
+}
+
+// auditExchange has an exchange audited: the broker makes it by itself, whoever wants the token.
+func (b *Broker) auditExchange(ctx context.Context, t target, run broker.Run, failed *broker.Kind) {
+	r := broker.AuditRecord{Event: broker.AuditExchange, Credential: t.name, Provider: t.facts.Name, Selection: t.chosen, Detail: run.String()}
+	if failed != nil {
+		r.Outcome = *failed
+	}
+	b.audit.Note(ctx, r)
 }
 
 // fit turns what an exchange brought into what callers get, or says why nobody could use it. before is the token until now; nil: there was

@@ -28,7 +28,7 @@ func (b *Broker) Invalidate(ctx context.Context, caller *broker.Caller, i Invali
 	if i.All {
 		op = broker.InvalidateAll
 	}
-	return allowed(b, caller, op, i.Credential, func(may permit) (broker.Dropped, error) {
+	return allowed(ctx, b, caller, op, i.Credential, func(may permit) (broker.Dropped, error) {
 		done, err := b.invalidate(ctx, i, may)
 		if err == nil && done.Count > 0 {
 			b.log.Info("tokens invalidated", "credential", string(i.Credential), "caller", caller.String(), "operation", string(op), "tokens", done.Count)
@@ -78,7 +78,13 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 	if m.TokenID != "" {
 		what = droppedID(m.TokenID)
 	}
-	return b.drop(ctx, i.Credential, m, nil, named, what)
+	audited, err := may.intend(ctx, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID, r.Selection = m.TokenID, i.Selection })
+	if err != nil {
+		return broker.Dropped{}, err
+	}
+	done, err := b.drop(ctx, i.Credential, m, nil, named, what)
+	audited(done.Count, err)
+	return done, err
 }
 
 // ofSelection matches the entry of a selection, by what this process knows of its credential.

@@ -30,7 +30,7 @@ func TestATokenOfManyNamesIsOneEntry(t *testing.T) {
 			a := offer{
 				target: target{lookup: names[i], facts: &broker.Facts{Name: "p"}},
 				issued: &broker.Issued{ID: "one", SentAt: now, ExpireAt: now.Add(time.Hour), RefreshAt: now.Add(time.Hour)},
-				mark:   broker.Mark{TokenRevision: broker.NewID()},
+				token:  &broker.Token{}, mark: broker.Mark{TokenRevision: broker.NewID()},
 			}
 			if last, err = c.put(l, a, c.clock.Now().At, l.moves.now()); err != nil {
 				t.Fatal(err)

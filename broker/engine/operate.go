@@ -12,7 +12,7 @@ import (
 
 // Credential reads one. Its secrets are part of it: a transport shows their names only. NotFound.
 func (b *Broker) Credential(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (broker.Credential, error) {
-	return allowed(b, caller, broker.ReadCredential, name, func(may permit) (broker.Credential, error) {
+	return allowed(ctx, b, caller, broker.ReadCredential, name, func(may permit) (broker.Credential, error) {
 		c, err := b.stored(ctx, name)
 		if err == nil {
 			err = may.on(c)
@@ -44,10 +44,15 @@ func (b *Broker) PageKey(parts ...string) [32]byte {
 
 // Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
 func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
-	return allowed(b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
+	return allowed(ctx, b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
 		page, err := b.store.Credentials(ctx, after, limit)
 		if err != nil {
-			return p, b.storeFailure("", err)
+			f := b.storeFailure("", err)
+			if may, denied := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: f.Credential}); f.Credential != "" && (denied != nil || may.effect != broker.Allowed) {
+				named := *f
+				f, named.Credential = &named, "" // one that cannot be read, whose labels nobody knows
+			}
+			return p, f
 		}
 		if len(page) == limit && limit > 0 {
 			p.Next = page[len(page)-1].Name
@@ -63,24 +68,28 @@ func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after b
 // DeleteCredential deletes a credential and everything of it. etag must match; zero: whatever is there. No background work
 // brings it back. NotFound, EtagMismatch.
 func (b *Broker) DeleteCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, etag broker.ID) error {
-	_, err := allowed(b, caller, broker.DeleteCredential, name, func(may permit) (none struct{}, err error) {
+	_, err := allowed(ctx, b, caller, broker.DeleteCredential, name, func(may permit) (none struct{}, err error) {
 		for range conflictsMost {
-			is := etag
+			is, there := etag, broker.Credential{Name: name}
 			if may.effect == broker.Depends { // what was decided on is deleted, and nothing else
-				c, err := b.stored(ctx, name)
-				if err == nil {
-					err = may.on(c)
+				if there, err = b.stored(ctx, name); err == nil {
+					err = may.on(there)
 				}
 				if err != nil {
 					return none, err
 				}
-				is = cmp.Or(etag, c.Etag)
+				is = cmp.Or(etag, there.Etag)
+			}
+			done, err := may.intend(ctx, broker.AuditDeleted, there, nil)
+			if err != nil {
+				return none, err
 			}
 			err = b.store.DeleteCredential(ctx, name, is)
 			b.wrote(name, err)
+			done(0, err)
 			switch {
 			case err == nil:
-				b.logChange(caller, "deleted", broker.Credential{Name: name}, nil)
+				b.logChange(caller, broker.AuditDeleted, broker.Credential{Name: name}, nil)
 				return none, nil
 			case is == etag || broker.KindOf(err) != broker.EtagMismatch:
 				return none, b.storeFailure(name, err)
@@ -104,7 +113,7 @@ type Rotation struct {
 // RotateSecret sets secrets anew. The former ones are tried where it may be the secret that the upstream refuses. Of two that were set one after
 // the other, the one that is known to have worked is kept as the former. Grants are kept. RequestInvalid where an input is no secret, or is a seed.
 func (b *Broker) RotateSecret(ctx context.Context, caller *broker.Caller, r Rotation) (broker.Credential, error) {
-	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID, by: caller, how: "secret rotated"}
+	ch := Change{Name: r.Name, Etag: r.Etag, RequestID: r.RequestID, how: broker.AuditRotated}
 	if r.RequestID != "" {
 		ch.contents = b.contentsOf("rotate for "+r.KeepFormer.String(), Draft{Secrets: r.Secrets})
 	}
@@ -175,7 +184,7 @@ func (b *Broker) workedAt(ctx context.Context, c broker.Credential, now time.Tim
 
 // RetireSecret forgets former secrets; no names: all of them. It changes no version: tokens go on being served.
 func (b *Broker) RetireSecret(ctx context.Context, caller *broker.Caller, name broker.CredentialName, names []string) (broker.Credential, error) {
-	return b.resecret(ctx, caller, Change{Name: name, by: caller, how: "former secret forgotten"}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
+	return b.resecret(ctx, caller, Change{Name: name, how: broker.AuditRetired}, func(c *broker.Credential, f *broker.Facts, _ time.Time) error {
 		if len(names) == 0 {
 			names = c.SecretNames()
 		}
@@ -197,7 +206,7 @@ func (b *Broker) RetireSecret(ctx context.Context, caller *broker.Caller, name b
 
 // resecret changes the secrets of a credential.
 func (b *Broker) resecret(ctx context.Context, caller *broker.Caller, ch Change, edit func(*broker.Credential, *broker.Facts, time.Time) error) (broker.Credential, error) {
-	return allowed(b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
+	return allowed(ctx, b, caller, broker.WriteCredential, ch.Name, func(may permit) (broker.Credential, error) {
 		ch.permit = may
 		return b.rewrite(ctx, ch, func(there broker.Credential, now time.Time) (c broker.Credential, _ *broker.Grant, err error) {
 			def, err := b.definition(there)

@@ -93,7 +93,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, errAgain
 	}
 	if s.view.Credential.Revision != t.credential.Revision {
-		p.b.cache.learn(p.l, s.view.Credential, s.at)
+		p.b.cache.learn(p.l, s.view.Credential, s.at, s.moved)
 		return nil, nil, errAgain
 	}
 	p.l.confirm(t.credential.Revision, s.at)
@@ -187,7 +187,7 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 // recheck is about a failure to resolve what this process knows of a credential. That may be out of date: it is forgotten, and the next
 // round reads; so such a failure is told only of what was read just now.
 func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) error {
-	read := p.b.clock.Now().At
+	read, moved := p.b.clock.Now().At, p.l.moves.now()
 	there, readErr := p.b.store.Credential(ctx, p.key.name)
 	switch {
 	case readErr != nil:
@@ -196,7 +196,7 @@ func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) e
 		}
 		return p.b.storeFailure(p.key.name, readErr)
 	case there.Revision != c.Revision:
-		p.b.cache.learn(p.l, there, read)
+		p.b.cache.learn(p.l, there, read, moved)
 		return errAgain
 	}
 	return err

@@ -49,7 +49,7 @@ type Report struct {
 
 // CredentialStatus says how a credential is doing. It asks no upstream. NotFound.
 func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (Report, error) {
-	return allowed(b, caller, broker.ReadCredential, name, func(may permit) (Report, error) {
+	return allowed(ctx, b, caller, broker.ReadCredential, name, func(may permit) (Report, error) {
 		all, err := b.store.Statuses(ctx, []broker.CredentialName{name})
 		if err == nil {
 			err = all[0].Err
@@ -70,7 +70,7 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, 
 	for i, name := range names {
 		var err error
 		if permits[i], err = b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: name}); err != nil {
-			all[i].Err = b.failed(broker.ReadCredential, err)
+			all[i].Err = b.failed(ctx, permits[i].access, err)
 		} else {
 			may = append(may, name)
 		}
@@ -80,7 +80,7 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, 
 	}
 	statuses, err := b.store.Statuses(ctx, may)
 	if err != nil {
-		return nil, b.failed(broker.ReadCredential, b.storeFailure(may[0], err))
+		return nil, b.failed(ctx, broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: may[0]}, b.storeFailure(may[0], err))
 	}
 	now := b.clock.Now().Wall
 	for i, name := range names {
@@ -95,7 +95,7 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, 
 			err = permits[i].on(s.Credential)
 		}
 		if err != nil {
-			all[i] = Report{Err: b.failed(broker.ReadCredential, b.unseen(permits[i].access, b.storeFailure(name, err)))}
+			all[i] = Report{Err: b.failed(ctx, permits[i].access, b.unseen(permits[i].access, b.storeFailure(name, err)))}
 		}
 	}
 	return all, nil

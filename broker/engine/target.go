@@ -120,12 +120,12 @@ func (b *Broker) credential(ctx context.Context, l *line) (broker.Credential, er
 	if k := l.known.Load(); k != nil {
 		return k.credential, nil
 	}
-	read := b.clock.Now().At
+	read, moved := b.clock.Now().At, l.moves.now()
 	c, err := b.store.Credential(ctx, l.name)
 	if err != nil {
 		return c, b.storeFailure(l.name, err)
 	}
-	b.cache.learn(l, c, read)
+	b.cache.learn(l, c, read, moved)
 	return c, nil
 }
 

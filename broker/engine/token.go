@@ -31,17 +31,21 @@ type Result struct {
 // Token returns a token that is valid now. Equal requests share one token and one exchange; a caller that gives up leaves
 // the exchange running. It fails with a *broker.Failure.
 func (b *Broker) Token(ctx context.Context, caller *broker.Caller, r Request) (Result, error) {
-	return b.token(ctx, caller, broker.GetToken, r)
+	res, err := b.token(ctx, caller, broker.GetToken, r)
+	if err != nil {
+		return Result{}, b.failed(ctx, broker.Access{Caller: caller, Operation: broker.GetToken, Credential: r.Credential, Selection: r.Selection}, err)
+	}
+	return res, nil
 }
 
-// token is Token for an operation that hands out tokens.
+// token is Token for an operation that hands out tokens. Its failures are not counted.
 func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Operation, r Request) (Result, error) {
 	now, key, n := b.clock.Now(), lookup{r.Credential, r.Selection}, need{minTTL: r.MinTTL, rejected: r.RejectedTokenID}
 	e, v := b.cache.look(key, n, now, b.upstream.Revision())
 	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
-	if v != fetch && !b.admits(caller, op, key, e) {
+	if v != fetch && b.admits(ctx, caller, op, key, e) != nil {
 		v = fetch // what is stored by now decides
 	}
 	if v == serveAndRefresh && e.claim(now.At) {
@@ -59,10 +63,7 @@ func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Ope
 	if broker.KindOf(err) != broker.CallerNotAllowed {
 		b.observe.Miss(b.providerOf(key.name, err))
 	}
-	if err != nil {
-		return Result{}, b.failed(broker.GetToken, err)
-	}
-	return res, nil
+	return res, err
 }
 
 // miss brings a token that is not in the process.
@@ -71,9 +72,9 @@ func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Oper
 	if err := b.mayAsk(ctx, a); err != nil {
 		return Result{}, err
 	}
+	invalidates := a
+	invalidates.Operation = broker.InvalidateOne
 	if n.rejected != "" {
-		invalidates := a
-		invalidates.Operation = broker.InvalidateOne
 		if err := b.mayAsk(ctx, invalidates); err != nil {
 			return Result{}, err
 		}
@@ -90,7 +91,7 @@ func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Oper
 	}
 	if n.rejected != "" && !(b.cache.shared && l.told(n.rejected, &key, broker.Never)) {
 		// Where the store is away, it is gone from this process at least, and the flight does what can be done.
-		if err := b.reject(ctx, l, key, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
+		if err := b.reject(ctx, l, invalidates, key, n.rejected, may); err != nil && (!b.cache.shared || broker.KindOf(err) != broker.StoreUnavailable) {
 			return Result{}, err
 		}
 	}
@@ -100,8 +101,8 @@ func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Oper
 // rejectMost bounds the call to the store that drops a rejected token.
 const rejectMost = 10 * time.Second
 
-// reject drops a rejected token. Callers who reject the same one at the same time share one call to the store.
-func (b *Broker) reject(ctx context.Context, l *line, key lookup, id string, may func() error) error {
+// reject drops a rejected token, of an access that may do so. Callers who reject the same one at the same time share one call to the store.
+func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key lookup, id string, may func() error) error {
 	f, _, err := b.rejections.join(rejected{key, id}, may, func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
@@ -119,8 +120,13 @@ func (b *Broker) reject(ctx context.Context, l *line, key lookup, id string, may
 		if err != nil {
 			return nil // there is no such token; the flight says why, by what is stored then
 		}
+		audited, err := permit{b: b, access: a}.intend(ctx, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID = id })
+		if err != nil {
+			return err
+		}
 		// One caller who rejects whatever it gets takes nobody's token away.
 		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}), droppedID(id))
+		audited(done.Count, err)
 		if err == nil && !done.Spared.IsZero() {
 			err = &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: c.Provider, RetryAt: done.Spared}
 		}
@@ -151,8 +157,8 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 	generation := b.authorize.Generation()
 	fails := func(err error) (Result, error) {
 		if may, _ := b.permit(a); may.effect != broker.Allowed || b.authorize.Generation() != generation { // labels may have changed, too
-			if denied := b.mayAsk(ctx, a); denied != nil {
-				err = denied
+			if denied := b.mayAsk(ctx, a); broker.KindOf(denied) == broker.CallerNotAllowed {
+				err = denied // else what came of it says more
 			}
 		}
 		return Result{}, b.unseen(a, err)
@@ -179,8 +185,8 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
 		case decide(e.issued, e.wall(now), n) != fetch, mine && failure == nil && !e.ended(now),
 			mine && failure != nil && fallback(e.issued, e.wall(now), n):
-			if !b.admits(a.Caller, a.Operation, key, e) {
-				return Result{}, notAllowed(key.name)
+			if err := b.admits(ctx, a.Caller, a.Operation, key, e); err != nil {
+				return Result{}, err
 			}
 			degraded := failure != nil || b.cache.degraded(e, now.At)
 			if degraded {
@@ -201,15 +207,18 @@ func (b *Broker) gaveUp(name broker.CredentialName, err error) error {
 	return &broker.Failure{Kind: broker.Canceled, Credential: name}
 }
 
-// failed counts a failure on its way out.
-func (b *Broker) failed(op broker.Operation, err error) error {
+// failed counts a failure on its way out, and has what is denied audited.
+func (b *Broker) failed(ctx context.Context, a broker.Access, err error) error {
 	provider := ""
 	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
 		if provider = b.providerOf(f.Credential, f); f.Kind == broker.CallerNotAllowed {
 			provider = "" // who is denied learns nothing, and nor does who reads metrics
+			b.audit.Note(ctx, broker.AuditRecord{
+				Event: broker.AuditDenied, Outcome: f, Caller: a.Caller, Operation: a.Operation, Credential: a.Credential, Selection: a.Selection,
+			})
 		}
 	}
-	b.observe.Failed(op, provider, broker.KindOf(err))
+	b.observe.Failed(a.Operation, provider, broker.KindOf(err))
 	return err
 }
 

@@ -35,7 +35,7 @@ type trial struct {
 // the credential or its definition has changed since. A failure of the exchange is a result; other failures are errors: UpstreamRateLimited where
 // several other tests of the credential have just failed.
 func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name broker.CredentialName, sel broker.Selection, keep bool) (Trial, error) {
-	return allowed(b, caller, broker.TestCredential, name, func(may permit) (t Trial, err error) {
+	return allowed(ctx, b, caller, broker.TestCredential, name, func(may permit) (t Trial, err error) {
 		c, err := b.stored(ctx, name)
 		if err == nil {
 			err = may.on(c)

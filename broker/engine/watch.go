@@ -49,7 +49,10 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 	defer b.cache.release(l)
 	l.watchers.Add(1)
 	defer l.watchers.Add(-1)
-	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, allowed: ^uint64(0), send: send}
+	w := &watcher{b: b, l: l, caller: caller, r: r, held: known, send: send}
+	failed := func(err error) error {
+		return b.failed(ctx, broker.Access{Caller: caller, Operation: broker.Watch, Credential: r.Credential, Selection: r.Selection}, err)
+	}
 	for {
 		changed, wanted := l.changes() // before looking: nothing is missed
 		policy := b.authorize.Changes()
@@ -58,7 +61,7 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 			err = watchEnded(r.Credential, ended)
 		}
 		if err != nil {
-			return b.failed(broker.Watch, err)
+			return failed(err)
 		}
 		if w.held != "" && w.told.Failure == nil {
 			wanted = nil
@@ -73,10 +76,10 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 		}
 		timer.Stop()
 		if err := ctx.Err(); err != nil {
-			return b.failed(broker.Watch, watchEnded(r.Credential, err))
+			return failed(watchEnded(r.Credential, err))
 		}
 		if b.flights.isClosed() {
-			return b.failed(broker.Watch, &broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
+			return failed(&broker.Failure{Kind: broker.ShuttingDown, Credential: r.Credential})
 		}
 	}
 }
@@ -96,20 +99,18 @@ type watcher struct {
 	caller *broker.Caller
 	r      Request
 	held   string
-	// allowed is by which generation of the authorizer it may be told of what it holds.
-	allowed uint64
-	told    Supply
-	send    func(Event) error
+	told   Supply
+	send   func(Event) error
+}
+
+func (w *watcher) access() broker.Access {
+	return broker.Access{Caller: w.caller, Operation: broker.Watch, Credential: w.r.Credential, Selection: w.r.Selection}
 }
 
 // look tells what is new, and says in how long to look again.
 func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Duration, error) {
-	if g := w.b.authorize.Generation(); w.held != "" && w.allowed != g {
-		a := broker.Access{Caller: w.caller, Operation: broker.Watch, Credential: w.r.Credential, Selection: w.r.Selection}
-		if err := w.b.mayAsk(ctx, a); err != nil {
-			return 0, err
-		}
-		w.allowed = g
+	if _, err := w.b.permit(w.access()); err != nil { // what depends on more is decided when it is told
+		return 0, err
 	}
 	if err := w.withdraw(ctx); err != nil {
 		return 0, err
@@ -175,9 +176,15 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
 		return nil
 	}
+	switch err := b.mayAsk(ctx, w.access()); {
+	case broker.KindOf(err) == broker.CallerNotAllowed:
+		return err
+	case err != nil:
+		return nil // token says it better
+	}
 	there, ok := b.standing(ctx, w.caller, w.l, key)
 	if !ok {
-		return nil // Token says it better
+		return nil
 	}
 	if there != nil && there.ID == w.held && !(there.Rejected && decide(there, now.Wall, need{}) == fetch) {
 		return nil

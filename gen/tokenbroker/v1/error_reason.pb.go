@@ -69,6 +69,7 @@ const (
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN             ErrorReason = 44
 	ErrorReason_ERROR_REASON_FRESH_TOKENS_REJECTED     ErrorReason = 45 // several in a row, each soon after it was issued: the upstream is well, and its API takes none
 	ErrorReason_ERROR_REASON_ISSUER_UNAVAILABLE        ErrorReason = 46 // the keys of whoever issued the caller's token cannot be fetched
+	ErrorReason_ERROR_REASON_AUDIT_UNAVAILABLE         ErrorReason = 47 // the audit log cannot be written, and nothing is changed that is not in it
 	// DEADLINE_EXCEEDED: the exchange goes on, ask again
 	ErrorReason_ERROR_REASON_UPSTREAM_SLOW ErrorReason = 50
 	// A watch has reached the deadline that its caller gave it: begin another.
@@ -110,6 +111,7 @@ var (
 		44: "ERROR_REASON_SHUTTING_DOWN",
 		45: "ERROR_REASON_FRESH_TOKENS_REJECTED",
 		46: "ERROR_REASON_ISSUER_UNAVAILABLE",
+		47: "ERROR_REASON_AUDIT_UNAVAILABLE",
 		50: "ERROR_REASON_UPSTREAM_SLOW",
 		52: "ERROR_REASON_DEADLINE_PASSED",
 		51: "ERROR_REASON_RECORD_UNREADABLE",
@@ -144,6 +146,7 @@ var (
 		"ERROR_REASON_SHUTTING_DOWN":             44,
 		"ERROR_REASON_FRESH_TOKENS_REJECTED":     45,
 		"ERROR_REASON_ISSUER_UNAVAILABLE":        46,
+		"ERROR_REASON_AUDIT_UNAVAILABLE":         47,
 		"ERROR_REASON_UPSTREAM_SLOW":             50,
 		"ERROR_REASON_DEADLINE_PASSED":           52,
 		"ERROR_REASON_RECORD_UNREADABLE":         51,
@@ -247,7 +250,7 @@ var File_tokenbroker_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\x87\t\n" +
+	"!tokenbroker/v1/error_reason.proto\x12\x0etokenbroker.v1*\xab\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_REQUEST_INVALID\x10\x01\x12'\n" +
@@ -277,7 +280,8 @@ const file_tokenbroker_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_STORE_UNAVAILABLE\x10+\x12\x1e\n" +
 	"\x1aERROR_REASON_SHUTTING_DOWN\x10,\x12&\n" +
 	"\"ERROR_REASON_FRESH_TOKENS_REJECTED\x10-\x12#\n" +
-	"\x1fERROR_REASON_ISSUER_UNAVAILABLE\x10.\x12\x1e\n" +
+	"\x1fERROR_REASON_ISSUER_UNAVAILABLE\x10.\x12\"\n" +
+	"\x1eERROR_REASON_AUDIT_UNAVAILABLE\x10/\x12\x1e\n" +
 	"\x1aERROR_REASON_UPSTREAM_SLOW\x102\x12 \n" +
 	"\x1cERROR_REASON_DEADLINE_PASSED\x104\x12\"\n" +
 	"\x1eERROR_REASON_RECORD_UNREADABLE\x103\x12\x19\n" +

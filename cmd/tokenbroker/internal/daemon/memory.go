@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// tokenBytes is what a token in the cache takes with all that is kept beside it: one of 200 bytes takes 4.2 KiB, one of
-	// 1.5 KiB about twice that.
-	tokenBytes = 8 << 10
 	// flightBytes is what a token takes that is being fetched: its stack, mostly.
 	flightBytes = 64 << 10
 	// uncounted is what Go's limit leaves out of the container's at least: the kernel's part, and the binary's data.
@@ -58,7 +55,7 @@ func planMemory(env func(string) string, current int64, ofContainer func() (uint
 		}
 	}
 	if limit < math.MaxInt64 {
-		p.tokens = int(max(1, limit/2/tokenBytes))
+		p.tokens = int(max(1, limit/2/engine.TokenBytes))
 		p.flights = int(min(engine.DefaultFlights, max(16, limit/2/flightBytes)))
 	}
 	if env("GOGC") == "" {

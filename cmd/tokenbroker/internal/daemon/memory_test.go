@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
 func TestPlanMemory(t *testing.T) {
@@ -29,7 +31,7 @@ func TestPlanMemory(t *testing.T) {
 		{"1 GB", nil, math.MaxInt64, limited(1e9), memoryPlan{limit: 9e8, floor: 64 * mib, tokens: 54931, flights: 4000}},
 		{"16 MiB", nil, math.MaxInt64, limited(16 * mib), memoryPlan{limit: 8 * mib, floor: 4 * mib, tokens: 512, flights: 64}},
 		{"nothing", nil, math.MaxInt64, limited(0), memoryPlan{tokens: 1, flights: 16}},
-		{"more than there are numbers", nil, math.MaxInt64, limited(math.MaxUint64), memoryPlan{limit: math.MaxInt64 - math.MaxInt64/10, floor: 64 * mib, tokens: (math.MaxInt64 - math.MaxInt64/10) / 2 / tokenBytes, flights: 4000}},
+		{"more than there are numbers", nil, math.MaxInt64, limited(math.MaxUint64), memoryPlan{limit: math.MaxInt64 - math.MaxInt64/10, floor: 64 * mib, tokens: (math.MaxInt64 - math.MaxInt64/10) / 2 / engine.TokenBytes, flights: 4000}},
 		{"GOGC", map[string]string{"GOGC": "50"}, math.MaxInt64, limited(64 * mib), memoryPlan{limit: 54 * mib, tokens: 3456, flights: 432}},
 		{"GOGC, no limit", map[string]string{"GOGC": "off"}, math.MaxInt64, fails(memlimit.ErrNoLimit), memoryPlan{}},
 		{"GOMEMLIMIT", map[string]string{"GOMEMLIMIT": "40MB"}, 40e6, limited(64 * mib), memoryPlan{floor: 20e6, tokens: 2441, flights: 305}},
