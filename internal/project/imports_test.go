@@ -31,7 +31,7 @@ var may = map[string][]string{
 	"store/redis":                    {"broker", "store"},
 	"store/storetest":                {"broker", "store", "store/seal"},
 	"server":                         {"broker", "broker/engine", "gen/tokenbroker/v1", "internal/peeruser", "internal/tame"},
-	"server/authn":                   {"broker", "broker/policy", "internal/filewatch", "internal/readfile", "server"},
+	"server/authn":                   {"broker", "broker/policy", "internal/filewatch", "internal/jsondoc", "internal/readfile", "server"},
 	"gen/tokenbroker/v1":             {},
 	"internal/upstreamsim":           {},
 	"internal/upstreamsim/simclient": {"gen/tokenbroker/v1", "internal/upstreamsim"},

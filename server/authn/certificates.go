@@ -281,7 +281,12 @@ func (c *Certificates) certificates(a authority) ([]*x509.Certificate, error) {
 			"listener", c.settings.Listener, "trust", a.Name, "trust_domain", a.TrustDomain)
 		return nil, nil
 	}
-	data, err := readFile("authority", a.CAFile)
+	return authoritiesIn("trust "+a.Name, a.CAFile)
+}
+
+// authoritiesIn reads certificates of authorities from a file in PEM. It fails if there is anything else in it.
+func authoritiesIn(whose, file string) ([]*x509.Certificate, error) {
+	data, err := readFile("authority", file)
 	if err != nil {
 		return nil, err
 	}
@@ -293,19 +298,19 @@ func (c *Certificates) certificates(a authority) ([]*x509.Certificate, error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("trust %s: %s has a block %.40q in it: certificates in PEM are wanted, and nothing else", a.Name, a.CAFile, block.Type)
+			return nil, fmt.Errorf("%s: %s has a block %.40q in it: certificates in PEM are wanted, and nothing else", whose, file, block.Type)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("trust %s: a certificate in %s cannot be read: %w", a.Name, a.CAFile, err)
+			return nil, fmt.Errorf("%s: a certificate in %s cannot be read: %w", whose, file, err)
 		}
 		if !cert.IsCA {
-			return nil, fmt.Errorf("trust %s: a certificate in %s is none of an authority", a.Name, a.CAFile)
+			return nil, fmt.Errorf("%s: a certificate in %s is none of an authority", whose, file)
 		}
 		all = append(all, cert)
 	}
 	if len(all) == 0 || dashes != 4*len(all) { // package pem passes over what is damaged; each of the others begins and ends with a line of its own
-		return nil, fmt.Errorf("trust %s: %s has %d certificates in PEM that can be read, and more that cannot, or none", a.Name, a.CAFile, len(all))
+		return nil, fmt.Errorf("%s: %s has %d certificates in PEM that can be read, and more that cannot, or none", whose, file, len(all))
 	}
 	return all, nil
 }

@@ -1,2 +1,3 @@
-// Package authn says who has connected to a listener, by what they prove: a certificate, in a TLS handshake. It knows nothing of what they may do.
+// Package authn says who is asking at a listener, by what they prove: a certificate, in a TLS handshake, or a signed token (JWT), with a call. It knows nothing of
+// what they may do.
 package authn
