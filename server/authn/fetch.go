@@ -32,8 +32,8 @@ const (
 // dialer connects; nil: as usual.
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// load gets the document of an issuer's keys, and for how long it may be used before it is asked for again: 0: it does not say. Nothing of what the issuer
-// answers is in an error, but for addresses.
+// load gets the document of an issuer's keys, and for how long it may be used before it is asked for again: 0: it does not say. It goes on until ctx ends.
+// Nothing of what the issuer answers is in an error, but for addresses.
 func (s Issuer) load(ctx context.Context, dial dialer) (data []byte, life time.Duration, err error) {
 	if s.JWKSFile != "" {
 		data, err = readfile.Read(s.JWKSFile, fetchMost)
@@ -42,8 +42,6 @@ func (s Issuer) load(ctx context.Context, dial dialer) (data []byte, life time.D
 		}
 		return data, 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchWithin)
-	defer cancel()
 	client, err := s.client(dial)
 	if err != nil {
 		return nil, 0, err
@@ -205,7 +203,7 @@ func maxAge(h http.Header) (age time.Duration) {
 			return time.Second
 		case "max-age":
 			if s, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31); err == nil {
-				age = max(time.Second, time.Duration(s)*time.Second) //nolint:gosec // of 31 bits
+				age = max(time.Second, time.Duration(s)*time.Second)
 			}
 		}
 	}

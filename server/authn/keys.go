@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -128,7 +129,7 @@ func (k *keys) land(set *keySet, life time.Duration, err error) {
 	news := false
 	if err != nil {
 		problem := brief(err.Error())
-		if k.problem != problem {
+		if k.problem != problem && !errors.Is(err, context.Canceled) {
 			if until := k.until(); until.IsZero() {
 				k.log.Error("keys of an issuer not fetched: none of its tokens counts until they are", "error", problem)
 			} else {

@@ -347,10 +347,10 @@ func TestWhatNoIssuerAnswers(t *testing.T) {
 			for r.Context().Err() == nil {
 				fmt.Fprint(w, " ")
 				w.(http.Flusher).Flush()
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) //nolint:forbidigo // virtual
 			}
 			return true
-		}, "within 10s"}, //nolint:forbidigo // virtual
+		}, "within 10s"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			h := newHouse(t, set(first()))
@@ -383,7 +383,7 @@ func TestWhatNoIssuerAnswers(t *testing.T) {
 
 // TestKeysThatCannotBeUsed are passed over, and told once; the others count.
 func TestKeysThatCannotBeUsed(t *testing.T) {
-	short := made(rsa.GenerateKey(rand.Reader, 1024)) //nolint:gosec // it is refused
+	short := made(rsa.GenerateKey(rand.Reader, 1024))
 	with := func(name string, v any) func(map[string]any) { return func(m map[string]any) { m[name] = v } }
 	rsaOf := func(edit ...func(map[string]any)) map[string]any { return jwk("x", &rsaOther().PublicKey, edit...) }
 	private := map[string]any{}
@@ -540,6 +540,16 @@ func TestKeysOverTLS(t *testing.T) {
 	if got := shows(t, untrusting, token); got != broker.IssuerUnavailable.Name() || !strings.Contains(untrusting.Status()[0].Problem, "certificate") {
 		t.Errorf("by roots that do not know it: %s, %+v", got, untrusting.Status())
 	}
+	keys.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("plain text is asked for") })
+	doc := issuer.Config.Handler
+	issuer.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":"http://127.0.0.1:1/keys"}`, issuer.URL)
+	})
+	plainly := of(func(*Issuer) {})
+	if got := shows(t, plainly, token); got != broker.IssuerUnavailable.Name() || !strings.Contains(plainly.Status()[0].Problem, "not https") {
+		t.Errorf("from afar to this machine: %s, %+v", got, plainly.Status())
+	}
+	issuer.Config.Handler = doc
 	put("token", []byte("two words"))
 	if _, err := NewTokens(TokenSettings{Issuers: []Issuer{{Name: "ci", Kind: broker.JWT, Issuer: issuer.URL, Audience: []string{"a"}, TokenFile: bearer}}}); err == nil || strings.Contains(err.Error(), "words") {
 		t.Errorf("a broken token file: %v", err)
@@ -590,4 +600,58 @@ func TestKeysInAFile(t *testing.T) {
 	if s := all.Status()[0]; s.Stale || s.Problem != "" {
 		t.Errorf("got status %+v", s)
 	}
+}
+
+// TestKeysThatRotateAllTheTime: tokens of a key that stays are let in throughout, and those of one that comes and goes only while it is there, whoever asks at once.
+func TestKeysThatRotateAllTheTime(t *testing.T) {
+	h := newHouse(t, set(first()))
+	all := tokensOf(t, h, atNoon, ci())
+	ctx := t.Context()
+	stays := mint(rsaKey(), `{"alg":"RS256","kid":"first"}`, claims(""))
+	goes := mint(rsaOther(), `{"alg":"RS256","kid":"next"}`, claims(""))
+	_ = shows(t, all, stays)
+	k := all.issuers[0].keys
+	done := make(chan struct{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if a, err := all.AuthenticateToken(ctx, stays); err != nil || a.Still() != nil {
+					t.Errorf("a key that stays: %v", err)
+				}
+				if _, err := all.AuthenticateToken(ctx, goes); err != nil && broker.KindOf(err) != broker.CallerUnauthenticated {
+					t.Errorf("a key that comes and goes: %v", err)
+				}
+				_ = all.Status()
+			}
+		})
+	}
+	for i := range 200 {
+		if i%2 == 0 {
+			h.show(set(first(), second()))
+		} else {
+			h.show(set(first()))
+		}
+		changed := all.Changes()
+		for there := i%2 == 0; k.has(mustParse(second()).id) != there; {
+			k.refresh(ctx)
+		}
+		<-changed
+		a, err := all.AuthenticateToken(ctx, goes)
+		if there := i%2 == 0; there != (err == nil) || there && a.Still() != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+	close(done)
+	callers.Wait()
+}
+
+func mustParse(m map[string]any) *key {
+	s, _, err := parseKeys([]byte(set(m)), broker.JWT)
+	return made(s, err).keys[0]
 }

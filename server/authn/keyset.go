@@ -155,10 +155,7 @@ func parseKey(o map[string]any, kind broker.CallerKind) (*key, string) {
 	if err != nil {
 		return nil, "it cannot be read"
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%q %q ", k.kid, k.alg)
-	h.Write(der)
-	h.Sum(k.id[:0])
+	k.id = sha256.Sum256(fmt.Appendf(nil, "%q %q %s", k.kid, k.alg, der))
 	return k, ""
 }
 
@@ -178,8 +175,9 @@ func (k *key) fits(alg jose.SignatureAlgorithm) bool {
 	return false
 }
 
-// triesMost bounds the keys that a token is held against: each costs as much as a good token does.
-const triesMost = 4
+// triesMost bounds the keys that a token is held against: each costs as much as a good token does. A token has to name its key where there are several
+// (OpenID Connect Core 1.0 section 10.1); a former one and its successor are tried where it does not.
+const triesMost = 2
 
 // find says which key of the set has signed a token. A nil set has none. unknown: another set might have the key.
 func (s *keySet) find(token string, p *presented, alg jose.SignatureAlgorithm) (by *key, unknown bool, why *broker.Failure) {

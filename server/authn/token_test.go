@@ -149,6 +149,8 @@ func TestWhatATokenProves(t *testing.T) {
 		"claims with a name twice":      {token: raw(strings.Replace(claims(""), "{", `{"sub":"root",`, 1)), failure: errClaims},
 		"a name twice further down":     {token: raw(strings.Replace(claims(""), "{", `{"a":{"b":1,"b":2},`, 1)), failure: errClaims},
 		"no UTF-8":                      {token: raw(strings.Replace(claims(""), "{", "{\"a\":\"\xff\",", 1)), failure: errClaims},
+		"as much as may be":             {token: rs(`"iss":"https://evil.example","x":[` + strings.Repeat("1,", valuesMost-8) + `1]`), failure: errIssuer},
+		"too much":                      {token: rs(`"x":[` + strings.Repeat("1,", valuesMost) + `1]`), failure: errClaims},
 		"too deep":                      {token: rs(deep(depthMost)), failure: errClaims},
 		"another issuer":                {token: rs(`"iss":"https://evil.example"`), failure: errIssuer},
 		"an issuer with a slash more":   {token: rs(`"iss":"` + pipesListen + `/"`), failure: errIssuer},

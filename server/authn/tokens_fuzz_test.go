@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 )
 
 // FuzzTokens: whatever a header and claims say, signed or not, it is of one caller or of none. Who is let in has a plain name of an issuer that is trusted, and
@@ -69,6 +71,14 @@ func FuzzTokens(f *testing.F) {
 			token = mint(nobody, header, text)
 		case unsigned:
 			token = mint(nil, header, text)
+		}
+		for _, part := range strings.Split(token, ".") {
+			b, ok := decode(part)
+			o, is := object(part)
+			doc, err := jsondoc.Read(b)
+			if other, also := doc.(map[string]any); is && (!ok || err != nil || !reflect.DeepEqual(o, other)) || !is && ok && also && err == nil && b[0] == '{' && depthOf(doc) <= depthMost && len(b) <= valuesMost {
+				t.Fatalf("%q is %v, %v; by jsondoc %v, %v", b, o, is, doc, err)
+			}
 		}
 		a, err := all.AuthenticateToken(context.Background(), token)
 		if err != nil {
@@ -172,4 +182,22 @@ func FuzzKeys(f *testing.F) {
 			}
 		}
 	})
+}
+
+// depthOf is how deeply a document nests.
+func depthOf(v any) (deepest int) {
+	below := 0
+	switch v := v.(type) {
+	case map[string]any:
+		for _, x := range v {
+			below = max(below, depthOf(x))
+		}
+	case []any:
+		for _, x := range v {
+			below = max(below, depthOf(x))
+		}
+	default:
+		return 0
+	}
+	return below + 1
 }
