@@ -32,16 +32,23 @@ const (
 
 // An op is an OpenID provider that nobody here wrote, behind a proxy that ends TLS and counts what is asked of the token endpoint.
 type op struct {
-	t     *testing.T
-	front *httptest.Server
+	t      *testing.T
+	front  *httptest.Server
+	issuer string
 
 	mu     sync.Mutex
 	tokens []url.Values // of the token requests
 	bare   string       // this client is answered 401 with nothing, as some proxies do
 }
 
-// newOP starts one; skips where it is not installed, but in CI.
+// newOP starts one that is called opHost; skips where it is not installed, but in CI.
 func newOP(t *testing.T) *op {
+	t.Helper()
+	return newOPOf(t, func(string) string { return opHost })
+}
+
+// newOPOf is newOP with another name, by where it listens.
+func newOPOf(t *testing.T, called func(addr string) string) *op {
 	t.Helper()
 	tools := os.Getenv("TOKENBROKER_TEST_TOOLS")
 	installed := filepath.Join(tools, "oidc-provider", "node_modules")
@@ -66,7 +73,11 @@ func newOP(t *testing.T) *op {
 	if _, err := os.Stat(node); err != nil {
 		node = "node"
 	}
-	cmd := exec.CommandContext(t.Context(), node, "--preserve-symlinks-main", "server.mjs", "https://"+opHost)
+	o := &op{t: t, front: httptest.NewUnstartedServer(nil)}
+	t.Cleanup(o.front.Close)
+	host := called(o.front.Listener.Addr().String())
+	o.issuer = "https://" + host
+	cmd := exec.CommandContext(t.Context(), node, "--preserve-symlinks-main", "server.mjs", o.issuer)
 	cmd.Dir, cmd.Env, cmd.Stderr = dir, append(os.Environ(), "CLIENT_SECRET="+opSecret), t.Output()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -92,20 +103,19 @@ func newOP(t *testing.T) *op {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &op{t: t}
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(behind)
 		r.SetXForwarded()
-		r.Out.Host = opHost
+		r.Out.Host = host
 	}}
-	o.front = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	o.front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" && o.tokenRequest(r) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
 		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(o.front.Close)
+	})
+	o.front.StartTLS()
 	return o
 }
 
