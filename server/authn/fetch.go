@@ -154,8 +154,10 @@ func why(err error) error {
 		alert tls.AlertError
 	)
 	switch {
-	case errors.As(err, &op), errors.As(err, &dns), errors.As(err, &bad), errors.As(err, &alert):
+	case errors.As(err, &dns), errors.As(err, &bad), errors.As(err, &alert):
 		return err
+	case errors.As(err, &op): // without the ports, which are others each time
+		return fmt.Errorf("%s: %w", op.Op, op.Err)
 	case errors.As(err, &plain):
 		return errors.New("it does not speak TLS")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

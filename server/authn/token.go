@@ -40,7 +40,7 @@ var (
 	errEncrypted = refusal("the token is encrypted (JWE): a signed one is wanted")
 	errUnsigned  = refusal("the token is not signed")
 	errHeader    = refusal("the token's header cannot be read: a JSON object is wanted, with each member once, and alg and kid as texts")
-	errExtension = refusal("the token's header has a member that changes what the token means (crit, b64, enc, zip), or brings a key (jwk): neither counts here")
+	errExtension = refusal("the token's header has a member that changes what the token means (crit, b64, enc, zip), or brings a key (jwk, x5c): neither counts here")
 	errType      = refusal("the token's header says that it is no token for this (typ): JWT, at+jwt or none is wanted")
 	errClaims    = refusal("the token's claims cannot be read: a JSON object is wanted, with each member once, not nested deeply, and not of hundreds of values")
 	errIssuer    = refusal("nobody here trusts the token's issuer: compare its iss with the broker's settings, to the letter")
@@ -86,7 +86,7 @@ func parse(token string) (*presented, *broker.Failure) {
 	if !ok {
 		return nil, errHeader
 	}
-	for _, bad := range []string{"crit", "b64", "enc", "zip", "jwk"} { // what is at jku, x5u and in x5c is left there: nobody looks
+	for _, bad := range []string{"crit", "b64", "enc", "zip", "jwk", "x5c"} { // what is at jku and x5u is left there: nobody looks
 		if _, there := h[bad]; there {
 			return nil, errExtension
 		}

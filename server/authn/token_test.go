@@ -136,6 +136,7 @@ func TestWhatATokenProves(t *testing.T) {
 		"jku":                           {token: mint(rsaOther(), `{"alg":"RS256","kid":"evil","jku":"`+lure.URL+`"}`, claims("")), failure: errKey},
 		"x5u":                           {token: mint(rsaOther(), `{"alg":"RS256","kid":"rsa","x5u":"`+lure.URL+`"}`, claims("")), failure: errSignature},
 		"jwk":                           {token: mint(rsaOther(), `{"alg":"RS256","jwk":`+string(made(jose.JSONWebKey{Key: &rsaOther().PublicKey}.MarshalJSON()))+`}`, claims("")), failure: errExtension},
+		"x5c":                           {token: header(`{"alg":"RS256","kid":"rsa","x5c":["AA"]}`), failure: errExtension},
 		"crit":                          {token: header(`{"alg":"RS256","kid":"rsa","crit":["exp"],"exp":1}`), failure: errExtension},
 		"crit that is empty":            {token: header(`{"alg":"RS256","kid":"rsa","crit":[]}`), failure: errExtension},
 		"b64":                           {token: header(`{"alg":"RS256","kid":"rsa","b64":false}`), failure: errExtension},
