@@ -142,9 +142,6 @@ func (k *keys) land(set *keySet, life time.Duration, err error) {
 	} else {
 		former := k.is.Load()
 		news = former == nil || former.set == nil || former.set.digest != set.digest
-		if !news {
-			set = former.set
-		}
 		k.is.Store(&known{set: set, fetched: now})
 		if news || k.problem != "" {
 			k.log.Info("keys of an issuer fetched", "keys", len(set.keys), "changed", news)

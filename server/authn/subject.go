@@ -17,10 +17,10 @@ const (
 	subjectMost    = 512  // bytes
 	spiffeMost     = 2048 // SPIFFE-ID section 2.3
 	claimsMost     = 64
-	claimNameMost  = 64  // bytes
-	claimTextMost  = 512 // bytes, of each text
-	claimTextsMost = 64  // of a list
-	attributesMost = 4 << 10
+	claimNameMost  = 64      // bytes
+	claimTextMost  = 512     // bytes, of each text
+	claimTextsMost = 64      // of a list
+	attributesMost = 4 << 10 // bytes, of all of them
 )
 
 // name is what the subject of a token is called, as its issuer may call somebody.
@@ -108,7 +108,7 @@ func claimsOf(claims map[string]any) map[string][]string {
 		}
 		cost := len(name)
 		for _, s := range all {
-			cost += len(s)
+			cost += len(s) + 16 // where it is, and how long: a list of letters takes more than its letters
 		}
 		if len(out) == claimsMost || size+cost > attributesMost {
 			continue
