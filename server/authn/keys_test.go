@@ -377,3 +377,42 @@ func mustParse(m map[string]any) *key {
 	s, _, err := parseKeys([]byte(set(m)), broker.JWT)
 	return made(s, err).keys[0]
 }
+
+// TestAFetchThatWasOnItsWay before the key was there is not the last word: whoever has waited for it asks once more.
+func TestAFetchThatWasOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, set(first()))
+		all := tokensOf(t, h, time.Now, ci())
+		if got := shows(t, all, minted("first", "x")); got != "jwt:ci/x" {
+			t.Fatal(got)
+		}
+		hold := make(chan struct{})
+		h.answers(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/keys" {
+				return false
+			}
+			<-hold
+			fmt.Fprint(w, set(first())) // as they were
+			return true
+		})
+		f, _ := all.issuers[0].keys.fetch(true)
+		synctest.Wait()
+		h.answers(nil)
+		h.show(set(first(), second()))
+		var waiting sync.WaitGroup
+		for range 10 {
+			waiting.Go(func() {
+				if got := shows(t, all, minted("next", "young")); got != "jwt:ci/young" {
+					t.Error(got)
+				}
+			})
+		}
+		synctest.Wait()
+		close(hold)
+		<-f.done
+		waiting.Wait()
+		if n := h.count("/keys"); n != 3 {
+			t.Errorf("it was asked %d times", n)
+		}
+	})
+}
