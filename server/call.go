@@ -46,6 +46,7 @@ func (c *call) limited() context.Context {
 func (c *call) end() {
 	if c.connection != nil {
 		c.connection.running.Add(-1)
+		c.connection.ends(c.Context)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
 	wirecred "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -21,8 +23,6 @@ import (
 )
 
 const (
-	// connectionsMost bounds the connections of a server: one more takes the place of another (room).
-	connectionsMost = 2000
 	// messageWithin is how long the message of a call may take after its headers.
 	messageWithin = 30 * time.Second
 	// silentMost is how many calls of a connection may be without their message before each one more has a timer. Usual calls bring it at
@@ -36,6 +36,7 @@ type connections struct {
 	log     *slog.Logger
 	lobby   lobby
 	room    room
+	crowd   *crowd // of the whole process
 	streams int64
 	within  time.Duration
 	// generation changes when what the door trusts may have: who was believed before is looked at again.
@@ -50,7 +51,7 @@ type connections struct {
 // gets through.
 func newConnections(streams uint32) *connections {
 	return &connections{
-		log: slog.New(slog.DiscardHandler), lobby: lobby{most: handshakesMost}, room: room{most: connectionsMost},
+		log: slog.New(slog.DiscardHandler), lobby: lobby{most: handshakesMost}, room: room{most: connectionsMost}, crowd: newCrowd(Capacity{}),
 		streams: max(int64(streams)*3/4, 1), within: messageWithin, refused: rate.Sometimes{First: 10, Interval: time.Second},
 	}
 }
@@ -72,6 +73,12 @@ type connection struct {
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
 	running atomic.Int64
+	// calls and unread are what it may have open, of the crowd's. came is how many bytes came, and opened how many calls, since it had none; looksAt is when
+	// that is looked at next: the reader's own. consumed are those of them that were read, where they are counted.
+	calls, unread         atomic.Int64
+	came, opened, looksAt int64
+	consumed              atomic.Int64
+	counted               atomic.Bool
 	// lasting are the streams that run; silent the calls whose message has not come, and timed those of them that have a timer.
 	lasting, silent, timed atomic.Int64
 }
@@ -90,6 +97,7 @@ func (k *connection) Close() error {
 		k.end.Stop()
 	}
 	k.of.room.leave(k)
+	k.of.crowd.leave(k)
 	return k.Conn.Close()
 }
 
@@ -122,6 +130,8 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		_ = k.Close()
 		return nil, nil, err
 	}
+	c.crowd.enter(k)
+	k.looksAt = bytesChunk
 	k.seen.Store(c.generation.Load())
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
@@ -255,6 +265,9 @@ func (a *arrival) Err() error {
 	return a.Context.Err()
 }
 
+// errCallsMost is told before a call begins: gRPC sends it, and nothing else of the call is kept.
+var errCallsMost = status.Error(codes.ResourceExhausted, "as many calls are open as there is room for: fewer at a time, or on other brokers")
+
 // opened is the tap: a call's headers are there. It bounds how long its message may take.
 func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	k := connectionOf(ctx)
@@ -264,7 +277,12 @@ func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context,
 	if !k.used.Load() {
 		k.used.Store(true) // only when it changes: all its calls share this line
 	}
-	if k.silent.Add(1) <= silentMost {
+	silent := k.silent.Add(1)
+	if !k.opens(silent + k.running.Load() + k.lasting.Load()) {
+		k.silent.Add(-1)
+		return nil, errCallsMost
+	}
+	if silent <= silentMost {
 		return ctx, nil
 	}
 	k.timed.Add(1)

@@ -90,6 +90,7 @@ func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
 		over, lasts, endless := in(now.Add(-time.Second)), in(now.Add(time.Hour)), in(time.Time{})
 		c.look(now)
 		<-time.After(endsAfter + time.Millisecond)
+		synctest.Wait()
 		if !over.closed || lasts.closed || endless.closed {
 			t.Errorf("closed: over %t, lasting %t, endless %t", over.closed, lasts.closed, endless.closed)
 		}

@@ -27,8 +27,8 @@ func (s Settings) Impatient(within time.Duration) Settings {
 }
 
 // Few bounds the connections.
-func (s Settings) Few(connections int64) Settings {
-	s.connectionsMost = connections
+func (s Settings) Few(connections int) Settings {
+	s.Capacity.Connections = connections
 	return s
 }
 

@@ -72,6 +72,7 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	c := &call{Context: ctx, proof: who, connection: connection, started: started}
 	if connection != nil {
 		connection.running.Add(1)
+		connection.consumes(req)
 	}
 	defer c.end()
 	var res any
@@ -112,6 +113,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if connection != nil && err == nil {
 		var done, over func()
 		if done, err = connection.lasts(); err == nil {
+			defer connection.ends(ss.Context())
 			defer done()
 			ctx, over = connection.of.proven.add(ctx, who, started)
 			defer over()

@@ -45,9 +45,11 @@ type Settings struct {
 	// default DefaultConnectionAge.
 	MaxConnectionAge time.Duration
 
-	// messageWithin and connectionsMost are other bounds than usual, for tests; 0: the usual ones.
-	messageWithin   time.Duration
-	connectionsMost int64
+	// Capacity bounds what is kept for those who are connected.
+	Capacity Capacity
+
+	// messageWithin is another bound than usual, for tests; 0: the usual one.
+	messageWithin time.Duration
 }
 
 // What a zero value of Settings stands for. Help and documents are made of these, or held against them.
@@ -103,8 +105,11 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if s.Metrics != nil {
 		s.Metrics.from.Store(&sources{s.Broker, s.Providers})
 	}
+	crowd := newCrowd(s.Capacity)
+	// Clients wait by themselves for a place on their connection; one of them must not have all there is.
+	s.MaxConcurrentStreams = min(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams), uint32(max(100, crowd.most.calls/4))) //nolint:gosec // it is bounded
 	for _, d := range append([]Door{{}}, s.Doors...) {
-		out.open(stopping, d, s, e, more)
+		out.open(stopping, d, s, e, crowd, more)
 	}
 	for name := range out.grpc[""].GetServiceInfo() {
 		out.health.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
@@ -113,12 +118,10 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 }
 
 // open makes what is behind a door.
-func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, more []grpc.ServerOption) {
+func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, all *crowd, more []grpc.ServerOption) {
 	peers := newConnections(orDefault(from.MaxConcurrentStreams, DefaultConcurrentStreams))
-	peers.door, peers.log, peers.within = d, from.Log, from.messageWithin
-	if from.connectionsMost > 0 {
-		peers.room.most = from.connectionsMost
-	}
+	peers.door, peers.log, peers.within, peers.crowd = d, from.Log, from.messageWithin, all
+	peers.room.most = int64(from.Capacity.orDefault().Connections)
 	if d.Authenticate != nil || d.Tokens != nil {
 		from.MaxConnectionAge = min(orDefault(from.MaxConnectionAge, DefaultConnectionAge), authenticatedAge)
 		go peers.follow(stopping)

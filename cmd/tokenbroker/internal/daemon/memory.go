@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/internal/heapfloor"
+	"github.com/tokenbroker/tokenbroker/server"
 )
 
 const (
@@ -31,6 +32,8 @@ type memoryPlan struct {
 	tokens int
 	// flights is how many tokens may be fetched at a time; 0: as many as it is by itself.
 	flights int
+	// capacity is what is kept for those who are connected; zero: as much as by itself.
+	capacity server.Capacity
 	// unread is why the container's limit is unknown; nil: it is known, or there is none.
 	unread error
 }
@@ -56,6 +59,7 @@ func planMemory(env func(string) string, current int64, ofContainer func() (uint
 	}
 	if limit < math.MaxInt64 {
 		p.tokens = int(max(1, limit/2/engine.TokenBytes))
+		p.capacity = server.CapacityIn(limit)
 		p.flights = int(min(engine.DefaultFlights, max(16, limit/2/flightBytes)))
 	}
 	if env("GOGC") == "" {
@@ -76,7 +80,8 @@ func useMemory(log *slog.Logger) (p memoryPlan, stop func()) {
 		debug.SetMemoryLimit(p.limit)
 	}
 	if p.tokens > 0 {
-		log.Info("memory is limited", "used_at_most", fmt.Sprintf("%d MiB", debug.SetMemoryLimit(-1)>>20), "tokens_in_cache", p.tokens, "fetched_at_a_time", p.flights)
+		log.Info("memory is limited", "used_at_most", fmt.Sprintf("%d MiB", debug.SetMemoryLimit(-1)>>20), "tokens_in_cache", p.tokens, "fetched_at_a_time", p.flights,
+			"connections", p.capacity.Connections, "calls_at_a_time", p.capacity.Calls)
 	}
 	if p.floor == 0 {
 		return p, func() {}

@@ -10,6 +10,7 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/server"
 )
 
 func TestPlanMemory(t *testing.T) {
@@ -40,9 +41,23 @@ func TestPlanMemory(t *testing.T) {
 		{"both", map[string]string{"GOGC": "50", "GOMEMLIMIT": "40MB"}, 40e6, limited(64 * mib), memoryPlan{tokens: 2441, flights: 305}},
 		{"unreadable", nil, math.MaxInt64, fails(unreadable), memoryPlan{unread: unreadable}},
 	} {
-		if got := planMemory(func(name string) string { return test.env[name] }, test.current, test.ofContainer); got != test.want {
+		got := planMemory(func(name string) string { return test.env[name] }, test.current, test.ofContainer)
+		if limited := got.capacity != (server.Capacity{}); limited != (got.tokens > 0) {
+			t.Errorf("%s: there is room for %+v", test.name, got.capacity)
+		}
+		if got.capacity = (server.Capacity{}); got != test.want {
 			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
 		}
+	}
+}
+
+// TestWhatFitsIntoLittleMemory: a container of 64 MiB has room for connections, calls and their bytes beside its cache.
+func TestWhatFitsIntoLittleMemory(t *testing.T) {
+	if got, want := server.CapacityIn(54<<20), (server.Capacity{Connections: 128, Calls: 1152, Unread: 54 << 20 / 10}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got := server.CapacityIn(math.MaxInt64); got != (server.Capacity{Connections: 2000, Calls: 32768, Unread: 128 << 20}) {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -45,7 +45,7 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	}
 	memory, stop := useMemory(log)
 	defer stop()
-	c.TokensInCache, c.Flights = memory.tokens, memory.flights
+	c.TokensInCache, c.Flights, c.Capacity = memory.tokens, memory.flights, memory.capacity
 	r, err := Start(p.Context, c.Settings, log)
 	if err != nil {
 		return err

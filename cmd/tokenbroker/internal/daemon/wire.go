@@ -136,6 +136,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	r.server, err = server.New(server.Settings{
 		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Doors: r.doors, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
+		Capacity: s.Capacity,
 	})
 	if err != nil {
 		return nil, err

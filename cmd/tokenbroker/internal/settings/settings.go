@@ -35,6 +35,8 @@ type Settings struct {
 	Listeners `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
 	TokensInCache int `kong:"-"`
+	// Capacity is what is kept for those who are connected; zero: the server's own bounds.
+	Capacity server.Capacity `kong:"-"`
 	// Flights is how many tokens may be fetched at a time, by the memory there is; 0: the broker's own bound.
 	Flights int `kong:"-"`
 

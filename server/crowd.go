@@ -1,0 +1,204 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+)
+
+// A call that is open takes some 15 KiB, for its stream and its stack, and as many bytes of its message as gRPC takes before anybody reads them, 64 KiB:
+// before a handler runs, and whoever makes it. So what all connections of the process have open is bounded, and what each party has of it, whether or
+// not anybody is allowed anything.
+const (
+	// callBytes is what an open call takes; calls that wait for a token take as much.
+	callBytes = 16 << 10
+	// connectionBytes is what a connection takes, with its buffers.
+	connectionBytes = 96 << 10
+	// frameSpare is what a call brings beside its headers and its message.
+	frameSpare = 1 << 10
+	// callsChunk and bytesChunk are how much a connection asks for at a time.
+	callsChunk = 32
+	bytesChunk = 64 << 10
+	// sweepNotFaster bounds how often what is not needed is looked for.
+	sweepNotFaster = time.Millisecond
+)
+
+// Capacity is how much a Server keeps at a time for those who are connected. A zero value is a default.
+type Capacity struct {
+	// Connections are of each door; default 2000. One more takes the place of another.
+	Connections int
+	// Calls are those that are open, on all connections together, streams too; default 32768. One party has three quarters of them at most.
+	Calls int
+	// Unread is how many bytes may have come that nobody has read yet; default 128 MiB. One party has half of them at most.
+	Unread int
+}
+
+// CapacityIn is what fits into so much memory, beside the rest: an eighth is for connections, a third for calls, a tenth for what is unread.
+func CapacityIn(bytes int64) Capacity {
+	return Capacity{
+		Connections: int(min(connectionsMost, max(128, bytes/8/connectionBytes))),
+		Calls:       int(min(callsMost, max(256, bytes/3/callBytes))),
+		Unread:      int(min(unreadMost, max(2<<20, bytes/10))),
+	}
+}
+
+const (
+	// connectionsMost bounds the connections of a door: one more takes the place of another (room).
+	connectionsMost = 2000
+	callsMost       = 1 << 15
+	unreadMost      = 128 << 20
+)
+
+func (c Capacity) orDefault() Capacity {
+	return Capacity{orDefault(c.Connections, connectionsMost), orDefault(c.Calls, callsMost), orDefault(c.Unread, unreadMost)}
+}
+
+// A load is what is open: calls, and bytes that nobody has read.
+type load struct{ calls, unread int64 }
+
+func (l load) plus(o load) load { return load{l.calls + o.calls, l.unread + o.unread} }
+
+func (l load) within(most load) bool { return l.calls <= most.calls && l.unread <= most.unread }
+
+// A crowd is all that is open in the process. Connections take from it in chunks, so that a call seldom asks. Safe for concurrent use.
+type crowd struct {
+	most, partyMost load
+
+	mu  sync.Mutex
+	all load
+	of  map[string]load // by party
+	in  map[*connection]struct{}
+	// swept is when what is not needed was last taken back.
+	swept time.Time
+}
+
+func newCrowd(c Capacity) *crowd {
+	c = c.orDefault()
+	return &crowd{
+		most: load{int64(c.Calls), int64(c.Unread)}, partyMost: load{int64(c.Calls) * 3 / 4, int64(c.Unread) / 2},
+		of: map[string]load{}, in: map[*connection]struct{}{},
+	}
+}
+
+// enter has a connection be one of those from which is taken back what they do not need.
+func (c *crowd) enter(k *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.in[k] = struct{}{}
+}
+
+// take gives a connection more. It reports whether there was as much: what others have and do not need is taken back for it.
+func (c *crowd) take(k *connection, more load) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); !c.fits(k, more) && now.Sub(c.swept) >= sweepNotFaster {
+		c.swept = now
+		for other := range c.in {
+			if spare := other.spare(); other != k && spare != (load{}) {
+				c.give(other, spare)
+			}
+		}
+	}
+	if _, in := c.in[k]; !in || !c.fits(k, more) {
+		return false
+	}
+	c.give(k, load{-more.calls, -more.unread})
+	return true
+}
+
+func (c *crowd) fits(k *connection, more load) bool {
+	return c.all.plus(more).within(c.most) && c.of[k.party()].plus(more).within(c.partyMost)
+}
+
+// give takes something back from a connection; the caller holds mu.
+func (c *crowd) give(k *connection, back load) {
+	k.calls.Add(-back.calls)
+	k.unread.Add(-back.unread)
+	minus := load{-back.calls, -back.unread}
+	c.all = c.all.plus(minus)
+	if of := c.of[k.party()].plus(minus); of == (load{}) {
+		delete(c.of, k.party())
+	} else {
+		c.of[k.party()] = of
+	}
+}
+
+// leave takes everything back from a connection that is closed. Once is enough.
+func (c *crowd) leave(k *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, in := c.in[k]; !in {
+		return
+	}
+	delete(c.in, k)
+	c.give(k, load{k.calls.Load(), k.unread.Load()})
+}
+
+// open is how many calls of the connection are open.
+func (k *connection) open() int64 { return k.silent.Load() + k.running.Load() + k.lasting.Load() }
+
+// spare is what it has of the crowd's and does not need.
+func (k *connection) spare() (s load) {
+	open := k.open()
+	if s.calls = max(0, k.calls.Load()-open); open == 0 {
+		s.unread = k.unread.Load()
+	}
+	return s
+}
+
+// opens has the crowd make room for one more call. It reports whether there is.
+func (k *connection) opens(open int64) bool {
+	k.opened++
+	if open <= k.calls.Load() {
+		return true
+	}
+	return k.of.crowd.take(k, load{calls: callsChunk}) || k.of.crowd.take(k, load{calls: 1})
+}
+
+var errCrowded = errors.New("more has come than anybody has read, and there is no room for it")
+
+// Read implements net.Conn. It counts what comes: it is called by one goroutine, which opens the calls as well.
+func (k *connection) Read(p []byte) (int, error) {
+	n, err := k.Conn.Read(p)
+	if k.came += int64(n); k.came < k.looksAt || err != nil {
+		return n, err
+	}
+	if k.open() == 0 {
+		k.came, k.opened, k.looksAt = 0, 0, bytesChunk
+		k.consumed.Store(0)
+		k.counted.Store(false)
+		return n, nil
+	}
+	k.counted.Store(true)
+	k.looksAt = k.came + bytesChunk/4
+	unread := k.came - k.opened*frameSpare - k.consumed.Load()
+	if lacks := unread - k.unread.Load(); lacks > 0 && !k.of.crowd.take(k, load{unread: lacks + bytesChunk}) {
+		k.of.log.Info("connection closed: "+errCrowded.Error(), "listener", k.of.door.Name, "caller", k.party(), "bytes", unread)
+		return 0, errCrowded // gRPC closes it
+	}
+	return n, nil
+}
+
+// consumes notes that a message was read, where that is counted: a connection on which little comes is not worth it.
+func (k *connection) consumes(message any) {
+	if m, ok := message.(proto.Message); ok && k.counted.Load() {
+		k.consumed.Add(int64(proto.Size(m)))
+	}
+}
+
+// ends notes that the headers of a call are needed no more.
+func (k *connection) ends(ctx context.Context) {
+	if !k.counted.Load() {
+		return
+	}
+	headers, _ := metadata.FromIncomingContext(ctx)
+	for name, values := range headers {
+		for _, v := range values {
+			k.consumed.Add(int64(len(name) + len(v)))
+		}
+	}
+}

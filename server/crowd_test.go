@@ -1,0 +1,142 @@
+package server_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/metadata"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server"
+)
+
+// halfDone opens calls on a connection of its own, each with so much of a message that does not end, until the connection is closed.
+func halfDone(t *testing.T, addr string, calls, size int) (held net.Conn) {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = bytes.NewBuffer(nil).ReadFrom(conn) }() // what it says
+	f := http2.NewFramer(conn, nil)
+	if f.WriteSettings() != nil {
+		return conn
+	}
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	message := append([]byte{0, 0, 0, 0, 0}, make([]byte, size)...)
+	binary.BigEndian.PutUint32(message[1:], 1<<20)
+	for i := range calls {
+		block.Reset()
+		for _, h := range [][2]string{
+			{":method", "POST"}, {":scheme", "http"}, {":path", "/tokenbroker.v1.TokenBrokerService/GetToken"}, {":authority", "x"},
+			{"content-type", "application/grpc"}, {"te", "trailers"},
+		} {
+			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+		}
+		id := uint32(2*i + 1)
+		if f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}) != nil {
+			return conn
+		}
+		for rest := message; len(rest) > 0; {
+			n := min(len(rest), 16<<10)
+			if f.WriteData(id, false, rest[:n]) != nil {
+				return conn
+			}
+			rest = rest[n:]
+		}
+	}
+	return conn
+}
+
+func memory() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+// TestWhatNobodyReadsIsBounded: calls whose messages do not end take no more memory than there is for them, by whichever way, and keep out nobody but those
+// who cannot be told from who makes them.
+func TestWhatNobodyReadsIsBounded(t *testing.T) {
+	for name, test := range map[string]struct{ calls, size int }{"calls": {800, 5}, "bytes": {300, 60_000}} {
+		t.Run(name, func(t *testing.T) {
+			s := newStand(t, func(s server.Settings) server.Settings {
+				s.Capacity = server.Capacity{Calls: 1000, Unread: 8 << 20}
+				return s
+			})
+			path := filepath.Join(t.TempDir(), "s")
+			l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.serving.Go(func() { _ = s.server.Serve(l) })
+			operator := tokenbrokerv1.NewTokenBrokerServiceClient(dial(t, "unix:"+path))
+			before := memory()
+			for range 10 { // without a bound 140 or 180 MiB
+				halfDone(t, s.addr, test.calls, test.size)
+				if _, err := operator.GetToken(t.Context(), &get{Credential: "main"}); err != nil {
+					t.Fatalf("another caller: %v", err)
+				}
+			}
+			if grown := int64(memory()) - int64(before); grown > 48<<20 {
+				t.Errorf("%d MiB are held", grown>>20)
+			}
+		})
+	}
+}
+
+// TestWhoBringsMuchThatIsReadGoesOn: large headers and messages count for as long as they are held.
+func TestWhoBringsMuchThatIsReadGoesOn(t *testing.T) {
+	s := newStand(t, func(s server.Settings) server.Settings {
+		s.Capacity = server.Capacity{Calls: 1000, Unread: 4 << 20}
+		return s
+	})
+	conn := dial(t, "passthrough:///"+s.addr)
+	tokens, credentials := tokenbrokerv1.NewTokenBrokerServiceClient(conn), tokenbrokerv1.NewCredentialServiceClient(conn)
+	w, err := tokens.WatchToken(t.Context(), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Recv(); err != nil { // so that there is always a call
+		t.Fatal(err)
+	}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "x-large", strings.Repeat("x", 8<<10))
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			for range 100 { // 16 MiB of headers
+				if _, err := tokens.GetToken(ctx, &get{Credential: "main"}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			for range 5 { // 20 MiB of messages, which are refused for what is in them
+				_, _ = credentials.CreateCredential(t.Context(), &tokenbrokerv1.CreateCredentialRequest{Credential: &tokenbrokerv1.Credential{
+					Name: "other", Provider: "stub", Inputs: map[string]string{"x": strings.Repeat("y", 200<<10)},
+				}})
+			}
+		})
+	}
+	all.Wait()
+	if _, err := tokens.GetToken(ctx, &get{Credential: "main"}); err != nil {
+		t.Error(err)
+	}
+	if err := w.CloseSend(); err != nil {
+		t.Error(err)
+	}
+}
