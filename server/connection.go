@@ -43,6 +43,8 @@ type connections struct {
 	generation atomic.Uint64
 	// proven are the streams whose callers' proofs may end.
 	proven lasting
+	// newTokens bounds the tokens that are looked at.
+	newTokens rates
 	// refused bounds how often it is said who was not let in.
 	refused rate.Sometimes
 }

@@ -39,6 +39,8 @@ type TokenAuthenticator interface {
 	// AuthenticateToken says whose a token is. It may ask the issuer for its keys, until ctx ends. It fails with CallerUnauthenticated, whose detail says what is
 	// wrong with the token, and with IssuerUnavailable where nobody can say.
 	AuthenticateToken(ctx context.Context, token string) (*Authenticated, error)
+	// Remembers reports whether that asks nobody, and costs little, because the token was authenticated before.
+	Remembers(token string) bool
 	// Changes is closed at the next change of what is trusted: whoever was authenticated is looked at again.
 	Changes() <-chan struct{}
 }

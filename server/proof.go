@@ -3,10 +3,12 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -116,6 +118,11 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 	if token = strings.TrimLeft(token, " "); !strings.EqualFold(scheme, "bearer") || token == "" { // RFC 9110 section 11.1: its case does not count
 		return proof{}, unproven(errNotBearer)
 	}
+	if !k.of.door.Tokens.Remembers(token) {
+		if at := k.of.newTokens.wait(k.party(), now); at > 0 {
+			return proof{}, &broker.Failure{Kind: broker.CallerLimited, RetryAt: now.Add(at), Detail: "more tokens come from this machine than can be looked at, which were not seen before"}
+		}
+	}
 	generation := k.of.generation.Load() // before: what changes meanwhile is looked at
 	bounded, cancel := context.WithTimeout(ctx, tokenWithin)
 	defer cancel()
@@ -126,6 +133,41 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 	is := &bearing{headers[0], proof{who, k.of, generation}}
 	k.last.Store(is)
 	return is.proof, nil
+}
+
+// To look at a token costs 20 to 130 µs, whether or not it counts. One party has five hundred a second looked at that were not seen before.
+const (
+	newTokensEvery = 2 * time.Millisecond
+	newTokensBurst = 2000
+	// ratesMost bounds the parties that are told apart.
+	ratesMost = 4096
+)
+
+// A rates bounds something for each party. The zero value is ready. Safe for concurrent use.
+type rates struct {
+	mu sync.Mutex
+	of map[string]*rate.Limiter
+}
+
+// wait is how long a party has to wait; 0: it need not, and that is counted.
+func (r *rates) wait(party string, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.of[party]
+	if l == nil {
+		if len(r.of) >= ratesMost {
+			maps.DeleteFunc(r.of, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= newTokensBurst })
+		}
+		if r.of == nil || len(r.of) >= ratesMost {
+			r.of = map[string]*rate.Limiter{}
+		}
+		l = rate.NewLimiter(rate.Every(newTokensEvery), newTokensBurst)
+		r.of[party] = l
+	}
+	if l.AllowN(now, 1) {
+		return 0
+	}
+	return newTokensEvery * 100
 }
 
 // lasting are the streams of a door whose callers' proofs may end. The zero value has none. Safe for concurrent use.

@@ -108,6 +108,7 @@ type rig struct {
 	server *server.Server
 	addr   map[string]string // of each door
 	auth   map[string]*authn.Certificates
+	tokens map[string]*authn.Tokens
 	ca     *devcerts.Authority // of corp.example
 	log    *lines
 }
@@ -162,9 +163,12 @@ func newRig(t *testing.T, more ...authn.Trust) *rig {
 }
 
 // newRigOf is newRig with other settings of its listeners.
-func newRigOf(t *testing.T, edit func(*authn.Settings)) *rig {
+func newRigOf(t *testing.T, edit func(*authn.Settings)) *rig { return newRigWith(t, edit, nil) }
+
+// newRigWith is newRigOf with issuers whose tokens are believed; nil: no tokens are. They are made once the rig's directory is there.
+func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []authn.Issuer) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), rules: newRules(func(broker.Access) bool { return true }), addr: map[string]string{}, auth: map[string]*authn.Certificates{}, log: &lines{}}
+	r := &rig{t: t, dir: t.TempDir(), rules: newRules(func(broker.Access) bool { return true }), addr: map[string]string{}, auth: map[string]*authn.Certificates{}, tokens: map[string]*authn.Tokens{}, log: &lines{}}
 	log := slog.New(slog.NewJSONHandler(io.MultiWriter(r.log), nil))
 	r.ca = must[*devcerts.Authority](t)(devcerts.NewAuthority("corp", trustDomain, time.Hour))
 	serving := must[*devcerts.Authority](t)(devcerts.NewAuthority("serving", "", time.Hour))
@@ -184,7 +188,13 @@ func newRigOf(t *testing.T, edit func(*authn.Settings)) *rig {
 		t.Cleanup(a.Close)
 		r.auth[name] = a
 		following.Go(func() { a.Follow(ctx) })
-		settings.Doors = append(settings.Doors, server.Door{Name: name, TokensOnly: name == "services", Authenticate: a})
+		d := server.Door{Name: name, TokensOnly: name == "services", Authenticate: a}
+		if issuers != nil {
+			all := must[*authn.Tokens](t)(authn.NewTokens(authn.TokenSettings{Listener: name, Issuers: issuers(r), Log: log}))
+			following.Go(func() { all.Follow(ctx) })
+			r.tokens[name], d.Tokens = all, all
+		}
+		settings.Doors = append(settings.Doors, d)
 	}
 	r.server = must[*server.Server](t)(server.New(settings))
 	var answering sync.WaitGroup
