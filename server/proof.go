@@ -52,7 +52,7 @@ func (p proof) holds(now time.Time) error {
 var (
 	errProofOver = errors.New("what proved who the caller is has ended")
 	errTwoProofs = errors.New("a certificate and a token came together, and nobody has said which counts: bring one")
-	errNoToken   = errors.New("there is no token: call with the header \"authorization: Bearer TOKEN\"")
+	errNoToken   = errors.New("there is neither a certificate nor a token: call with the header \"authorization: Bearer TOKEN\"")
 	errNotBearer = errors.New("one header \"authorization: Bearer TOKEN\" is wanted")
 )
 

@@ -20,9 +20,9 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/newfile"
 )
 
-// CertsCommands are for whoever tries mutual TLS.
+// CertsCommands are for whoever tries mutual TLS or JWTs.
 type CertsCommands struct {
-	Dev certsDevCommand `cmd:"" help:"Make an authority and certificates to throw away, with settings and a policy that use them: to try mutual TLS on this machine."`
+	Dev certsDevCommand `cmd:"" help:"Make an authority and an issuer, certificates and tokens to throw away, with settings and a policy that use them: to try mutual TLS and JWTs on this machine."`
 }
 
 type certsDevCommand struct {
@@ -35,7 +35,7 @@ type certsDevCommand struct {
 
 // Help implements kong.HelpProvider.
 func (*certsDevCommand) Help() string {
-	return "The authority's key is kept nowhere, so nobody can make more certificates of it; make another directory. None of it is for a deployment: use your company's authority, or SPIFFE."
+	return "The keys of the authority and of the issuer are kept nowhere, so nobody can make more of them; make another directory. None of it is for a deployment: use your company's authority, or SPIFFE."
 }
 
 var workloadForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
@@ -82,7 +82,15 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 			return err
 		})
 	}
-	err = write("ca.pem", ca.PEM())
+	issuer, err := devcerts.NewIssuer(c.issuer())
+	if err != nil {
+		return err
+	}
+	jwks, err := issuer.JWKS()
+	if err != nil {
+		return err
+	}
+	err = cmp.Or(write("ca.pem", ca.PEM()), write("jwks.json", jwks))
 	for _, w := range append([]string{"broker", "ops"}, c.Workloads...) {
 		if err != nil {
 			break
@@ -100,6 +108,12 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 		})
 		if err == nil {
 			err = cmp.Or(write(w+".pem", pair.Certificate), write(w+".key", pair.Key))
+		}
+		if err == nil && w != "broker" {
+			var token string
+			if token, err = issuer.Token(w, "tokenbroker", c.Life); err == nil {
+				err = write(w+".jwt", []byte(token+"\n"))
+			}
 		}
 	}
 	if err == nil {
@@ -119,33 +133,41 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 		}{dir, c.TrustDomain, append([]string{"ops"}, c.Workloads...)})
 	}
 	at := func(name string) string { return filepath.Join(c.Dir, name) }
-	console.Printf(p.Stdout, "made %s: an authority, certificates for ops and %s, settings and a policy\n\n", c.Dir, strings.Join(c.Workloads, ", "))
+	console.Printf(p.Stdout, "made %s: an authority and an issuer, certificates and tokens for ops and %s, settings and a policy\n\n", c.Dir, strings.Join(c.Workloads, ", "))
 	console.Printf(p.Stdout, "tokenbroker serve --config %s\n", at("settings.yaml"))
 	console.Printf(p.Stdout, "tokenbroker credential list --address localhost:7431 --tls-ca-file %s --tls-cert-file %s --tls-key-file %s\n", at("ca.pem"), at("ops.pem"), at("ops.key"))
 	first := c.Workloads[0]
 	console.Printf(p.Stdout, "tokenbroker token get NAME --address localhost:7430 --tls-ca-file %s --tls-cert-file %s --tls-key-file %s\n", at("ca.pem"), at(first+".pem"), at(first+".key"))
+	console.Printf(p.Stdout, "tokenbroker token get NAME --address localhost:7430 --tls-ca-file %s --bearer-token-file %s\n", at("ca.pem"), at(first+".jwt"))
 	return nil
 }
+
+// issuer is what the tokens say who issued them.
+func (c *certsDevCommand) issuer() string { return "https://" + c.TrustDomain }
 
 // settings are those of a broker of this machine that uses the certificates.
 func (c *certsDevCommand) settings(dir string) []byte {
 	at := func(name string) string { return fmt.Sprintf("%q", filepath.Join(dir, name)) }
-	return fmt.Appendf(nil, `# Made by tokenbroker certs dev, to try mutual TLS.
+	return fmt.Appendf(nil, `# Made by tokenbroker certs dev, to try mutual TLS and JWTs.
 data_dir: %s
 policy_file: %s
 trust:
   dev: {ca_file: %s, trust_domain: %s}
+issuers:
+  dev: {issuer: %q, audience: [tokenbroker], jwks_file: %s}
 services:                        # tokens, for services
   listen: ["127.0.0.1:7430"]
   cert_file: %s
   key_file: %s
   trust: [dev]
+  issuers: [dev]
 operators:                       # everything, for operators
   listen: ["127.0.0.1:7431"]
   cert_file: %s
   key_file: %s
   trust: [dev]
-`, at("data"), at("policy.yaml"), at("ca.pem"), c.TrustDomain, at("broker.pem"), at("broker.key"), at("broker.pem"), at("broker.key"))
+  issuers: [dev]
+`, at("data"), at("policy.yaml"), at("ca.pem"), c.TrustDomain, c.issuer(), at("jwks.json"), at("broker.pem"), at("broker.key"), at("broker.pem"), at("broker.key"))
 }
 
 // policy lets the services have tokens, and operators and this user everything.
@@ -153,9 +175,9 @@ func (c *certsDevCommand) policy() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version: 1\ncallers:\n  services:\n")
 	for _, w := range c.Workloads {
-		fmt.Fprintf(&b, "    - {spiffe: %q}\n", c.TrustDomain+"/"+w)
+		fmt.Fprintf(&b, "    - {spiffe: %q}\n    - {jwt: dev, sub: %q}\n", c.TrustDomain+"/"+w, w)
 	}
-	fmt.Fprintf(&b, "  operators:\n    - {spiffe: %q}\n    - {unix: %d}                  # whoever made this, by the socket\n", c.TrustDomain+"/ops", os.Getuid())
+	fmt.Fprintf(&b, "  operators:\n    - {spiffe: %q}\n    - {jwt: dev, sub: ops}\n    - {unix: %d}                  # whoever made this, by the socket\n", c.TrustDomain+"/ops", os.Getuid())
 	b.WriteString(`rules:
   - name: services
     callers: [services]

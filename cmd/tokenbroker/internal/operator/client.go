@@ -47,15 +47,24 @@ type tlsFlags struct {
 // A bearerFile has a token that each call brings. It implements credentials.PerRPCCredentials.
 type bearerFile string
 
-// GetRequestMetadata implements credentials.PerRPCCredentials.
-func (f bearerFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+// token is what is in the file.
+func (f bearerFile) token() (string, error) {
 	data, err := readfile.Read(string(f), bearerMost)
 	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "--bearer-token-file: %s: %v", f, readfile.Why(err))
+		return "", console.BadInput("--bearer-token-file: %s: %v", string(f), readfile.Why(err))
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return nil, status.Errorf(codes.InvalidArgument, "--bearer-token-file: %s has no token in it, or more than one", f)
+		return "", console.BadInput("--bearer-token-file: %s has no token in it, or more than one", string(f))
+	}
+	return token, nil
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (f bearerFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	token, err := f.token()
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
 	return map[string]string{"authorization": "Bearer " + token}, nil
 }
@@ -143,6 +152,9 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 		grpc.WithConnectParams(reconnect), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytes)),
 	}
 	if r.Bearer != "" && proof.Info().SecurityProtocol == "tls" {
+		if _, err := r.Bearer.token(); err != nil { // before anybody is asked
+			return err
+		}
 		options = append(options, grpc.WithPerRPCCredentials(r.Bearer))
 	}
 	if strings.HasPrefix(at.target, "unix:") {

@@ -60,7 +60,7 @@ func TestPolicyCommands(t *testing.T) {
 		{aPolicy, operation(cart(policyExplainCommand{Scope: []string{"a"}}), "provider.read"), console.ExitUsage, "", "leave out --scope"},
 		{aPolicy, cart(policyExplainCommand{}), console.ExitUsage, "", "--credential is missing"},
 		{aPolicy, cart(policyExplainCommand{Credential: "A"}), console.ExitUsage, "", "--credential: a name must be"},
-		{aPolicy, cart(policyExplainCommand{Credential: "a", Proof: "peer"}), console.ExitUsage, "", "proof: of spiffe there is x509 only"},
+		{aPolicy, cart(policyExplainCommand{Credential: "a", Proof: "peer"}), console.ExitUsage, "", "proof: of spiffe there is x509 and jwt only"},
 		{failing, cart(policyExplainCommand{Credential: "a"}), console.ExitUsage, "", "tests[0]: it is denied"},
 	} {
 		if err := os.WriteFile(name, []byte(x.text), 0o600); err != nil {
