@@ -13,10 +13,16 @@ import (
 // deepest bounds the nesting of a document.
 const deepest = 100
 
-// Read reads one document with its numbers as they are spelled. It is strict where leniency would guess: a name that is
+// Read reads one document of MostValues at most (ErrTooMany) with its numbers as they are spelled. It is strict where leniency would guess: a name that is
 // there twice (ErrTwice), what is no UTF-8, and anything after the document are no JSON (RFC 8259 sections 4 and 8.1).
-func Read(b []byte) (any, error) {
+func Read(b []byte) (any, error) { return ReadUpTo(b, MostValues) }
+
+// ReadUpTo is Read of a document that has so many values at most.
+func ReadUpTo(b []byte, most int) (any, error) {
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if Values(b) > most {
+		return nil, ErrTooMany
+	}
 	if !utf8.Valid(b) {
 		return nil, errNot
 	}
