@@ -409,7 +409,7 @@ func TestAnAnswerThatIsTooLargeIsItsRequests(t *testing.T) {
 // TestOfScopesWithoutEndTheFirstAreKept: they are stored, and in every answer.
 func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 	for granted, want := range map[string]int{
-		strings.Repeat("a ", 999): 999, strings.Repeat("a ", 1000): 1000, strings.Repeat("a ", 200_000): 1000, strings.Repeat("a", 64<<10): 1, strings.Repeat("a", 64<<10+1): 0,
+		strings.Repeat("a ", 999): 999, strings.Repeat("a ", 1000): 1000, strings.Repeat("a ", 19_000): 1000, strings.Repeat("a", 64<<10): 1, strings.Repeat("a", 64<<10+1): 0,
 		strings.Repeat(strings.Repeat("b", 999)+" ", 100): 65,
 	} {
 		list, err := json.Marshal(strings.Fields(granted))

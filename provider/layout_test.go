@@ -69,13 +69,13 @@ func TestAnEndThatNobodyCanReadIsSaid(t *testing.T) {
 		`{"t": "` + jwtThatEnds(`4102444800000`) + `"}`:            {"expires_at: {claim: exp, of: token, layout: unix_ms}", "", broker.ExpiryToken},
 		`{"t": "x", "e": 1e400}`:                                   {"expires_in: e", "expires_in", broker.ExpiryUnknown},
 		`{"t": "x", "e": "Infinity"}`:                              {"expires_in: e", "expires_in", broker.ExpiryUnknown},
-		`{"t": "x", "e": ` + strings.Repeat("9", 500_000) + `}`:    {"expires_in: e", "expires_in", broker.ExpiryUnknown},
+		`{"t": "x", "e": ` + strings.Repeat("9", 250_000) + `}`:    {"expires_in: e", "expires_in", broker.ExpiryUnknown},
 	} {
 		v := newVendor(t, jsonSays(answer))
 		d := v.define("obtain: {post: https://example.com/t, take: {token: t, " + c.take + "}}")
 		a, err := v.obtain(d, credential(nil), broker.Selection{})
 		if err != nil {
-			t.Errorf("%s: %v", answer, err)
+			t.Errorf("%.80s: %v", answer, err)
 			continue
 		}
 		if _, source := a.Expiry.Ends(d.Facts()); a.Expiry.Unread != c.unread || source != c.source {

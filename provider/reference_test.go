@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 var updateReference = flag.Bool("update", false, "write the tables of docs/definitions/reference.md")
@@ -112,9 +113,12 @@ func limitsTable() string {
 | each secret to each host, together | %d |
 | values, as often as a run names them, together | %d MiB |
 | how long a run looks for expressions in answers, but for a refresh token | %d s |
+| an answer | %d KiB |
+| values of an answer, objects and lists among them | %d |
+| fields of an answer that is a form | %d |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, int(longestLook.Seconds()), pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, int(longestLook.Seconds()), transport.DefaultMaxAnswer>>10, mostValues, mostFields, pathMost, mostProblems)
 }
 
 var (

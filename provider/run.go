@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"time"
@@ -37,12 +38,15 @@ type exchange struct {
 	taken map[string]bool
 	// unsent is the request that could not be made; nil: none.
 	unsent *request
+	// room is what the last answer takes among those that the process holds; 0: nothing.
+	room int
 }
 
 func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observer) (broker.Answer, *broker.UpstreamError) {
 	v := newValues(d.let)
 	d.give(v, x.Credential, x.Selection)
 	e := &exchange{d: d, x: x, v: v, see: see}
+	defer e.leave()
 	qs := d.obtain
 	if x.Run == broker.Refresh {
 		qs = d.refresh
@@ -214,6 +218,7 @@ func (e *exchange) where(ctx context.Context, q *request) (*url.URL, *broker.Ups
 
 // send sends a request once.
 func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (*answer, *broker.UpstreamError) {
+	e.leave()
 	attempt := broker.Attempt{Start: time.Now(), Host: transport.HostPort(w.URL)}
 	came, sendErr := e.d.transport.Send(ctx, w, e.spends, e.x.BeforeSend)
 	if sendErr != nil && sendErr.Refused {
@@ -226,7 +231,13 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (
 		attempt.Status = a.Status
 	}
 	e.attempts = append(e.attempts, attempt)
-	failure := e.wrong(q, a, sendErr)
+	var failure *broker.UpstreamError
+	if sendErr == nil {
+		failure = e.enter(ctx, q, a)
+	}
+	if failure == nil {
+		failure = e.wrong(q, a, sendErr)
+	}
 	if failure == nil {
 		return a, nil
 	}
@@ -238,13 +249,8 @@ func (e *exchange) send(ctx context.Context, q *request, w *transport.Request) (
 
 // wrong is why an answer cannot be taken from; nil: it can.
 func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broker.UpstreamError {
-	if sendErr != nil && sendErr.TooLarge { // its status is there, and says whose failure it is
-		f := e.d.judge(q, a, e.posed())
-		if f == nil {
-			f = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
-		}
-		f.Detail = sendErr.Detail
-		return f
+	if sendErr != nil && sendErr.TooLarge {
+		return e.tooLarge(q, a, sendErr.Detail)
 	}
 	if sendErr != nil {
 		f := &broker.UpstreamError{Level: broker.LevelUpstream, Lost: sendErr.Sent, Detail: sendErr.Detail}
@@ -256,7 +262,11 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 		}
 		return f
 	}
-	if failure := e.d.judge(q, a, e.posed()); failure != nil {
+	failure := e.d.judge(q, a, e.posed())
+	if a.tooMany {
+		return e.tooLarge(q, a, fmt.Sprintf("the answer has too many values: more than %d, or %d fields of a form", mostValues, mostFields))
+	}
+	if failure != nil {
 		if failure.Level == broker.LevelScope && failure.Detail == "" && e.d.scopes != nil {
 			if there := e.d.scopes.offered(e.x.Selection.Scopes.List()); there != "" {
 				failure.Detail = "the definition knows " + there
@@ -279,6 +289,16 @@ func (e *exchange) wrong(q *request, a *answer, sendErr *transport.Error) *broke
 	default:
 		return nil
 	}
+	return f
+}
+
+// tooLarge is of an answer that is not read: its status is there, and says whose failure it is.
+func (e *exchange) tooLarge(q *request, a *answer, detail string) *broker.UpstreamError {
+	f := e.d.judge(q, a, e.posed())
+	if f == nil {
+		f = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true}
+	}
+	f.Detail = detail
 	return f
 }
 

@@ -2,11 +2,8 @@ package provider
 
 import (
 	"encoding/base64"
-	"errors"
 	"math"
-	"mime"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,55 +23,12 @@ type answer struct {
 	html bool
 	// unread is why a body that should be a document is none; empty: it is one, or is not to be.
 	unread string
+	// tooMany: it has more values than are read.
+	tooMany bool
 	// twice are the names that a form has more than once.
 	twice map[string]bool
 	// names are the values that hold in the run, for a where that compares with one, or looks into one.
 	names *values
-}
-
-// read parses the body: as the request says, else by Content-Type, else by its first character.
-func (a *answer) read(kind string) {
-	if a.parsed {
-		return
-	}
-	a.parsed = true
-	media, _, err := mime.ParseMediaType(a.Header.Get("Content-Type"))
-	if err != nil {
-		media = ""
-	}
-	body := strings.TrimSpace(string(a.Body))
-	switch {
-	case kind != "":
-	case media == "application/json", strings.HasSuffix(media, "+json"):
-		kind = "json"
-	case media == "application/x-www-form-urlencoded":
-		kind = "form"
-	case strings.HasPrefix(body, "{"), strings.HasPrefix(body, "["), strings.HasPrefix(body, `"`):
-		kind = "json"
-	default:
-		kind = "text"
-		a.html = media == "text/html" || media == "application/xhtml+xml" || strings.HasPrefix(body, "<")
-	}
-	switch kind {
-	case "json":
-		doc, err := jsondoc.Read([]byte(body))
-		switch {
-		case errors.Is(err, jsondoc.ErrTwice):
-			a.unread = "it is JSON that has a name twice, of which nobody knows which is meant"
-		case err != nil && body != "":
-			a.unread = "it is no JSON"
-		}
-		a.doc = doc
-	case "form":
-		if vs, err := url.ParseQuery(body); err == nil {
-			doc := map[string]any{}
-			a.twice = map[string]bool{}
-			for k, v := range vs {
-				doc[k], a.twice[k] = v[0], len(v) > 1
-			}
-			a.doc = doc
-		}
-	}
 }
 
 // ambiguous is a name that this is taken from and that the answer, a form, has more than once; empty: there is none.

@@ -43,7 +43,8 @@ type Settings struct {
 // What a zero value of Settings stands for.
 const (
 	DefaultDialTimeout = 10 * time.Second
-	DefaultMaxAnswer   = 1 << 20
+	// DefaultMaxAnswer is room for a list of 3,000 tenants with id and name; no token that an API takes in a header is a tenth of that.
+	DefaultMaxAnswer = 256 << 10
 )
 
 const (
