@@ -2,8 +2,10 @@ package provider
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +136,91 @@ func TestWhatIsLookedForIsBounded(t *testing.T) {
 			t.Errorf("%s: got %+v", name, f)
 		} else if c.wrong && (f.Level != broker.LevelResponse || !f.Lost || !strings.Contains(f.Detail, "than there is time for")) {
 			t.Errorf("%s: got %+v", name, f)
+		}
+	}
+}
+
+// takingOf takes what the last request of a refresh declares of an answer, by a run that has looked so long.
+func takingOf(ctx context.Context, d *definition, h http.Header, body string, looked, urgently time.Duration) (broker.Answer, *broker.UpstreamError) {
+	e := &exchange{d: d, v: newValues(d.let), x: broker.Exchange{Run: broker.Refresh}, attempts: make([]broker.Attempt, 1)}
+	e.v.looked, e.v.urgently = looked, urgently
+	came := &answer{Answer: transport.Answer{Status: http.StatusOK, Header: h, Body: []byte(body)}, names: e.v}
+	came.read("json")
+	out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
+	f := e.taking(ctx, d.refresh[0], came, &out)
+	return out, f
+}
+
+// TestARefreshTokenHasATimeOfItsOwn to be looked for: neither what else is looked for nor the deadline takes it, and it ends.
+func TestARefreshTokenHasATimeOfItsOwn(t *testing.T) {
+	d := newVendor(t, nil).define(`inputs: {refresh_token: {secret: true, seed: true}}
+refresh: {oauth2: 'https://example.com/t', auth: none, take: {refresh_token: [{header: X-None, pattern: "(a)"}, {header: X-Next, pattern: "rt=([^;]+)"}]}}`)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx              context.Context
+		looked, urgently time.Duration
+		found            bool
+	}{
+		"at first":            {t.Context(), 0, 0, true},
+		"after all others":    {t.Context(), longestLook, 0, true},
+		"after the deadline":  {over, 0, longestUrgent - 1, true},
+		"when its own is out": {t.Context(), 0, longestUrgent, false},
+	} {
+		out, f := takingOf(c.ctx, d, http.Header{"X-Next": {"rt=next; a"}}, `{"access_token": "t"}`, c.looked, c.urgently)
+		if !c.found {
+			if !out.RefreshToken.IsZero() || f == nil || f.Level != broker.LevelResponse || !f.Lost || !strings.Contains(f.Detail, "than there is time for") {
+				t.Errorf("%s: got %+v", name, f)
+			}
+			continue
+		}
+		if f != nil || out.RefreshToken.Reveal() != "next" {
+			t.Errorf("%s: got %+v", name, f)
+		}
+	}
+}
+
+// TestTheClaimsOfATokenAreReadOnce, however many are taken, and not when the time is over.
+func TestTheClaimsOfATokenAreReadOnce(t *testing.T) {
+	v := newVendor(t, nil)
+	token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp": 4102444800, "l": [`+strings.Repeat(`{"":1},`, mostClaims/2-10)+`1]}`)) + ".x"
+	allocated := func(takes int) uint64 {
+		text := ""
+		for i := range takes {
+			text += fmt.Sprintf(", x%d: {claim: b%d, of: token, optional: true}", i, i)
+		}
+		d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {token: access_token" + text + "}}")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		out, f := takingOf(t.Context(), d, http.Header{}, `{"access_token": "`+token+`"}`, 0, 0)
+		runtime.ReadMemStats(&after)
+		if f != nil || out.Expiry.Claim.IsZero() {
+			t.Errorf("%d: got %+v, %v", takes, f, out.Expiry.Claim)
+		}
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	one, many := allocated(1), allocated(100)
+	if many > one+one/2 {
+		t.Errorf("one claim takes %d bytes, a hundred %d", one, many)
+	}
+	d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {token: access_token, x: {claim: exp, of: token, optional: true}}}")
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	out, f := takingOf(over, d, http.Header{}, `{"access_token": "`+token+`", "refresh_token": "next"}`, 0, 0)
+	if f == nil || !strings.Contains(f.Detail, "than there is time for") || out.RefreshToken.Reveal() != "next" {
+		t.Errorf("when the time was over: got %+v", f)
+	}
+}
+
+// TestClaimsAreOfABoundedNumber: of more nobody knows when the token ends.
+func TestClaimsAreOfABoundedNumber(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define("inputs: {refresh_token: {secret: true, seed: true}}\nrefresh: {oauth2: 'https://example.com/t', auth: none, take: {token: access_token}}")
+	for n, read := range map[int]bool{mostClaims - 3: true, mostClaims - 2: false} {
+		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp": 4102444800, "l": [`+strings.TrimSuffix(strings.Repeat("1,", n), ",")+`]}`)) + ".x"
+		out, f := takingOf(t.Context(), d, http.Header{}, `{"access_token": "`+token+`"}`, 0, 0)
+		if f != nil || out.Expiry.Claim.IsZero() == read || (out.Expiry.Unread == "exp") == read {
+			t.Errorf("%d: got %+v, %+v", n, f, out.Expiry)
 		}
 	}
 }

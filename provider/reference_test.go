@@ -112,13 +112,15 @@ func limitsTable() string {
 | requests of a run | %d |
 | each secret to each host, together | %d |
 | values, as often as a run names them, together | %d MiB |
-| how long a run looks for expressions in answers, but for a refresh token | %d s |
+| how long a run looks for expressions and claims in answers, but for a refresh token | %d s |
+| how long a run looks for refresh tokens, also when its time is over | %d s |
+| values of a token's claims | %d |
 | an answer | %d KiB |
 | values of an answer, objects and lists among them | %d |
 | fields of an answer that is a form | %d |
 | steps of a path | %d |
 | problems that are said | %d |
-`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, int(longestLook.Seconds()), transport.DefaultMaxAnswer>>10, mostValues, mostFields, pathMost, mostProblems)
+`, yamldoc.MostBytes>>20, mostDepth, mostWords, mostReferences, mostPattern, mostSteps, mostInputSteps, mostRanges, mostNames, mostRequests, mostFlows, mostUsed>>20, int(longestLook.Seconds()), int(longestUrgent.Seconds()), mostClaims, transport.DefaultMaxAnswer>>10, mostValues, mostFields, pathMost, mostProblems)
 }
 
 var (

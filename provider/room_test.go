@@ -37,15 +37,15 @@ func TestAnAnswerOfTooManyValuesIsNotRead(t *testing.T) {
 		status     int
 		want       broker.Kind
 	}{
-		"JSON":            {"application/json", nested(mostValues + 200), 200, broker.UpstreamResponseInvalid},
-		"a form":          {"application/x-www-form-urlencoded", fields(mostFields + 1), 200, broker.UpstreamResponseInvalid},
-		"JSON, unsaid":    {"", nested(mostValues + 200), 200, broker.UpstreamResponseInvalid},
-		"of an outage":    {"application/json", nested(mostValues + 200), 503, broker.UpstreamUnavailable},
-		"of too many":     {"application/json", nested(mostValues + 200), 429, broker.UpstreamRateLimited},
-		"many":            {"application/json", nested(mostValues), 200, broker.Internal},
-		"many fields":     {"application/x-www-form-urlencoded", fields(mostFields), 200, broker.Internal},
-		"4,000 tenants":   {"application/json", `{"access_token": "t", "l": [` + strings.TrimSuffix(strings.Repeat(`{"id": "0b0e8f6e-8f0f-4b1e", "name": "Tenant"},`, 4000), ",") + "]}", 200, broker.Internal},
-		"a page of them":  {"application/json", `{"access_token": "t", "page": "` + strings.Repeat("[{,:", 2*mostValues) + `"}`, 200, broker.Internal},
+		"JSON":           {"application/json", nested(mostValues + 200), 200, broker.UpstreamResponseInvalid},
+		"a form":         {"application/x-www-form-urlencoded", fields(mostFields + 1), 200, broker.UpstreamResponseInvalid},
+		"JSON, unsaid":   {"", nested(mostValues + 200), 200, broker.UpstreamResponseInvalid},
+		"of an outage":   {"application/json", nested(mostValues + 200), 503, broker.UpstreamUnavailable},
+		"of too many":    {"application/json", nested(mostValues + 200), 429, broker.UpstreamRateLimited},
+		"many":           {"application/json", nested(mostValues), 200, broker.Internal},
+		"many fields":    {"application/x-www-form-urlencoded", fields(mostFields), 200, broker.Internal},
+		"4,000 tenants":  {"application/json", `{"access_token": "t", "l": [` + strings.TrimSuffix(strings.Repeat(`{"id": "0b0e8f6e-8f0f-4b1e", "name": "Tenant"},`, 4000), ",") + "]}", 200, broker.Internal},
+		"a page of them": {"application/json", `{"access_token": "t", "page": "` + strings.Repeat("[{,:", 2*mostValues) + `"}`, 200, broker.Internal},
 	} {
 		v := newVendor(t, says(c.status, c.kind, c.body))
 		_, err := v.obtain(v.define("obtain: {oauth2: 'https://example.com/t', auth: none}"), credential(nil), broker.Selection{})

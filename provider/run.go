@@ -144,7 +144,7 @@ func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
 	}
 	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
 	out.Expiry.SentAt = time.Now()
-	ownEnd(s, &out.Expiry)
+	ownEnd(e.v.claimsOf(s), &out.Expiry)
 	return out, nil
 }
 

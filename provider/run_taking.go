@@ -35,7 +35,7 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 			}
 		}
 		if e.v.urgent = false; e.v.over && lacks == nil {
-			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in its answers than there is time for: it has too many expressions, or too long ones"}
+			lacks = &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the definition looks for more in its answers than there is time for: it has too many expressions or claims, or too long ones"}
 		}
 		if what := unfit(t.name, v); what != "" {
 			if lacks == nil {
@@ -127,7 +127,7 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 		out.Values["token"] = broker.NewSecret(token.String())
 		out.TokenType, out.Scopes = "", nil
 		out.Expiry = broker.Expiry{SentAt: a.SentAt}
-		ownEnd(token.String(), &out.Expiry)
+		ownEnd(e.v.claimsOf(token.String()), &out.Expiry)
 		if date, err := http.ParseTime(a.Header.Get("Date")); err == nil {
 			out.Expiry.Date = date
 		}
@@ -165,10 +165,12 @@ func (e *exchange) meaning(a *answer, taken map[string]value, from map[string]*w
 }
 
 // ownEnd reads the `exp` of a token that is a JWT (RFC 7519 section 4.1.4).
-func ownEnd(token string, e *broker.Expiry) {
-	claims, _ := claimsOf(token).(map[string]any)
-	exp := claims["exp"]
+func ownEnd(c claims, e *broker.Expiry) {
+	exp := c.are["exp"]
 	if exp == nil {
+		if c.tooMany {
+			e.Unread = "exp"
+		}
 		return
 	}
 	var ok bool

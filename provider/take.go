@@ -2,6 +2,7 @@ package provider
 
 import (
 	"encoding/base64"
+	"errors"
 	"math"
 	"net/http"
 	"slices"
@@ -84,8 +85,9 @@ func (w *where) find(a *answer) (value, *where) {
 			v = s
 		}
 	case w.claim != nil:
-		if claims := claimsOf(a.named().fixed[w.of].String()); claims != nil {
-			v, _ = w.claim.find(claims)
+		token, _ := a.named().fixed[w.of].v.(string)
+		if c := a.named().claimsIn(token); c.are != nil {
+			v, _ = w.claim.find(c.are)
 		}
 	}
 	if s, ok := v.(string); v == nil || ok && (s == "" || !utf8.ValidString(s)) {
@@ -179,22 +181,30 @@ func allCookies(h http.Header) string {
 	return strings.Join(order, "; ")
 }
 
+// claims are those of a token that is a JWT; nil: it is none. tooMany: they are not read, for there are more than mostClaims.
+type claims struct {
+	are     map[string]any
+	tooMany bool
+}
+
+// mostClaims bounds the values of a token's claims. An API takes a token in a header, which has some 16 KiB.
+const mostClaims = 2000
+
 // claimsOf reads a JWT's claims (RFC 7519 section 7.2) without verifying it: it is the upstream's own, and only its dates
-// and names are looked at. Nil where it is no JWT.
-func claimsOf(token string) any {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return nil
+// and names are looked at.
+func claimsOf(token string) claims {
+	if strings.Count(token, ".") != 2 {
+		return claims{}
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	_, rest, _ := strings.Cut(token, ".")
+	encoded, _, _ := strings.Cut(rest, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
 	if err != nil {
-		return nil
+		return claims{}
 	}
-	claims, err := jsondoc.Read(raw)
-	if _, ok := claims.(map[string]any); !ok || err != nil {
-		return nil
-	}
-	return claims
+	doc, err := jsondoc.ReadUpTo(raw, mostClaims)
+	are, _ := doc.(map[string]any)
+	return claims{are, errors.Is(err, jsondoc.ErrTooMany)}
 }
 
 const mostSeconds = 100 * 365 * 24 * 3600

@@ -39,9 +39,13 @@ type values struct {
 	former []valueOf
 	// used are the bytes of the values that were used until now.
 	used int
-	// looked is how long expressions were looked for until now; from longestLook on none is any more, and over says that one was not. urgent: it is all the same.
-	looked       time.Duration
-	urgent, over bool
+	// looked is how long answers were looked into until now; from longestLook on they are not any more, and over says that one was not. urgent: it is a
+	// refresh token, which has a time of its own, looked for urgently.
+	looked, urgently time.Duration
+	urgent, over     bool
+	// token is the last one whose claims were read, and claims are those.
+	token  string
+	claims claims
 }
 
 // mostUsed bounds what a run makes of values, in bytes: a few lines that name each other twice would be any number of them.
@@ -56,18 +60,49 @@ func (v *values) use(bytes int) error {
 	return nil
 }
 
-// longestLook bounds how long a run looks for expressions in answers: the longest one takes a second in the largest answer.
-const longestLook = 2 * time.Second
+// What looking for expressions and claims in answers may take, in a run; longestUrgent is for refresh tokens, and does not end with the exchange's time: what
+// was presented for them may be spent. The search that is under way then ends by itself: an expression takes about a second in the largest answer.
+const (
+	longestLook   = 2 * time.Second
+	longestUrgent = 10 * time.Second
+)
 
 // search looks for an expression in a text, unless the time for that is over; nil: it is not there.
-func (v *values) search(x *regexp.Regexp, text string) []string {
-	if v.looked >= longestLook && !v.urgent {
+func (v *values) search(x *regexp.Regexp, text string) (found []string) {
+	v.timed(func() { found = x.FindStringSubmatch(text) })
+	return found
+}
+
+// timed looks for something, unless the time for that is over.
+func (v *values) timed(look func()) {
+	took, most := &v.looked, longestLook
+	if v.urgent {
+		took, most = &v.urgently, longestUrgent
+	}
+	if *took >= most {
 		v.over = true
-		return nil
+		return
 	}
 	began := time.Now()
-	defer func() { v.looked += time.Since(began) }()
-	return x.FindStringSubmatch(text)
+	look()
+	*took += time.Since(began)
+}
+
+// claimsIn are those of a token, which is read once, unless the time for looking is over.
+func (v *values) claimsIn(token string) (c claims) {
+	if token == v.token {
+		return v.claims
+	}
+	v.timed(func() { c = v.claimsOf(token) })
+	return c
+}
+
+// claimsOf is claimsIn, whatever the time.
+func (v *values) claimsOf(token string) claims {
+	if token != v.token {
+		v.token, v.claims = token, claimsOf(token)
+	}
+	return v.claims
 }
 
 func newValues(let map[string]*compute) *values {
