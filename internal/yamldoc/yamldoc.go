@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -66,6 +67,10 @@ func (r *Reader) Document(data []byte) *yaml.Node {
 func (r *Reader) Documents(data []byte, most int) []*yaml.Node {
 	if len(data) > most {
 		r.Wrong(Position{}, "larger than %d bytes; make several files of it, or leave something out", most)
+		return nil
+	}
+	if !utf8.Valid(data) { // YAML may be UTF-16 too, and whoever shows the file would have to know
+		r.Wrong(Position{}, "not UTF-8; write it in UTF-8")
 		return nil
 	}
 	var all []*yaml.Node
