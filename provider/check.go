@@ -2,9 +2,13 @@ package provider
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 // A checker holds what names mean while a definition is checked.
@@ -86,6 +90,40 @@ func (r *reader) check(d *definition) {
 		x := d.let[name]
 		c.computed(x, "let."+name, anywhere)
 		c.wrapped(x, "let."+name, true)
+	}
+	if len(yamldoc.Errors(c.Problems)) == 0 {
+		c.hosts()
+	}
+}
+
+// hosts finds hosts that are none, whatever a credential has: made of what the file itself says.
+func (c *checker) hosts() {
+	v := newValues(c.d.let)
+	c.d.give(v, broker.Credential{}, broker.Selection{})
+	for _, u := range c.d.urls() {
+		names := c.d.named([]text{{parts: namesOf(u.hostNames())}})
+		if len(names) == 0 || !c.d.allCertain(u.hostNames()) {
+			continue
+		}
+		open := false
+		for n := range names {
+			in := c.d.inputs[n]
+			open = open || in != nil && !in.hasDefault
+		}
+		if open {
+			continue
+		}
+		err := error(nil)
+		if u.whole == "" {
+			_, err = c.d.url(u.place(), v)
+		} else if x, bad := v.get(u.whole); bad != nil {
+			err = bad
+		} else if _, bad := wholeURL(x.String()); bad != nil {
+			err = nameText(u.whole).bad("{{%s}} is no URL: %v", u.whole, bad)
+		}
+		if why := (*badValue)(nil); errors.As(err, &why) { // which schemes are allowed is a setting
+			c.Wrong(u.written.at, "a URL that nobody can ask: %v; write another, or make it of inputs", why)
+		}
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -16,7 +18,7 @@ func (d *definition) Destinations(c broker.Credential) []broker.Destination {
 	d.give(v, c, broker.Selection{})
 	all := make([]broker.Destination, 0, len(d.flows)+1)
 	for _, f := range d.flows {
-		all = append(all, broker.Destination{Use: f.use, Place: shortened(d.place(f, v), longestPlace)})
+		all = append(all, broker.Destination{Use: f.use, Place: shortened(legible(d.place(f, v)), longestPlace)})
 	}
 	if !d.user {
 		all = append(all, broker.Destination{Use: broker.Release, Place: builtIn})
@@ -29,6 +31,14 @@ const builtIn = "built in"
 
 // longestPlace bounds a place, in bytes: as long as one of an AcceptCredential may be.
 const longestPlace = 8192
+
+// legible is a text that can be stored, sent and shown: what has bytes that are none stands in quotes, with those escaped. No host is made of such, so nothing is sent there.
+func legible(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strconv.Quote(s)
+}
 
 // shortened is something that somebody can accept: a text of more than most bytes ends with its digest.
 func shortened(s string, most int) string {

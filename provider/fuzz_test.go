@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -31,6 +32,7 @@ func FuzzDefinition(f *testing.F) {
 	}
 	f.Add([]byte(right))
 	f.Add([]byte("name: x\nlet: {a: {first: [{base64: \"{{b}}\"}]}, b: {uuid: 4}}\ntoken: \"{{a}}\""))
+	f.Add([]byte("name: x\nparameters: {p: {one_of: [a]}}\nlet: {h: {from_hex: \"ff\"}}\nobtain: {oauth2: \"https://{{p}}{{h}}.e.com/\", auth: none}"))
 	f.Add([]byte("name: x\ninputs: &a {id: {}}\nparameters: *a\ntoken: t"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, problems := parse("", data)
@@ -57,6 +59,11 @@ func FuzzDefinition(f *testing.F) {
 		cred := broker.Credential{}
 		d.wrong(cred)
 		d.Host(cred, broker.Selection{})
+		for _, x := range d.Destinations(cred) {
+			if !utf8.ValidString(x.Place) {
+				t.Errorf("a place that is no text: %q", x.Place)
+			}
+		}
 		_, _ = d.Select(cred, broker.Selection{})
 		_, _ = d.Present(cred, broker.Selection{}, broker.Issued{Values: map[string]broker.Secret{"token": broker.NewSecret("t")}})
 	})

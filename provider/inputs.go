@@ -3,6 +3,7 @@ package provider
 import (
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"maps"
 	"net/mail"
 	"regexp"
@@ -52,7 +53,43 @@ func (d *definition) Check(c broker.Credential, given []string) []broker.Violati
 			bad(field, broker.CodeInvalid, why)
 		}
 	}
+	if len(wrong) == 0 {
+		d.hostless(c, bad)
+	}
 	return wrong
+}
+
+// hostless finds the inputs of which a host is computed that is none. What stands in a host as it was given has been looked at.
+func (d *definition) hostless(c broker.Credential, bad func(string, broker.Code, string)) {
+	v := newValues(d.let)
+	d.give(v, c, broker.Selection{})
+	said := map[string]bool{}
+	for _, u := range d.urls() {
+		of := u.hostNames()
+		if len(of) == 0 || !d.allCertain(of) {
+			continue
+		}
+		_, err := d.url(u.place(), v)
+		why := (*badValue)(nil)
+		if !errors.As(err, &why) {
+			continue
+		}
+		behind := d.named([]text{{parts: namesOf(why.names)}})
+		for _, name := range slices.Sorted(maps.Keys(behind)) {
+			if in := d.inputs[name]; in != nil && in.stored(c, name) != "" && !said[name] {
+				said[name] = true
+				bad("credential.inputs."+name, broker.CodeInvalid, "makes no host: "+why.Error())
+			}
+		}
+	}
+}
+
+func namesOf(names []string) []part {
+	var parts []part
+	for _, n := range names {
+		parts = append(parts, part{name: n})
+	}
+	return parts
 }
 
 var uuidWord = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)

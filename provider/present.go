@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
@@ -133,7 +134,17 @@ func (d *definition) Present(c broker.Credential, sel broker.Selection, t broker
 			out.Attributes[name] = x.String()
 		}
 	}
-	return out, nil
+	return out, isText(out)
+}
+
+// isText fails where something is no text: nobody could be told. Attributes are of answers, and are texts.
+func isText(p broker.Presentation) error {
+	for _, f := range slices.Concat(p.Headers, p.Cookies, p.Query) {
+		if !utf8.ValidString(f.Value.Reveal()) {
+			return fmt.Errorf("%s %w", f.Name, errNotUTF8)
+		}
+	}
+	return nil
 }
 
 // mayLack reports whether a name may be absent when a token is shown: what stands for it is left out then.

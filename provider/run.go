@@ -143,6 +143,13 @@ func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
 		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: "the token cannot be computed of the credential's inputs, and of what was chosen"}
 	}
 	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
+	if _, err := e.d.Present(e.x.Credential, e.x.Selection, broker.Issued{Values: out.Values, Headers: out.Headers}); err != nil {
+		level := broker.LevelCredential
+		if e.chosen(e.d.named(append(e.d.presented(), append(textsOf(e.d.headers), *e.d.token)...))) {
+			level = broker.LevelRequest
+		}
+		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: "the token cannot be shown: " + err.Error()}
+	}
 	out.Expiry.SentAt = time.Now()
 	ownEnd(e.v.claimsOf(s), &out.Expiry)
 	return out, nil
