@@ -72,19 +72,50 @@ func (c Credential) Against(to []Destination) []Destination {
 	return slices.DeleteFunc(against, func(d Destination) bool { return d.Use == Carried || d.Use == How })
 }
 
-// News says for people what is new about places that nobody has accepted.
+// News says for people what is new about places that nobody has accepted: first which hosts, then which secrets go to those that got other things, and which
+// callers get. Only where there is none of that it is the same hosts.
 func News(to []Destination) string {
-	var hosts []string
+	var hosts, asked, secrets, shown, news []string
 	for _, d := range to {
-		if (d.Use == Requests || d.Use == API) && !slices.Contains(hosts, d.Place) {
+		switch {
+		case d.Use == Callers:
+			shown = append(shown, d.Place)
+		case d.Use != Requests && d.Use != API:
+		case !slices.Contains(hosts, d.Place):
 			hosts = append(hosts, d.Place)
 		}
+		if d.Use == Requests {
+			asked = append(asked, d.Place)
+		}
 	}
-	switch len(hosts) {
-	case 0:
+	for _, d := range to {
+		if host, secret := d.carried(); secret != "" && !slices.Contains(asked, host) {
+			secrets = append(secrets, fmt.Sprintf("%.300s: %.200s", host, secret))
+		}
+	}
+	tell := func(all []string, one, more string) {
+		switch len(all) {
+		case 0:
+		case 1:
+			news = append(news, fmt.Sprintf(one, all[0]))
+		default:
+			news = append(news, fmt.Sprintf(more, len(all), all[0]))
+		}
+	}
+	tell(hosts, "it goes to a new host: %.300s", "it goes to %d new hosts, the first of which is %.300s")
+	tell(secrets, "a secret goes where nobody has accepted it, to %s", "%d secrets go where nobody has accepted them, the first of which to %s")
+	tell(shown, "callers get a secret, which nobody has accepted: %.200s", "callers get %d secrets, which nobody has accepted, the first of which is %.200s")
+	if len(news) == 0 {
 		return "it goes to the same hosts; what is sent, taken or shown there has changed"
-	case 1:
-		return fmt.Sprintf("it goes to a new host: %.300s", hosts[0])
 	}
-	return fmt.Sprintf("it goes to %d new hosts, the first of which is %.300s", len(hosts), hosts[0])
+	return strings.Join(news, "; ")
+}
+
+// carried are the host that gets a secret, and what that is called; empty: nothing is carried.
+func (d Destination) carried() (host, secret string) {
+	i := strings.LastIndex(d.Place, ": ")
+	if d.Use != Carried || i < 0 {
+		return "", ""
+	}
+	return d.Place[:i], d.Place[i+len(": "):]
 }

@@ -113,15 +113,17 @@ func unaccepted(c *tokenbrokerv1.Credential) []*tokenbrokerv1.Destination {
 	return out
 }
 
+// usesOf are the uses of which it is told what is new.
+var usesOf = map[tokenbrokerv1.Destination_Use]broker.Use{
+	tokenbrokerv1.Destination_USE_REQUESTS: broker.Requests, tokenbrokerv1.Destination_USE_API: broker.API,
+	tokenbrokerv1.Destination_USE_CARRIED: broker.Carried, tokenbrokerv1.Destination_USE_CALLERS: broker.Callers,
+}
+
 // news says what is new about places that nobody has accepted.
 func news(to []*tokenbrokerv1.Destination) string {
 	var all []broker.Destination
 	for _, d := range to {
-		switch d.GetUse() {
-		case tokenbrokerv1.Destination_USE_REQUESTS, tokenbrokerv1.Destination_USE_API:
-			all = append(all, broker.Destination{Use: broker.Requests, Place: d.GetPlace()})
-		default: // at the same hosts
-		}
+		all = append(all, broker.Destination{Use: usesOf[d.GetUse()], Place: d.GetPlace()})
 	}
 	return broker.News(all)
 }
