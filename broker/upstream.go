@@ -23,7 +23,8 @@ type Definition interface {
 	// whether it is there counts, for what is said of its value tells of it: given are those that were given just now.
 	Check(c Credential, given []string) []Violation
 	// Select applies the credential's and the definition's defaults to what the caller asked for and refuses what the
-	// definition does not use (ParameterNotDeclared), misses (ParameterRequired) or forbids (RequestInvalid).
+	// definition does not use (ParameterNotDeclared), misses (ParameterRequired) or forbids (RequestInvalid), and a default that the credential's inputs make
+	// and the definition forbids (CredentialIncomplete).
 	Select(Credential, Selection) (Selection, error)
 	// Host names the upstream of this credential for limits and shared backoff: the host and port of the first request whose
 	// host is known before anything is asked, also where what the caller chose makes it. Empty: nothing is asked of anybody.

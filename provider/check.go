@@ -167,7 +167,9 @@ func (c *checker) defaulted(in *input, what string) {
 		return
 	}
 	s := in.byDefault(newValues(nil))
-	if why := in.misdeclared(s); why != "" {
+	if what != "inputs" && len(s) > longestDefault {
+		c.Wrong(in.at, "%s: the default is longer than %d bytes; write a shorter one", what, longestDefault)
+	} else if why := in.misdeclared(s); why != "" {
 		c.Wrong(in.at, "%s: the default %s", what, why)
 	}
 }

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -54,15 +55,23 @@ func (d *definition) Check(c broker.Credential, given []string) []broker.Violati
 		}
 	}
 	if len(wrong) == 0 {
-		d.hostless(c, bad)
+		v := newValues(d.let)
+		d.give(v, c, broker.Selection{})
+		d.hostless(c, v, bad)
+		for what, m := range d.defaults(v) {
+			if m.tooLong { // else whoever chooses for themselves may go on
+				wrong = append(wrong, m.blame(what)...)
+			}
+		}
+		slices.SortStableFunc(wrong, func(a, b broker.Violation) int {
+			return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Description, b.Description))
+		})
 	}
 	return wrong
 }
 
 // hostless finds the inputs of which a host is computed that is none. What stands in a host as it was given has been looked at.
-func (d *definition) hostless(c broker.Credential, bad func(string, broker.Code, string)) {
-	v := newValues(d.let)
-	d.give(v, c, broker.Selection{})
+func (d *definition) hostless(c broker.Credential, v *values, bad func(string, broker.Code, string)) {
 	said := map[string]bool{}
 	for _, u := range d.urls() {
 		of := u.hostNames()

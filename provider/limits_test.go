@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -225,12 +226,47 @@ func TestClaimsAreOfABoundedNumber(t *testing.T) {
 	}
 }
 
-// TestADefaultIsAsLongAsWhatIsChosen: a longer one is held against no pattern, which could take seconds for each call.
+// TestADefaultIsAsLongAsWhatIsChosen: a longer one is held against no pattern, which could take seconds for each call. It is the credential's, and said
+// when that is given; what a caller chooses is not.
 func TestADefaultIsAsLongAsWhatIsChosen(t *testing.T) {
+	v := newVendor(t, nil)
+	const after = "\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {x: '{{%s}}'}}"
 	for _, what := range [][2]string{{"parameters: {p: {pattern: '[ab]*a[ab]{250}c|.*', default: '%s'}}", "p"}, {"audience: {pattern: '[ab]*a[ab]{250}c|.*', default: '%s'}", "audience"}} {
-		d := newVendor(t, nil).define("inputs: {big: {default: " + strings.Repeat("ab", 1000) + "}}\n" + fmt.Sprintf(what[0], strings.Repeat("{{big}}", 100)) + "\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {x: '{{" + what[1] + "}}'}}")
-		if _, err := d.Select(broker.Credential{}, broker.Selection{}); broker.KindOf(err) != broker.RequestInvalid || !strings.Contains(fmt.Sprint(err), "longer than 8192 bytes") {
-			t.Errorf("%s: got %v", what[1], err)
+		for size, fits := range map[int]bool{81: true, 82: false, 60_000: false} { // a hundred times that
+			d := v.define("inputs: {big: {}}\n" + fmt.Sprintf(what[0], strings.Repeat("{{big}}", 100)+strings.Repeat("b", 92)) + fmt.Sprintf(after, what[1]))
+			cred := credential(map[string]string{"big": strings.Repeat("a", size)})
+			chosen, err := d.Select(cred, broker.Selection{})
+			wrong := d.wrong(cred)
+			if fits {
+				if err != nil || len(wrong) > 0 || len(chosen.Audience)+len(chosen.Parameters.Map()["p"]) != longestDefault {
+					t.Errorf("%s, %d: got %v, %v", what[1], size, err, wrong)
+				}
+				continue
+			}
+			if broker.KindOf(err) != broker.CredentialIncomplete || !strings.Contains(fmt.Sprint(err), "longer than 8192 bytes") {
+				t.Errorf("%s, %d: got %v", what[1], size, err)
+			}
+			if len(wrong) != 1 || wrong[0].Field != "credential.inputs.big" || wrong[0].Code != broker.CodeTooLarge || !strings.Contains(wrong[0].Description, "longer than 8192 bytes") {
+				t.Errorf("%s, %d: got %v", what[1], size, wrong)
+			}
 		}
+	}
+}
+
+// TestADefaultThatTheInputsMakeIsNoCallersFault: whoever chooses goes on.
+func TestADefaultThatTheInputsMakeIsNoCallersFault(t *testing.T) {
+	v := newVendor(t, nil)
+	d := v.define("inputs: {i: {}}\nparameters: {p: {pattern: '[a-z]+', default: '{{i}}'}}\nobtain: {oauth2: 'https://example.com/t', auth: none, params: {x: '{{p}}'}}")
+	cred := credential(map[string]string{"i": "1"})
+	_, err := d.Select(cred, broker.Selection{})
+	failure := (*broker.Failure)(nil)
+	if !errors.As(err, &failure) || failure.Kind != broker.CredentialIncomplete || len(failure.Violations) != 1 || failure.Violations[0].Field != "credential.inputs.i" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := d.Select(cred, broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "a"})}); err != nil {
+		t.Errorf("who chooses: got %v", err)
+	}
+	if _, err := d.Select(cred, broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "2"})}); broker.KindOf(err) != broker.RequestInvalid {
+		t.Errorf("who chooses wrongly: got %v", err)
 	}
 }

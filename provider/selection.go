@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,63 @@ import (
 
 // longestDefault bounds what is held against a pattern, in bytes: as long as what a caller may choose.
 const longestDefault = 8192
+
+// A madeDefault is what stands for something that a caller does not choose. It is made of the file and of inputs that are no secrets, so that what is wrong with
+// it is the credential's, and no caller's.
+type madeDefault struct {
+	value string
+	of    []string // inputs
+	// why is what is wrong with it; empty: nothing.
+	why     string
+	tooLong bool
+}
+
+func (in *input) makeDefault(v *values) madeDefault {
+	m := madeDefault{}
+	if !in.hasDefault {
+		return m
+	}
+	m.of = in.fallback.names()
+	s, ok, err := in.fallback.expand(v)
+	if ok {
+		m.value = in.affixed(s)
+	}
+	if m.tooLong = err != nil || len(m.value) > longestDefault; m.tooLong { // nothing but its length can be why it is not made
+		m.why = fmt.Sprintf("is longer than %d bytes", longestDefault)
+	} else if m.value != "" {
+		m.why = in.wrongValue(m.value)
+	}
+	return m
+}
+
+// blame says of each input that a default is made of what is wrong with that.
+func (m madeDefault) blame(what string) []broker.Violation {
+	code := broker.CodeInvalid
+	if m.tooLong {
+		code = broker.CodeTooLarge
+	}
+	var out []broker.Violation
+	for _, n := range m.of {
+		out = append(out, broker.Violation{Field: "credential.inputs." + n, Code: code, Description: "makes the default of " + what + ", which " + m.why})
+	}
+	return out
+}
+
+func (m madeDefault) refuse(what string) error {
+	return &broker.Failure{Kind: broker.CredentialIncomplete, Violations: m.blame(what), Detail: "the default of " + what + " " + m.why}
+}
+
+// defaults are those that are made of what a credential has, by what they stand for.
+func (d *definition) defaults(v *values) map[string]madeDefault {
+	out := map[string]madeDefault{}
+	for name, in := range d.parameters {
+		out["parameters."+name] = in.makeDefault(v)
+	}
+	if d.audience != nil {
+		out["audience"] = d.audience.makeDefault(v)
+	}
+	return out
+}
 
 // Select implements broker.Definition.
 func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.Selection, error) {
@@ -41,23 +99,20 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 		return refuse(broker.ParameterNotDeclared, "audience", "provider "+d.name+" uses no audience: leave it out")
 	}
 	if d.audience != nil {
-		if sel.Audience == "" {
-			sel.Audience = c.DefaultAudience
-		}
-		if sel.Audience == "" {
-			sel.Audience = d.audience.byDefault(v)
-		}
-		if sel.Audience == "" && !d.audience.optional {
-			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
-		}
-		if sel.Audience != "" {
-			if len(sel.Audience) > longestDefault {
-				return refuse(broker.RequestInvalid, "audience", fmt.Sprintf("its default is longer than %d bytes", longestDefault))
-			}
+		if sel.Audience = cmp.Or(sel.Audience, c.DefaultAudience); sel.Audience != "" {
 			sel.Audience = d.audience.affixed(sel.Audience)
 			if why := d.audience.wrongValue(sel.Audience); why != "" {
 				return refuse(broker.RequestInvalid, "audience", why)
 			}
+		} else {
+			m := d.audience.makeDefault(v)
+			if m.why != "" {
+				return broker.Selection{}, m.refuse("audience")
+			}
+			sel.Audience = m.value
+		}
+		if sel.Audience == "" && !d.audience.optional {
+			return refuse(broker.ParameterRequired, "audience", "provider "+d.name+" requires an audience")
 		}
 	}
 	params, err := d.chooseParameters(sel.Parameters.Map(), v)
@@ -90,14 +145,12 @@ func (d *definition) chooseParameters(given map[string]string, v *values) (map[s
 		if out[name] != "" {
 			continue
 		}
-		if s := in.affixed(in.byDefault(v)); s != "" {
-			if len(s) > longestDefault {
-				return nil, fail(broker.RequestInvalid, name, fmt.Sprintf("its default is longer than %d bytes", longestDefault))
-			}
-			if why := in.wrongValue(s); why != "" { // it may be made of inputs
-				return nil, fail(broker.RequestInvalid, name, "its default "+why)
-			}
-			out[name] = s
+		m := in.makeDefault(v)
+		if m.why != "" {
+			return nil, m.refuse("parameters." + name)
+		}
+		if m.value != "" {
+			out[name] = m.value
 		} else if !in.optional && !in.hasDefault {
 			return nil, fail(broker.ParameterRequired, name, "provider "+d.name+" requires it")
 		}
