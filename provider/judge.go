@@ -2,6 +2,7 @@ package provider
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -211,6 +212,8 @@ func statusDetail(status int) string {
 		return "there is no token endpoint at this address: look at the definition's URL and method, and the inputs that make them"
 	case status == http.StatusUnsupportedMediaType:
 		return "the upstream does not take a body of this kind: look whether the definition sends form, json or text"
+	case status < 200 || status > 599:
+		return fmt.Sprintf("the answer has status %d, with which no token endpoint answers: look at the definition's URL, and at proxies in between", status)
 	case status == http.StatusBadRequest, status == http.StatusUnprocessableEntity:
 		return "the upstream does not say what is wrong where it is looked for: declare error.code, or a rule"
 	}

@@ -51,8 +51,8 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 			codes = r.Texts(it.Value, what+".ok")
 		}
 		for _, s := range codes {
-			code, err := strconv.Atoi(s)
-			if err != nil || code < 100 || code > 599 {
+			code, good := statusOf(s)
+			if !good {
 				r.Wrong(at(it.Value), "%s.ok: this is not an HTTP status; write one from 100 to 599, or a list of them", what)
 			}
 			q.ok = append(q.ok, code)
@@ -94,6 +94,17 @@ func (r *reader) request(n *yaml.Node, what string, d *definition, place broker.
 		addParam(q, "client_id", nameText("client_id"))
 	}
 	return q
+}
+
+// statusOf reads an HTTP status, as RFC 9110 section 15 has them.
+func statusOf(s string) (int, bool) {
+	code, err := strconv.Atoi(s)
+	return code, err == nil && code >= 100 && code <= 599 && strconv.Itoa(code) == s
+}
+
+func isStatus(s string) bool {
+	_, good := statusOf(s)
+	return good
 }
 
 func (r *reader) bodyOf(q *request, w map[string]item, what string) {
@@ -408,6 +419,11 @@ func (r *reader) errorRules(n *yaml.Node, what string) *errorRules {
 		if it, ok := in["status"]; ok {
 			t := r.test(it.Value, where+".status")
 			x.status = &t
+			for _, v := range slices.Concat(t.is, t.not) {
+				if s, _ := v.(string); !isStatus(s) {
+					r.Wrong(at(it.Value), "%s.status: a value is no HTTP status; write 401, or a list of some from 100 to 599", where)
+				}
+			}
 		}
 		if it, ok := in["code"]; ok {
 			t := r.test(it.Value, where+".code")
