@@ -61,6 +61,9 @@ func (r *reader) check(d *definition) {
 			}
 		}
 	}
+	if d.resources != nil {
+		c.withoutFragments(d.resources)
+	}
 	c.fields(d.headers, "headers", placeOf(c.base()), true)
 	for i, q := range d.obtain {
 		c.request(q, requestNamed("obtain", i, d.obtain), placeOf(c.known(d.obtain[:i])))
@@ -124,6 +127,17 @@ func (c *checker) hosts() {
 		if why := (*badValue)(nil); errors.As(err, &why) { // which schemes are allowed is a setting
 			c.Wrong(u.written.at, "a URL that nobody can ask: %v; write another, or make it of inputs", why)
 		}
+	}
+}
+
+// withoutFragments: what could never be asked for stands in no default and in no one_of.
+func (c *checker) withoutFragments(s *set) {
+	all := slices.Clone(s.oneOf)
+	for _, t := range s.defaults {
+		all = append(all, withNames(t.parts, ""))
+	}
+	if slices.ContainsFunc(all, hasFragment) {
+		c.Wrong(s.at, "resources: a resource has no fragment (#…) by RFC 8707 section 2; leave it out")
 	}
 }
 

@@ -49,6 +49,7 @@ var moreWrongFiles = []string{
 	"name: x\nlet: {h: {from_hex: \"ff\"}}\n" + strings.TrimPrefix(asking("https://{{h}}.e.com"), "name: x\n"),
 	right + "parameters: {p: {default: " + strings.Repeat("x", longestDefault+1) + "}}",
 	"name: x\nobtain: {get: \"https://e.com\", error: {rules: [{status: 99999, means: grant}]}, take: {token: t}}",
+	right + "resources: {default: [\"https://e.com/#a\"]}",
 	right + "attributes: a", right + "attributes: [zzz]", right + "present: {}", right + "scopes: {default: read}", right + "scopes: {}", right + "inputs2: {}",
 	right + "scopes: {default: [\"{{s}}\"]}", right + "parameters: {id: {}}", right + "let: {a: {uuid: 1}}", right + "let: {a: {first: x}}", right + "let: {a: {now: {add: soon}}}",
 	right + "let: {a: {split: {of: a, at: 1}}}", right + "let: {a: {split: {of: a, by: b}}}", right + "let: {a: {split: {by: b, at: 1}}}", right + "let: {a: {field: {of: a}}}",

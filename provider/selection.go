@@ -91,8 +91,15 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 		return refuse(broker.ParameterNotDeclared, "resources", "provider "+d.name+" uses no resources: leave them out")
 	}
 	if d.resources != nil {
+		kind := broker.RequestInvalid
+		if sel.Resources.Empty() {
+			kind = broker.CredentialIncomplete // its inputs make the default
+		}
 		if sel.Resources, err = d.resources.choose("resources", sel.Resources, broker.Set{}, v); err != nil {
 			return broker.Selection{}, err
+		}
+		if slices.ContainsFunc(sel.Resources.List(), hasFragment) {
+			return refuse(kind, "resources", "a resource has no fragment (#…): leave it out")
 		}
 	}
 	if d.audience == nil && sel.Audience != "" {
@@ -122,6 +129,9 @@ func (d *definition) Select(c broker.Credential, sel broker.Selection) (broker.S
 	sel.Parameters = broker.NewPairs(params)
 	return sel, nil
 }
+
+// hasFragment reports whether a resource has one. RFC 8707 section 2 forbids that.
+func hasFragment(resource string) bool { return strings.Contains(resource, "#") }
 
 func (d *definition) chooseParameters(given map[string]string, v *values) (map[string]string, error) {
 	fail := func(k broker.Kind, name, why string) error { return refusal(k, "parameters."+name, why) }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
 )
 
 func TestWhatIsNotDeclaredIsRefusedAndDefaultsAreApplied(t *testing.T) {
@@ -142,5 +143,35 @@ func TestWhatIsOffered(t *testing.T) {
 	_, err = v.obtain(silent, credential(nil), asking("a"))
 	if e := upstreamError(t, err); e.Level != broker.LevelScope || e.Detail != "" {
 		t.Errorf("got %+v", e)
+	}
+}
+
+// TestAResourceHasNoFragment (RFC 8707 section 2): whose failure it is tells where it comes from.
+func TestAResourceHasNoFragment(t *testing.T) {
+	v := newVendor(t, nil)
+	const after = "\nobtain: {oauth2: 'https://example.com/t', auth: none}"
+	set := func(s string) broker.Set {
+		x, err := broker.ParseSet("resources", []string{"https://good", s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	d := v.define("resources: {}" + after)
+	for resource, good := range map[string]bool{"https://r": true, "https://r/?a=b": true, "https://r/%23a": true, "https://r/#a": false, "https://r#": false} {
+		_, err := d.Select(credential(nil), broker.Selection{Resources: set(resource)})
+		if good != (err == nil) || !good && (broker.KindOf(err) != broker.RequestInvalid || !strings.Contains(err.Error(), "a resource has no fragment")) {
+			t.Errorf("%s: got %v", resource, err)
+		}
+	}
+	d = v.define("inputs: {i: {}}\nresources: {default: ['https://r/{{i}}']}" + after)
+	if _, err := d.Select(credential(map[string]string{"i": "#a"}), broker.Selection{}); broker.KindOf(err) != broker.CredentialIncomplete {
+		t.Errorf("what an input makes: got %v", err)
+	}
+	for _, set := range []string{"default: ['https://r/#a']", "default: ['https://{{i}}/#']", "one_of: ['https://r', 'https://r/#a']"} {
+		found := yamldoc.Errors(Check("", []byte("name: x\ninputs: {i: {}}\nresources: {"+set+"}"+strings.ReplaceAll(after, "/t'", "/t{{i}}'"))))
+		if len(found) != 1 || !strings.Contains(found[0].Message, "no fragment") || found[0].Line != 3 {
+			t.Errorf("%s: got %v", set, found)
+		}
 	}
 }
