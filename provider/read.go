@@ -3,9 +3,11 @@ package provider
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"mime"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,4 +135,41 @@ func (a *answer) readForm(body string) {
 		doc[k], a.twice[k] = v[0], len(v) > 1
 	}
 	a.doc = doc
+}
+
+// compact is a value as the names of a run keep it while others are asked: what has many values in it is kept as JSON. A list of texts and numbers takes little.
+func (v value) compact() value {
+	if l, ok := v.v.([]any); ok && !slices.ContainsFunc(l, hasValues) || !hasValues(v.v) || valuesIn(v.v) <= fewValues {
+		return v
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(v.v) == nil { // what was JSON can be
+		v.v = json.RawMessage(bytes.TrimSpace(b.Bytes()))
+	}
+	return v
+}
+
+func hasValues(v any) bool {
+	switch v.(type) {
+	case []any, map[string]any:
+		return true
+	}
+	return false
+}
+
+func valuesIn(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case []any:
+		for _, x := range v {
+			n += valuesIn(x)
+		}
+	case map[string]any:
+		for _, x := range v {
+			n += valuesIn(x)
+		}
+	}
+	return n
 }

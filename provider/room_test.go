@@ -2,8 +2,10 @@ package provider
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/jsondoc"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -112,6 +115,54 @@ func TestManyLargeAnswersAtOnceTakeABoundedMemory(t *testing.T) {
 	})
 	if answers.left != mostValuesAtOnce || len(answers.waiting) > 0 {
 		t.Errorf("there is room for %d, and %d wait", answers.left, len(answers.waiting))
+	}
+}
+
+// TestWhatIsTakenOfALargeAnswerIsSmall: a run keeps it while it asks the next, which may take its time. It is sent as it was.
+func TestWhatIsTakenOfALargeAnswerIsSmall(t *testing.T) {
+	nestedList := strings.TrimSuffix(strings.TrimPrefix(nested(mostValues-100), `{"access_token": "t", "x": `), "}")
+	few := `[{"a<b": 1.50}, [null, true]]`
+	texts := "[" + strings.Repeat(`"a",`, mostValues/2) + `"b"]`
+	for name, list := range map[string]string{"many": nestedList, "few": few, "texts": texts, "escaped": "[" + strings.Repeat(`{"a<b": "\u003c&"},`, fewValues) + "1]"} {
+		body := `{"access_token": "t", "x": ` + list + `}`
+		v := newVendor(t, nil)
+		v.answer = func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/a" {
+				jsonSays(body)(w, r)
+				return
+			}
+			jsonSays(`{"access_token": "t"}`)(w, r)
+		}
+		d := v.define("obtain: [{get: 'https://example.com/a', take: {x: x}}, {post: 'https://example.com/b', json: {x: '{{x}}'}, take: {token: access_token}}]\nattributes: [x]")
+		a, err := v.obtain(d, credential(nil), broker.Selection{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		asked := v.requests()
+		var sent, came any
+		if err := json.Unmarshal([]byte(asked[len(asked)-1].body), &sent); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := json.Unmarshal([]byte(`{"x": `+list+`}`), &came); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !reflect.DeepEqual(sent, came) {
+			t.Errorf("%s: got %.100s", name, asked[len(asked)-1].body)
+		}
+		if doc, err := jsondoc.Read([]byte(list)); err != nil || a.Values["x"].Reveal() != jsondoc.Text(doc) {
+			t.Errorf("%s: got %v, %.100s", name, err, a.Values["x"].Reveal())
+		}
+		q, page := d.obtain[0], &answer{Answer: transport.Answer{Status: http.StatusOK, Header: http.Header{}, Body: []byte(body)}}
+		e := &exchange{d: d, v: newValues(nil), attempts: make([]broker.Attempt, 1)}
+		page.read(q.answer)
+		out := broker.Answer{Values: map[string]broker.Secret{}, TakenBy: map[string]string{}}
+		if f := e.taking(t.Context(), q, page, &out); f != nil {
+			t.Errorf("%s: got %+v", name, f)
+		}
+		if kept := valuesIn(e.v.fixed["x"].v); kept > fewValues && name != "texts" {
+			t.Errorf("%s: it keeps %d values", name, kept)
+		}
 	}
 }
 

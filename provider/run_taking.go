@@ -53,7 +53,7 @@ func (e *exchange) taking(ctx context.Context, q *request, a *answer, out *broke
 			continue
 		}
 		taken[t.name], from[t.name], out.TakenBy[t.name] = v, found, t.by
-		e.v.take(t.name, v)
+		e.v.take(t.name, v.compact())
 		e.taken[t.name] = true
 	}
 	if v, ok := taken["refresh_token"]; ok { // what was presented for it is spent, whatever the answer lacks

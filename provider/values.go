@@ -14,8 +14,8 @@ import (
 
 // A value is what a name stands for. The zero value is absent.
 type value struct {
-	// v is a string, json.Number, bool, []any or map[string]any; nil: absent. A text that is this name alone keeps the type in
-	// JSON.
+	// v is a string, json.Number, bool, []any, map[string]any, or a json.RawMessage that stands for a large one of these two; nil: absent. A text that is
+	// this name alone keeps the type in JSON.
 	v any
 	// secret: it is shown to nobody.
 	secret bool
