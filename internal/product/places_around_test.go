@@ -57,7 +57,7 @@ func TestADefaultIsOneOfTheChoices(t *testing.T) {
 		p.redefine("regional", regional)
 		p.giveOne("regional", map[string]string{"client_id": "id"})
 		p.redefine("regional", strings.Replace(byInput, "zone: {default: here.example.com}", "zone: {default: there.example.com}", 1))
-		p.wantNothingThere(broker.RequestInvalid)
+		p.wantNothingThere(broker.CredentialIncomplete)
 	})
 	t.Run("the input is edited", func(t *testing.T) {
 		p := newPlaces(t)
