@@ -24,7 +24,7 @@ const (
 	mostValuesAtOnce = 2 * mostValues
 	// fewValues is up to how many an answer waits for no other: most have a dozen.
 	fewValues = 1000
-	// longestWait is how long an answer that may have a refresh token waits for its turn, also when the exchange's time is over.
+	// longestWait is how long an answer that may have a refresh token waits for its turn at least, also when the exchange's time is over.
 	longestWait = 10 * time.Second
 )
 
@@ -39,9 +39,13 @@ func (e *exchange) enter(ctx context.Context, q *request, a *answer) *broker.Ups
 		return nil
 	}
 	if e.x.Run == broker.Refresh { // what was presented for it may be spent; those before it are done soon
-		later, cancel := context.WithTimeout(context.WithoutCancel(ctx), longestWait)
+		until := time.Now().Add(longestWait)
+		if end, ok := ctx.Deadline(); ok && end.After(until) {
+			until = end
+		}
+		patient, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 		defer cancel()
-		ctx = later
+		ctx = patient
 	}
 	if answers.enter(ctx, n) != nil {
 		return &broker.UpstreamError{Level: broker.LevelResponse, Status: a.Status, Lost: true, Detail: "the answer is large, and was not read in time: others were read before it"}

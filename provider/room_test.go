@@ -172,14 +172,17 @@ func TestALargeAnswerWaitsNoLongerThanItsExchange(t *testing.T) {
 	body := nested(mostValues)
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
-			run   broker.Run
-			after time.Duration // others are done
-			fails bool
+			run    broker.Run
+			within time.Duration
+			after  time.Duration // others are done
+			fails  bool
 		}{
-			{broker.Obtain, time.Second - 1, false},
-			{broker.Obtain, time.Second + 1, true},
-			{broker.Refresh, longestWait - 1, false},
-			{broker.Refresh, longestWait + 1, true},
+			{broker.Obtain, time.Second, time.Second - 1, false},
+			{broker.Obtain, time.Second, time.Second + 1, true},
+			{broker.Refresh, time.Second, longestWait - 1, false},
+			{broker.Refresh, time.Second, longestWait + 1, true},
+			{broker.Refresh, 2 * longestWait, 2*longestWait - 1, false},
+			{broker.Refresh, 2 * longestWait, 2*longestWait + 1, true},
 		} {
 			gone, done, open := make(chan struct{}), make(chan *broker.UpstreamError), make(chan struct{})
 			close(open)
@@ -187,7 +190,7 @@ func TestALargeAnswerWaitsNoLongerThanItsExchange(t *testing.T) {
 				go func() { done <- reading(t, t.Context(), d, broker.Obtain, body, gone) }()
 			}
 			synctest.Wait()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), c.within)
 			time.AfterFunc(c.after, func() { close(gone) })
 			failure := reading(t, ctx, d, c.run, body, open)
 			cancel()

@@ -134,21 +134,20 @@ func (e *exchange) failed(failure *broker.UpstreamError, spends bool) *broker.Up
 
 // static makes a token that is computed here: nothing is asked.
 func (e *exchange) static() (broker.Answer, *broker.UpstreamError) {
-	s, ok, err := e.d.token.expand(e.v)
-	if err != nil || !ok || s == "" {
+	fails := func(of []text, detail string) (broker.Answer, *broker.UpstreamError) {
 		level := broker.LevelCredential
-		if e.chosen(e.d.named([]text{*e.d.token})) {
+		if e.chosen(e.d.named(of)) {
 			level = broker.LevelRequest
 		}
-		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: "the token cannot be computed of the credential's inputs, and of what was chosen"}
+		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: detail}
+	}
+	s, ok, err := e.d.token.expand(e.v)
+	if err != nil || !ok || s == "" {
+		return fails([]text{*e.d.token}, "the token cannot be computed of the credential's inputs, and of what was chosen")
 	}
 	out := broker.Answer{Values: map[string]broker.Secret{"token": broker.NewSecret(s)}, Headers: e.headers()}
 	if _, err := e.d.Present(e.x.Credential, e.x.Selection, broker.Issued{Values: out.Values, Headers: out.Headers}); err != nil {
-		level := broker.LevelCredential
-		if e.chosen(e.d.named(append(e.d.presented(), append(textsOf(e.d.headers), *e.d.token)...))) {
-			level = broker.LevelRequest
-		}
-		return broker.Answer{}, &broker.UpstreamError{Level: level, Detail: "the token cannot be shown: " + err.Error()}
+		return fails(slices.Concat(e.d.presented(), textsOf(e.d.headers), []text{*e.d.token}), "the token cannot be shown: "+err.Error())
 	}
 	out.Expiry.SentAt = time.Now()
 	ownEnd(e.v.claimsOf(s), &out.Expiry)
