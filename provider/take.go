@@ -94,7 +94,7 @@ func (w *where) find(a *answer) (value, *where) {
 		return value{}, nil // what is no text can be handed to nobody
 	}
 	if w.pattern != nil {
-		m := a.named().search(w.pattern, jsondoc.Text(v))
+		m := a.named().search(w.pattern, v)
 		if m == nil || m[1] == "" {
 			return value{}, nil
 		}

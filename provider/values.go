@@ -67,9 +67,9 @@ const (
 	longestUrgent = 10 * time.Second
 )
 
-// search looks for an expression in a text, unless the time for that is over; nil: it is not there.
-func (v *values) search(x *regexp.Regexp, text string) (found []string) {
-	v.timed(func() { found = x.FindStringSubmatch(text) })
+// search looks for an expression in a value as text, unless the time for that is over; nil: it is not there.
+func (v *values) search(x *regexp.Regexp, in any) (found []string) {
+	v.timed(func() { found = x.FindStringSubmatch(jsondoc.Text(in)) })
 	return found
 }
 
