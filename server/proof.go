@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -61,12 +62,9 @@ func unproven(err error) error {
 	if f, ok := errors.AsType[*broker.Failure](err); ok {
 		return f
 	}
-	detail := ""
-	switch err {
-	case errProofOver, errTwoProofs, errNoToken, errNotBearer:
+	detail := "what is trusted here has changed" // why may be about what others have put into a certificate: the log has it
+	if slices.ContainsFunc([]error{errProofOver, errTwoProofs, errNoToken, errNotBearer}, func(own error) bool { return errors.Is(err, own) }) {
 		detail = err.Error()
-	default: // it may be about what others have put into a certificate: the log has it
-		detail = "what is trusted here has changed"
 	}
 	return &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: detail}
 }

@@ -97,7 +97,7 @@ func weigh(name lookup, s lead) uint32 {
 	if e := s.entry.Load(); e != nil {
 		bytes += e.bytes
 	}
-	return uint32(min(1+bytes/TokenBytes, math.MaxInt32)) //nolint:gosec // it is bounded
+	return uint32(min(1+bytes/TokenBytes, math.MaxInt32))
 }
 
 // current is the entry that the name leads to; nil: there is none, or it is of the credential as it is by now, of which nobody has said where the name leads.

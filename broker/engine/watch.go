@@ -176,11 +176,11 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
 		return nil
 	}
-	switch err := b.mayAsk(ctx, w.access()); {
-	case broker.KindOf(err) == broker.CallerNotAllowed:
-		return err
-	case err != nil:
-		return nil // token says it better
+	if err := b.mayAsk(ctx, w.access()); err != nil {
+		if broker.KindOf(err) == broker.CallerNotAllowed {
+			return err
+		}
+		return nil //nolint:nilerr // token says it better
 	}
 	there, ok := b.standing(ctx, w.caller, w.l, key)
 	if !ok {

@@ -152,7 +152,7 @@ func TestWhoseTokensCount(t *testing.T) {
 				r.rules.set(k.may)
 				conn := r.dial(door, r.config(k.pair))
 				for _, of := range all {
-					of.wants(t, bearing(t, k.headers...), conn, door, k.want)
+					of.wants(bearing(t, k.headers...), t, conn, door, k.want)
 				}
 			})
 		}

@@ -109,7 +109,7 @@ func (m method) call(ctx context.Context, conn *grpc.ClientConn) codes.Code {
 }
 
 // wants makes the call, of which a code is wanted as far as it depends on who makes it: OK stands for whatever is neither refused nor denied.
-func (m method) wants(t *testing.T, ctx context.Context, conn *grpc.ClientConn, door string, want codes.Code) {
+func (m method) wants(ctx context.Context, t *testing.T, conn *grpc.ClientConn, door string, want codes.Code) {
 	t.Helper()
 	got := m.call(ctx, conn)
 	tokens := strings.HasPrefix(m.full, "/tokenbroker.v1.TokenBrokerService/") || strings.HasPrefix(m.full, "/grpc.health.")
@@ -185,7 +185,7 @@ func TestWhoIsLetIn(t *testing.T) {
 				}
 				conn := r.dial(door, k.config)
 				for _, m := range all {
-					m.wants(t, t.Context(), conn, door, k.want)
+					m.wants(t.Context(), t, conn, door, k.want)
 				}
 			})
 		}
