@@ -91,7 +91,8 @@ func (c *crowd) enter(k *connection) {
 	c.in[k] = struct{}{}
 }
 
-// take gives a connection more. It reports whether there was as much: what others have and do not need is taken back for it.
+// take gives a connection more. It reports whether there was as much: what others have and do not need is taken back for it, and where that is not enough
+// a connection is closed of the party that has most, if that is another one and has more.
 func (c *crowd) take(k *connection, more load) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,11 +104,42 @@ func (c *crowd) take(k *connection, more load) bool {
 			}
 		}
 	}
-	if _, in := c.in[k]; !in || !c.fits(k, more) {
+	if _, in := c.in[k]; !in || !c.of[k.party()].plus(more).within(c.partyMost) {
 		return false
+	}
+	for !c.all.plus(more).within(c.most) {
+		most := c.largest(c.of[k.party()].plus(more), more.calls > 0)
+		if most == nil {
+			return false
+		}
+		c.remove(most)
+		go func() { _ = most.Conn.Close() }() // gRPC sees it, and closes the rest
 	}
 	c.give(k, load{-more.calls, -more.unread})
 	return true
+}
+
+// largest is the connection that has most, of the party that has most, if that has more than a load: of calls, or of what is unread. nil: none does.
+func (c *crowd) largest(than load, calls bool) (most *connection) {
+	has := func(l load) int64 {
+		if calls {
+			return l.calls
+		}
+		return l.unread
+	}
+	party, top := "", has(than)
+	for name, of := range c.of {
+		if has(of) > top {
+			party, top = name, has(of)
+		}
+	}
+	top = 0
+	for k := range c.in {
+		if its := has(load{k.calls.Load(), k.unread.Load()}); party != "" && k.party() == party && its > top {
+			most, top = k, its
+		}
+	}
+	return most
 }
 
 func (c *crowd) fits(k *connection, more load) bool {
@@ -131,6 +163,11 @@ func (c *crowd) give(k *connection, back load) {
 func (c *crowd) leave(k *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.remove(k)
+}
+
+// remove is leave; the caller holds mu.
+func (c *crowd) remove(k *connection) {
 	if _, in := c.in[k]; !in {
 		return
 	}
@@ -177,7 +214,9 @@ func (k *connection) Read(p []byte) (int, error) {
 	k.looksAt = k.came + bytesChunk/4
 	unread := k.came - k.opened*frameSpare - k.consumed.Load()
 	if lacks := unread - k.unread.Load(); lacks > 0 && !k.of.crowd.take(k, load{unread: lacks + bytesChunk}) {
-		k.of.log.Info("connection closed: "+errCrowded.Error(), "listener", k.of.door.Name, "caller", k.party(), "bytes", unread)
+		k.of.refused.Do(func() {
+			k.of.log.Info("connection closed: "+errCrowded.Error(), "listener", k.of.door.Name, "caller", k.party(), "bytes", unread)
+		})
 		return 0, errCrowded // gRPC closes it
 	}
 	return n, nil

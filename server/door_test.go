@@ -14,10 +14,16 @@ type visitor struct {
 	net.Conn
 	from   string
 	closed bool
+	gone   chan struct{} // closed with it; nil: nobody waits
 }
 
 func (v *visitor) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(v.from)} }
-func (v *visitor) Close() error         { v.closed = true; return nil }
+func (v *visitor) Close() error {
+	if v.closed = true; v.gone != nil {
+		close(v.gone)
+	}
+	return nil
+}
 
 func TestALobbyIsBounded(t *testing.T) {
 	l := lobby{most: 4}
@@ -95,4 +101,48 @@ func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
 			t.Errorf("closed: over %t, lasting %t, endless %t", over.closed, lasts.closed, endless.closed)
 		}
 	})
+}
+
+// TestWhoHasMostMakesRoom: a party has a part of all there is at most, what is not needed is taken back, and where there is no more a connection goes of the
+// party that has most.
+func TestWhoHasMostMakesRoom(t *testing.T) {
+	c := newConnections(10)
+	c.crowd = newCrowd(Capacity{Calls: 400, Unread: 4 << 20}) // 300 calls of one party, 2 MiB
+	come := func(from string, open int64) (*connection, *visitor) {
+		v := &visitor{from: from, gone: make(chan struct{})}
+		k := &connection{Conn: v, of: c}
+		k.peer.Authenticated = Authenticated{Caller: broker.NewCaller(broker.DNS, "company", from, broker.ProofX509, "services")}
+		c.crowd.enter(k)
+		k.silent.Store(open)
+		return k, v
+	}
+	a1, gone := come("10.0.0.1", 200)
+	a2, _ := come("10.0.0.1", 100)
+	b, _ := come("10.0.0.2", 100)
+	d, _ := come("10.0.0.3", 32)
+	take := func(k *connection, calls int64, want bool) {
+		t.Helper()
+		if got := c.crowd.take(k, load{calls: calls}); got != want {
+			t.Errorf("%d calls of %s: got %t", calls, k.party(), got)
+		}
+	}
+	take(a1, 200, true)
+	take(a2, 100, true)
+	take(a2, 1, false) // a party's part
+	take(b, 100, true)
+	take(b, 32, true) // in the place of a1
+	<-gone.gone
+	take(d, 32, true)
+	take(a2, 136, true)
+	take(a2, 1, false) // nobody else has more
+	b.silent.Store(0)
+	c.crowd.swept = time.Time{}
+	take(d, 100, true) // of what b does not need
+	for _, k := range []*connection{a1, a2, b, d} {
+		c.crowd.leave(k)
+		c.crowd.leave(k)
+	}
+	if c.crowd.all != (load{}) || len(c.crowd.of) != 0 || len(c.crowd.in) != 0 {
+		t.Errorf("there is something left: %+v", c.crowd)
+	}
 }
