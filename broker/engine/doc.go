@@ -11,7 +11,7 @@
 //	offer           that, the credential and the definition that it came
 //	                by, and how it is shown to callers: immutable          (target.go)
 //	entry           an offer in the cache: when the store last confirmed
-//	                it, and how its refresh is doing                       (cache.go)
+//	                it, and how its refresh is doing                       (entry.go)
 //	Result          what a caller gets                                     (token.go)
 //
 // What a miss goes through has these names:
