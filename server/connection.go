@@ -33,6 +33,7 @@ const (
 // connections are the side of the transport of one door: who is there, and how many. It implements credentials.TransportCredentials.
 type connections struct {
 	door    Door
+	audit   broker.Auditor
 	log     *slog.Logger
 	lobby   lobby
 	room    room
@@ -53,7 +54,7 @@ type connections struct {
 // gets through.
 func newConnections(streams uint32) *connections {
 	return &connections{
-		log: slog.New(slog.DiscardHandler), lobby: lobby{most: handshakesMost}, room: room{most: connectionsMost}, crowd: newCrowd(Capacity{}),
+		audit: broker.Unaudited{}, log: slog.New(slog.DiscardHandler), lobby: lobby{most: handshakesMost}, room: room{most: connectionsMost}, crowd: newCrowd(Capacity{}),
 		streams: max(int64(streams)*3/4, 1), within: messageWithin, refused: rate.Sometimes{First: 10, Interval: time.Second},
 	}
 }
@@ -120,6 +121,9 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 	if c.door.Authenticate == nil {
 		k.peer.Caller = callerAt(raw, cmp.Or(c.door.Name, broker.Machine))
 	} else if err := c.authenticate(k, raw); err != nil {
+		c.audit.Note(context.Background(), broker.AuditRecord{
+			Event: broker.AuditUnauthenticated, Outcome: broker.CallerUnauthenticated, Listener: c.door.Name, Peer: hostOf(raw.RemoteAddr()), Detail: "no connection was made",
+		})
 		c.refused.Do(func() {
 			c.log.Info("connection refused", "listener", c.door.Name, "peer", raw.RemoteAddr().String(), "cause", causeOf(err))
 		})

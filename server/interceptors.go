@@ -34,6 +34,7 @@ type edge struct {
 	log       *slog.Logger
 	validator protovalidate.Validator
 	metrics   *Metrics // nil: nobody counts
+	audit     broker.Auditor
 	// recovering and recoveringStream turn a panic in a handler into a failure.
 	recovering       grpc.UnaryServerInterceptor
 	recoveringStream grpc.StreamServerInterceptor
@@ -218,6 +219,9 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 			level = slog.LevelDebug
 		}
 	}
+	if k := connectionOf(ctx); kind == broker.CallerUnauthenticated && k != nil {
+		e.audit.Note(ctx, broker.AuditRecord{Event: broker.AuditUnauthenticated, Outcome: kind, Caller: callerOf(ctx), Listener: k.of.door.Name, Peer: hostOf(k.RemoteAddr()), Detail: detailOf(err)})
+	}
 	if kind == broker.CallerUnauthenticated && !e.strangers.Allow() { // whoever reaches the broker could fill its disk
 		return s, pushback
 	}
@@ -243,6 +247,32 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 	return s, pushback
 }
 
+// detailOf is what a failure says beside its kind.
+func detailOf(err error) string {
+	if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
+		return f.Detail
+	}
+	return ""
+}
+
+// RequestIDs are the caller's own x-request-id, and the trace of its traceparent (W3C Trace Context); empty: there is none, or it is none.
+func RequestIDs(ctx context.Context) (requestID, traceID string) {
+	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); isRequestID(v) {
+		requestID = v[0]
+	}
+	const form = len("00-") + 32
+	if v := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(v) == 1 && len(v[0]) > form && v[0][2] == '-' && v[0][form] == '-' {
+		if _, err := hex.DecodeString(v[0][3:form]); err == nil {
+			traceID = v[0][3:form]
+		}
+	}
+	return requestID, traceID
+}
+
+func isRequestID(v []string) bool {
+	return len(v) == 1 && len(v[0]) <= 64 && v[0] != "" && !strings.ContainsFunc(v[0], notPrintable)
+}
+
 // asksForSecrets reports whether a refusal says that secrets are missing and nothing else: the command line has not asked for them yet.
 func asksForSecrets(err error) bool {
 	f, ok := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped
@@ -254,7 +284,7 @@ func asksForSecrets(err error) bool {
 // requestID is the caller's own x-request-id where it is one, else drawn.
 func requestID(ctx context.Context) string {
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		if v := md.Get("x-request-id"); len(v) == 1 && len(v[0]) <= 64 && v[0] != "" && !strings.ContainsFunc(v[0], notPrintable) {
+		if v := md.Get("x-request-id"); isRequestID(v) {
 			return v[0]
 		}
 	}

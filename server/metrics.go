@@ -34,6 +34,8 @@ type Metrics struct {
 	away        prometheus.Gauge
 	policyStale prometheus.Gauge
 	trustStale  *prometheus.GaugeVec
+	auditAway   prometheus.Gauge
+	auditLost   prometheus.Gauge
 	certificate *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
@@ -75,6 +77,12 @@ func NewMetrics() *Metrics {
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",
 		}),
+		auditAway: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_audit_away", Help: "1 while the audit log cannot be written, so that nothing can be changed.",
+		}),
+		auditLost: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_audit_lost", Help: "Lines of the audit log that were lost since this process began.",
+		}),
 		policyStale: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tokenbroker_policy_stale", Help: "1 while the policy's file as it is now is not used: a former one decides.",
 		}),
@@ -84,7 +92,7 @@ func NewMetrics() *Metrics {
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
 	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.policyStale, m.trustStale, m.certificate,
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.policyStale, m.trustStale, m.certificate, m.auditAway, m.auditLost,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -172,6 +180,12 @@ func methodLabel(method string) string {
 
 // PolicyStale notes whether the policy's file as it is now is not used.
 func (m *Metrics) PolicyStale(stale bool) { set(m.policyStale, stale) }
+
+// Audit notes whether the audit log cannot be written, and how many of its lines were lost.
+func (m *Metrics) Audit(away bool, lost int64) {
+	set(m.auditAway, away)
+	m.auditLost.Set(float64(lost))
+}
 
 // Certificates notes of a listener when the broker's certificate ends, and whether something of what it trusts is not what is there now.
 func (m *Metrics) Certificates(listener string, ends time.Time, stale bool) {

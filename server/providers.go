@@ -34,6 +34,7 @@ type providers struct {
 	tokenbrokerv1.UnimplementedProviderServiceServer
 	from      Providers
 	authorize broker.Authorizer
+	audit     broker.Auditor
 	// key is engine.Broker.PageKey.
 	key func(parts ...string) [32]byte
 }
@@ -44,7 +45,9 @@ func (s *providers) pageKey(ctx context.Context, filter string) [32]byte {
 
 func (s *providers) allow(ctx context.Context) error {
 	if s.authorize.Decide(broker.Access{Caller: callerOf(ctx), Operation: broker.ReadProvider}).Effect != broker.Allowed {
-		return &broker.Failure{Kind: broker.CallerNotAllowed}
+		denied := &broker.Failure{Kind: broker.CallerNotAllowed}
+		s.audit.Note(ctx, broker.AuditRecord{Event: broker.AuditDenied, Outcome: denied, Caller: callerOf(ctx), Operation: broker.ReadProvider})
+		return denied
 	}
 	return nil
 }

@@ -31,6 +31,8 @@ type Settings struct {
 	Broker     *engine.Broker
 	Providers  Providers
 	Authorizer broker.Authorizer
+	// Auditor is told who could not prove who they are, and what is denied of providers. Default: nobody is.
+	Auditor broker.Auditor
 	// Doors are those beside the one of this machine.
 	Doors []Door
 	// Log gets refused calls, and with debug all calls. Default: discarded.
@@ -89,6 +91,9 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
+	if s.Auditor == nil {
+		s.Auditor = broker.Unaudited{}
+	}
 	validator, err := protovalidate.New(
 		protovalidate.WithMessages(requests()...), protovalidate.WithDisableLazy())
 	if err != nil {
@@ -98,7 +103,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 		s.messageWithin = messageWithin
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	e := &edge{log: s.Log, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
+	e := &edge{log: s.Log, audit: s.Auditor, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	out := &Server{grpc: map[string]*grpc.Server{}, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
@@ -120,6 +125,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 // open makes what is behind a door.
 func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, all *crowd, more []grpc.ServerOption) {
 	peers := newConnections(orDefault(from.MaxConcurrentStreams, DefaultConcurrentStreams))
+	peers.audit = from.Auditor
 	peers.door, peers.log, peers.within, peers.crowd = d, from.Log, from.messageWithin, all
 	peers.room.most = int64(from.Capacity.orDefault().Connections)
 	if d.Authenticate != nil || d.Tokens != nil {
@@ -133,7 +139,7 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 	healthv1.RegisterHealthServer(srv, s.health)
 	if !d.TokensOnly {
 		tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.broker})
-		tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: from.Providers, authorize: from.Authorizer, key: s.broker.PageKey})
+		tokenbrokerv1.RegisterProviderServiceServer(srv, &providers{from: from.Providers, authorize: from.Authorizer, audit: from.Auditor, key: s.broker.PageKey})
 		reflection.RegisterV1(srv)
 	}
 	s.grpc[d.Name] = srv

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/server"
 )
@@ -22,9 +23,25 @@ func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 			http.Error(w, "the data are in Redis", http.StatusConflict)
 			return
 		}
-		r.answerBackup(w, func(to io.Writer) error { return r.db.Backup(req.Context(), to) })
+		r.answerBackup(w, func(to io.Writer) error {
+			done, err := r.intendBackup(req.Context())
+			if err != nil {
+				return err
+			}
+			err = r.db.Backup(req.Context(), to)
+			done(0, err)
+			return err
+		})
 	})
 	return server.ServeHTTP(ctx, l, mux, r.log)
+}
+
+// intendBackup has a backup audited before anything is handed out. Whoever may open the socket is this user or root.
+func (r *Running) intendBackup(ctx context.Context) (done func(int, error), err error) {
+	if r.audit == nil {
+		return func(int, error) {}, nil
+	}
+	return r.audit.Intend(ctx, broker.AuditRecord{Event: broker.AuditBackup, Listener: "admin", Peer: "unix"})
 }
 
 func (r *Running) answerBackup(w http.ResponseWriter, backup func(io.Writer) error) {

@@ -30,7 +30,7 @@ func (r *Running) authorizer(bg context.Context) (broker.Authorizer, error) {
 	return r.policy, nil
 }
 
-// tellEvery is how often metrics are told how the policy, the certificates and the issuers' keys are.
+// tellEvery is how often metrics are told how the policy, the audit log, the certificates and the issuers' keys are.
 const tellEvery = 5 * time.Second
 
 // tell tells the metrics until ctx ends.
@@ -40,6 +40,10 @@ func (r *Running) tell(ctx context.Context) {
 	for {
 		if r.policy != nil {
 			r.metrics.PolicyStale(r.policy.Status().Problem != nil)
+		}
+		if r.audit != nil {
+			s := r.audit.Status()
+			r.metrics.Audit(s.Away, s.Lost)
 		}
 		for i, c := range r.certificates {
 			ends, stale := c.Status()

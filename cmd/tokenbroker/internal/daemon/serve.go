@@ -90,13 +90,18 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 // sameStop is for how long a second signal means the same as the first: timeout(1) sends it to the group as well as to the process.
 const sameStop = 2 * time.Second
 
-// reloadAt reads the definitions and the policy again at each signal, until ctx ends.
+// reloadAt opens the audit log anew, and reads the definitions and the policy again, at each signal, until ctx ends.
 func reloadAt(ctx context.Context, hup <-chan os.Signal, r *Running, log *slog.Logger) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hup:
+		}
+		if r.audit != nil {
+			if err := r.audit.Reopen(); err != nil {
+				log.Error("audit log not reopened: the former file goes on", "error", err.Error())
+			}
 		}
 		if r.policy != nil {
 			_ = r.policy.Reload() // it says what is wrong

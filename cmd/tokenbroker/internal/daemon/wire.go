@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tokenbroker/tokenbroker/broker/audit"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/broker/policy"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
@@ -35,6 +36,8 @@ type Running struct {
 	server *server.Server
 	// policy is who may do what; nil: whoever is on this machine may everything.
 	policy *policy.File
+	// audit is the audit log; nil: there is none.
+	audit *audit.Log
 	// doors are for callers who prove who they are, certificates what authenticates those of each, and tokens, by its name, what authenticates their calls.
 	doors        []server.Door
 	certificates []*authn.Certificates
@@ -124,8 +127,12 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err != nil {
 		return nil, err
 	}
+	auditor, err := r.auditor(bg)
+	if err != nil {
+		return nil, err
+	}
 	r.broker, err = engine.New(engine.Settings{
-		Upstream: r.catalog, Store: st, Authorizer: authorizer, Render: server.Render, Log: log, Observer: metrics,
+		Upstream: r.catalog, Store: st, Authorizer: authorizer, Auditor: auditor, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency, CallerRate: s.LimitsCallerRate,
 		CacheSize: s.TokensInCache, Flights: s.Flights, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
@@ -134,7 +141,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	}
 	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Doors: r.doors, Log: log, Metrics: metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Auditor: auditor, Doors: r.doors, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
 		Capacity: s.Capacity,
 	})

@@ -64,11 +64,19 @@ type Settings struct {
 	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
 	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time, from 1 to ${concurrency_most}."`
 
+	AuditFile     string `name:"audit-file" env:"TOKENBROKER_AUDIT_FILE" help:"File for the audit log, a line of JSON for each event; opened anew at SIGHUP. See docs/audit.md."`
+	AuditStdout   bool   `name:"audit-stdout" env:"TOKENBROKER_AUDIT_STDOUT" help:"Write the audit log to standard output."`
+	AuditSyslog   string `name:"audit-syslog" env:"TOKENBROKER_AUDIT_SYSLOG" help:"Write the audit log to syslog: local, unix:///PATH or tcp://HOST:PORT."`
+	AuditIssuance string `name:"audit-issuance" env:"TOKENBROKER_AUDIT_ISSUANCE" default:"counted" enum:"counted,required" help:"counted: the first use of a token by a caller is written soon. required: before it is handed out."`
+
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection, from 1 to ${streams_most}."`
 	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store. At most ${caller_rate_most}; 0 is the default."`
 	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request, from 1024 to ${message_bytes_most}."`
 	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas. From ${connection_age_least} to ${connection_age_most}."`
 }
+
+// Audited reports whether there is an audit log.
+func (s *Settings) Audited() bool { return s.AuditFile != "" || s.AuditStdout || s.AuditSyslog != "" }
 
 // StoreSettings say where the data are, for whoever opens them.
 type StoreSettings struct {
@@ -201,6 +209,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 	}
 	if i, err := os.Stat(s.KeyPath()); err == nil && !i.Mode().IsRegular() {
 		bad("key_file", "what is there is not a regular file%s", from(s.KeyPath()))
+	}
+	if s.AuditIssuance == "required" && !s.Audited() {
+		bad("audit.issuance", "there is no audit log: set audit.file, audit.stdout or audit.syslog")
 	}
 	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")

@@ -19,7 +19,7 @@ import (
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
-var groups = []string{"upstream", "limits", "log", "redis"}
+var groups = []string{"upstream", "limits", "log", "redis", "audit"}
 
 // A File is what a settings file says. The zero value says nothing.
 type File struct {
