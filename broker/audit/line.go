@@ -1,18 +1,19 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
-	"github.com/tokenbroker/tokenbroker/internal/tame"
 )
 
 // version is of the lines. Within it members are only added.
 const version = 1
 
-// gap is the event of lines that could not be written.
+// gap is the event of lines that a sink does not have.
 const gap broker.AuditEvent = "audit.gap"
 
 // The outcomes.
@@ -23,16 +24,14 @@ const (
 	denied = "denied"
 )
 
-// A line is what a line of the log has. What is not known, or not there, is left out.
+// lineMost bounds a line with its end, in bytes.
+const lineMost = 16 << 10
+
+// A line is what a line of the log says, behind what each begins with: version, time, boot and number (head). What is not known, or not there, is left
+// out.
 type line struct {
-	V int `json:"v"`
-	// Time is when it was written, in UTC.
-	Time time.Time `json:"time"`
-	// Boot is drawn for each process, and Seq counts its lines: what is missing shows.
-	Boot  string            `json:"boot"`
-	Seq   uint64            `json:"seq"`
 	Event broker.AuditEvent `json:"event"`
-	// Outcome is ok, denied, failed, or intent: somebody is about to change something. Of is the Seq of that, in the line of what came of it.
+	// Outcome is ok, denied, failed, or intent: somebody is about to change something. Of is the number of that, in the line of what came of it.
 	Outcome string `json:"outcome"`
 	Of      uint64 `json:"of,omitempty"`
 	// Reason is the failure's kind, in snake case.
@@ -54,12 +53,14 @@ type line struct {
 	Fields         []string `json:"fields,omitempty"`
 	// Tokens is how many were dropped.
 	Tokens int `json:"tokens,omitempty"`
-	// Count is how often it happened, from First to Last; left out: once.
+	// Count is how often it happened, between First and Last; left out: once.
 	Count     int64      `json:"count,omitempty"`
 	First     *time.Time `json:"first,omitempty"`
 	Last      *time.Time `json:"last,omitempty"`
 	RequestID string     `json:"request_id,omitempty"`
 	TraceID   string     `json:"trace_id,omitempty"`
+	// Clipped: a text was too long and ends in an ellipsis, or a list has more.
+	Clipped bool `json:"clipped,omitempty"`
 }
 
 type caller struct {
@@ -69,48 +70,42 @@ type caller struct {
 	Peer     string       `json:"peer,omitempty"`
 }
 
-// textMost bounds a text that callers choose.
-const textMost = 1024
-
-func clip(s string) string {
-	if len(s) > textMost {
-		s = s[:textMost] + "…"
+// lineOf is a record as it is written. No more than lineMost bytes come of it, whatever is in the record.
+func lineOf(r broker.AuditRecord, requestID, traceID, policy string) line {
+	c := clipper{left: textsMost}
+	l := line{Outcome: ok, Tokens: r.Count}
+	// What says who did what comes first: what is last is cut first.
+	l.Event = broker.AuditEvent(c.text(string(r.Event), wordMost))
+	l.Operation = broker.Operation(c.text(string(r.Operation), wordMost))
+	who := caller{Listener: r.Listener}
+	if by := r.Caller; by != nil {
+		who.ID, who.Proof, who.Listener = c.text(by.Identity, idMost), broker.Proof(c.text(string(by.Proof), wordMost)), by.Listener
 	}
-	return tame.Line(s)
-}
-
-func clipped(all []string) []string {
-	const most = 100
-	out := make([]string, 0, min(len(all), most))
-	for _, s := range all[:min(len(all), most)] {
-		out = append(out, clip(s))
-	}
-	return out
-}
-
-// lineOf is a record as it is written, without what tells it from others.
-func lineOf(r broker.AuditRecord) line {
-	l := line{
-		V: version, Event: r.Event, Outcome: ok, Detail: clip(r.Detail), Operation: r.Operation, Credential: clip(string(r.Credential)), Provider: clip(r.Provider), Rule: r.Rule,
-		Scopes: clipped(r.Selection.Scopes.List()), Granted: clipped(r.Granted), Audience: clip(r.Selection.Audience), Resources: clipped(r.Selection.Resources.List()),
-		TokenID: r.TokenID, Fields: clipped(r.Fields), Tokens: r.Count,
-	}
-	for name := range r.Selection.Parameters.Map() {
-		l.ParameterNames = append(l.ParameterNames, clip(name))
-	}
-	slices.Sort(l.ParameterNames)
-	who := caller{Listener: r.Listener, Peer: clip(r.Peer)}
-	if c := r.Caller; c != nil {
-		who.ID, who.Proof, who.Listener = clip(c.Identity), c.Proof, c.Listener
-	}
+	who.Listener, who.Peer = c.text(who.Listener, wordMost), c.text(r.Peer, wordMost)
 	if who != (caller{}) {
 		l.Caller = &who
 	}
+	l.Credential, l.Provider, l.Rule = c.text(string(r.Credential), textMost), c.text(r.Provider, textMost), c.text(r.Rule, textMost)
+	l.TokenID, l.Policy = c.text(r.TokenID, wordMost), c.text(policy, wordMost)
+	l.RequestID, l.TraceID = c.text(requestID, wordMost), c.text(traceID, wordMost)
+	l.Audience, l.Detail = c.text(r.Selection.Audience, textMost), c.text(r.Detail, textMost)
+	l.Granted, l.Scopes = c.list(r.Granted), c.list(r.Selection.Scopes.List())
+	l.Resources, l.Fields = c.list(r.Selection.Resources.List()), c.list(r.Fields)
+	var names []string
+	for name := range r.Selection.Parameters.Map() { // of a secret parameter, too, the name is no secret
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	l.ParameterNames = c.list(names)
+	l.Clipped = c.clipped
 	l.ends(r.Outcome)
+	if r.Outcome == nil && (r.Event == broker.AuditDenied || r.Event == broker.AuditUnauthenticated) {
+		l.Outcome = denied
+	}
 	return l
 }
 
-// ends says what came of it.
+// ends says what came of it. Of an error it keeps the kind, and no text.
 func (l *line) ends(err error) {
 	if err == nil {
 		return
@@ -122,11 +117,38 @@ func (l *line) ends(err error) {
 	}
 }
 
-// encode is the line, with its end. Whatever a text has in it, there is one end.
-func (l *line) encode() []byte {
-	b, err := json.Marshal(l)
-	if err != nil { // there is nothing in it that cannot be written
-		b = []byte(`{"v":1,"event":"audit.gap","outcome":"failed","detail":"a line could not be encoded"}`)
-	}
-	return append(b, '\n')
+// counts says how often it happened.
+func (l *line) counts(n int64, first, last time.Time) {
+	first, last = stamp(first), stamp(last)
+	l.Count, l.First, l.Last = n, &first, &last
 }
+
+// tail is what follows the head, with the line's end.
+func (l *line) tail() []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(l); err != nil { // a time of the year 10000
+		b.Reset()
+		_ = e.Encode(line{Event: l.Event, Outcome: l.Outcome, Of: l.Of, Detail: "the rest of this line could not be encoded"})
+	}
+	out := escaped(b.Bytes())
+	out[0] = ','
+	return out
+}
+
+// head is what each line begins with.
+func head(at time.Time, boot string, seq uint64) []byte {
+	b := make([]byte, 0, 1024)
+	b = append(b, `{"v":`...)
+	b = strconv.AppendInt(b, version, 10)
+	b = append(b, `,"time":"`...)
+	b = stamp(at).AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","boot":"`...)
+	b = append(b, boot...)
+	b = append(b, `","seq":`...)
+	return strconv.AppendUint(b, seq, 10)
+}
+
+// stamp is a time as lines have it: in UTC, to the microsecond.
+func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
