@@ -66,6 +66,15 @@ type Log struct {
 // New opens what lines are written to. It fails if there is nothing to write to, or the file cannot be; a syslog may come later. Whoever has made it
 // closes it.
 func New(s Settings) (*Log, error) {
+	l, err := prepare(s)
+	if err == nil {
+		l.start()
+	}
+	return l, err
+}
+
+// prepare is New, and nothing runs yet.
+func prepare(s Settings) (*Log, error) {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
@@ -81,31 +90,26 @@ func New(s Settings) (*Log, error) {
 	}
 	l := &Log{s: s, boot: broker.NewID().String()}
 	l.uses.by, l.denials.by, l.denials.beyond = map[pair]*use{}, map[who]*denier{}, map[broker.AuditEvent]tally{}
-	// What can fail comes first: nothing is running yet.
-	var to *syslogSink
 	if s.Syslog != "" {
-		var err error
-		if to, err = newSyslogSink(s.Syslog); err != nil {
+		to, err := newSyslogSink(s.Syslog)
+		if err != nil {
 			return nil, err
 		}
+		l.sink("syslog", to, false)
 	}
-	if s.File != "" {
+	if s.Stdout != nil {
+		l.sink("stdout", &writerSink{to: s.Stdout}, false)
+	}
+	if s.File != "" { // the last that can fail: it is open
 		f, err := openFileSink(s.File, openLog)
 		if err != nil {
 			return nil, fmt.Errorf("the audit log's file %s cannot be opened for appending: %w", s.File, err)
 		}
 		l.file = l.sink("file", f, true)
 	}
-	if s.Stdout != nil {
-		l.sink("stdout", &writerSink{to: s.Stdout}, false)
-	}
-	if to != nil {
-		l.sink("syslog", to, false)
-	}
 	if len(l.queues) == 0 {
 		return nil, errors.New("the audit log has nowhere to go: give it a file, standard output or a syslog")
 	}
-	l.start()
 	return l, nil
 }
 

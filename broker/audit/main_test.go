@@ -177,3 +177,20 @@ func heals(t testing.TB, l *Log) {
 		}
 	}
 }
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readText(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return string(b), err
+}
+
+// issueOf is a line of some length that nothing counts.
+func issueOf(detail string) broker.AuditRecord {
+	return broker.AuditRecord{Event: broker.AuditExchange, Credential: "main", Detail: detail}
+}

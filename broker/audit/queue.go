@@ -92,7 +92,7 @@ func newQueue(name string, to sink, lazy bool, line func(*missing) *entry, log *
 	return &queue{name: name, to: to, lazy: lazy, line: line, log: log, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), over: make(chan struct{})}
 }
 
-func signal(c chan struct{}) {
+func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -127,7 +127,7 @@ func (q *queue) offer(e *entry) {
 	}
 	q.items = append(q.items, it)
 	q.bytes += len(e.data)
-	signal(q.wake)
+	poke(q.wake)
 }
 
 // misses notes a line that is not there, behind those that are. With mu.
@@ -167,8 +167,11 @@ func (q *queue) run() {
 		case pause != 0:
 			q.rest(pause, q.wake)
 		default:
-			if q.step(batch) {
+			some, well := q.step(batch)
+			if some {
 				back = 0
+			}
+			if well {
 				continue
 			}
 			back = min(max(2*back, backFirst), backMost)
@@ -228,8 +231,8 @@ func (q *queue) next() (batch []*entry, reopening []chan error, pause time.Durat
 	return batch, nil, 0, false
 }
 
-// step writes a batch, and syncs where that is due. It reports whether all is well.
-func (q *queue) step(batch []*entry) bool {
+// step writes a batch, and syncs where that is due. It reports whether some of it is written, and whether all is well.
+func (q *queue) step(batch []*entry) (some, well bool) {
 	n, err := 0, error(nil)
 	if len(batch) > 0 {
 		n, err = q.to.write(batch)
@@ -239,7 +242,7 @@ func (q *queue) step(batch []*entry) bool {
 		synced := q.to.sync()
 		again = synced != nil
 		if !again {
-			q.synced()
+			q.synced(err == nil)
 		} else if err == nil {
 			err = synced
 		}
@@ -254,10 +257,11 @@ func (q *queue) step(batch []*entry) bool {
 	q.mu.Unlock()
 	if err == nil && again {
 		q.idle()
-		return true
+		return true, true
 	}
-	q.ended(err)
-	return err == nil
+	some = !again && n > 0
+	q.ended(err, some)
+	return some || err == nil, err == nil
 }
 
 func (q *queue) idle() {
@@ -287,12 +291,15 @@ func (q *queue) wrote(n int) bool {
 	return q.written > 0 && (due || q.writtenBytes >= unsyncedBytes || time.Since(q.writtenSince) >= unsyncedFor)
 }
 
-// synced forgets what is written: it cannot be lost any more.
-func (q *queue) synced() {
+// synced forgets what is written: it cannot be lost any more. Whoever waits for it finds the queue as well as it is.
+func (q *queue) synced(well bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.dead {
 		return
+	}
+	if well {
+		q.well()
 	}
 	for i := range q.items[:q.written] {
 		q.bytes -= len(q.items[i].data)
@@ -306,7 +313,7 @@ func (q *queue) synced() {
 }
 
 // ended notes how the sink has fared, and says when trouble begins and ends. Whoever has waited long enough is told that it is in vain.
-func (q *queue) ended(err error) {
+func (q *queue) ended(err error, some bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.busy = time.Time{}
@@ -314,13 +321,10 @@ func (q *queue) ended(err error) {
 		return
 	}
 	if err == nil {
-		if q.told {
-			q.log.Info("the audit log is written again", "missing", q.missing)
-		}
-		q.problem, q.told = nil, false
+		q.well()
 		return
 	}
-	if q.problem == nil {
+	if q.problem == nil || some {
 		q.since = time.Now()
 	}
 	q.problem = err
@@ -334,6 +338,15 @@ func (q *queue) ended(err error) {
 			it.refuse()
 		}
 	}
+}
+
+// well notes that the sink takes lines. With mu.
+func (q *queue) well() {
+	q.busy = time.Time{}
+	if q.told {
+		q.log.Info("the audit log is written again", "missing", q.missing)
+	}
+	q.problem, q.told = nil, false
 }
 
 // tell says that trouble has begun. With mu.
@@ -405,7 +418,7 @@ func (q *queue) reopen() error {
 	}
 	q.reopening = append(q.reopening, done)
 	q.mu.Unlock()
-	signal(q.kick)
+	poke(q.kick)
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
@@ -423,7 +436,7 @@ func (q *queue) finish() {
 	q.mu.Lock()
 	q.closing = true
 	q.mu.Unlock()
-	signal(q.kick)
+	poke(q.kick)
 }
 
 // kill ends the queue with what is in it.
@@ -442,6 +455,6 @@ func (q *queue) kill() {
 	}
 	q.items, q.written = nil, 0
 	q.mu.Unlock()
-	signal(q.kick)
+	poke(q.kick)
 	q.to.abort()
 }
