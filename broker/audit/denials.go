@@ -61,10 +61,12 @@ type denials struct {
 // first reports whether a denial is to be written now. Else it is counted.
 func (d *denials) first(r broker.AuditRecord, now time.Time) bool {
 	w := who{event: r.Event}
+	host := ""
 	if c := r.Caller; c != nil {
 		w.identity, w.listener = short(c.Identity), short(c.Listener)
 	} else {
-		w.listener, w.host = short(r.Listener), short(hostOf(r.Peer))
+		host = hostOf(r.Peer)
+		w.listener, w.host = short(r.Listener), short(host)
 	}
 	var ends line
 	ends.ends(r.Outcome)
@@ -78,7 +80,7 @@ func (d *denials) first(r broker.AuditRecord, now time.Time) bool {
 			return false
 		}
 		by = &denier{what: map[what]tally{}}
-		by.line = lineOf(broker.AuditRecord{Event: r.Event, Caller: r.Caller, Listener: r.Listener, Peer: hostOf(r.Peer)}, "", "", "")
+		by.line = lineOf(broker.AuditRecord{Event: r.Event, Caller: r.Caller, Listener: r.Listener, Peer: host}, "", "", "")
 		d.by[w] = by
 	}
 	t, counted := by.what[x]

@@ -59,7 +59,7 @@ type missing struct {
 type queue struct {
 	name string
 	to   sink
-	log *slog.Logger
+	log  *slog.Logger
 	// line makes a line of a gap.
 	line func(*missing) *entry
 	// lazy: what nobody waits for is synced later, with more.
