@@ -50,6 +50,7 @@ type Log struct {
 	file *queue // one of queues; nil: none is a file
 
 	queues []*queue
+	teller *teller
 	lost   atomic.Int64
 
 	uses    uses
@@ -88,7 +89,7 @@ func prepare(s Settings) (*Log, error) {
 	default:
 		return nil, fmt.Errorf("the audit log's issuance is %s or %s", Counted, Required)
 	}
-	l := &Log{s: s, boot: broker.NewID().String()}
+	l := &Log{s: s, boot: broker.NewID().String(), teller: newTeller()}
 	l.uses.by, l.denials.by, l.denials.beyond = map[pair]*use{}, map[who]*denier{}, map[broker.AuditEvent]tally{}
 	if s.Syslog != "" {
 		to, err := newSyslogSink(s.Syslog)
@@ -114,12 +115,13 @@ func prepare(s Settings) (*Log, error) {
 }
 
 func (l *Log) sink(name string, to sink, lazy bool) *queue {
-	q := newQueue(name, to, lazy, l.gap, l.s.Log.With("sink", name))
+	q := newQueue(name, to, lazy, l.gap, l.s.Log.With("sink", name), l.teller.say)
 	l.queues = append(l.queues, q)
 	return q
 }
 
 func (l *Log) start() {
+	go l.teller.run()
 	for _, q := range l.queues {
 		go q.run()
 	}
@@ -317,16 +319,20 @@ func (l *Log) Close() {
 				}
 			}
 		}
-		if !late {
-			return
+		if late {
+			for _, q := range l.queues {
+				q.kill()
+			}
 		}
-		for _, q := range l.queues {
-			q.kill()
-		}
+		l.teller.finish()
 		t.Reset(patience / 4)
+		ends := []<-chan struct{}{l.teller.over}
 		for _, q := range l.queues {
+			ends = append(ends, q.over)
+		}
+		for _, over := range ends {
 			select {
-			case <-q.over:
+			case <-over:
 			case <-t.C:
 				return // what hangs in the system cannot be ended
 			}

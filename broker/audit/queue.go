@@ -60,6 +60,8 @@ type queue struct {
 	name string
 	to   sink
 	log  *slog.Logger
+	// tells hands on what log is told: nobody who holds mu waits for that.
+	tells func(func())
 	// line makes a line of a gap.
 	line func(*missing) *entry
 	// lazy: what nobody waits for is synced later, with more.
@@ -88,8 +90,8 @@ type queue struct {
 	missing int64 // lines that this sink does not have
 }
 
-func newQueue(name string, to sink, lazy bool, line func(*missing) *entry, log *slog.Logger) *queue {
-	return &queue{name: name, to: to, lazy: lazy, line: line, log: log, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), over: make(chan struct{})}
+func newQueue(name string, to sink, lazy bool, line func(*missing) *entry, log *slog.Logger, tells func(func())) *queue {
+	return &queue{name: name, to: to, lazy: lazy, line: line, log: log, tells: tells, wake: make(chan struct{}, 1), kick: make(chan struct{}, 1), over: make(chan struct{})}
 }
 
 func poke(c chan struct{}) {
@@ -344,7 +346,8 @@ func (q *queue) ended(err error, some bool) {
 func (q *queue) well() {
 	q.busy = time.Time{}
 	if q.told {
-		q.log.Info("the audit log is written again", "missing", q.missing)
+		missing := q.missing
+		q.tells(func() { q.log.Info("the audit log is written again", "missing", missing) })
 	}
 	q.problem, q.told = nil, false
 }
@@ -353,7 +356,7 @@ func (q *queue) well() {
 func (q *queue) tell(err error) {
 	if !q.told {
 		q.told = true
-		q.log.Error("the audit log cannot be written: it is tried again and again", "error", err.Error())
+		q.tells(func() { q.log.Error("the audit log cannot be written: it is tried again and again", "error", err.Error()) })
 	}
 }
 
@@ -451,7 +454,7 @@ func (q *queue) kill() {
 	}
 	if len(left) > 0 {
 		q.missing += int64(len(left))
-		q.log.Error("the audit log is closed before all is written", "lines", len(left))
+		q.tells(func() { q.log.Error("the audit log is closed before all is written", "lines", len(left)) })
 	}
 	q.items, q.written = nil, 0
 	q.mu.Unlock()
