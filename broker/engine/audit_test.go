@@ -190,6 +190,13 @@ func TestWhoIsGivenATokenIsWrittenDownOnce(t *testing.T) {
 		}) {
 			t.Errorf("got %q", got)
 		}
+		if _, err := w.TestCredential(t.Context(), local, "main", broker.Selection{}, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.take(); !slices.Equal(got, []string{"note exchange main by ", "note credential.tested main by " + local.String()}) {
+			t.Errorf("got %q", got)
+		}
+		w.mustGet("main")
 		a.away = true
 		w.mustGet("main") // a use that was written down goes on
 		_, err := w.Token(t.Context(), broker.NewCaller(broker.Unix, "", "7", broker.ProofPeer, broker.Machine), engine.Request{Credential: "main"})

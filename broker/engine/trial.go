@@ -60,6 +60,9 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 		case <-ctx.Done():
 			return t, b.gaveUp(name, ctx.Err())
 		}
+		if mine {
+			b.auditTest(ctx, may.access, c, f.value.failure)
+		}
 		if found := f.value; found.failure != nil && len(found.attempts) == 0 {
 			return t, found.failure
 		}
@@ -68,6 +71,15 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 		}
 		return f.value.trial(), nil
 	})
+}
+
+// auditTest has a test audited: it makes a request to the upstream, and changes nothing but what that brings.
+func (b *Broker) auditTest(ctx context.Context, a broker.Access, c broker.Credential, failed *broker.Failure) {
+	r := broker.AuditRecord{Event: broker.AuditTested, Caller: a.Caller, Operation: a.Operation, Credential: c.Name, Provider: c.Provider}
+	if failed != nil {
+		r.Outcome = failed
+	}
+	b.audit.Note(ctx, r)
 }
 
 // trial is what a test has found.

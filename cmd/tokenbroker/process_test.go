@@ -299,6 +299,45 @@ func TestHostileFilesBesideDefinitions(t *testing.T) {
 	}
 }
 
+// TestTheAuditLogIsRotated as logrotate does it: the file is moved away, and opened anew at SIGHUP. What cannot be written down is not done, until it can be.
+func TestTheAuditLogIsRotated(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "audit.jsonl")
+	s := u.serve("--audit-file", file)
+	s.apply(u)
+	read := func(name string) string {
+		t.Helper()
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	if before := read(file); !strings.Contains(before, `"event":"credential.created","outcome":"intent"`) || !strings.Contains(before, `"event":"credential.created","outcome":"ok","of":`) {
+		t.Errorf("got %.2000s", before)
+	}
+	if err := os.Rename(file, file+".1"); err != nil {
+		t.Fatal(err)
+	}
+	s.signal(syscall.SIGHUP)
+	s.waitFor(`"msg":"definitions reloaded"`)
+	command(t, "credential", "update", ochno, "--label", "a=b", "--address", s.address)
+	if now, former := read(file), read(file+".1"); !strings.Contains(now, `"fields":["labels.a"]`) || strings.Contains(former, "credential.updated") {
+		t.Errorf("got %.2000s, and before that %.2000s", now, former)
+	}
+	s.signal(syscall.SIGTERM)
+	if got := s.code(); got != console.ExitOK {
+		t.Errorf("got exit code %d, want 0", got)
+	}
+	for _, l := range strings.SplitAfter(strings.TrimSuffix(read(file+".1")+read(file), "\n"), "\n") {
+		if !json.Valid([]byte(l)) {
+			t.Errorf("%q is no JSON", l)
+		}
+	}
+}
+
 // TestDemo: the show as a process of its own.
 func TestDemo(t *testing.T) {
 	t.Parallel()

@@ -68,7 +68,7 @@ var may = map[string][]string{
 		"provider/transport", "server", "server/authn", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {
-		"broker", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",
+		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",
 		"provider", "provider/transport", "server", "server/authn", "store", "store/bolt", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/demo": {
