@@ -74,7 +74,7 @@ func TestTheFirstUseIsALineAndTheOthersAreOneAMinute(t *testing.T) {
 			t.Error("it is ended before two minutes are over")
 		}
 		passes(3 * time.Minute)
-		if all := out.lines(t); len(all) != 5 || all[4].Count != 1 {
+		if all := out.lines(t); len(all) != 5 || all[4].Count != 1 || !all[4].First.Equal(began.Add(2*time.Minute)) {
 			t.Errorf("got %+v", all)
 		}
 		if u.Count() || len(l.uses.by) != 0 {

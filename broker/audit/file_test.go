@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
@@ -107,6 +108,7 @@ type moods struct {
 	// hangs is what a write waits for; nil: for nothing.
 	hangs   chan struct{}
 	unready bool // written since the last sync
+	former  bool // no file is synced since that was set that has another name by now
 }
 
 func (m *moods) set(f func()) {
@@ -148,6 +150,11 @@ func (m *moody) Sync() error {
 		return &fs.PathError{Op: "sync", Path: m.Name(), Err: syscall.EIO}
 	}
 	m.of.unready = false
+	if is, err := m.Stat(); err == nil {
+		if at, err := os.Stat(m.Name()); err != nil || !os.SameFile(is, at) {
+			m.of.former = false
+		}
+	}
 	return m.File.Sync()
 }
 
@@ -184,21 +191,25 @@ func TestAFullDiskRefusesChangesAndHeals(t *testing.T) {
 		t.Run(strconv.Itoa(room), func(t *testing.T) {
 			t.Parallel()
 			var said page
-			l, path, m := inMoody(t, Settings{Log: slog.New(slog.NewTextHandler(&said, nil))})
-			intends(t, l)
+			at := time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC) // lines of one length
+			l, path, m := inMoody(t, Settings{Log: slog.New(slog.NewTextHandler(&said, nil)), Now: func() time.Time { return at }})
+			if _, err := l.Intend(t.Context(), change()); err != nil {
+				t.Fatal(err)
+			}
 			is := l.lineOf(t.Context(), change())
 			is.Outcome = intent
-			length := len(head(l.s.Now(), l.boot, 3)) + len(is.tail())
+			length := len(head(at, l.boot, 2)) + len(is.tail())
 			m.set(func() {
 				if m.room = room; room < 0 {
 					m.room = length + room + 1
 				}
 			})
-			if room != -1 { // its end fits, too
-				_, err := l.Intend(t.Context(), change())
-				if room != -2 && (broker.KindOf(err) != broker.AuditUnavailable || !strings.Contains(err.Error(), "file")) {
-					t.Errorf("%d: got %v", room, err)
-				}
+			_, err := l.Intend(t.Context(), change())
+			switch fits := room == -1 || room == -2; { // all but its end is enough: the next line brings that
+			case fits && err != nil:
+				t.Errorf("got %v", err)
+			case !fits && (broker.KindOf(err) != broker.AuditUnavailable || !strings.Contains(err.Error(), "file")):
+				t.Errorf("got %v", err)
 			}
 			refuses(t, l)
 			if s := l.Status(); !s.Away || s.Problem != "file: no space left on device" || s.Lost != 0 {
@@ -297,11 +308,15 @@ func TestIntentsShareASync(t *testing.T) {
 
 // TestWhatASyncHasFailedForIsWrittenAgain: the system may have forgotten it. Its number says that it is the same line.
 func TestWhatASyncHasFailedForIsWrittenAgain(t *testing.T) {
-	l, path, m := inMoody(t, Settings{})
+	var said page
+	l, path, m := inMoody(t, Settings{Log: slog.New(slog.NewTextHandler(&said, nil))})
 	intends(t, l)
 	m.set(func() { m.syncFails = 1 })
 	intends(t, l)
 	l.Close()
+	if !strings.Contains(said.text.String(), "input/output error") {
+		t.Errorf("got %q", said.text.String())
+	}
 	seen := map[uint64]bool{}
 	for _, is := range readFile(t, path) {
 		seen[is.Seq] = true
@@ -441,6 +456,29 @@ func TestEachLineIsInOneOfTheFilesThatARotationLeaves(t *testing.T) {
 	}
 	if s := l.Status(); s.Lost != 0 {
 		t.Errorf("got %+v", s)
+	}
+}
+
+// TestTheFormerFileIsSyncedBeforeItIsClosed, with what nobody waited for.
+func TestTheFormerFileIsSyncedBeforeItIsClosed(t *testing.T) {
+	l, path, m := inMoody(t, Settings{})
+	for _, again := range []func() error{l.Reopen, func() error { intends(t, l); return nil }} {
+		l.Note(t.Context(), issueOf("x"))
+		for text := ""; !strings.Contains(text, `"x"`); { // written, and not synced for a second
+			text, _ = readText(path)
+		}
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		m.set(func() { m.former, m.unready = true, true })
+		if err := again(); err != nil {
+			t.Error(err)
+		}
+		m.set(func() {
+			if m.former {
+				t.Error("it is not synced")
+			}
+		})
 	}
 }
 

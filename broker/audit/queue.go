@@ -356,7 +356,9 @@ func (q *queue) well() {
 func (q *queue) tell(err error) {
 	if !q.told {
 		q.told = true
-		q.tells(func() { q.log.Error("the audit log cannot be written: it is tried again and again", "error", err.Error()) })
+		q.tells(func() {
+			q.log.Error("the audit log cannot be written: it is tried again and again", "error", err.Error())
+		})
 	}
 }
 

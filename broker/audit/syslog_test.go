@@ -243,6 +243,41 @@ func (s *strict) snapshot() []told {
 	return s.lines[:len(s.lines):len(s.lines)]
 }
 
+// TestWhatIsWrittenAfterASyslogHasHungUpGoesToAnotherConnection: a write to the former one would be lost without an error.
+func TestWhatIsWrittenAfterASyslogHasHungUpGoesToAnotherConnection(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	to, err := newSyslogSink("tcp://" + ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.close()
+	is := lineOf(denial(shop, "main"), "", "", "")
+	for seq := range uint64(3) {
+		at := time.Now()
+		e := &entry{data: append(head(at, strings.Repeat("0", 32), seq+1), is.tail()...), at: at, event: is.Event, grave: true}
+		if n, err := to.write([]*entry{e}); n != 1 || err != nil {
+			t.Fatalf("got %d %v", n, err)
+		}
+		_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second))
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal("no other connection")
+		}
+		b := make([]byte, len(e.data)+100)
+		if _, err := io.ReadAtLeast(c, b, len(e.data)); err != nil {
+			t.Error(err)
+		}
+		_ = c.Close()
+		for !left(to.conn) {
+			continue
+		}
+	}
+}
+
 // TestTheSystemsSyslogGetsADatagramALine: a socket in place of /dev/log, of either sort.
 func TestTheSystemsSyslogGetsADatagramALine(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "log")
