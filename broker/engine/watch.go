@@ -180,7 +180,7 @@ func (w *watcher) withdraw(ctx context.Context) error {
 		if broker.KindOf(err) == broker.CallerNotAllowed {
 			return err
 		}
-		return nil //nolint:nilerr // token says it better
+		return nil // token says it better
 	}
 	there, ok := b.standing(ctx, w.caller, w.l, key)
 	if !ok {
