@@ -207,7 +207,7 @@ func TestASyslogThatDoesNotReadIsGivenWholeFramesOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	intends(t, l) // the file takes it
+	intends(t, l)                                          // the file takes it
 	for !strings.Contains(l.Status().Problem, "timeout") { // not before the frame is cut off
 		l.queues[0].watch(time.Now()) // which Run does
 	}
