@@ -104,9 +104,10 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 	$(BIN)/golangci-lint run
 	cd internal/sbom && $(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, buf, grpcurl, compose-spec, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, rsyslogd, buf, grpcurl, compose-spec, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
+	@scripts/need-rsyslog
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
 
 quick: ## most tests, without the race detector, in a minute or two: for a change at hand

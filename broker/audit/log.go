@@ -195,7 +195,7 @@ func (l *Log) advice() string {
 	for _, q := range l.queues {
 		all = append(all, q.name)
 	}
-	return "its " + strings.Join(all, " and its ") + " took no line in time: the broker's log and `health` say why; once one of them takes lines again, so does the broker"
+	return "its " + strings.Join(all, " and its ") + " took no line in time: the broker's log says why; once one of them takes lines again, so does the broker"
 }
 
 // lineOf is a record's line, with what the call and the policy add to it.

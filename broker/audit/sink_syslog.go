@@ -17,12 +17,12 @@ import (
 // localSyslog is where the system's syslog listens.
 const localSyslog = "/dev/log"
 
-// A syslogSink sends lines to a syslog: RFC 5424, on streams with octet counting (RFC 6587 section 3.4.1). What the connection has taken counts as written.
+// A syslogSink sends lines to a syslog: what syslog(3) writes to the system's, and elsewhere RFC 5424, on streams with octet counting (RFC 6587 section 3.4.1). What the connection has taken counts as written.
 type syslogSink struct {
-	// networks are tried one after the other.
-	networks []string
-	address  string
-	host     string
+	// network is that of the address. local: it is the system's.
+	network, address string
+	local            bool
+	host             string
 	// ctx ends with abort.
 	stop func()
 	dial func(network, address string) (net.Conn, error)
@@ -40,13 +40,13 @@ func newSyslogSink(where string) (*syslogSink, error) {
 	u, err := url.Parse(where)
 	switch {
 	case where == "local":
-		s.networks, s.address = []string{"unixgram", "unix"}, localSyslog
+		s.network, s.address, s.local = "unixgram", localSyslog, true
 	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
 		return nil, errSyslog
 	case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
-		s.networks, s.address = []string{"tcp"}, u.Host
+		s.network, s.address = "tcp", u.Host
 	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":
-		s.networks, s.address = []string{"unix"}, u.Path
+		s.network, s.address = "unix", u.Path
 	default:
 		return nil, errSyslog
 	}
@@ -82,26 +82,19 @@ func (s *syslogSink) connected() error {
 	if s.conn != nil {
 		return nil
 	}
-	var first error
-	for _, network := range s.networks {
-		c, err := s.dial(network, s.address)
-		if err != nil {
-			if first == nil || !errors.Is(err, syscall.EPROTOTYPE) { // the other sort of socket is there
-				first = err
-			}
-			continue
-		}
-		s.mu.Lock()
-		s.conn, s.stream = c, network != "unixgram"
-		aborted := s.aborted
-		s.mu.Unlock()
-		if aborted {
-			s.hangUp()
-			return net.ErrClosed
-		}
-		return nil
+	c, err := s.dial(s.network, s.address)
+	if err != nil {
+		return err
 	}
-	return first
+	s.mu.Lock()
+	s.conn, s.stream = c, s.network != "unixgram"
+	aborted := s.aborted
+	s.mu.Unlock()
+	if aborted {
+		s.hangUp()
+		return net.ErrClosed
+	}
+	return nil
 }
 
 // left reports whether the other side has closed the connection. What is written to one that is, is lost without an error.
@@ -178,11 +171,15 @@ const (
 	severityInfo = 6
 )
 
-// message is a line as RFC 5424 section 6 has it. The text is the line, without its end.
+// message is a line as RFC 5424 section 6 has it, or as the system's own syslog reads it, which is what syslog(3) writes. The text is the line, without its end.
 func (s *syslogSink) message(b []byte, l *entry) []byte {
 	severity := severityInfo
 	if l.grave {
 		severity = severityBad
+	}
+	if s.local {
+		b = fmt.Appendf(b, "<%d>%s tokenbroker[%d]: ", authpriv|severity, stamp(l.at).Local().Format(time.Stamp), os.Getpid())
+		return append(b, l.data[:len(l.data)-1]...)
 	}
 	b = fmt.Appendf(b, "<%d>1 %s %s tokenbroker %d ", authpriv|severity, stamp(l.at).Format("2006-01-02T15:04:05.000000Z"), s.host, os.Getpid())
 	b = append(b, messageID(string(l.event))...)

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/audit"
@@ -26,6 +28,7 @@ func (r *Running) auditor(bg context.Context) (broker.Auditor, error) {
 		},
 	}
 	if s.AuditStdout {
+		signal.Ignore(syscall.SIGPIPE) // whoever reads it may leave: that is no reason to end
 		of.Stdout = os.Stdout
 	}
 	log, err := audit.New(of)
