@@ -16,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -105,8 +106,17 @@ func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return e.recovering(ctx, req, info, next)
 }
 
+// healthNameMost bounds the name of a service whose health is asked for: it is kept for as long as the stream lasts, and no service has such a name.
+const healthNameMost = 256
+
 // stream is the interceptor of streams.
 func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if srv == nil { // there is no such method: unknownMethod says so
+		if k := connectionOf(ss.Context()); k != nil {
+			k.begins(ss.Context())
+		}
+		return next(srv, ss)
+	}
 	defer e.metrics.streaming(info.FullMethod)()
 	started := time.Now()
 	who, connection, err := identify(ss.Context(), info.FullMethod, started)
@@ -167,7 +177,11 @@ func (s *validatedStream) Context() context.Context { return s.ctx }
 
 func (s *validatedStream) RecvMsg(m any) error {
 	if s.endless {
-		return s.recvUntil(s.ctx, m)
+		err := s.recvUntil(s.ctx, m)
+		if h, ok := m.(*healthv1.HealthCheckRequest); err == nil && ok && len(h.GetService()) > healthNameMost {
+			return status.Error(codes.InvalidArgument, "no service has so long a name")
+		}
+		return err
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.edge.within)
 	defer cancel()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,11 +16,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	_ "google.golang.org/grpc/encoding/gzip" // registers itself: requests may be compressed
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -66,6 +68,8 @@ const (
 	pingAfter      = 2 * time.Minute
 	pingTimeout    = 20 * time.Second
 	pingsNotFaster = 10 * time.Second
+
+	windowBytes = 64 << 10
 
 	// workers are goroutines that go from call to call: a new one for each call would spend a fifth of the call's time on
 	// growing its stack. Calls that find all of them busy, with watches or exchanges, get one of their own.
@@ -133,7 +137,9 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 		go peers.follow(stopping)
 	}
 	options := append(transportOptions(from), grpc.Creds(peers), grpc.InTapHandle(peers.opened), grpc.UnaryInterceptor(e.unary), grpc.StreamInterceptor(e.stream), grpc.ForceServerCodecV2(newCodec()))
-	srv := grpc.NewServer(append(options, more...)...)
+	var srv *grpc.Server
+	options = append(options, grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error { return unknownMethod(srv, stream) }))
+	srv = grpc.NewServer(append(options, more...)...)
 	t := &tokens{broker: s.broker}
 	srv.RegisterService(t.desc(), t)
 	healthv1.RegisterHealthServer(srv, s.health)
@@ -145,12 +151,24 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 	s.grpc[d.Name] = srv
 }
 
+// unknownMethod answers for what there is not, as gRPC does by itself, but past the interceptors, which count the call.
+func unknownMethod(of *grpc.Server, stream grpc.ServerStream) error {
+	full, _ := grpc.MethodFromServerStream(stream)
+	service, method, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+	if _, there := of.GetServiceInfo()[service]; there {
+		return status.Errorf(codes.Unimplemented, "unknown method %.100s for service %s", method, service)
+	}
+	return status.Errorf(codes.Unimplemented, "unknown service %.100s", service)
+}
+
 // transportOptions are of connections, messages and goroutines, whatever is served.
 func transportOptions(s Settings) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams)),
 		grpc.MaxRecvMsgSize(orDefault(s.MaxMessageBytes, DefaultMessageBytes)),
 		grpc.MaxHeaderListSize(16 << 10),
+		// As much of a message as crowd.go counts with, and no more for a connection that is fast.
+		grpc.StaticStreamWindowSize(windowBytes), grpc.StaticConnWindowSize(16 * windowBytes),
 		grpc.ConnectionTimeout(pingTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingsNotFaster, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -42,27 +41,53 @@ func (b *Broker) PageKey(parts ...string) [32]byte {
 	return b.store.Fingerprint("page-token", parts...)
 }
 
-// Credentials returns up to limit credentials that the caller may read. A page may be short although there are more.
+// scannedMost bounds what one page looks through. Beyond it a page may be short although there are more: so much may be hidden, and nobody may count less of it.
+const scannedMost = 1000
+
+// Credentials returns up to limit credentials that the caller may read. A page may be short although there are more, where a thousand in a row are hidden.
 func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
 	return allowed(ctx, b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
-		page, err := b.store.Credentials(ctx, after, limit)
-		if err != nil {
-			f := b.storeFailure("", err)
-			if may, denied := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: f.Credential}); f.Credential != "" && (denied != nil || may.effect != broker.Allowed) {
-				named := *f
-				f, named.Credential = &named, "" // one that cannot be read, whose labels nobody knows
+		for scanned := 0; limit > 0; {
+			most := min(max(limit, 100), scannedMost-scanned)
+			page, err := b.store.Credentials(ctx, after, most)
+			if err != nil {
+				return Page{}, b.unreadable(caller, err)
 			}
-			return p, f
+			for _, c := range page {
+				may, err := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: c.Name})
+				if after = c.Name; err != nil || may.on(c) != nil {
+					continue
+				}
+				if len(p.Credentials) == limit { // there is one more, so that there is another page
+					p.Next = p.Credentials[limit-1].Name
+					return p, nil
+				}
+				p.Credentials = append(p.Credentials, c)
+			}
+			if scanned += len(page); len(page) < most {
+				return p, nil
+			}
+			if scanned >= scannedMost {
+				p.Next = after
+				return p, nil
+			}
 		}
-		if len(page) == limit && limit > 0 {
-			p.Next = page[len(page)-1].Name
-		}
-		p.Credentials = slices.DeleteFunc(page, func(c broker.Credential) bool {
-			may, err := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: c.Name})
-			return err != nil || may.on(c) != nil
-		})
 		return p, nil
 	})
+}
+
+// unreadable is why a list cannot be read, without the name of a record that the caller may not know of: one that cannot be read, whose labels nobody knows.
+func (b *Broker) unreadable(caller *broker.Caller, err error) error {
+	f := b.storeFailure("", err)
+	if f.Credential == "" {
+		return f
+	}
+	if may, denied := b.permit(broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: f.Credential}); denied == nil && may.effect == broker.Allowed {
+		return f
+	}
+	named := *f
+	named.Credential = ""
+	return &named
 }
 
 // DeleteCredential deletes a credential and everything of it. etag must match; zero: whatever is there. No background work

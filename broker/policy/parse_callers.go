@@ -163,7 +163,9 @@ func (r *reader) subject(e *entry, issuer *yaml.Node, w map[string]item, n *yaml
 	if s, ok := r.Text(issuer, what+".jwt"); ok && r.name(at(issuer), s, what+".jwt") {
 		e.authority = s
 	}
-	if it, ok := w["claims"]; ok {
+	if it, ok := w["claims"]; ok && what == "blocked" || ok && strings.HasPrefix(what, "blocked[") {
+		r.Wrong(it.At, "%s.claims: nobody is blocked by what they claim: what is too large or not plain is left out, and a token may be made so; block them by sub", what)
+	} else if ok {
 		for _, x := range r.Items(it.Value, what+".claims") {
 			e.claims = append(e.claims, claim{x.Key, r.values(x.Value, what+".claims."+yamldoc.Clip(x.Key), claimValues)})
 			if !slices.Contains(r.p.attributes, x.Key) {

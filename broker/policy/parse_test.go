@@ -116,6 +116,8 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{"{local: operators}", `{k8s: "*/a/b"}`, `5:53: callers.ops[2].k8s: "*/a/b": no wildcard may be in the name of an issuer`},
 		{"{local: operators}", `{k8s: prod/a/b, claims: {node: [x]}}`, `5:63: callers.ops[2].claims: it goes with jwt; leave it out`},
 		{"{local: operators}", "{via: mesh}", "5:48: callers.ops[2]: this version does not know the word \"via\" yet; leave it out"},
+		{"blocked: []", `blocked: [{jwt: ci, sub: "**", claims: {groups: [contractors]}}]`, "6:32: blocked[0].claims: nobody is blocked by what they claim: what is too large or not plain is left out, and a token may be made so; block them by sub"},
+		{"blocked: []", `blocked: [{jwt: ci, sub: "mallory"}]`, ""},
 		{"blocked: []", "blocked: [{unix: 5, claims: {a: b}}]", "6:21: blocked[0].claims: it goes with jwt; leave it out"},
 		{"  ops: [", "  spare: [{unix: 5}]\n  ops: [", "5:3: warning: callers.spare: no rule names it"},
 		{"  ops: [", "  Ops: [{unix: 5}]\n  ops: [", "5:3: callers: a name must be 1 to 63 of a-z 0-9 . _ -, a letter or digit first and last"},

@@ -360,7 +360,9 @@ func (d dice) model() model {
 		}
 	}
 	if d.IntN(4) == 0 {
-		m.blocked = append(m.blocked, d.entry())
+		e := d.entry()
+		e.claim = nil // nobody is blocked by what they claim
+		m.blocked = append(m.blocked, e)
 	}
 	for i := range 1 + d.IntN(5) {
 		r := modelRule{name: fmt.Sprintf("r%d", i), groups: d.some(1, 3, "g0", "g1", "g2")}

@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -70,15 +69,6 @@ func TestARequestIDOfAnotherRequestIsRefused(t *testing.T) {
 		t.Errorf("got %q, want what to do", got.message)
 	}
 	r.mustGet("main")
-}
-
-func TestGzipIsUnderstood(t *testing.T) {
-	r := newRig(t, rigOptions{})
-	r.create("main", r.account(upstreamsim.OfficeRnD))
-	res, err := r.tokens.GetToken(testContext(t), &get{Credential: "main"}, grpc.UseCompressor(gzip.Name))
-	if err != nil || res.GetToken().GetAccessToken() == "" {
-		t.Errorf("got %v", err)
-	}
 }
 
 func TestAWatchThatReachesItsDeadlineSaysSo(t *testing.T) {

@@ -143,7 +143,10 @@ func (k *keys) land(set *keySet, life time.Duration, err error) {
 		former := k.is.Load()
 		news = former == nil || former.set == nil || former.set.digest != set.digest
 		k.is.Store(&known{set: set, fetched: now})
-		if news || k.problem != "" {
+		switch {
+		case news && len(set.keys) == 0:
+			k.log.Error("an issuer has no key any more that can be used: its tokens count no more")
+		case news || k.problem != "":
 			k.log.Info("keys of an issuer fetched", "keys", len(set.keys), "changed", news)
 		}
 		if life == 0 {

@@ -324,6 +324,32 @@ func TestKeysInAFile(t *testing.T) {
 	}
 }
 
+// TestAnIssuerThatTakesItsLastKeyAway is heard: after a leak there may be no other one yet, or one of a sort that is not used here.
+func TestAnIssuerThatTakesItsLastKeyAway(t *testing.T) {
+	for name, now := range map[string]string{"none": set(), "one for something else": set(jwk("first", &rsaKey().PublicKey, func(m map[string]any) { m["use"] = "enc" })), "one of a new sort": `{"keys":[{"kty":"AKP","alg":"ML-DSA-65","pub":"x"}]}`} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHouse(t, set(first()))
+			all := tokensOf(t, h, time.Now, ci())
+			stop := follow(t, all)
+			synctest.Wait()
+			a := made(all.AuthenticateToken(t.Context(), minted("first", "x")))
+			h.answers(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != "/keys" {
+					return false
+				}
+				_, _ = w.Write([]byte(now))
+				return true
+			})
+			time.Sleep(freshMost) //nolint:forbidigo // virtual
+			synctest.Wait()
+			if a.Still() == nil || shows(t, all, minted("first", "x")) == "jwt:ci/x" {
+				t.Errorf("%s: the key counts on", name)
+			}
+			stop()
+		})
+	}
+}
+
 // TestKeysThatRotateAllTheTime: tokens of a key that stays are let in throughout, and those of one that comes and goes only while it is there, whoever asks at once.
 func TestKeysThatRotateAllTheTime(t *testing.T) {
 	h := newHouse(t, set(first()))

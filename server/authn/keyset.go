@@ -45,7 +45,8 @@ type keySet struct {
 }
 
 // parseKeys reads a JWK Set (RFC 7517 section 5), or the bundle of a trust domain (SPIFFE Trust Domain and Bundle, section 4). Keys that are not usable are
-// passed over, as the RFC wants it; skipped says which, and why. It fails where nothing is left.
+// passed over, as the RFC wants it; skipped says which, and why. A set with no key that is usable is one all the same: an issuer whose key has leaked takes
+// it out, whether or not it has another one.
 func parseKeys(data []byte, kind broker.CallerKind) (set *keySet, skipped []string, err error) {
 	doc, err := jsondoc.Read(data)
 	if err != nil {
@@ -74,9 +75,6 @@ func parseKeys(data []byte, kind broker.CallerKind) (set *keySet, skipped []stri
 			set.has[k.id] = true
 			set.keys = append(set.keys, k)
 		}
-	}
-	if len(set.keys) == 0 {
-		return nil, skipped, errors.New("the key set has no key that can be used")
 	}
 	ids := make([]string, 0, len(set.keys))
 	for _, k := range set.keys {

@@ -113,10 +113,14 @@ func (k *keys) begin() error {
 		return nil
 	}
 	set, life, err := k.load(context.Background())
-	if err == nil {
-		k.land(set, life, nil)
+	switch {
+	case err != nil:
+		return err
+	case len(set.keys) == 0: // later it is taken for what it says
+		return errors.New("the key set has no key that can be used: what it has is private, too short, or for something else")
 	}
-	return err
+	k.land(set, life, nil)
+	return nil
 }
 
 // sweepEvery is how often tokens are forgotten that have ended. Nobody can come with them; they only take room.

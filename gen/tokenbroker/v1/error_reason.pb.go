@@ -28,7 +28,7 @@ const (
 // trailer with -1, so that a client's retry policy cannot multiply an upstream's failure.
 //
 // What gRPC refuses before a handler has the message has neither details nor that trailer, and asking again does not help: a method that is
-// not there and a compressor other than gzip (UNIMPLEMENTED), a message that is too large (RESOURCE_EXHAUSTED), headers that are, and a
+// not there and a message that is compressed (UNIMPLEMENTED), a message that is too large (RESOURCE_EXHAUSTED), headers that are, and a
 // message that does not come in time (DEADLINE_EXCEEDED, CANCELLED). A message that cannot be read, such as one with a text that is no
 // UTF-8, is REQUEST_INVALID like any other request that is wrong.
 type ErrorReason int32
