@@ -76,6 +76,8 @@ type connection struct {
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
 	running atomic.Int64
+	// streams are its calls that are open.
+	streams opened
 	// calls and unread are what it may have open, of the crowd's. came is how many bytes came, and opened how many calls, since it had none; looksAt is when
 	// that is looked at next: the reader's own. consumed are those of them that were read, where they are counted.
 	calls, unread         atomic.Int64
@@ -137,7 +139,7 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		return nil, nil, err
 	}
 	c.crowd.enter(k)
-	k.looksAt = bytesChunk
+	k.looksAt, k.streams.in.skip = bytesChunk, clientPreface
 	k.seen.Store(c.generation.Load())
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
@@ -284,7 +286,7 @@ func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context,
 		k.used.Store(true) // only when it changes: all its calls share this line
 	}
 	silent := k.silent.Add(1)
-	if !k.opens(silent + k.running.Load() + k.lasting.Load()) {
+	if !k.opens(k.open()) {
 		k.silent.Add(-1)
 		return nil, errCallsMost
 	}

@@ -176,7 +176,14 @@ func (c *crowd) remove(k *connection) {
 }
 
 // open is how many calls of the connection are open.
-func (k *connection) open() int64 { return k.silent.Load() + k.running.Load() + k.lasting.Load() }
+func (k *connection) open() int64 { return k.streams.n.Load() }
+
+// Write implements net.Conn. It sees which calls are over: one goroutine calls it at a time.
+func (k *connection) Write(p []byte) (int, error) {
+	n, err := k.Conn.Write(p)
+	k.streams.goes(p[:n])
+	return n, err
+}
 
 // spare is what it has of the crowd's and does not need.
 func (k *connection) spare() (s load) {
@@ -201,6 +208,7 @@ var errCrowded = errors.New("more has come than anybody has read, and there is n
 // Read implements net.Conn. It counts what comes: it is called by one goroutine, which opens the calls as well.
 func (k *connection) Read(p []byte) (int, error) {
 	n, err := k.Conn.Read(p)
+	k.streams.comes(p[:n])
 	if k.came += int64(n); k.came < k.looksAt || err != nil {
 		return n, err
 	}

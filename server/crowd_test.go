@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"net"
 	"path/filepath"
@@ -20,7 +21,21 @@ import (
 )
 
 // halfDone opens calls on a connection of its own, each with so much of a message that does not end, until the connection is closed.
-func halfDone(t *testing.T, addr string, calls, size int) (held net.Conn) {
+func halfDone(t *testing.T, addr string, calls, size int) {
+	t.Helper()
+	message := append([]byte{0, 0, 0, 0, 0}, make([]byte, size)...)
+	binary.BigEndian.PutUint32(message[1:], 1<<20)
+	ask(t, addr, calls, "/tokenbroker.v1.TokenBrokerService/GetToken", message, false)
+}
+
+// notTaken makes calls whose answers are never taken.
+func notTaken(t *testing.T, addr string, calls int) {
+	t.Helper()
+	ask(t, addr, calls, "/grpc.health.v1.Health/Check", []byte{0, 0, 0, 0, 0}, true, http2.Setting{ID: http2.SettingInitialWindowSize})
+}
+
+// ask makes calls on a connection of its own, and goes on until it is closed.
+func ask(t *testing.T, addr string, calls int, method string, message []byte, whole bool, settings ...http2.Setting) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
@@ -33,34 +48,31 @@ func halfDone(t *testing.T, addr string, calls, size int) (held net.Conn) {
 	}
 	go func() { _, _ = bytes.NewBuffer(nil).ReadFrom(conn) }() // what it says
 	f := http2.NewFramer(conn, nil)
-	if f.WriteSettings() != nil {
-		return conn
+	if f.WriteSettings(settings...) != nil {
+		return
 	}
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
-	message := append([]byte{0, 0, 0, 0, 0}, make([]byte, size)...)
-	binary.BigEndian.PutUint32(message[1:], 1<<20)
 	for i := range calls {
 		block.Reset()
 		for _, h := range [][2]string{
-			{":method", "POST"}, {":scheme", "http"}, {":path", "/tokenbroker.v1.TokenBrokerService/GetToken"}, {":authority", "x"},
+			{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "x"},
 			{"content-type", "application/grpc"}, {"te", "trailers"},
 		} {
 			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
 		}
 		id := uint32(2*i + 1)
 		if f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}) != nil {
-			return conn
+			return
 		}
 		for rest := message; len(rest) > 0; {
 			n := min(len(rest), 16<<10)
-			if f.WriteData(id, false, rest[:n]) != nil {
-				return conn
+			if f.WriteData(id, whole && n == len(rest), rest[:n]) != nil {
+				return
 			}
 			rest = rest[n:]
 		}
 	}
-	return conn
 }
 
 func memory() uint64 {
@@ -73,7 +85,15 @@ func memory() uint64 {
 // TestWhatNobodyReadsIsBounded: calls whose messages do not end take no more memory than there is for them, by whichever way, and keep out nobody but those
 // who cannot be told from who makes them.
 func TestWhatNobodyReadsIsBounded(t *testing.T) {
-	for name, test := range map[string]struct{ calls, size int }{"calls": {800, 5}, "bytes": {300, 60_000}} {
+	for name, load := range map[string]func(t *testing.T, addr string){
+		"calls": func(t *testing.T, addr string) { halfDone(t, addr, 800, 5) },
+		"bytes": func(t *testing.T, addr string) { halfDone(t, addr, 300, 60_000) },
+		"answers nobody takes": func(t *testing.T, addr string) {
+			for range 5 {
+				notTaken(t, addr, 1000)
+			}
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStand(t, func(s server.Settings) server.Settings {
 				s.Capacity = server.Capacity{Calls: 1000, Unread: 8 << 20}
@@ -88,7 +108,7 @@ func TestWhatNobodyReadsIsBounded(t *testing.T) {
 			operator := tokenbrokerv1.NewTokenBrokerServiceClient(dial(t, "unix:"+path))
 			before := memory()
 			for range 10 { // without a bound 140 or 180 MiB
-				halfDone(t, s.addr, test.calls, test.size)
+				load(t, s.addr)
 				if _, err := operator.GetToken(t.Context(), &get{Credential: "main"}); err != nil {
 					t.Fatalf("another caller: %v", err)
 				}
@@ -98,6 +118,36 @@ func TestWhatNobodyReadsIsBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestACallThatIsOverIsNotOpen, whoever has ended it, and how: what gRPC answers by itself, what has a message that cannot be read or is too large, what is
+// reset.
+func TestACallThatIsOverIsNotOpen(t *testing.T) {
+	s := newStand(t, func(s server.Settings) server.Settings {
+		s.Capacity = server.Capacity{Calls: 150} // a party has 112
+		return s
+	})
+	conn := dial(t, "passthrough:///"+s.addr)
+	for range 200 {
+		for method, message := range map[string]any{
+			"/tokenbroker.v1.TokenBrokerService/NoSuch":   &get{},
+			"/no.such.Service/Method":                     &get{},
+			"/tokenbroker.v1.TokenBrokerService/GetToken": &get{Credential: strings.Repeat("x", 2<<20)},
+		} {
+			if err := conn.Invoke(t.Context(), method, message, &tokenbrokerv1.GetTokenResponse{}); err == nil || strings.Contains(err.Error(), "as there is room for") {
+				t.Fatalf("%s: got %v", method, err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		w, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).WatchToken(ctx, &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
+		if err == nil {
+			_, err = w.Recv()
+		}
+		if cancel(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.get()
 }
 
 // TestWhoBringsMuchThatIsReadGoesOn: large headers and messages count for as long as they are held.

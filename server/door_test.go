@@ -113,7 +113,7 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 		k := &connection{Conn: v, of: c}
 		k.peer.Authenticated = Authenticated{Caller: broker.NewCaller(broker.DNS, "company", from, broker.ProofX509, "services")}
 		c.crowd.enter(k)
-		k.silent.Store(open)
+		k.streams.n.Store(open)
 		return k, v
 	}
 	a1, gone := come("10.0.0.1", 200)
@@ -135,7 +135,7 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 	take(d, 32, true)
 	take(a2, 136, true)
 	take(a2, 1, false) // nobody else has more
-	b.silent.Store(0)
+	b.streams.n.Store(0)
 	c.crowd.swept = time.Time{}
 	take(d, 100, true) // of what b does not need
 	for _, k := range []*connection{a1, a2, b, d} {
