@@ -699,3 +699,30 @@ func TestWhatOneBrokerAllowsAnotherDoesNot(t *testing.T) {
 		wantKind(t, ask(broker.Denied), broker.CallerNotAllowed)
 	})
 }
+
+// TestAListDoesNotTellHowManyAreHidden: its pages are as many as what may be read fills.
+func TestAListDoesNotTellHowManyAreHidden(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(byLabel("env", "test"))))
+		for i := range 150 {
+			name := fmt.Sprintf("c%03d", i)
+			if w.create(name, nil); i == 70 || i == 71 {
+				w.label(name, map[string]string{"env": "test"})
+			}
+		}
+		var got []broker.CredentialName
+		for after := broker.CredentialName(""); len(got) < 3; {
+			p, err := w.Credentials(t.Context(), shop, after, 1)
+			if err != nil || len(p.Credentials) != 1 {
+				t.Fatalf("got %+v, %v", p, err)
+			}
+			got = append(got, p.Credentials[0].Name)
+			if after = p.Next; after == "" {
+				break
+			}
+		}
+		if !slices.Equal(got, []broker.CredentialName{"c070", "c071"}) {
+			t.Errorf("got %q", got)
+		}
+	})
+}

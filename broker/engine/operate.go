@@ -48,7 +48,7 @@ const scannedMost = 1000
 func (b *Broker) Credentials(ctx context.Context, caller *broker.Caller, after broker.CredentialName, limit int) (Page, error) {
 	return allowed(ctx, b, caller, broker.ReadCredential, "", func(permit) (p Page, err error) {
 		for scanned := 0; limit > 0; {
-			most := min(max(limit, 100), scannedMost-scanned)
+			most := max(limit+1, 100) // one more, which says whether there is another page
 			page, err := b.store.Credentials(ctx, after, most)
 			if err != nil {
 				return Page{}, b.unreadable(caller, err)
