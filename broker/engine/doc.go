@@ -22,7 +22,7 @@
 //	pursuit     a flight at work: what it has done, and what it holds      (round.go)
 //	round       one look at everything, and one step                       (round.go)
 //	plan        which step: a table of what is known                       (plan.go)
-//	slot        where a token's entry is, for all names that callers have  (cache.go)
+//	slot        where a token's entry is, for all names that callers have  (names.go)
 //	line        what this process knows of a credential beside its tokens  (line.go)
 //	moves       what was dropped of it while somebody reads                (moves.go)
 //	turn        the right to go for a grant: one flight at a time          (line.go)

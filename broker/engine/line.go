@@ -239,3 +239,46 @@ func (l *line) watched(grant [32]byte, marker broker.ID, now time.Duration) bool
 	}
 	return now-seen.since >= takeoverGrace
 }
+
+// hold returns a credential's line, which stays until it is released.
+func (c *cache) hold(name broker.CredentialName) *line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[name]
+	if l == nil {
+		l = newLine(name)
+		c.lines[name] = l
+	}
+	l.holders++
+	return l
+}
+
+func (c *cache) release(l *line) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.holders--
+	c.tidy(l)
+}
+
+// tidy drops a line that nobody holds and that has no entries: callers who ask for names that do not exist fill no memory.
+func (c *cache) tidy(l *line) {
+	if l.holders == 0 && len(l.slots) == 0 && len(l.pending) == 0 && c.lines[l.name] == l {
+		delete(c.lines, l.name)
+	}
+}
+
+// each calls f with every line.
+func (c *cache) each(f func(*line)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lines {
+		f(l)
+	}
+}
+
+// line returns a credential's line if there is one, without holding it.
+func (c *cache) line(name broker.CredentialName) *line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines[name]
+}
