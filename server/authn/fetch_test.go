@@ -89,7 +89,7 @@ func TestWhatNoIssuerAnswers(t *testing.T) {
 			for r.Context().Err() == nil {
 				fmt.Fprint(w, " ")
 				w.(http.Flusher).Flush()
-				time.Sleep(time.Second) //nolint:forbidigo // virtual
+				pass(time.Second)
 			}
 			return true
 		}, "within 10s"},
@@ -100,7 +100,7 @@ func TestWhatNoIssuerAnswers(t *testing.T) {
 			stop := follow(t, all)
 			synctest.Wait()
 			h.answers(test.answer)
-			time.Sleep(freshMost) //nolint:forbidigo // virtual
+			pass(freshMost)
 			synctest.Wait()
 			s := all.Status()[0]
 			if !s.Stale || !strings.Contains(s.Problem, test.want) || strings.Contains(s.Problem, "html") {
@@ -110,7 +110,7 @@ func TestWhatNoIssuerAnswers(t *testing.T) {
 				t.Errorf("%s: got %s", name, got)
 			}
 			h.answers(nil)
-			time.Sleep(2 * againMost) //nolint:forbidigo // virtual
+			pass(2 * againMost)
 			synctest.Wait()
 			if s := all.Status()[0]; s.Stale {
 				t.Errorf("%s: afterwards: got status %+v", name, s)

@@ -54,7 +54,7 @@ func TestKeysThatRotate(t *testing.T) {
 		if err := old.Still(); err != nil {
 			t.Errorf("while both keys are there: %v", err)
 		}
-		time.Sleep(freshMost) //nolint:forbidigo // virtual
+		pass(freshMost)
 		synctest.Wait()
 		select {
 		case <-changed:
@@ -108,7 +108,7 @@ func TestAStormOfUnknownKeys(t *testing.T) {
 			t.Errorf("a storm caused %d fetches, want %d at most", n-1, askedBurst)
 		}
 		before := h.count("/keys")
-		time.Sleep(2 * askedEvery) //nolint:forbidigo // virtual: it may be asked again
+		pass(2 * askedEvery) // it may be asked again
 		for name, token := range map[string]string{
 			"a wrong signature":           mint(rsaOther(), `{"alg":"RS256","kid":"first"}`, claimsAt(time.Now(), "")),
 			"an algorithm that fits not":  mint(ecKey(), `{"alg":"ES256","kid":"first"}`, claimsAt(time.Now(), "")),
@@ -122,7 +122,7 @@ func TestAStormOfUnknownKeys(t *testing.T) {
 		}
 		const minutes = 3
 		for range minutes * 60 {
-			time.Sleep(time.Second) //nolint:forbidigo // virtual
+			pass(time.Second)
 			for i := range 20 {
 				token := mint(edKey(), fmt.Sprintf(`{"alg":"EdDSA","kid":"k%d"}`, i), claimsAt(time.Now(), ""))
 				if got := shows(t, all, token); got != errKey.Detail {
@@ -151,7 +151,7 @@ func TestAnIssuerThatIsAway(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return true
 		})
-		time.Sleep(believedFor - 2*time.Minute) //nolint:forbidigo // virtual
+		pass(believedFor - 2*time.Minute)
 		day := minted("first", "late")
 		a, err := all.AuthenticateToken(t.Context(), day)
 		if err != nil {
@@ -263,12 +263,12 @@ func TestHowLongKeysAreFresh(t *testing.T) {
 			all := tokensOf(t, h, time.Now, ci())
 			stop := follow(t, all)
 			synctest.Wait()
-			time.Sleep(want * 89 / 100) //nolint:forbidigo // virtual
+			pass(want * 89 / 100)
 			synctest.Wait()
 			if n := h.count("/keys"); n != 1 {
 				t.Errorf("%s: it was asked too early", cache)
 			}
-			time.Sleep(want * 22 / 100) //nolint:forbidigo // virtual
+			pass(want * 22 / 100)
 			synctest.Wait()
 			if n := h.count("/keys"); n != 2 {
 				t.Errorf("%s: it was asked %d times", cache, n)
@@ -340,7 +340,7 @@ func TestAnIssuerThatTakesItsLastKeyAway(t *testing.T) {
 				_, _ = w.Write([]byte(now))
 				return true
 			})
-			time.Sleep(freshMost) //nolint:forbidigo // virtual
+			pass(freshMost)
 			synctest.Wait()
 			if a.Still() == nil || shows(t, all, minted("first", "x")) == "jwt:ci/x" {
 				t.Errorf("%s: the key counts on", name)

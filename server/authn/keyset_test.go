@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -81,7 +80,7 @@ func TestKeysThatCannotBeUsed(t *testing.T) {
 		l := &log{}
 		all := made(newTokens(TokenSettings{Issuers: []Issuer{ci()}, Log: l.logger()}, h.dial))
 		stop := follow(t, all)
-		time.Sleep(3 * freshDefault) //nolint:forbidigo // virtual
+		pass(3 * freshDefault)
 		synctest.Wait()
 		if n := strings.Count(l.String(), "passed over"); n != 1 || strings.Contains(l.String(), "AQAB") {
 			t.Errorf("it is told %d times: %s", n, l)

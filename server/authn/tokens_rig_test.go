@@ -43,6 +43,9 @@ func made[T any](v T, err error) T {
 	return v
 }
 
+// pass lets virtual time pass.
+func pass(d time.Duration) { <-time.After(d) }
+
 // mint makes a token by hand, of a header and claims as they are written. The key decides how it is signed.
 func mint(key any, header, claims string) string {
 	enc := base64.RawURLEncoding.EncodeToString
