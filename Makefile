@@ -104,7 +104,7 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 	$(BIN)/golangci-lint run
 	cd internal/sbom && $(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, rsyslogd, buf, grpcurl, compose-spec, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
 	@scripts/need-rsyslog
