@@ -335,6 +335,11 @@ func TestAnIntentWaitsTwoSecondsAndNoLonger(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		cancel()
+		gone, leave := context.WithCancel(t.Context())
+		leave() // who asked waits no more: that is no outage
+		if _, err := l.Intend(gone, change()); broker.KindOf(err) != broker.Canceled {
+			t.Errorf("got %v", err)
+		}
 		if s := l.Status(); !s.Away || s.Problem == "" {
 			t.Errorf("got %+v", s)
 		}

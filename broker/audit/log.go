@@ -186,6 +186,9 @@ func (l *Log) wait(ctx context.Context, e *entry) error {
 		return nil
 	default:
 	}
+	if errors.Is(ctx.Err(), context.Canceled) { // nobody waits for it any more: that says nothing of the sinks
+		return &broker.Failure{Kind: broker.Canceled}
+	}
 	return &broker.Failure{Kind: broker.AuditUnavailable, Detail: l.advice()}
 }
 
@@ -226,7 +229,7 @@ func (l *Log) Intend(ctx context.Context, r broker.AuditRecord) (done func(count
 	}
 	if err := l.wait(ctx, e); err != nil {
 		if !e.gone() { // it may be written all the same
-			done(0, broker.AuditUnavailable)
+			done(0, err)
 		}
 		return nil, err
 	}

@@ -220,11 +220,7 @@ func TestADirectoryThatTakesNothingRefusesChanges(t *testing.T) {
 func asNobody(t *testing.T) {
 	t.Helper()
 	const nobody = 65534
-	dir, err := os.MkdirTemp("", "nobody")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +230,7 @@ func asNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	its := filepath.Join(dir, "test")
-	if err := errors.Join(os.WriteFile(its, program, 0o755), os.Chown(dir, nobody, nobody)); err != nil { //nolint:gosec // nobody has to run it
+	if err := errors.Join(os.WriteFile(its, program, 0o755), os.Chown(dir, nobody, nobody), os.Chmod(filepath.Dir(dir), 0o711)); err != nil {
 		t.Fatal(err)
 	}
 	child := exec.CommandContext(t.Context(), its, "-test.run=^"+t.Name()+"$", "-test.v")

@@ -145,7 +145,7 @@ func (l *Log) await(ctx context.Context, p pair, u *use, again bool) (*broker.Us
 		if !e.gone() { // it may be written all the same
 			is := u.line
 			is.Event, is.Of = broker.AuditIssued, e.seq
-			is.ends(broker.AuditUnavailable)
+			is.ends(err)
 			l.write(&is, first)
 		}
 	}

@@ -85,6 +85,19 @@ func always(e broker.Effect) func(broker.Access) broker.Effect {
 
 var shop = broker.NewCaller(broker.SPIFFE, "corp.example", "ns/shop/sa/cart", broker.ProofX509, "services")
 
+// byScope allows what selects this scope alone, once that is known.
+func byScope(scope string) func(broker.Access) broker.Effect {
+	return func(a broker.Access) broker.Effect {
+		switch {
+		case a.Known == broker.Unread:
+			return broker.Depends
+		case a.Selection.Scopes.String() == scope:
+			return broker.Allowed
+		}
+		return broker.Denied
+	}
+}
+
 func authorizedBy(r *ruler) func(*engine.Settings) {
 	return func(s *engine.Settings) { s.Authorizer = r }
 }
@@ -397,15 +410,7 @@ func TestATokenWithMoreThanIsAllowedIsNotHandedOut(t *testing.T) {
 // TestWhatIsNotChosenCountsAsWhatItBecomes: the scopes that a credential has by default are decided on before anything is asked for.
 func TestWhatIsNotChosenCountsAsWhatItBecomes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(func(a broker.Access) broker.Effect {
-			switch {
-			case a.Known == broker.Unread:
-				return broker.Depends
-			case a.Selection.Scopes.String() == "read":
-				return broker.Allowed
-			}
-			return broker.Denied
-		})))
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(byScope("read"))))
 		for _, name := range []string{"read", "write"} {
 			w.create(name, nil)
 			if _, err := w.UpdateCredential(t.Context(), local, engine.Change{Name: broker.CredentialName(name), Edit: func(d *engine.Draft) (err error) {
@@ -475,15 +480,7 @@ func TestAFailureIsToldToThoseWhoMayKnowIt(t *testing.T) {
 // TestWhatIsDisabledIsDecidedAsWhatItIs: its defaults count as those of others.
 func TestWhatIsDisabledIsDecidedAsWhatItIs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(func(a broker.Access) broker.Effect {
-			switch {
-			case a.Known == broker.Unread:
-				return broker.Depends
-			case a.Selection.Scopes.String() == "read":
-				return broker.Allowed
-			}
-			return broker.Denied
-		})))
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(byScope("read"))))
 		for name, want := range map[broker.CredentialName]broker.Kind{"read": broker.CredentialDisabled, "write": broker.CallerNotAllowed} {
 			w.create(string(name), nil)
 			if _, err := w.UpdateCredential(t.Context(), local, engine.Change{Name: name, Edit: func(d *engine.Draft) (err error) {
