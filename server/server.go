@@ -80,6 +80,7 @@ const (
 type Server struct {
 	// grpc is behind each door, by its name; the one of this machine has none.
 	grpc    map[string]*grpc.Server
+	peers   []*connections
 	health  *health.Server
 	broker  *engine.Broker
 	metrics *Metrics
@@ -149,6 +150,7 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 		reflection.RegisterV1(srv)
 	}
 	s.grpc[d.Name] = srv
+	s.peers = append(s.peers, peers)
 }
 
 // unknownMethod answers for what there is not, as gRPC does by itself, but past the interceptors, which count the call.
@@ -221,7 +223,7 @@ func (s *Server) SetChanging(changing bool) {
 }
 
 // Stop ends the server: health says NOT_SERVING, after grace new calls are refused, calls and exchanges that are under way
-// finish, all bounded by ctx. It fails when a new refresh token was lost.
+// finish, all bounded by ctx. Answers that nobody takes are not waited for. It fails when a new refresh token was lost.
 func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 	s.health.Shutdown()
 	select {
@@ -239,6 +241,9 @@ func (s *Server) Stop(ctx context.Context, grace time.Duration) error {
 		close(done)
 	}()
 	err := s.broker.Close(ctx)
+	for _, of := range s.peers {
+		go of.finish(done)
+	}
 	select {
 	case <-done:
 	case <-ctx.Done():
