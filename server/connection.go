@@ -70,9 +70,16 @@ type connection struct {
 	// ending: it is about to be closed.
 	ending atomic.Bool
 	// seen is a generation as of which the peer is believed, and last the token that was brought last.
-	seen  atomic.Uint64
-	last  atomic.Pointer[bearing]
-	place *list.Element // in its room, which guards it; nil: it has none
+	seen atomic.Uint64
+	last atomic.Pointer[bearing]
+	// introduced is who brought a token first. Nil: nobody has.
+	introduced atomic.Pointer[broker.Caller]
+	// since is when it entered its room, place where it is there, and roomParty as whose: the room guards them. place is nil: it has none.
+	since     time.Time
+	place     *list.Element
+	roomParty party
+	// crowdParty is as whose the crowd counts it, which guards it.
+	crowdParty party
 	// used: a call has come since the room last looked. running are the calls that do, but for streams.
 	used    atomic.Bool
 	running atomic.Int64
@@ -106,12 +113,27 @@ func (k *connection) Close() error {
 	return k.Conn.Close()
 }
 
-// party is what connections are counted by: the caller, or the machine where calls say who makes them.
-func (k *connection) party() string {
-	if k.peer.Caller == nil && k.of.door.Tokens != nil {
-		return "at " + hostOf(k.RemoteAddr())
+// A party is what connections are counted by: a caller, or a machine where nobody has proven yet who they are.
+type party struct {
+	name string
+	// stranger: calls are to say who makes them, and none has brought a token that counts. Strangers give way first, and not to each other alone.
+	stranger bool
+}
+
+func (k *connection) party() party {
+	caller := cmp.Or(k.peer.Caller, k.introduced.Load())
+	if caller == nil && k.of.door.Tokens != nil {
+		return party{"at " + hostOf(k.RemoteAddr()), true}
 	}
-	return k.peer.Caller.String()
+	return party{name: caller.String()}
+}
+
+// introduce has the connection be of who brought a token first: a proxy that calls for many is one party, too.
+func (k *connection) introduce(c *broker.Caller) {
+	if k.peer.Caller == nil && k.introduced.CompareAndSwap(nil, c) {
+		k.of.room.recount(k)
+		k.of.crowd.recount(k)
+	}
 }
 
 // busy reports whether a call runs.
@@ -190,9 +212,19 @@ func (c *connections) follow(ctx context.Context) {
 		select {
 		case <-certificates:
 		case <-tokens:
-		case <-tick.C:
+		case now := <-tick.C:
+			c.tidy(now)
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// tidy closes the connections of strangers who have asked nothing for a while.
+func (c *connections) tidy(now time.Time) {
+	for _, k := range c.room.all() {
+		if k.party().stranger && !k.busy() && k.open() == 0 && !k.used.Swap(false) && now.Sub(k.since) >= lookEvery {
+			_ = k.Close()
 		}
 	}
 }
@@ -208,6 +240,33 @@ func (c *connections) look(now time.Time) {
 		if err != nil && k.ending.CompareAndSwap(false, true) {
 			c.log.Info("connection closed: its caller is trusted no more", "listener", c.door.Name, "caller", k.peer.Caller.String(), "cause", causeOf(err))
 			time.AfterFunc(endsAfter, func() { _ = k.Close() })
+		}
+	}
+}
+
+// At a stop, a connection on which nothing runs that is the broker's is closed after a while: its callers take no answers, or send no messages.
+const (
+	finishEvery  = 500 * time.Millisecond
+	finishWithin = 4 // times
+)
+
+// finish closes those until all is done.
+func (c *connections) finish(done <-chan struct{}) {
+	tick := time.NewTicker(finishEvery)
+	defer tick.Stop()
+	idle := map[*connection]int{}
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		for _, k := range c.room.all() {
+			if k.busy() {
+				delete(idle, k)
+			} else if idle[k]++; idle[k] == finishWithin {
+				_ = k.Close()
+			}
 		}
 	}
 }

@@ -31,7 +31,8 @@ const (
 type Capacity struct {
 	// Connections are of each door; default 2000. One more takes the place of another.
 	Connections int
-	// Calls are those that are open, on all connections together, streams too; default 32768. One party has three quarters of them at most.
+	// Calls are those that are open, on all connections together, streams too; default 32768. One party has three quarters of them at most, and
+	// those who have not proven who they are half of them.
 	Calls int
 	// Unread is how many bytes may have come that nobody has read yet; default 128 MiB. One party has half of them at most.
 	Unread int
@@ -62,25 +63,35 @@ type load struct{ calls, unread int64 }
 
 func (l load) plus(o load) load { return load{l.calls + o.calls, l.unread + o.unread} }
 
+func (l load) minus(o load) load { return load{l.calls - o.calls, l.unread - o.unread} }
+
 func (l load) within(most load) bool { return l.calls <= most.calls && l.unread <= most.unread }
 
 // A crowd is all that is open in the process. Connections take from it in chunks, so that a call seldom asks. Safe for concurrent use.
+//
+// Where there is no more, somebody else's connection is closed who has more: of those who have proven who they are, one of the party that has most. Strangers
+// are not told apart by their machine here, for one may have many addresses, and many may have one: the connection that has most goes. All of them have half
+// of what there is at most, give way to everybody else, and have an eighth that nobody takes from them.
 type crowd struct {
-	most, partyMost load
+	most, partyMost, strangersMost, othersMost load
 
-	mu  sync.Mutex
-	all load
-	of  map[string]load // by party
-	in  map[*connection]struct{}
+	mu             sync.Mutex
+	all, strangers load
+	of             map[party]load
+	in             map[*connection]struct{}
 	// swept is when what is not needed was last taken back.
 	swept time.Time
 }
 
 func newCrowd(c Capacity) *crowd {
 	c = c.orDefault()
+	part := func(of, in int) load {
+		return load{int64(c.Calls) * int64(of) / int64(in), int64(c.Unread) * int64(of) / int64(in)}
+	}
+	most := part(1, 1)
 	return &crowd{
-		most: load{int64(c.Calls), int64(c.Unread)}, partyMost: load{int64(c.Calls) * 3 / 4, int64(c.Unread) / 2},
-		of: map[string]load{}, in: map[*connection]struct{}{},
+		most: most, partyMost: load{part(3, 4).calls, part(1, 2).unread}, strangersMost: part(1, 2), othersMost: most.minus(part(1, strangersPart)),
+		of: map[party]load{}, in: map[*connection]struct{}{},
 	}
 }
 
@@ -88,11 +99,25 @@ func newCrowd(c Capacity) *crowd {
 func (c *crowd) enter(k *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	k.crowdParty = k.party()
 	c.in[k] = struct{}{}
 }
 
+// recount counts a connection as its party's, which has changed.
+func (c *crowd) recount(k *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, in := c.in[k]; !in {
+		return
+	}
+	has := k.has()
+	c.give(k, has)
+	k.crowdParty = k.party()
+	c.give(k, load{}.minus(has))
+}
+
 // take gives a connection more. It reports whether there was as much: what others have and do not need is taken back for it, and where that is not enough
-// a connection is closed of the party that has most, if that is another one and has more.
+// a connection is closed that has more.
 func (c *crowd) take(k *connection, more load) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,58 +129,82 @@ func (c *crowd) take(k *connection, more load) bool {
 			}
 		}
 	}
-	if _, in := c.in[k]; !in || !c.of[k.party()].plus(more).within(c.partyMost) {
+	if _, in := c.in[k]; !in || !c.of[k.crowdParty].plus(more).within(c.partyMost) {
 		return false
 	}
-	for !c.all.plus(more).within(c.most) {
-		most := c.largest(c.of[k.party()].plus(more), more.calls > 0)
+	for !c.fits(k, more) {
+		most := c.largest(k, more)
 		if most == nil {
 			return false
 		}
 		c.remove(most)
 		go func() { _ = most.Conn.Close() }() // gRPC sees it, and closes the rest
 	}
-	c.give(k, load{-more.calls, -more.unread})
+	c.give(k, load{}.minus(more))
 	return true
 }
 
-// largest is the connection that has most, of the party that has most, if that has more than a load: of calls, or of what is unread. nil: none does.
-func (c *crowd) largest(than load, calls bool) (most *connection) {
+// fits reports whether there is room for more of a connection.
+func (c *crowd) fits(k *connection, more load) bool {
+	return c.all.plus(more).within(c.most) && c.of[k.crowdParty].plus(more).within(c.partyMost) && c.fitsAside(k, more)
+}
+
+// fitsAside reports whether more of a connection is within what strangers have, or what the others have.
+func (c *crowd) fitsAside(k *connection, more load) bool {
+	if k.crowdParty.stranger {
+		return c.strangers.plus(more).within(c.strangersMost)
+	}
+	return c.all.minus(c.strangers).plus(more).within(c.othersMost)
+}
+
+// largest is the connection that is to go for more of another one; nil: none has more than that would have.
+func (c *crowd) largest(k *connection, more load) (most *connection) {
 	has := func(l load) int64 {
-		if calls {
+		if more.calls > 0 {
 			return l.calls
 		}
 		return l.unread
 	}
-	party, top := "", has(than)
-	for name, of := range c.of {
-		if has(of) > top {
-			party, top = name, has(of)
+	if k.crowdParty.stranger || c.fitsAside(k, more) {
+		top := int64(0)
+		if k.crowdParty.stranger {
+			top = has(k.has().plus(more))
+		}
+		for other := range c.in {
+			if its := has(other.has()); other.crowdParty.stranger && other != k && its > top {
+				most, top = other, its
+			}
+		}
+		return most
+	}
+	var with party
+	top := has(c.of[k.crowdParty].plus(more))
+	for p, of := range c.of {
+		if !p.stranger && has(of) > top {
+			with, top = p, has(of)
 		}
 	}
 	top = 0
-	for k := range c.in {
-		if its := has(load{k.calls.Load(), k.unread.Load()}); party != "" && k.party() == party && its > top {
-			most, top = k, its
+	for other := range c.in {
+		if its := has(other.has()); other.crowdParty == with && its > top {
+			most, top = other, its
 		}
 	}
 	return most
-}
-
-func (c *crowd) fits(k *connection, more load) bool {
-	return c.all.plus(more).within(c.most) && c.of[k.party()].plus(more).within(c.partyMost)
 }
 
 // give takes something back from a connection; the caller holds mu.
 func (c *crowd) give(k *connection, back load) {
 	k.calls.Add(-back.calls)
 	k.unread.Add(-back.unread)
-	minus := load{-back.calls, -back.unread}
-	c.all = c.all.plus(minus)
-	if of := c.of[k.party()].plus(minus); of == (load{}) {
-		delete(c.of, k.party())
+	c.all = c.all.minus(back)
+	if k.crowdParty.stranger {
+		c.strangers = c.strangers.minus(back)
+	}
+	if of := c.of[k.crowdParty].minus(back); of == (load{}) {
+		delete(c.of, k.crowdParty)
 	} else {
-		c.of[k.party()] = of
+		c.of[k.crowdParty] = of
 	}
 }
 
@@ -172,8 +221,11 @@ func (c *crowd) remove(k *connection) {
 		return
 	}
 	delete(c.in, k)
-	c.give(k, load{k.calls.Load(), k.unread.Load()})
+	c.give(k, k.has())
 }
+
+// has is what a connection has of the crowd's.
+func (k *connection) has() load { return load{k.calls.Load(), k.unread.Load()} }
 
 // open is how many calls of the connection are open.
 func (k *connection) open() int64 { return k.streams.n.Load() }

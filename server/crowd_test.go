@@ -190,3 +190,16 @@ func TestWhoBringsMuchThatIsReadGoesOn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAStopWaitsForNobodyWhoTakesNothing: neither for answers that are not taken, nor for messages that do not come.
+func TestAStopWaitsForNobodyWhoTakesNothing(t *testing.T) {
+	s := newStand(t)
+	notTaken(t, s.addr, 3)
+	halfDone(t, s.addr, 3, 5)
+	s.get()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := s.server.Stop(ctx, 0); err != nil || ctx.Err() != nil {
+		t.Errorf("got %v, after %v", err, ctx.Err())
+	}
+}

@@ -1,7 +1,10 @@
 package server
 
 import (
+	"context"
+	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,13 +16,13 @@ import (
 type visitor struct {
 	net.Conn
 	from   string
-	closed bool
+	closed atomic.Bool
 	gone   chan struct{} // closed with it; nil: nobody waits
 }
 
 func (v *visitor) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(v.from)} }
 func (v *visitor) Close() error {
-	if v.closed = true; v.gone != nil {
+	if !v.closed.Swap(true) && v.gone != nil {
 		close(v.gone)
 	}
 	return nil
@@ -35,7 +38,7 @@ func TestALobbyIsBounded(t *testing.T) {
 	gone := func(what string, who ...*visitor) {
 		t.Helper()
 		for i, v := range who {
-			if !v.closed {
+			if !v.closed.Load() {
 				t.Errorf("%s: %d, of %s, is still there", what, i, v.from)
 			}
 		}
@@ -48,7 +51,7 @@ func TestALobbyIsBounded(t *testing.T) {
 	e := come("10.0.0.5") // a, b3, c and d are alone
 	gone("where all are alike, the one that is there the longest", a)
 	for _, v := range []*visitor{b3, c, d, e} {
-		if v.closed {
+		if v.closed.Load() {
 			t.Errorf("one of %s had to go", v.from)
 		}
 	}
@@ -59,7 +62,7 @@ func TestALobbyIsBounded(t *testing.T) {
 	six.enter(far)
 	six.enter(&visitor{from: "2001:db8:0:1::1"})
 	gone("the older one of a network", near)
-	if far.closed {
+	if far.closed.Load() {
 		t.Error("and both were counted")
 	}
 }
@@ -69,7 +72,7 @@ func TestWhoHasLeftTheLobbyMakesRoom(t *testing.T) {
 	first, second := &visitor{from: "10.0.0.1"}, &visitor{from: "10.0.0.1"}
 	l.enter(first)()
 	leave := l.enter(second)
-	if first.closed {
+	if first.closed.Load() {
 		t.Error("who had left was closed")
 	}
 	leave()
@@ -97,8 +100,8 @@ func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
 		c.look(now)
 		<-time.After(endsAfter + time.Millisecond)
 		synctest.Wait()
-		if !over.closed || lasts.closed || endless.closed {
-			t.Errorf("closed: over %t, lasting %t, endless %t", over.closed, lasts.closed, endless.closed)
+		if !over.closed.Load() || lasts.closed.Load() || endless.closed.Load() {
+			t.Errorf("closed: over %t, lasting %t, endless %t", over.closed.Load(), lasts.closed.Load(), endless.closed.Load())
 		}
 	})
 }
@@ -107,7 +110,7 @@ func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
 // party that has most.
 func TestWhoHasMostMakesRoom(t *testing.T) {
 	c := newConnections(10)
-	c.crowd = newCrowd(Capacity{Calls: 400, Unread: 4 << 20}) // 300 calls of one party, 2 MiB
+	c.crowd = newCrowd(Capacity{Calls: 458, Unread: 4 << 20}) // 401 calls of those who are known, 343 of one party
 	come := func(from string, open int64) (*connection, *visitor) {
 		v := &visitor{from: from, gone: make(chan struct{})}
 		k := &connection{Conn: v, of: c}
@@ -123,18 +126,18 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 	take := func(k *connection, calls int64, want bool) {
 		t.Helper()
 		if got := c.crowd.take(k, load{calls: calls}); got != want {
-			t.Errorf("%d calls of %s: got %t", calls, k.party(), got)
+			t.Errorf("%d calls of %s: got %t", calls, k.party().name, got)
 		}
 	}
 	take(a1, 200, true)
 	take(a2, 100, true)
-	take(a2, 1, false) // a party's part
+	take(a2, 44, false) // a party's part
 	take(b, 100, true)
 	take(b, 32, true) // in the place of a1
 	<-gone.gone
 	take(d, 32, true)
 	take(a2, 136, true)
-	take(a2, 1, false) // nobody else has more
+	take(a2, 2, false) // nobody else has more
 	b.streams.n.Store(0)
 	c.crowd.swept = time.Time{}
 	take(d, 100, true) // of what b does not need
@@ -146,3 +149,124 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 		t.Errorf("there is something left: %+v", c.crowd)
 	}
 }
+
+// nobody's door takes tokens, and this is what comes there.
+func stranger(c *connections, from string) (*connection, *visitor) {
+	v := &visitor{from: from, gone: make(chan struct{})}
+	return &connection{Conn: v, of: c}, v
+}
+
+func someCaller(name string) *broker.Caller {
+	return broker.NewCaller(broker.DNS, "company", name, broker.ProofX509, "services")
+}
+
+// TestStrangersGiveWay: of those who are connected, and with what they have open; each other, too, and never all of what is theirs.
+func TestStrangersGiveWay(t *testing.T) { synctest.Test(t, strangersGiveWay) }
+
+func strangersGiveWay(t *testing.T) {
+	c := newConnections(10)
+	c.door.Tokens = noTokens{}
+	c.room.most, c.crowd = 16, newCrowd(Capacity{Calls: 160})
+	var known []*visitor
+	enter := func(from, caller string, calls int64) (*connection, *visitor) {
+		t.Helper()
+		k, v := stranger(c, from)
+		if err := c.room.enter(k); err != nil {
+			t.Fatal(err)
+		}
+		c.crowd.enter(k)
+		k.streams.n.Store(calls)
+		if !c.crowd.take(k, load{calls: calls}) && caller != "" {
+			t.Fatalf("no room for %d calls at %s", calls, from)
+		}
+		if caller != "" {
+			k.introduce(someCaller(caller))
+			known = append(known, v)
+		}
+		return k, v
+	}
+	stand := func(when string, want int) {
+		t.Helper()
+		synctest.Wait()
+		n := 0
+		for _, v := range known {
+			if !v.closed.Load() {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%s: %d of those who are known are there, want %d", when, n, want)
+		}
+	}
+	for i := range 12 { // the same machine as strangers come from, which does not matter
+		enter("10.0.0.1", fmt.Sprint("caller", i), 5)
+	}
+	for i := range 100 {
+		enter(fmt.Sprint("10.0.1.", i), "", 1)
+		enter("10.0.0.1", "", 20)
+	}
+	stand("strangers came", 12)
+	if n := c.crowd.strangers.calls; n > 80 {
+		t.Errorf("strangers have %d calls open", n)
+	}
+	for i := range 2 { // 14 of 16
+		enter("10.0.0.1", fmt.Sprint("new", i), 5)
+		enter("10.0.0.1", "", 1)
+	}
+	stand("others are known meanwhile", 14)
+	enter("10.0.0.1", "another", 1)
+	enter("10.0.0.1", "one more", 1)
+	stand("who came is known", 15)
+	for range 5 {
+		enter("10.0.0.1", "", 1)
+	}
+	stand("an eighth is for strangers", 14)
+	for _, k := range c.room.all() {
+		c.room.leave(k)
+		c.crowd.leave(k)
+	}
+	if c.room.open != 0 || c.room.strangers != 0 || len(c.room.of) != 0 || c.crowd.all != (load{}) || c.crowd.strangers != (load{}) || len(c.crowd.of) != 0 {
+		t.Errorf("there is something left: %+v %+v", c.room.of, c.crowd.of)
+	}
+}
+
+// TestAStrangerWhoAsksNothingGoes, after a minute or two; whoever asks, and whoever is known, stays.
+func TestAStrangerWhoAsksNothingGoes(t *testing.T) {
+	c := newConnections(10)
+	c.door.Tokens = noTokens{}
+	in := func(caller string) (*connection, *visitor) {
+		k, v := stranger(c, "10.0.0.1")
+		if err := c.room.enter(k); err != nil {
+			t.Fatal(err)
+		}
+		c.crowd.enter(k)
+		if caller != "" {
+			k.introduce(someCaller(caller))
+		}
+		return k, v
+	}
+	_, idle := in("")
+	asks, asking := in("")
+	watches, watching := in("")
+	_, known := in("a")
+	watches.lasting.Add(1)
+	for i := range 4 {
+		asks.used.Store(true)
+		c.tidy(time.Now().Add(time.Duration(i) * lookEvery / 2))
+		if want := i >= 2; idle.closed.Load() != want {
+			t.Errorf("after %d looks: closed %t", i+1, idle.closed.Load())
+		}
+	}
+	if asking.closed.Load() || watching.closed.Load() || known.closed.Load() {
+		t.Errorf("closed: asking %t, watching %t, known %t", asking.closed.Load(), watching.closed.Load(), known.closed.Load())
+	}
+}
+
+// noTokens takes none.
+type noTokens struct{}
+
+func (noTokens) AuthenticateToken(context.Context, string) (*Authenticated, error) {
+	return nil, broker.NotFound
+}
+func (noTokens) Remembers(string) bool    { return false }
+func (noTokens) Changes() <-chan struct{} { return nil }

@@ -117,7 +117,7 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 		return proof{}, unproven(errNotBearer)
 	}
 	if !k.of.door.Tokens.Remembers(token) {
-		if at := k.of.newTokens.wait(k.party(), now); at > 0 {
+		if at := k.of.newTokens.wait(k.party().name, now); at > 0 {
 			return proof{}, &broker.Failure{Kind: broker.CallerLimited, RetryAt: now.Add(at), Detail: "more tokens come from this machine than can be looked at, which were not seen before"}
 		}
 	}
@@ -128,6 +128,7 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 	if err != nil {
 		return proof{}, unproven(err)
 	}
+	k.introduce(who.Caller)
 	is := &bearing{headers[0], proof{who, k.of, generation}}
 	k.last.Store(is)
 	return is.proof, nil

@@ -4,20 +4,29 @@ import (
 	"container/list"
 	"errors"
 	"sync"
+	"time"
 )
 
 // A room bounds how many connections there are. When it is full, one more takes the place of one of the caller that has most: of the one that was
 // not used the longest and runs no call. A caller that has most and whose connections all run calls gets no more; where it is another's, the call
 // ends. So one process with thousands of idle connections keeps nobody out, and one whose connections are all busy keeps out nobody but those
-// who cannot be told from it: on loopback all TCP callers are one, on a Unix socket each user is one. Safe for concurrent use.
+// who cannot be told from it: on loopback all TCP callers are one, on a Unix socket each user is one.
+//
+// Strangers go first, whatever they do: the one that is there the longest of the machine that has most, for whoever has a token proves it at once. An eighth
+// of the room is theirs, so that there is time to. Safe for concurrent use.
 type room struct {
 	most int64
 
 	mu   sync.Mutex
 	open int64
-	// of are the connections of each caller, by identity, whose turn to go is next first.
-	of map[string]*list.List
+	// strangers are those of them who are.
+	strangers int64
+	// of are the connections of each party, whose turn to go is next first.
+	of map[party]*list.List
 }
+
+// strangersPart is how much of what there is for connections and calls nobody takes from those who have not proven yet who they are: one in so many.
+const strangersPart = 8
 
 var errTooMany = errors.New("too many connections")
 
@@ -32,19 +41,24 @@ func (r *room) enter(k *connection) error {
 		}
 		r.remove(gone)
 	}
-	if r.of == nil {
-		r.of = map[string]*list.List{}
-	}
-	if r.of[k.party()] == nil {
-		r.of[k.party()] = list.New()
-	}
-	k.place = r.of[k.party()].PushBack(k)
-	r.open++
+	k.since = time.Now()
+	r.add(k)
 	r.mu.Unlock()
 	if gone != nil {
+		gone.of.crowd.leave(gone)
 		_ = gone.Conn.Close() // gRPC sees it, and ends what it has of it
 	}
 	return nil
+}
+
+// recount counts a connection as its party's, which has changed.
+func (r *room) recount(k *connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k.place != nil {
+		r.remove(k)
+		r.add(k)
+	}
 }
 
 // all are the connections that are in.
@@ -68,31 +82,52 @@ func (r *room) leave(k *connection) {
 	}
 }
 
-// remove takes a connection out; the caller holds mu.
-func (r *room) remove(k *connection) {
-	all := r.of[k.party()]
-	all.Remove(k.place)
-	k.place = nil
-	if r.open--; all.Len() == 0 {
-		delete(r.of, k.party())
+// add takes a connection in; the caller holds mu.
+func (r *room) add(k *connection) {
+	k.roomParty = k.party()
+	if r.of == nil {
+		r.of = map[party]*list.List{}
+	}
+	if r.of[k.roomParty] == nil {
+		r.of[k.roomParty] = list.New()
+	}
+	k.place = r.of[k.roomParty].PushBack(k)
+	r.open++
+	if k.roomParty.stranger {
+		r.strangers++
 	}
 }
 
-// spare is the connection that makes room for one of a caller; nil: none does. One that was used since it was last looked at is passed over once.
-// The caller holds mu.
-func (r *room) spare(newcomer string) *connection {
-	with, most := newcomer, 0
-	if all := r.of[newcomer]; all != nil {
-		most = all.Len()
+// remove takes a connection out; the caller holds mu.
+func (r *room) remove(k *connection) {
+	all := r.of[k.roomParty]
+	all.Remove(k.place)
+	k.place = nil
+	if r.open--; all.Len() == 0 {
+		delete(r.of, k.roomParty)
 	}
-	for caller, all := range r.of {
-		if all.Len() > most {
-			with, most = caller, all.Len()
+	if k.roomParty.stranger {
+		r.strangers--
+	}
+}
+
+// spare is the connection that makes room for one of a party; nil: none does. One that was used since it was last looked at is passed over once.
+// The caller holds mu.
+func (r *room) spare(newcomer party) *connection {
+	strangers := r.strangers > 0 && r.strangers >= r.most/strangersPart
+	var with party
+	most := 0
+	for p, all := range r.of {
+		if n := all.Len(); p.stranger == strangers && (n > most || n == most && p == newcomer) {
+			with, most = p, n
 		}
 	}
 	all := r.of[with]
 	if all == nil {
 		return nil
+	}
+	if strangers {
+		return all.Front().Value.(*connection)
 	}
 	var idle *connection
 	for range most {

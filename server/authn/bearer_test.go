@@ -11,19 +11,26 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"maps"
+	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/authn"
 )
 
@@ -37,7 +44,7 @@ type minter struct {
 const iss = "https://ci.example"
 
 // newBearers is a rig whose listeners take certificates of corp.example, and tokens of three issuers: ci, the cluster prod, and JWT-SVIDs of corp.example.
-func newBearers(t *testing.T) *minter {
+func newBearers(t *testing.T, more ...func(*server.Settings)) *minter {
 	t.Helper()
 	m := &minter{t: t, keys: map[string]crypto.Signer{
 		"one": must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), "two": must[*rsa.PrivateKey](t)(rsa.GenerateKey(rand.Reader, 2048)),
@@ -50,7 +57,7 @@ func newBearers(t *testing.T) *minter {
 			{Name: "prod", Kind: broker.Kubernetes, Issuer: "https://cluster.example", Audience: []string{"tokenbroker"}, JWKSFile: file},
 			{Name: "corp-jwt", Kind: broker.SPIFFE, TrustDomain: trustDomain, Audience: []string{"tokenbroker"}, JWKSFile: file},
 		}
-	})
+	}, more...)
 	return m
 }
 
@@ -245,5 +252,55 @@ func TestWhoWaitsIsLookedAtAgain(t *testing.T) {
 	_, err := tokenbrokerv1.NewTokenBrokerServiceClient(m.r.dial("services", m.r.config(nil))).GetToken(bearing(t, "Bearer "+token), &tokenbrokerv1.GetTokenRequest{Credential: "main"})
 	if status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestStrangersKeepNobodyOut: from as many addresses as they like, idle or with calls that are open, in hundreds; neither those who have brought a token, on the
+// connections that they have, nor those who bring their first one.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	m := newBearers(t, func(s *server.Settings) { s.Capacity = server.Capacity{Connections: 64, Calls: 1000} })
+	tokens := func(conn *grpc.ClientConn) tokenbrokerv1.TokenBrokerServiceClient {
+		return tokenbrokerv1.NewTokenBrokerServiceClient(conn)
+	}
+	ask := func(of tokenbrokerv1.TokenBrokerServiceClient, caller int) {
+		t.Helper()
+		ctx := bearing(t, "Bearer "+m.good(map[string]any{"sub": fmt.Sprint("caller-", caller)}))
+		if _, err := of.GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "main"}); err != nil {
+			t.Errorf("caller %d: %v", caller, err)
+		}
+	}
+	var known []tokenbrokerv1.TokenBrokerServiceClient
+	for i := range 20 {
+		known = append(known, tokens(m.r.once("services", m.r.config(nil))))
+		ask(known[i], i)
+	}
+	for i := range 300 {
+		from := net.Dialer{}
+		if runtime.GOOS == "linux" { // elsewhere a loopback has one address
+			from.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, byte(1+i%3), byte(1+i%100))}
+		}
+		conn := must[*grpc.ClientConn](t)(grpc.NewClient("passthrough:///"+m.r.addr["services"], grpc.WithTransportCredentials(credentials.NewTLS(m.r.config(nil))),
+			grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return from.DialContext(ctx, "tcp", addr) })))
+		defer func() { _ = conn.Close() }()
+		health := healthv1.NewHealthClient(conn)
+		calls := 1
+		if i%10 == 0 {
+			calls = 50
+		}
+		for range calls {
+			w, err := health.Watch(t.Context(), &healthv1.HealthCheckRequest{})
+			if err == nil {
+				_, err = w.Recv()
+			}
+			if err != nil && status.Code(err) != codes.Unavailable && status.Code(err) != codes.ResourceExhausted {
+				t.Fatal(err)
+			}
+		}
+		if i%30 == 29 {
+			ask(tokens(m.r.once("services", m.r.config(nil))), 100+i)
+		}
+	}
+	for i, of := range known {
+		ask(of, i)
 	}
 }

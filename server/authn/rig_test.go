@@ -166,7 +166,7 @@ func newRig(t *testing.T, more ...authn.Trust) *rig {
 func newRigOf(t *testing.T, edit func(*authn.Settings)) *rig { return newRigWith(t, edit, nil) }
 
 // newRigWith is newRigOf with issuers whose tokens are believed; nil: no tokens are. They are made once the rig's directory is there.
-func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []authn.Issuer) *rig {
+func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []authn.Issuer, more ...func(*server.Settings)) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), rules: newRules(func(broker.Access) bool { return true }), addr: map[string]string{}, auth: map[string]*authn.Certificates{}, tokens: map[string]*authn.Tokens{}, log: &lines{}}
 	log := slog.New(slog.NewJSONHandler(io.MultiWriter(r.log), nil))
@@ -195,6 +195,9 @@ func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []a
 			r.tokens[name], d.Tokens = all, all
 		}
 		settings.Doors = append(settings.Doors, d)
+	}
+	for _, f := range more {
+		f(&settings)
 	}
 	r.server = must[*server.Server](t)(server.New(settings))
 	var answering sync.WaitGroup
