@@ -383,7 +383,8 @@ func TestWhatHappensToTheFileIsMendedByItself(t *testing.T) {
 func TestAFileThatOthersMayWriteByNowIsNotOpenedAnew(t *testing.T) {
 	l, path := inFile(t)
 	intends(t, l)
-	if err := errors.Join(os.Rename(path, path+".1"), os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o622)); err != nil {
+	// At once: a line may be on its way, for which a file is opened that is there.
+	if err := errors.Join(os.WriteFile(path+".2", nil, 0o600), os.Chmod(path+".2", 0o622), os.Link(path, path+".1"), os.Rename(path+".2", path)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Reopen(); err == nil || !strings.Contains(err.Error(), "chmod go-w") || !strings.Contains(err.Error(), "the former one goes on") {

@@ -60,6 +60,9 @@ func TestAFileSystemThatHangsHoldsUpNoOtherSink(t *testing.T) {
 	for range 100 {
 		intends(t, l)
 	}
+	for l.file.resting() { // else it is opened anew before it hangs
+		time.Sleep(time.Millisecond)
+	}
 	if err := l.Reopen(); err == nil || !strings.Contains(err.Error(), "the former one goes on") {
 		t.Errorf("got %v", err)
 	}
@@ -137,4 +140,11 @@ func TestAnIntentOfACallerWhoGivesUpIsUndone(t *testing.T) {
 	if len(all) != 400 || undone != 0 {
 		t.Errorf("%d lines, %d are not undone", len(all), undone)
 	}
+}
+
+// resting reports whether the sink is not being called.
+func (q *queue) resting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.busy.IsZero()
 }
