@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,7 +26,7 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 		return outcome{failure: why}, false
 	}
 	there := b.cache.peekFor(t)
-	if there != nil && there.revision == b.upstream.Revision() {
+	if there != nil && b.asDefined(there) {
 		b.cache.try(there, now.At)
 		b.cache.warm(there)
 		serves := !b.cache.old(there, now.At) || b.cache.graced(broker.Moment(there.confirmed.Load()), now.At)
@@ -63,6 +64,20 @@ func (p *pursuit) withoutStore(ctx context.Context, last *seen, why *broker.Fail
 		return outcome{}, true
 	}
 	return outcome{failure: asFailure(err, p.key.name)}, false
+}
+
+// asDefined reports whether an entry is what its definition says as it is now, where others may have changed.
+func (b *Broker) asDefined(e *entry) bool {
+	revision := b.upstream.Revision()
+	if e.defined.Load() == revision {
+		return true
+	}
+	is, err := b.definition(e.credential)
+	if err != nil || is.Facts().Digest != e.facts.Digest || !slices.Equal(is.Destinations(e.credential), e.definition.Destinations(e.credential)) {
+		return false
+	}
+	e.defined.Store(revision)
+	return true
 }
 
 // obtainAlone obtains without a lease. before is what the process had until now, nil for nothing, and mark of what is stored.

@@ -63,7 +63,7 @@ func (c *cache) look(key lookup, n need, now broker.Instant, revision uint64) (*
 		return nil, fetch
 	}
 	e := to.current()
-	if e == nil || e.dropped.Load() || e.revision != revision {
+	if e == nil || e.dropped.Load() || e.defined.Load() != revision {
 		return nil, fetch
 	}
 	v := decide(e.issued, e.wall(now), n)
@@ -179,6 +179,7 @@ func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
 	now := c.clock.Now()
 	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: serials.Add(1)}
 	e.bytes = bytesOf(a)
+	e.defined.Store(a.revision)
 	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
 	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))

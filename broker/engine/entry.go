@@ -21,6 +21,8 @@ type entry struct {
 	made broker.Instant
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.
 	astray atomic.Bool
+	// defined is the revision of the definitions as of which it is what its own says.
+	defined atomic.Uint64
 	// serial tells it from every other entry of this process (serials). Who may have it is the same by all its names: they are of one selection.
 	serial uint64
 	// bytes is about what the token takes, wherever it is there.
@@ -58,7 +60,7 @@ func (e *entry) succeeds(m broker.Mark) bool { return e.over == m && m.TokenRevi
 
 // same reports whether another entry is of the same stored token, shown in the same way.
 func (e *entry) same(o *entry) bool {
-	return !e.dropped.Load() && !e.local && !o.local && e.mark == o.mark && e.issued.ID == o.issued.ID && e.revision == o.revision
+	return !e.dropped.Load() && !e.local && !o.local && e.mark == o.mark && e.issued.ID == o.issued.ID && e.defined.Load() == o.defined.Load()
 }
 
 // claim reports whether the caller is to start a background refresh. One wins; how the flight ends sets the next time.

@@ -352,3 +352,24 @@ func heap() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
+
+// TestADefinitionThatIsReadAgainChangesNothingInAnOutage, unless it says something else: the revision is of all definitions together.
+func TestADefinitionThatIsReadAgainChangesNothingInAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newReplicas(t, 1, &upstream{answer: issues(24 * time.Hour)}, grace(time.Hour))[0]
+		w.create("main", nil)
+		id := w.mustGet("main").Token.ID
+		w.backend.Away()
+		for range 5 {
+			w.up.revision.Add(1)
+			sleep(10 * time.Second)
+			if res, err := w.get("main"); err != nil || res.Token.ID != id || !res.Degraded {
+				t.Errorf("got %+v, %v", res, err)
+			}
+		}
+		w.up.facts.Digest = "another"
+		w.up.revision.Add(1)
+		_, err := w.get("main")
+		wantKind(t, err, broker.StoreUnavailable)
+	})
+}
