@@ -271,6 +271,8 @@ type Match struct {
 	Selection *[32]byte
 	// Epoch drops all: it becomes the credential's epoch.
 	Epoch ID
+	// Allowed decides on the credential as it is when they are dropped: where it fails, nothing is, and Drop fails with that. Nil: whatever it is.
+	Allowed func(Credential) error
 }
 
 // Dropped says what was dropped.

@@ -48,6 +48,11 @@ func (s *Store) drop(
 		if err != nil {
 			return nil, err
 		}
+		if m.Allowed != nil {
+			if err := m.Allowed(n.credential); err != nil {
+				return nil, err
+			}
+		}
 		// A try that only deletes conflicts with itself, where its answer was lost and a backend has asked again: what it left is made.
 		changes = slices.DeleteFunc(changes, func(c keptChange) bool { return m.Selection == nil || n.revision(c.place.Key) != c.revision })
 		made := len(changes)

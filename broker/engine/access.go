@@ -127,31 +127,40 @@ func (b *Broker) effective(may permit, c broker.Credential) permit {
 }
 
 // admits decides whether a caller may have what is in an entry, and has it audited. It is remembered with the caller, so that a hit decides nothing.
-// CallerNotAllowed, AuditUnavailable.
-func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry) error {
+// Unless it is, that may take a while, for the audit log: what was found out about the entry before has to be looked at again (stands).
+// CallerNotAllowed, AuditUnavailable; errAgain where who may what has changed meanwhile.
+func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry) (remembered bool, err error) {
 	is := broker.Admission{Operation: op, Serial: e.serial, Generation: b.authorize.Generation()}
 	if caller == nil {
-		return notAllowed(key.name)
+		return false, notAllowed(key.name)
 	}
 	if caller.Memo.Admitted(is) {
-		return nil
+		return true, nil
 	}
 	a := broker.Access{
 		Caller: caller, Operation: op, Credential: key.name, Known: broker.Stored, Labels: e.credential.Labels, Selection: e.chosen, Granted: e.issued.Granted,
 	}
 	decided := b.authorize.Decide(a)
 	if decided.Effect != broker.Allowed {
-		return notAllowed(key.name)
+		return false, notAllowed(key.name)
 	}
-	var err error
 	if is.Uses, err = b.audit.Use(ctx, broker.AuditRecord{
 		Event: broker.AuditIssued, Caller: caller, Operation: op, Credential: key.name, Provider: e.facts.Name, Rule: decided.Rule,
 		Selection: e.chosen, Granted: e.issued.Granted, TokenID: e.issued.ID,
 	}); err != nil {
-		return asFailure(err, key.name)
+		return false, asFailure(err, key.name)
 	}
 	caller.Memo.Admit(is)
-	return nil
+	if b.authorize.Generation() != is.Generation {
+		return false, errAgain
+	}
+	return false, nil
+}
+
+// stands reports whether an entry that a caller was to be given before it waited still may be.
+func (b *Broker) stands(e *entry) bool {
+	now := b.clock.Now()
+	return !e.dropped.Load() && !e.ended(now) && (!b.cache.shared || e.local || b.cache.trusts(e, now.At))
 }
 
 // mayUnread decides by what this process knows of a credential, where the store cannot be asked.

@@ -52,15 +52,23 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 	// Whoever misspells a name must not believe that its tokens are gone.
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
-		if broker.KindOf(err) != broker.NotFound && b.mayUnread(may) {
-			b.cache.drop(i.Credential, named, false)
+		err = b.storeFailure(i.Credential, err)
+		if broker.KindOf(err) == broker.NotFound || !b.mayUnread(may) {
+			return broker.Dropped{}, err
 		}
-		return broker.Dropped{}, b.storeFailure(i.Credential, err)
+		audited, away := may.intend(ctx, broker.AuditInvalidated, broker.Credential{Provider: b.providerOf(i.Credential, nil)}, func(r *broker.AuditRecord) {
+			r.TokenID, r.Selection = i.TokenID, i.Selection
+		})
+		if away != nil {
+			return broker.Dropped{}, away
+		}
+		audited(b.cache.drop(i.Credential, named, false), err)
+		return broker.Dropped{}, err
 	}
 	if err := may.on(c); err != nil {
 		return broker.Dropped{}, err
 	}
-	m := broker.Match{TokenID: i.TokenID}
+	m := broker.Match{TokenID: i.TokenID, Allowed: may.on} // again: it may take a while until this is written down
 	var what dropped // everything
 	switch {
 	case !i.AccessToken.IsZero():

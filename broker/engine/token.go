@@ -45,8 +45,18 @@ func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Ope
 	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
-	if v != fetch && b.admits(ctx, caller, op, key, e) != nil {
-		v = fetch // what is stored by now decides
+	if v != fetch {
+		switch remembered, err := b.admits(ctx, caller, op, key, e); {
+		case err != nil:
+			v = fetch // what is stored by now decides
+		case !remembered:
+			now = b.clock.Now()
+			if again, is := b.cache.look(key, n, now, b.upstream.Revision()); again == e {
+				v = is
+			} else {
+				v = fetch
+			}
+		}
 	}
 	if v == serveAndRefresh && e.claim(now.At) {
 		b.refresh(key, need{fresh: true})
@@ -110,8 +120,9 @@ func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key looku
 				err = &broker.Failure{Kind: broker.Internal, Credential: l.name}
 			}
 		}()
-		bounded, cancel := context.WithTimeout(b.stopping, rejectMost) // whoever began it may give up
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), rejectMost) // whoever began it may give up
 		defer cancel()
+		defer context.AfterFunc(b.stopping, cancel)()
 		c, err := b.credential(bounded, l)
 		if err != nil {
 			return err
@@ -120,12 +131,17 @@ func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key looku
 		if err != nil {
 			return nil // there is no such token; the flight says why, by what is stored then
 		}
-		audited, err := permit{b: b, access: a}.intend(ctx, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID = id })
+		may, err := b.permit(a)
+		if err != nil {
+			return err
+		}
+		audited, err := may.intend(bounded, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID = id })
 		if err != nil {
 			return err
 		}
 		// One caller who rejects whatever it gets takes nobody's token away.
-		done, err := b.drop(bounded, l.name, broker.Match{TokenID: id, Spare: true}, &t, ofToken(id, broker.Secret{}), droppedID(id))
+		m := broker.Match{TokenID: id, Spare: true, Allowed: func(c broker.Credential) error { return b.effective(may, c).on(c) }}
+		done, err := b.drop(bounded, l.name, m, &t, ofToken(id, broker.Secret{}), droppedID(id))
 		audited(done.Count, err)
 		if err == nil && !done.Spared.IsZero() {
 			err = &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: c.Provider, RetryAt: done.Spared}
@@ -185,7 +201,11 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
 		case decide(e.issued, e.wall(now), n) != fetch, mine && failure == nil && !e.ended(now),
 			mine && failure != nil && fallback(e.issued, e.wall(now), n):
-			if err := b.admits(ctx, a.Caller, a.Operation, key, e); err != nil {
+			remembered, err := b.admits(ctx, a.Caller, a.Operation, key, e)
+			if errors.Is(err, errAgain) || err == nil && !remembered && !b.stands(e) {
+				continue
+			}
+			if err != nil {
 				return Result{}, err
 			}
 			degraded := failure != nil || b.cache.degraded(e, now.At)

@@ -51,6 +51,17 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 		if found, ok := b.trials.last(b.clock.Now().At, key); ok {
 			return found, nil
 		}
+		audited, err := may.intend(ctx, broker.AuditTested, c, nil)
+		if err != nil {
+			return t, err
+		}
+		defer func() {
+			why := err
+			if why == nil && t.Failure != nil {
+				why = t.Failure
+			}
+			audited(0, why)
+		}()
 		f, mine, err := b.join(key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
 		if err != nil {
 			return t, err
@@ -60,9 +71,6 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 		case <-ctx.Done():
 			return t, b.gaveUp(name, ctx.Err())
 		}
-		if mine {
-			b.auditTest(ctx, may.access, c, f.value.failure)
-		}
 		if found := f.value; found.failure != nil && len(found.attempts) == 0 {
 			return t, found.failure
 		}
@@ -71,15 +79,6 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 		}
 		return f.value.trial(), nil
 	})
-}
-
-// auditTest has a test audited: it makes a request to the upstream, and changes nothing but what that brings.
-func (b *Broker) auditTest(ctx context.Context, a broker.Access, c broker.Credential, failed *broker.Failure) {
-	r := broker.AuditRecord{Event: broker.AuditTested, Caller: a.Caller, Operation: a.Operation, Credential: c.Name, Provider: c.Provider}
-	if failed != nil {
-		r.Outcome = failed
-	}
-	b.audit.Note(ctx, r)
 }
 
 // trial is what a test has found.
