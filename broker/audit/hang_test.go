@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func TestAFileSystemThatHangsHoldsUpNoOtherSink(t *testing.T) {
 		intends(t, l)
 	}
 	for l.file.resting() { // else it is opened anew before it hangs
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	if err := l.Reopen(); err == nil || !strings.Contains(err.Error(), "the former one goes on") {
 		t.Errorf("got %v", err)

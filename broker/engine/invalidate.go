@@ -69,7 +69,7 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 		return broker.Dropped{}, err
 	}
 	m := broker.Match{TokenID: i.TokenID, Allowed: may.on} // again: it may take a while until this is written down
-	var what dropped // everything
+	var what dropped                                       // everything
 	switch {
 	case !i.AccessToken.IsZero():
 		m.TokenID = b.tokenID(c, i.AccessToken)
