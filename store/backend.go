@@ -69,7 +69,7 @@ type Reading struct {
 	Err error
 }
 
-// Room is a bound on how many rows of a kind a group may have.
+// Room is for one more keyed row of a kind: where a group has Most of them, those that end first go, and of those that end alike any.
 type Room struct {
 	Kind Kind
 	Most int
@@ -82,7 +82,7 @@ type Listing struct {
 	Incarnation [16]byte
 }
 
-// A Batch is a change of one group. If all conditions hold, then what is to be deleted goes, and after that the puts come.
+// A Batch is a change of one group. If all conditions hold, then what is to be deleted goes, then room is made, and after that the puts come.
 type Batch struct {
 	Group      Group
 	Conditions []Condition
@@ -91,8 +91,8 @@ type Batch struct {
 	Clear       []Kind
 	Deletes     []Key
 	Puts        []Put
-	// Room: if the group has as many rows already, the change is not made, and Apply fails with ErrNoRoom; nil: no bound.
-	Room *Room
+	// Rooms are made. What has to go is nobody's condition: changes that need room at the same time do not stand in each other's way.
+	Rooms []Room
 	// List adds an entry for this group to the index; nil: none.
 	List *Listing
 	// Unlist removes exactly this entry; with the zero incarnation, every entry of that name; nil: none.
@@ -111,9 +111,6 @@ type Note byte
 
 // ErrUnconfirmed is what Apply fails with when it made a change that too few replicas have confirmed.
 var ErrUnconfirmed = errors.New("made, and not confirmed by enough replicas")
-
-// ErrNoRoom is what Apply fails with where the batch's Room is taken. Nothing has changed.
-var ErrNoRoom = errors.New("there are as many rows as there may be")
 
 // A Listed is an entry of the index with the row that it was asked with; a zero Row: that is not there.
 type Listed struct {

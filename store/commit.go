@@ -20,7 +20,7 @@ func (l *lease) Commit(ctx context.Context, o broker.Outcome) (broker.Committed,
 // commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
 // one that the lease was taken for. shown is the revision of the grant as it is then; made: it was changed now.
 func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, made bool, err error) {
-	err = l.end(ctx, again, func(b *changing, full bool) (err error) {
+	err = l.end(ctx, again, func(b *changing) (err error) {
 		stored, shown, made = broker.Committed{}, Revision{}, false
 		if b == nil {
 			return nil
@@ -32,7 +32,7 @@ func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (store
 			}
 			return err
 		}
-		if stored.Grant, err = b.commitGrant(ctx, l, o, full); err != nil {
+		if stored.Grant, err = b.commitGrant(l, o); err != nil {
 			return err
 		}
 		if again && !stored.Grant {
@@ -48,8 +48,8 @@ func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (store
 			}
 			if o.Failure == nil {
 				b.remove(failureKey(l.key))
-			} else if err := b.failKey(ctx, l, *o.Failure, full); err != nil {
-				return err
+			} else {
+				b.failKey(l, *o.Failure)
 			}
 			if o.Token != nil && c.Epoch == l.epoch && (stored.Grant || b.heldBy(l)) {
 				if stored.Token, err = b.commitToken(l, *o.Token); err != nil {
@@ -90,7 +90,7 @@ func (b *changing) tokenOf(l *lease) bool {
 
 // commitGrant keeps, replaces or drops the grant if it is the generation that the lease was taken for. It reports whether it
 // did.
-func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, full bool) (bool, error) {
+func (b *changing) commitGrant(l *lease, o broker.Outcome) (bool, error) {
 	key := grantKey(l.key)
 	var old grantRecord
 	there, err := b.open(key, &old)
@@ -114,9 +114,7 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	switch {
 	case !o.RefreshToken.IsZero():
 		if !there && key != ownGrantKey {
-			if err := b.makeRoom(ctx, kindGrant, full, usedLast); err != nil {
-				return false, err
-			}
+			b.makeRoom(kindGrant)
 		}
 	case o.DropGrant:
 		b.remove(key)
@@ -129,66 +127,23 @@ func (b *changing) commitGrant(ctx context.Context, l *lease, o broker.Outcome, 
 	default:
 		return false, nil
 	}
-	b.put(key, g)
+	b.putGrant(key, g)
 	return true, nil
 }
 
-// makeRoom sees to it that another row of a kind fits. At first the batch has a bound, of one kind, and the backend refuses it where that is
-// reached. Then, full, it deletes a row: the earliest by first, which returns false for a row that has to stay.
-func (b *changing) makeRoom(ctx context.Context, kind Kind, full bool, first func(*snapshot, Key) (time.Time, bool, error)) error {
-	if !full {
-		if b.batch.Room == nil {
-			b.batch.Room = &Room{kind, b.s.options.MaxTokens}
-		}
-		return nil
-	}
-	all, err := b.s.list(ctx, b.name, kind)
-	if err != nil {
-		return err
-	}
-	var goes Key
-	var least time.Time
-	for _, key := range all.order {
-		if key.Kind != kind || key.ID == ([32]byte{}) {
-			continue
-		}
-		when, may, err := first(all, key)
-		if err != nil {
-			return err
-		}
-		if may && (goes == Key{} || when.Before(least)) {
-			goes, least = key, when
-		}
-	}
-	if goes != (Key{}) {
-		b.batch.Conditions = append(b.batch.Conditions, Condition{goes, all.revision(goes)})
-		b.batch.Deletes = append(b.batch.Deletes, goes)
-	}
-	return nil
+// makeRoom makes room for a row of a kind that has to be there at the end.
+func (b *changing) makeRoom(kind Kind) {
+	b.batch.Rooms = append(b.batch.Rooms, Room{kind, b.s.options.MaxTokens})
 }
 
-// obtainedLast is when a token was obtained: one that is asked for is obtained again before it ends, so that the one that was obtained the longest
-// ago is the one that nobody has asked for. One that can be used no more goes first.
-func obtainedLast(n *snapshot, key Key) (time.Time, bool, error) {
-	r, t, err := n.token(key)
-	if err != nil || t == nil || t.Rejected || n.s.ahead(r.SentAt.time(), n.asked) {
-		return time.Time{}, true, nil //nolint:nilerr // one that cannot be read is of no use
+// putGrant is put of a grant. One of a key was obtained without a human, and can be again: it lives for years from when it was used last, so that the one
+// that was used the longest ago ends first.
+func (b *changing) putGrant(key Key, g grantRecord) {
+	if key == ownGrantKey {
+		b.put(key, g)
+	} else {
+		b.putFor(key, g, maxTTL)
 	}
-	return r.SentAt.time(), true, nil
-}
-
-// usedLast is when a key's grant was used last. Grants of keys were obtained without a human, and can be again; one that is being
-// presented stays.
-func usedLast(n *snapshot, key Key) (time.Time, bool, error) {
-	var g grantRecord
-	if _, err := n.open(key, &g); err != nil {
-		return time.Time{}, false, err
-	}
-	last := g.UsedAt.time()
-	if last.Before(g.GivenAt.time()) {
-		last = g.GivenAt.time()
-	}
-	return last, g.Marker.IsZero(), nil
 }
 
 // commitToken stores the token, unless it was stored before and has been rejected since. It reports whether it did. Whoever was held up

@@ -60,8 +60,6 @@ func fromBackend(err error) error {
 		return broker.ErrConflict
 	case errors.Is(err, ErrUnconfirmed):
 		return ErrUnconfirmed
-	case errors.Is(err, ErrNoRoom):
-		return ErrNoRoom
 	case errors.As(err, &f) && (f.Kind == broker.StoreUnavailable || f.Kind == broker.RecordUnreadable):
 		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

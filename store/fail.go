@@ -9,7 +9,7 @@ import (
 
 // Release implements broker.Lease.
 func (l *lease) Release(ctx context.Context) error {
-	return l.end(ctx, false, func(b *changing, _ bool) error {
+	return l.end(ctx, false, func(b *changing) error {
 		if b == nil {
 			return nil
 		}
@@ -20,7 +20,7 @@ func (l *lease) Release(ctx context.Context) error {
 
 // Fail implements broker.Lease.
 func (l *lease) Fail(ctx context.Context, r broker.FailureRecord) error {
-	return l.end(ctx, false, func(b *changing, full bool) error {
+	return l.end(ctx, false, func(b *changing) error {
 		if b == nil {
 			return nil
 		}
@@ -29,7 +29,7 @@ func (l *lease) Fail(ctx context.Context, r broker.FailureRecord) error {
 			return err
 		}
 		if b.credential.Version == l.version {
-			if err := b.recordFailure(ctx, l, r, full); err != nil {
+			if err := b.recordFailure(l, r); err != nil {
 				return err
 			}
 		}
@@ -62,15 +62,15 @@ func (b *changing) failGrant(l *lease, r broker.FailureRecord) error {
 	if g.Marker == old.Marker && g.Uncertain == old.Uncertain && g.Refused == old.Refused {
 		return nil
 	}
-	b.put(key, g)
+	b.putGrant(key, g)
 	return nil
 }
 
 // recordFailure notes a failure of the key or of the credential.
-func (b *changing) recordFailure(ctx context.Context, l *lease, r broker.FailureRecord, full bool) error {
+func (b *changing) recordFailure(l *lease, r broker.FailureRecord) error {
 	switch r.Level {
 	case broker.LevelResponse, broker.LevelScope, broker.LevelTarget, broker.LevelRequest:
-		return b.failKey(ctx, l, r.Failure, full)
+		b.failKey(l, r.Failure)
 	case broker.LevelCredential:
 		var h healthRecord
 		if err := b.spare(healthKey, &h); err != nil {
@@ -85,15 +85,12 @@ func (b *changing) recordFailure(ctx context.Context, l *lease, r broker.Failure
 }
 
 // failKey notes a failure of the key.
-func (b *changing) failKey(ctx context.Context, l *lease, f broker.Remembered, full bool) error {
+func (b *changing) failKey(l *lease, f broker.Remembered) {
 	key := failureKey(l.key)
 	if _, there := b.rows[key]; !there {
-		if err := b.makeRoom(ctx, kindFailure, full, endsFirst); err != nil {
-			return err
-		}
+		b.makeRoom(kindFailure)
 	}
 	b.putUntil(key, failureRecord{id(l.version), b.remember(f)}, b.s.forgotten(f.RetryAt))
-	return nil
 }
 
 // forgotten is when a failure is forgotten that may be tried again at retry.
@@ -102,9 +99,4 @@ func (s *Store) forgotten(retry time.Time) time.Time {
 		retry = now
 	}
 	return retry.Add(memory)
-}
-
-// endsFirst is when a failure ends.
-func endsFirst(n *snapshot, key Key) (time.Time, bool, error) {
-	return n.now.Add(n.rows[key].Left), true, nil
 }

@@ -29,9 +29,8 @@ type lease struct {
 	followed bool
 }
 
-// Acquire implements broker.Lessor. Where the key would be one too many, the token goes that was obtained the longest ago; it fails with
-// TooManyTokens where that has not made room, and with StoreUnavailable while refreshing is suspended (see suspend.go). It applies one batch whose conditions are the revisions of what
-// was read, so nothing is read before.
+// Acquire implements broker.Lessor. Where the key would be one too many, the token goes that ends first. It fails with StoreUnavailable while refreshing is
+// suspended (see suspend.go). It applies one batch whose conditions are the revisions of what was read, so nothing is read before.
 func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (broker.Lease, error) {
 	if ttl <= 0 || spend && (len(n.grant.RefreshToken) == 0 || !n.key.Spends) {
 		return nil, misused("a lease without a time, or of nothing that this key may spend")
@@ -49,37 +48,25 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 		s: n.s, key: n.key, owner: broker.NewID(), incarnation: c.Incarnation, version: c.Version, epoch: c.Epoch,
 		place: c.Place, generation: n.grant.Generation.id(), spends: spend,
 	}
-	batch, err := n.acquire(ctx, l, ttl, false)
-	if errors.Is(err, ErrNoRoom) {
-		batch, err = n.acquire(ctx, l, ttl, true)
-	}
-	switch {
-	case batch == nil:
+	batch, err := n.acquisition(l, ttl)
+	if err != nil {
 		return nil, err
+	}
+	switch err = n.s.apply(ctx, n.s.backend, *batch); {
 	case err == nil:
 		l.left = n.after(*batch)
 		return l, nil
 	case errors.Is(err, ErrUnconfirmed):
 		// A failover could forget that the refresh token is being presented: nothing is to be sent.
 		return l, Unavailable("too few replicas confirm what is written (wait_replicas)")
-	case errors.Is(err, ErrNoRoom):
-		return nil, failure(broker.TooManyTokens, n.key.Credential)
 	case errors.Is(err, broker.ErrConflict):
 		return nil, err
 	}
 	return l, err // it may have been taken all the same
 }
 
-// acquire applies the batch that takes the lease, and returns it; nil: there is none to be applied. full: there was no room.
-func (n lessor) acquire(ctx context.Context, l *lease, ttl time.Duration, full bool) (*Batch, error) {
-	batch, err := n.acquisition(ctx, l, ttl, full)
-	if err != nil {
-		return nil, err
-	}
-	return batch, n.s.apply(ctx, n.s.backend, *batch)
-}
-
-func (n lessor) acquisition(ctx context.Context, l *lease, ttl time.Duration, full bool) (*Batch, error) {
+// acquisition is the batch that takes the lease.
+func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
 	b := n.change()
 	b.unchanged(tokenKey(n.key))
 	b.unchanged(failureKey(n.key))
@@ -91,14 +78,12 @@ func (n lessor) acquisition(ctx context.Context, l *lease, ttl time.Duration, fu
 	if l.spends {
 		marked := n.grant
 		marked.present(l.owner, n.s.wall(), n.clock())
-		b.put(grantKey(n.key), marked)
+		b.putGrant(grantKey(n.key), marked)
 	} else {
 		b.unchanged(grantKey(n.key))
 	}
 	if n.revision(tokenKey(n.key)) == (Revision{}) {
-		if err := b.makeRoom(ctx, kindToken, full, obtainedLast); err != nil {
-			return nil, err
-		}
+		b.makeRoom(kindToken)
 	}
 	// The view says that nobody holds the lease: there is none, or one that does not count. One that the view did see held
 	// stands in the way as long as it is there.
@@ -116,39 +101,31 @@ func (n lessor) acquisition(ctx context.Context, l *lease, ttl time.Duration, fu
 // end decides what an exchange leaves behind, and applies it. It decides first by what Acquire left, without reading. Only where that has
 // changed meanwhile, or the answer to Acquire was lost, does it read; and then it puts in place first what the backend has lost, because
 // this exchange may have built on it. With again it does not do that: it is itself what is put in place. decide is called with nil where the
-// credential is gone, or is another one by now, and with full where there was no room for what it decided before.
-func (l *lease) end(ctx context.Context, again bool, decide func(b *changing, full bool) error) error {
-	read, left, full := l.s.readMended, l.left, false
+// credential is gone, or is another one by now.
+func (l *lease) end(ctx context.Context, again bool, decide func(*changing) error) error {
+	read, left := l.s.readMended, l.left
 	if again {
 		read = l.s.read
 	}
-	made := func() error {
-		return l.s.change(ctx, func() (_ *Batch, err error) {
-			n := left
-			left = nil
-			if n == nil {
-				n, err = read(ctx, l.key.Credential, flightRows(l.key)...)
-				if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
-					return nil, decide(nil, full)
-				}
-				if err != nil {
-					return nil, err
-				}
+	return l.s.change(ctx, func() (_ *Batch, err error) {
+		n := left
+		left = nil
+		if n == nil {
+			n, err = read(ctx, l.key.Credential, flightRows(l.key)...)
+			if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
+				return nil, decide(nil)
 			}
-			b := n.change()
-			b.batch.Tell, b.batch.Finish = noteNews, true
-			if err := decide(b, full); err != nil {
+			if err != nil {
 				return nil, err
 			}
-			return b.done()
-		})
-	}
-	err := made()
-	if errors.Is(err, ErrNoRoom) {
-		full = true
-		err = made()
-	}
-	return err
+		}
+		b := n.change()
+		b.batch.Tell, b.batch.Finish = noteNews, true
+		if err := decide(b); err != nil {
+			return nil, err
+		}
+		return b.done()
+	})
 }
 
 // heldBy reports whether the lease is still this one. Whoever has lost it cannot know what has become of a token that hangs on

@@ -2,7 +2,9 @@ package bolt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -115,8 +117,8 @@ func (d *DB) writeAll(all []*change) {
 	}
 }
 
-// apply makes the change and reports whether it wrote anything. All conditions are checked before the first write: it fails with ErrConflict
-// or ErrNoRoom, and then has written nothing. What the disk says is in w.err.
+// apply makes the change and reports whether it wrote anything. All conditions are checked before the first write: it fails with ErrConflict,
+// and then has written nothing. What the disk says is in w.err.
 func (w *writer) apply(b store.Batch, now time.Time) (bool, error) {
 	revision := func(k store.Key) store.Revision {
 		h, ok := headOf(w.rows.Get(rowKey(b.Group, k)))
@@ -135,9 +137,6 @@ func (w *writer) apply(b store.Batch, now time.Time) (bool, error) {
 			return false, broker.ErrConflict
 		}
 	}
-	if b.Room != nil && count(w.rows, b.Group, b.Room.Kind, now) >= b.Room.Most {
-		return false, store.ErrNoRoom
-	}
 	if b.DeleteGroup {
 		w.deletePrefix(groupPrefix(b.Group))
 	}
@@ -146,6 +145,9 @@ func (w *writer) apply(b store.Batch, now time.Time) (bool, error) {
 	}
 	for _, k := range b.Deletes {
 		w.delete(rowKey(b.Group, k))
+	}
+	for _, r := range b.Rooms {
+		w.makeRoom(b.Group, r, now)
 	}
 	for _, p := range b.Puts {
 		w.put(rowKey(b.Group, p.Key), p, now)
@@ -197,6 +199,27 @@ func (w *writer) put(row []byte, p store.Put, now time.Time) {
 func (w *writer) deletePrefix(prefix []byte) {
 	for _, row := range keysWith(w.rows, prefix) {
 		w.delete(row)
+	}
+}
+
+// makeRoom deletes the rows that end first. A row that never ends is the last of them.
+func (w *writer) makeRoom(group store.Group, r store.Room, now time.Time) {
+	type row struct {
+		key store.Key
+		end uint64
+	}
+	var there []row
+	each(w.rows, group, r.Kind, func(k store.Key, v []byte) {
+		if h, ok := headOf(v); ok && !h.over(now) && k.ID != [idSize]byte{} {
+			there = append(there, row{k, uint64(h.end) - 1}) //nolint:gosec // never is 0, and comes last
+		}
+	})
+	if len(there) < r.Most {
+		return
+	}
+	slices.SortFunc(there, func(a, b row) int { return cmp.Compare(a.end, b.end) })
+	for _, goes := range there[:len(there)-r.Most+1] {
+		w.delete(rowKey(group, goes.key))
 	}
 }
 

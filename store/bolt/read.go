@@ -77,16 +77,6 @@ func (d *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind
 	return all, err
 }
 
-// count is how many rows of a kind there are.
-func count(rows *bbolt.Bucket, group store.Group, kind store.Kind, now time.Time) (n int) {
-	each(rows, group, kind, func(_ store.Key, v []byte) {
-		if h, ok := headOf(v); ok && !h.over(now) {
-			n++
-		}
-	})
-	return n
-}
-
 // Scan implements store.Backend.
 func (d *DB) Scan(ctx context.Context, key store.Key, after store.Listing, limit int) ([]store.Listed, error) {
 	var page []store.Listed

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -22,7 +23,7 @@ func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 			return err
 		}
 	}
-	var made int
+	var made bool
 	confirmed := true
 	err := db.do(ctx, db.Shard(b.Group), func(ctx context.Context, since time.Duration) (err error) {
 		made, confirmed, err = db.apply(ctx, b, since)
@@ -31,12 +32,9 @@ func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 	switch {
 	case err != nil:
 		return err
-	case made <= 0:
+	case !made:
 		if listed > 0 {
 			db.tidy(ctx, *b.List, b.Group)
-		}
-		if made < 0 {
-			return store.ErrNoRoom
 		}
 		return broker.ErrConflict
 	}
@@ -62,38 +60,38 @@ func (db *DB) unlist(ctx context.Context, l store.Listing, g store.Group) error 
 	return db.client.ZRem(ctx, db.keys.index(), entry(l, g)).Err()
 }
 
-func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (made int, confirmed bool, err error) {
+func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (made, confirmed bool, err error) {
 	names, args := db.arguments(b, since)
 	script := applyScript
 	if b.Finish {
 		script = finishScript
 	}
 	if !b.Keep || db.options.WaitReplicas == 0 {
-		made, err = script.Run(ctx, db.client, names, args...).Int()
+		made, err = script.Run(ctx, db.client, names, args...).Bool()
 		return made, true, err
 	}
 	// WAIT is about what was written on its own connection.
 	conn, err := db.conn(ctx, names[0])
 	if err != nil {
-		return 0, false, err
+		return false, false, err
 	}
 	defer func() { _ = conn.Close() }()
 	made, waited, err := runAndWait(ctx, conn, script.EvalSha, names, args, db.options)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		made, waited, err = runAndWait(ctx, conn, script.Eval, names, args, db.options)
 	}
-	return made, made <= 0 || waited, err
+	return made, !made || waited, err
 }
 
 // runAndWait runs a script, and waits for the replicas to have what it wrote, in one round trip.
 func runAndWait(ctx context.Context, conn *redis.Conn, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 	names []string, args []any, o Options,
-) (made int, waited bool, err error) {
+) (made, waited bool, err error) {
 	p := conn.Pipeline()
 	run := script(ctx, p, names, args...)
 	wait := p.Do(ctx, "WAIT", o.WaitReplicas, (o.Timeout / 2).Milliseconds())
 	_, _ = p.Exec(ctx) // each command has its own error
-	made, err = run.Int()
+	made, err = run.Bool()
 	n, waitErr := wait.Int64()
 	return made, waitErr == nil && n >= int64(o.WaitReplicas), err
 }
@@ -127,12 +125,12 @@ func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, arg
 	if b.Tell != 0 {
 		message = db.who + " " + string(rune(b.Tell)) + " " + string(b.Group)
 	}
-	kind, most := "", 0
-	if b.Room != nil {
-		kind, most = string(b.Room.Kind), b.Room.Most
+	rooms := ""
+	for _, r := range b.Rooms {
+		rooms += fmt.Sprintf("%s=%d,", r.Kind, r.Most)
 	}
-	args = append(make([]any, 0, 9+len(b.Conditions)+3*len(b.Puts)),
-		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, kind, most)
+	args = append(make([]any, 0, 8+len(b.Conditions)+3*len(b.Puts)),
+		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, rooms)
 	for _, c := range b.Conditions {
 		names = append(names, db.keys.row(b.Group, c.Key))
 		want := c.Revision[:]

@@ -48,15 +48,15 @@ end
 return out
 `)
 
-// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold; -1: there is no room.
+// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold.
 // KEYS: the group's zset; then the rows that have conditions, that are to be deleted, that are to be put.
 // ARGV: how many of each there are; 1 if the group is to be deleted; kinds to be cleared, with commas; channel and message,
-// empty: none; the kind that must have room, and how many there may be, empty: none must; then a revision for each condition;
+// empty: none; of which kinds room is to be made, as kind=most and a comma each; then a revision for each condition;
 // then for each put its value, its time to live in ms or 0, and when it ends in ms of Redis's clock or 0.
 const applyLua = timeLua + `
 local rows, prefix = KEYS[1], string.sub(KEYS[1], 1, -5)
 local conditions, deletes, puts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local head = 9
+local head = 8
 local function revision(key)
 	if redis.call('PTTL', key) == 0 then return '' end
 	return redis.call('GETRANGE', key, 0, 15)
@@ -68,13 +68,6 @@ for i = 1, puts do
 end
 for i = 1, conditions do
 	if revision(KEYS[1 + i]) ~= ARGV[head + i] then return 0 end
-end
-if ARGV[8] ~= '' then
-	local room = tonumber(ARGV[9])
-	for _, member in ipairs(redis.call('ZRANGEBYSCORE', rows, '(' .. string.format('%d', now), '+inf')) do
-		if string.match(member, '^[^:]*') == ARGV[8] then room = room - 1 end
-	end
-	if room <= 0 then return -1 end
 end
 
 redis.call('ZREMRANGEBYSCORE', rows, '-inf', '(' .. string.format('%d', now))
@@ -91,6 +84,16 @@ if ARGV[4] == '1' or ARGV[5] ~= '' then
 end
 for i = 1, deletes do
 	drop(string.sub(KEYS[1 + conditions + i], #prefix + 1))
+end
+for kind, most in string.gmatch(ARGV[8], '([a-z]+)=(%d+),') do
+	most = tonumber(most)
+	if redis.call('ZRANGE', rows, most - 1, most - 1)[1] then -- there are as many rows of all kinds
+		local there = {}
+		for _, member in ipairs(redis.call('ZRANGE', rows, 0, -1)) do
+			if string.sub(member, 1, #kind + 1) == kind .. ':' then there[#there+1] = member end
+		end
+		for i = 1, #there - most + 1 do drop(there[i]) end
+	end
 end
 for i = 1, puts do
 	local key, value = KEYS[1 + conditions + deletes + i], ARGV[head + conditions + 3*i - 2]

@@ -73,8 +73,8 @@ func testExpiryByTheClock(t *testing.T, c Config, b store.Backend) {
 
 func testExpiryElsewhere(t *testing.T, c Config, b store.Backend) {
 	ctx := context.Background()
-	p := ending(key(kindX, 1), "ends", time.Second)
-	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{p, put(key(kindX, 2), "stays")}, List: &store.Listing{Name: "n"}})
+	p, stays := ending(key(kindX, 1), "ends", time.Second), put(key(kindX, 2), "stays")
+	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{p, stays}, List: &store.Listing{Name: "n"}})
 	conflicts(t, b, store.Batch{Group: groupA, Conditions: []store.Condition{{Key: p.Key}}, Deletes: []store.Key{p.Key}})
 	c.pass(time.Second)
 	conflicts(t, b, store.Batch{
@@ -83,7 +83,8 @@ func testExpiryElsewhere(t *testing.T, c Config, b store.Backend) {
 	if all, err := listOf(ctx, b, groupA, kindX); err != nil || len(all) != 1 {
 		t.Errorf("list: got %d rows, %v, want the one that lives", len(all), err)
 	}
-	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{put(key(kindX, 3), "there is room")}, Room: &store.Room{Kind: kindX, Most: 2}})
+	apply(t, b, store.Batch{Group: groupA, Puts: []store.Put{put(key(kindX, 3), "there is room")}, Rooms: []store.Room{{Kind: kindX, Most: 2}}})
+	wantRow(t, b, groupA, stays)
 	page, err := b.Scan(ctx, p.Key, store.Listing{}, 10)
 	if err != nil || len(page) != 1 || page[0].Row.Revision != (store.Revision{}) {
 		t.Errorf("scan: got %v, %v, want the entry without a row", page, err)

@@ -127,9 +127,6 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 			return broker.ErrConflict
 		}
 	}
-	if b.Room != nil && len(m.list(b.Group, []store.Kind{b.Room.Kind})) >= b.Room.Most {
-		return store.ErrNoRoom
-	}
 	if b.DeleteGroup {
 		delete(m.rows, b.Group)
 	}
@@ -143,6 +140,9 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 	}
 	for _, k := range b.Deletes {
 		delete(rows, k)
+	}
+	for _, r := range b.Rooms {
+		m.makeRoom(b.Group, r, now)
 	}
 	for _, p := range b.Puts {
 		r := memoryRow{Row: store.Row{Key: p.Key, Revision: p.Revision, Value: bytes.Clone(p.Value)}, ends: p.Ends}
@@ -160,6 +160,28 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 		m.index[*b.List] = b.Group
 	}
 	return nil
+}
+
+func (m *Memory) makeRoom(group store.Group, r store.Room, now time.Time) {
+	rows := m.rows[group]
+	var there []store.Key
+	for k := range rows {
+		if _, live := m.live(group, k, now); live && k.Kind == r.Kind && k.ID != [32]byte{} {
+			there = append(there, k)
+		}
+	}
+	slices.SortFunc(there, func(a, b store.Key) int {
+		x, y := rows[a].ends, rows[b].ends
+		switch {
+		case x.IsZero() != y.IsZero():
+			return map[bool]int{true: 1, false: -1}[x.IsZero()] // it never does
+		default:
+			return x.Compare(y)
+		}
+	})
+	for _, k := range there[:max(0, len(there)-r.Most+1)] {
+		delete(rows, k)
+	}
 }
 
 // Scan implements store.Backend.

@@ -218,25 +218,23 @@ func testGrantsMakeRoom(t *testing.T, c Config, b *bench) {
 		apart = 10 * time.Millisecond
 	}
 	b.created("a", "own")
-	var marked broker.TokenKey
 	for n := range byte(25) {
 		k := obtaining(n)
 		c.pass(apart)
 		b.committed(b.acquired(k, false), broker.Outcome{RefreshToken: broker.NewSecret("r")})
 		switch n {
-		case 0:
-			marked = k
-			b.acquired(k, true)
+		case 8:
+			b.acquired(obtaining(0), true) // presented
 		case 10: // used again
 			b.committed(b.acquired(obtaining(1), true), broker.Outcome{RefreshToken: broker.NewSecret("r")})
 		}
 	}
 	b.wantGrant(spending("a", 1), "own")
-	b.wantGrant(marked, "r")
+	b.wantGrant(obtaining(0), "r")
 	b.wantGrant(obtaining(1), "r")
 	b.wantGrant(obtaining(24), "r")
 	b.wantGrant(obtaining(2), "")
-	if n := len(b.status("a").Grants); n != 20 {
-		t.Errorf("got %d grants, want 20", n)
+	if n := len(b.status("a").Grants); n != 21 {
+		t.Errorf("got %d grants, want 20 of keys and the credential's own", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -208,22 +209,47 @@ func testListings(t *testing.T, c Config, b store.Backend) {
 	}
 }
 
-// testRoom: a bound counts the rows of its kind in its group, and one that is not kept changes nothing.
-func testRoom(t *testing.T, _ Config, b store.Backend) {
-	one, two, other := put(key(kindX, 1), "one"), put(key(kindX, 2), "two"), put(key(kindY, 1), "of another kind")
-	applyPuts(t, b, groupA, one, other)
-	applyPuts(t, b, groupB, put(key(kindX, 7), "of another group"))
-	batch := store.Batch{Group: groupA, Puts: []store.Put{two}, Deletes: []store.Key{other.Key}, Room: &store.Room{Kind: kindX, Most: 1}}
-	if err := b.Apply(context.Background(), batch); !errors.Is(err, store.ErrNoRoom) {
-		t.Errorf("apply where there is no room: got %v, want %v", err, store.ErrNoRoom)
+// testRoom: of the rows of a kind in a group those that end first go, however many are too many, and no others.
+func testRoom(t *testing.T, c Config, b store.Backend) {
+	ends := func(n byte, in time.Duration) store.Put { return ending(key(kindX, n), fmt.Sprint(n), in) }
+	others := []store.Put{put(store.Key{Kind: kindX}, "of no key"), ending(key(kindY, 1), "of another kind", time.Hour)}
+	stays, third, first, second, new := put(key(kindX, 1), "never ends"), ends(2, 3*time.Hour), ends(3, time.Hour), ends(4, 2*time.Hour), ends(5, time.Minute)
+	applyPuts(t, b, groupA, append(others, stays, third, first, second)...)
+	elsewhere := ends(7, time.Hour)
+	applyPuts(t, b, groupB, elsewhere)
+	makes := func(most int, conditions ...store.Condition) store.Batch {
+		return store.Batch{Group: groupA, Conditions: conditions, Puts: []store.Put{new}, Rooms: []store.Room{{Kind: kindX, Most: most}, {Kind: kindY, Most: 9}}}
 	}
-	wantAbsent(t, b, two.Key)
-	wantRow(t, b, groupA, other)
-	conflicts(t, b, store.Batch{Group: groupA, Conditions: []store.Condition{{Key: one.Key}}, Puts: []store.Put{two}, Room: batch.Room})
-	batch.Room.Most = 2
-	apply(t, b, batch)
-	wantRow(t, b, groupA, two)
-	apply(t, b, batch) // its answer was lost: that there is no more room is no failure
+	there := func(want ...store.Put) {
+		t.Helper()
+		for _, p := range []store.Put{stays, third, first, second, new} {
+			if slices.ContainsFunc(want, func(w store.Put) bool { return w.Key == p.Key }) {
+				wantRow(t, b, groupA, p)
+			} else {
+				wantAbsent(t, b, p.Key)
+			}
+		}
+	}
+	conflicts(t, b, makes(2, store.Condition{Key: stays.Key}))
+	there(stays, third, first, second)
+	apply(t, b, makes(5))
+	there(stays, third, first, second, new)
+	apply(t, b, makes(1)) // its answer was lost
+	there(stays, third, first, second, new)
+	new = ends(6, time.Second)
+	apply(t, b, makes(3))
+	new = ends(8, time.Minute)
+	there(stays, third)
+	c.pass(time.Second)
+	apply(t, b, makes(3)) // what has ended takes no room
+	there(stays, third, new)
+	new = ends(9, time.Minute)
+	apply(t, b, makes(1))
+	there(new)
+	for _, p := range others {
+		wantRow(t, b, groupA, p)
+	}
+	wantRow(t, b, groupB, elsewhere)
 }
 
 // testReadings: several groups at once, each as of one moment, with the time.
