@@ -85,12 +85,8 @@ type connection struct {
 	running atomic.Int64
 	// streams are its calls that are open.
 	streams opened
-	// calls and unread are what it may have open, of the crowd's. came is how many bytes came, and opened how many calls, since it had none; looksAt is when
-	// that is looked at next: the reader's own. consumed are those of them that were read, where they are counted.
-	calls, unread         atomic.Int64
-	came, opened, looksAt int64
-	consumed              atomic.Int64
-	counted               atomic.Bool
+	// calls and unread are what it may have open, of the crowd's. headers is what its large ones take.
+	calls, unread, headers atomic.Int64
 	// lasting are the streams that run; silent the calls whose message has not come, and timed those of them that have a timer.
 	lasting, silent, timed atomic.Int64
 }
@@ -161,7 +157,7 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 		return nil, nil, err
 	}
 	c.crowd.enter(k)
-	k.looksAt, k.streams.in.skip = bytesChunk, clientPreface
+	k.streams.in.skip = clientPreface
 	k.seen.Store(c.generation.Load())
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
@@ -223,7 +219,7 @@ func (c *connections) follow(ctx context.Context) {
 // tidy closes the connections of strangers who have asked nothing for a while.
 func (c *connections) tidy(now time.Time) {
 	for _, k := range c.room.all() {
-		if k.party().stranger && !k.busy() && k.open() == 0 && !k.used.Swap(false) && now.Sub(k.since) >= lookEvery {
+		if k.party().stranger && !k.busy() && k.streams.n.Load() == 0 && !k.used.Swap(false) && now.Sub(k.since) >= lookEvery {
 			_ = k.Close()
 		}
 	}
@@ -336,7 +332,7 @@ func (a *arrival) Err() error {
 var errCallsMost = status.Error(codes.ResourceExhausted, "as many calls are open as there is room for: fewer at a time, or on other brokers")
 
 // opened is the tap: a call's headers are there. It bounds how long its message may take.
-func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context, error) {
+func (c *connections) opened(ctx context.Context, of *tap.Info) (context.Context, error) {
 	k := connectionOf(ctx)
 	if k == nil {
 		return ctx, nil
@@ -345,7 +341,12 @@ func (c *connections) opened(ctx context.Context, _ *tap.Info) (context.Context,
 		k.used.Store(true) // only when it changes: all its calls share this line
 	}
 	silent := k.silent.Add(1)
-	if !k.opens(k.open()) {
+	if !k.opens() {
+		k.silent.Add(-1)
+		return nil, errCallsMost
+	}
+	ctx, fits := k.heads(ctx, of.Header)
+	if !fits {
 		k.silent.Add(-1)
 		return nil, errCallsMost
 	}

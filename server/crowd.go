@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 )
 
 // A call that is open takes some 15 KiB, for its stream and its stack, and as many bytes of its message as gRPC takes before anybody reads them, 64 KiB:
@@ -18,13 +18,15 @@ const (
 	callBytes = 16 << 10
 	// connectionBytes is what a connection takes, with its buffers.
 	connectionBytes = 96 << 10
-	// frameSpare is what a call brings beside its headers and its message.
-	frameSpare = 1 << 10
 	// callsChunk and bytesChunk are how much a connection asks for at a time.
 	callsChunk = 32
 	bytesChunk = 64 << 10
 	// sweepNotFaster bounds how often what is not needed is looked for.
 	sweepNotFaster = time.Millisecond
+	// headersHeld is how many times their size headers take.
+	headersHeld = 2
+	// knownMost is how many times as many streams a connection may have as may last on it.
+	knownMost = 4
 )
 
 // Capacity is how much a Server keeps at a time for those who are connected. A zero value is a default.
@@ -34,7 +36,7 @@ type Capacity struct {
 	// Calls are those that are open, on all connections together, streams too; default 32768. One party has three quarters of them at most, and
 	// those who have not proven who they are half of them.
 	Calls int
-	// Unread is how many bytes may have come that nobody has read yet; default 128 MiB. One party has half of them at most.
+	// Unread is how many bytes may have come of calls that are not over; default 128 MiB. One party has half of them at most.
 	Unread int
 }
 
@@ -58,14 +60,27 @@ func (c Capacity) orDefault() Capacity {
 	return Capacity{orDefault(c.Connections, connectionsMost), orDefault(c.Calls, callsMost), orDefault(c.Unread, unreadMost)}
 }
 
-// A load is what is open: calls, and bytes that nobody has read.
-type load struct{ calls, unread int64 }
+// A load is how much is open of each.
+type load [2]int64
 
-func (l load) plus(o load) load { return load{l.calls + o.calls, l.unread + o.unread} }
+const (
+	calls  = iota
+	unread // bytes of messages and of large headers
+)
 
-func (l load) minus(o load) load { return load{l.calls - o.calls, l.unread - o.unread} }
+func (l load) plus(o load) load { return load{l[calls] + o[calls], l[unread] + o[unread]} }
 
-func (l load) within(most load) bool { return l.calls <= most.calls && l.unread <= most.unread }
+func (l load) minus(o load) load { return load{l[calls] - o[calls], l[unread] - o[unread]} }
+
+// beyond is of which there is more than most; -1: of none.
+func (l load) beyond(most load) int {
+	for of := range l {
+		if l[of] > most[of] {
+			return of
+		}
+	}
+	return -1
+}
 
 // A crowd is all that is open in the process. Connections take from it in chunks, so that a call seldom asks. Safe for concurrent use.
 //
@@ -85,12 +100,10 @@ type crowd struct {
 
 func newCrowd(c Capacity) *crowd {
 	c = c.orDefault()
-	part := func(of, in int) load {
-		return load{int64(c.Calls) * int64(of) / int64(in), int64(c.Unread) * int64(of) / int64(in)}
-	}
-	most := part(1, 1)
+	most := load{calls: int64(c.Calls), unread: int64(c.Unread)}
+	part := func(of, in int64) load { return load{most[calls] * of / in, most[unread] * of / in} }
 	return &crowd{
-		most: most, partyMost: load{part(3, 4).calls, part(1, 2).unread}, strangersMost: part(1, 2), othersMost: most.minus(part(1, strangersPart)),
+		most: most, partyMost: load{calls: part(3, 4)[calls], unread: part(1, 2)[unread]}, strangersMost: part(1, 2), othersMost: most.minus(part(1, strangersPart)),
 		of: map[party]load{}, in: map[*connection]struct{}{},
 	}
 }
@@ -103,7 +116,7 @@ func (c *crowd) enter(k *connection) {
 	c.in[k] = struct{}{}
 }
 
-// recount counts a connection as its party's, which has changed.
+// recount counts a connection as its party's, which has changed. What it needs has to fit there, as if it had not had it before: else it is closed.
 func (c *crowd) recount(k *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,6 +126,11 @@ func (c *crowd) recount(k *connection) {
 	has := k.has()
 	c.give(k, has)
 	k.crowdParty = k.party()
+	if has = has.minus(k.beside(has)); !c.makeRoom(k, has) {
+		delete(c.in, k)
+		c.close(k)
+		return
+	}
 	c.give(k, load{}.minus(has))
 }
 
@@ -121,7 +139,16 @@ func (c *crowd) recount(k *connection) {
 func (c *crowd) take(k *connection, more load) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now := time.Now(); !c.fits(k, more) && now.Sub(c.swept) >= sweepNotFaster {
+	if _, in := c.in[k]; !in || !c.makeRoom(k, more) {
+		return false
+	}
+	c.give(k, load{}.minus(more))
+	return true
+}
+
+// makeRoom sees to it that there is room for more of a connection, if that can be; the caller holds mu.
+func (c *crowd) makeRoom(k *connection, more load) bool {
+	if now := time.Now(); c.beyond(k, more) >= 0 && now.Sub(c.swept) >= sweepNotFaster {
 		c.swept = now
 		for other := range c.in {
 			if spare := other.spare(); other != k && spare != (load{}) {
@@ -129,64 +156,68 @@ func (c *crowd) take(k *connection, more load) bool {
 			}
 		}
 	}
-	if _, in := c.in[k]; !in || !c.of[k.crowdParty].plus(more).within(c.partyMost) {
+	if c.of[k.crowdParty].plus(more).beyond(c.partyMost) >= 0 {
 		return false
 	}
-	for !c.fits(k, more) {
-		most := c.largest(k, more)
+	for {
+		of := c.beyond(k, more)
+		if of < 0 {
+			return true
+		}
+		most := c.largest(k, more, of)
 		if most == nil {
 			return false
 		}
 		c.remove(most)
-		go func() { _ = most.Conn.Close() }() // gRPC sees it, and closes the rest
+		c.close(most)
 	}
-	c.give(k, load{}.minus(more))
-	return true
 }
 
-// fits reports whether there is room for more of a connection.
-func (c *crowd) fits(k *connection, more load) bool {
-	return c.all.plus(more).within(c.most) && c.of[k.crowdParty].plus(more).within(c.partyMost) && c.fitsAside(k, more)
-}
+// close closes a connection: gRPC sees it, and closes the rest.
+func (c *crowd) close(k *connection) { go func() { _ = k.Conn.Close() }() }
 
-// fitsAside reports whether more of a connection is within what strangers have, or what the others have.
-func (c *crowd) fitsAside(k *connection, more load) bool {
-	if k.crowdParty.stranger {
-		return c.strangers.plus(more).within(c.strangersMost)
-	}
-	return c.all.minus(c.strangers).plus(more).within(c.othersMost)
-}
-
-// largest is the connection that is to go for more of another one; nil: none has more than that would have.
-func (c *crowd) largest(k *connection, more load) (most *connection) {
-	has := func(l load) int64 {
-		if more.calls > 0 {
-			return l.calls
+// beyond is of which there is no room for more of a connection; -1: there is room.
+func (c *crowd) beyond(k *connection, more load) int {
+	for _, bound := range []struct{ is, most load }{{c.of[k.crowdParty], c.partyMost}, {c.all, c.most}, c.aside(k)} {
+		if of := bound.is.plus(more).beyond(bound.most); of >= 0 {
+			return of
 		}
-		return l.unread
 	}
-	if k.crowdParty.stranger || c.fitsAside(k, more) {
+	return -1
+}
+
+// aside is what strangers have, and may have, or the others.
+func (c *crowd) aside(k *connection) struct{ is, most load } {
+	if k.crowdParty.stranger {
+		return struct{ is, most load }{c.strangers, c.strangersMost}
+	}
+	return struct{ is, most load }{c.all.minus(c.strangers), c.othersMost}
+}
+
+// largest is the connection that is to go for more of another one: it has most of what there is too little of. nil: none has more than the other one would have.
+func (c *crowd) largest(k *connection, more load, of int) (most *connection) {
+	if mine := c.aside(k); k.crowdParty.stranger || mine.is.plus(more).beyond(mine.most) < 0 {
 		top := int64(0)
 		if k.crowdParty.stranger {
-			top = has(k.has().plus(more))
+			top = k.has().plus(more)[of]
 		}
 		for other := range c.in {
-			if its := has(other.has()); other.crowdParty.stranger && other != k && its > top {
+			if its := other.has()[of]; other.crowdParty.stranger && other != k && its > top {
 				most, top = other, its
 			}
 		}
 		return most
 	}
 	var with party
-	top := has(c.of[k.crowdParty].plus(more))
-	for p, of := range c.of {
-		if !p.stranger && has(of) > top {
-			with, top = p, has(of)
+	top := c.of[k.crowdParty].plus(more)[of]
+	for p, has := range c.of {
+		if !p.stranger && p != k.crowdParty && has[of] > top {
+			with, top = p, has[of]
 		}
 	}
 	top = 0
 	for other := range c.in {
-		if its := has(other.has()); other.crowdParty == with && its > top {
+		if its := other.has()[of]; other.crowdParty == with && its > top {
 			most, top = other, its
 		}
 	}
@@ -195,8 +226,8 @@ func (c *crowd) largest(k *connection, more load) (most *connection) {
 
 // give takes something back from a connection; the caller holds mu.
 func (c *crowd) give(k *connection, back load) {
-	k.calls.Add(-back.calls)
-	k.unread.Add(-back.unread)
+	k.calls.Add(-back[calls])
+	k.unread.Add(-back[unread])
 	c.all = c.all.minus(back)
 	if k.crowdParty.stranger {
 		c.strangers = c.strangers.minus(back)
@@ -225,10 +256,13 @@ func (c *crowd) remove(k *connection) {
 }
 
 // has is what a connection has of the crowd's.
-func (k *connection) has() load { return load{k.calls.Load(), k.unread.Load()} }
+func (k *connection) has() load { return load{calls: k.calls.Load(), unread: k.unread.Load()} }
 
-// open is how many calls of the connection are open.
-func (k *connection) open() int64 { return k.streams.n.Load() }
+// open is how many calls of the connection count.
+func (k *connection) open() int64 { return k.streams.open() }
+
+// holds is how many bytes it has that somebody brought: of messages and of large headers.
+func (k *connection) holds() int64 { return k.streams.bytes.Load() + k.headers.Load() }
 
 // Write implements net.Conn. It sees which calls are over: one goroutine calls it at a time.
 func (k *connection) Write(p []byte) (int, error) {
@@ -238,66 +272,94 @@ func (k *connection) Write(p []byte) (int, error) {
 }
 
 // spare is what it has of the crowd's and does not need.
-func (k *connection) spare() (s load) {
-	open := k.open()
-	if s.calls = max(0, k.calls.Load()-open); open == 0 {
-		s.unread = k.unread.Load()
-	}
-	return s
+func (k *connection) spare() load { return k.beside(k.has()) }
+
+// beside is what it does not need of so much.
+func (k *connection) beside(has load) load {
+	return load{calls: max(0, has[calls]-k.open()), unread: max(0, has[unread]-k.holds())}
 }
 
 // opens has the crowd make room for one more call. It reports whether there is.
-func (k *connection) opens(open int64) bool {
-	k.opened++
+func (k *connection) opens() bool {
+	open := k.open()
 	if open <= k.calls.Load() {
 		return true
 	}
-	return k.of.crowd.take(k, load{calls: callsChunk}) || k.of.crowd.take(k, load{calls: 1})
+	return k.of.crowd.take(k, load{calls: callsChunk}) || k.of.crowd.take(k, load{calls: open - k.calls.Load()})
 }
 
-var errCrowded = errors.New("more has come than anybody has read, and there is no room for it")
+var errCrowded = errors.New("more has come than there is room for")
 
-// Read implements net.Conn. It counts what comes: it is called by one goroutine, which opens the calls as well.
+// Read implements net.Conn. It counts what comes.
 func (k *connection) Read(p []byte) (int, error) {
 	n, err := k.Conn.Read(p)
-	k.streams.comes(p[:n])
-	if k.came += int64(n); k.came < k.looksAt || err != nil {
-		return n, err
-	}
-	if k.open() == 0 {
-		k.came, k.opened, k.looksAt = 0, 0, bytesChunk
-		k.consumed.Store(0)
-		k.counted.Store(false)
-		return n, nil
-	}
-	k.counted.Store(true)
-	k.looksAt = k.came + bytesChunk/4
-	unread := k.came - k.opened*frameSpare - k.consumed.Load()
-	if lacks := unread - k.unread.Load(); lacks > 0 && !k.of.crowd.take(k, load{unread: lacks + bytesChunk}) {
+	if k.streams.comes(p[:n]); err == nil && !k.fits() {
 		k.of.refused.Do(func() {
-			k.of.log.Info("connection closed: "+errCrowded.Error(), "listener", k.of.door.Name, "caller", k.party(), "bytes", unread)
+			k.of.log.Info("connection closed: "+errCrowded.Error(), "listener", k.of.door.Name, "caller", k.party().name, "bytes", k.holds(), "calls", k.streams.n.Load())
 		})
 		return 0, errCrowded // gRPC closes it
 	}
-	return n, nil
+	return n, err
 }
 
-// consumes notes that a message was read, where that is counted: a connection on which little comes is not worth it.
-func (k *connection) consumes(message any) {
-	if m, ok := message.(proto.Message); ok && k.counted.Load() {
-		k.consumed.Add(int64(proto.Size(m)))
-	}
+// fits reports whether there is room for what has come. Streams of which gRPC knows nothing, because there are too many, or because the connection is to end,
+// are known here until it says so.
+func (k *connection) fits() bool { return k.streams.n.Load() <= k.of.streams*knownMost && k.housed() }
+
+// largeHeaders are counted: the others are in callBytes.
+const largeHeaders = 2 << 10
+
+// A heading is what the large headers of a call take, until its handler has returned. Where it comes to none, gRPC has begun something for it that it may come to
+// a little later than it has ended.
+type heading struct {
+	of   *connection
+	size int64
+	over atomic.Bool
+	stop func() bool
 }
 
-// ends notes that the headers of a call are needed no more.
-func (k *connection) ends(ctx context.Context) {
-	if !k.counted.Load() {
-		return
-	}
-	headers, _ := metadata.FromIncomingContext(ctx)
+type headingKey struct{}
+
+// heads counts the headers of a call: where they are compressed they are no bytes that came. It reports whether there is room for them.
+func (k *connection) heads(ctx context.Context, headers metadata.MD) (context.Context, bool) {
+	size := 0
 	for name, values := range headers {
 		for _, v := range values {
-			k.consumed.Add(int64(len(name) + len(v)))
+			size += len(name) + len(v)
 		}
 	}
+	if size < largeHeaders {
+		return ctx, true
+	}
+	h := &heading{of: k, size: int64(size) * headersHeld}
+	k.headers.Add(h.size)
+	if !k.housed() {
+		k.headers.Add(-h.size)
+		return ctx, false
+	}
+	h.stop = context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, h.giveBack) })
+	return context.WithValue(ctx, headingKey{}, h), true
+}
+
+// giveBack takes it from what its connection holds, once.
+func (h *heading) giveBack() {
+	if !h.over.Swap(true) {
+		h.of.headers.Add(-h.size)
+	}
+}
+
+// ends notes that the handler of a call has returned.
+func (k *connection) ends(ctx context.Context) {
+	if k.headers.Load() > 0 {
+		if h, ok := ctx.Value(headingKey{}).(*heading); ok {
+			h.stop()
+			h.giveBack()
+		}
+	}
+}
+
+// housed has the crowd make room for what the connection holds. It reports whether there is.
+func (k *connection) housed() bool {
+	lacks := k.holds() - k.unread.Load()
+	return lacks <= 0 || k.of.crowd.take(k, load{unread: lacks + bytesChunk}) || k.of.crowd.take(k, load{unread: lacks})
 }

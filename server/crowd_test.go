@@ -28,14 +28,50 @@ func halfDone(t *testing.T, addr string, calls, size int) {
 	ask(t, addr, calls, "/tokenbroker.v1.TokenBrokerService/GetToken", message, false)
 }
 
+// halfDoneAfterwards is halfDone of usual messages after many calls that are answered, or reset, while one is open.
+func halfDoneAfterwards(t *testing.T, addr string, before int, resets bool) {
+	t.Helper()
+	const get = "/tokenbroker.v1.TokenBrokerService/GetToken"
+	w := newWire(t, addr)
+	w.call(get, nil, false)
+	for range before {
+		if id := w.call(get, []byte{0, 0, 0, 0, 0}, !resets); resets {
+			_ = w.f.WriteRSTStream(id, http2.ErrCodeCancel)
+		} else {
+			w.wait(id)
+		}
+	}
+	message := append([]byte{0, 0, 0x10, 0, 0}, make([]byte, 60_000)...)
+	for range 300 {
+		w.call(get, message, false)
+	}
+}
+
 // notTaken makes calls whose answers are never taken.
 func notTaken(t *testing.T, addr string, calls int) {
 	t.Helper()
 	ask(t, addr, calls, "/grpc.health.v1.Health/Check", []byte{0, 0, 0, 0, 0}, true, http2.Setting{ID: http2.SettingInitialWindowSize})
 }
 
-// ask makes calls on a connection of its own, and goes on until it is closed.
+// ask makes calls on a connection of its own.
 func ask(t *testing.T, addr string, calls int, method string, message []byte, whole bool, settings ...http2.Setting) {
+	t.Helper()
+	w := newWire(t, addr, settings...)
+	for range calls {
+		w.call(method, message, whole)
+	}
+}
+
+// A wire is a connection on which frames are sent, as long as the server takes them.
+type wire struct {
+	f     *http2.Framer
+	block bytes.Buffer
+	next  uint32
+	// ended are the streams that the server has ended.
+	ended chan uint32
+}
+
+func newWire(t *testing.T, addr string, settings ...http2.Setting) *wire {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	if err != nil {
@@ -46,31 +82,48 @@ func ask(t *testing.T, addr string, calls int, method string, message []byte, wh
 	if _, err := conn.Write([]byte(http2.ClientPreface)); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _, _ = bytes.NewBuffer(nil).ReadFrom(conn) }() // what it says
-	f := http2.NewFramer(conn, nil)
-	if f.WriteSettings(settings...) != nil {
-		return
-	}
-	var block bytes.Buffer
-	e := hpack.NewEncoder(&block)
-	for i := range calls {
-		block.Reset()
-		for _, h := range [][2]string{
-			{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "x"},
-			{"content-type", "application/grpc"}, {"te", "trailers"},
-		} {
-			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
-		}
-		id := uint32(2*i + 1)
-		if f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true}) != nil {
-			return
-		}
-		for rest := message; len(rest) > 0; {
-			n := min(len(rest), 16<<10)
-			if f.WriteData(id, whole && n == len(rest), rest[:n]) != nil {
+	w := &wire{f: http2.NewFramer(conn, conn), next: 1, ended: make(chan uint32, 1<<16)}
+	go func() {
+		defer close(w.ended)
+		for {
+			frame, err := w.f.ReadFrame()
+			if err != nil {
 				return
 			}
-			rest = rest[n:]
+			if h, ok := frame.(*http2.HeadersFrame); ok && h.StreamEnded() {
+				w.ended <- h.StreamID
+			}
+		}
+	}()
+	_ = w.f.WriteSettings(settings...)
+	return w
+}
+
+// call opens a stream, and sends a message, whole or so that more is to come.
+func (w *wire) call(method string, message []byte, whole bool) (id uint32) {
+	w.block.Reset()
+	e := hpack.NewEncoder(&w.block)
+	for _, h := range [][2]string{
+		{":method", "POST"}, {":scheme", "http"}, {":path", method}, {":authority", "x"},
+		{"content-type", "application/grpc"}, {"te", "trailers"},
+	} {
+		_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+	}
+	id, w.next = w.next, w.next+2
+	err := w.f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.block.Bytes(), EndHeaders: true})
+	for rest := message; err == nil && len(rest) > 0; {
+		n := min(len(rest), 16<<10)
+		err = w.f.WriteData(id, whole && n == len(rest), rest[:n])
+		rest = rest[n:]
+	}
+	return id
+}
+
+// wait returns when a stream has ended, or the connection.
+func (w *wire) wait(id uint32) {
+	for ended := range w.ended {
+		if ended == id {
+			return
 		}
 	}
 }
@@ -86,8 +139,10 @@ func memory() uint64 {
 // who cannot be told from who makes them.
 func TestWhatNobodyReadsIsBounded(t *testing.T) {
 	for name, load := range map[string]func(t *testing.T, addr string){
-		"calls": func(t *testing.T, addr string) { halfDone(t, addr, 800, 5) },
-		"bytes": func(t *testing.T, addr string) { halfDone(t, addr, 300, 60_000) },
+		"calls":              func(t *testing.T, addr string) { halfDone(t, addr, 800, 5) },
+		"bytes":              func(t *testing.T, addr string) { halfDone(t, addr, 300, 60_000) },
+		"bytes after calls":  func(t *testing.T, addr string) { halfDoneAfterwards(t, addr, 2000, false) },
+		"bytes after resets": func(t *testing.T, addr string) { halfDoneAfterwards(t, addr, 2000, true) },
 		"answers nobody takes": func(t *testing.T, addr string) {
 			for range 5 {
 				notTaken(t, addr, 1000)
@@ -124,7 +179,7 @@ func TestWhatNobodyReadsIsBounded(t *testing.T) {
 // reset.
 func TestACallThatIsOverIsNotOpen(t *testing.T) {
 	s := newStand(t, func(s server.Settings) server.Settings {
-		s.Capacity = server.Capacity{Calls: 150} // a party has 112
+		s.Capacity = server.Capacity{Calls: 400} // a party has 300; what is reset counts for a second or two
 		return s
 	})
 	conn := dial(t, "passthrough:///"+s.addr)

@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -123,10 +125,10 @@ func TestWhoHasMostMakesRoom(t *testing.T) {
 	a2, _ := come("10.0.0.1", 100)
 	b, _ := come("10.0.0.2", 100)
 	d, _ := come("10.0.0.3", 32)
-	take := func(k *connection, calls int64, want bool) {
+	take := func(k *connection, n int64, want bool) {
 		t.Helper()
-		if got := c.crowd.take(k, load{calls: calls}); got != want {
-			t.Errorf("%d calls of %s: got %t", calls, k.party().name, got)
+		if got := c.crowd.take(k, load{calls: n}); got != want {
+			t.Errorf("%d calls of %s: got %t", n, k.party().name, got)
 		}
 	}
 	take(a1, 200, true)
@@ -168,16 +170,16 @@ func strangersGiveWay(t *testing.T) {
 	c.door.Tokens = noTokens{}
 	c.room.most, c.crowd = 16, newCrowd(Capacity{Calls: 160})
 	var known []*visitor
-	enter := func(from, caller string, calls int64) (*connection, *visitor) {
+	enter := func(from, caller string, n int64) (*connection, *visitor) {
 		t.Helper()
 		k, v := stranger(c, from)
 		if err := c.room.enter(k); err != nil {
 			t.Fatal(err)
 		}
 		c.crowd.enter(k)
-		k.streams.n.Store(calls)
-		if !c.crowd.take(k, load{calls: calls}) && caller != "" {
-			t.Fatalf("no room for %d calls at %s", calls, from)
+		k.streams.n.Store(n)
+		if !c.crowd.take(k, load{calls: n}) && caller != "" {
+			t.Fatalf("no room for %d calls at %s", n, from)
 		}
 		if caller != "" {
 			k.introduce(someCaller(caller))
@@ -206,7 +208,7 @@ func strangersGiveWay(t *testing.T) {
 		enter("10.0.0.1", "", 20)
 	}
 	stand("strangers came", 12)
-	if n := c.crowd.strangers.calls; n > 80 {
+	if n := c.crowd.strangers[calls]; n > 80 {
 		t.Errorf("strangers have %d calls open", n)
 	}
 	for i := range 2 { // 14 of 16
@@ -270,3 +272,84 @@ func (noTokens) AuthenticateToken(context.Context, string) (*Authenticated, erro
 }
 func (noTokens) Remembers(string) bool    { return false }
 func (noTokens) Changes() <-chan struct{} { return nil }
+
+// TestACrowdKeepsItsBounds, whatever connections take, give back, and turn out to be: the sums are those of the connections, and nobody has more than they may.
+func TestACrowdKeepsItsBounds(t *testing.T) { synctest.Test(t, crowdKeepsItsBounds) }
+
+func crowdKeepsItsBounds(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		c := newConnections(100)
+		c.door.Tokens, c.crowd = noTokens{}, newCrowd(Capacity{Calls: 1024, Unread: 8 << 20})
+		var there []*connection
+		for step := range 200 {
+			any := func() *connection { return there[r.IntN(len(there))] }
+			switch act := r.IntN(8); {
+			case act < 2 || len(there) == 0:
+				k, _ := stranger(c, fmt.Sprint("10.0.0.", r.IntN(9)))
+				if r.IntN(3) == 0 {
+					k.peer.Caller = someCaller(fmt.Sprint(r.IntN(4)))
+				}
+				c.crowd.enter(k)
+				k.streams.n.Store(r.Int64N(50))
+				k.streams.bytes.Store(r.Int64N(2 << 20))
+				there = append(there, k)
+			case act == 2:
+				i := r.IntN(len(there))
+				c.crowd.leave(there[i])
+				there = slices.Delete(there, i, i+1)
+			case act == 3:
+				any().introduce(someCaller(fmt.Sprint(r.IntN(4))))
+			case act < 6:
+				c.crowd.take(any(), load{calls: r.Int64N(200)})
+			default:
+				c.crowd.take(any(), load{unread: r.Int64N(3 << 20)})
+			}
+			var all, strangers load
+			of := map[party]load{}
+			for k := range c.crowd.in {
+				has := k.has()
+				all, of[k.crowdParty] = all.plus(has), of[k.crowdParty].plus(has)
+				if k.crowdParty.stranger {
+					strangers = strangers.plus(has)
+				}
+			}
+			w := c.crowd
+			if all != w.all || strangers != w.strangers || all.beyond(w.most) >= 0 || strangers.beyond(w.strangersMost) >= 0 || all.minus(strangers).beyond(w.othersMost) >= 0 {
+				t.Fatalf("seed %d, step %d: all %v are counted as %v, strangers %v as %v", seed, step, all, w.all, strangers, w.strangers)
+			}
+			for p, has := range of {
+				if has != w.of[p] || has.beyond(w.partyMost) >= 0 {
+					t.Fatalf("seed %d, step %d: %v of %+v are counted as %v", seed, step, has, p, w.of[p])
+				}
+			}
+		}
+	}
+}
+
+// TestNobodyGoesWhereThatDoesNotHelp: what there is too little of is bytes, and those who have many calls have none.
+func TestNobodyGoesWhereThatDoesNotHelp(t *testing.T) {
+	c := newConnections(10)
+	c.door.Tokens, c.crowd = noTokens{}, newCrowd(Capacity{Calls: 1000, Unread: 8 << 20})
+	in := func(caller string, open, bytes int64) (*connection, *visitor) {
+		k, v := stranger(c, "10.0.0.1")
+		if caller != "" {
+			k.peer.Caller = someCaller(caller)
+		}
+		c.crowd.enter(k)
+		k.streams.n.Store(open)
+		k.streams.bytes.Store(bytes)
+		if !c.crowd.take(k, load{calls: open, unread: bytes}) {
+			t.Fatalf("no room for %d calls and %d bytes", open, bytes)
+		}
+		return k, v
+	}
+	honest, stays := in("honest", 100, 0)
+	_, _ = in("a", 1, 4<<20-1000)
+	crosses, goes := in("", 1, 4<<20)
+	crosses.introduce(someCaller("b")) // 8 MiB of the 7 that all have who are known
+	<-goes.gone
+	if !c.crowd.take(honest, load{calls: 1}) || stays.closed.Load() {
+		t.Error("one who has calls open is kept out by those who have bytes")
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
@@ -80,7 +81,7 @@ func Reset(calls int) (silent, timed int64) {
 	ctx := peer.NewContext(context.Background(), &peer.Peer{AuthInfo: k})
 	for range calls {
 		stream, reset := context.WithCancel(ctx)
-		_, _ = c.opened(stream, nil)
+		_, _ = c.opened(stream, &tap.Info{})
 		reset()
 	}
 	synctest.Wait()

@@ -30,14 +30,15 @@ func TestStreamsAreFollowedByTheirFrames(t *testing.T) {
 			of     []byte
 			follow func([]byte)
 			open   int64
-		}{{in.Bytes(), o.comes, 4}, {out.Bytes(), o.goes, 2}} {
+			bytes  int64
+		}{{in.Bytes(), o.comes, 4, 4 * (30 + frameKept)}, {out.Bytes(), o.goes, 2, 2 * (30 + frameKept)}} {
 			for rest := x.of; len(rest) > 0; {
 				n := min(size, len(rest))
 				x.follow(rest[:n])
 				rest = rest[n:]
 			}
-			if got := o.n.Load(); got != x.open {
-				t.Fatalf("in pieces of %d: %d are open, want %d", size, got, x.open)
+			if got, bytes := o.n.Load(), o.bytes.Load(); got != x.open || bytes != x.bytes {
+				t.Fatalf("in pieces of %d: %d are open, and have %d bytes, want %d, %d", size, got, bytes, x.open, x.bytes)
 			}
 		}
 	}

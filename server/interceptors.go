@@ -74,7 +74,6 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	c := &call{Context: ctx, proof: who, connection: connection, started: started}
 	if connection != nil {
 		connection.running.Add(1)
-		connection.consumes(req)
 	}
 	defer c.end()
 	var res any

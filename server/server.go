@@ -117,7 +117,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	}
 	crowd := newCrowd(s.Capacity)
 	// Clients wait by themselves for a place on their connection; one of them must not have all there is.
-	s.MaxConcurrentStreams = min(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams), uint32(max(100, crowd.most.calls/4))) //nolint:gosec // it is bounded
+	s.MaxConcurrentStreams = min(orDefault(s.MaxConcurrentStreams, DefaultConcurrentStreams), uint32(max(100, crowd.most[calls]/4))) //nolint:gosec // it is bounded
 	for _, d := range append([]Door{{}}, s.Doors...) {
 		out.open(stopping, d, s, e, crowd, more)
 	}
