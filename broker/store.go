@@ -271,8 +271,9 @@ type Match struct {
 	Selection *[32]byte
 	// Epoch drops all: it becomes the credential's epoch.
 	Epoch ID
-	// Allowed decides on the credential as it is when they are dropped: where it fails, nothing is, and Drop fails with that. Nil: whatever it is.
-	Allowed func(Credential) error
+	// Before is called with the credential as it is, once something is found that is to be dropped, and before it is: where it fails, nothing is, and Drop fails
+	// with that. It may be called again, for what has changed meanwhile. Nil: nobody is asked.
+	Before func(Credential) error
 }
 
 // Dropped says what was dropped.
@@ -283,6 +284,8 @@ type Dropped struct {
 	Matched bool
 	// Spared is until when what was named stays, as Match.Spare says; zero: it does not.
 	Spared time.Time
+	// Looked is how many tokens were read for it.
+	Looked int
 	// CurrentID is the id of a token that can be used, of the selections that were dropped or, for a token id that matched
 	// none, of the only one that there is; empty: there is none, or several.
 	CurrentID string

@@ -48,11 +48,6 @@ func (s *Store) drop(
 		if err != nil {
 			return nil, err
 		}
-		if m.Allowed != nil {
-			if err := m.Allowed(n.credential); err != nil {
-				return nil, err
-			}
-		}
 		// A try that only deletes conflicts with itself, where its answer was lost and a backend has asked again: what it left is made.
 		changes = slices.DeleteFunc(changes, func(c keptChange) bool { return m.Selection == nil || n.revision(c.place.Key) != c.revision })
 		made := len(changes)
@@ -81,11 +76,19 @@ func (s *Store) drop(
 				changes = append(changes, keptChange{name: name, match: match, replaced: replaced, place: Place{n.group, key}, revision: after.revision(key)})
 			}
 		}
+		dropped.Looked = len(n.order)
+		batch, err := b.done()
+		if batch != nil && m.Before != nil {
+			err = m.Before(n.credential)
+		}
+		if err != nil {
+			return nil, err
+		}
 		changed(credentialKey, replacement{kindCredential, n.credential.Epoch}) // of all its tokens
 		for _, t := range there {
 			changed(t.key, replacedToken(t.record, n.rows[t.key]))
 		}
-		return b.done()
+		return batch, nil
 	})
 	return changes, err
 }

@@ -90,20 +90,28 @@ func TestTheFirstUseIsALineAndTheOthersAreOneAMinute(t *testing.T) {
 	})
 }
 
-// TestAnotherRuleBeginsAnew: what was counted is of the former one.
-func TestAnotherRuleBeginsAnew(t *testing.T) {
+// TestEachRuleCountsApart: whoever comes by one and by another in turn fills no disk.
+func TestEachRuleCountsApart(t *testing.T) {
 	bubble(t, Settings{}, func(t *testing.T, l *Log, out *page) {
-		u, _ := l.Use(t.Context(), issue(shop, "t0"))
-		u.Count()
-		r := issue(shop, "t0")
-		r.Rule = "people"
-		if x, err := l.Use(t.Context(), r); err != nil || x == u || u.Count() {
-			t.Errorf("got %v", err)
+		byRule := func(rule string) broker.AuditRecord {
+			r := issue(shop, "t0")
+			r.Rule = rule
+			return r
 		}
-		passes(0)
-		all := out.lines(t)
-		if len(all) != 3 || all[1].Event != broker.AuditUsed || all[1].Rule != "shop" || all[1].Count != 1 || all[2].Event != broker.AuditIssued || all[2].Rule != "people" {
-			t.Errorf("got %+v", all)
+		for range 50 {
+			for _, rule := range []string{"shop", "people"} {
+				if u, err := l.Use(t.Context(), byRule(rule)); err != nil || !u.Count() {
+					t.Errorf("got %v", err)
+				}
+			}
+		}
+		passes(61 * time.Second)
+		got := map[string]int64{}
+		for _, is := range out.lines(t) {
+			got[string(is.Event)+" "+is.Rule] += max(is.Count, 1)
+		}
+		if len(out.lines(t)) != 4 || got["token.issued shop"] != 1 || got["token.issued people"] != 1 || got["token.used shop"] != 99 || got["token.used people"] != 99 {
+			t.Errorf("got %v", got)
 		}
 	})
 }
@@ -197,11 +205,21 @@ func TestDenialsAreCountedAndBounded(t *testing.T) {
 				l.Note(t.Context(), r)
 			}
 		}
+		passes(0)
+		lines := len(out.lines(t))
+		l.Note(t.Context(), denial(other, "while strangers knock"))
+		passes(0)
+		if len(out.lines(t)) != lines+1 {
+			t.Error("strangers take the places of callers")
+		}
 		before := len(out.lines(t))
 		passes(61 * time.Second)
 		all = out.lines(t)
 		sum := int64(0)
 		for _, is := range all[103:] {
+			if is.Event == broker.AuditDenied {
+				continue
+			}
 			sum += max(is.Count, 1)
 			if is.Caller.Listener != "services" && is.Count != 1500 {
 				t.Errorf("got %+v", is)

@@ -12,7 +12,7 @@ import (
 
 // What is told apart: whoever is denied for names that they make up fills no disk.
 const (
-	deniersMost = 1_000
+	deniersMost = 1_000 // for each event: whoever comes without a name takes no place of those who have one
 	denialsMost = 100 // of each
 )
 
@@ -54,6 +54,8 @@ type denier struct {
 type denials struct {
 	mu sync.Mutex
 	by map[who]*denier
+	// are is how many these are.
+	are map[broker.AuditEvent]int
 	// beyond is of all whom there is no room for.
 	beyond map[broker.AuditEvent]tally
 }
@@ -75,13 +77,14 @@ func (d *denials) first(r broker.AuditRecord, now time.Time) bool {
 	defer d.mu.Unlock()
 	by := d.by[w]
 	if by == nil {
-		if len(d.by) >= deniersMost {
+		if d.are[r.Event] >= deniersMost {
 			d.beyond[r.Event] = d.beyond[r.Event].with(now)
 			return false
 		}
 		by = &denier{what: map[what]tally{}}
 		by.line = lineOf(broker.AuditRecord{Event: r.Event, Caller: r.Caller, Listener: r.Listener, Peer: host}, "", "", "")
 		d.by[w] = by
+		d.are[r.Event]++
 	}
 	t, counted := by.what[x]
 	switch {
@@ -144,6 +147,7 @@ func (d *denials) take(w who) []line {
 	}
 	if len(lines) == 0 {
 		delete(d.by, w)
+		d.are[w.event]--
 	}
 	return lines
 }

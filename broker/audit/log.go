@@ -90,7 +90,8 @@ func prepare(s Settings) (*Log, error) {
 		return nil, fmt.Errorf("the audit log's issuance is %s or %s", Counted, Required)
 	}
 	l := &Log{s: s, boot: broker.NewID().String(), teller: newTeller()}
-	l.uses.by, l.denials.by, l.denials.beyond = map[pair]*use{}, map[who]*denier{}, map[broker.AuditEvent]tally{}
+	l.uses.by = map[pair]*use{}
+	l.denials.by, l.denials.are, l.denials.beyond = map[who]*denier{}, map[broker.AuditEvent]int{}, map[broker.AuditEvent]tally{}
 	if s.Syslog != "" {
 		to, err := newSyslogSink(s.Syslog)
 		if err != nil {

@@ -17,19 +17,19 @@ const (
 	usesFor = 2 * time.Minute
 )
 
-// A pair is a caller and a token that it is given.
+// A pair is a caller and a token that it is given, by a rule: one caller may have several, and be allowed by one and the other.
 type pair struct {
 	identity, listener string
 	operation          broker.Operation
 	credential, token  string
+	rule               string
 }
 
 // A use is what is counted of a pair.
 type use struct {
 	counts *broker.Uses
-	// line is what its counts become, of the rule that allowed it; rule is that.
+	// line is what its counts become.
 	line line
-	rule string
 	// since is when the counting began anew; used is when it was known to be used last.
 	since, used time.Time
 	// pending is the line of the first use, while it has to be written first: that many wait for it. Nil: it is written, or need not be.
@@ -59,7 +59,7 @@ func short(s string) string {
 }
 
 func pairOf(r broker.AuditRecord) pair {
-	p := pair{operation: r.Operation, credential: short(string(r.Credential)), token: short(r.TokenID), listener: short(r.Listener)}
+	p := pair{operation: r.Operation, credential: short(string(r.Credential)), token: short(r.TokenID), rule: short(r.Rule), listener: short(r.Listener)}
 	if r.Caller != nil {
 		p.identity, p.listener = short(r.Caller.Identity), short(r.Caller.Listener)
 	}
@@ -76,7 +76,7 @@ func (l *Log) Use(ctx context.Context, r broker.AuditRecord) (*broker.Uses, erro
 		l.uses.mu.Unlock()
 		return l.await(ctx, p, u, true)
 	}
-	if u != nil && u.rule == r.Rule {
+	if u != nil {
 		u.counts.Count()
 		l.uses.mu.Unlock()
 		return u.counts, nil
@@ -85,20 +85,14 @@ func (l *Log) Use(ctx context.Context, r broker.AuditRecord) (*broker.Uses, erro
 	defer l.uses.mu.Unlock()
 	now := l.s.Now()
 	var over []line
-	switch {
-	case u != nil: // another rule allows it now
-		if n := u.counts.End(); n > 0 {
-			over = append(over, u.counted(n, now))
-		}
-		delete(l.uses.by, p)
-	case len(l.uses.by) >= usesMost:
+	if len(l.uses.by) >= usesMost {
 		over = l.uses.end(now)
 	}
 	for i := range over {
 		l.write(&over[i], queued)
 	}
 	is := l.lineOf(ctx, r)
-	u = &use{counts: &broker.Uses{}, rule: r.Rule, since: now, used: now}
+	u = &use{counts: &broker.Uses{}, since: now, used: now}
 	u.line = line{
 		Event: broker.AuditUsed, Outcome: ok, Caller: is.Caller, Operation: is.Operation, Credential: is.Credential, Provider: is.Provider, Rule: is.Rule, TokenID: is.TokenID,
 		Clipped: is.Clipped,

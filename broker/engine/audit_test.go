@@ -398,3 +398,82 @@ func TestWhatIsInvalidatedIsDecidedOnLast(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoMakesUpTokensLeavesNoLines: of what matches nothing, nothing is changed. What matches is written down before, wherever it is.
+func TestWhoMakesUpTokensLeavesNoLines(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		a := &auditor{}
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)}, auditedBy(a))
+		w, other := all[0], all[1]
+		w.create("main", nil)
+		invalidate := func(w *replica, i engine.Invalidation) int {
+			t.Helper()
+			i.Credential = "main"
+			done, err := w.Invalidate(t.Context(), local, i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return done.Count
+		}
+		w.mustGet("main")
+		a.take()
+		var madeUp engine.Request
+		scopes(t, "made-up")(&madeUp)
+		for _, i := range []engine.Invalidation{
+			{TokenID: "made-up"}, {AccessToken: broker.NewSecret("made-up")}, {All: true, Selection: madeUp.Selection},
+		} {
+			if n := invalidate(w, i) + invalidate(other, i); n != 0 {
+				t.Errorf("%d are dropped", n)
+			}
+		}
+		if got := a.take(); len(got) != 0 {
+			t.Errorf("got %q", got)
+		}
+		invalidated := "token.invalidated main by " + local.String()
+		want := []string{"intent " + invalidated, "done ok 1 " + invalidated}
+		for _, by := range []func(engine.Result) engine.Invalidation{
+			func(r engine.Result) engine.Invalidation { return engine.Invalidation{TokenID: r.Token.ID} },
+			func(r engine.Result) engine.Invalidation { return engine.Invalidation{AccessToken: r.Token.AccessToken} },
+			func(engine.Result) engine.Invalidation { return engine.Invalidation{All: true} },
+		} {
+			for _, at := range all {
+				sleep(2 * time.Hour) // else it is one fresh token after the other
+				i := by(w.mustGet("main"))
+				a.take()
+				if invalidate(at, i) != 1 || !slices.Equal(a.take(), want) {
+					t.Errorf("%+v", i)
+				}
+			}
+		}
+	})
+}
+
+// TestWhatIsReadOfManyTokensIsOfTheShare: a question of which the store reads a thousand rows is no question as others are.
+func TestWhatIsReadOfManyTokensIsOfTheShare(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.CallerRate = 100 })
+		w.create("main", nil)
+		for i := range 80 {
+			w.mustGet("main", scopes(t, fmt.Sprint("s", i)))
+		}
+		sleep(time.Hour / 2)
+		limited := 0
+		for i := range 100 {
+			_, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: fmt.Sprint("made-up-", i)})
+			if broker.KindOf(err) == broker.CallerLimited {
+				limited++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if limited < 40 || limited > 60 { // 1,000 at once, 21 each
+			t.Errorf("%d of 100 are refused", limited)
+		}
+		sleep(time.Second)
+		w.mustGet("main", scopes(t, "s1"))
+		sleep(time.Second)
+		if _, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", TokenID: "made-up"}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -206,6 +206,27 @@ func (c *cache) confirm(e *entry, asked broker.Moment) {
 // try notes that the store could not say, when it was asked at a moment.
 func (c *cache) try(e *entry, asked broker.Moment) { e.tried.Store(int64(asked)) }
 
+// any reports whether there is an entry of a credential that matches and could be served, or is on its way to the store.
+func (c *cache) any(name broker.CredentialName, match func(*entry) bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lines[name]
+	if l == nil {
+		return false
+	}
+	for e := range l.pending {
+		if !e.dropped.Load() && match(e) {
+			return true
+		}
+	}
+	for _, s := range l.slots {
+		if e := s.entry.Load(); !e.dropped.Load() && match(e) {
+			return true
+		}
+	}
+	return false
+}
+
 // drop takes the entries of a credential that match out of service for good, also those that are on their way to the store, and returns how many
 // tokens of those only this process had. If there are any, or the store has changed, everybody looks again.
 func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, changed bool) (local int) {

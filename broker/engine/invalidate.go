@@ -49,30 +49,38 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 	default:
 		return broker.Dropped{}, broker.Invalid(broker.Violation{Field: "target", Description: "say which token: token_id, access_token or all"})
 	}
+	wrote := &written{ctx: ctx, may: may, more: func(r *broker.AuditRecord) {
+		if r.TokenID = i.TokenID; i.All {
+			r.Selection = i.Selection
+		}
+	}}
 	// Whoever misspells a name must not believe that its tokens are gone.
 	c, err := b.store.Credential(ctx, i.Credential)
 	if err != nil {
 		err = b.storeFailure(i.Credential, err)
-		if broker.KindOf(err) == broker.NotFound || !b.mayUnread(may) {
+		if broker.KindOf(err) == broker.NotFound || !b.mayUnread(may) || !b.cache.any(i.Credential, named) {
 			return broker.Dropped{}, err
 		}
-		audited, away := may.intend(ctx, broker.AuditInvalidated, broker.Credential{Provider: b.providerOf(i.Credential, nil)}, func(r *broker.AuditRecord) {
-			r.TokenID, r.Selection = i.TokenID, i.Selection
-		})
-		if away != nil {
+		if away := wrote.down(broker.Credential{Provider: b.providerOf(i.Credential, nil)}); away != nil {
 			return broker.Dropped{}, away
 		}
-		audited(b.cache.drop(i.Credential, named, false), err)
+		wrote.done(b.cache.drop(i.Credential, named, false), err)
 		return broker.Dropped{}, err
 	}
 	if err := may.on(c); err != nil {
 		return broker.Dropped{}, err
 	}
-	m := broker.Match{TokenID: i.TokenID, Allowed: may.on} // again: it may take a while until this is written down
-	var what dropped                                       // everything
+	m := broker.Match{TokenID: i.TokenID, Before: func(c broker.Credential) error {
+		if err := may.on(c); err != nil { // it may be another one by now
+			return err
+		}
+		return wrote.down(c)
+	}}
+	var what dropped // everything
 	switch {
 	case !i.AccessToken.IsZero():
 		m.TokenID = b.tokenID(c, i.AccessToken)
+		wrote.more = func(r *broker.AuditRecord) { r.TokenID = m.TokenID }
 	case i.All && i.Selection != broker.Selection{}:
 		t, err := b.aim(lookup{i.Credential, i.Selection}, c)
 		if err != nil {
@@ -86,13 +94,33 @@ func (b *Broker) invalidate(ctx context.Context, i Invalidation, may permit) (br
 	if m.TokenID != "" {
 		what = droppedID(m.TokenID)
 	}
-	audited, err := may.intend(ctx, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID, r.Selection = m.TokenID, i.Selection })
-	if err != nil {
-		return broker.Dropped{}, err
-	}
-	done, err := b.drop(ctx, i.Credential, m, nil, named, what)
-	audited(done.Count, err)
+	done, err := b.drop(ctx, c, m, nil, named, what)
+	wrote.done(done.Count, err)
+	b.shares.owe(may.access.Caller, done.Looked/rowsAtOnce)
 	return done, err
+}
+
+// written is how a drop is audited: before anything is dropped, and only where something is. Whoever makes up tokens leaves no lines.
+type written struct {
+	ctx   context.Context //nolint:containedctx // of the call that drops
+	may   permit
+	more  func(*broker.AuditRecord)
+	after func(count int, err error)
+}
+
+// down writes down what is about to be dropped, once.
+func (w *written) down(c broker.Credential) (err error) {
+	if w.after == nil {
+		w.after, err = w.may.intend(w.ctx, broker.AuditInvalidated, c, w.more)
+	}
+	return err
+}
+
+// done writes down what came of it.
+func (w *written) done(count int, err error) {
+	if w.after != nil {
+		w.after(count, err)
+	}
 }
 
 // ofSelection matches the entry of a selection, by what this process knows of its credential.
@@ -118,11 +146,17 @@ func ofToken(id string, token broker.Secret) func(*entry) bool {
 	}
 }
 
-// drop drops in the store and, whatever the store answers, what is named in this process. of is whose token a caller says it has; nil: nobody's in
+// drop drops of a credential in the store and, whatever the store answers, what is named in this process. of is whose token a caller says it has; nil: nobody's in
 // particular. what is named in the store.
-func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.Match, of *target, named func(*entry) bool, what dropped) (broker.Dropped, error) {
+func (b *Broker) drop(ctx context.Context, c broker.Credential, m broker.Match, of *target, named func(*entry) bool, what dropped) (broker.Dropped, error) {
+	name := c.Name
 	l, began := b.cache.hold(name), b.clock.Now().At
 	defer b.cache.release(l)
+	if m.Before != nil && b.cache.any(name, named) { // it is gone from here whatever the store says
+		if err := m.Before(c); err != nil {
+			return broker.Dropped{}, err
+		}
+	}
 	local := 0
 	if !m.Spare { // else nobody is told that it is gone
 		// What is on its way to the store arrives before this, and is dropped there, or not at all.
@@ -153,6 +187,9 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 		every, key := named, of.token
 		named = func(e *entry) bool { return e.target.token == key && every(e) }
 	}
+	if k := broker.KindOf(err); k == broker.AuditUnavailable || k == broker.CallerNotAllowed || k == broker.Canceled {
+		return broker.Dropped{}, err // before anything was dropped
+	}
 	local += b.cache.drop(name, named, done.Count > 0)
 	if err != nil {
 		return broker.Dropped{}, b.storeFailure(name, err)
@@ -170,10 +207,34 @@ func (b *Broker) drop(ctx context.Context, name broker.CredentialName, m broker.
 	return done, nil
 }
 
+// listsMost is how many at a time have all tokens of a credential read.
+const listsMost = 2
+
+// listing waits until it may have all tokens of a credential read.
+func (b *Broker) listing(ctx context.Context, name broker.CredentialName) (leave func(), err error) {
+	l := b.cache.hold(name)
+	select {
+	case l.listing <- struct{}{}:
+		return func() {
+			<-l.listing
+			b.cache.release(l)
+		}, nil
+	case <-ctx.Done():
+		b.cache.release(l)
+		return nil, ctx.Err()
+	}
+}
+
 // dropStored drops in the store. Of the token that a caller says it has, one row is read first: an id that this does not have, or that is rejected
 // already, is not looked for under all other keys, whatever callers make up.
 func (b *Broker) dropStored(ctx context.Context, name broker.CredentialName, m broker.Match, of *target) (broker.Dropped, error) {
-	if of != nil {
+	if of == nil {
+		leave, err := b.listing(ctx, name)
+		if err != nil {
+			return broker.Dropped{}, err
+		}
+		defer leave()
+	} else {
 		v, err := b.store.Read(ctx, of.token, "")
 		switch there := v.Token; {
 		case err != nil, there == nil, there.ID != m.TokenID:

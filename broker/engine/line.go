@@ -21,6 +21,8 @@ type line struct {
 
 	// known is the credential as it was last read.
 	known atomic.Pointer[known]
+	// listing has those who have all its tokens read.
+	listing chan struct{}
 	// watchers are how many watch its tokens.
 	watchers atomic.Int32
 
@@ -97,7 +99,7 @@ type rejection struct {
 
 func newLine(name broker.CredentialName) *line {
 	return &line{
-		name: name, slots: map[[32]byte]*slot{}, pending: map[*entry]struct{}{},
+		name: name, listing: make(chan struct{}, listsMost), slots: map[[32]byte]*slot{}, pending: map[*entry]struct{}{},
 		changed: make(chan struct{}), ended: make(chan struct{}), wanted: make(chan struct{}),
 	}
 }

@@ -79,8 +79,8 @@ type Counted struct {
 	State    State
 }
 
-// countAtOnce is how many credentials are counted for one question to the store.
-const countAtOnce = 500
+// countAtOnce is how many credentials are counted for one question to the store, which reads all their tokens: it keeps others waiting for as long.
+const countAtOnce = 20
 
 // Count counts the credentials. It fails with StoreUnavailable.
 func (b *Broker) Count(ctx context.Context) (map[Counted]int, error) {

@@ -14,6 +14,9 @@ import (
 // DefaultCallerRate is how many operations a second that cost something a caller may begin, as a rule.
 const DefaultCallerRate = 1000
 
+// rowsAtOnce is how many tokens of a credential are read for what another question to the store costs.
+const rowsAtOnce = 4
+
 // CallerRateMost bounds that: a limiter counts no further than to callerBurst times as many.
 const CallerRateMost = 1_000_000
 
@@ -105,6 +108,16 @@ func (s *shares) take(caller *broker.Caller, name broker.CredentialName) error {
 	return &broker.Failure{
 		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Wall.Add(wait),
 		Detail: fmt.Sprintf("more calls a second that the process alone cannot answer than %d (the setting limits.caller_rate)", s.rate),
+	}
+}
+
+// owe takes what a call has cost beyond one, which is known when it is done: the caller may owe a second's worth.
+func (s *shares) owe(caller *broker.Caller, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := time.Unix(0, int64(s.clock.Now().At))
+	if l := s.all[caller.Identity]; l != nil && n > 0 && l.TokensAt(at) > -float64(s.rate) {
+		l.ReserveN(at, min(n, s.rate))
 	}
 }
 

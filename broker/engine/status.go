@@ -57,12 +57,16 @@ func (b *Broker) CredentialStatus(ctx context.Context, caller *broker.Caller, na
 		if err != nil {
 			return Report{}, b.storeFailure(name, err)
 		}
+		b.shares.owe(caller, len(all[0].Tokens)/rowsAtOnce)
 		return b.report(all[0], b.clock.Now().Wall), may.on(all[0].Credential)
 	})
 }
 
-// CredentialStatuses is CredentialStatus of each of these, for one question to the store. It fails if nothing can be said of any. It takes nothing
-// of the caller's share: it is for what a call that has taken its part brings, a page of Credentials or what was written.
+// statusesAtOnce is of how many credentials the store is asked at once: each has all its tokens read.
+const statusesAtOnce = 100
+
+// CredentialStatuses is CredentialStatus of each of these, for one question to the store for a hundred of them. It fails if nothing can be said of any. Of the
+// caller's share it takes what many tokens cost, and no more: it is for what a call that has taken its part brings, a page of Credentials or what was written.
 func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, names []broker.CredentialName) ([]Report, error) {
 	all := make([]Report, len(names))
 	permits := make([]permit, len(names))
@@ -78,10 +82,19 @@ func (b *Broker) CredentialStatuses(ctx context.Context, caller *broker.Caller, 
 	if len(may) == 0 {
 		return all, nil
 	}
-	statuses, err := b.store.Statuses(ctx, may)
-	if err != nil {
-		return nil, b.failed(ctx, broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: may[0]}, b.storeFailure(may[0], err))
+	var statuses []broker.Status
+	looked := 0
+	for some := range slices.Chunk(may, statusesAtOnce) {
+		part, err := b.store.Statuses(ctx, some)
+		if err != nil {
+			return nil, b.failed(ctx, broker.Access{Caller: caller, Operation: broker.ReadCredential, Credential: some[0]}, b.storeFailure(some[0], err))
+		}
+		for i := range part {
+			looked += len(part[i].Tokens)
+		}
+		statuses = append(statuses, part...)
 	}
+	b.shares.owe(caller, looked/rowsAtOnce)
 	now := b.clock.Now().Wall
 	for i, name := range names {
 		if all[i].Err != nil {

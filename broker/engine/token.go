@@ -135,14 +135,16 @@ func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key looku
 		if err != nil {
 			return err
 		}
-		audited, err := may.intend(bounded, broker.AuditInvalidated, c, func(r *broker.AuditRecord) { r.TokenID = id })
-		if err != nil {
-			return err
-		}
+		wrote := &written{ctx: bounded, may: may, more: func(r *broker.AuditRecord) { r.TokenID = id }}
 		// One caller who rejects whatever it gets takes nobody's token away.
-		m := broker.Match{TokenID: id, Spare: true, Allowed: func(c broker.Credential) error { return b.effective(may, c).on(c) }}
-		done, err := b.drop(bounded, l.name, m, &t, ofToken(id, broker.Secret{}), droppedID(id))
-		audited(done.Count, err)
+		m := broker.Match{TokenID: id, Spare: true, Before: func(c broker.Credential) error {
+			if err := b.effective(may, c).on(c); err != nil {
+				return err
+			}
+			return wrote.down(c)
+		}}
+		done, err := b.drop(bounded, c, m, &t, ofToken(id, broker.Secret{}), droppedID(id))
+		wrote.done(done.Count, err)
 		if err == nil && !done.Spared.IsZero() {
 			err = &broker.Failure{Kind: broker.FreshTokensRejected, Credential: l.name, Provider: c.Provider, RetryAt: done.Spared}
 		}
