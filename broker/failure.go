@@ -34,6 +34,7 @@ const (
 	ReauthorizationRequired
 	SecretsRequired
 	UpstreamRateLimited
+	// TooManyTokens is in the contract, and brokers of a former version say it.
 	TooManyTokens
 	// CallerLimited: this caller asks for more than its share.
 	CallerLimited

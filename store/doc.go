@@ -10,8 +10,8 @@
 //
 // What this package decides beyond the comments of broker.Store:
 //
-//   - Acquire deletes the token that was obtained the longest ago when it begins an exchange for a new token key of a credential that has
-//     Options.MaxTokens live ones: a token that is asked for is obtained anew before it ends, so that one is of the least use. It is looked at
+//   - Acquire deletes the token that ends first when it begins an exchange for a new token key of a credential that has Options.MaxTokens live
+//     ones: a token that is asked for is obtained anew before it ends, so that one is mostly of the least use. It is looked at
 //     before the exchange, and not at Commit: flights that run at the same time may overshoot by their number.
 //   - Acquire fails with broker.StoreUnavailable where a grant could be spent, once the store was exported: see suspend.go.
 //   - A lease that is not on a grant counts only for the credential version and epoch that it was taken for: after a change
