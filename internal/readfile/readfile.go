@@ -27,6 +27,10 @@ func Read(name string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // it was only read
+	return readAll(f, info, most)
+}
+
+func readAll(f *os.File, info fs.FileInfo, most int64) ([]byte, error) {
 	if info.Size() > most {
 		return nil, &TooLarge{most}
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
@@ -64,14 +63,16 @@ func Create(path string) (*Keyring, error) {
 // read, that belongs to another user, or that is no regular file. A symbolic link is followed (that is how secrets are
 // mounted), and the rules hold for what it leads to. No error holds anything of the file's content.
 func Load(path string) (*Keyring, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("seal: read the key file %s: %w", path, reason(err))
+	data, err := readfile.Private(path, maxKeyFile)
+	var loose *readfile.TooOpen
+	var large *readfile.TooLarge
+	switch {
+	case errors.As(err, &loose):
+		return nil, fmt.Errorf("seal: the key file %s: %w %s", path, err, path)
+	case errors.As(err, &large):
+		return nil, fmt.Errorf("seal: the key file %s: it is too big for a key file", path)
+	case err != nil:
+		return nil, fmt.Errorf("seal: the key file %s: %w", path, reason(err))
 	}
 	k, err := unmarshal(data)
 	if err != nil {
@@ -101,9 +102,6 @@ func (k *Keyring) marshal() ([]byte, error) {
 }
 
 func unmarshal(data []byte) (*Keyring, error) {
-	if len(data) > maxKeyFile {
-		return nil, errors.New("it is too big for a key file")
-	}
 	var f keyFile
 	if err := json.Unmarshal(data, &f); err != nil || f.Format == 0 {
 		return nil, errors.New("it is not a tokenbroker key file, or is damaged: restore it from a backup")
@@ -124,32 +122,6 @@ func unmarshal(data []byte) (*Keyring, error) {
 
 func readKeyset(data []byte) (*keyset.Handle, error) {
 	return insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(data)))
-}
-
-// openRegular checks what it opened, not what was there a moment before.
-func openRegular(path string) (*os.File, error) {
-	f, info, err := readfile.Open(path)
-	switch {
-	case errors.Is(err, readfile.ErrNotRegular):
-		return nil, fmt.Errorf("seal: the key file %s: %w", path, err)
-	case err != nil:
-		return nil, fmt.Errorf("seal: open the key file %s: %w", path, reason(err))
-	}
-	if err := checkFile(path, info); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-func checkFile(path string, info fs.FileInfo) error {
-	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return fmt.Errorf("seal: the key file %s can be read or changed by others (mode %04o): chmod 600 %s", path, perm, path)
-	}
-	if !ownedByUs(info) {
-		return fmt.Errorf("seal: the key file %s belongs to another user: chown it to the user that runs tokenbroker", path)
-	}
-	return nil
 }
 
 // reason strips the paths that the os package adds: the messages name the file themselves.
