@@ -28,6 +28,7 @@ var may = map[string][]string{
 	"internal/jsondoc":               {},
 	"store":                          {"broker", "store/seal"},
 	"store/seal":                     {"internal/newfile", "internal/readfile"},
+	"store/kek":                      {"internal/newfile", "internal/readfile"},
 	"store/bolt":                     {"broker", "internal/newfile", "store"},
 	"store/redis":                    {"broker", "store"},
 	"store/storetest":                {"broker", "store", "store/seal"},
@@ -54,6 +55,7 @@ var may = map[string][]string{
 	"examples/call":                  {"gen/tokenbroker/v1"},
 	"internal/project":               {},
 	"internal/sbom":                  {},
+	"internal/transit":               {},
 	"cmd/tokenbroker": {
 		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/operator",
 		"cmd/tokenbroker/internal/settings",
@@ -87,6 +89,7 @@ var never = map[string][]string{
 	"provider/transport":                {"google.golang.org/", "go.yaml.in/", "testing"},
 	"provider/locoia":                   {"google.golang.org/", "net/http", "testing"},
 	"store":                             {"google.golang.org/grpc", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
+	"store/kek":                         {"google.golang.org/", "go.etcd.io/", "github.com/redis/", "testing"},
 	"server":                            {"go.etcd.io/", "go.yaml.in/", "github.com/spiffe/", "testing"},
 	"server/authn":                      {"google.golang.org/grpc", "go.etcd.io/", "go.yaml.in/", "testing"},
 	"internal/upstreamsim":              {"testing"},
