@@ -55,7 +55,7 @@ var may = map[string][]string{
 	"examples/call":                  {"gen/tokenbroker/v1"},
 	"internal/project":               {},
 	"internal/sbom":                  {},
-	"internal/transit":               {},
+	"internal/kmstest":               {},
 	"cmd/tokenbroker": {
 		"cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/daemon", "cmd/tokenbroker/internal/demo", "cmd/tokenbroker/internal/operator",
 		"cmd/tokenbroker/internal/settings",

@@ -172,6 +172,8 @@ func (k *awsKMS) refused(a answer) error {
 		var said awsAnswer
 		if json.Unmarshal(a.body, &said) == nil {
 			code = said.Type
+		} else {
+			code = xmlCode(a.body) // what stands before services may answer in XML
 		}
 	}
 	return awsFailure(code, a)

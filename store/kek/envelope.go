@@ -38,7 +38,7 @@ func (e *envelope) GoString() string { return e.uri }
 // Wrap implements KEK.
 func (e *envelope) Wrap(ctx context.Context, plaintext, associated []byte) ([]byte, error) {
 	if len(plaintext) > MaxPlaintext {
-		return nil, at(e.uri, invalid("it is asked to wrap more than 1 MiB"))
+		return nil, at(e.uri, invalid("it is asked to wrap more than 1 MiB, which a keyset is not: wrap something smaller"))
 	}
 	dataKey := make([]byte, dataKeySize)
 	_, _ = rand.Read(dataKey) // never fails (crypto/rand)
