@@ -14,6 +14,8 @@ COMPOSE_SPEC_VERSION  := v2.16.2
 # The authorization server of some tests, of npm; its lock file is internal/product/testdata/oidc-provider/package-lock.json.
 OIDC_PROVIDER_VERSION := 9.13.3
 NODE_VERSION          := 22.20.0
+# AWS's services in Python, for tests of AWS KMS.
+MOTO_VERSION          := 5.2.5
 
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
@@ -23,7 +25,7 @@ COVERED := ./broker/... ./provider/... ./store/...
 # What make quick leaves out, because it takes long: the whole product, herds, explored schedules, real Redis servers; of the processes it runs the scripts.
 SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis$$|/cmd/tokenbroker$$
 
-.PHONY: all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
+.PHONY: FORCE all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -77,6 +79,19 @@ $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION):
 	scripts/npm-install internal/product/testdata/oidc-provider $(BIN)/oidc-provider $(NODE_VERSION)
 	ln -sf oidc-provider $@
 
+# Of PyPI.
+$(BIN)/moto-$(MOTO_VERSION):
+	scripts/need-python "AWS KMS for tests"
+	python3 -m venv --clear $(BIN)/moto-venv
+	$(BIN)/moto-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: "moto[server]==$(MOTO_VERSION)"
+	ln -sf moto-venv/bin/moto_server $@
+
+# KMSs for tests, of our sources: go build knows when they have changed.
+$(BIN)/kmstest: FORCE
+	@mkdir -p $(BIN)
+	go build -C internal/kmstest -o $@ .
+FORCE:
+
 generate: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) ## write gen/ from proto/, and the tables of docs/definitions/reference.md
 	rm -rf gen
 	PATH="$(BIN):$$PATH" $(BIN)/buf generate proto
@@ -90,10 +105,11 @@ lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
 		$(MAKE) --no-print-directory $(BIN)/hadolint-$(HADOLINT_VERSION) && $(BIN)/hadolint-$(HADOLINT_VERSION) Dockerfile; \
 	elif [ -n "$$CI" ]; then exit 1; fi
 
-modules: ## the modules are those of go.sum, and go.mod is tidy, of both modules of this tree
+modules: ## the modules are those of go.sum, and go.mod is tidy, of all modules of this tree
 	go mod verify
 	go mod tidy -diff
 	cd internal/sbom && go mod verify && go mod tidy -diff
+	cd internal/kmstest && go mod verify && go mod tidy -diff
 
 lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image modules ## golangci-lint, buf lint, hadolint, gen is what buf writes, go.mod and go.sum; the first time it builds its tools: some eight minutes on two cores
 	$(BIN)/buf lint
@@ -103,12 +119,14 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 		diff -r "$$dir/gen" gen || { echo "gen is not what buf writes: run make generate"; exit 1; }
 	$(BIN)/golangci-lint run
 	cd internal/sbom && $(BIN)/golangci-lint run
+	cd internal/kmstest && $(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) $(BIN)/kmstest ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, KMSs, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
 	@scripts/need-rsyslog
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
+	@$(MAKE) --no-print-directory $(BIN)/moto-$(MOTO_VERSION) || { [ -z "$$CI" ] && echo "the tests with AWS KMS are skipped"; }
 
 quick: ## most tests, without the race detector, in a minute or two: for a change at hand
 	go test -short $$(go list ./... | grep -vE '$(SLOW)')
@@ -146,6 +164,7 @@ fuzz: ## every fuzz target for FUZZTIME (60s), and how often each was executed
 tidy: ## go.mod and go.sum
 	go mod tidy
 	cd internal/sbom && go mod tidy
+	cd internal/kmstest && go mod tidy
 
 clean: ## remove what make built
 	rm -rf bin .bin coverage.out

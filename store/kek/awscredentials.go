@@ -65,7 +65,7 @@ type awsKey struct {
 func (k awsKey) credentials(of string) (aws.Credentials, error) {
 	session := or(k.SessionToken, k.Token)
 	if !printable(k.AccessKeyID) || !printable(k.Secret) || session != "" && !printable(session) {
-		return aws.Credentials{}, failure(Refused, of+" has no access key of AWS")
+		return aws.Credentials{}, failure(Refused, of+" has no access key of AWS: look at where it should come from")
 	}
 	return aws.Credentials{AccessKeyID: k.AccessKeyID, SecretAccessKey: k.Secret, SessionToken: session}, nil
 }
@@ -89,7 +89,7 @@ func (f credentialsFile) get(context.Context) (aws.Credentials, error) {
 	defer clear(data)
 	var k awsKey
 	if json.Unmarshal(data, &k) != nil || k.Version != 1 {
-		return aws.Credentials{}, failure(Refused, "the file of AWS's credentials is not JSON of Version 1, as a credential_process prints it")
+		return aws.Credentials{}, failure(Refused, "the file of AWS's credentials is none: want JSON of Version 1, as a credential_process prints it")
 	}
 	return k.credentials("the file of AWS's credentials")
 }

@@ -133,36 +133,36 @@ func (k *awsKMS) ask(ctx context.Context, action string, body awsRequest) (got a
 	return got, nil
 }
 
-// awsErrors are the codes of AWS KMS and of its front, and what we say of each. Codes end in Exception or not, by which part gives them.
+// awsErrors are the codes of AWS KMS, of its front and of STS, and what we say of each. They end in Exception or not, by which part gives them.
 var awsErrors = map[string]*Failure{
-	"NotFound":              failure(KeyUnavailable, "AWS KMS has no such key in this account and region: look at the ARN"),
-	"Disabled":              failure(KeyUnavailable, "the key is disabled in AWS KMS: enable it"),
-	"KMSInvalidState":       failure(KeyUnavailable, "the key's state in AWS KMS does not let it be used, as when its deletion is pending: cancel the deletion, and enable it"),
-	"KeyUnavailable":        failure(Away, "AWS KMS cannot use the key now: try again later"),
-	"InvalidKeyUsage":       invalid("the key in AWS KMS is not one to encrypt and decrypt with: use a symmetric one"),
-	"InvalidCiphertext":     failure(Damaged, "AWS KMS cannot open this with the key: it was changed, or moved here from another place"),
-	"IncorrectKey":          failure(Another, "AWS KMS says that another key has wrapped this: set the one that did"),
-	"AccessDenied":          failure(Refused, "AWS KMS does not let these credentials use the key: they need kms:Encrypt and kms:Decrypt, by the key's policy and their own"),
-	"UnrecognizedClient":    failure(Refused, "AWS does not know the access key: look at the credentials"),
-	"InvalidClientTokenId":  failure(Refused, "AWS does not know the access key or the session: look at the credentials"),
-	"MissingAuthentication": failure(Refused, "AWS finds no credentials in the request: look at the credentials"),
-	"IncompleteSignature":   failure(Refused, "AWS refuses the signature: look at the credentials"),
-	"InvalidSignature":      failure(Refused, "AWS refuses the signature: look at the secret access key, and at the clock of this machine"),
-	"SignatureDoesNotMatch": failure(Refused, "AWS refuses the signature: look at the secret access key, and at the clock of this machine"),
-	"ExpiredToken":          failure(Refused, "the credentials of AWS have ended: get others"),
-	"RequestExpired":        failure(Refused, "AWS says that the request is too old: look at the clock of this machine"),
-	"OptInRequired":         failure(Refused, "the AWS account may not use KMS in this region"),
-	"Throttling":            failure(Away, "AWS KMS asks to slow down: try again later"),
-	"LimitExceeded":         failure(Away, "AWS KMS asks to slow down: try again later"),
-	"RequestLimitExceeded":  failure(Away, "AWS KMS asks to slow down: try again later"),
-	"DependencyTimeout":     failure(Away, "AWS KMS waits for another part of AWS: try again later"),
-	"KMSInternal":           failure(Away, "AWS KMS fails: try again later"),
-	"ServiceUnavailable":    failure(Away, "AWS KMS is not available: try again later"),
-	"InternalFailure":       failure(Away, "AWS KMS fails: try again later"),
-	"InvalidGrantToken":     failure(Refused, "AWS KMS does not let these credentials use the key"),
-	"InvalidIdentityToken":  failure(Refused, "AWS refuses the web identity's token: look at the file, and at the role's trust"),
-	"IDPRejectedClaim":      failure(Refused, "AWS refuses the web identity's token: look at the role's trust"),
-	"IDPCommunicationError": failure(Away, "AWS cannot ask who issued the web identity's token: try again later"),
+	"NotFound":                   failure(KeyUnavailable, "AWS KMS has no such key in this account and region: look at the ARN"),
+	"Disabled":                   failure(KeyUnavailable, "the key is disabled in AWS KMS: enable it"),
+	"KMSInvalidState":            failure(KeyUnavailable, "the key's state in AWS KMS does not let it be used, as when its deletion is pending: cancel the deletion, and enable it"),
+	"KeyUnavailable":             failure(Away, "AWS KMS cannot use the key now: try again later"),
+	"InvalidKeyUsage":            invalid("the key in AWS KMS is not one to encrypt and decrypt with: use a symmetric one"),
+	"InvalidCiphertext":          failure(Damaged, "AWS KMS cannot open this with the key: it was changed, or moved here from another place"),
+	"IncorrectKey":               failure(Another, "AWS KMS says that another key has wrapped this: set the one that did"),
+	"AccessDenied":               failure(Refused, "AWS KMS does not let these credentials use the key: they need kms:Encrypt and kms:Decrypt, by the key's policy and their own"),
+	"UnrecognizedClient":         failure(Refused, "AWS does not know the access key: look at the credentials"),
+	"InvalidClientTokenId":       failure(Refused, "AWS does not know the access key or the session: look at the credentials"),
+	"MissingAuthenticationToken": failure(Refused, "AWS finds no credentials in the request: look at the credentials"),
+	"IncompleteSignature":        failure(Refused, "AWS refuses the signature: look at the credentials"),
+	"InvalidSignature":           failure(Refused, "AWS refuses the signature: look at the secret access key, and at the clock of this machine"),
+	"SignatureDoesNotMatch":      failure(Refused, "AWS refuses the signature: look at the secret access key, and at the clock of this machine"),
+	"ExpiredToken":               failure(Refused, "the credentials of AWS have ended: get others"),
+	"RequestExpired":             failure(Refused, "AWS says that the request is too old: look at the clock of this machine"),
+	"OptInRequired":              failure(Refused, "the AWS account may not use KMS in this region: look at the account"),
+	"Throttling":                 failure(Away, "AWS KMS asks to slow down: try again later"),
+	"LimitExceeded":              failure(Away, "AWS KMS asks to slow down: try again later"),
+	"RequestLimitExceeded":       failure(Away, "AWS KMS asks to slow down: try again later"),
+	"DependencyTimeout":          failure(Away, "AWS KMS waits for another part of AWS: try again later"),
+	"KMSInternal":                failure(Away, "AWS KMS fails: try again later"),
+	"ServiceUnavailable":         failure(Away, "AWS KMS is not available: try again later"),
+	"InternalFailure":            failure(Away, "AWS KMS fails: try again later"),
+	"InvalidGrantToken":          failure(Refused, "AWS KMS does not let these credentials use the key: look at the key's policy and theirs"),
+	"InvalidIdentityToken":       failure(Refused, "AWS refuses the web identity's token: look at the file, and at the role's trust"),
+	"IDPRejectedClaim":           failure(Refused, "AWS refuses the web identity's token: look at the role's trust"),
+	"IDPCommunicationError":      failure(Away, "AWS cannot ask who issued the web identity's token: try again later"),
 }
 
 // refused is what AWS means: by its code where there is one that is known, else by the status.
@@ -185,12 +185,7 @@ func awsFailure(code string, a answer) error {
 		code = after
 	}
 	code, _, _ = strings.Cut(code, ":")
-	for _, end := range []string{"Exception", "Error", "Token"} {
-		if f := awsErrors[strings.TrimSuffix(code, end)]; f != nil {
-			return f
-		}
-	}
-	if f := awsErrors[code]; f != nil {
+	if f := awsErrors[strings.TrimSuffix(code, "Exception")]; f != nil {
 		return f
 	}
 	return a.failure()

@@ -64,12 +64,26 @@ func newClient(base string, s Settings, near func(netip.Addr) bool) (*client, er
 	default:
 		return nil, invalid("an endpoint of the settings is none: want https://HOST")
 	}
-	t.DialContext = dialer.DialContext
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		call, ok := ctx.Value(callKey{}).(context.Context)
+		if !ok {
+			return nil, errFar
+		}
+		c, err := dialer.DialContext(call, network, address)
+		if err == nil {
+			context.AfterFunc(call, func() { _ = c.Close() })
+		}
+		return c, err
+	}
 	return &client{
 		base: u.Scheme + separator + u.Host,
 		http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}, nil
 }
+
+// callKey is where a call's context is, in that of its connection. net/http lets a connection that nobody waits for any more go on, for others: with a
+// server that says nothing, for ever. Ours ends with the call, which always ends.
+type callKey struct{}
 
 // errFar is an address that may not be asked without TLS.
 var errFar = errors.New("kek: without TLS, and not on this machine")
@@ -155,7 +169,7 @@ func nonsense() *Failure {
 // send sends one request, and reads its answer. It fails with a *Failure where there is none.
 func (c *client) send(ctx context.Context, r *http.Request) (answer, error) {
 	r.Header.Set("User-Agent", "tokenbroker")
-	res, err := c.http.Do(r.WithContext(ctx))
+	res, err := c.http.Do(r.WithContext(context.WithValue(ctx, callKey{}, ctx)))
 	if err != nil {
 		return answer{}, unanswered(ctx, err)
 	}
@@ -266,7 +280,7 @@ func secretOf(file, what string) (string, error) {
 	text := strings.TrimSpace(string(data))
 	clear(data)
 	if !printable(text) {
-		return "", failure(Refused, what+" is empty, or not one line of text")
+		return "", failure(Refused, what+" is none: want one line of text, and it is empty, or more than that")
 	}
 	return text, nil
 }

@@ -52,7 +52,7 @@ func (e *envelope) Wrap(ctx context.Context, plaintext, associated []byte) ([]by
 		return nil, at(e.uri, nonsense())
 	}
 	h := head(name, wrapped)
-	return append(h, aeadOf(dataKey).Seal(nil, nil, plaintext, concat(h, associated))...), nil
+	return append(h, aeadOf(dataKey).Seal(nil, nil, plaintext, concat(h, associated))...), nil //nolint:gosec // G407: this GCM draws its nonces
 }
 
 // Unwrap implements KEK.
@@ -72,7 +72,7 @@ func (e *envelope) Unwrap(ctx context.Context, wrapped, associated []byte) ([]by
 	}
 	defer clear(dataKey)
 	if len(dataKey) != dataKeySize {
-		return nil, at(e.uri, damaged())
+		return nil, at(e.uri, nonsense())
 	}
 	plaintext, err := aeadOf(dataKey).Open(nil, nil, f.sealed, concat(f.head, associated))
 	if err != nil {

@@ -37,7 +37,7 @@ type serviceAccount string
 const (
 	gcpAudience  = gcpEndpoint + "/"
 	serviceType  = "service_account"
-	gcpTokenPath = "/computeMetadata/v1/instance/service-accounts/default/token" //nolint:gosec // G101: where it is
+	gcpTokenPath = "/computeMetadata/v1/instance/service-accounts/default/token"
 	tokenLife    = 5 * time.Minute
 )
 
@@ -53,7 +53,7 @@ func (file serviceAccount) token(context.Context) (string, error) {
 		KeyID string `json:"private_key_id"`
 		Key   string `json:"private_key"`
 	}
-	broken := failure(Refused, "the service account's file is no JSON key of one, of type service_account")
+	broken := failure(Refused, "the service account's file is none: want a JSON key of one, of type service_account")
 	if json.Unmarshal(data, &account) != nil || account.Type != serviceType || account.Email == "" {
 		return "", broken
 	}

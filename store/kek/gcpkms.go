@@ -94,6 +94,8 @@ func (k *gcpKMS) unwrap(ctx context.Context, wrapped []byte, bound [sha256.Size]
 	switch {
 	case err != nil:
 		return nil, err
+	case len(got.Plaintext) == 0:
+		return nil, nonsense()
 	case !got.PlaintextCRC.of(got.Plaintext):
 		return nil, corrupted()
 	}

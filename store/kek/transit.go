@@ -34,7 +34,7 @@ const (
 	transitPort   = "8200"
 	defaultLogin  = "kubernetes"
 	podsToken     = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // G101: where it lies
-	tokenHeader   = "X-Vault-Token"
+	tokenHeader   = "X-Vault-Token" //nolint:gosec // G101: what it is called
 	requestHeader = "X-Vault-Request" // agents that stand between want it, against requests that a browser was made to send
 )
 
@@ -219,7 +219,7 @@ func (t *transit) token(ctx context.Context) (string, error) {
 	case s.TokenEnvironment != "":
 		token := os.Getenv(s.TokenEnvironment)
 		if !printable(token) {
-			return "", failure(Refused, "the environment variable of Transit's token is empty, or not one line of text")
+			return "", failure(Refused, "the environment variable of Transit's token is none: want one line of text, and it is empty, or more than that")
 		}
 		return token, nil
 	}
