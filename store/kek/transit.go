@@ -34,8 +34,8 @@ const (
 	transitPort   = "8200"
 	defaultLogin  = "kubernetes"
 	podsToken     = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // G101: where it lies
-	tokenHeader   = "X-Vault-Token" //nolint:gosec // G101: what it is called
-	requestHeader = "X-Vault-Request" // agents that stand between want it, against requests that a browser was made to send
+	tokenHeader   = "X-Vault-Token"                                       //nolint:gosec // G101: what it is called
+	requestHeader = "X-Vault-Request"                                     // agents that stand between want it, against requests that a browser was made to send
 )
 
 func openTransit(uri string, s Settings) (*transit, error) {
