@@ -13,7 +13,7 @@ import (
 // What is told apart: whoever is denied for names that they make up fills no disk.
 const (
 	deniersMost = 1_000 // for each event: whoever comes without a name takes no place of those who have one
-	denialsMost = 100 // of each
+	denialsMost = 100   // of each
 )
 
 // who is denied something: a caller or, where nobody knows who it is, a host.

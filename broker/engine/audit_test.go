@@ -433,7 +433,9 @@ func TestWhoMakesUpTokensLeavesNoLines(t *testing.T) {
 		want := []string{"intent " + invalidated, "done ok 1 " + invalidated}
 		for _, by := range []func(engine.Result) engine.Invalidation{
 			func(r engine.Result) engine.Invalidation { return engine.Invalidation{TokenID: r.Token.ID} },
-			func(r engine.Result) engine.Invalidation { return engine.Invalidation{AccessToken: r.Token.AccessToken} },
+			func(r engine.Result) engine.Invalidation {
+				return engine.Invalidation{AccessToken: r.Token.AccessToken}
+			},
 			func(engine.Result) engine.Invalidation { return engine.Invalidation{All: true} },
 		} {
 			for _, at := range all {
