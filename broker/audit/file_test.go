@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,6 +74,126 @@ func TestNewSaysWhatIsToBeDone(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: got %v, want %q", c.s, err, c.want)
 		}
+	}
+}
+
+// TestCheckFileFindsWhatNewWouldFind, and makes nothing: as somebody whom modes concern and, where the test is root's, as root.
+func TestCheckFileFindsWhatNewWouldFind(t *testing.T) {
+	if os.Getuid() == 0 {
+		asNobody(t)
+	}
+	for _, c := range []struct {
+		what string
+		// make makes what is there in an empty directory, which is the working one.
+		make func() error
+		path string
+		// want is said of it; empty: nothing is wrong. Root may all the same: of what only others are refused.
+		want    string
+		rootMay bool
+	}{
+		{"none yet", nil, "log", "", false},
+		{"a file", func() error { return os.WriteFile("log", []byte("{}\n"), 0o600) }, "log", "", false},
+		{"a file that others read", func() error { return os.WriteFile("log", nil, 0o644) }, "log", "", false},
+		{"a link to a file", func() error { return errors.Join(os.WriteFile("file", nil, 0o600), os.Symlink("file", "log")) }, "log", "", false},
+		{"a link to a file that is to be made", func() error { return errors.Join(os.Mkdir("sub", 0o700), os.Symlink("sub/file", "log")) }, "log", "", false},
+		{"links to nowhere", func() error { return errors.Join(os.Symlink("link", "log"), os.Symlink("missing/file", "link")) }, "log", "its directory is not there", false},
+		{"a link to itself", func() error { return os.Symlink("log", "log") }, "log", "too many levels of symbolic links", false},
+		{"what a link is before", func() error { return errors.Join(os.MkdirAll("a/b", 0o700), os.Symlink("a/b", "link")) }, "link/../log", "", false},
+		{"no directory", nil, "missing/log", "its directory is not there: make that first", false},
+		{"a directory", func() error { return os.Mkdir("log", 0o700) }, "log", "not a regular file", false},
+		{"a directory's name", nil, "log/", "is a directory", false},
+		{"a link to a directory's name", func() error { return os.Symlink("file/", "log") }, "log", "is a directory", false},
+		{"below a file", func() error { return os.WriteFile("file", nil, 0o600) }, "file/log", "not a directory", false},
+		{"a pipe", func() error { return syscall.Mkfifo("log", 0o600) }, "log", "not a regular file", false},
+		{"a device", nil, os.DevNull, "not a regular file", false},
+		{"a file that others write", func() error { return errors.Join(os.WriteFile("log", nil, 0o600), os.Chmod("log", 0o620)) }, "log", "run chmod go-w on it", false},
+		{"no path", nil, "a\x00b", "invalid argument", false},
+		{"a long name", nil, strings.Repeat("x", 1000), "file name too long", false},
+		{"a file that may not be read", func() error { return os.WriteFile("log", nil, 0o200) }, "log", "permission denied", true},
+		{"a file that may not be written", func() error { return os.WriteFile("log", nil, 0o400) }, "log", "permission denied", true},
+		{"a directory that takes nothing", func() error { return os.Mkdir("sub", 0o500) }, "sub/log", "permission denied", true},
+		{"a directory that takes nothing, with a file", func() error {
+			return errors.Join(os.Mkdir("sub", 0o700), os.WriteFile("sub/log", nil, 0o600), os.Chmod("sub", 0o500))
+		}, "sub/log", "", false},
+		{"a directory that nobody may enter", func() error { return os.Mkdir("sub", 0o600) }, "sub/log", "permission denied", true},
+		{"a directory that nobody may list", func() error { return os.Mkdir("sub", 0o300) }, "sub/log", "", false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			t.Cleanup(func() { os.Chmod("sub", 0o700) }) // it is to be removed
+			if c.make != nil {
+				if err := c.make(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := c.want
+			if c.rootMay && os.Getuid() == 0 {
+				want = ""
+			}
+			before := listing(t)
+			err := CheckFile(c.path)
+			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+			if err != nil && (c.path != "log" && strings.Contains(err.Error(), c.path) || len(err.Error()) > 200) {
+				t.Errorf("the path is quoted: %v", err)
+			}
+			if after := listing(t); after != before {
+				t.Errorf("got %s, where was %s", after, before)
+			}
+			l, opened := New(Settings{File: c.path})
+			if opened == nil {
+				l.Close()
+			}
+			if (opened == nil) != (err == nil) {
+				t.Errorf("got %v, and it is opened with %v", err, opened)
+			}
+		})
+	}
+}
+
+// listing is what is in the working directory, with modes, sizes and times.
+func listing(t *testing.T) string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(".", func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		all = append(all, fs.FormatFileInfo(info)+info.ModTime().String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(all, "\n")
+}
+
+// TestAFileOfTheKernelsIsNone: it looks like a file, and keeps nothing.
+func TestAFileOfTheKernelsIsNone(t *testing.T) {
+	found := 0
+	for _, path := range []string{"/proc/self/mem", "/proc/self/comm", "/proc/tokenbroker", "/sys/power/state", "/sys/tokenbroker"} {
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			continue
+		}
+		found++
+		if err := CheckFile(path); err == nil || os.Getuid() == 0 && !strings.Contains(err.Error(), "keep nothing: name a file on a disk") {
+			t.Errorf("%s: got %v", path, err)
+		}
+		if l, err := New(Settings{File: path}); err == nil {
+			l.Close()
+			t.Errorf("%s is opened", path)
+		}
+	}
+	if found == 0 {
+		if os.Getenv("CI") != "" && runtime.GOOS == "linux" {
+			t.Fatal("there is no /proc, and this is CI")
+		}
+		t.Skip("no /proc here")
 	}
 }
 

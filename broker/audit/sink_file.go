@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tokenbroker/tokenbroker/internal/newfile"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
@@ -49,14 +51,107 @@ func openFileSink(path string, open func(string) (appendable, error)) (*fileSink
 // othersMayWrite are the bits of a mode by which others than a file's owner may write it.
 const othersMayWrite = 0o022
 
+var errKernels = errors.New("it would be on proc, sysfs or the like, which keep nothing: name a file on a disk")
+
+// suits says why a file may not be the log.
+func suits(info fs.FileInfo) error {
+	switch {
+	case !info.Mode().IsRegular():
+		return readfile.ErrNotRegular
+	case info.Mode().Perm()&othersMayWrite != 0:
+		return fmt.Errorf("others than its owner may write it (mode %04o): run chmod go-w on it", info.Mode().Perm())
+	}
+	return nil
+}
+
+// look says why what is at path may not be the log, and opens nothing: to open a device may do something, and to open a pipe waits for whoever reads.
+func look(path string) (isNew bool, err error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err == nil {
+		err = suits(info)
+	}
+	if err == nil && isKernels(path) {
+		err = errKernels
+	}
+	return false, err
+}
+
+// A NoDirectoryError says that the directory is not there in which a file would be made.
+type NoDirectoryError struct{ Path string }
+
+// Error implements error, and does not quote the path.
+func (*NoDirectoryError) Error() string {
+	return "its directory is not there: make that first, or name another file"
+}
+
+// CheckFile says why a path that is not empty cannot be that of Settings.File, as far as that can be known without opening anything or making it. It does not
+// quote the path. It fails with a *NoDirectoryError, or with what New would say.
+func CheckFile(path string) error {
+	isNew, err := look(path)
+	if err != nil {
+		return readfile.Why(err)
+	}
+	if !isNew {
+		return may(path, unix.R_OK|unix.W_OK)
+	}
+	dir, err := directoryOf(path)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &NoDirectoryError{dir}
+	case err != nil:
+		return readfile.Why(err)
+	case isKernels(dir):
+		return errKernels
+	}
+	return may(dir, unix.W_OK|unix.X_OK)
+}
+
+// directoryOf is where a file is made that is not there: at the end of links that lead to nothing.
+func directoryOf(path string) (string, error) {
+	for range 256 { // more than any system follows
+		dir, name := filepath.Split(path) // not Dir: what is before .. may be a link
+		if name == "" {
+			return "", syscall.EISDIR
+		}
+		if dir == "" {
+			dir = "."
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			return dir, nil //nolint:nilerr // it is no link
+		}
+		if !filepath.IsAbs(to) {
+			to = dir + string(filepath.Separator) + to
+		}
+		path = to
+	}
+	return "", syscall.ELOOP
+}
+
+// may says why this process may not use what is at path so: unix.R_OK and the like. A file that nobody may change is told apart by Access alone.
+func may(path string, mode uint32) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS); err != nil {
+		return err
+	}
+	if err := unix.Access(path, mode); errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return nil
+}
+
 // openLog opens a file for appending, or makes it.
 func openLog(path string) (appendable, error) {
-	// To open a device may do something, and to open a pipe waits for whoever reads.
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		return nil, readfile.ErrNotRegular
+	isNew, err := look(path)
+	if err != nil {
+		return nil, err
 	}
-	isNew := errors.Is(err, fs.ErrNotExist)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600) //nolint:gosec // the settings say where it lies
 	if err != nil {
 		return nil, err
@@ -66,15 +161,12 @@ func openLog(path string) (appendable, error) {
 			err = nil // a directory that nobody may list
 		}
 	}
+	var info fs.FileInfo
 	if err == nil {
 		info, err = f.Stat()
 	}
-	switch {
-	case err != nil:
-	case !info.Mode().IsRegular():
-		err = readfile.ErrNotRegular
-	case info.Mode().Perm()&othersMayWrite != 0:
-		err = fmt.Errorf("others than its owner may write it (mode %04o): run chmod go-w on it", info.Mode().Perm())
+	if err == nil {
+		err = suits(info) // another may have taken its place
 	}
 	if err != nil {
 		_ = f.Close()

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package audit
+
+// isKernels does not know.
+func isKernels(string) bool { return false }
