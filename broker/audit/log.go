@@ -95,7 +95,7 @@ func prepare(s Settings) (*Log, error) {
 	if s.Syslog != "" {
 		to, err := newSyslogSink(s.Syslog)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("the audit log's syslog: %w", err)
 		}
 		l.sink("syslog", to, false)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -34,22 +35,13 @@ type syslogSink struct {
 	buf     []byte
 }
 
-// newSyslogSink reads where it is: local, tcp://host:port or unix:///path.
+// newSyslogSink reads where it is, as CheckSyslog does.
 func newSyslogSink(where string) (*syslogSink, error) {
-	s := &syslogSink{host: hostname()}
-	u, err := url.Parse(where)
-	switch {
-	case where == "local":
-		s.network, s.address, s.local = "unixgram", localSyslog, true
-	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
-		return nil, errSyslog
-	case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
-		s.network, s.address = "tcp", u.Host
-	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":
-		s.network, s.address = "unix", u.Path
-	default:
-		return nil, errSyslog
+	network, address, err := syslogAt(where)
+	if err != nil {
+		return nil, err
 	}
+	s := &syslogSink{network: network, address: address, local: where == localWord, host: hostname()}
 	ctx, stop := context.WithCancel(context.Background())
 	d := net.Dialer{Timeout: patience}
 	s.stop = stop
@@ -57,7 +49,63 @@ func newSyslogSink(where string) (*syslogSink, error) {
 	return s, nil
 }
 
-var errSyslog = errors.New("the audit log's syslog is none: say local, tcp://HOST:PORT or unix:///PATH")
+// CheckSyslog says why where cannot be that of Settings.Syslog, and connects to nothing: a syslog may come later. It does not quote it, for somebody may have
+// put a secret there.
+func CheckSyslog(where string) error {
+	_, _, err := syslogAt(where)
+	return err
+}
+
+// localWord is what the system's own syslog is called.
+const localWord = "local"
+
+// unixPathMost bounds the path of a socket: what the system's sockaddr_un holds, with its end.
+const unixPathMost = len(syscall.RawSockaddrUnix{}.Path) - 1
+
+var (
+	errSyslog     = errors.New("it is no address of a syslog: say local, tcp://HOST:PORT or unix:///PATH")
+	errSyslogPort = errors.New("its port is none: say tcp://HOST:PORT, with a number from 1 to 65535")
+	errSyslogPath = errors.New("its path has a NUL in it: say unix:///PATH, with that of a socket")
+	errNoSocket   = errors.New("what is at its path is no socket: say unix:///PATH, with that of the socket on which the syslog listens")
+	errNoLocal    = errors.New("what is at " + localSyslog + " is no socket: the system has no syslog of its own; say tcp://HOST:PORT or unix:///PATH")
+)
+
+// syslogAt reads where a syslog is: local, tcp://host:port or unix:///path.
+func syslogAt(where string) (network, address string, err error) {
+	if where == localWord {
+		if !mayBeSocket(localSyslog) {
+			return "", "", errNoLocal
+		}
+		return "unixgram", localSyslog, nil
+	}
+	u, err := url.Parse(where)
+	switch {
+	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "":
+		return "", "", errSyslog
+	case u.Scheme == "tcp" && u.Hostname() != "" && u.Port() != "" && u.Path == "":
+		if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
+			return "", "", errSyslogPort
+		}
+		return "tcp", u.Host, nil
+	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":
+		switch {
+		case strings.ContainsRune(u.Path, 0):
+			return "", "", errSyslogPath
+		case len(u.Path) > unixPathMost:
+			return "", "", fmt.Errorf("its path has %d bytes, and the system allows a socket %d: say unix:///PATH, with a shorter one", len(u.Path), unixPathMost)
+		case !mayBeSocket(u.Path):
+			return "", "", errNoSocket
+		}
+		return "unix", u.Path, nil
+	}
+	return "", "", errSyslog
+}
+
+// mayBeSocket reports whether there is a socket, or one may come.
+func mayBeSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err != nil || info.Mode()&fs.ModeSocket != 0
+}
 
 // hostname is what RFC 5424 has in its header: printable ASCII.
 func hostname() string {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -188,6 +189,65 @@ func TestASyslogThatIsNotThereAtStartMayComeLater(t *testing.T) {
 	s := listen(t, "unix", socket)
 	heals(t, l)
 	inOrder(t, s.has(1))
+}
+
+// TestCheckSyslogRefusesWhatCanNeverWork, without quoting it, and New does the same.
+func TestCheckSyslogRefusesWhatCanNeverWork(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	writeFile(t, file, "")
+	socket := listen(t, "unix", filepath.Join(dir, "s")).ln.Addr().String()
+	if err := os.Symlink(socket, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	longest := "/" + strings.Repeat("p", unixPathMost-1)
+	if c, err := net.Dial("unix", longest); err == nil || errors.Is(err, syscall.EINVAL) {
+		t.Errorf("got %v %v, want a path that the system takes", c, err)
+	}
+	for _, c := range []struct{ where, want string }{
+		{"local", ""},
+		{"tcp://127.0.0.1:1", ""},
+		{"tcp://syslog.example:65535", ""},
+		{"tcp://[::1]:514", ""},
+		{"unix://" + dir + "/may/come", ""},
+		{"unix://" + socket, ""},
+		{"unix://" + dir + "/link", ""},
+		{"unix://" + longest, ""},
+		{"tcp://sEcReT:0", "its port is none: say tcp://HOST:PORT, with a number from 1 to 65535"},
+		{"tcp://sEcReT:65536", "from 1 to 65535"},
+		{"tcp://sEcReT:99999", "from 1 to 65535"},
+		{"tcp://sEcReT:99999999999999999999", "from 1 to 65535"},
+		{"unix:///sEcReT%00b", "a NUL in it: say unix:///PATH"},
+		{"unix:///sEcReT\x00b", "say local, tcp://HOST:PORT or unix:///PATH"},
+		{"unix://" + longest + "p", "and the system allows a socket " + strconv.Itoa(unixPathMost) + ": say unix:///PATH, with a shorter one"},
+		{"unix:///tmp", "is no socket: say unix:///PATH, with that of the socket"},
+		{"unix://" + file, "is no socket"},
+		{"unix:///", "say local, tcp://HOST:PORT or unix:///PATH"},
+		{"tcp://user:sEcReT@127.0.0.1:1", "say local"},
+		{"tcp://127.0.0.1:sEcReT", "say local"},
+		{"tcp://127.0.0.1:1?sEcReT", "say local"},
+		{"sEcReT", "say local"},
+		{" local", "say local"},
+		{"", "say local"},
+	} {
+		err := CheckSyslog(c.where)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.where, err, c.want)
+		}
+		if err != nil && (strings.Contains(err.Error(), "sEcReT") || strings.Contains(err.Error(), dir)) {
+			t.Errorf("it is quoted: %v", err)
+		}
+		if c.where == "" {
+			continue // New takes it for none
+		}
+		l, made := New(Settings{Syslog: c.where})
+		if made == nil {
+			l.Close()
+		}
+		if (made == nil) != (err == nil) || made != nil && strings.Contains(made.Error(), "sEcReT") {
+			t.Errorf("%s: got %v, and New says %v", c.where, err, made)
+		}
+	}
 }
 
 // TestASyslogThatDoesNotReadIsGivenWholeFramesOnly: what was cut off comes again, on another connection.
