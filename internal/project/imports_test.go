@@ -66,7 +66,7 @@ var may = map[string][]string{
 	},
 	"cmd/tokenbroker/internal/console": {"internal/tame"},
 	"cmd/tokenbroker/internal/settings": {
-		"broker", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/suggest", "internal/yamldoc",
+		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/suggest", "internal/yamldoc",
 		"provider/transport", "server", "server/authn", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {

@@ -116,11 +116,8 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err := r.openDoors(ctx, bg); err != nil {
 		return nil, err
 	}
-	if err := r.listen(bg); err != nil { // before a key is made, which a start that fails would leave behind
-		return nil, err
-	}
-	st, err := r.openStore(ctx, db, metrics)
-	if err != nil {
+	// What can fail comes before a key is made, which a start that fails would leave behind.
+	if err := r.listen(bg); err != nil {
 		return nil, err
 	}
 	authorizer, err := r.authorizer(bg)
@@ -128,6 +125,10 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		return nil, err
 	}
 	auditor, err := r.auditor(bg)
+	if err != nil {
+		return nil, err
+	}
+	st, err := r.openStore(ctx, db, metrics)
 	if err != nil {
 		return nil, err
 	}

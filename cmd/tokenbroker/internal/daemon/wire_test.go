@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
@@ -122,6 +123,44 @@ func TestStartBroker(t *testing.T) {
 	defer conn.Close()
 	if _, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{}); err == nil {
 		t.Error("it still answers")
+	}
+}
+
+// TestABadAuditLogIsFoundBeforeAnythingIsMade, or at least before there is a key.
+func TestABadAuditLogIsFoundBeforeAnythingIsMade(t *testing.T) {
+	for name, x := range map[string]struct {
+		change func(s *settings.Settings)
+		// made: it is found only when it is opened, in a data directory that is made by then.
+		made bool
+	}{
+		"a directory":              {change: func(s *settings.Settings) { s.AuditFile = filepath.Dir(s.DataDir) }},
+		"in no directory":          {change: func(s *settings.Settings) { s.AuditFile = filepath.Join(s.DataDir, "below", "log") }},
+		"a file of the system's":   {change: func(s *settings.Settings) { s.AuditFile = os.DevNull }},
+		"the data directory":       {change: func(s *settings.Settings) { s.AuditFile = s.DataDir }},
+		"no syslog":                {change: func(s *settings.Settings) { s.AuditSyslog = "tcp://user:secret@127.0.0.1:1" }},
+		"a syslog without a port":  {change: func(s *settings.Settings) { s.AuditSyslog = "tcp://127.0.0.1:99999" }},
+		"a syslog at no socket":    {change: func(s *settings.Settings) { s.AuditSyslog = "unix://" + filepath.Dir(s.DataDir) }},
+		"required, and there none": {change: func(s *settings.Settings) { s.AuditIssuance = "required" }},
+		"a name that is too long":  {change: func(s *settings.Settings) { s.AuditFile = filepath.Join(s.DataDir, strings.Repeat("x", 1000)) }, made: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startable(t)
+			s.DataDir = filepath.Join(s.DataDir, "d")
+			x.change(&s)
+			r, err := Start(t.Context(), s, slog.New(slog.DiscardHandler))
+			if err == nil {
+				r.Stop(t.Context())
+			}
+			if console.ExitCode(err) != console.ExitUsage || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Stat(s.DataDir); (err == nil) != x.made {
+				t.Errorf("the data directory: got %v", err)
+			}
+			if _, err := os.Stat(s.KeyPath()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the key: got %v", err)
+			}
+		})
 	}
 }
 

@@ -75,9 +75,6 @@ type Settings struct {
 	LimitsConnectionAge     time.Duration `name:"limits-connection-age" env:"TOKENBROKER_LIMITS_CONNECTION_AGE" default:"${connection_age}" help:"Maximum connection age; clients then reconnect, so balancers find new replicas. From ${connection_age_least} to ${connection_age_most}."`
 }
 
-// Audited reports whether there is an audit log.
-func (s *Settings) Audited() bool { return s.AuditFile != "" || s.AuditStdout || s.AuditSyslog != "" }
-
 // StoreSettings say where the data are, for whoever opens them.
 type StoreSettings struct {
 	Store string `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
@@ -210,9 +207,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if i, err := os.Stat(s.KeyPath()); err == nil && !i.Mode().IsRegular() {
 		bad("key_file", "what is there is not a regular file%s", from(s.KeyPath()))
 	}
-	if s.AuditIssuance == "required" && !s.Audited() {
-		bad("audit.issuance", "there is no audit log: set audit.file, audit.stdout or audit.syslog")
-	}
+	s.auditProblems(bad)
 	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}

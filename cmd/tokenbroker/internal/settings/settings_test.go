@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -30,6 +31,12 @@ func goodSettings(t testing.TB) Settings {
 func TestSettingsCheck(t *testing.T) {
 	if err := ptr(goodSettings(t)).Check(); err != nil {
 		t.Fatalf("got %v, want nothing wrong", err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, x := range []struct {
 		name   string
@@ -91,6 +98,41 @@ func TestSettingsCheck(t *testing.T) {
 		{"long data directory", func(s *Settings) { s.DataDir = "/" + strings.Repeat("d", socketPathMost) }, "setting data_dir: the path of the socket"},
 		{"no path", func(s *Settings) { s.DataDir = "/tmp/a\x00b" }, "setting data_dir: it is no path"},
 		{"a key that is none", func(s *Settings) { s.KeyFile = os.DevNull }, "setting key_file: what is there is not a regular file"},
+		{"an audit log", func(s *Settings) {
+			s.AuditFile, s.AuditSyslog = filepath.Join(s.DataDir, "audit.log"), "tcp://127.0.0.1:514"
+		}, ""},
+		{"an audit log in a data directory that is to be made", func(s *Settings) {
+			s.DataDir = filepath.Join(s.DataDir, "a", "b")
+			s.AuditFile = filepath.Join(s.DataDir, "audit.log")
+		}, ""},
+		{"an audit log beside a data directory that is to be made", func(s *Settings) {
+			s.AuditFile, s.DataDir = filepath.Join(s.DataDir, "a", "audit.log"), filepath.Join(s.DataDir, "a", "b")
+		}, ""},
+		{"an audit log by a link into a data directory that is to be made", func(s *Settings) {
+			s.AuditFile, s.DataDir = filepath.Join(s.DataDir, "link"), filepath.Join(s.DataDir, "a", "b")
+			must(os.Symlink(filepath.Join(s.DataDir, "audit.log"), s.AuditFile))
+		}, ""},
+		{"an audit log in a directory below a data directory", func(s *Settings) {
+			s.DataDir = filepath.Join(s.DataDir, "a")
+			s.AuditFile = filepath.Join(s.DataDir, "log", "audit.log")
+		}, "setting audit.file: it cannot be opened for appending: its directory is not there: make that first"},
+		{"an audit log in no directory", func(s *Settings) { s.AuditFile = "missing/log" }, "or name another file, looked for from /"},
+		{"an audit log that is none", func(s *Settings) { s.AuditFile = os.DevNull }, "setting audit.file: it cannot be opened for appending: it is not a regular file"},
+		{"an audit log in the place of the data directory", func(s *Settings) {
+			s.DataDir = filepath.Join(s.DataDir, "a")
+			s.AuditFile = s.DataDir
+		}, "setting audit.file: the broker has something else there: write another path"},
+		{"an audit log above the data directory", func(s *Settings) {
+			s.AuditFile, s.DataDir = filepath.Join(s.DataDir, "a"), filepath.Join(s.DataDir, "a", "b")
+		}, "setting audit.file: the broker has something else there"},
+		{"an audit log in the place of the key", func(s *Settings) { s.AuditFile = filepath.Join(s.DataDir, "key.json") }, "setting audit.file: the broker has something else there"},
+		{"an audit log in the place of the data", func(s *Settings) { s.AuditFile = filepath.Join(s.DataDir, DataFile) }, "setting audit.file: the broker has something else there"},
+		{"an audit log in the place of a socket", func(s *Settings) { s.AuditFile = filepath.Join(s.DataDir, AdminSocket) }, "setting audit.file: the broker has something else there"},
+		{"an audit log with a NUL", func(s *Settings) { s.AuditFile = "a\x00b" }, "setting audit.file: it cannot be opened for appending: invalid argument"},
+		{"a syslog with a secret", func(s *Settings) { s.AuditSyslog = "tcp://user:secret@host:1" }, "setting audit.syslog: it is no address of a syslog: say local, tcp://HOST:PORT or unix:///PATH"},
+		{"a syslog without a port", func(s *Settings) { s.AuditSyslog = "tcp://host:0" }, "setting audit.syslog: its port is none"},
+		{"a syslog that is no socket", func(s *Settings) { s.AuditSyslog = "unix://" + s.DataDir }, "setting audit.syslog: what is at its path is no socket"},
+		{"an audit log that is required and nowhere", func(s *Settings) { s.AuditIssuance = "required" }, "setting audit.issuance: there is no audit log"},
 		{"no streams", func(s *Settings) { s.LimitsConcurrentStreams = 0 }, "setting limits.concurrent_streams: must be from 1 to 100000"},
 		{"a prefix that is not used", func(s *Settings) { s.RedisPrefix = "" }, "setting redis.prefix: must not be empty"},
 		{"a prefix with a line break", func(s *Settings) { s.RedisPrefix = "a\r" }, "setting redis.prefix: must not be empty, nor have blanks, control"},
@@ -107,6 +149,9 @@ func TestSettingsCheck(t *testing.T) {
 				if got = err.Error(); console.ExitCode(err) != console.ExitUsage {
 					t.Errorf("got exit code %d, want %d", console.ExitCode(err), console.ExitUsage)
 				}
+			}
+			if strings.Contains(got, "secret") {
+				t.Errorf("it is quoted: %q", got)
 			}
 			if x.want == "" && got != "" || !strings.Contains(got, x.want) || strings.Contains(got, "\n") {
 				t.Errorf("got %q, want %q", got, x.want)
