@@ -124,6 +124,7 @@ func execute(p *console.Process, args []string) int {
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
 		c.Serve.Unknown, c.Serve.InFile, c.Serve.Listeners = unknown, wrong, file.Listeners // it says so, with what is wrong besides
+		c.Serve.Blank = settings.Blank(k)
 	} else if console.Warn(p, outputOf(args), unknown...); len(wrong) > 0 {
 		return console.Report(p, outputOf(args), settings.Together(wrong))
 	}

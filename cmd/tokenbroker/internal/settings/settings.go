@@ -31,6 +31,8 @@ type Settings struct {
 	InFile []yamldoc.Problem `kong:"-"`
 	// Unknown are sentences about environment variables that look like settings and are none.
 	Unknown []string `kong:"-"`
+	// Blank are environment variables that are set to nothing, where that counts as a mistake.
+	Blank []string `kong:"-"`
 	// Listeners are of the file only.
 	Listeners `kong:"-"`
 	// TokensInCache is how many tokens fit into memory; 0: the broker's own bound.
@@ -64,9 +66,9 @@ type Settings struct {
 	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
 	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time, from 1 to ${concurrency_most}."`
 
-	AuditFile     string `name:"audit-file" env:"TOKENBROKER_AUDIT_FILE" help:"File for the audit log, a line of JSON for each event; opened anew at SIGHUP. See docs/audit.md."`
+	AuditFile     string `type:"given" name:"audit-file" env:"TOKENBROKER_AUDIT_FILE" help:"File for the audit log, a line of JSON for each event; opened anew at SIGHUP. See docs/audit.md."`
 	AuditStdout   bool   `name:"audit-stdout" env:"TOKENBROKER_AUDIT_STDOUT" help:"Write the audit log to standard output."`
-	AuditSyslog   string `name:"audit-syslog" env:"TOKENBROKER_AUDIT_SYSLOG" help:"Write the audit log to syslog: local, unix:///PATH or tcp://HOST:PORT."`
+	AuditSyslog   string `type:"given" name:"audit-syslog" env:"TOKENBROKER_AUDIT_SYSLOG" help:"Write the audit log to syslog: local, unix:///PATH or tcp://HOST:PORT."`
 	AuditIssuance string `name:"audit-issuance" env:"TOKENBROKER_AUDIT_ISSUANCE" default:"counted" enum:"counted,required" help:"counted: the first use of a token by a caller is written soon. required: before it is handed out."`
 
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection, from 1 to ${streams_most}."`
@@ -195,6 +197,9 @@ func (s *Settings) problems() []yamldoc.Problem {
 		p := s.At[FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...))
 		p.Word = setting
 		wrong = append(wrong, p)
+	}
+	for _, name := range s.Blank {
+		wrong = append(wrong, Position{}.Problem("the environment variable %s: %s", name, errEmpty))
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")

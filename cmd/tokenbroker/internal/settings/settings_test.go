@@ -133,6 +133,7 @@ func TestSettingsCheck(t *testing.T) {
 		{"a syslog without a port", func(s *Settings) { s.AuditSyslog = "tcp://host:0" }, "setting audit.syslog: its port is none"},
 		{"a syslog that is no socket", func(s *Settings) { s.AuditSyslog = "unix://" + s.DataDir }, "setting audit.syslog: what is at its path is no socket"},
 		{"an audit log that is required and nowhere", func(s *Settings) { s.AuditIssuance = "required" }, "setting audit.issuance: there is no audit log"},
+		{"a variable that is empty", func(s *Settings) { s.Blank = []string{"TOKENBROKER_AUDIT_FILE"} }, "the environment variable TOKENBROKER_AUDIT_FILE: it is empty: leave it out, or give it a value"},
 		{"no streams", func(s *Settings) { s.LimitsConcurrentStreams = 0 }, "setting limits.concurrent_streams: must be from 1 to 100000"},
 		{"a prefix that is not used", func(s *Settings) { s.RedisPrefix = "" }, "setting redis.prefix: must not be empty"},
 		{"a prefix with a line break", func(s *Settings) { s.RedisPrefix = "a\r" }, "setting redis.prefix: must not be empty, nor have blanks, control"},
