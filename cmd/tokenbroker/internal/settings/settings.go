@@ -3,6 +3,7 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -255,8 +256,28 @@ func (s *Settings) problems() []yamldoc.Problem {
 	if path := s.SocketPath(); len(path) > socketPathMost && filepath.Dir(path) != filepath.Clean(s.DataDir) {
 		bad("socket", "%s", tooLong(path))
 	}
+	s.socketProblems(bad)
 	yamldoc.Sort(wrong)
 	return wrong
+}
+
+// socketProblems hands to bad where a socket is to be and something else is.
+func (s *Settings) socketProblems(bad func(setting, format string, args ...any)) {
+	other := func(path string) bool {
+		i, err := os.Lstat(path)
+		return err == nil && i.Mode()&fs.ModeSocket == 0
+	}
+	path, admin := s.SocketPath(), filepath.Join(s.DataDir, AdminSocket)
+	switch {
+	case path == "" || !other(path):
+	case s.Socket == "auto":
+		bad("data_dir", "what is there as %s is not a socket: move it away", filepath.Base(path))
+	default:
+		bad("socket", "what is there is not a socket: move it away, or write another path%s", from(path))
+	}
+	if other(admin) {
+		bad("data_dir", "what is there as %s is not a socket: move it away", AdminSocket)
+	}
 }
 
 // from says from where a path is looked for that does not say it itself.
