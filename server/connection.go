@@ -72,6 +72,8 @@ type connection struct {
 	// seen is a generation as of which the peer is believed, and last the token that was brought last.
 	seen atomic.Uint64
 	last atomic.Pointer[bearing]
+	// unproven is why the token that a stranger brought last counts for nothing, until its call has come.
+	unproven atomic.Pointer[refusal]
 	// introduced is who brought a token first. Nil: nobody has.
 	introduced atomic.Pointer[broker.Caller]
 	// since is when it entered its room, place where it is there, and roomParty as whose: the room guards them. place is nil: it has none.
@@ -117,11 +119,10 @@ type party struct {
 }
 
 func (k *connection) party() party {
-	caller := cmp.Or(k.peer.Caller, k.introduced.Load())
-	if caller == nil && k.of.door.Tokens != nil {
+	if k.strange() {
 		return party{"at " + hostOf(k.RemoteAddr()), true}
 	}
-	return party{name: caller.String()}
+	return party{name: cmp.Or(k.peer.Caller, k.introduced.Load()).String()}
 }
 
 // introduce has the connection be of who brought a token first: a proxy that calls for many is one party, too.
@@ -345,6 +346,7 @@ func (c *connections) opened(ctx context.Context, of *tap.Info) (context.Context
 		k.silent.Add(-1)
 		return nil, errCallsMost
 	}
+	k.greet(ctx)
 	ctx, fits := k.heads(ctx, of.Header)
 	if !fits {
 		k.silent.Add(-1)

@@ -262,7 +262,21 @@ func (k *connection) has() load { return load{calls: k.calls.Load(), unread: k.u
 func (k *connection) open() int64 { return k.streams.open() }
 
 // holds is how many bytes it has that somebody brought: of messages and of large headers.
-func (k *connection) holds() int64 { return k.streams.bytes.Load() + k.headers.Load() }
+func (k *connection) holds() int64 {
+	bytes := k.streams.bytes.Load()
+	if k.strange() {
+		bytes *= strangersWeight
+	}
+	return bytes + k.headers.Load()
+}
+
+// strangersWeight is how many times their size messages of strangers count: they are decoded before anybody looks at who brought them.
+const strangersWeight = 32
+
+// strange reports whether its party is a stranger.
+func (k *connection) strange() bool {
+	return k.peer.Caller == nil && k.of.door.Tokens != nil && k.introduced.Load() == nil
+}
 
 // Write implements net.Conn. It sees which calls are over: one goroutine calls it at a time.
 func (k *connection) Write(p []byte) (int, error) {
@@ -306,8 +320,12 @@ func (k *connection) Read(p []byte) (int, error) {
 // are known here until it says so.
 func (k *connection) fits() bool { return k.streams.n.Load() <= k.of.streams*knownMost && k.housed() }
 
-// largeHeaders are counted: the others are in callBytes.
-const largeHeaders = 2 << 10
+const (
+	// headerKept is what gRPC keeps of a header beside its name and its value.
+	headerKept = 160
+	// largeHeaders are counted: the others are in callBytes.
+	largeHeaders = 4 << 10
+)
 
 // A heading is what the large headers of a call take, until its handler has returned. Where it comes to none, gRPC has begun something for it that it may come to
 // a little later than it has ended.
@@ -325,7 +343,7 @@ func (k *connection) heads(ctx context.Context, headers metadata.MD) (context.Co
 	size := 0
 	for name, values := range headers {
 		for _, v := range values {
-			size += len(name) + len(v)
+			size += headerKept + len(name) + len(v)
 		}
 	}
 	if size < largeHeaders {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -14,7 +15,9 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server"
@@ -257,4 +260,35 @@ func TestAStopWaitsForNobodyWhoTakesNothing(t *testing.T) {
 	if err := s.server.Stop(ctx, 0); err != nil || ctx.Err() != nil {
 		t.Errorf("got %v, after %v", err, ctx.Err())
 	}
+}
+
+// TestAListThatIsMuchTooLongCostsLittle: it is refused for its length, whatever is wrong with each element, and one with more elements than any list may have is
+// not decoded.
+func TestAListThatIsMuchTooLongCostsLittle(t *testing.T) {
+	s := newStand(t)
+	for _, n := range []int{5_000, 400_000} {
+		before := memoryAllocated()
+		for range 10 {
+			_, err := s.tokens.GetToken(t.Context(), &get{Credential: "main", Scopes: make([]string, n)})
+			if status.Code(err) != codes.InvalidArgument || len(err.Error()) > 1000 {
+				t.Fatalf("%d elements: got %.300v", n, err)
+			}
+		}
+		if each := (memoryAllocated() - before) / 10; each > 16<<20 { // the client's message among it
+			t.Errorf("%d elements: %d MiB for each", n, each>>20)
+		}
+	}
+	r := &tokenbrokerv1.UpdateCredentialRequest{Credential: &tokenbrokerv1.Credential{Name: "main", Inputs: map[string]string{}}}
+	for i := range 400 {
+		r.Credential.Inputs[fmt.Sprint("input-", i)] = strings.Repeat("x", 100)
+	}
+	if _, err := tokenbrokerv1.NewCredentialServiceClient(dial(t, "passthrough:///"+s.addr)).UpdateCredential(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v", err)
+	}
+}
+
+func memoryAllocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }

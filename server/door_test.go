@@ -6,10 +6,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/metadata"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -351,5 +354,70 @@ func TestNobodyGoesWhereThatDoesNotHelp(t *testing.T) {
 	<-goes.gone
 	if !c.crowd.take(honest, load{calls: 1}) || stays.closed.Load() {
 		t.Error("one who has calls open is kept out by those who have bytes")
+	}
+}
+
+// TestHeadersCountByTheirNumber, and not by their bytes alone; until the handler has returned, or a second after the call is over that came to none.
+func TestHeadersCountByTheirNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConnections(10)
+		c.crowd = newCrowd(Capacity{Calls: 100, Unread: 1 << 20}) // 512 KiB of one party
+		k, _ := stranger(c, "10.0.0.1")
+		k.peer.Caller = someCaller("a")
+		c.crowd.enter(k)
+		many := metadata.MD{}
+		for i := range 470 {
+			many[fmt.Sprintf("%02x", i)] = []string{""}
+		}
+		usual := metadata.Pairs(":authority", "broker.example:443", "content-type", "application/grpc", "user-agent", "grpc-go/1.85.0", "authorization", "Bearer "+strings.Repeat("x", 2000))
+		if _, ok := k.heads(t.Context(), usual); !ok || k.holds() != 0 {
+			t.Errorf("usual headers count as %d", k.holds())
+		}
+		var all []context.Context
+		end := func() {}
+		for {
+			ctx, cancel := context.WithCancel(t.Context())
+			ctx, ok := k.heads(ctx, many)
+			if !ok {
+				cancel()
+				break
+			}
+			all, end = append(all, ctx), cancel
+		}
+		if n := len(all); n < 2 || n > 5 {
+			t.Errorf("%d calls have room", n)
+		}
+		each := k.holds() / int64(len(all))
+		k.ends(all[0])
+		if end(); k.holds() != each*int64(len(all)-1) {
+			t.Errorf("%d bytes are held, of %d each", k.holds(), each)
+		}
+		<-time.After(time.Second + time.Millisecond)
+		synctest.Wait()
+		if k.holds() != each*int64(len(all)-2) {
+			t.Errorf("%d bytes are held, of %d each", k.holds(), each)
+		}
+		k.ends(all[0])
+		if k.holds() != each*int64(len(all)-2) {
+			t.Error("it is given back twice")
+		}
+	})
+}
+
+// TestWhatStrangersBringWeighsMore, until one of them is known.
+func TestWhatStrangersBringWeighsMore(t *testing.T) {
+	c := newConnections(10)
+	c.door.Tokens = noTokens{}
+	k, _ := stranger(c, "10.0.0.1")
+	if err := c.room.enter(k); err != nil {
+		t.Fatal(err)
+	}
+	c.crowd.enter(k)
+	k.streams.bytes.Store(1000)
+	if !k.housed() || k.holds() != 1000*strangersWeight {
+		t.Errorf("%d bytes count", k.holds())
+	}
+	if k.introduce(someCaller("a")); k.holds() != 1000 || k.unread.Load() != 1000 {
+		t.Errorf("%d bytes count, and %d are the crowd's", k.holds(), k.unread.Load())
 	}
 }

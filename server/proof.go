@@ -83,6 +83,31 @@ func (k *connection) proven(now time.Time) (proof, error) {
 	return p, nil
 }
 
+// greetWithin bounds how long a stranger's connection is not read for a token: an issuer that has to be asked for its keys may take longer.
+const greetWithin = 100 * time.Millisecond
+
+// greet looks at the token of a stranger's call as soon as its headers are there: what a caller brings is not counted as what a stranger does. Whose call it is,
+// and why nobody's, is said when it has come.
+func (k *connection) greet(ctx context.Context) {
+	headers := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if !k.strange() || len(headers) != 1 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, greetWithin)
+	defer cancel()
+	generation := k.of.generation.Load()
+	if _, err := k.whose(bounded, time.Now()); broker.KindOf(err) == broker.CallerUnauthenticated || broker.KindOf(err) == broker.CallerLimited {
+		k.unproven.Store(&refusal{headers[0], generation, err})
+	}
+}
+
+// A refusal is why a token counted for nothing.
+type refusal struct {
+	header     string
+	generation uint64
+	err        error
+}
+
 // bearing is a token that a call has brought, with whose it is.
 type bearing struct {
 	header string
@@ -111,6 +136,9 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 	}
 	if was := k.last.Load(); was != nil && was.header == headers[0] && was.generation == k.of.generation.Load() && !was.who.over(now) {
 		return was.proof, nil
+	}
+	if was := k.unproven.Swap(nil); was != nil && was.header == headers[0] && was.generation == k.of.generation.Load() {
+		return proof{}, was.err // it was looked at just now
 	}
 	scheme, token, _ := strings.Cut(headers[0], " ")
 	if token = strings.TrimLeft(token, " "); !strings.EqualFold(scheme, "bearer") || token == "" { // RFC 9110 section 11.1: its case does not count

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -22,8 +23,12 @@ var unreadable = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxVa
 
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	err := c.CodecV2.Unmarshal(data, v)
 	m, ok := v.(proto.Message)
+	if ok && isOurs(m) && data.Len() > smallMessage && elements(m.ProtoReflect().Descriptor(), data.Materialize(), elementsMost) < 0 {
+		m.ProtoReflect().SetUnknown(overloaded)
+		return nil
+	}
+	err := c.CodecV2.Unmarshal(data, v)
 	if err == nil || !ok || !isOurs(m) {
 		return err
 	}
@@ -32,10 +37,58 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
+// What is decoded is larger than what came: an element of two bytes takes a hundred. Nothing that keeps the contract's limits has so many.
+const (
+	smallMessage = 4 << 10
+	elementsMost = 10_000
+)
+
+// errOverloaded is what a message is refused with that has more elements; overloaded marks it, as unreadable does.
+var (
+	errOverloaded = broker.Invalid(broker.Violation{
+		Field: "request", Code: broker.CodeTooLarge, Description: "has more elements than any that keeps the limits of its lists and maps",
+	})
+	overloaded = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), "overloaded")
+)
+
+// elements returns how many fields and elements may follow those of an encoded message, of so many; negative: it has more. What cannot be read is somebody
+// else's to refuse.
+func elements(of protoreflect.MessageDescriptor, data []byte, left int) int {
+	for len(data) > 0 && left >= 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return left
+		}
+		value := protowire.ConsumeFieldValue(number, kind, data[n:])
+		if value < 0 {
+			return left
+		}
+		left--
+		if f := of.Fields().ByNumber(number); f != nil && kind == protowire.BytesType {
+			inner, _ := protowire.ConsumeBytes(data[n:])
+			switch {
+			case f.Message() != nil:
+				left = elements(f.Message(), inner, left)
+			case f.IsPacked():
+				left -= len(inner)
+			}
+		}
+		data = data[n+value:]
+	}
+	return left
+}
+
 func isOurs(m proto.Message) bool {
 	return strings.HasPrefix(string(m.ProtoReflect().Descriptor().FullName()), ours)
 }
 
-func isUnreadable(m proto.Message) bool {
-	return bytes.Equal(m.ProtoReflect().GetUnknown(), unreadable)
+// readable says why a message could not be, or was not, decoded.
+func readable(m proto.Message) error {
+	switch unknown := m.ProtoReflect().GetUnknown(); {
+	case bytes.Equal(unknown, unreadable):
+		return errUnreadable
+	case bytes.Equal(unknown, overloaded):
+		return errOverloaded
+	}
+	return nil
 }

@@ -17,6 +17,8 @@ import (
 const ours = "tokenbroker."
 
 const (
+	// allTold is how many bytes a message may have of which more than the first violation is told.
+	allTold = 16 << 10
 	// violationsMost bounds what one refusal lists: a request can be wrong in more places than a client takes trailers.
 	violationsMost = 16
 	// pathBytes bounds the path of a field, in which a map's key stands as the caller wrote it.
@@ -32,12 +34,16 @@ func (e *edge) validate(m any) error {
 	if !ok || !isOurs(msg) {
 		return nil
 	}
-	if isUnreadable(msg) {
-		return errUnreadable
+	if err := readable(msg); err != nil {
+		return err
 	}
-	err := e.validator.Validate(msg)
+	// Up to the first that is wrong: of a list that is too long, each element could be, and all of that is kept.
+	err := e.validator.Validate(msg, protovalidate.WithFailFast())
 	if err == nil {
 		return broker.Invalid(malformed(msg)...)
+	}
+	if proto.Size(msg) <= allTold {
+		err = e.validator.Validate(msg)
 	}
 	verr, ok := err.(*protovalidate.ValidationError) //nolint:errorlint // as its documentation says
 	if !ok {
