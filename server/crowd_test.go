@@ -211,7 +211,7 @@ func TestACallThatIsOverIsNotOpen(t *testing.T) {
 // TestWhoBringsMuchThatIsReadGoesOn: large headers and messages count for as long as they are held.
 func TestWhoBringsMuchThatIsReadGoesOn(t *testing.T) {
 	s := newStand(t, func(s server.Settings) server.Settings {
-		s.Capacity = server.Capacity{Calls: 1000, Unread: 4 << 20}
+		s.Capacity = server.Capacity{Calls: 1000, Unread: 16 << 20} // half of it of one party, which has 4.5 MiB open at a time
 		return s
 	})
 	conn := dial(t, "passthrough:///"+s.addr)
