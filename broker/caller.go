@@ -32,6 +32,8 @@ const (
 	ProofX509 Proof = "x509"
 	// ProofJWT is a signed token that a call brings (RFC 7519, RFC 6750 section 2.1). Whoever has it can show it.
 	ProofJWT Proof = "jwt"
+	// ProofForwarded is the word of a proxy, which was shown a certificate (Envoy's x-forwarded-client-cert). It is as good as the proxy is.
+	ProofForwarded Proof = "forwarded"
 	// ProofPeer is what the operating system says of the other side of a Unix socket.
 	ProofPeer Proof = "peer"
 	// ProofNone is where somebody was, and nothing else.
@@ -45,13 +47,15 @@ const Machine = "machine"
 // of it: callers are handed on by their pointer.
 type Caller struct {
 	// Identity is the caller's one name, which no other has: "spiffe://corp.example/ns/shop/sa/cart", "dns:company/cart.corp.example", "unix:1001",
-	// "local:machine". Rates are counted by it, and logs name it.
+	// "local:machine", "via:mesh/spiffe://corp.example/ns/shop/sa/cart". Rates are counted by it, and logs name it.
 	Identity string
 	Kind     CallerKind
 	// Authority is who vouches for the name; empty for Unix and Local.
 	Authority string
 	Name      string
 	Proof     Proof
+	// Via is the proxy that calls for it, by its name in the settings; empty: it calls itself, which is another caller.
+	Via string
 	// Listener is by which it came: Machine, or by the purpose of the settings, services or operators.
 	Listener string
 	// Attributes are what else was proven of it, by name. Nil: nothing.
@@ -74,6 +78,13 @@ func NewCaller(kind CallerKind, authority, name string, proof Proof, listener st
 	default:
 		c.Identity = string(kind) + ":" + authority + "/" + name
 	}
+	return c
+}
+
+// NewForwarded names a workload for which a proxy calls.
+func NewForwarded(via, domain, path, listener string) *Caller {
+	c := NewCaller(SPIFFE, domain, path, ProofForwarded, listener)
+	c.Via, c.Identity = via, "via:"+via+"/"+c.Identity
 	return c
 }
 

@@ -66,6 +66,7 @@ type line struct {
 type caller struct {
 	ID       string       `json:"id,omitempty"`
 	Proof    broker.Proof `json:"proof,omitempty"`
+	Via      string       `json:"via,omitempty"`
 	Listener string       `json:"listener,omitempty"`
 	Peer     string       `json:"peer,omitempty"`
 }
@@ -79,7 +80,7 @@ func lineOf(r broker.AuditRecord, requestID, traceID, policy string) line {
 	l.Operation = broker.Operation(c.text(string(r.Operation), wordMost))
 	who := caller{Listener: r.Listener}
 	if by := r.Caller; by != nil {
-		who.ID, who.Proof, who.Listener = c.text(by.Identity, idMost), broker.Proof(c.text(string(by.Proof), wordMost)), by.Listener
+		who.ID, who.Proof, who.Via, who.Listener = c.text(by.Identity, idMost), broker.Proof(c.text(string(by.Proof), wordMost)), c.text(by.Via, wordMost), by.Listener
 	}
 	who.Listener, who.Peer = c.text(who.Listener, wordMost), c.text(r.Peer, wordMost)
 	if who != (caller{}) {

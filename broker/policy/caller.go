@@ -24,13 +24,19 @@ type Description struct {
 
 // Caller is the caller that is described. It fails for what no caller can be.
 func (d Description) Caller() (*broker.Caller, error) {
-	kind, authority, name, err := parseIdentity(d.Identity)
+	identity, via := d.Identity, ""
+	if rest, ok := strings.CutPrefix(d.Identity, "via:"); ok {
+		if via, identity, _ = strings.Cut(rest, "/"); !broker.IsCredentialName(via) || !strings.HasPrefix(identity, "spiffe:") {
+			return nil, errors.New("caller: behind via: is a proxy of the settings and the SPIFFE ID that it forwards, as via:mesh/spiffe://DOMAIN/PATH")
+		}
+	}
+	kind, authority, name, err := parseIdentity(identity)
 	if err != nil {
 		return nil, err
 	}
-	proof, listener := proofsOf(kind)[0], "services"
+	proof, listener := proofsOf(kind, via)[0], "services"
 	if d.Proof != "" {
-		if why := checkProof(kind, d.Proof); why != "" {
+		if why := checkProof(kind, via, d.Proof); why != "" {
 			return nil, errors.New("proof: " + why)
 		}
 		proof = broker.Proof(d.Proof)
@@ -47,6 +53,9 @@ func (d Description) Caller() (*broker.Caller, error) {
 		return nil, fmt.Errorf("listener: it is none of %s", strings.Join(listeners, ", "))
 	}
 	c := broker.NewCaller(kind, authority, name, proof, listener)
+	if via != "" {
+		c = broker.NewForwarded(via, authority, name, listener)
+	}
 	switch {
 	case len(d.Claims) > 0 && kind != broker.JWT:
 		return nil, errors.New("claims: they go with jwt; leave them out")
@@ -73,7 +82,7 @@ func (d Description) Caller() (*broker.Caller, error) {
 
 // parseIdentity takes an identity apart. It fails for what is none.
 func parseIdentity(s string) (kind broker.CallerKind, authority, name string, err error) {
-	const forms = "write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID or local:LISTENER"
+	const forms = "write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID, local:LISTENER or via:PROXY/spiffe://DOMAIN/PATH"
 	word, rest, ok := strings.Cut(s, ":")
 	kind = broker.CallerKind(word)
 	if laterWords[word] {

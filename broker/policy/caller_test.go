@@ -41,7 +41,10 @@ func TestWhatNoCallerCanBe(t *testing.T) {
 		{Description{}, "caller: it is of no kind"},
 		{Description{Identity: "cart"}, "caller: it is of no kind"},
 		{Description{Identity: "spife://td/a"}, `did you mean "spiffe"?`},
-		{Description{Identity: "via:mesh/spiffe://td/a"}, `does not know the word "via" yet`},
+		{Description{Identity: "via:mesh/dns:td/a"}, "behind via: is a proxy of the settings"},
+		{Description{Identity: "via:spiffe://td/a"}, "behind via: is a proxy of the settings"},
+		{Description{Identity: "via:mesh/spiffe://td"}, "caller: "},
+		{Description{Identity: "via:mesh/spiffe://td/a", Proof: "x509"}, "proof: of spiffe there is forwarded only"},
 		{Description{Identity: "jwt:ci/"}, "behind jwt: is a trust or an issuer"},
 		{Description{Identity: "jwt:ci/a", Proof: "x509"}, "proof: of jwt there is jwt only"},
 		{Description{Identity: "spiffe://td/a", Proof: "peer"}, "proof: of spiffe there is x509 and jwt only"},
@@ -72,6 +75,44 @@ func TestWhatNoCallerCanBe(t *testing.T) {
 	} {
 		if c, err := x.d.Caller(); c != nil || err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%+v: got %v, %v, want %s", x.d, c, err, x.want)
+		}
+	}
+}
+
+// TestWhoComesByWayOfAProxyIsAnother: of the rules; whoever is blocked is, either way.
+func TestWhoComesByWayOfAProxyIsAnother(t *testing.T) {
+	const of = `
+version: 1
+callers:
+  direct: [{spiffe: "td/a"}]
+  via: [{via: mesh, spiffe: "td/a"}]
+  blocked: [{spiffe: "td/**"}, {via: mesh, spiffe: "td/**"}, {via: other, spiffe: "td/**"}]
+blocked: [{spiffe: "td/bad"}, {via: mesh, spiffe: "td/worse"}]
+rules:
+  - {name: direct, callers: [direct], credentials: {names: [a]}, operations: [get_token]}
+  - {name: via, callers: [via], credentials: {names: [b]}, operations: [get_token]}
+  - {name: all, callers: [blocked], credentials: {names: [c]}, operations: [get_token]}
+`
+	p, problems := Parse("policy.yaml", []byte(of))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, x := range []struct{ caller, may string }{
+		{"spiffe://td/a", "ac"}, {"via:mesh/spiffe://td/a", "bc"}, {"via:other/spiffe://td/a", "c"},
+		{"spiffe://td/bad", ""}, {"via:mesh/spiffe://td/bad", ""}, {"spiffe://td/worse", "c"}, {"via:mesh/spiffe://td/worse", ""}, {"via:other/spiffe://td/worse", "c"},
+	} {
+		c, err := Description{Identity: x.caller}.Caller()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, name := range []string{"a", "b", "c"} {
+			if p.Decide(broker.Access{Caller: c, Operation: broker.GetToken, Known: broker.Stored, Credential: broker.CredentialName(name)}).Effect == broker.Allowed {
+				got += name
+			}
+		}
+		if got != x.may || c.Identity != x.caller {
+			t.Errorf("%s: may %q, want %q", c, got, x.may)
 		}
 	}
 }

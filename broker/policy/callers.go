@@ -16,6 +16,10 @@ type entry struct {
 	authority string
 	// name is what a caller's is held against; of a Local one it is its listener.
 	name patterns
+	// via is the proxy that calls for them; empty: they call themselves.
+	via string
+	// anyWay: it does not matter who calls for them.
+	anyWay bool
 	// proof, listener and gid are empty where they do not matter.
 	proof    broker.Proof
 	listener string
@@ -35,7 +39,7 @@ func (c *claim) matches(values []string) bool {
 }
 
 func (e *entry) matches(c *broker.Caller) bool {
-	if c.Kind != e.kind || c.Authority != e.authority || e.proof != "" && c.Proof != e.proof || e.listener != "" && c.Listener != e.listener {
+	if c.Kind != e.kind || c.Authority != e.authority || c.Via != e.via && !e.anyWay || e.proof != "" && c.Proof != e.proof || e.listener != "" && c.Listener != e.listener {
 		return false
 	}
 	if e.gid != "" && !slices.Contains(c.Attributes["gid"], e.gid) {
@@ -92,15 +96,15 @@ func (p *Policy) look(c *broker.Caller) *view {
 
 // A who is all of a caller that entries look at. Two callers with the same have the same rules.
 type who struct {
-	kind                      broker.CallerKind
-	authority, name, listener string
-	proof                     broker.Proof
+	kind                           broker.CallerKind
+	authority, name, via, listener string
+	proof                          broker.Proof
 	// attributes are those that entries of this policy look at, each with its values, every text with its length.
 	attributes string
 }
 
 func (p *Policy) whoIs(c *broker.Caller) who {
-	w := who{kind: c.Kind, authority: c.Authority, name: c.Name, listener: c.Listener, proof: c.Proof}
+	w := who{kind: c.Kind, authority: c.Authority, name: c.Name, via: c.Via, listener: c.Listener, proof: c.Proof}
 	if len(c.Attributes) == 0 {
 		return w
 	}

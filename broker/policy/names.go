@@ -13,9 +13,9 @@ type Names struct{ all []pattern }
 // namesMost bounds them.
 const namesMost = 1000
 
-// ParseNames reads patterns of names of a kind: DNS, URI or CommonName.
+// ParseNames reads patterns of names of a kind: DNS, URI or CommonName; and of SPIFFE IDs, without their scheme.
 func ParseNames(kind broker.CallerKind, texts []string) (n Names, err error) {
-	forms := map[broker.CallerKind]form{broker.DNS: dots, broker.URI: uris, broker.CommonName: whole}
+	forms := map[broker.CallerKind]form{broker.DNS: dots, broker.URI: uris, broker.CommonName: whole, broker.SPIFFE: slashes}
 	f, ok := forms[kind]
 	switch {
 	case !ok:
@@ -27,6 +27,9 @@ func ParseNames(kind broker.CallerKind, texts []string) (n Names, err error) {
 	}
 	for i, text := range texts {
 		p, err := parsePattern(text, f)
+		if why := spiffeIDs.check(text); err == nil && kind == broker.SPIFFE && why != "" {
+			err = errors.New(why)
+		}
 		if err != nil {
 			return n, fmt.Errorf("name %d: %w", i+1, err)
 		}

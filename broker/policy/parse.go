@@ -29,7 +29,7 @@ type (
 func at(n *yaml.Node) position { return yamldoc.At(n) }
 
 // laterWords belong to policies, and not to this version of them.
-var laterWords = map[string]bool{"via": true, "rate": true}
+var laterWords = map[string]bool{"rate": true}
 
 // A reader reads a policy, and gathers everything that is wrong.
 type reader struct {

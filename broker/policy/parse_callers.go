@@ -17,11 +17,14 @@ var (
 	kinds     = []string{
 		string(broker.SPIFFE), string(broker.DNS), string(broker.URI), string(broker.CommonName), string(broker.JWT), string(broker.Kubernetes), string(broker.Unix), string(broker.Local),
 	}
-	proofs = []string{string(broker.ProofX509), string(broker.ProofJWT), string(broker.ProofPeer), string(broker.ProofNone)}
+	proofs = []string{string(broker.ProofX509), string(broker.ProofJWT), string(broker.ProofForwarded), string(broker.ProofPeer), string(broker.ProofNone)}
 )
 
-// proofsOf are the proofs that there are of a kind, the usual one first.
-func proofsOf(k broker.CallerKind) []broker.Proof {
+// proofsOf are the proofs that there are of a kind, the usual one first; via: of those for whom a proxy calls.
+func proofsOf(k broker.CallerKind, via string) []broker.Proof {
+	if via != "" {
+		return []broker.Proof{broker.ProofForwarded}
+	}
 	switch k {
 	case broker.Unix:
 		return []broker.Proof{broker.ProofPeer}
@@ -37,8 +40,8 @@ func proofsOf(k broker.CallerKind) []broker.Proof {
 }
 
 // checkProof says why a proof is none of a kind; empty: it is one.
-func checkProof(k broker.CallerKind, proof string) string {
-	all := proofsOf(k)
+func checkProof(k broker.CallerKind, via, proof string) string {
+	all := proofsOf(k, via)
 	if slices.Contains(all, broker.Proof(proof)) {
 		return ""
 	}
@@ -86,7 +89,7 @@ func (r *reader) entries(n *yaml.Node, what string, mayBeEmpty bool) []entry {
 
 func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	before := len(r.Problems)
-	w := r.Words(n, what, append([]string{"proof", "listener", "certificate", "gid", "sub", "claims"}, kinds...)...)
+	w := r.Words(n, what, append([]string{"proof", "listener", "certificate", "gid", "sub", "claims", "via"}, kinds...)...)
 	if n.Kind != yaml.MappingNode {
 		return entry{}, false
 	}
@@ -129,6 +132,14 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	case hasAuthority(e.kind):
 		r.Wrong(at(n), "%s: certificate is missing; write by which trust of the settings it is named, as {certificate: company, %s: …}", what, e.kind)
 	}
+	e.anyWay = blocks(what) // nobody who is blocked comes in by way of somebody else
+	if it, ok := w["via"]; ok {
+		if e.kind != broker.SPIFFE {
+			r.Wrong(it.At, "%s.via: it goes with spiffe, which is what proxies forward; leave it out", what)
+		} else if s, ok := r.Text(it.Value, what+".via"); ok && r.name(at(it.Value), s, what+".via") {
+			e.via, e.anyWay = s, false
+		}
+	}
 	if it, ok := w["gid"]; ok {
 		if e.kind != broker.Unix {
 			r.Wrong(it.At, "%s.gid: it goes with unix; leave it out", what)
@@ -139,7 +150,7 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	if it, ok := w["proof"]; ok {
 		if s, ok := r.choice(it.Value, what+".proof", proofs); ok {
 			e.proof = broker.Proof(s)
-			if why := checkProof(e.kind, s); why != "" {
+			if why := checkProof(e.kind, e.via, s); why != "" {
 				r.Wrong(at(it.Value), "%s.proof: %s, and this matches nobody", what, why)
 			}
 		}
@@ -158,12 +169,15 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	return e, ok
 }
 
+// blocks reports whether an entry is one of those that may do nothing.
+func blocks(what string) bool { return strings.HasPrefix(what, "blocked[") }
+
 // subject reads who a token is about: its issuer, its sub, and what it claims.
 func (r *reader) subject(e *entry, issuer *yaml.Node, w map[string]item, n *yaml.Node, what string) {
 	if s, ok := r.Text(issuer, what+".jwt"); ok && r.name(at(issuer), s, what+".jwt") {
 		e.authority = s
 	}
-	if it, ok := w["claims"]; ok && what == "blocked" || ok && strings.HasPrefix(what, "blocked[") {
+	if it, ok := w["claims"]; ok && blocks(what) {
 		r.Wrong(it.At, "%s.claims: nobody is blocked by what they claim: what is too large or not plain is left out, and a token may be made so; block them by sub", what)
 	} else if ok {
 		for _, x := range r.Items(it.Value, what+".claims") {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tokenbroker/tokenbroker/broker"
 )
 
 // good is a policy to which tests do one thing.
@@ -115,7 +117,12 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{"{local: operators}", `{k8s: "prod/a"}`, `5:53: callers.ops[2].k8s: "prod/a": a namespace and a service account are wanted behind the issuer, as "prod/batch/importer" or "prod/batch/*"`},
 		{"{local: operators}", `{k8s: "*/a/b"}`, `5:53: callers.ops[2].k8s: "*/a/b": no wildcard may be in the name of an issuer`},
 		{"{local: operators}", `{k8s: prod/a/b, claims: {node: [x]}}`, `5:63: callers.ops[2].claims: it goes with jwt; leave it out`},
-		{"{local: operators}", "{via: mesh}", "5:48: callers.ops[2]: this version does not know the word \"via\" yet; leave it out"},
+		{"{local: operators}", `{via: mesh, spiffe: "td/a"}`, ""},
+		{"{local: operators}", `{via: mesh, spiffe: "td/a", proof: forwarded}`, ""},
+		{"{local: operators}", `{via: mesh, spiffe: "td/a", proof: x509}`, "5:82: callers.ops[2].proof: of spiffe there is forwarded only, and this matches nobody"},
+		{"{local: operators}", `{spiffe: "td/a", proof: forwarded}`, "5:71: callers.ops[2].proof: of spiffe there is x509 and jwt only, and this matches nobody"},
+		{"{local: operators}", `{via: "a b", spiffe: "td/a"}`, "5:53: callers.ops[2].via: a name " + broker.NameForm},
+		{"{local: operators}", "{via: mesh, unix: 5}", "5:48: callers.ops[2].via: it goes with spiffe, which is what proxies forward; leave it out"},
 		{"blocked: []", `blocked: [{jwt: ci, sub: "**", claims: {groups: [contractors]}}]`, "6:32: blocked[0].claims: nobody is blocked by what they claim: what is too large or not plain is left out, and a token may be made so; block them by sub"},
 		{"blocked: []", `blocked: [{jwt: ci, sub: "mallory"}]`, ""},
 		{"blocked: []", "blocked: [{unix: 5, claims: {a: b}}]", "6:21: blocked[0].claims: it goes with jwt; leave it out"},
@@ -182,8 +189,8 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{"operation: provider.read", "operation: credential.read", `21:5: tests[1]: credential is missing; write which one credential.read is about`},
 		{"operation: provider.read", "operation: credential.test, credential: a", `21:5: tests[1]: it is denied, and is to be allowed by operators: operation: it allows credential.read, credential.delete, provider.read, and not credential.test`},
 		{"operation: provider.read", "operation: provider.read, scopes: [a]", "21:61: tests[1].scopes: provider.read is not about a token, so that nothing is selected; leave it out"},
-		{"caller: \"unix:7\"", "caller: \"unx:7\"", `21:14: tests[1]: caller: it is of no kind that is known; write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID or local:LISTENER; did you mean "unix"?`},
-		{"caller: \"unix:7\"", "caller: \"via:ci/x\"", `21:14: tests[1]: caller: this version does not know the word "via" yet; write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID or local:LISTENER`},
+		{"caller: \"unix:7\"", "caller: \"unx:7\"", `21:14: tests[1]: caller: it is of no kind that is known; write spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:CERTIFICATE/NAME, cn:CERTIFICATE/NAME, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID, local:LISTENER or via:PROXY/spiffe://DOMAIN/PATH; did you mean "unix"?`},
+		{"caller: \"unix:7\"", "caller: \"via:ci/x\"", `21:14: tests[1]: caller: behind via: is a proxy of the settings and the SPIFFE ID that it forwards, as via:mesh/spiffe://DOMAIN/PATH`},
 		{"blocked: []", "blocked: [{unix: 7}]", "21:5: tests[1]: it is denied, and is to be allowed by operators: the caller is blocked"},
 	} {
 		got := problemsOf(with(t, x.was, x.becomes))

@@ -13,8 +13,8 @@ import (
 type policyExplainCommand struct {
 	console.Format
 	File          string   `arg:"" help:"The policy file; - for standard input."`
-	Caller        string   `required:"" placeholder:"IDENTITY" help:"Who asks, as logs say it: spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:…, cn:…, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID, local:LISTENER."`
-	Proof         string   `help:"How that was proven: x509, jwt, peer or none. Left out: as it is of such callers."`
+	Caller        string   `required:"" placeholder:"IDENTITY" help:"Who asks, as logs say it: spiffe://DOMAIN/PATH, dns:CERTIFICATE/NAME, uri:…, cn:…, jwt:ISSUER/SUB, k8s:ISSUER/NAMESPACE/NAME, unix:UID, local:LISTENER, via:PROXY/spiffe://DOMAIN/PATH."`
+	Proof         string   `help:"How that was proven: x509, jwt, forwarded, peer or none. Left out: as it is of such callers."`
 	Listener      string   `help:"By which listener: services or operators. Left out: services."`
 	GID           string   `name:"gid" help:"A group of a caller behind a Unix socket."`
 	Claim         pairs    `sep:"none" placeholder:"NAME=VALUE" help:"A claim of a JWT; repeat for several."`
