@@ -18,6 +18,8 @@ type Door struct {
 	TokensOnly bool
 	// Tokens says whose token a call brings on a connection whose peer has shown no certificate. Nil: tokens say nothing.
 	Tokens TokenAuthenticator
+	// Forwarders says for whom a proxy calls, which says so by the header x-forwarded-client-cert. Nil: that counts for nothing, as on this machine.
+	Forwarders Forwarders
 	// Authenticate says who has connected. Nil: nobody has to prove anything, and who is not on this machine is nobody.
 	Authenticate Authenticator
 }
@@ -43,6 +45,13 @@ type TokenAuthenticator interface {
 	Remembers(token string) bool
 	// Changes is closed at the next change of what is trusted: whoever was authenticated is looked at again.
 	Changes() <-chan struct{}
+}
+
+// Forwarders say for whom proxies call. Safe for concurrent use.
+type Forwarders interface {
+	// Forwarded says for whom somebody calls, nil being nobody in particular, by the values of the header. The same caller is the same pointer. It fails with
+	// CallerUnauthenticated where they may not, or where the header is wrong; the detail says what, and quotes nothing.
+	Forwarded(by *broker.Caller, headers []string) (*broker.Caller, error)
 }
 
 // An Authenticated is who has proven to be somebody. Immutable.

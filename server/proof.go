@@ -83,6 +83,27 @@ func (k *connection) proven(now time.Time) (proof, error) {
 	return p, nil
 }
 
+// forwardedHeader is by which proxies say for whom they call (Envoy, "HTTP header manipulation").
+const forwardedHeader = "x-forwarded-client-cert"
+
+// shown says who makes a call on a connection with a certificate: its peer, or the one for whom that says it calls.
+func (k *connection) shown(now time.Time, forwarded []string) (proof, error) {
+	p, err := k.proven(now)
+	if err != nil || len(forwarded) == 0 {
+		return p, err
+	}
+	if was := k.last.Load(); was != nil && len(forwarded) == 1 && was.header == forwarded[0] && was.generation == p.generation {
+		return was.proof, nil
+	}
+	caller, err := k.of.door.Forwarders.Forwarded(k.peer.Caller, forwarded)
+	if err != nil {
+		return proof{}, unproven(err)
+	}
+	is := &bearing{forwarded[0], proof{&Authenticated{Caller: caller, Until: k.peer.Until, Still: k.peer.Still}, k.of, p.generation}}
+	k.last.Store(is)
+	return is.proof, nil
+}
+
 // greetWithin bounds how long a stranger's connection is not read for a token: an issuer that has to be asked for its keys may take longer.
 const greetWithin = 100 * time.Millisecond
 
@@ -108,7 +129,7 @@ type refusal struct {
 	err        error
 }
 
-// bearing is a token that a call has brought, with whose it is.
+// bearing is a token, or a proxy's word, that a call has brought, with whose it is.
 type bearing struct {
 	header string
 	proof
@@ -120,15 +141,22 @@ const tokenWithin = 10 * time.Second
 // whose says who makes a call: by the token that it brings, where the door takes tokens, else by the connection.
 // CallerUnauthenticated, IssuerUnavailable.
 func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
+	var forwarded []string
+	if k.of.door.Forwarders != nil {
+		forwarded = metadata.ValueFromIncomingContext(ctx, forwardedHeader)
+	}
 	if k.of.door.Tokens == nil {
-		return k.proven(now)
+		return k.shown(now, forwarded)
 	}
 	headers := metadata.ValueFromIncomingContext(ctx, "authorization")
 	switch {
 	case k.peer.Caller != nil && len(headers) > 0:
 		return proof{}, unproven(errTwoProofs)
 	case k.peer.Caller != nil:
-		return k.proven(now)
+		return k.shown(now, forwarded)
+	case len(forwarded) > 0:
+		_, err := k.of.door.Forwarders.Forwarded(nil, forwarded)
+		return proof{}, unproven(err)
 	case len(headers) == 0:
 		return proof{}, unproven(errNoToken)
 	case len(headers) > 1:

@@ -54,3 +54,36 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+// FuzzForwarded: whatever a proxy sends, it calls for somebody whom it may forward, or for nobody; and what is read of an element can be written and read again.
+func FuzzForwarded(f *testing.F) {
+	const own = "spiffe://corp.example/mesh"
+	for _, s := range []string{
+		"By=" + own + ";URI=spiffe://corp.example/web/a", `By="` + own + `";Subject="CN=\"a,b\"";URI=spiffe://corp.example/web/a`, "By=" + own + ";URI=spiffe://corp.example/web/../bank", ",", "=", `By="`, `By="\`,
+		"By=a;URI=spiffe://corp.example/web/a, By=" + own + ";URI=a", "URI=spiffe://corp.example/web/a;By=" + own + ";URI=x", "by=" + own + ";uri=spiffe://corp.example/web/a%2fb",
+	} {
+		f.Add(s, uint8(0))
+		f.Add(s, uint8(2))
+	}
+	by := broker.NewCaller(broker.SPIFFE, "corp.example", "mesh", broker.ProofX509, "services")
+	f.Fuzz(func(t *testing.T, header string, hops uint8) {
+		p, err := NewProxies("services", []Proxy{{Name: "mesh", Callers: []string{own}, Forwards: []string{"corp.example/web/**"}, Hops: int(hops % 4)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := p.Forwarded(by, []string{header})
+		if (c == nil) == (err == nil) {
+			t.Fatalf("got %v, %v", c, err)
+		}
+		if c == nil {
+			return
+		}
+		rest, ok := strings.CutPrefix(c.Identity, "via:mesh/spiffe://corp.example/web/")
+		if id, err := spiffeid.FromString("spiffe://corp.example/web/" + rest); !ok || err != nil || id.String() != "spiffe://corp.example/"+c.Name || c.Authority != "corp.example" {
+			t.Errorf("got %+v", c)
+		}
+		if again, err := p.Forwarded(by, []string{header}); again != c || err != nil {
+			t.Errorf("it is another one the second time: %v, %v", again, err)
+		}
+	})
+}

@@ -134,6 +134,12 @@ func (l *lines) String() string {
 
 const trustDomain = "corp.example"
 
+// meshes are the proxies of a rig's listeners.
+var meshes = []authn.Proxy{
+	{Name: "mesh", Callers: []string{"spiffe://corp.example/mesh/gateway", "spiffe://corp.example/mesh/spare"}, Forwards: []string{"corp.example/ns/web/**", "partner.example/ns/web/*"}},
+	{Name: "chain", Callers: []string{"spiffe://corp.example/mesh/inner"}, Forwards: []string{"corp.example/ns/web/**"}, Hops: 2},
+}
+
 func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
 		t.Helper()
@@ -188,7 +194,8 @@ func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []a
 		t.Cleanup(a.Close)
 		r.auth[name] = a
 		following.Go(func() { a.Follow(ctx) })
-		d := server.Door{Name: name, TokensOnly: name == "services", Authenticate: a}
+		proxies := must[*authn.Proxies](t)(authn.NewProxies(name, meshes))
+		d := server.Door{Name: name, TokensOnly: name == "services", Authenticate: a, Forwarders: proxies}
 		if issuers != nil {
 			all := must[*authn.Tokens](t)(authn.NewTokens(authn.TokenSettings{Listener: name, Issuers: issuers(r), Log: log}))
 			following.Go(func() { all.Follow(ctx) })

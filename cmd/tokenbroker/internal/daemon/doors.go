@@ -75,7 +75,11 @@ func (r *Running) openDoors(ctx, bg context.Context) error {
 		r.cleanup = append(r.cleanup, certificates.Close)
 		r.background.Go(func() { certificates.Follow(bg) })
 		r.certificates = append(r.certificates, certificates)
-		d := server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates}
+		proxies, err := r.settings.Forwarders(name)
+		if err != nil {
+			return console.WrongInput(err)
+		}
+		d := server.Door{Name: name, TokensOnly: name == settings.Services, Authenticate: certificates, Forwarders: proxies}
 		if issuers := r.settings.Tokens(name); len(issuers.Issuers) > 0 {
 			issuers.Log = r.log
 			tokens, err := authn.NewTokens(issuers)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -21,9 +22,10 @@ import (
 type Listeners struct {
 	// Services has GetToken, Invalidate, WatchToken and health; Operators everything. Nil: there is none.
 	Services, Operators *Listener
-	// Trust are authorities, and Issuers whose JWTs are believed, by the names by which listeners name them.
+	// Trust are authorities, Issuers whose JWTs are believed, and Proxies those who call for others, by the names by which listeners name them.
 	Trust   map[string]Trust
 	Issuers map[string]Issuer
+	Proxies map[string]Proxy
 }
 
 // A Listener answers those whose certificates one of its trusts vouches for, or whose calls bring tokens of one of its issuers.
@@ -31,9 +33,9 @@ type Listener struct {
 	Addresses         []string
 	CertFile, KeyFile string
 	WorkloadAPI       string
-	// Trust and Issuers are the names of those who are believed.
-	Trust, Issuers []string
-	at             Position
+	// Trust, Issuers and Proxies are the names of those who are believed.
+	Trust, Issuers, Proxies []string
+	at                      Position
 }
 
 // A Trust is an authority.
@@ -45,6 +47,12 @@ type Trust struct {
 // An Issuer is who issues JWTs.
 type Issuer struct {
 	authn.Issuer
+	at Position
+}
+
+// A Proxy calls for others.
+type Proxy struct {
+	authn.Proxy
 	at Position
 }
 
@@ -84,13 +92,22 @@ func (l Listeners) Tokens(name string) authn.TokenSettings {
 	return s
 }
 
+// Forwarders are a listener's proxies, for package authn.
+func (l Listeners) Forwarders(name string) (*authn.Proxies, error) {
+	var all []authn.Proxy
+	for _, p := range l.Named()[name].Proxies {
+		all = append(all, l.Proxies[p].Proxy)
+	}
+	return authn.NewProxies(name, all)
+}
+
 // names are the words of Trust that say which names are believed, by the kind.
 var names = map[string]broker.CallerKind{"dns": broker.DNS, "uri": broker.URI, "cn": broker.CommonName}
 
 // listener reads one.
 func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
 	l := &Listener{at: Position{r.File, yamldoc.At(n)}}
-	words := r.Words(n, what, "listen", "cert_file", "key_file", "workload_api", "trust", "issuers")
+	words := r.Words(n, what, "listen", "cert_file", "key_file", "workload_api", "trust", "issuers", "proxies")
 	text := func(word string, to *string) {
 		if it, ok := words[word]; ok {
 			*to = r.oneText(it, what+"."+word)
@@ -107,6 +124,7 @@ func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
 	list("listen", &l.Addresses)
 	list("trust", &l.Trust)
 	list("issuers", &l.Issuers)
+	list("proxies", &l.Proxies)
 	return l
 }
 
@@ -141,15 +159,48 @@ func (r *settingsReader) issuers(n *yaml.Node) map[string]Issuer {
 				*to = r.Texts(w.Value, what+"."+word)
 			}
 		}
-		switch {
-		case !broker.IsCredentialName(it.Key) || strings.Contains(it.Key, "/"):
-			r.Wrong(it.At, "%s: a name %s", what, broker.NameForm)
-		case said != 1:
+		r.named(it, what)
+		if said != 1 {
 			r.Wrong(it.At, "%s: say once whose tokens they are: issuer, kubernetes or trust_domain", what)
 		}
 		all[it.Key] = i
 	}
 	return all
+}
+
+// proxies reads all of them.
+func (r *settingsReader) proxies(n *yaml.Node) map[string]Proxy {
+	all := map[string]Proxy{}
+	for _, it := range r.Items(n, "proxies") {
+		what := "proxies." + yamldoc.Clip(it.Key)
+		p := Proxy{Proxy: authn.Proxy{Name: it.Key}, at: Position{r.File, it.At}}
+		words := r.Words(it.Value, what, "callers", "forwards", "hops")
+		for word, to := range map[string]*[]string{"callers": &p.Callers, "forwards": &p.Forwards} {
+			if w, ok := words[word]; ok {
+				*to = r.Texts(w.Value, what+"."+word)
+			} else {
+				r.Wrong(it.At, "%s.%s: it is missing", what, word)
+			}
+		}
+		if w, ok := words["hops"]; ok {
+			if s, _ := r.Text(w.Value, what+".hops"); w.Value.Tag == "!!int" {
+				p.Hops, _ = strconv.Atoi(s)
+			}
+			if p.Hops < 1 {
+				r.Wrong(w.At, "%s.hops: a number from 1 on is wanted", what)
+			}
+		}
+		r.named(it, what)
+		all[it.Key] = p
+	}
+	return all
+}
+
+// named checks the name of an authority, an issuer or a proxy.
+func (r *settingsReader) named(it yamldoc.Item, what string) {
+	if !broker.IsCredentialName(it.Key) || strings.Contains(it.Key, "/") {
+		r.Wrong(it.At, "%s: a name %s", what, broker.NameForm)
+	}
 }
 
 // trusts reads all of them.
@@ -173,9 +224,8 @@ func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
 				said++
 			}
 		}
+		r.named(it, what)
 		switch {
-		case !broker.IsCredentialName(it.Key) || strings.Contains(it.Key, "/"):
-			r.Wrong(it.At, "%s: a name %s", what, broker.NameForm)
 		case said != 1:
 			r.Wrong(it.At, "%s: say once which names are believed of it: trust_domain, dns, uri or cn", what)
 		case t.CAFile == "" && t.TrustDomain == "":
@@ -202,7 +252,7 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		p.Word = word
 		*wrong = append(*wrong, p)
 	}
-	used, named := map[string]bool{}, map[string]bool{} // trust and issuers
+	used := map[string]bool{} // by word and name
 	all := s.Named()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		l := all[name]
@@ -224,21 +274,26 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		if len(l.Trust)+len(l.Issuers) == 0 {
 			bad(l.at, name+".trust", "nobody is trusted: name one of the authorities under trust, or of the issuers under issuers")
 		}
-		for i, t := range l.Issuers {
-			if named[t] = true; slices.Contains(l.Issuers[:i], t) {
-				bad(l.at, name+".issuers", "an issuer is there twice")
-			}
-			if _, ok := s.Issuers[t]; !ok {
-				bad(l.at, name+".issuers", "there is no issuer of this name under issuers")
+		for _, of := range []struct {
+			word  string
+			names []string
+			there func(string) bool
+		}{
+			{"issuers", l.Issuers, func(t string) bool { _, ok := s.Issuers[t]; return ok }},
+			{"proxies", l.Proxies, func(t string) bool { _, ok := s.Proxies[t]; return ok }},
+			{"trust", l.Trust, func(t string) bool { _, ok := s.Trust[t]; return ok }},
+		} {
+			for i, t := range of.names {
+				if used[of.word+"."+t] = true; slices.Contains(of.names[:i], t) {
+					bad(l.at, name+"."+of.word, "one is there twice")
+				}
+				if !of.there(t) {
+					bad(l.at, name+"."+of.word, "there is none of this name under %s", of.word)
+				}
 			}
 		}
-		for i, t := range l.Trust {
-			if used[t] = true; slices.Contains(l.Trust[:i], t) {
-				bad(l.at, name+".trust", "an authority is there twice")
-			}
-			if of, ok := s.Trust[t]; !ok {
-				bad(l.at, name+".trust", "there is no authority of this name under trust")
-			} else if of.CAFile == "" && l.WorkloadAPI == "" {
+		for _, t := range l.Trust {
+			if of, ok := s.Trust[t]; ok && of.CAFile == "" && l.WorkloadAPI == "" {
 				bad(of.at, "trust."+t+".ca_file", "it is missing, and %s has no workload_api", name)
 			}
 		}
@@ -251,6 +306,10 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 				continue
 			}
 		}
+		if _, err := s.Forwarders(name); err != nil {
+			bad(l.at, name+".proxies", "%s", err)
+			continue
+		}
 		if l.WorkloadAPI != "" { // an agent is asked when the broker starts
 			continue
 		}
@@ -261,14 +320,19 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 		}
 		a.Close()
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.Trust)) {
-		if !used[name] {
-			bad(s.Trust[name].at, "trust."+yamldoc.Clip(name), "no listener names it")
-		}
+	there := map[string]Position{}
+	for name, t := range s.Trust {
+		there["trust."+name] = t.at
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.Issuers)) {
-		if !named[name] {
-			bad(s.Issuers[name].at, "issuers."+yamldoc.Clip(name), "no listener names it")
+	for name, i := range s.Issuers {
+		there["issuers."+name] = i.at
+	}
+	for name, p := range s.Proxies {
+		there["proxies."+name] = p.at
+	}
+	for _, word := range slices.Sorted(maps.Keys(there)) {
+		if !used[word] {
+			bad(there[word], yamldoc.Clip(word), "no listener names it")
 		}
 	}
 	switch {

@@ -184,7 +184,10 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 		case k.Value == "issuers" && r.out.Listeners.Issuers == nil:
 			r.out.Listeners.Issuers = r.issuers(v)
 			continue
-		case slices.Contains([]string{Services, Operators, "trust", "issuers"}, k.Value):
+		case k.Value == "proxies" && r.out.Listeners.Proxies == nil:
+			r.out.Listeners.Proxies = r.proxies(v)
+			continue
+		case slices.Contains(ofListeners, k.Value):
 			r.Wrong(yamldoc.At(k), "setting %s: it is there twice", k.Value)
 			continue
 		}
@@ -196,9 +199,12 @@ func (r *settingsReader) mapping(n *yaml.Node, prefix string) {
 	}
 }
 
+// ofListeners are the words of Listeners.
+var ofListeners = []string{Services, Operators, "trust", "issuers", "proxies"}
+
 // words are the settings as they are written in the file.
 func (r *settingsReader) words() []string {
-	out := []string{Services, Operators, "trust", "issuers"}
+	out := slices.Clone(ofListeners)
 	for name := range r.known {
 		word := strings.ReplaceAll(name, "-", "_")
 		for _, g := range groups {

@@ -1,0 +1,189 @@
+package authn_test
+
+import (
+	"context"
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/server/authn"
+)
+
+const (
+	gateway = "spiffe://corp.example/mesh/gateway"
+	inner   = "spiffe://corp.example/mesh/inner"
+	web     = "spiffe://corp.example/ns/web/sa/shop"
+	header  = "x-forwarded-client-cert"
+)
+
+// forwarded is a call that has the headers.
+func forwarded(ctx context.Context, values ...string) context.Context {
+	for _, v := range values {
+		ctx = metadata.AppendToOutgoingContext(ctx, header, v)
+	}
+	return ctx
+}
+
+// whoCalls is who the broker takes for the caller; empty: nobody, with the code.
+func (r *rig) whoCalls(ctx context.Context, p *devcerts.Pair) (*broker.Caller, error) {
+	var got *broker.Caller
+	r.rules.set(func(a broker.Access) bool { got = a.Caller; return true })
+	_, err := tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(p))).GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "main"})
+	return got, err
+}
+
+// TestForWhomAProxyCalls: by the header of a proxy that the settings name, and in no other way.
+func TestForWhomAProxyCalls(t *testing.T) {
+	r := newBearers(t).r
+	one := "By=" + gateway + ";Hash=" + strings.Repeat("ab", 32) + `;Subject="CN=shop,O=\"web, inc\"";URI=` + web
+	for _, c := range []struct {
+		name   string
+		by     string // whose certificate; empty: none
+		values []string
+		want   string // the caller; empty: none
+		says   string
+	}{
+		{"as Envoy writes it", gateway, []string{one}, "via:mesh/" + web, ""},
+		{"the proxy's other name", "spiffe://corp.example/mesh/spare", []string{strings.Replace(one, "gateway", "spare", 1)}, "via:mesh/" + web, ""},
+		{"in quotation marks", gateway, []string{`By="` + gateway + `";URI="` + web + `"`}, "via:mesh/" + web, ""},
+		{"keys in other letters", gateway, []string{`by=` + gateway + `;uri=` + web}, "via:mesh/" + web, ""},
+		{"of another trust domain", gateway, []string{"By=" + gateway + ";URI=spiffe://partner.example/ns/web/x"}, "via:mesh/spiffe://partner.example/ns/web/x", ""},
+		{"no header: the proxy itself", gateway, nil, gateway, ""},
+		{"of a chain", inner, []string{"By=" + gateway + ";URI=" + web + ",By=" + inner + ";URI=" + gateway}, "via:chain/" + web, ""},
+		{"of a chain, with what the client sent before it", inner, []string{"By=x;URI=spiffe://corp.example/ns/web/admin, By=" + gateway + ";URI=" + web + ", By=" + inner + ";URI=" + gateway}, "via:chain/" + web, ""},
+
+		{"from nobody", "", []string{one}, "", "no proxy"},
+		{"from no proxy", web, []string{"By=" + web + ";URI=" + web}, "", "no proxy"},
+		{"from the one who is forwarded", web, []string{one}, "", "no proxy"},
+		{"two headers", gateway, []string{one, one}, "", "hops"},
+		{"two elements", gateway, []string{one + "," + one}, "", "hops"},
+		{"a chain that is too short", inner, []string{"By=" + inner + ";URI=" + web}, "", "hops"},
+		{"a chain that does not hang together", inner, []string{"By=spiffe://corp.example/mesh/other;URI=" + web + ",By=" + inner + ";URI=" + gateway}, "", "By"},
+		{"added by another", gateway, []string{strings.Replace(one, "gateway", "spare", 1)}, "", "By"},
+		{"added by nobody", gateway, []string{"URI=" + web}, "", "By"},
+		{"added by two", gateway, []string{"By=" + gateway + ";" + one}, "", "By"},
+		{"nobody is named", gateway, []string{"By=" + gateway + `;Subject="CN=shop"`}, "", "URI"},
+		{"two are named", gateway, []string{one + ";URI=spiffe://corp.example/ns/web/other"}, "", "URI"},
+		{"whom it may not forward", gateway, []string{strings.Replace(one, "/ns/web/", "/ns/bank/", 1)}, "", "may forward"},
+		{"below whom it may forward", gateway, []string{"By=" + gateway + ";URI=spiffe://partner.example/ns/web/x/y"}, "", "may forward"},
+		{"dots", gateway, []string{"By=" + gateway + ";URI=spiffe://corp.example/ns/web/../bank"}, "", "may forward"},
+		{"an encoded path", gateway, []string{"By=" + gateway + ";URI=spiffe://corp.example/ns/web/a%2fb"}, "", "may forward"},
+		{"capitals in the trust domain", gateway, []string{"By=" + gateway + ";URI=spiffe://CORP.example/ns/web/a"}, "", "may forward"},
+		{"no SPIFFE ID", gateway, []string{"By=" + gateway + ";URI=https://corp.example/ns/web/a"}, "", "may forward"},
+		{"a trust domain alone", gateway, []string{"By=" + gateway + ";URI=spiffe://corp.example"}, "", "may forward"},
+		{"empty", gateway, []string{""}, "", "cannot be read"},
+		{"no pairs", gateway, []string{web}, "", "cannot be read"},
+		{"quotation marks without an end", gateway, []string{`By=` + gateway + `;URI="` + web}, "", "cannot be read"},
+		{"behind quotation marks", gateway, []string{`By="` + gateway + `"x;URI=` + web}, "", "cannot be read"},
+		{"within a value", gateway, []string{`By=` + gateway + `;URI=sp"iffe` + web}, "", "cannot be read"},
+		{"an end that is none", gateway, []string{one + ";"}, "", "cannot be read"},
+		{"an empty element", gateway, []string{one + ","}, "", "cannot be read"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var p *devcerts.Pair
+			if c.by != "" {
+				pair := r.svid(c.by)
+				p = &pair
+			}
+			got, err := r.whoCalls(forwarded(t.Context(), c.values...), p)
+			switch {
+			case c.want == "" && (status.Code(err) != codes.Unauthenticated || got != nil || !strings.Contains(err.Error(), c.says)):
+				t.Errorf("got %v, %v, want UNAUTHENTICATED with %q", got, err, c.says)
+			case c.want != "" && (err != nil || got.String() != c.want):
+				t.Errorf("got %v, %v, want %s", got, err, c.want)
+			case c.want != "" && len(c.values) > 0 && (got.Via == "" || got.Proof != broker.ProofForwarded || got.Listener != "services" || got.Kind != broker.SPIFFE):
+				t.Errorf("got %+v", got)
+			}
+			if err != nil && strings.Contains(err.Error(), "spiffe://") {
+				t.Errorf("it quotes what came: %v", err)
+			}
+		})
+	}
+}
+
+// TestATokenAndAProxysWordAreTwoProofs.
+func TestATokenAndAProxysWordAreTwoProofs(t *testing.T) {
+	m := newBearers(t)
+	r := m.r
+	word := "By=" + gateway + ";URI=" + web
+	for _, c := range []struct {
+		by   *devcerts.Pair
+		says string
+	}{{nil, "no proxy"}, {new(r.svid(gateway)), "nobody has said which counts"}, {new(r.svid(web)), "nobody has said which counts"}} {
+		got, err := r.whoCalls(forwarded(bearing(t, "Bearer "+m.good(nil)), word), c.by)
+		if status.Code(err) != codes.Unauthenticated || got != nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("got %v, %v", got, err)
+		}
+	}
+}
+
+// TestCallersOfOneProxyAreToldApart: on one connection calls are made for many, whose rights are their own, and each is the same caller each time.
+func TestCallersOfOneProxyAreToldApart(t *testing.T) {
+	r := newRig(t)
+	pair := r.svid(gateway)
+	client := tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(&pair)))
+	callers := map[string]*broker.Caller{}
+	r.rules.set(func(a broker.Access) bool {
+		if was := callers[a.Caller.Identity]; was != nil && was != a.Caller {
+			t.Errorf("%s is another one", a.Caller)
+		}
+		callers[a.Caller.Identity] = a.Caller
+		return strings.HasSuffix(a.Caller.Name, "/shop")
+	})
+	for range 3 {
+		for name, want := range map[string]codes.Code{"shop": codes.OK, "other": codes.PermissionDenied} {
+			_, err := client.GetToken(forwarded(t.Context(), "By="+gateway+";URI=spiffe://corp.example/ns/web/sa/"+name), &tokenbrokerv1.GetTokenRequest{Credential: "main"})
+			if status.Code(err) != want {
+				t.Errorf("%s: got %v, want %v", name, err, want)
+			}
+		}
+	}
+	if len(callers) != 2 {
+		t.Errorf("got %v", callers)
+	}
+}
+
+// TestAForwardedWatchEndsWithItsProxy: what a proxy vouched for ends when its certificate counts no more.
+func TestAForwardedWatchEndsWithItsProxy(t *testing.T) {
+	r := newRig(t)
+	life := 2 * time.Second
+	pair := r.svid(gateway, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(life) })
+	stream, err := tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(&pair))).WatchToken(forwarded(t.Context(), "By="+gateway+";URI="+web), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestProxiesThatCannotBe.
+func TestProxiesThatCannotBe(t *testing.T) {
+	good := authn.Proxy{Name: "mesh", Callers: []string{gateway}, Forwards: []string{"corp.example/**"}}
+	for want, edit := range map[string]func(*authn.Proxy){
+		"nobody is this proxy":        func(p *authn.Proxy) { p.Callers = nil },
+		"no SPIFFE ID of a workload":  func(p *authn.Proxy) { p.Callers = []string{"spiffe://corp.example/mesh/*"} },
+		"no SPIFFE ID of a workload ": func(p *authn.Proxy) { p.Callers = []string{"corp.example/mesh"} },
+		"forwards":                    func(p *authn.Proxy) { p.Forwards = nil },
+		"trust domain":                func(p *authn.Proxy) { p.Forwards = []string{"*.example/ns/web"} },
+		"hops":                        func(p *authn.Proxy) { p.Hops = -1 },
+		"already":                     func(p *authn.Proxy) { p.Callers = append(p.Callers, gateway) },
+	} {
+		p := good
+		edit(&p)
+		if _, err := authn.NewProxies("services", []authn.Proxy{p}); err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if _, err := authn.NewProxies("services", []authn.Proxy{good}); err != nil {
+		t.Error(err)
+	}
+}
