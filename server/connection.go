@@ -74,8 +74,8 @@ type connection struct {
 	last atomic.Pointer[bearing]
 	// unproven is why the token that a stranger brought last counts for nothing, until its call has come.
 	unproven atomic.Pointer[refusal]
-	// introduced is who brought a token first. Nil: nobody has.
-	introduced atomic.Pointer[broker.Caller]
+	// introduced is who brought a token first, of those that count. Nil: nobody has.
+	introduced atomic.Pointer[Authenticated]
 	// since is when it entered its room, place where it is there, and roomParty as whose: the room guards them. place is nil: it has none.
 	since     time.Time
 	place     *list.Element
@@ -119,18 +119,41 @@ type party struct {
 }
 
 func (k *connection) party() party {
-	if k.strange() {
+	switch by := k.introduced.Load(); {
+	case k.peer.Caller != nil || k.of.door.Tokens == nil:
+		return party{name: k.peer.Caller.String()}
+	case by == nil:
 		return party{"at " + hostOf(k.RemoteAddr()), true}
+	default:
+		return party{name: by.Caller.String()}
 	}
-	return party{name: cmp.Or(k.peer.Caller, k.introduced.Load()).String()}
 }
 
 // introduce has the connection be of who brought a token first: a proxy that calls for many is one party, too.
-func (k *connection) introduce(c *broker.Caller) {
-	if k.peer.Caller == nil && k.introduced.CompareAndSwap(nil, c) {
+func (k *connection) introduce(who *Authenticated) {
+	if k.peer.Caller == nil {
+		k.reintroduce(nil, who)
+	}
+}
+
+func (k *connection) reintroduce(was, who *Authenticated) {
+	if k.introduced.CompareAndSwap(was, who) {
 		k.of.room.recount(k)
 		k.of.crowd.recount(k)
 	}
+}
+
+// expire has the connection be of who brought a token last, once the one that it was introduced by counts no more; where neither does, of a stranger.
+func (k *connection) expire(now time.Time) {
+	was := k.introduced.Load()
+	if was == nil || !was.over(now) && was.still() == nil {
+		return
+	}
+	var who *Authenticated
+	if last := k.last.Load(); last != nil && last.holds(now) == nil {
+		who = last.who
+	}
+	k.reintroduce(was, who)
 }
 
 // busy reports whether a call runs.
@@ -230,6 +253,7 @@ func (c *connections) tidy(now time.Time) {
 func (c *connections) look(now time.Time) {
 	c.proven.look(now)
 	for _, k := range c.room.all() {
+		k.expire(now)
 		err := k.peer.still()
 		if err == nil && k.peer.over(now) {
 			err = errProofOver

@@ -185,7 +185,7 @@ func strangersGiveWay(t *testing.T) {
 			t.Fatalf("no room for %d calls at %s", n, from)
 		}
 		if caller != "" {
-			k.introduce(someCaller(caller))
+			k.introduce(&Authenticated{Caller: someCaller(caller)})
 			known = append(known, v)
 		}
 		return k, v
@@ -246,7 +246,7 @@ func TestAStrangerWhoAsksNothingGoes(t *testing.T) {
 		}
 		c.crowd.enter(k)
 		if caller != "" {
-			k.introduce(someCaller(caller))
+			k.introduce(&Authenticated{Caller: someCaller(caller)})
 		}
 		return k, v
 	}
@@ -302,7 +302,7 @@ func crowdKeepsItsBounds(t *testing.T) {
 				c.crowd.leave(there[i])
 				there = slices.Delete(there, i, i+1)
 			case act == 3:
-				any().introduce(someCaller(fmt.Sprint(r.IntN(4))))
+				any().introduce(&Authenticated{Caller: someCaller(fmt.Sprint(r.IntN(4)))})
 			case act < 6:
 				c.crowd.take(any(), load{calls: r.Int64N(200)})
 			default:
@@ -350,7 +350,7 @@ func TestNobodyGoesWhereThatDoesNotHelp(t *testing.T) {
 	honest, stays := in("honest", 100, 0)
 	_, _ = in("a", 1, 4<<20-1000)
 	crosses, goes := in("", 1, 4<<20)
-	crosses.introduce(someCaller("b")) // 8 MiB of the 7 that all have who are known
+	crosses.introduce(&Authenticated{Caller: someCaller("b")}) // 8 MiB of the 7 that all have who are known
 	<-goes.gone
 	if !c.crowd.take(honest, load{calls: 1}) || stays.closed.Load() {
 		t.Error("one who has calls open is kept out by those who have bytes")
@@ -417,7 +417,80 @@ func TestWhatStrangersBringWeighsMore(t *testing.T) {
 	if !k.housed() || k.holds() != 1000*strangersWeight {
 		t.Errorf("%d bytes count", k.holds())
 	}
-	if k.introduce(someCaller("a")); k.holds() != 1000 || k.unread.Load() != 1000 {
+	if k.introduce(&Authenticated{Caller: someCaller("a")}); k.holds() != 1000 || k.unread.Load() != 1000 {
 		t.Errorf("%d bytes count, and %d are the crowd's", k.holds(), k.unread.Load())
+	}
+}
+
+// untilTokens takes the tokens that it has, each until its time.
+type untilTokens map[string]time.Time
+
+func (u untilTokens) AuthenticateToken(_ context.Context, token string) (*Authenticated, error) {
+	if until, ok := u[token]; ok {
+		return &Authenticated{Caller: someCaller(token), Until: until}, nil
+	}
+	return nil, &broker.Failure{Kind: broker.CallerUnauthenticated}
+}
+func (untilTokens) Remembers(string) bool    { return false }
+func (untilTokens) Changes() <-chan struct{} { return nil }
+
+func (k *connection) brings(token string) error {
+	_, err := k.whose(metadata.NewIncomingContext(context.Background(), metadata.Pairs("authorization", "Bearer "+token)), time.Now())
+	return err
+}
+
+// TestAConnectionIsWhoseTokenCounts: it is a stranger's again once none does that has come, and whose came last once the first does not.
+func TestAConnectionIsWhoseTokenCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConnections(100)
+		c.door.Tokens = untilTokens{"a": time.Now().Add(time.Hour), "b": time.Now().Add(2 * time.Hour)}
+		one, _ := stranger(c, "10.0.0.1")
+		both, _ := stranger(c, "10.0.0.1")
+		for _, k := range []*connection{one, both} {
+			if err := c.room.enter(k); err != nil {
+				t.Fatal(err)
+			}
+			c.crowd.enter(k)
+			if err := k.brings("a"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := both.brings("b"); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct {
+			after     time.Duration
+			one, both party
+		}{
+			{time.Hour - time.Second, party{name: "dns:company/a"}, party{name: "dns:company/a"}},
+			{time.Second, party{"at 10.0.0.1", true}, party{name: "dns:company/b"}},
+			{time.Hour, party{"at 10.0.0.1", true}, party{"at 10.0.0.1", true}},
+		} {
+			time.Sleep(want.after)
+			c.look(time.Now())
+			if one.party() != want.one || both.party() != want.both || one.roomParty != want.one || both.crowdParty != want.both {
+				t.Errorf("got %+v and %+v, want %+v", one.party(), both.party(), want)
+			}
+		}
+	})
+}
+
+// TestOthersTokensOnOnesConnectionAreNotCountedElsewhere: a proxy's connection is of who called by it first.
+func TestOthersTokensOnOnesConnectionAreNotCountedElsewhere(t *testing.T) {
+	c := newConnections(100)
+	c.door.Tokens = untilTokens{"a": time.Now().Add(time.Hour)}
+	proxy, _ := stranger(c, "10.0.0.1")
+	own, _ := stranger(c, "10.0.0.2")
+	for _, k := range []*connection{proxy, own} {
+		if err := k.brings("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limited := false
+	for i := range 3 * newTokensBurst {
+		limited = limited || broker.KindOf(proxy.brings(fmt.Sprint("made up ", i))) == broker.CallerLimited
+	}
+	if err := own.brings("another"); !limited || broker.KindOf(err) != broker.CallerUnauthenticated {
+		t.Errorf("limited %t; elsewhere got %v", limited, err)
 	}
 }

@@ -173,8 +173,8 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 		return proof{}, unproven(errNotBearer)
 	}
 	if !k.of.door.Tokens.Remembers(token) {
-		if at := k.of.newTokens.wait(k.party().name, now); at > 0 {
-			return proof{}, &broker.Failure{Kind: broker.CallerLimited, RetryAt: now.Add(at), Detail: "more tokens come from this machine than can be looked at, which were not seen before"}
+		if at := k.of.newTokens.wait(k.party().name+" from "+hostOf(k.RemoteAddr()), now); at > 0 { // what others bring on one's connection to a proxy is not counted elsewhere
+			return proof{}, &broker.Failure{Kind: broker.CallerLimited, RetryAt: now.Add(at), Detail: "more tokens that were not seen before come from this machine, or proxy, than can be looked at"}
 		}
 	}
 	generation := k.of.generation.Load() // before: what changes meanwhile is looked at
@@ -184,31 +184,32 @@ func (k *connection) whose(ctx context.Context, now time.Time) (proof, error) {
 	if err != nil {
 		return proof{}, unproven(err)
 	}
-	k.introduce(who.Caller)
+	k.introduce(who)
 	is := &bearing{headers[0], proof{who, k.of, generation}}
 	k.last.Store(is)
 	return is.proof, nil
 }
 
-// To look at a token costs 20 to 130 µs, whether or not it counts. One party has five hundred a second looked at that were not seen before.
+// To look at a token costs 20 to 130 µs, whether or not it counts. One party has five hundred a second looked at that were not seen before, from
+// each machine.
 const (
 	newTokensEvery = 2 * time.Millisecond
 	newTokensBurst = 2000
-	// ratesMost bounds the parties that are told apart.
+	// ratesMost bounds the names that are told apart.
 	ratesMost = 4096
 )
 
-// A rates bounds something for each party. The zero value is ready. Safe for concurrent use.
+// A rates bounds something for each name. The zero value is ready. Safe for concurrent use.
 type rates struct {
 	mu sync.Mutex
 	of map[string]*rate.Limiter
 }
 
-// wait is how long a party has to wait; 0: it need not, and that is counted.
-func (r *rates) wait(party string, now time.Time) time.Duration {
+// wait is how long one of a name has to wait; 0: it need not, and that is counted.
+func (r *rates) wait(name string, now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.of[party]
+	l := r.of[name]
 	if l == nil {
 		if len(r.of) >= ratesMost {
 			maps.DeleteFunc(r.of, func(_ string, l *rate.Limiter) bool { return l.TokensAt(now) >= newTokensBurst })
@@ -217,7 +218,7 @@ func (r *rates) wait(party string, now time.Time) time.Duration {
 			r.of = map[string]*rate.Limiter{}
 		}
 		l = rate.NewLimiter(rate.Every(newTokensEvery), newTokensBurst)
-		r.of[party] = l
+		r.of[name] = l
 	}
 	if l.AllowN(now, 1) {
 		return 0
