@@ -1,6 +1,9 @@
 package broker
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // memoSlots is a power of two: what is remembered of one caller. Two things in one slot displace each other, and are decided again.
 const memoSlots = 256
@@ -16,20 +19,32 @@ type Admission struct {
 	Operation Operation
 	// Serial is of what was allowed, as whoever remembers it counts, and Generation the authorizer's.
 	Serial, Generation uint64
-	// Uses counts how often it is used.
-	Uses *Uses
+	// Uses counts how often it is used, and Meter bounds that; nil: nothing does.
+	Uses  *Uses
+	Meter Meter
+}
+
+// A Meter bounds how often a caller is given something. Safe for concurrent use.
+type Meter interface {
+	// Take counts one, or says in how long there is one again.
+	Take(now Moment) (wait time.Duration)
+	// String says how often.
+	String() string
 }
 
 func (a Admission) slot() uint64 { return a.Serial % memoSlots }
 
-// Admitted reports whether that is what is remembered, and counts it.
-func (m *Memo) Admitted(a Admission) bool {
+// Admitted reports whether that is what is remembered, and counts it; what bounds it is the caller's to ask.
+func (m *Memo) Admitted(a Admission) (by Meter, ok bool) {
 	slots := m.slots.Load()
 	if slots == nil {
-		return false
+		return nil, false
 	}
 	was := slots[a.slot()].Load()
-	return was != nil && was.Serial == a.Serial && was.Generation == a.Generation && was.Operation == a.Operation && was.Uses.Count()
+	if was == nil || was.Serial != a.Serial || was.Generation != a.Generation || was.Operation != a.Operation || !was.Uses.Count() {
+		return nil, false
+	}
+	return was.Meter, true
 }
 
 // Admit remembers it.

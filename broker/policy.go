@@ -1,5 +1,10 @@
 package broker
 
+import (
+	"strconv"
+	"time"
+)
+
 // An Operation is what a caller wants to do.
 type Operation string
 
@@ -70,6 +75,31 @@ type Decision struct {
 	Effect Effect
 	// Rule is the name of the rule that allows it; empty: none does, or there are no rules.
 	Rule string
+	// Rate is how often the rule lets each of its callers be given a token.
+	Rate Rate
+}
+
+// A Rate is so many times in a while, all of which may be at once. The zero value is without a bound.
+type Rate struct {
+	Times int
+	Per   time.Duration // a second, a minute or an hour
+}
+
+// String is as in a policy: 50/s.
+func (r Rate) String() string {
+	per := map[time.Duration]string{time.Second: "s", time.Minute: "m", time.Hour: "h"}
+	return strconv.Itoa(r.Times) + "/" + per[r.Per]
+}
+
+// Beyond reports whether it is more than another one: without a bound, it is.
+func (r Rate) Beyond(o Rate) bool {
+	switch {
+	case o == Rate{}:
+		return false
+	case r == Rate{}:
+		return true
+	}
+	return float64(r.Times)/float64(r.Per) > float64(o.Times)/float64(o.Per)
 }
 
 // An Authorizer says who may do what. Safe for concurrent use.

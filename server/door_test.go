@@ -466,7 +466,7 @@ func TestAConnectionIsWhoseTokenCounts(t *testing.T) {
 			{time.Second, party{"at 10.0.0.1", true}, party{name: "dns:company/b"}},
 			{time.Hour, party{"at 10.0.0.1", true}, party{"at 10.0.0.1", true}},
 		} {
-			time.Sleep(want.after)
+			<-time.After(want.after)
 			c.look(time.Now())
 			if one.party() != want.one || both.party() != want.both || one.roomParty != want.one || both.crowdParty != want.both {
 				t.Errorf("got %+v and %+v, want %+v", one.party(), both.party(), want)

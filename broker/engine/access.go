@@ -128,14 +128,14 @@ func (b *Broker) effective(may permit, c broker.Credential) permit {
 
 // admits decides whether a caller may have what is in an entry, and has it audited. It is remembered with the caller, so that a hit decides nothing.
 // Unless it is, that may take a while, for the audit log: what was found out about the entry before has to be looked at again (stands).
-// CallerNotAllowed, AuditUnavailable; errAgain where who may what has changed meanwhile.
+// CallerNotAllowed, CallerLimited, AuditUnavailable; errAgain where who may what has changed meanwhile.
 func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry) (remembered bool, err error) {
 	is := broker.Admission{Operation: op, Serial: e.serial, Generation: b.authorize.Generation()}
 	if caller == nil {
 		return false, notAllowed(key.name)
 	}
-	if caller.Memo.Admitted(is) {
-		return true, nil
+	if by, ok := caller.Memo.Admitted(is); ok {
+		return true, b.metered(by, key.name)
 	}
 	a := broker.Access{
 		Caller: caller, Operation: op, Credential: key.name, Known: broker.Stored, Labels: e.credential.Labels, Selection: e.chosen, Granted: e.issued.Granted,
@@ -150,11 +150,12 @@ func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Op
 	}); err != nil {
 		return false, asFailure(err, key.name)
 	}
+	is.Meter = b.meters.of(caller, decided)
 	caller.Memo.Admit(is)
 	if b.authorize.Generation() != is.Generation {
 		return false, errAgain
 	}
-	return false, nil
+	return false, b.metered(is.Meter, key.name)
 }
 
 // stands reports whether an entry that a caller was to be given before it waited still may be.

@@ -22,6 +22,7 @@ import (
 type ruler struct {
 	mu         sync.Mutex
 	rule       func(broker.Access) broker.Effect
+	rate       broker.Rate
 	asked      []broker.Access
 	generation atomic.Uint64
 	changed    chan struct{}
@@ -38,7 +39,7 @@ func (r *ruler) Decide(a broker.Access) broker.Decision {
 		return broker.Decision{Effect: broker.Allowed}
 	}
 	r.asked = append(r.asked, a)
-	return broker.Decision{Effect: r.rule(a)}
+	return broker.Decision{Effect: r.rule(a), Rule: "r", Rate: r.rate}
 }
 
 func (r *ruler) Generation() uint64 { return r.generation.Load() }

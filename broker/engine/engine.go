@@ -82,6 +82,7 @@ type Broker struct {
 	readings flights[broker.CredentialName, reading]
 	solos    solos
 	shares   shares
+	meters   meters
 	trials   trials
 	// delayed bounds how often it is said that refreshes are not begun.
 	delayed rate.Sometimes
@@ -126,7 +127,7 @@ func New(s Settings) (*Broker, error) {
 	if b.cache, err = newCache(b.clock, s); err != nil {
 		return nil, err
 	}
-	b.shares.clock, b.shares.rate = b.clock, s.CallerRate
+	b.shares.clock, b.shares.rate, b.meters.clock = b.clock, s.CallerRate, b.clock
 	if b.shares.rate <= 0 {
 		b.shares.rate = DefaultCallerRate
 	}

@@ -47,6 +47,8 @@ func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Ope
 	}
 	if v != fetch {
 		switch remembered, err := b.admits(ctx, caller, op, key, e); {
+		case broker.KindOf(err) == broker.CallerLimited:
+			return Result{}, err
 		case err != nil:
 			v = fetch // what is stored by now decides
 		case !remembered:

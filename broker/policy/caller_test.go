@@ -3,6 +3,7 @@ package policy
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -113,6 +114,43 @@ rules:
 		}
 		if got != x.may || c.Identity != x.caller {
 			t.Errorf("%s: may %q, want %q", c, got, x.may)
+		}
+	}
+}
+
+// TestTheHighestRateCounts, where several rules allow a request, whatever their order.
+func TestTheHighestRateCounts(t *testing.T) {
+	const of = `
+version: 1
+callers: {all: [{spiffe: "td/**"}], a: [{spiffe: "td/a"}], b: [{spiffe: "td/b"}]}
+rules:
+  - {name: slow, callers: [all], credentials: {names: ["*"]}, operations: [get_token, watch], rate: 600/h}
+  - {name: fast, callers: [a], credentials: {names: ["*"]}, operations: [get_token, watch], rate: 50/s}
+  - {name: slower, callers: [a], credentials: {names: ["*"]}, operations: [get_token], rate: 1/m}
+  - {name: free, callers: [b], credentials: {names: ["*"]}, operations: [get_token]}
+`
+	p, problems := Parse("policy.yaml", []byte(of))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	for _, x := range []struct {
+		caller    string
+		operation broker.Operation
+		rule      string
+		rate      broker.Rate
+	}{
+		{"a", broker.GetToken, "fast", broker.Rate{Times: 50, Per: time.Second}},
+		{"b", broker.GetToken, "free", broker.Rate{}},
+		{"c", broker.GetToken, "slow", broker.Rate{Times: 600, Per: time.Hour}},
+		{"a", broker.Watch, "slow", broker.Rate{}},
+	} {
+		a := broker.Access{Caller: broker.NewCaller(broker.SPIFFE, "td", x.caller, broker.ProofX509, "services"), Operation: x.operation, Known: broker.Stored, Credential: "m"}
+		want := broker.Decision{Effect: broker.Allowed, Rule: x.rule, Rate: x.rate}
+		if got := p.Decide(a); got != want {
+			t.Errorf("%s %s: got %+v, want %+v", x.caller, x.operation, got, want)
+		}
+		if got := p.Explain(a).Decision; got != want {
+			t.Errorf("%s %s is explained as %+v, and is %+v", x.caller, x.operation, got, want)
 		}
 	}
 }

@@ -62,11 +62,7 @@ func (p *Policy) explain(q request) Explanation {
 	for _, r := range v.rules {
 		effect, by := r.decide(&q)
 		e.Rules = append(e.Rules, Reason{Rule: r.name, Effect: effect, Why: r.why(&q, effect, by)})
-		if effect > e.Decision.Effect {
-			if e.Decision.Effect = effect; effect == broker.Allowed {
-				e.Decision.Rule = r.name
-			}
-		}
+		e.Decision = r.better(e.Decision, effect, q.Operation)
 	}
 	return e
 }
@@ -86,6 +82,9 @@ func (p *Policy) notAmong(r *rule) string {
 // why is a decision of the rule in a sentence.
 func (r *rule) why(q *request, effect broker.Effect, by dimension) string {
 	if effect == broker.Allowed {
+		if q.Operation == broker.GetToken && r.rate != (broker.Rate{}) {
+			return "it allows this, " + r.rate.String() + " to each caller"
+		}
 		return "it allows this"
 	}
 	depends := effect == broker.Depends

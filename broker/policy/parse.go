@@ -28,9 +28,6 @@ type (
 
 func at(n *yaml.Node) position { return yamldoc.At(n) }
 
-// laterWords belong to policies, and not to this version of them.
-var laterWords = map[string]bool{"rate": true}
-
 // A reader reads a policy, and gathers everything that is wrong.
 type reader struct {
 	yamldoc.Reader
@@ -57,7 +54,7 @@ func Parse(file string, data []byte) (*Policy, []yamldoc.Problem) {
 
 // read reads a policy, and leaves its tests alone. The problems are in their order.
 func read(file string, data []byte) *reader {
-	r := &reader{Reader: yamldoc.Reader{File: file, Later: laterWords}, p: &Policy{attributes: []string{"gid"}}, byName: map[string]int{}}
+	r := &reader{Reader: yamldoc.Reader{File: file}, p: &Policy{attributes: []string{"gid"}}, byName: map[string]int{}}
 	r.document(data)
 	yamldoc.Sort(r.Problems)
 	return r
@@ -145,10 +142,6 @@ func (r *reader) choice(n *yaml.Node, what string, known []string) (string, bool
 	}
 	if slices.Contains(known, s) {
 		return s, true
-	}
-	if laterWords[s] {
-		r.Wrong(at(n), "%s: this version does not know %q yet; write one of %s", what, s, strings.Join(known, ", "))
-		return "", false
 	}
 	r.Unknown(at(n), fmt.Sprintf("%s: %q is none of %s", what, yamldoc.Clip(s), strings.Join(known, ", ")), s, known)
 	return "", false

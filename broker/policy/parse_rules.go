@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 
@@ -28,7 +29,7 @@ var selecting = []string{"scopes", "audience", "resources", "parameters"}
 
 func (r *reader) rule(n *yaml.Node, what string, names map[string]bool) *rule {
 	out := &rule{}
-	w := r.Words(n, what, append([]string{"name", "callers", "credentials", "operations"}, selecting...)...)
+	w := r.Words(n, what, append([]string{"name", "callers", "credentials", "operations", "rate"}, selecting...)...)
 	if n.Kind != yaml.MappingNode {
 		return out
 	}
@@ -77,7 +78,30 @@ func (r *reader) rule(n *yaml.Node, what string, names map[string]bool) *rule {
 	if it, ok := w["parameters"]; ok {
 		r.parameters(out, it.Value, what+".parameters")
 	}
+	if it, ok := w["rate"]; ok {
+		if s, ok := r.Text(it.Value, what+".rate"); ok {
+			out.rate = r.rate(at(it.Value), s, what+".rate")
+		}
+		if understood && !slices.Contains(operations, broker.GetToken) {
+			r.Wrong(it.At, "%s.rate: it counts get_token, which the rule does not allow; leave it out", what)
+		}
+	}
 	return out
+}
+
+// mostTimes bounds a rate.
+const mostTimes = 1_000_000
+
+// rate reads one, such as 50/s.
+func (r *reader) rate(p position, s, what string) broker.Rate {
+	times, per, _ := strings.Cut(s, "/")
+	n, err := strconv.Atoi(times)
+	unit := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[per]
+	if err != nil || strconv.Itoa(n) != times || n < 1 || n > mostTimes || unit == 0 {
+		r.Wrong(p, "%s: so many a second, a minute or an hour are wanted, from 1 to %d, as 50/s, 600/m or 1000/h", what, mostTimes)
+		return broker.Rate{}
+	}
+	return broker.Rate{Times: n, Per: unit}
 }
 
 func (r *reader) groupNames(n *yaml.Node, what string) []int {

@@ -18,7 +18,7 @@ type Policy struct {
 }
 
 // Decide decides as broker.Authorizer says. Rules have no order and never add up: one of them covers the whole access, or none does. Where several
-// do, the first of the file is named.
+// do, the one of the highest rate counts, and of these the first of the file.
 //
 //   - Nobody, and who is blocked, is denied everything.
 //   - broker.ReadProvider is decided by caller and operation alone, whatever the credential.
@@ -34,17 +34,29 @@ func (p *Policy) Decide(a broker.Access) broker.Decision {
 		return broker.Decision{}
 	}
 	q := ask(a)
-	best := broker.Denied
+	best := broker.Decision{}
 	for _, r := range p.viewOf(a.Caller).rules { // who is blocked has none
-		switch effect, _ := r.decide(&q); effect {
-		case broker.Allowed:
-			return broker.Decision{Effect: broker.Allowed, Rule: r.name}
-		case broker.Depends:
-			best = broker.Depends
-		default:
+		effect, _ := r.decide(&q)
+		if best = r.better(best, effect, a.Operation); best.Effect == broker.Allowed && best.Rate == (broker.Rate{}) {
+			break
 		}
 	}
-	return broker.Decision{Effect: best}
+	return best
+}
+
+// better is the decision by the rule, if it is better than one by others.
+func (r *rule) better(than broker.Decision, effect broker.Effect, op broker.Operation) broker.Decision {
+	is := broker.Decision{Effect: effect}
+	if effect == broker.Allowed {
+		is.Rule = r.name
+		if op == broker.GetToken {
+			is.Rate = r.rate
+		}
+	}
+	if effect > than.Effect || effect == broker.Allowed && is.Rate.Beyond(than.Rate) {
+		return is
+	}
+	return than
 }
 
 // operations is a set of them, a bit each.

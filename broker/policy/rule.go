@@ -20,6 +20,8 @@ type rule struct {
 	// parameters are those that may be chosen; anyParameters: all, with any value.
 	parameters    []named
 	anyParameters bool
+	// rate is how often each caller may be given a token.
+	rate broker.Rate
 }
 
 // A named is a label or a parameter, with what its value is to be.

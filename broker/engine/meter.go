@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/gate"
+)
+
+// A meter bounds how often a caller is given tokens by one rule. It implements broker.Meter.
+type meter struct {
+	broker.Rate
+	mu sync.Mutex
+	l  *rate.Limiter
+}
+
+// Take implements broker.Meter.
+func (m *meter) Take(now broker.Moment) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return gate.Take(m.l, 1, now)
+}
+
+// full reports whether nothing was taken lately, so that a new one would be the same.
+func (m *meter) full(now broker.Moment) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.l.TokensAt(time.Unix(0, int64(now))) >= float64(m.l.Burst())
+}
+
+// meters are those of all callers. The zero value has none. Safe for concurrent use.
+type meters struct {
+	clock *broker.Clock
+	mu    sync.Mutex
+	all   map[measured]*meter
+}
+
+// measured is what a meter is of: also of a policy that is read again, as long as the rule has its name and its rate.
+type measured struct {
+	caller, rule string
+	broker.Rate
+}
+
+// of is the meter of a caller by a rule; nil: nothing bounds it.
+func (m *meters) of(caller *broker.Caller, by broker.Decision) broker.Meter {
+	if by.Rate == (broker.Rate{}) {
+		return nil
+	}
+	of := measured{caller.Identity, by.Rule, by.Rate}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	is := m.all[of]
+	if is == nil {
+		m.tidy()
+		is = &meter{Rate: by.Rate, l: rate.NewLimiter(rate.Every(by.Rate.Per/time.Duration(by.Rate.Times)), by.Rate.Times)}
+		m.all[of] = is
+	}
+	return is
+}
+
+// tidy forgets those of which nothing is taken; the caller holds mu.
+func (m *meters) tidy() {
+	if m.all == nil {
+		m.all = map[measured]*meter{}
+	}
+	if len(m.all) < callersMost {
+		return
+	}
+	now := m.clock.Now().At
+	for of, is := range m.all {
+		if is.full(now) {
+			delete(m.all, of)
+		}
+	}
+	if len(m.all) >= callersMost {
+		clear(m.all)
+	}
+}
+
+// metered counts what a caller is given, or fails with CallerLimited.
+func (b *Broker) metered(by broker.Meter, name broker.CredentialName) error {
+	if by == nil {
+		return nil
+	}
+	now := b.clock.Now()
+	wait := by.Take(now.At)
+	if wait <= 0 {
+		return nil
+	}
+	return &broker.Failure{
+		Kind: broker.CallerLimited, Credential: name, RetryAt: now.Wall.Add(wait),
+		Detail: fmt.Sprintf("more tokens than %s, which is what the policy lets this caller have", by),
+	}
+}
