@@ -61,7 +61,7 @@ var may = map[string][]string{
 		"cmd/tokenbroker/internal/settings",
 	},
 	"cmd/tokenbroker/internal/operator": {
-		"broker", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/devcerts", "internal/newfile", "internal/peeruser", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider",
+		"broker", "broker/audit", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/devcerts", "internal/newfile", "internal/peeruser", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider",
 		"provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/console": {"internal/tame"},

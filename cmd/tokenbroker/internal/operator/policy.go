@@ -11,6 +11,7 @@ type PolicyCommands struct {
 	Check   policyCheckCommand   `cmd:"" help:"Say everything that is wrong with policy files, and run their tests. Needs no broker."`
 	Test    policyTestCommand    `cmd:"" help:"Run a policy's tests, and say of each what came of it. Needs no broker."`
 	Explain policyExplainCommand `cmd:"" help:"Say what a policy decides, and why. Needs no broker."`
+	Suggest policySuggestCommand `cmd:"" help:"Write the least policy that allows what an audit log says was done. Needs no broker."`
 }
 
 type policyCheckCommand struct {
