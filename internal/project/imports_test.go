@@ -41,6 +41,7 @@ var may = map[string][]string{
 	"internal/filewatch":             {},
 	"internal/explore":               {"broker", "broker/engine", "store", "store/seal", "store/storetest"},
 	"internal/leaktest":              {},
+	"internal/installed":             {},
 	"internal/newfile":               {},
 	"internal/peeruser":              {},
 	"internal/tame":                  {},

@@ -32,11 +32,19 @@ func forwarded(ctx context.Context, values ...string) context.Context {
 	return ctx
 }
 
-// whoCalls is who the broker takes for the caller; empty: nobody, with the code.
-func (r *rig) whoCalls(ctx context.Context, p *devcerts.Pair) (*broker.Caller, error) {
-	var got *broker.Caller
+// asked is who the broker is asked by meanwhile. Nil: nobody.
+func (r *rig) asked(call func() error) (got *broker.Caller) {
 	r.rules.set(func(a broker.Access) bool { got = a.Caller; return true })
-	_, err := tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(p))).GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "main"})
+	_ = call()
+	return got
+}
+
+// whoCalls is who the broker takes for the caller; nil: nobody.
+func (r *rig) whoCalls(ctx context.Context, p *devcerts.Pair) (got *broker.Caller, err error) {
+	got = r.asked(func() error {
+		_, err = tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(p))).GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "main"})
+		return err
+	})
 	return got, err
 }
 

@@ -1,0 +1,185 @@
+package authn_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
+)
+
+// anEnvoy is a proxy that asks its clients for certificates, shows its own to what is behind it, and says whom it calls for.
+var anEnvoy = template.Must(template.New("").Parse(`
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: in
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true
+          common_tls_context:
+            alpn_protocols: [h2]
+            tls_certificates: [{certificate_chain: {filename: {{.Dir}}/{{.Name}}.pem}, private_key: {filename: {{.Dir}}/{{.Name}}.key}}]
+            validation_context: {trusted_ca: {filename: {{.Dir}}/ca.pem}}
+      filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: in
+          forward_client_cert_details: {{.Details}}
+          set_current_client_cert_details: {uri: true, subject: true, cert: true, dns: true}
+          http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: "/"}, route: {cluster: broker, timeout: 0s}}]}]}
+  clusters:
+  - name: broker
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+    load_assignment: {cluster_name: broker, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Port}} } } } }]}]}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: localhost
+        common_tls_context:
+          tls_certificates: [{certificate_chain: {filename: {{.Dir}}/{{.Name}}.pem}, private_key: {filename: {{.Dir}}/{{.Name}}.key}}]
+          validation_context: {trusted_ca: {filename: {{.Dir}}/{{.Behind}}}}
+`))
+
+// envoy starts one before an address, as the workload of a SPIFFE ID, and returns where it listens.
+func (r *rig) envoy(id, details, behind, ca string) (addr string) {
+	r.t.Helper()
+	program := installed.Tool(r.t, "envoy")
+	name := "envoy-" + id[strings.LastIndexByte(id, '/')+1:]
+	pair := r.svid(id, devcerts.Loopback, func(c *x509.Certificate) {
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	})
+	r.write(name+".pem", pair.Certificate)
+	r.write(name+".key", pair.Key)
+	_, port, err := net.SplitHostPort(behind)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var config bytes.Buffer
+	if err := anEnvoy.Execute(&config, map[string]string{"Dir": r.dir, "Name": name, "Details": details, "Port": port, "Behind": ca}); err != nil {
+		r.t.Fatal(err)
+	}
+	admin := filepath.Join(r.dir, name+".admin")
+	ctx, end := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, program, "-c", r.write(name+".yaml", config.Bytes()), "--admin-address-path", admin, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn")
+	cmd.Stdout, cmd.Stderr = r.t.Output(), r.t.Output()
+	if err := cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() {
+		end()
+		_ = cmd.Wait()
+	})
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
+		if addr := listening(ctx, admin); addr != "" {
+			return addr
+		}
+	}
+	r.t.Fatal("Envoy does not listen")
+	return ""
+}
+
+// listening asks an Envoy where it listens; empty: it does not yet.
+func listening(ctx context.Context, admin string) string {
+	at, err := os.ReadFile(admin)
+	if err != nil || len(at) == 0 {
+		return ""
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+string(at)+"/listeners?format=json", nil)
+	if err != nil {
+		return ""
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close() //nolint:errcheck // it was read
+	var all struct {
+		Statuses []struct {
+			Local struct {
+				Socket struct {
+					Address string `json:"address"`
+					Port    int    `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	data, _ := io.ReadAll(res.Body)
+	if json.Unmarshal(data, &all) != nil || len(all.Statuses) != 1 || all.Statuses[0].Local.Socket.Port == 0 {
+		return ""
+	}
+	return net.JoinHostPort(all.Statuses[0].Local.Socket.Address, fmt.Sprint(all.Statuses[0].Local.Socket.Port))
+}
+
+// TestARealEnvoyCallsForOthers: whoever comes by way of it is who its TLS says, whatever headers they send; by way of two, whom the first one says.
+func TestARealEnvoyCallsForOthers(t *testing.T) {
+	r := newRig(t)
+	alone := r.envoy(gateway, "SANITIZE_SET", r.addr["services"], "serving.pem")
+	second := r.envoy(inner, "APPEND_FORWARD", r.addr["services"], "serving.pem")
+	first := r.envoy("spiffe://corp.example/mesh/spare", "SANITIZE_SET", second, "ca.pem")
+	lie := "By=" + gateway + ";URI=spiffe://corp.example/ns/web/sa/admin"
+	for _, c := range []struct {
+		name, at, as string
+		headers      []string
+		want         string // who is let in; empty: nobody
+	}{
+		{"one", alone, web, nil, "via:mesh/" + web},
+		{"one, with a header", alone, web, []string{lie}, "via:mesh/" + web},
+		{"one, with two", alone, web, []string{lie, lie}, "via:mesh/" + web},
+		{"whom it may not forward", alone, "spiffe://corp.example/ns/bank/sa/shop", []string{lie}, ""},
+		{"two", first, web, nil, "via:chain/" + web},
+		{"two, with a header", first, web, []string{lie}, "via:chain/" + web},
+		{"past the first", second, web, []string{lie}, ""},
+		{"past the first, with a chain of their own", second, web, []string{lie, "By=" + web + ";URI=" + gateway}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pair := r.svid(c.as)
+			config := r.config(&pair)
+			config.RootCAs = x509.NewCertPool()
+			config.RootCAs.AppendCertsFromPEM(r.ca.PEM())
+			conn := must[*grpc.ClientConn](t)(grpc.NewClient("passthrough:///"+c.at, grpc.WithTransportCredentials(credentials.NewTLS(config.Clone()))))
+			defer conn.Close() //nolint:errcheck // the test is over
+			got := r.asked(func() error {
+				_, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).GetToken(forwarded(t.Context(), c.headers...), &tokenbrokerv1.GetTokenRequest{Credential: "main"}, grpc.WaitForReady(true))
+				if want := (map[bool]codes.Code{true: codes.OK, false: codes.Unauthenticated})[c.want != ""]; status.Code(err) != want {
+					t.Errorf("got %v, want %s", err, want)
+				}
+				return err
+			})
+			if got.String() != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
