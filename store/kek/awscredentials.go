@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -173,6 +174,9 @@ type instance struct{ client *client }
 
 const imdsRole = "/latest/meta-data/iam/security-credentials/"
 
+// roleName is what IAM lets a role be called (CreateRole, RoleName). No character of it means something in a path, but for the names . and ..
+var roleName = regexp.MustCompile(`^[A-Za-z0-9_+=,.@-]{1,64}$`)
+
 func (i *instance) get(ctx context.Context) (aws.Credentials, error) {
 	const of = "the metadata service"
 	a, err := i.client.json(ctx, http.MethodPut, "/latest/api/token", http.Header{"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": {"60"}}, nil)
@@ -188,7 +192,7 @@ func (i *instance) get(ctx context.Context) (aws.Credentials, error) {
 		return keyIn(a, err, of)
 	}
 	role := strings.TrimSpace(string(a.body))
-	if !segment.MatchString(role) {
+	if !roleName.MatchString(role) || role == "." || role == ".." {
 		return aws.Credentials{}, nonsense()
 	}
 	a, err = i.client.json(ctx, http.MethodGet, imdsRole+role, header, nil)

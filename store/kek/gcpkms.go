@@ -18,7 +18,8 @@ type gcpKMS struct {
 }
 
 // keyResource is the name of a key. A version has none of this form: rotation makes another, and the key unwraps what any of them has wrapped.
-var keyResource = regexp.MustCompile(`^projects/[a-z0-9:.-]{1,100}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$`)
+// A project's name may have dots, of the domain that it is of, and begins with none.
+var keyResource = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9:.-]{0,99}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}$`)
 
 const (
 	gcpEndpoint = "https://cloudkms.googleapis.com"

@@ -235,6 +235,43 @@ func TestWhatAWSSays(t *testing.T) {
 	}
 }
 
+// A role is asked for by whatever name IAM lets it have, and by none that leads to another path.
+func TestTheNameOfAnInstancesRole(t *testing.T) {
+	const arn = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	kms := overTLS(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"KeyId": arn, "CiphertextBlob": []byte("wrapped")})
+	}))
+	long := strings.Repeat("r", 64)
+	for role, good := range map[string]bool{
+		"broker-role": true, "team+prod": true, "svc@prod": true, "a=b": true, "a,b": true, "a.b": true, "_": true, "-a": true, "+a": true, "..a": true, "...": true, long: true,
+		"": false, ".": false, "..": false, "a/b": false, "../x": false, "a?b": false, "a#b": false, "a%2fb": false,
+		`a\b`: false, "a b": false, "a\nb": false, "a\x00b": false, "ä": false, long + "r": false,
+	} {
+		asked := ""
+		imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			const roles = "/latest/meta-data/iam/security-credentials/"
+			switch {
+			case r.Method == http.MethodPut:
+				fmt.Fprint(w, "imds-token")
+			case r.URL.Path == roles:
+				fmt.Fprintln(w, role)
+			default:
+				asked = strings.TrimPrefix(r.URL.Path, roles)
+				_ = json.NewEncoder(w).Encode(map[string]string{"AccessKeyId": "AKIAEXAMPLE", "SecretAccessKey": "secret-of-this-access-key"})
+			}
+		}))
+		k := open(t, "aws-kms://"+arn, kek.Settings{CAFile: caFile(t, ca(t)), AWS: kek.AWS{Endpoint: "https://" + kms, Metadata: imds.URL}})
+		_, err := k.Wrap(t.Context(), []byte(planted), nil)
+		imds.Close()
+		switch {
+		case good && (err != nil || asked != role):
+			t.Errorf("%q: got %v, and asked for %q", role, err, asked)
+		case !good && (!errors.Is(err, kek.Untrusted) || asked != ""):
+			t.Errorf("%q: got %v, and asked for %q", role, err, asked)
+		}
+	}
+}
+
 // A key of several regions is one key: what one replica has wrapped, another unwraps.
 func TestAReplicaHasTheNameOfItsKey(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
@@ -384,7 +421,9 @@ func TestWhatCannotBeOpened(t *testing.T) {
 		{"vault://kms.example/transit//k", token}, {"vault://user:password-of-somebody@kms.example/transit/k", token}, {transit + "?token=password-of-somebody", token},
 		{transit + "#password-of-somebody", token}, {"vault://kms.example/transit/%2e%2e", token}, {"vault+http://kms.example/transit/k", token}, {"vault+http://10.0.0.1/transit/k", token},
 		{"aws-kms://alias/kek", token}, {"aws-kms://arn:aws:kms:eu-west-1:123456789012:alias/kek", token}, {"aws-kms://arn:aws:s3:eu-west-1:123456789012:key/1234", token},
-		{"aws-kms://arn:aws:kms:evil.example/:123456789012:key/1234", token}, {gcp + "/cryptoKeyVersions/1", token}, {"gcp-kms://projects/shop", token}, {strings.Repeat("x", 4096), token},
+		{"aws-kms://arn:aws:kms:evil.example/:123456789012:key/1234", token}, {gcp + "/cryptoKeyVersions/1", token}, {"gcp-kms://projects/shop", token},
+		{strings.Replace(gcp, "/shop/", "/../", 1), token}, {strings.Replace(gcp, "/shop/", "/./", 1), token}, {strings.Replace(gcp, "/europe-west3/", "/../", 1), token},
+		{strings.Replace(gcp, "/tokenbroker/", "/../", 1), token}, {strings.Replace(gcp, "/kek", "/..", 1), token}, {strings.Repeat("x", 4096), token},
 		{transit, kek.Settings{}}, {gcp, kek.Settings{}},
 		{transit, with(func(s *kek.Settings) { s.Timeout = -1 })},
 		{transit, with(func(s *kek.Settings) { s.Transit.TokenFile = "/x" })},
