@@ -103,7 +103,8 @@ func execute(p *console.Process, args []string) int {
 	if err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
-	if err := settings.WithoutEnvironment(parser, settings.IsBlank); err != nil {
+	blank, err := settings.DropBlank(parser)
+	if err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
 	if err := settings.CheckEnvironment(parser.Model); err != nil {
@@ -124,9 +125,11 @@ func execute(p *console.Process, args []string) int {
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
 		c.Serve.Unknown, c.Serve.InFile, c.Serve.Listeners = unknown, wrong, file.Listeners // it says so, with what is wrong besides
-		c.Serve.Blank = settings.Blank(k)
+		c.Serve.Blank = blank.Of(k)
 	} else if console.Warn(p, outputOf(args), unknown...); len(wrong) > 0 {
 		return console.Report(p, outputOf(args), settings.Together(wrong))
+	} else if empty := blank.Of(k); len(empty) > 0 {
+		return console.Report(p, outputOf(args), console.BadInput("%s", strings.Join(empty, "\n")))
 	}
 	if err := k.Run(p); err != nil {
 		return console.Report(p, outputOf(args), err)

@@ -27,7 +27,20 @@ const patience = 60 * time.Second
 
 // TestMain lets scripts run this test's own binary as tokenbroker, race detector included.
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"tokenbroker": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"tokenbroker": withoutUnset})
+}
+
+// isUnset is the value of a variable that a script has unset, for which testscript has no word.
+const isUnset = "(unset)"
+
+// withoutUnset is main, in an environment without the variables that a script has unset.
+func withoutUnset() {
+	for _, v := range os.Environ() {
+		if name, value, _ := strings.Cut(v, "="); value == isUnset {
+			_ = os.Unsetenv(name)
+		}
+	}
+	main()
 }
 
 // leakChecked fails when goroutines are left behind.
@@ -52,6 +65,7 @@ func (m leakChecked) Run() int {
 //	freeport NAME…            sets environment variables to ports that nobody listens on
 //	isjson FILE               wants JSON
 //	mode MODE FILE            wants these permissions
+//	unset NAME…               unsets environment variables, for tokenbroker
 //	capture NAME PATTERN      sets a variable to the first group of the pattern in the last standard output
 //
 // Without a word about it, a broker's data are in $WORK/d and commands ask the broker there, through its socket.
@@ -68,7 +82,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits, "answers": answers, "freeport": freeport, "capture": capture, "isjson": isJSON, "fetch": fetch,
-			"mode": mode,
+			"mode": mode, "unset": unset,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -116,6 +130,15 @@ func freeport(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	for i, name := range args {
 		ts.Setenv(name, ports[i])
+	}
+}
+
+func unset(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: unset NAME…")
+	}
+	for _, name := range args {
+		ts.Setenv(name, isUnset)
 	}
 }
 

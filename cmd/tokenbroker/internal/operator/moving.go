@@ -37,8 +37,8 @@ type movedStore struct {
 	at map[string]settings.Position
 
 	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its store is."`
-	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store and the key are."`
-	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored; both stores have the same. auto: key.json in the data directory."`
+	DataDir string `type:"place" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store and the key are."`
+	KeyFile string `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored; both stores have the same. auto: key.json in the data directory."`
 	settings.StoreSettings
 	console.Format
 }

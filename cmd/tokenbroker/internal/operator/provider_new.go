@@ -29,7 +29,7 @@ type providerNewCommand struct {
 	Token    string   `help:"Where the token is in the answer, as data.token. Default: access_token."`
 	Lifetime string   `help:"How long a token lives where the answer does not say: 60m, 1d, or until_rejected."`
 
-	ProvidersDir string `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Where the file is to be, as for serve. Default: the current directory."`
+	ProvidersDir string `type:"place" name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Where the file is to be, as for serve. Default: the current directory."`
 	Config       string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for its providers_dir."`
 }
 

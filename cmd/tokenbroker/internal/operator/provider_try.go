@@ -22,10 +22,10 @@ type providerTryCommand struct {
 	Input []string `sep:"none" placeholder:"NAME=VALUE" help:"An input that is not secret; repeat for several."`
 
 	Config               string            `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for what it says of upstreams."`
-	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"As for serve."`
-	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"As for serve."`
-	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"As for serve."`
-	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"As for serve."`
+	UpstreamConnectTo    map[string]string `type:"given" name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"As for serve."`
+	UpstreamCAFile       string            `type:"place" name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"As for serve."`
+	UpstreamAllowHTTP    []string          `type:"given" name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"As for serve."`
+	UpstreamAllowPrivate []netip.Prefix    `type:"given" name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"As for serve."`
 }
 
 // Run asks the upstream for real.

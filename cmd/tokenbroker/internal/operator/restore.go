@@ -22,8 +22,8 @@ import (
 // RestoreCommand makes a data directory of a backup.
 type RestoreCommand struct {
 	File    string `arg:"" help:"The backup."`
-	DataDir string `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The data directory that is to have it; made if missing. It must have no data yet."`
-	KeyFile string `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key file of the time of the backup. auto: key.json in the data directory."`
+	DataDir string `type:"place" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The data directory that is to have it; made if missing. It must have no data yet."`
+	KeyFile string `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key file of the time of the backup. auto: key.json in the data directory."`
 	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its data are."`
 	console.Format
 }

@@ -21,8 +21,8 @@ import (
 // whereabouts say which broker of this machine is meant: the one that has its data there. The flags are those of serve.
 type whereabouts struct {
 	Config  string `group:"Which broker:" env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its data are."`
-	DataDir string `group:"Which broker:" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory, with its socket."`
-	Socket  string `env:"TOKENBROKER_SOCKET" default:"auto" hidden:""`
+	DataDir string `type:"place" group:"Which broker:" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The broker's data directory, with its socket."`
+	Socket  string `type:"place" off:"none" env:"TOKENBROKER_SOCKET" default:"auto" hidden:""`
 }
 
 // A place is where a command asks.

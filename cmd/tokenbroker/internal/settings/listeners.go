@@ -239,8 +239,12 @@ func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
 // oneText is a text that is no number, no switch and not empty.
 func (r *settingsReader) oneText(it yamldoc.Item, what string) string {
 	s, ok := r.Text(it.Value, what)
-	if ok && (s == "" || it.Value.Tag != "!!str") {
+	switch {
+	case !ok:
+	case isBlank(s) || it.Value.Tag != "!!str":
 		r.Wrong(yamldoc.At(it.Value), "%s: a text is wanted", what)
+	case (strings.HasSuffix(what, "_file") || strings.HasSuffix(what, ".workload_api")) && !isPath(s):
+		r.Wrong(yamldoc.At(it.Value), "%s: %s", what, errPath)
 	}
 	return s
 }

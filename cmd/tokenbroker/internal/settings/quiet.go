@@ -49,36 +49,25 @@ func (q quiet) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
 // IsBool implements kong.BoolMapper: whether a flag stands without a value.
 func (q quiet) IsBool() bool { return q.flag }
 
-var errEmpty = errors.New("it is empty: leave it out, or give it a value")
-
-// A given mapper reads a text that is left out rather than empty: an empty one would turn off what somebody believes to be on. Settings name it as their type.
-type given struct{ kong.Mapper }
-
-// Decode implements kong.Mapper.
-func (g given) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
-	if err := g.Mapper.Decode(ctx, target); err != nil {
-		return err
-	}
-	if target.String() == "" {
-		return errEmpty
-	}
-	return nil
-}
-
 // readQuietly makes a parser say what is to be written.
 func readQuietly(k *kong.Kong) error {
-	usual := kong.NewRegistry().RegisterDefaults()
-	if err := kong.NamedMapper("given", given{usual.ForType(reflect.TypeFor[string]())}).Apply(k); err != nil {
-		return err
-	}
+	usual, own := kong.NewRegistry().RegisterDefaults(), kong.NewRegistry().RegisterDefaults()
 	for _, f := range forms {
 		typ := reflect.TypeOf(f.of)
 		q := quiet{usual.ForType(typ), f.form, typ.Kind() == reflect.Bool}
 		option := kong.KindMapper(typ.Kind(), q)
 		if typ.PkgPath() != "" {
 			option = kong.TypeMapper(typ, q)
+			own.RegisterType(typ, q)
+		} else {
+			own.RegisterKind(typ.Kind(), q)
 		}
 		if err := option.Apply(k); err != nil {
+			return err
+		}
+	}
+	for name, m := range byType(own) {
+		if err := kong.NamedMapper(name, m).Apply(k); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ type Settings struct {
 	InFile []yamldoc.Problem `kong:"-"`
 	// Unknown are sentences about environment variables that look like settings and are none.
 	Unknown []string `kong:"-"`
-	// Blank are environment variables that are set to nothing, where that counts as a mistake.
+	// Blank are sentences about environment variables that are set to nothing.
 	Blank []string `kong:"-"`
 	// Listeners are of the file only.
 	Listeners `kong:"-"`
@@ -43,16 +43,16 @@ type Settings struct {
 	// Flights is how many tokens may be fetched at a time, by the memory there is; 0: the broker's own bound.
 	Flights int `kong:"-"`
 
-	DataDir         string        `name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
-	Listen          []string      `env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only."`
-	Socket          string        `env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
-	MetricsListen   string        `name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
-	ProbesListen    string        `name:"probes-listen" env:"TOKENBROKER_PROBES_LISTEN" default:"none" help:"Where other machines, such as a kubelet or Prometheus, find /livez, /readyz and /metrics, and nothing else: any address, such as :7422. none: nowhere."`
-	PolicyFile      string        `name:"policy-file" env:"TOKENBROKER_POLICY_FILE" help:"Who may do what with which credential; reloaded on change. Without one, callers on this machine may do everything, and others nothing."`
-	ProvidersDir    string        `name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
-	KeyFile         string        `name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
-	LogLevel        string        `name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
-	LogFormat       string        `name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
+	DataDir         string        `type:"place" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store, its key and the sockets are. Made with mode 0700."`
+	Listen          []string      `type:"given" off:"none" env:"TOKENBROKER_LISTEN" default:"${address}" help:"Addresses to answer gRPC on. Without authentication: loopback only. none: the socket only."`
+	Socket          string        `type:"place" off:"none" env:"TOKENBROKER_SOCKET" default:"auto" help:"Unix socket to answer gRPC on, mode 0600. auto: tokenbroker.sock in the data directory; none: no socket."`
+	MetricsListen   string        `type:"given" off:"none" name:"metrics-listen" env:"TOKENBROKER_METRICS_LISTEN" default:"${metrics_address}" help:"Where /metrics is; none: nowhere."`
+	ProbesListen    string        `type:"given" off:"none" name:"probes-listen" env:"TOKENBROKER_PROBES_LISTEN" default:"none" help:"Where other machines, such as a kubelet or Prometheus, find /livez, /readyz and /metrics, and nothing else: any address, such as :7422. none: nowhere."`
+	PolicyFile      string        `type:"place" name:"policy-file" env:"TOKENBROKER_POLICY_FILE" help:"Who may do what with which credential; reloaded on change. Without one, callers on this machine may do everything, and others nothing."`
+	ProvidersDir    string        `type:"place" name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
+	KeyFile         string        `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
+	LogLevel        string        `type:"given" name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+	LogFormat       string        `type:"given" name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed, from ${shutdown_least} to ${shutdown_most}."`
 	ShutdownGrace   time.Duration `name:"shutdown-grace" env:"TOKENBROKER_SHUTDOWN_GRACE" default:"0s" help:"How long a stop answers on after health says NOT_SERVING, at most ${shutdown_most}."`
 	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream, from ${exchange_least} to ${exchange_most}."`
@@ -61,16 +61,16 @@ type Settings struct {
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background. At most ${cache_bound_most}."`
 	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0 turns this off, if you prefer no token to a revoked one. At most ${outage_grace_most}."`
 
-	UpstreamConnectTo    map[string]string `name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
-	UpstreamCAFile       string            `name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
-	UpstreamAllowHTTP    []string          `name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
-	UpstreamAllowPrivate []netip.Prefix    `name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
+	UpstreamConnectTo    map[string]string `type:"given" name:"upstream-connect-to" env:"TOKENBROKER_UPSTREAM_CONNECT_TO" mapsep:"," help:"host:port=ip:port: dial there when a definition asks host:port. The name stays what it is for TLS."`
+	UpstreamCAFile       string            `type:"place" name:"upstream-ca-file" env:"TOKENBROKER_UPSTREAM_CA_FILE" help:"Roots in PEM to trust beside the system's."`
+	UpstreamAllowHTTP    []string          `type:"given" name:"upstream-allow-http" env:"TOKENBROKER_UPSTREAM_ALLOW_HTTP" help:"Hosts that may be asked without TLS."`
+	UpstreamAllowPrivate []netip.Prefix    `type:"given" name:"upstream-allow-private" env:"TOKENBROKER_UPSTREAM_ALLOW_PRIVATE" help:"Private ranges that may be dialled, such as 10.1.0.0/16."`
 	UpstreamConcurrency  int               `name:"upstream-concurrency" env:"TOKENBROKER_UPSTREAM_CONCURRENCY" default:"${upstream_concurrency}" help:"Exchanges that one upstream may have at a time, from 1 to ${concurrency_most}."`
 
-	AuditFile     string `type:"given" name:"audit-file" env:"TOKENBROKER_AUDIT_FILE" help:"File for the audit log, a line of JSON for each event; opened anew at SIGHUP. See docs/audit.md."`
+	AuditFile     string `type:"place" name:"audit-file" env:"TOKENBROKER_AUDIT_FILE" help:"File for the audit log, a line of JSON for each event; opened anew at SIGHUP. See docs/audit.md."`
 	AuditStdout   bool   `name:"audit-stdout" env:"TOKENBROKER_AUDIT_STDOUT" help:"Write the audit log to standard output."`
 	AuditSyslog   string `type:"given" name:"audit-syslog" env:"TOKENBROKER_AUDIT_SYSLOG" help:"Write the audit log to syslog: local, unix:///PATH or tcp://HOST:PORT."`
-	AuditIssuance string `name:"audit-issuance" env:"TOKENBROKER_AUDIT_ISSUANCE" default:"counted" enum:"counted,required" help:"counted: the first use of a token by a caller is written soon. required: before it is handed out."`
+	AuditIssuance string `type:"given" name:"audit-issuance" env:"TOKENBROKER_AUDIT_ISSUANCE" default:"counted" enum:"counted,required" help:"counted: the first use of a token by a caller is written soon. required: before it is handed out."`
 
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection, from 1 to ${streams_most}."`
 	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store. At most ${caller_rate_most}; 0 is the default."`
@@ -80,16 +80,16 @@ type Settings struct {
 
 // StoreSettings say where the data are, for whoever opens them.
 type StoreSettings struct {
-	Store string `env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
+	Store string `type:"given" env:"TOKENBROKER_STORE" default:"embedded" help:"embedded: a file in the data directory, for one broker. Or the Redis that several brokers share: ${redis_forms}."`
 
-	RedisUsername             string `name:"redis-username" env:"TOKENBROKER_REDIS_USERNAME" help:"ACL user."`
-	RedisPasswordFile         string `name:"redis-password-file" env:"TOKENBROKER_REDIS_PASSWORD_FILE" help:"File with the password."`
-	RedisSentinelUsername     string `name:"redis-sentinel-username" env:"TOKENBROKER_REDIS_SENTINEL_USERNAME" help:"ACL user at the Sentinels."`
-	RedisSentinelPasswordFile string `name:"redis-sentinel-password-file" env:"TOKENBROKER_REDIS_SENTINEL_PASSWORD_FILE" help:"File with the password for the Sentinels."`
-	RedisCAFile               string `name:"redis-ca-file" env:"TOKENBROKER_REDIS_CA_FILE" help:"Roots in PEM to trust instead of the system's."`
-	RedisCertFile             string `name:"redis-cert-file" env:"TOKENBROKER_REDIS_CERT_FILE" help:"Client certificate in PEM; read again for each connection."`
-	RedisKeyFile              string `name:"redis-key-file" env:"TOKENBROKER_REDIS_KEY_FILE" help:"Its key in PEM."`
-	RedisPrefix               string `name:"redis-prefix" env:"TOKENBROKER_REDIS_PREFIX" default:"tokenbroker" help:"What every key and channel begins with."`
+	RedisUsername             string `type:"given" name:"redis-username" env:"TOKENBROKER_REDIS_USERNAME" help:"ACL user."`
+	RedisPasswordFile         string `type:"place" name:"redis-password-file" env:"TOKENBROKER_REDIS_PASSWORD_FILE" help:"File with the password."`
+	RedisSentinelUsername     string `type:"given" name:"redis-sentinel-username" env:"TOKENBROKER_REDIS_SENTINEL_USERNAME" help:"ACL user at the Sentinels."`
+	RedisSentinelPasswordFile string `type:"place" name:"redis-sentinel-password-file" env:"TOKENBROKER_REDIS_SENTINEL_PASSWORD_FILE" help:"File with the password for the Sentinels."`
+	RedisCAFile               string `type:"place" name:"redis-ca-file" env:"TOKENBROKER_REDIS_CA_FILE" help:"Roots in PEM to trust instead of the system's."`
+	RedisCertFile             string `type:"place" name:"redis-cert-file" env:"TOKENBROKER_REDIS_CERT_FILE" help:"Client certificate in PEM; read again for each connection."`
+	RedisKeyFile              string `type:"place" name:"redis-key-file" env:"TOKENBROKER_REDIS_KEY_FILE" help:"Its key in PEM."`
+	RedisPrefix               string `type:"given" name:"redis-prefix" env:"TOKENBROKER_REDIS_PREFIX" default:"tokenbroker" help:"What every key and channel begins with."`
 	RedisWaitReplicas         int    `name:"redis-wait-replicas" env:"TOKENBROKER_REDIS_WAIT_REPLICAS" default:"0" help:"Replicas that must have a refresh token before it is relied on, at most ${wait_replicas_most}; see docs/redis.md."`
 	RedisAcceptLoss           bool   `name:"redis-accept-loss" env:"TOKENBROKER_REDIS_ACCEPT_LOSS" help:"Start although this Redis can lose what it has acknowledged when it crashes."`
 }
@@ -199,16 +199,11 @@ func (s *Settings) problems() []yamldoc.Problem {
 		p.Word = setting
 		wrong = append(wrong, p)
 	}
-	for _, name := range s.Blank {
-		wrong = append(wrong, Position{}.Problem("the environment variable %s: %s", name, errEmpty))
+	for _, sentence := range s.Blank {
+		wrong = append(wrong, Position{}.Problem("%s", sentence))
 	}
 	if s.DataDir == "" {
 		bad("data_dir", "must not be empty")
-	}
-	for setting, path := range map[string]string{"data_dir": s.DataDir, "key_file": s.KeyFile, "socket": s.Socket} {
-		if strings.ContainsRune(path, 0) {
-			bad(setting, "it is no path: it has a NUL in it")
-		}
 	}
 	if i, err := os.Stat(s.KeyPath()); err == nil && !i.Mode().IsRegular() {
 		bad("key_file", "what is there is not a regular file%s", from(s.KeyPath()))

@@ -3,10 +3,6 @@ package settings
 import (
 	"errors"
 	"path/filepath"
-	"slices"
-	"strings"
-
-	"github.com/alecthomas/kong"
 
 	"github.com/tokenbroker/tokenbroker/broker/audit"
 )
@@ -70,18 +66,4 @@ func settled(path string) string {
 func within(path, dir string) bool {
 	below, err := filepath.Rel(dir, path)
 	return err == nil && filepath.IsLocal(below)
-}
-
-// Blank are the environment variables of the audit log that are set to nothing, and that no flag wins over. Elsewhere such a variable counts as not set; here
-// somebody believes that there is an audit log.
-func Blank(c *kong.Context) []string {
-	var out []string
-	for flag, v := range knownSettings() {
-		given := func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == flag && !p.Resolved }
-		if strings.HasPrefix(flag, "audit-") && !slices.ContainsFunc(c.Path, given) {
-			out = append(out, slices.DeleteFunc(slices.Clone(v.Tag.Envs), func(name string) bool { return !IsBlank(name) })...)
-		}
-	}
-	slices.Sort(out)
-	return out
 }

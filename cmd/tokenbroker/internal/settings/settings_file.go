@@ -21,6 +21,9 @@ import (
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
 var groups = []string{"upstream", "limits", "log", "redis", "audit"}
 
+// fileVariable is the environment variable that names the settings file.
+const fileVariable = prefix + "CONFIG"
+
 // A File is what a settings file says. The zero value says nothing.
 type File struct {
 	set map[string]fileSetting // by flag
@@ -55,7 +58,7 @@ func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 	if len(args) == 0 || slices.Contains(without, args[0]) {
 		return f, nil, nil
 	}
-	name := os.Getenv("TOKENBROKER_CONFIG")
+	name := os.Getenv(fileVariable)
 	for i, a := range args {
 		if v, ok := strings.CutPrefix(a, "--config="); ok {
 			name = v
@@ -97,10 +100,22 @@ func WithoutEnvironment(k *kong.Kong, drop func(name string) bool) error {
 	})
 }
 
-// IsBlank reports whether an environment variable is set to nothing, which counts as not set.
-func IsBlank(name string) bool {
+// dropped reports whether an environment variable is not handed on to kong: it is set to nothing.
+func dropped(name string) bool {
 	v, set := os.LookupEnv(name)
-	return set && v == ""
+	return set && (v == "" || isBlank(v) && isSetting(name))
+}
+
+// isSetting reports whether an environment variable is that of a setting, or names the file of them.
+func isSetting(name string) bool { return slices.Contains(variables(), name) }
+
+// variables are the environment variables of settings, and the one that names the file of them.
+func variables() []string {
+	out := []string{fileVariable}
+	for _, v := range knownSettings() {
+		out = append(out, v.Tag.Envs...)
+	}
+	return out
 }
 
 // knownSettings are the settings by flag, with what kind of value each has. Nobody changes them.

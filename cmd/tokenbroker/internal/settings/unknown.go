@@ -16,9 +16,9 @@ const prefix = "TOKENBROKER_"
 // ofOthers are prefixes of variables that Kubernetes sets for a Service that is called tokenbroker, and of those that are for tests.
 var ofOthers = []string{prefix + "SERVICE_", prefix + "PORT", prefix + "TEST_"}
 
-// Unknown are sentences about the variables of an environment that look like settings, and that no flag of the model reads.
+// Unknown are sentences about the variables of an environment that look like settings and are none, and that no flag of the model reads.
 func Unknown(model *kong.Application, environment []string) []string {
-	var known []string
+	known := variables()
 	_ = kong.Visit(model, func(node kong.Visitable, next kong.Next) error { // nothing fails here
 		if f, ok := node.(*kong.Flag); ok {
 			known = append(known, f.Tag.Envs...)
