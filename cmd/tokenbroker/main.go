@@ -103,7 +103,7 @@ func execute(p *console.Process, args []string) int {
 	if err != nil {
 		return console.Report(p, outputOf(args), err)
 	}
-	blank, err := settings.DropBlank(parser)
+	blank, err := settings.DropBlank(parser, args)
 	if err != nil {
 		return console.Report(p, outputOf(args), err)
 	}

@@ -17,6 +17,11 @@ type configCheckCommand struct {
 	File string `arg:"" help:"The settings file."`
 }
 
+// Help implements kong.HelpProvider.
+func (*configCheckCommand) Help() string {
+	return "It is about the file alone, as serve would find it here with nothing else: flags and environment variables do not count, which win over the file when serve has them. What the file names is looked for on this machine, by the user who asks, and nothing is made or connected to."
+}
+
 // Run reads the file as serve would, and holds the settings against their rules.
 func (c *configCheckCommand) Run(p *console.Process) error {
 	data, err := console.ReadAtMost(p, c.File, yamldoc.MostBytes)

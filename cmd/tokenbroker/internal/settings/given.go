@@ -85,8 +85,12 @@ func isPath(text string) bool {
 // Blanks are the environment variables that are set to nothing, by the flag that reads them, where that is a mistake: those of settings, and of the settings file.
 type Blanks map[*kong.Flag][]string
 
-// DropBlank makes a parser read no environment variable that is set to nothing, and says which those of settings are.
-func DropBlank(k *kong.Kong) (Blanks, error) {
+// DropBlank makes a parser read no environment variable that is set to nothing, and says which those of settings are. For a command that has nothing to do
+// with a broker of this machine no variable of a setting counts.
+func DropBlank(k *kong.Kong, args []string) (Blanks, error) {
+	if len(args) > 0 && slices.Contains(without, args[0]) {
+		return nil, WithoutEnvironment(k, func(name string) bool { return isSetting(name) || dropped(name) })
+	}
 	blank := Blanks{}
 	err := kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
 		if f, ok := node.(*kong.Flag); ok {

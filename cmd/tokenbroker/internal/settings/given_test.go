@@ -109,7 +109,7 @@ func parsed(t *testing.T, f File, args ...string) (Settings, error) {
 	t.Helper()
 	var s struct{ Settings }
 	k := kong.Must(&s, Options(t.TempDir()), kong.Exit(func(int) {}), kong.Resolvers(f.Resolver(map[string]Position{})))
-	blank, err := DropBlank(k)
+	blank, err := DropBlank(k, args)
 	if err != nil {
 		return s.Settings, err
 	}

@@ -49,7 +49,7 @@ func (p Position) Problem(format string, args ...any) yamldoc.Problem {
 	return yamldoc.Problem{File: p.file, Line: p.Line, Column: p.Column, Message: fmt.Sprintf(format, args...)}
 }
 
-// without are the commands that have nothing to do with a broker of this machine, and read no settings file.
+// without are the commands that have nothing to do with a broker of this machine: they read no settings file, and no setting of the environment.
 var without = []string{"demo", "config", "policy", "certs", "version", "help", "completion"}
 
 // Named reads the file that --config or TOKENBROKER_CONFIG names, and everything that is wrong with it; the zero value: none is named. It fails if it cannot be
