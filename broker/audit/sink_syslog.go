@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // localSyslog is where the system's syslog listens.
@@ -35,9 +36,9 @@ type syslogSink struct {
 	buf     []byte
 }
 
-// newSyslogSink reads where it is, as CheckSyslog does.
+// newSyslogSink reads where it is, as SyslogAt does.
 func newSyslogSink(where string) (*syslogSink, error) {
-	network, address, err := syslogAt(where)
+	network, address, err := SyslogAt(where)
 	if err != nil {
 		return nil, err
 	}
@@ -49,13 +50,6 @@ func newSyslogSink(where string) (*syslogSink, error) {
 	return s, nil
 }
 
-// CheckSyslog says why where cannot be that of Settings.Syslog, and connects to nothing: a syslog may come later. It does not quote it, for somebody may have
-// put a secret there.
-func CheckSyslog(where string) error {
-	_, _, err := syslogAt(where)
-	return err
-}
-
 // localWord is what the system's own syslog is called.
 const localWord = "local"
 
@@ -65,13 +59,14 @@ const unixPathMost = len(syscall.RawSockaddrUnix{}.Path) - 1
 var (
 	errSyslog     = errors.New("it is no address of a syslog: say local, tcp://HOST:PORT or unix:///PATH")
 	errSyslogPort = errors.New("its port is none: say tcp://HOST:PORT, with a number from 1 to 65535")
-	errSyslogPath = errors.New("its path has a NUL in it: say unix:///PATH, with that of a socket")
+	errSyslogPath = errors.New("its path ends with a blank, or has a control character in it: say unix:///PATH, with that of a socket")
 	errNoSocket   = errors.New("what is at its path is no socket: say unix:///PATH, with that of the socket on which the syslog listens")
 	errNoLocal    = errors.New("what is at " + localSyslog + " is no socket: the system has no syslog of its own; say tcp://HOST:PORT or unix:///PATH")
 )
 
-// syslogAt reads where a syslog is: local, tcp://host:port or unix:///path.
-func syslogAt(where string) (network, address string, err error) {
+// SyslogAt is the network, tcp, unix or unixgram, and the address there, of a Settings.Syslog: local, tcp://host:port or unix:///path. It fails if there can be no
+// syslog, and connects to nothing: one may come later. It does not quote where, for somebody may have put a secret there.
+func SyslogAt(where string) (network, address string, err error) {
 	if where == localWord {
 		if !mayBeSocket(localSyslog) {
 			return "", "", errNoLocal
@@ -89,7 +84,7 @@ func syslogAt(where string) (network, address string, err error) {
 		return "tcp", u.Host, nil
 	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && u.Path != "/":
 		switch {
-		case strings.ContainsRune(u.Path, 0):
+		case strings.ContainsFunc(u.Path, unicode.IsControl), strings.TrimSpace(u.Path) != u.Path:
 			return "", "", errSyslogPath
 		case len(u.Path) > unixPathMost:
 			return "", "", fmt.Errorf("its path has %d bytes, and the system allows a socket %d: say unix:///PATH, with a shorter one", len(u.Path), unixPathMost)

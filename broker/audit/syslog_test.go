@@ -191,8 +191,8 @@ func TestASyslogThatIsNotThereAtStartMayComeLater(t *testing.T) {
 	inOrder(t, s.has(1))
 }
 
-// TestCheckSyslogRefusesWhatCanNeverWork, without quoting it, and New does the same.
-func TestCheckSyslogRefusesWhatCanNeverWork(t *testing.T) {
+// TestSyslogAtRefusesWhatCanNeverWork, without quoting it, and New does the same.
+func TestSyslogAtRefusesWhatCanNeverWork(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	writeFile(t, file, "")
@@ -217,7 +217,10 @@ func TestCheckSyslogRefusesWhatCanNeverWork(t *testing.T) {
 		{"tcp://sEcReT:65536", "from 1 to 65535"},
 		{"tcp://sEcReT:99999", "from 1 to 65535"},
 		{"tcp://sEcReT:99999999999999999999", "from 1 to 65535"},
-		{"unix:///sEcReT%00b", "a NUL in it: say unix:///PATH"},
+		{"unix:///sEcReT%00b", "has a control character in it: say unix:///PATH"},
+		{"unix:///sEcReT%0A", "has a control character in it"},
+		{"unix:///sEcReT%1B[2J", "has a control character in it"},
+		{"unix:///sEcReT%20", "its path ends with a blank"},
 		{"unix:///sEcReT\x00b", "say local, tcp://HOST:PORT or unix:///PATH"},
 		{"unix://" + longest + "p", "and the system allows a socket " + strconv.Itoa(unixPathMost) + ": say unix:///PATH, with a shorter one"},
 		{"unix:///tmp", "is no socket: say unix:///PATH, with that of the socket"},
@@ -230,7 +233,7 @@ func TestCheckSyslogRefusesWhatCanNeverWork(t *testing.T) {
 		{" local", "say local"},
 		{"", "say local"},
 	} {
-		err := CheckSyslog(c.where)
+		_, _, err := SyslogAt(c.where)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v, want %q", c.where, err, c.want)
 		}

@@ -125,7 +125,7 @@ func execute(p *console.Process, args []string) int {
 	}
 	if unknown := settings.Unknown(parser.Model, os.Environ()); k.Command() == "serve" {
 		c.Serve.Unknown, c.Serve.InFile, c.Serve.Listeners = unknown, wrong, file.Listeners // it says so, with what is wrong besides
-		c.Serve.Blank = blank.Of(k)
+		c.Serve.File, c.Serve.Blank = file.Name, blank.Of(k)
 	} else if console.Warn(p, outputOf(args), unknown...); len(wrong) > 0 {
 		return console.Report(p, outputOf(args), settings.Together(wrong))
 	} else if empty := blank.Of(k); len(empty) > 0 {

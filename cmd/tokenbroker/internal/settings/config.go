@@ -29,7 +29,7 @@ func (c *configCheckCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	s := struct{ Settings }{Settings{At: map[string]Position{}, InFile: wrong, Listeners: file.Listeners}}
+	s := struct{ Settings }{Settings{At: map[string]Position{}, File: file.Name, InFile: wrong, Listeners: file.Listeners}}
 	parser, err := kong.New(&s, Options(DefaultDataDir()), kong.Exit(func(int) {}), kong.Resolvers(file.Resolver(s.At)))
 	if err != nil {
 		return err

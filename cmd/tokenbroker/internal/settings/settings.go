@@ -28,6 +28,8 @@ import (
 type Settings struct {
 	// At is where in the settings file a value stands that came from there, by flag.
 	At map[string]Position `kong:"-"`
+	// File is the settings file; empty: there is none.
+	File string `kong:"-"`
 	// InFile is what is wrong with the settings file, beside what it sets.
 	InFile []yamldoc.Problem `kong:"-"`
 	// Unknown are sentences about environment variables that look like settings and are none.

@@ -1,8 +1,11 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker/audit"
 )
@@ -19,8 +22,12 @@ func (s *Settings) auditProblems(bad func(setting, format string, args ...any)) 
 		s.auditFileProblem(bad)
 	}
 	if s.AuditSyslog != "" {
-		if err := audit.CheckSyslog(s.AuditSyslog); err != nil {
+		network, address, err := audit.SyslogAt(s.AuditSyslog)
+		switch {
+		case err != nil:
 			bad("audit.syslog", "%s", err)
+		case s.answersAt(network, address):
+			bad("audit.syslog", "the broker itself answers there: write where a syslog is")
 		}
 	}
 }
@@ -35,31 +42,32 @@ func (s *Settings) auditFileProblem(bad func(setting, format string, args ...any
 		bad("audit.file", "it cannot be opened for appending: %s%s", err, from(s.AuditFile))
 		return
 	}
-	at := settled(s.AuditFile)
-	for _, own := range []string{s.DataDir, s.KeyPath(), s.SocketPath(), filepath.Join(s.DataDir, DataFile), filepath.Join(s.DataDir, AdminSocket)} {
-		if own != "" && within(settled(own), at) {
-			bad("audit.file", "the broker has something else there: write another path%s", from(s.AuditFile))
-			return
-		}
+	if s.isOwn(s.AuditFile) {
+		bad("audit.file", "the broker has something else there: write another path%s", from(s.AuditFile))
 	}
 }
 
-// settled is a path without links, as far as it leads to something.
+// settled is a path without links, as far as it leads to something, and where a link leads to that leads to nothing yet. What is before .. may be a link, so that
+// nothing is shortened before.
 func settled(path string) string {
-	if whole, err := filepath.Abs(path); err == nil {
-		path = whole
+	const slash = string(filepath.Separator)
+	if here, err := os.Getwd(); err == nil && !filepath.IsAbs(path) {
+		path = here + slash + path
 	}
 	rest := ""
-	for {
+	for range 256 { // more than any system follows
+		path = cmp.Or(strings.TrimRight(path, slash), slash)
 		if to, err := filepath.EvalSymlinks(path); err == nil {
 			return filepath.Join(to, rest)
 		}
-		dir := filepath.Dir(path)
-		if dir == path {
-			return filepath.Join(path, rest)
+		dir, name := filepath.Split(path)
+		if to, err := os.Readlink(path); err != nil {
+			path, rest = dir, filepath.Join(name, rest)
+		} else if path = to; !filepath.IsAbs(to) {
+			path = dir + to
 		}
-		path, rest = dir, filepath.Join(filepath.Base(path), rest)
 	}
+	return filepath.Join(path, rest)
 }
 
 // within reports whether a path is a directory's, or below it.

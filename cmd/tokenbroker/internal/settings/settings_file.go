@@ -26,7 +26,9 @@ const fileVariable = prefix + "CONFIG"
 
 // A File is what a settings file says. The zero value says nothing.
 type File struct {
-	set map[string]fileSetting // by flag
+	// Name is where it lies; empty: there is none.
+	Name string
+	set  map[string]fileSetting // by flag
 	// Listeners are what has no flag.
 	Listeners Listeners
 }
@@ -147,7 +149,7 @@ func readSettings(name string, data []byte, err error) (f File, wrong []yamldoc.
 
 // parseSettings is readSettings of a file's content.
 func parseSettings(name string, data []byte) (f File, wrong []yamldoc.Problem, err error) {
-	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{set: map[string]fileSetting{}}}
+	r := &settingsReader{Reader: yamldoc.Reader{File: name}, known: knownSettings(), out: File{Name: name, set: map[string]fileSetting{}}}
 	if root := r.Document(data); root != nil {
 		r.mapping(root, "")
 	} else if len(r.Problems) > 0 {
