@@ -123,7 +123,7 @@ func listening(ctx context.Context, admin string) string {
 	if err != nil {
 		return ""
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	var all struct {
 		Statuses []struct {
 			Local struct {
@@ -168,7 +168,7 @@ func TestARealEnvoyCallsForOthers(t *testing.T) {
 			config.RootCAs = x509.NewCertPool()
 			config.RootCAs.AppendCertsFromPEM(r.ca.PEM())
 			conn := must[*grpc.ClientConn](t)(grpc.NewClient("passthrough:///"+c.at, grpc.WithTransportCredentials(credentials.NewTLS(config.Clone()))))
-			defer conn.Close() //nolint:errcheck // the test is over
+			defer conn.Close()
 			got := r.asked(func() error {
 				_, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).GetToken(forwarded(t.Context(), c.headers...), &tokenbrokerv1.GetTokenRequest{Credential: "main"}, grpc.WaitForReady(true))
 				if want := (map[bool]codes.Code{true: codes.OK, false: codes.Unauthenticated})[c.want != ""]; status.Code(err) != want {
@@ -182,4 +182,3 @@ func TestARealEnvoyCallsForOthers(t *testing.T) {
 		})
 	}
 }
-
