@@ -32,8 +32,10 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		"authorization_request_method": "GET", "response_access_token_path": "access_token", "encode": false, "token_in_header": true,
 		"header_key": "Authorization", "token_format": "{{token}}", "token_prefix": "Bearer {{token_format}}"}`
 	static, locoia := filepath.Join(u.dir, "static.yaml"), filepath.Join(u.dir, "locoia.json")
+	audited := filepath.Join(u.dir, "audit.jsonl")
 	for file, text := range map[string]string{
-		secret: "one of mine", empty: "# nothing\n", locoia: connector,
+		audited: `{"v":1,"time":"2026-03-01T11:00:00Z","event":"token.issued","outcome":"ok","caller":{"id":"unix:7","proof":"peer"},"operation":"get_token","credential":"a"}` + "\n",
+		secret:  "one of mine", empty: "# nothing\n", locoia: connector,
 		static: "name: static\ninputs: {api_key: {secret: true, handed_out: true}}\ntoken: \"{{api_key}}\"\n",
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -46,7 +48,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 	const one = "officernd-1"
 	order := []struct{ command, args string }{
 		{"version", ""}, {"health", ""}, {"config check", empty}, {"certs dev", certs}, {"policy check", certs + "/policy.yaml"}, {"policy test", certs + "/policy.yaml"},
-		{"policy explain", certs + "/policy.yaml --caller spiffe://example.org/shop --operation get_token --credential any"}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
+		{"policy explain", certs + "/policy.yaml --caller spiffe://example.org/shop --operation get_token --credential any"}, {"policy suggest", audited}, {"provider list", ""}, {"provider show", "snov"}, {"provider explain", "snov"},
 		{"provider check", static}, {"provider try", static + " --secret api_key=@" + secret}, {"provider schema", ""}, {"provider import locoia", locoia},
 		{"provider new", "new-api --token-url https://example.com/token --providers-dir " + u.dir},
 		{"token get", one}, {"token watch", one}, {"token invalidate", one + " --all"}, {"bench", one + " --callers 2 --duration 10ms"},
@@ -65,7 +67,7 @@ func TestEveryCommandPrintsJSON(t *testing.T) {
 		}
 		walked = append(walked, x.command)
 		args := append(strings.Fields(x.command), strings.Fields(x.args)...)
-		if !slices.Contains([]string{"version", "config check", "certs dev", "policy check", "policy test", "policy explain", "provider check", "provider try", "provider schema", "provider import locoia", "provider new"}, x.command) && !strings.Contains(x.args, "--data-dir") {
+		if !slices.Contains([]string{"version", "config check", "certs dev", "policy check", "policy test", "policy explain", "policy suggest", "provider check", "provider try", "provider schema", "provider import locoia", "provider new"}, x.command) && !strings.Contains(x.args, "--data-dir") {
 			args = append(args, "--config", config)
 		}
 		args = append(args, "-o", "json")

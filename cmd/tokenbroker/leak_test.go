@@ -234,6 +234,7 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	for _, command := range []string{"check", "test"} {
 		l.fails("", "policy", command, "literal")
 	}
+	l.fails("", "policy", "suggest", "literal")
 	l.fails("", "policy", "explain", "certs/policy.yaml", "--caller", argument, "--operation", "get_token", "--credential", "any")
 	l.fails("", "provider", "import", "locoia", "literal")
 	l.fails("", "config", "check", "literal")

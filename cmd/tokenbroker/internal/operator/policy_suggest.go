@@ -14,6 +14,7 @@ import (
 )
 
 type policySuggestCommand struct {
+	console.Format
 	Files         []string `arg:"" help:"Files of the audit log; - for standard input."`
 	IncludeDenied bool     `help:"Also what was denied. Look at it twice: whoever was denied has chosen what they asked for."`
 }
@@ -93,6 +94,14 @@ func (c *policySuggestCommand) Run(p *console.Process) error {
 	text, err := policy.Suggest(s.uses)
 	if err != nil {
 		return console.WrongInput(err)
+	}
+	if c.JSON() {
+		return console.JSON(p.Stdout, struct {
+			Policy  string `json:"policy"`
+			Lines   int    `json:"lines"`
+			LeftOut int    `json:"left_out"`
+			Wide    bool   `json:"wide"`
+		}{string(text), s.lines, s.skipped + s.clipped + s.strange, s.wide})
 	}
 	console.Printf(p.Stdout, "# What %s of an audit log say was done, from %s to %s, and as little else as rules can say.\n"+
 		"# Reading (credential.read, provider.read) is not in that log: who may read is missing here.\n",
