@@ -56,6 +56,8 @@ type Caller struct {
 	Proof     Proof
 	// Via is the proxy that calls for it, by its name in the settings; empty: it calls itself, which is another caller.
 	Via string
+	// Proxy is that proxy as a caller, by way of another one or not; nil: there is none, or it is not known.
+	Proxy *Caller
 	// Listener is by which it came: Machine, or by the purpose of the settings, services or operators.
 	Listener string
 	// Attributes are what else was proven of it, by name. Nil: nothing.
@@ -81,10 +83,10 @@ func NewCaller(kind CallerKind, authority, name string, proof Proof, listener st
 	return c
 }
 
-// NewForwarded names a workload for which a proxy calls.
-func NewForwarded(via, domain, path, listener string) *Caller {
+// NewForwarded names a workload for which a proxy calls, which the settings call so; nil: which one, is not known.
+func NewForwarded(via string, proxy *Caller, domain, path, listener string) *Caller {
 	c := NewCaller(SPIFFE, domain, path, ProofForwarded, listener)
-	c.Via, c.Identity = via, "via:"+via+"/"+c.Identity
+	c.Via, c.Proxy, c.Identity = via, proxy, "via:"+via+"/"+c.Identity
 	return c
 }
 

@@ -17,7 +17,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	by := broker.NewForwarded("mesh", "td", "a", "services")
+	by := broker.NewForwarded("mesh", nil, "td", "a", "services")
 	issued := lineOf(broker.AuditRecord{
 		Event: broker.AuditIssued, Caller: by, Operation: broker.GetToken, Credential: "main", Granted: []string{"a"},
 		Selection: broker.Selection{Scopes: scopes, Audience: "x", Parameters: broker.NewPairs(map[string]string{"p": "secret"})},

@@ -54,7 +54,7 @@ func (d Description) Caller() (*broker.Caller, error) {
 	}
 	c := broker.NewCaller(kind, authority, name, proof, listener)
 	if via != "" {
-		c = broker.NewForwarded(via, authority, name, listener)
+		c = broker.NewForwarded(via, nil, authority, name, listener)
 	}
 	switch {
 	case len(d.Claims) > 0 && kind != broker.JWT:

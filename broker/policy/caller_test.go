@@ -118,6 +118,39 @@ rules:
 	}
 }
 
+// TestABlockedProxyCallsForNobody, whether it is the last one or stands before that; whoever is remembered by one is not by another.
+func TestABlockedProxyCallsForNobody(t *testing.T) {
+	const of = `
+version: 1
+callers: {web: [{via: mesh, spiffe: "td/web/*"}]}
+blocked: [{spiffe: "td/bad"}, {spiffe: "td/worse", proof: forwarded}]
+rules:
+  - {name: web, callers: [web], credentials: {names: ["*"]}, operations: [get_token]}
+`
+	p, problems := Parse("policy.yaml", []byte(of))
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	direct := func(name string) *broker.Caller {
+		return broker.NewCaller(broker.SPIFFE, "td", name, broker.ProofX509, "services")
+	}
+	by := func(proxy *broker.Caller, name string) *broker.Caller {
+		return broker.NewForwarded("mesh", proxy, "td", name, "services")
+	}
+	for _, x := range []struct {
+		caller *broker.Caller
+		want   broker.Effect
+	}{
+		{by(direct("good"), "web/a"), broker.Allowed}, {by(direct("bad"), "web/a"), broker.Denied}, {by(direct("worse"), "web/a"), broker.Allowed},
+		{by(by(direct("good"), "front"), "web/a"), broker.Allowed}, {by(by(direct("good"), "bad"), "web/a"), broker.Denied},
+		{by(by(direct("good"), "worse"), "web/a"), broker.Denied}, {by(by(direct("bad"), "front"), "web/a"), broker.Denied},
+	} {
+		if got := p.Decide(broker.Access{Caller: x.caller, Operation: broker.GetToken, Known: broker.Stored, Credential: "m"}).Effect; got != x.want {
+			t.Errorf("%s by %s: got %v, want %v", x.caller, x.caller.Proxy, got, x.want)
+		}
+	}
+}
+
 // TestTheHighestRateCounts, where several rules allow a request, whatever their order.
 func TestTheHighestRateCounts(t *testing.T) {
 	const of = `

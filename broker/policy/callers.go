@@ -79,7 +79,10 @@ type view struct {
 func (p *Policy) look(c *broker.Caller) *view {
 	v := &view{}
 	matched := func(e entry) bool { return e.matches(c) }
-	if v.blocked = slices.ContainsFunc(p.blocked, matched); v.blocked {
+	for on := c; on != nil; on = on.Proxy { // a proxy that is blocked calls for nobody
+		v.blocked = v.blocked || slices.ContainsFunc(p.blocked, func(e entry) bool { return e.matches(on) })
+	}
+	if v.blocked {
 		return v
 	}
 	in := make([]bool, len(p.groups))
@@ -99,12 +102,17 @@ type who struct {
 	kind                           broker.CallerKind
 	authority, name, via, listener string
 	proof                          broker.Proof
+	// proxies are the identities of those that call for them.
+	proxies string
 	// attributes are those that entries of this policy look at, each with its values, every text with its length.
 	attributes string
 }
 
 func (p *Policy) whoIs(c *broker.Caller) who {
 	w := who{kind: c.Kind, authority: c.Authority, name: c.Name, via: c.Via, listener: c.Listener, proof: c.Proof}
+	for by := c.Proxy; by != nil; by = by.Proxy {
+		w.proxies += by.Identity + " "
+	}
 	if len(c.Attributes) == 0 {
 		return w
 	}

@@ -22,7 +22,7 @@ var (
 
 // proofsOf are the proofs that there are of a kind, the usual one first; via: of those for whom a proxy calls.
 func proofsOf(k broker.CallerKind, via string) []broker.Proof {
-	if via != "" {
+	if via != "" && k == broker.SPIFFE {
 		return []broker.Proof{broker.ProofForwarded}
 	}
 	switch k {
@@ -38,6 +38,9 @@ func proofsOf(k broker.CallerKind, via string) []broker.Proof {
 		return []broker.Proof{broker.ProofX509}
 	}
 }
+
+// anybody is a proxy, whichever it is.
+const anybody = "*"
 
 // checkProof says why a proof is none of a kind; empty: it is one.
 func checkProof(k broker.CallerKind, via, proof string) string {
@@ -150,7 +153,7 @@ func (r *reader) entry(n *yaml.Node, what string) (entry, bool) {
 	if it, ok := w["proof"]; ok {
 		if s, ok := r.choice(it.Value, what+".proof", proofs); ok {
 			e.proof = broker.Proof(s)
-			if why := checkProof(e.kind, e.via, s); why != "" {
+			if why := checkProof(e.kind, e.via, s); why != "" && (!e.anyWay || checkProof(e.kind, anybody, s) != "") {
 				r.Wrong(at(it.Value), "%s.proof: %s, and this matches nobody", what, why)
 			}
 		}

@@ -159,8 +159,9 @@ func TestARealEnvoyCallsForOthers(t *testing.T) {
 		{"whom it may not forward", alone, "spiffe://corp.example/ns/bank/sa/shop", []string{lie}, ""},
 		{"two", first, web, nil, "via:chain/" + web},
 		{"two, with a header", first, web, []string{lie}, "via:chain/" + web},
-		{"past the first", second, web, []string{lie}, ""},
-		{"past the first, with a chain of their own", second, web, []string{lie, "By=" + web + ";URI=" + gateway}, ""},
+		{"past the first", second, web, []string{lie}, "via:chain/" + web},
+		{"past the first, with a chain of their own", second, web, []string{"By=" + gateway + ";URI=spiffe://corp.example/ns/web/sa/admin,By=" + web + ";URI=" + gateway}, "via:chain/" + web},
+		{"past the first, who may not be forwarded", second, "spiffe://corp.example/ns/bank/sa/shop", []string{"By=spiffe://corp.example/ns/bank/sa/shop;URI=" + web}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pair := r.svid(c.as)

@@ -3,6 +3,7 @@ package authn
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,14 +22,13 @@ type Proxy struct {
 	Callers []string
 	// Forwards are patterns of the SPIFFE IDs that are believed of it, such as corp.example/ns/web/**, as in a policy. The trust domain is no pattern.
 	Forwards []string
-	// Hops is which element of the header counts, from its end: 1 is what the proxy itself has added, of whoever called it, and 2 what the one before it
-	// has, whose caller is the client's. What stands before is anybody's. 0: there is one element, and no more.
-	Hops int
+	// Through are the SPIFFE IDs of proxies that may stand before this one, which adds its element to theirs. Whoever else calls it is the caller, whatever
+	// they have sent. Empty: there is one element, and no more.
+	Through []string
 }
 
 const (
 	proxiesMost = 100
-	hopsMost    = 8
 	// forwardedMost bounds the callers of proxies that are remembered. Beyond it all are forgotten.
 	forwardedMost = 4096
 	// elementsMost bounds what is read of a header: gRPC takes headers of 16 KiB in all.
@@ -51,10 +51,10 @@ type proxy struct {
 	forwards policy.Names
 }
 
-// A forwarding is who calls by way of whom.
+// A forwarding is who calls, by way of whom.
 type forwarding struct {
 	*proxy
-	id string
+	own, way string
 }
 
 // NewProxies checks what is said of a listener's proxies.
@@ -71,14 +71,15 @@ func NewProxies(listener string, proxies []Proxy) (*Proxies, error) {
 			return nil, wrong("forwards: %w", err)
 		case len(of.Callers) == 0:
 			return nil, wrong("callers: nobody is this proxy")
-		case of.Hops < 0 || of.Hops > hopsMost:
-			return nil, wrong("hops: a number from 1 to %d is wanted", hopsMost)
+		}
+		for word, ids := range map[string][]string{"callers": of.Callers, "through": of.Through} {
+			for _, c := range ids {
+				if id, err := spiffeid.FromString(c); err != nil || id.String() != c || id.Path() == "" {
+					return nil, wrong("%s: %q is no SPIFFE ID of a workload, such as spiffe://corp.example/ns/mesh/sa/gateway", word, c)
+				}
+			}
 		}
 		for _, c := range of.Callers {
-			id, err := spiffeid.FromString(c)
-			if err != nil || id.String() != c || id.Path() == "" {
-				return nil, wrong("callers: %q is no SPIFFE ID of a workload, such as spiffe://corp.example/ns/mesh/sa/gateway", c)
-			}
 			if other := p.of[c]; other != nil {
 				return nil, wrong("callers: %s is %s already", c, other.Name)
 			}
@@ -93,7 +94,7 @@ const headerName = "x-forwarded-client-cert"
 
 var (
 	errNoProxy   = forwardedFailure("it came from a caller who is no proxy of this listener: leave the header out, or have the settings name the proxy")
-	errNoElement = forwardedFailure("it cannot be read, has other elements than the settings say (hops), or not exactly one By and one URI")
+	errNoElement = forwardedFailure("it cannot be read, has more elements than one and the settings name no proxy before this one (through), or not exactly one By and one URI")
 	errNotItsOwn = forwardedFailure("its By is not the proxy that sent it")
 	errNotBelief = forwardedFailure("its URI is no SPIFFE ID that this proxy may forward")
 )
@@ -114,25 +115,29 @@ func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller
 	if len(headers) != 1 {
 		return nil, errNoElement
 	}
-	id, wrong := of.whose(by.Identity, headers[0])
+	way, wrong := of.way(by.Identity, headers[0])
 	if wrong != nil {
 		return nil, wrong
 	}
-	f := forwarding{of, id}
+	f := forwarding{of, by.Identity, strings.Join(way, " ")}
 	p.mu.RLock()
 	c := p.all[f]
 	p.mu.RUnlock()
 	if c != nil {
 		return c, nil
 	}
-	is, err := spiffeid.FromString(id)
-	if err != nil || len(id) > spiffeMost || is.Path() == "" {
-		return nil, errNotBelief
-	}
+	id := way[len(way)-1]
 	if !of.forwards.Match(strings.TrimPrefix(id, "spiffe://")) {
 		return nil, errNotBelief
 	}
-	c = broker.NewForwarded(of.Name, is.TrustDomain().Name(), strings.TrimPrefix(is.Path(), "/"), p.listener)
+	c = by
+	for _, id := range way {
+		is, err := spiffeid.FromString(id)
+		if err != nil || len(id) > spiffeMost || is.Path() == "" {
+			return nil, errNotBelief
+		}
+		c = broker.NewForwarded(of.Name, c, is.TrustDomain().Name(), strings.TrimPrefix(is.Path(), "/"), p.listener)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if there := p.all[f]; there != nil { // one caller is one pointer: what it was allowed is remembered by that
@@ -145,26 +150,27 @@ func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller
 	return c, nil
 }
 
-// whose is the SPIFFE ID for which the proxy calls, as it says it. Each element says who was called (By), which is who has added it, and by whom (URI): so each is
-// of the caller that the next one names.
-func (p *proxy) whose(own, header string) (string, *broker.Failure) {
+// way has the SPIFFE IDs of those who stand before the proxy, the nearest first and the one for whom it calls last, as it says it. Each element says who was
+// called (By), which is who has added it, and by whom (URI). The last one is this proxy's; one before counts as long as whoever is named behind it is a proxy
+// that may stand there.
+func (p *proxy) way(own, header string) (way []string, _ *broker.Failure) {
 	all, err := parseForwarded(header)
-	if err != nil || p.Hops == 0 && len(all) != 1 || len(all) < p.Hops {
-		return "", errNoElement
+	if err != nil || len(p.Through) == 0 && len(all) != 1 {
+		return nil, errNoElement
 	}
-	by, uri := own, ""
-	for range max(1, p.Hops) {
+	for by := own; ; by = way[len(way)-1] {
 		last := all[len(all)-1]
 		all = all[:len(all)-1]
 		switch {
 		case len(last.by) != 1 || len(last.uri) != 1:
-			return "", errNoElement
+			return nil, errNoElement
 		case last.by[0] != by:
-			return "", errNotItsOwn
+			return nil, errNotItsOwn
 		}
-		by, uri = last.uri[0], last.uri[0]
+		if way = append(way, last.uri[0]); len(all) == 0 || !slices.Contains(p.Through, last.uri[0]) {
+			return way, nil
+		}
 	}
-	return uri, nil
 }
 
 // An element is of one proxy. What else it has counts for nothing: its subject and its DNS names are not looked at.

@@ -71,10 +71,15 @@ func TestForWhomAProxyCalls(t *testing.T) {
 		{"from nobody", "", []string{one}, "", "no proxy"},
 		{"from no proxy", web, []string{"By=" + web + ";URI=" + web}, "", "no proxy"},
 		{"from the one who is forwarded", web, []string{one}, "", "no proxy"},
-		{"two headers", gateway, []string{one, one}, "", "hops"},
-		{"two elements", gateway, []string{one + "," + one}, "", "hops"},
-		{"a chain that is too short", inner, []string{"By=" + inner + ";URI=" + web}, "", "hops"},
+		{"past the first of a chain", inner, []string{"By=" + inner + ";URI=" + web}, "via:chain/" + web, ""},
+		{"past the first, with what would be its element", inner, []string{"By=" + web + ";URI=spiffe://corp.example/ns/web/sa/admin,By=" + inner + ";URI=" + web}, "via:chain/" + web, ""},
+
+		{"two headers", gateway, []string{one, one}, "", "through"},
+		{"two elements", gateway, []string{one + "," + one}, "", "through"},
 		{"a chain that does not hang together", inner, []string{"By=spiffe://corp.example/mesh/other;URI=" + web + ",By=" + inner + ";URI=" + gateway}, "", "By"},
+		{"the first calls for nobody", inner, []string{"By=" + inner + ";URI=" + gateway}, "", "may forward"},
+		{"a first that nobody has named", inner, []string{"By=spiffe://evil.example/x;URI=" + web + ",By=" + inner + ";URI=spiffe://evil.example/x"}, "", "may forward"},
+		{"without names", inner, []string{"By=;URI=" + web + ",By=" + inner + ";URI="}, "", "may forward"},
 		{"added by another", gateway, []string{strings.Replace(one, "gateway", "spare", 1)}, "", "By"},
 		{"added by nobody", gateway, []string{"URI=" + web}, "", "By"},
 		{"added by two", gateway, []string{"By=" + gateway + ";" + one}, "", "By"},
@@ -182,7 +187,7 @@ func TestProxiesThatCannotBe(t *testing.T) {
 		"no SPIFFE ID of a workload ": func(p *authn.Proxy) { p.Callers = []string{"corp.example/mesh"} },
 		"forwards":                    func(p *authn.Proxy) { p.Forwards = nil },
 		"trust domain":                func(p *authn.Proxy) { p.Forwards = []string{"*.example/ns/web"} },
-		"hops":                        func(p *authn.Proxy) { p.Hops = -1 },
+		"through":                     func(p *authn.Proxy) { p.Through = []string{"corp.example/front"} },
 		"already":                     func(p *authn.Proxy) { p.Callers = append(p.Callers, gateway) },
 	} {
 		p := good

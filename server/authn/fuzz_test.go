@@ -66,8 +66,8 @@ func FuzzForwarded(f *testing.F) {
 		f.Add(s, uint8(2))
 	}
 	by := broker.NewCaller(broker.SPIFFE, "corp.example", "mesh", broker.ProofX509, "services")
-	f.Fuzz(func(t *testing.T, header string, hops uint8) {
-		p, err := NewProxies("services", []Proxy{{Name: "mesh", Callers: []string{own}, Forwards: []string{"corp.example/web/**"}, Hops: int(hops % 4)}})
+	f.Fuzz(func(t *testing.T, header string, fronts uint8) {
+		p, err := NewProxies("services", []Proxy{{Name: "mesh", Callers: []string{own}, Forwards: []string{"corp.example/web/**"}, Through: []string{"spiffe://corp.example/web/a", "spiffe://corp.example/front"}[:fronts%3]}})
 		if err != nil {
 			t.Fatal(err)
 		}

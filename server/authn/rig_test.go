@@ -137,7 +137,7 @@ const trustDomain = "corp.example"
 // meshes are the proxies of a rig's listeners.
 var meshes = []authn.Proxy{
 	{Name: "mesh", Callers: []string{"spiffe://corp.example/mesh/gateway", "spiffe://corp.example/mesh/spare"}, Forwards: []string{"corp.example/ns/web/**", "partner.example/ns/web/*"}},
-	{Name: "chain", Callers: []string{"spiffe://corp.example/mesh/inner"}, Forwards: []string{"corp.example/ns/web/**"}, Hops: 2},
+	{Name: "chain", Callers: []string{"spiffe://corp.example/mesh/inner"}, Forwards: []string{"corp.example/ns/web/**"}, Through: []string{"spiffe://corp.example/mesh/gateway", "spiffe://corp.example/mesh/spare"}},
 }
 
 func must[T any](t testing.TB) func(T, error) T {

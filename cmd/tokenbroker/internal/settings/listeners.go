@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -174,7 +173,7 @@ func (r *settingsReader) proxies(n *yaml.Node) map[string]Proxy {
 	for _, it := range r.Items(n, "proxies") {
 		what := "proxies." + yamldoc.Clip(it.Key)
 		p := Proxy{Proxy: authn.Proxy{Name: it.Key}, at: Position{r.File, it.At}}
-		words := r.Words(it.Value, what, "callers", "forwards", "hops")
+		words := r.Words(it.Value, what, "callers", "forwards", "through")
 		for word, to := range map[string]*[]string{"callers": &p.Callers, "forwards": &p.Forwards} {
 			if w, ok := words[word]; ok {
 				*to = r.Texts(w.Value, what+"."+word)
@@ -182,13 +181,8 @@ func (r *settingsReader) proxies(n *yaml.Node) map[string]Proxy {
 				r.Wrong(it.At, "%s.%s: it is missing", what, word)
 			}
 		}
-		if w, ok := words["hops"]; ok {
-			if s, _ := r.Text(w.Value, what+".hops"); w.Value.Tag == "!!int" {
-				p.Hops, _ = strconv.Atoi(s)
-			}
-			if p.Hops < 1 {
-				r.Wrong(w.At, "%s.hops: a number from 1 on is wanted", what)
-			}
+		if w, ok := words["through"]; ok {
+			p.Through = r.Texts(w.Value, what+".through")
 		}
 		r.named(it, what)
 		all[it.Key] = p
