@@ -28,23 +28,25 @@ type Admission struct {
 type Meter interface {
 	// Take counts one, or says in how long there is one again.
 	Take(now Moment) (wait time.Duration)
+	// Wait is what Take would say, and counts nothing.
+	Wait(now Moment) time.Duration
 	// String says how often.
 	String() string
 }
 
 func (a Admission) slot() uint64 { return a.Serial % memoSlots }
 
-// Admitted reports whether that is what is remembered, and counts it; what bounds it is the caller's to ask.
-func (m *Memo) Admitted(a Admission) (by Meter, ok bool) {
+// Admitted is what is remembered, if it is that; nil: it is not. Whoever relies on it counts it.
+func (m *Memo) Admitted(a Admission) *Admission {
 	slots := m.slots.Load()
 	if slots == nil {
-		return nil, false
+		return nil
 	}
 	was := slots[a.slot()].Load()
-	if was == nil || was.Serial != a.Serial || was.Generation != a.Generation || was.Operation != a.Operation || !was.Uses.Count() {
-		return nil, false
+	if was == nil || was.Serial != a.Serial || was.Generation != a.Generation || was.Operation != a.Operation {
+		return nil
 	}
-	return was.Meter, true
+	return was
 }
 
 // Admit remembers it.

@@ -89,6 +89,8 @@ type connection struct {
 	streams opened
 	// calls and unread are what it may have open, of the crowd's. headers is what its large ones take.
 	calls, unread, headers atomic.Int64
+	// vouched are the streams that run whose tokens count: they end when those do not.
+	vouched atomic.Int64
 	// lasting are the streams that run; silent the calls whose message has not come, and timed those of them that have a timer.
 	lasting, silent, timed atomic.Int64
 }
@@ -146,7 +148,7 @@ func (k *connection) reintroduce(was, who *Authenticated) {
 // expire has the connection be of who brought a token last, once the one that it was introduced by counts no more; where neither does, of a stranger.
 func (k *connection) expire(now time.Time) {
 	was := k.introduced.Load()
-	if was == nil || !was.over(now) && was.still() == nil {
+	if was == nil || !was.over(now) && was.still() == nil || k.vouched.Load() > 0 {
 		return
 	}
 	var who *Authenticated

@@ -475,6 +475,31 @@ func TestAConnectionIsWhoseTokenCounts(t *testing.T) {
 	})
 }
 
+// TestAWatchKeepsItsConnectionKnown: as long as a stream runs by a token that counts, its connection is nobody's to displace.
+func TestAWatchKeepsItsConnectionKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newConnections(100)
+		c.door.Tokens = untilTokens{"a": time.Now().Add(time.Minute)}
+		k, _ := stranger(c, "10.0.0.1")
+		if err := c.room.enter(k); err != nil {
+			t.Fatal(err)
+		}
+		c.crowd.enter(k)
+		if err := k.brings("a"); err != nil {
+			t.Fatal(err)
+		}
+		k.vouched.Add(1)
+		<-time.After(time.Hour)
+		if c.look(time.Now()); k.party().stranger {
+			t.Error("it is a stranger's while a watch runs")
+		}
+		k.vouched.Add(-1)
+		if c.look(time.Now()); !k.party().stranger {
+			t.Error("it is not, once none does")
+		}
+	})
+}
+
 // TestOthersTokensOnOnesConnectionAreNotCountedElsewhere: a proxy's connection is of who called by it first.
 func TestOthersTokensOnOnesConnectionAreNotCountedElsewhere(t *testing.T) {
 	c := newConnections(100)

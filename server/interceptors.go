@@ -127,6 +127,10 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 			defer done()
 			ctx, over = connection.of.proven.add(ctx, who, started)
 			defer over()
+			if who.caller() != nil {
+				connection.vouched.Add(1)
+				defer connection.vouched.Add(-1)
+			}
 		}
 	}
 	if err != nil {

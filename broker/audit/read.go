@@ -17,6 +17,7 @@ type Entry struct {
 	Time time.Time
 	// Caller is the identity, and Proof and Listener how and where it was proven; empty: it was nobody who is known.
 	Caller, Proof, Listener string
+	Event                   broker.AuditEvent
 	Operation               broker.Operation
 	// Denied: they may not.
 	Denied     bool
@@ -25,6 +26,9 @@ type Entry struct {
 	Scopes, Granted []string
 	Audience        string
 	Resources       []string
+	TokenID         string
+	// Rule is the one that allowed it.
+	Rule string
 	// Parameters are their names.
 	Parameters []string
 	// Clipped: something of this was longer than a line may be.
@@ -69,7 +73,7 @@ func entryOf(text []byte) (Entry, bool) {
 		return Entry{}, false
 	}
 	e := Entry{
-		Time: l.Time, Operation: l.Operation, Denied: l.Outcome == denied, Credential: l.Credential, Scopes: l.Scopes, Granted: l.Granted,
+		Time: l.Time, Event: l.Event, TokenID: l.TokenID, Rule: l.Rule, Operation: l.Operation, Denied: l.Outcome == denied, Credential: l.Credential, Scopes: l.Scopes, Granted: l.Granted,
 		Audience: l.Audience, Resources: l.Resources, Parameters: l.ParameterNames, Clipped: l.Clipped,
 	}
 	if l.Caller != nil {

@@ -32,8 +32,8 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		return nil
 	})
 	want := []Entry{
-		{Time: at, Caller: "via:mesh/spiffe://td/a", Proof: "forwarded", Listener: "services", Operation: broker.GetToken, Credential: "main", Scopes: []string{"a", "b"}, Granted: []string{"a"}, Audience: "x", Parameters: []string{"p"}},
-		{Time: at, Caller: "via:mesh/spiffe://td/a", Proof: "forwarded", Listener: "services", Operation: broker.InvalidateAll, Denied: true, Credential: "main"},
+		{Time: at, Event: broker.AuditIssued, Caller: "via:mesh/spiffe://td/a", Proof: "forwarded", Listener: "services", Operation: broker.GetToken, Credential: "main", Scopes: []string{"a", "b"}, Granted: []string{"a"}, Audience: "x", Parameters: []string{"p"}},
+		{Time: at, Event: broker.AuditDenied, Caller: "via:mesh/spiffe://td/a", Proof: "forwarded", Listener: "services", Operation: broker.InvalidateAll, Denied: true, Credential: "main"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil || skipped != 7 {
 		t.Errorf("skipped %d, %v\n%s", skipped, err, diff)

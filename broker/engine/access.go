@@ -100,11 +100,15 @@ func (p permit) intend(ctx context.Context, event broker.AuditEvent, c broker.Cr
 	return done, nil
 }
 
-// mayAsk decides whether a caller may have a token asked for, or be told why there is none.
+// mayAsk decides whether a caller may have a token asked for, or be told why there is none. Who has had as many as the policy lets them have may not, so that
+// nothing is asked for them of anybody.
 func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 	may, err := b.permit(a)
-	if err != nil || may.effect == broker.Allowed {
+	if err != nil {
 		return err
+	}
+	if may.effect == broker.Allowed {
+		return b.within(a.Caller, b.authorize.Decide(a), a.Credential)
 	}
 	c, err := b.reading(ctx, a.Caller, a.Credential)
 	if broker.KindOf(err) == broker.StoreUnavailable && b.mayUnread(may) {
@@ -113,7 +117,13 @@ func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 	if err != nil {
 		return b.unseen(a, err)
 	}
-	return b.effective(may, c).on(c)
+	may = b.effective(may, c)
+	if err := may.on(c); err != nil {
+		return err
+	}
+	of := may.access
+	of.Known, of.Labels = broker.Stored, c.Labels
+	return b.within(a.Caller, b.authorize.Decide(of), a.Credential)
 }
 
 // effective is a permit for what a selection becomes, also of a credential that is disabled.
@@ -134,8 +144,14 @@ func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Op
 	if caller == nil {
 		return false, notAllowed(key.name)
 	}
-	if by, ok := caller.Memo.Admitted(is); ok {
-		return true, b.metered(by, key.name)
+	counted := false
+	if was := caller.Memo.Admitted(is); was != nil { // what is beyond the rate is no use, and not written down as one
+		if err := b.metered(was.Meter, key.name); err != nil {
+			return true, err
+		}
+		if counted = true; was.Uses.Count() {
+			return true, nil
+		}
 	}
 	a := broker.Access{
 		Caller: caller, Operation: op, Credential: key.name, Known: broker.Stored, Labels: e.credential.Labels, Selection: e.chosen, Granted: e.issued.Granted,
@@ -144,18 +160,22 @@ func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Op
 	if decided.Effect != broker.Allowed {
 		return false, notAllowed(key.name)
 	}
+	if is.Meter = b.meters.of(caller, decided); !counted {
+		if err := b.metered(is.Meter, key.name); err != nil {
+			return false, err
+		}
+	}
 	if is.Uses, err = b.audit.Use(ctx, broker.AuditRecord{
 		Event: broker.AuditIssued, Caller: caller, Operation: op, Credential: key.name, Provider: e.facts.Name, Rule: decided.Rule,
 		Selection: e.chosen, Granted: e.issued.Granted, TokenID: e.issued.ID,
 	}); err != nil {
 		return false, asFailure(err, key.name)
 	}
-	is.Meter = b.meters.of(caller, decided)
 	caller.Memo.Admit(is)
 	if b.authorize.Generation() != is.Generation {
 		return false, errAgain
 	}
-	return false, b.metered(is.Meter, key.name)
+	return false, nil
 }
 
 // stands reports whether an entry that a caller was to be given before it waited still may be.

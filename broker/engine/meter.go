@@ -25,6 +25,14 @@ func (m *meter) Take(now broker.Moment) time.Duration {
 	return gate.Take(m.l, 1, now)
 }
 
+// Wait implements broker.Meter.
+func (m *meter) Wait(now broker.Moment) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lacks := 1 - m.l.TokensAt(time.Unix(0, int64(now)))
+	return max(0, time.Duration(lacks*float64(m.Per)/float64(m.Times)))
+}
+
 // full reports whether nothing was taken lately, so that a new one would be the same.
 func (m *meter) full(now broker.Moment) bool {
 	m.mu.Lock()
@@ -87,7 +95,20 @@ func (b *Broker) metered(by broker.Meter, name broker.CredentialName) error {
 		return nil
 	}
 	now := b.clock.Now()
-	wait := by.Take(now.At)
+	return beyond(by, by.Take(now.At), now, name)
+}
+
+// within fails with CallerLimited where a caller has had as many as a decision lets them have. It counts nothing.
+func (b *Broker) within(caller *broker.Caller, decided broker.Decision, name broker.CredentialName) error {
+	by := b.meters.of(caller, decided)
+	if by == nil {
+		return nil
+	}
+	now := b.clock.Now()
+	return beyond(by, by.Wait(now.At), now, name)
+}
+
+func beyond(by broker.Meter, wait time.Duration, now broker.Instant, name broker.CredentialName) error {
 	if wait <= 0 {
 		return nil
 	}

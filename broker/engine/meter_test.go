@@ -41,6 +41,10 @@ func TestARateIsOfEachCaller(t *testing.T) {
 		pass("another credential", shop, "b")
 		pass("the last", shop, "b")
 		limited("the fifth", 15*time.Second)
+		w.create("c", nil)
+		if err := ask(shop, "c"); broker.KindOf(err) != broker.CallerLimited { // and nothing is asked of anybody for them
+			t.Errorf("what nobody has asked for: got %v", err)
+		}
 		other := broker.NewCaller(broker.SPIFFE, "corp.example", "ns/shop/sa/other", broker.ProofX509, "services")
 		pass("somebody else", other, "a")
 		again := broker.NewCaller(broker.SPIFFE, "corp.example", "ns/shop/sa/cart", broker.ProofX509, "services")
@@ -59,5 +63,29 @@ func TestARateIsOfEachCaller(t *testing.T) {
 		r.set(always(broker.Allowed))
 		pass("another rate", shop, "a")
 		w.wantExchanges(2)
+	})
+}
+
+// TestWhatIsBeyondARateIsNoUse: the audit log counts what was handed out, and nothing else.
+func TestWhatIsBeyondARateIsNoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRuler(always(broker.Allowed))
+		r.rate = broker.Rate{Times: 5, Per: time.Hour}
+		log := &auditor{}
+		w := newWorld(t, &upstream{answer: issues(2 * time.Hour)}, authorizedBy(r), func(s *engine.Settings) { s.Auditor = log })
+		w.create("a", nil)
+		given := 0
+		for range 50 {
+			if _, err := w.Token(t.Context(), shop, engine.Request{Credential: "a"}); err == nil {
+				given++
+			}
+		}
+		used := int64(len(log.uses)) // the first of each, and what is counted after it
+		for _, u := range log.uses {
+			used += u.Take()
+		}
+		if given != 5 || used != 5 {
+			t.Errorf("given %d, and written down %d", given, used)
+		}
 	})
 }

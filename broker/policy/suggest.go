@@ -24,11 +24,18 @@ type Use struct {
 	Resources []string
 	// Parameters are their names.
 	Parameters []string
+	// Rule is the one that allowed it; empty: none did.
+	Rule string
+}
+
+// Literal reports whether a policy can say just this: a value with a wildcard in it would be a pattern.
+func (u Use) Literal() bool {
+	return !slices.ContainsFunc(slices.Concat(u.Scopes, u.Resources, []string{u.Audience}), hasWildcard)
 }
 
 // Suggest writes a policy that allows all of these, and as little else as rules can say: of scopes and resources that came together any of them, and of a
-// parameter any value. What is alike is one rule. Patterns are proposed in comments, and nowhere else. It fails where that is no policy, which is where there is
-// more of it than a policy may have.
+// parameter any value. What is alike is one rule. Patterns are proposed in comments, and nowhere else: all uses are Literal. It fails where that is no policy, which is
+// where there is more of it than a policy may have.
 func Suggest(uses []Use) ([]byte, error) {
 	s := suggestion{callers: map[string]*suggested{}}
 	for _, u := range uses {
@@ -69,6 +76,8 @@ type suggested struct {
 	caller *broker.Caller
 	// of are the selections of each operation on each credential; of operations that select nothing there is one, which is empty.
 	of map[broker.CredentialName]map[broker.Operation]map[string]selection
+	// rules are those that allowed it.
+	rules map[string]bool
 }
 
 // A selection is which token was asked for, each list sorted and each text once.
@@ -100,8 +109,11 @@ func (s *suggestion) add(u Use) {
 	id := u.Caller.Identity + " " + string(u.Caller.Proof)
 	c := s.callers[id]
 	if c == nil {
-		c = &suggested{u.Caller, map[broker.CredentialName]map[broker.Operation]map[string]selection{}}
+		c = &suggested{u.Caller, map[broker.CredentialName]map[broker.Operation]map[string]selection{}, map[string]bool{}}
 		s.callers[id] = c
+	}
+	if u.Rule != "" {
+		c.rules[u.Rule] = true
 	}
 	if c.of[u.Credential] == nil {
 		c.of[u.Credential] = map[broker.Operation]map[string]selection{}
@@ -170,19 +182,27 @@ func (c *suggested) proposals() []proposal {
 
 // text writes the policy.
 func (s *suggestion) text() []byte {
-	groups, rules := map[string][]*broker.Caller{}, map[string][]proposal{} // callers who have done the same
+	groups, rules, allowed := map[string][]*broker.Caller{}, map[string][]proposal{}, map[string]map[string]bool{} // callers who have done the same
 	for _, id := range slices.Sorted(maps.Keys(s.callers)) {
 		all := s.callers[id].proposals()
 		b, _ := json.Marshal(all)
 		groups[string(b)] = append(groups[string(b)], s.callers[id].caller)
 		rules[string(b)] = all
+		if allowed[string(b)] == nil {
+			allowed[string(b)] = map[string]bool{}
+		}
+		maps.Copy(allowed[string(b)], s.callers[id].rules)
 	}
 	keys := slices.SortedFunc(maps.Keys(groups), func(a, b string) int { return strings.Compare(groups[a][0].Identity, groups[b][0].Identity) })
 	var callers, ruled, tests strings.Builder
 	taken, named := map[string]bool{}, map[string]bool{}
 	for _, key := range keys {
 		group := groupName(groups[key][0], taken)
-		fmt.Fprintf(&callers, "  %s:\n", group)
+		fmt.Fprintf(&callers, "  %s:", group)
+		if by := slices.Sorted(maps.Keys(allowed[key])); len(by) > 0 {
+			fmt.Fprintf(&callers, "   # allowed by %s", list(by))
+		}
+		callers.WriteString("\n")
 		for _, c := range groups[key] {
 			fmt.Fprintf(&callers, "    - %s\n", entryText(c, c.Name, true))
 		}

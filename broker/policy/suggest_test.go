@@ -34,7 +34,7 @@ func TestWhatWasDoneIsSuggested(t *testing.T) {
 	}
 	uses = append(uses,
 		Use{Caller: described(t, "via:mesh/spiffe://td/web"), Operation: broker.GetToken, Credential: "occtoo-main", Audience: "https://a.example", Resources: []string{"https://b.example/x"}, Parameters: []string{"source"}},
-		Use{Caller: described(t, "unix:0"), Operation: broker.WriteCredential, Credential: "mail"},
+		Use{Caller: described(t, "unix:0"), Operation: broker.WriteCredential, Credential: "mail", Rule: "everything"},
 		Use{Caller: described(t, "jwt:ci/repo:acme/web:ref:main"), Operation: broker.GetToken, Credential: "mail"},
 		Use{Caller: described(t, "jwt:ci/repo:acme/web:ref:main"), Operation: broker.GetToken, Credential: "mail", Scopes: []string{"read"}},
 	)
@@ -51,7 +51,7 @@ callers:
     - {spiffe: "td/ns/shop/sa/b", proof: x509}
     - {spiffe: "td/ns/shop/sa/c", proof: x509}
     # or, of all beside them: - {spiffe: "td/ns/shop/sa/*", proof: x509}
-  unix-0:
+  unix-0:   # allowed by ["everything"]
     - {unix: "0"}
   web:
     - {via: "mesh", spiffe: "td/web"}
@@ -157,7 +157,7 @@ func FuzzSuggest(f *testing.F) {
 		}
 		u := Use{Caller: c, Operation: broker.GetToken, Credential: "main", Scopes: []string{scope}, Audience: audience, Resources: []string{resource}, Parameters: []string{parameter}}
 		text, err := Suggest([]Use{u})
-		if err != nil {
+		if err != nil || !u.Literal() {
 			return
 		}
 		p, problems := Parse("suggested", text)

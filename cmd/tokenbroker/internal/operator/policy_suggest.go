@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -36,8 +35,11 @@ type suggesting struct {
 	// first and last are when it was; clipped, strange and unknown how many lines could not be taken.
 	first, last               time.Time
 	clipped, strange, skipped int
-	// wide: something of it is a pattern in a policy.
+	// wide: something of it is a pattern in a policy. wild is how many lines would be.
 	wide bool
+	wild int
+	// issued are the tokens of which a line says what was asked for, and used those of which one says how often.
+	issued, used map[string]bool
 }
 
 var errTooMuch = fmt.Errorf("more than %d different things were done: take fewer files, or lines, of the log", suggestMost)
@@ -46,6 +48,13 @@ var errTooMuch = fmt.Errorf("more than %d different things were done: take fewer
 func (s *suggesting) add(e audit.Entry) error {
 	if e.Caller == "" || e.Operation == "" || e.Denied && !s.denied {
 		return nil
+	}
+	if e.Event == broker.AuditUsed { // it says how often, and not what was asked for
+		s.used[e.Caller+" "+e.TokenID] = true
+		return nil
+	}
+	if e.Event == broker.AuditIssued {
+		s.issued[e.Caller+" "+e.TokenID] = true
 	}
 	if e.Clipped {
 		s.clipped++
@@ -65,9 +74,13 @@ func (s *suggesting) add(e audit.Entry) error {
 	}
 	u := policy.Use{
 		Caller: c, Operation: e.Operation, Credential: broker.CredentialName(e.Credential), Scopes: append(e.Scopes, e.Granted...), Audience: e.Audience,
-		Resources: e.Resources, Parameters: e.Parameters,
+		Resources: e.Resources, Parameters: e.Parameters, Rule: e.Rule,
 	}
-	key := fmt.Sprintf("%q %q %q %q %q %q %q %q", c.Identity, c.Proof, u.Operation, u.Credential, u.Scopes, u.Audience, u.Resources, u.Parameters)
+	if !u.Literal() {
+		s.wild++
+		return nil
+	}
+	key := fmt.Sprintf("%q %q %q %q %q %q %q %q %q", c.Identity, c.Proof, u.Operation, u.Credential, u.Scopes, u.Audience, u.Resources, u.Parameters, u.Rule)
 	if s.seen[key] {
 		return nil
 	}
@@ -75,14 +88,14 @@ func (s *suggesting) add(e audit.Entry) error {
 		return errTooMuch
 	}
 	s.seen[key] = true
-	s.wide = s.wide || len(u.Parameters) > 0 || strings.Contains(strings.Join(append(append([]string{u.Audience}, u.Scopes...), u.Resources...), ""), "*")
+	s.wide = s.wide || len(u.Parameters) > 0
 	s.uses = append(s.uses, u)
 	return nil
 }
 
 // Run suggests.
 func (c *policySuggestCommand) Run(p *console.Process) error {
-	s := suggesting{denied: c.IncludeDenied, seen: map[string]bool{}}
+	s := suggesting{denied: c.IncludeDenied, seen: map[string]bool{}, issued: map[string]bool{}, used: map[string]bool{}}
 	for _, name := range c.Files {
 		if err := s.read(p, name); err != nil {
 			return console.BadInput("read %s: %w", name, err)
@@ -101,10 +114,11 @@ func (c *policySuggestCommand) Run(p *console.Process) error {
 			Lines   int    `json:"lines"`
 			LeftOut int    `json:"left_out"`
 			Wide    bool   `json:"wide"`
-		}{string(text), s.lines, s.skipped + s.clipped + s.strange, s.wide})
+		}{string(text), s.lines, s.skipped + s.clipped + s.strange + s.wild, s.wide})
 	}
 	console.Printf(p.Stdout, "# What %s of an audit log say was done, from %s to %s, and as little else as rules can say.\n"+
-		"# Reading (credential.read, provider.read) is not in that log: who may read is missing here.\n",
+		"# Reading (credential.read, provider.read) is not in that log: who may read is missing here. Nor are claims, labels and rates: look for them in the rules by which\n"+
+		"# it was allowed, which are named behind the callers.\n",
 		console.Counted(s.lines, "line"), s.first.UTC().Format(time.RFC3339), s.last.UTC().Format(time.RFC3339))
 	if s.denied {
 		console.Println(p.Stdout, "# What was denied is in it: look at it twice.")
@@ -112,13 +126,24 @@ func (c *policySuggestCommand) Run(p *console.Process) error {
 	if _, err := p.Stdout.Write(text); err != nil {
 		return err
 	}
-	for what, n := range map[string]int{"that are no lines of an audit log": s.skipped, "that were cut off, so that not all is known of what was asked for": s.clipped, "of callers or operations that no policy can have": s.strange} {
+	if s.wild > 0 {
+		console.Printf(p.Stdout, "# Left out: %s of values with a * in them, which would be patterns here.\n", console.Counted(s.wild, "line"))
+	}
+	missing := 0
+	for id := range s.used {
+		if !s.issued[id] {
+			missing++
+		}
+	}
+	for what, n := range map[string]int{
+		"of values with a * in them: they would be patterns": s.wild, "of tokens whose first use is in another file, which says what was asked for": missing,
+		"that are no lines of an audit log": s.skipped, "that were cut off, so that not all is known of what was asked for": s.clipped, "of callers or operations that no policy can have": s.strange} {
 		if n > 0 {
 			console.Printf(p.Stderr, "left out: %s %s\n", console.Counted(n, "line"), what)
 		}
 	}
 	if s.wide {
-		console.Println(p.Stderr, "some of it allows more than was done, by the wildcards of parameters, and of values that have one: look for *")
+		console.Println(p.Stderr, "some of it allows more than was done: values of parameters are not in the log, and * here")
 	}
 	return nil
 }
