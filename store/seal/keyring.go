@@ -11,6 +11,8 @@ import (
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/prf"
 	"github.com/tink-crypto/tink-go/v2/tink"
+
+	tinkpb "github.com/tink-crypto/tink-go/v2/proto/tink_go_proto"
 )
 
 // A Keyring seals and opens. It is made by New, Create or Load; the zero value is of no use. Immutable, and safe for
@@ -20,6 +22,10 @@ type Keyring struct {
 	primary string
 	keys    []string
 	file    string
+	// storeID, generation and times are of wrapped keys; zero: they are of a key file.
+	storeID    string
+	generation uint64
+	times      map[string]keyTimes
 }
 
 // secrets is behind a pointer, so that %+v of anything that holds a Keyring prints an address.
@@ -37,7 +43,7 @@ const (
 
 // New draws fresh keys that are in no file, for tests and for Create.
 func New() (*Keyring, error) {
-	sealing, err := keyset.NewHandle(aead.XAES256GCM192BitNonceKeyTemplate())
+	sealing, err := keyset.NewHandle(sealingTemplate())
 	if err != nil {
 		return nil, errors.New("seal: draw the sealing key: the cryptographic library refuses")
 	}
@@ -47,6 +53,8 @@ func New() (*Keyring, error) {
 	}
 	return newKeyring(sealing, fingerprints)
 }
+
+func sealingTemplate() *tinkpb.KeyTemplate { return aead.XAES256GCM192BitNonceKeyTemplate() }
 
 // newKeyring wraps nothing foreign in its errors: they could quote a keyset.
 func newKeyring(sealing, fingerprints *keyset.Handle) (*Keyring, error) {
@@ -67,7 +75,9 @@ func newKeyring(sealing, fingerprints *keyset.Handle) (*Keyring, error) {
 		if err != nil {
 			return nil, errors.New("the sealing keyset is damaged")
 		}
-		k.keys = append(k.keys, keyID(e.KeyID()))
+		if e.KeyStatus() == keyset.Enabled {
+			k.keys = append(k.keys, keyID(e.KeyID()))
+		}
 		if e.IsPrimary() {
 			k.primary = keyID(e.KeyID())
 		}
@@ -81,14 +91,20 @@ func keyID(id uint32) string { return fmt.Sprintf("%08x", id) }
 // ID names the key that seals: eight hexadecimal digits, no secret.
 func (k *Keyring) ID() string { return k.primary }
 
-// IDs names every key that opens, sorted. The caller owns the slice.
+// IDs names every key that opens, sorted: those that are retired do not. The caller owns the slice.
 func (k *Keyring) IDs() []string { return slices.Clone(k.keys) }
+
+// Opens reports whether the key of this id opens.
+func (k *Keyring) Opens(id string) bool { return slices.Contains(k.keys, id) }
 
 // File is the path that the keyring was loaded from; empty: none.
 func (k *Keyring) File() string { return k.file }
 
 // Where says where the keys come from, for messages to operators.
 func (k *Keyring) Where() string {
+	if k.generation > 0 {
+		return fmt.Sprintf("the store's keyring of generation %d", k.generation)
+	}
 	if k.file == "" {
 		return "the keyring in memory"
 	}
