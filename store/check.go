@@ -54,14 +54,15 @@ func unreadableData(why string) error {
 
 // checkKeys refuses data of other keys, and leaves the check in data that have none.
 func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
-	fingerprint := s.keyring.Fingerprint(checkPurpose)
+	keyring := s.keys()
+	fingerprint := keyring.Fingerprint(checkPurpose)
 	return s.changeKept(ctx, backend, func() (*Batch, error) {
 		r, err := readCheck(ctx, backend)
 		if err != nil {
 			return nil, err
 		}
 		if r != nil {
-			if why := verify(r, s.keyring); why != "" {
+			if why := verify(r, keyring); why != "" {
 				return nil, unreadableData("they are " + why)
 			}
 			return nil, nil
@@ -69,12 +70,12 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 		if err := s.openAny(ctx, backend); err != nil {
 			return nil, err
 		}
-		sealed, err := s.keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkBinding.associated())
+		sealed, err := keyring.Seal([]byte(hex.EncodeToString(fingerprint[:])), checkBinding.associated())
 		if err != nil {
 			return nil, misused(err.Error())
 		}
 		value, err := json.Marshal(checkRecord{
-			Comment: "which keys these data are sealed with", Schema: schema, Keys: s.keyring.IDs(), Sealed: sealed,
+			Comment: "which keys these data are sealed with", Schema: schema, Keys: keyring.IDs(), Sealed: sealed,
 		})
 		if err != nil {
 			return nil, misused("the check record cannot be encoded")
@@ -88,14 +89,18 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 
 // verify says why the keyring is not the one that the data belong to; empty: it is. The sentence begins after "they are".
 func verify(r *checkRecord, k *seal.Keyring) string {
+	what := "key file"
+	if k.Generation() > 0 {
+		what = "keyring"
+	}
 	fingerprint := k.Fingerprint(checkPurpose)
 	plain, err := k.Open(r.Sealed, checkBinding.associated())
 	if err != nil {
-		return fmt.Sprintf("sealed with key %s, and %s has %s: give the key file that belongs to them",
-			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "))
+		return fmt.Sprintf("sealed with key %s, and %s has %s: give the %s that belongs to them",
+			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "), what)
 	}
 	if string(plain) != hex.EncodeToString(fingerprint[:]) {
-		return fmt.Sprintf("indexed with a different fingerprint key than the one in %s: give the key file that belongs to them", k.Where())
+		return fmt.Sprintf("indexed with a different fingerprint key than the one in %s: give the %s that belongs to them", k.Where(), what)
 	}
 	return ""
 }
@@ -123,6 +128,9 @@ func LoadKeyring(ctx context.Context, backend Backend, path string) (*seal.Keyri
 	k, err := seal.Load(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
+	}
+	if err := refuseWrapped(ctx, backend); err != nil {
+		return nil, err
 	}
 	r, err := readCheck(ctx, backend)
 	if err != nil {

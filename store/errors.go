@@ -85,7 +85,7 @@ func (s *Store) unreadable(p binding, err error) error {
 	}
 	var o *seal.OpenError
 	if errors.As(err, &o) && o.KeyID != "" && !o.Held {
-		f.Detail += " of " + s.keyring.Where()
+		f.Detail += " of " + s.keys().Where()
 	}
 	return f
 }

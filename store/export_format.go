@@ -174,7 +174,8 @@ type Exported struct {
 // written, and with RecordUnreadable if it is of a store with other keys, or a credential cannot be read. r is read once more
 // by Import.
 func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
-	s := &Store{keyring: keyring}
+	s := &Store{}
+	s.keyring.Store(keyring)
 	e := &Exported{from: r}
 	foreign := sync.OnceValue(func() string { return verify(&e.check, keyring) })
 	var unreadable error // said once it is known that the file is whole

@@ -16,7 +16,8 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := &Store{keyring: k}
+	s := &Store{}
+	s.keyring.Store(k)
 	home := binding{key: Key{kindGrant, [32]byte{1}}, subject: "name", incarnation: broker.ID{2}}
 	record := grantRecord{Generation: id{1}, RefreshToken: secret("refresh token")}
 	put, err := s.seal(home, record)

@@ -22,13 +22,16 @@ import (
 //	u:<hash of upstream>       backoff     -                until + 1 d  backoff of one upstream
 //	meta                       check       -                for ever     ids of the keys, and a record only they open (see check.go)
 //	                           suspended   -                to a resume  when the store was exported
+//	                           keyring     -                for ever     the keys, wrapped by a KEK, where there is one (see keyring.go)
+//	                           reader      instance         30 s         a broker that holds the keys, and their generation
+//	                           rewrap      -                for ever     how far it is that all is sealed with the primary key (see rewrap.go)
 //
 //	index: (name, incarnation) -> group
 //
 // Hashes are fingerprints: keyed, so that without the key file a name cannot even be guessed at. Grant and Token are those
 // of broker.TokenKey. The index alone holds names as they are, because paging in order of name needs an order.
 //
-// A value is sealed. Its plaintext is one byte, the record version (1), and then JSON as the record structs say; secrets
+// Those of check, keyring, reader and rewrap are JSON in the clear. Every other value is sealed. Its plaintext is one byte, the record version (1), and then JSON as the record structs say; secrets
 // are base64 in it, because they need not be UTF-8. Fields may be added within a version if leaving them out does no harm;
 // any other change is a new version, which older brokers refuse.
 //
@@ -53,6 +56,9 @@ const (
 	kindBackoff    Kind = "backoff"
 	kindCheck      Kind = "check"
 	kindSuspended  Kind = "suspended"
+	kindKeyring    Kind = "keyring"
+	kindReader     Kind = "reader"
+	kindRewrap     Kind = "rewrap"
 )
 
 const metaGroup Group = "meta"
@@ -65,7 +71,15 @@ var (
 	backoffKey    = Key{Kind: kindBackoff}
 	checkKey      = Key{Kind: kindCheck}
 	suspendedKey  = Key{Kind: kindSuspended}
+	keyringKey    = Key{Kind: kindKeyring}
+	rewrapKey     = Key{Kind: kindRewrap}
 )
+
+func readerKey(instance broker.ID) (k Key) {
+	k.Kind = kindReader
+	copy(k.ID[:], instance[:])
+	return k
+}
 
 func grantKey(k broker.TokenKey) Key   { return Key{kindGrant, k.Grant} }
 func tokenKey(k broker.TokenKey) Key   { return Key{kindToken, k.Token} }
@@ -84,13 +98,26 @@ func leaseKey(k broker.TokenKey) Key {
 	return Key{kindKeyLease, k.Token}
 }
 
+// credentialGroup is empty while there are no keys: of such a group nothing is asked (see reach.go).
 func (s *Store) credentialGroup(name broker.CredentialName) Group {
-	h := s.keyring.Fingerprint("store: group of a credential", string(name))
+	k := s.keys()
+	if k == nil {
+		return ""
+	}
+	h := k.Fingerprint("store: group of a credential", string(name))
 	return Group("c:" + hex.EncodeToString(h[:]))
 }
 
+// GroupOf is where a credential's rows are, for tests of backends; empty: there are no keys yet.
+func (s *Store) GroupOf(name broker.CredentialName) Group { return s.credentialGroup(name) }
+
+// upstreamGroup is empty while there are no keys.
 func (s *Store) upstreamGroup(upstream string) Group {
-	h := s.keyring.Fingerprint("store: group of an upstream", upstream)
+	k := s.keys()
+	if k == nil {
+		return ""
+	}
+	h := k.Fingerprint("store: group of an upstream", upstream)
 	return Group("u:" + hex.EncodeToString(h[:]))
 }
 

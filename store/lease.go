@@ -49,6 +49,9 @@ func (n lessor) Acquire(ctx context.Context, ttl time.Duration, spend bool) (bro
 		place: c.Place, generation: n.grant.Generation.id(), spends: spend,
 	}
 	batch, err := n.acquisition(l, ttl)
+	if errors.Is(err, broker.RecordUnreadable) {
+		return nil, broker.ErrConflict // it could be read, and its key was retired since: what is stored is sealed with another
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -107,25 +110,33 @@ func (l *lease) end(ctx context.Context, again bool, decide func(*changing) erro
 	if again {
 		read = l.s.read
 	}
-	return l.s.change(ctx, func() (_ *Batch, err error) {
+	return l.s.change(ctx, func() (*Batch, error) {
 		n := left
 		left = nil
-		if n == nil {
-			n, err = read(ctx, l.key.Credential, flightRows(l.key)...)
-			if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
-				return nil, decide(nil)
-			}
-			if err != nil {
-				return nil, err
-			}
+		if n != nil {
+			batch, err := l.decided(n, decide)
+			if !errors.Is(err, broker.RecordUnreadable) {
+				return batch, err
+			} // what Acquire left is sealed with a key that was retired since: what is stored is not
 		}
-		b := n.change()
-		b.batch.Tell, b.batch.Finish = noteNews, true
-		if err := decide(b); err != nil {
+		n, err := read(ctx, l.key.Credential, flightRows(l.key)...)
+		if errors.Is(err, broker.NotFound) || err == nil && n.credential.Incarnation != l.incarnation {
+			return nil, decide(nil)
+		}
+		if err != nil {
 			return nil, err
 		}
-		return b.done()
+		return l.decided(n, decide)
 	})
+}
+
+func (l *lease) decided(n *snapshot, decide func(*changing) error) (*Batch, error) {
+	b := n.change()
+	b.batch.Tell, b.batch.Finish = noteNews, true
+	if err := decide(b); err != nil {
+		return nil, err
+	}
+	return b.done()
 }
 
 // heldBy reports whether the lease is still this one. Whoever has lost it cannot know what has become of a token that hangs on

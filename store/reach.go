@@ -12,7 +12,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 )
 
-// reach is the backend as everything here sees it: nothing is asked of it before it is ready, and a part of a Shared backend that
+// reach is the backend as everything here sees it: nothing is asked of it before it is ready, nor of a group that was named before there were keys, and a part of a Shared backend that
 // has not answered for a while is not waited for any more.
 //
 // A part that is away costs whoever asks it the time that a dead connection takes to be noticed. So after giveUp of nothing but
@@ -201,7 +201,7 @@ func (r *reach) heard(g Group) {
 
 // Read implements Backend.
 func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
-	if !r.ready.Load() {
+	if !r.ready.Load() || asks[0].Group == "" {
 		return nil, errNotReady
 	}
 	first := r.shard(asks[0].Group)
@@ -271,7 +271,7 @@ func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bo
 // ask asks about several groups at once: about those whose part is to be asked now, by their numbers. The question says what became
 // of each of them, or why of none. ask returns why nothing is known of a group; nil: it was told. It fails if nothing is known of any.
 func (r *reach) ask(ctx context.Context, groups []Group, question func(at []int) ([]error, error)) ([]error, error) {
-	if !r.ready.Load() {
+	if !r.ready.Load() || slices.Contains(groups, "") {
 		return nil, errNotReady
 	}
 	if len(groups) == 0 {
@@ -321,7 +321,7 @@ func picked[T any](all []T, at []int) []T {
 
 // Apply implements Backend.
 func (r *reach) Apply(ctx context.Context, b Batch) error {
-	if !r.ready.Load() {
+	if !r.ready.Load() || b.Group == "" {
 		return errNotReady
 	}
 	part := r.shard(b.Group)

@@ -42,7 +42,7 @@ func (s *Store) Unchanged(ctx context.Context, marks []broker.Mark) ([]broker.Ve
 	return out, nil
 }
 
-// Watch implements broker.Tokens. Meanwhile it looks after what is kept.
+// Watch implements broker.Tokens. Meanwhile it looks after what is kept, and after the keys.
 func (s *Store) Watch(ctx context.Context, f func(broker.Notice)) {
 	if s.shared == nil {
 		<-ctx.Done()
@@ -51,6 +51,7 @@ func (s *Store) Watch(ctx context.Context, f func(broker.Notice)) {
 	var tending sync.WaitGroup
 	defer tending.Wait()
 	tending.Go(func() { s.tendUntil(ctx) })
+	tending.Go(func() { s.FollowKeys(ctx) })
 	s.shared.shared.Watch(ctx, func(h Happened) {
 		if h.Group == "" {
 			f(broker.Notice{})

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // statusKinds are what a status is made of.
@@ -67,7 +69,9 @@ func (s *Store) backoff(upstream string, read Reading, asked broker.Instant) (b 
 	var r backoffRecord
 	row := read.Rows[0]
 	if err := s.open(binding{key: backoffKey, subject: upstream}, row, &r); err != nil {
-		return broker.Backoff{}, true
+		// It is in no index, so that nobody has sealed it anew before its key was retired.
+		gone := errors.Is(err, broker.RecordUnreadable) && seal.SealedWith(row.Value) != "" && !s.keys().Opens(seal.SealedWith(row.Value))
+		return broker.Backoff{}, !gone
 	}
 	b = broker.Backoff{Failures: r.Failures, Until: r.Until.time(), Last: r.Last.remembered()}
 	if s.ahead(b.Last.At, asked) {

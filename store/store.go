@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -17,7 +18,9 @@ import (
 // Store implements broker.Store above a Backend. It is made by New. Safe for concurrent use.
 type Store struct {
 	backend *reach
-	keyring *seal.Keyring
+	// keyring is replaced whole, where the keys are wrapped; nil: they are not there yet.
+	keyring atomic.Pointer[seal.Keyring]
+	ring    ring
 	options Options
 	clock   *broker.Clock
 	// opened is when the Store was made: what is written before by a clock that was ahead is told by it.
@@ -37,6 +40,14 @@ type Options struct {
 	MaxTokens int
 	// Clock is the process's; nil: the machine's.
 	Clock *broker.Clock
+	// KEK wraps the keys, which are in the backend then; nil: they are in a key file.
+	KEK seal.KEK
+	// KeyFile is a key file that is there although there is a KEK: it has to be wrapped first. Empty: there is none.
+	KeyFile string
+	// Name is how people find this broker among those that hold the keys.
+	Name string
+	// KeysStale is called when the keys in the backend are others than those that this process can have, and when that is over; nil: nobody listens.
+	KeysStale func(stale bool)
 	// Later: New does not ask the backend anything, and every call fails with StoreUnavailable until Begin has succeeded.
 	Later bool
 	// Unconfirmed is called for each change that too few replicas have confirmed; nil: nobody counts.
@@ -60,7 +71,7 @@ const (
 	retryMost  = 64 * time.Millisecond
 )
 
-// New returns a Store whose records are sealed with keyring. It fails with RecordUnreadable if what backend holds was sealed
+// New returns a Store whose records are sealed with keyring; nil: with the keys that are in backend, which options.KEK opens when it is begun. It fails with RecordUnreadable if what backend holds was sealed
 // with other keys, or written by a newer tokenbroker; that error names the keys. On an Exclusive backend it releases the
 // leases of former processes; the markers of their grants stay, because what they were presenting may be spent. The
 // caller closes backend, after the last use of the Store.
@@ -74,7 +85,14 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{keyring: keyring, options: options, clock: options.Clock, opened: options.Clock.Now()}
+	if (keyring == nil) != (options.KEK != nil) {
+		return nil, misused("a store with either no keys, or two kinds of them")
+	}
+	s := &Store{options: options, clock: options.Clock, opened: options.Clock.Now()}
+	s.keyring.Store(keyring)
+	s.ring.kek, s.ring.instance = options.KEK, broker.NewID()
+	s.ring.learned, s.ring.told = broker.Never, broker.Never
+	s.ring.confirmed.Store(int64(broker.Never))
 	s.backend = newReach(backend, s.clock, options)
 	if _, ok := backend.(Shared); ok {
 		s.shared = s.backend
@@ -90,8 +108,8 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	return s, nil
 }
 
-// Begin finds out whether the backend can be used: whether it is fit, and what it holds was sealed with these keys. It fails
-// with StoreUnavailable while the backend cannot be asked: try again then. Any other failure stays until somebody mends it.
+// Begin finds out whether the backend can be used: whether it is fit, and what it holds was sealed with these keys. It has the KEK open them, where there is
+// one. It fails with StoreUnavailable while the backend or the KEK cannot be asked: try again then. Any other failure stays until somebody mends it.
 // warnings are for the operator.
 func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 	if s.backend.ready.Load() {
@@ -103,8 +121,21 @@ func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 		}
 	}
 	backend := s.backend.Backend
+	if s.ring.kek == nil {
+		err = refuseWrapped(ctx, backend)
+	} else {
+		err = s.openKeyring(ctx, backend)
+	}
+	if err != nil {
+		return warnings, err
+	}
 	if err := s.checkKeys(ctx, backend); err != nil {
 		return warnings, err
+	}
+	if s.ring.kek != nil && s.shared != nil {
+		if err := s.confirm(ctx, backend); err != nil {
+			return warnings, err
+		}
 	}
 	if e, ok := backend.(Exclusive); ok {
 		for _, kind := range []Kind{kindGrantLease, kindKeyLease} {
@@ -120,9 +151,13 @@ func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 // Shared implements broker.Store.
 func (s *Store) Shared() bool { return s.shared != nil }
 
-// Fingerprint implements broker.Store. Purposes that begin with "store:" are its own.
+// Fingerprint implements broker.Store. Purposes that begin with "store:" are its own. Before Ready says that it can be asked there are no keys, and it panics.
 func (s *Store) Fingerprint(purpose string, parts ...string) [32]byte {
-	return s.keyring.Fingerprint(purpose, parts...)
+	k := s.keys()
+	if k == nil || s.Ready() != nil {
+		panic("store: a fingerprint before there are keys") // a bug of the caller's: it would be another one later
+	}
+	return k.Fingerprint(purpose, parts...)
 }
 
 // change decides and applies until no condition fails. decide reads, and returns the batch; nil: there is nothing to do.
@@ -181,7 +216,16 @@ func (s *Store) seal(p binding, record any) (Put, error) {
 	if err != nil {
 		return Put{}, misused(err.Error())
 	}
-	sealed, err := s.keyring.Seal(plain, p.associated())
+	return s.sealed(p, plain)
+}
+
+// sealed is seal of a record's plaintext.
+func (s *Store) sealed(p binding, plain []byte) (Put, error) {
+	k, err := s.sealing()
+	if err != nil {
+		return Put{}, err
+	}
+	sealed, err := k.Seal(plain, p.associated())
 	if err != nil {
 		return Put{}, misused(err.Error())
 	}
@@ -190,14 +234,34 @@ func (s *Store) seal(p binding, record any) (Put, error) {
 
 // open is the inverse of seal. RecordUnreadable.
 func (s *Store) open(p binding, row Row, record any) error {
-	plain, err := s.keyring.Open(row.Value, p.associated())
-	if err == nil {
-		err = decode(plain, record)
-	}
+	plain, err := s.unseal(p, row)
 	if err != nil {
+		return err
+	}
+	if err := decode(plain, record); err != nil {
 		return s.unreadable(p, err)
 	}
 	return nil
+}
+
+// unseal gives the plaintext of a record. What is sealed with a key that this process does not have, another broker may have added. RecordUnreadable.
+func (s *Store) unseal(p binding, row Row) ([]byte, error) {
+	k := s.keys()
+	if k == nil {
+		return nil, errNotReady
+	}
+	plain, err := k.Open(row.Value, p.associated())
+	var o *seal.OpenError
+	if errors.As(err, &o) && o.KeyID != "" && !o.Held {
+		if why := s.learn(o.KeyID); why != nil {
+			return nil, why
+		}
+		plain, err = s.keys().Open(row.Value, p.associated())
+	}
+	if err != nil {
+		return nil, s.unreadable(p, err)
+	}
+	return plain, nil
 }
 
 func newRevision() (r Revision) {

@@ -53,6 +53,7 @@ func Run(t *testing.T, c Config) {
 	}
 	runProtocol(t, c)
 	runMoving(t, c)
+	runKeys(t, c)
 }
 
 func (c Config) run(t *testing.T, name string, test func(*testing.T, Config, store.Backend)) {

@@ -1,0 +1,348 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+// A holder is a broker that shares a store, and holds its keys.
+type holder struct {
+	*store.Store
+	kek    *storetest.KEK
+	log    *bytes.Buffer
+	stale  []bool
+	follow func()
+	// stop has it follow the keys no more, as a process that is stopped.
+	stop func()
+}
+
+// holders are n brokers that follow the keys.
+func holders(t *testing.T, n int) []*holder {
+	t.Helper()
+	var out []*holder
+	kek := storetest.NewKEK("kek")
+	for i, b := range storetest.NewReplicas(n) {
+		h := &holder{kek: kek.Again(), log: &bytes.Buffer{}}
+		s, err := store.New(b, nil, store.Options{
+			KEK: h.kek, Name: fmt.Sprint("host-", i), KeysStale: func(stale bool) { h.stale = append(h.stale, stale) },
+			Log: slog.New(slog.NewTextHandler(h.log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Store = s
+		h.follow = func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			var done sync.WaitGroup
+			done.Go(func() { s.FollowKeys(ctx) })
+			h.stop = func() {
+				cancel()
+				done.Wait()
+			}
+		}
+		h.follow()
+		t.Cleanup(func() { h.stop() })
+		out = append(out, h)
+	}
+	return out
+}
+
+func wantRefused(t *testing.T, what string, err error, says string) {
+	t.Helper()
+	var r *store.Refused
+	if !errors.As(err, &r) || !strings.Contains(r.Why, says) {
+		t.Errorf("%s: got %v, want a refusal that says %q", what, err, says)
+	}
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func wantNoError(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+}
+
+// pass lets time pass, in a bubble.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// TestALifeOfKeys: from one key to the next, with two brokers, until the first is no more.
+func TestALifeOfKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		ctx := t.Context()
+		create(t, a.Store, newCredential("a"), "r1")
+		first := must[store.Keys](t)(a.Keys(ctx)).Keys[0].ID
+		_, err := a.PromoteKey(ctx)
+		wantRefused(t, "promote nothing", err, "no key is pending")
+		second := must[string](t)(a.RotateKey(ctx))
+		_, err = b.RotateKey(ctx)
+		wantRefused(t, "a second pending key", err, second+" is pending already")
+		_, err = b.PromoteKey(ctx)
+		wantRefused(t, "promote at once", err, "try again in")
+		pass(29 * time.Second)
+		_, err = b.PromoteKey(ctx)
+		wantRefused(t, "promote before a reader has ended", err, "try again in")
+		pass(2 * time.Second)
+		if got := must[string](t)(b.PromoteKey(ctx)); got != second {
+			t.Errorf("promoted %s, want %s", got, second)
+		}
+		create(t, b.Store, newCredential("b"), "r2")
+		if _, err := a.Credential(ctx, "b"); err != nil { // it has not looked yet
+			t.Errorf("what is sealed with the new key: %v", err)
+		}
+		wantRefused(t, "retire at once", a.RetireKey(ctx, first), "may still seal")
+		pass(31 * time.Second)
+		wantRefused(t, "retire what is needed", a.RetireKey(ctx, first), "rewrap")
+		if r := must[store.Rewrap](t)(b.Rewrap(ctx, 0, nil)); !r.Done || r.Rows != 3 {
+			t.Errorf("rewrap: got %+v, want a credential, a grant and the check", r)
+		}
+		wantNoError(t, "retire", a.RetireKey(ctx, first))
+		pass(7*24*time.Hour - time.Minute)
+		wantRefused(t, "destroy too early", b.DestroyKey(ctx, first), "can be destroyed from")
+		pass(2 * time.Minute)
+		wantNoError(t, "destroy", b.DestroyKey(ctx, first))
+		pass(11 * time.Second)
+		for i, h := range all {
+			k := must[store.Keys](t)(h.Keys(ctx))
+			if len(k.Keys) != 1 || k.Keys[0].ID != second || k.Generation != 5 || len(k.Readers) != 2 {
+				t.Errorf("broker %d: got %+v, want the second key, the fifth generation, two readers", i, k)
+			}
+			for _, name := range []broker.CredentialName{"a", "b"} {
+				if _, err := h.Credential(ctx, name); err != nil {
+					t.Errorf("broker %d: %v", i, err)
+				}
+			}
+		}
+		if !all[0].names(t, "host-0", "host-1") {
+			t.Error("the first reader is not this one")
+		}
+	})
+}
+
+func (h *holder) names(t *testing.T, want ...string) bool {
+	t.Helper()
+	var got []string
+	for _, r := range must[store.Keys](t)(h.Keys(t.Context())).Readers {
+		got = append(got, r.Name)
+	}
+	return fmt.Sprint(got) == fmt.Sprint(want)
+}
+
+// TestRotateAtOnce: of two brokers that rotate at once one adds a key.
+func TestRotateAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		errs := make(chan error, 2)
+		for _, h := range all {
+			go func() {
+				_, err := h.RotateKey(context.Background())
+				errs <- err
+			}()
+		}
+		refused := 0
+		for range all {
+			if err := <-errs; err != nil {
+				wantRefused(t, "the slower one", err, "pending already")
+				refused++
+			}
+		}
+		if k := must[store.Keys](t)(all[0].Keys(t.Context())); refused != 1 || len(k.Keys) != 2 || k.Generation != 2 {
+			t.Errorf("%d were refused, and there is %+v", refused, k)
+		}
+	})
+}
+
+// TestPromoteWaitsForWhoCannotRead: a broker whose KEK is away keeps the former keys, and nobody seals with what it cannot open.
+func TestPromoteWaitsForWhoCannotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		b.kek.Away(true)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(5 * time.Minute)
+		_, err := a.PromoteKey(t.Context())
+		wantRefused(t, "promote", err, "the broker host-1")
+		create(t, b.Store, newCredential("b"), "r") // the former keys go on
+		if n := strings.Count(b.log.String(), "cannot be opened"); n < 4 || n > 6 {
+			t.Errorf("it was logged %d times in five minutes, want once a minute:\n%s", n, b.log)
+		}
+		if fmt.Sprint(b.stale) != "[true]" {
+			t.Errorf("stale: got %v", b.stale)
+		}
+		b.kek.Away(false)
+		pass(11 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		if fmt.Sprint(b.stale) != "[true false]" {
+			t.Errorf("stale: got %v", b.stale)
+		}
+	})
+}
+
+// TestWhoDiesIsNotWaitedFor: the reader of a broker that is gone ends. One that was stopped seals nothing until it has looked.
+func TestWhoDiesIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		b.stop()
+		pass(29 * time.Second)
+		create(t, b.Store, newCredential("in time"), "r")
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(31 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		err := b.CreateCredential(t.Context(), newCredential("too late"), nil)
+		if !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "could not confirm its keys") {
+			t.Errorf("sealing with keys that nobody has confirmed: got %v", err)
+		}
+		if _, err := b.Credential(t.Context(), "in time"); err != nil {
+			t.Errorf("reading: %v", err)
+		}
+		b.follow()
+		pass(11 * time.Second)
+		create(t, b.Store, newCredential("again"), "r")
+		if k := must[store.Keys](t)(b.Keys(t.Context())); k.Generation != 3 {
+			t.Errorf("generation: got %d", k.Generation)
+		}
+	})
+}
+
+// TestUnknownKey: what is sealed with a key that is not in the keyring has it read once, at most once a second.
+func TestUnknownKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := storetest.NewReplicas(1)[0]
+		read := 0
+		f := storetest.NewFaults(m)
+		s := must[*store.Store](t)(store.New(f.Whole(), nil, store.Options{KEK: storetest.NewKEK("kek")}))
+		create(t, s, newCredential("a"), "r")
+		foreign, err := newKeyring(t).Seal([]byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := store.Put{Key: store.CredentialKey, Revision: store.Revision(broker.NewID()), Value: foreign}
+		if err := m.Apply(t.Context(), store.Batch{Group: s.GroupFor("a"), Puts: []store.Put{p}}); err != nil {
+			t.Fatal(err)
+		}
+		f.Set(storetest.Hooks{BeforeRead: func(context.Context) error { read++; return nil }})
+		for range 10 {
+			_, err := s.Credential(t.Context(), "a")
+			wantUnreadable(t, "a foreign row", err, seal.SealedWith(foreign))
+		}
+		if read != 11 {
+			t.Errorf("%d reads for ten questions, want one more", read)
+		}
+		pass(time.Second)
+		_, err = s.Credential(t.Context(), "a")
+		if wantUnreadable(t, "a foreign row", err); read != 13 {
+			t.Errorf("%d reads, want 13", read)
+		}
+		f.Set(storetest.Hooks{AfterRead: func(context.Context) {
+			f.Set(storetest.Hooks{BeforeRead: func(context.Context) error { return store.Unavailable("away") }})
+		}})
+		pass(time.Second)
+		if _, err = s.Credential(t.Context(), "a"); !errors.Is(err, broker.StoreUnavailable) {
+			t.Errorf("where it cannot be found out: got %v", err)
+		}
+	})
+}
+
+// TestNothingBeforeKeys: until the KEK has opened the keys nothing is made of names, and nothing is stored.
+func TestNothingBeforeKeys(t *testing.T) {
+	m, kek := storetest.NewReplicas(1)[0], storetest.NewKEK("kek")
+	kek.Away(true)
+	s := must[*store.Store](t)(store.New(m, nil, store.Options{KEK: kek, Later: true}))
+	ctx := t.Context()
+	for range 2 {
+		if _, err := s.Begin(ctx); !errors.Is(err, broker.StoreUnavailable) || !strings.Contains(err.Error(), "KEK") {
+			t.Errorf("begin: got %v", err)
+		}
+	}
+	early := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, broker.StoreUnavailable) {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	early("ready", s.Ready())
+	early("create", s.CreateCredential(ctx, newCredential("a"), nil))
+	early("save", s.SaveCredential(ctx, broker.NewID(), newCredential("a"), nil))
+	early("delete", s.DeleteCredential(ctx, "a", broker.ID{}))
+	early("backoff", s.SaveBackoff(ctx, "u", broker.Backoff{Failures: 1}))
+	_, err := s.Credential(ctx, "a")
+	early("credential", err)
+	_, err = s.Credentials(ctx, "", 1)
+	early("credentials", err)
+	_, err = s.Read(ctx, broker.TokenKey{Credential: "a"}, "u")
+	early("read", err)
+	_, err = s.Statuses(ctx, []broker.CredentialName{"a"})
+	early("statuses", err)
+	_, err = s.Unchanged(ctx, []broker.Mark{{Credential: "a"}})
+	early("unchanged", err)
+	_, err = s.Drop(ctx, "a", broker.Match{TokenID: "t"})
+	early("drop", err)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a fingerprint without keys")
+			}
+		}()
+		s.Fingerprint("p", "x")
+	}()
+	kek.Away(false)
+	if _, err := s.Begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wantNoError(t, "ready", s.Ready())
+	create(t, s, newCredential("a"), "r")
+	s.Fingerprint("p", "x")
+}
+
+// TestAKeyFilesBrokerIsWaitedFor: one that was not started again since the keys were wrapped does not get the new ones.
+func TestAKeyFilesBrokerIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		replicas, file, kek := storetest.NewReplicas(2), newKeyring(t), storetest.NewKEK("kek")
+		old := newStore(t, replicas[0], file)
+		ctx, end := context.WithCancel(t.Context())
+		var following sync.WaitGroup
+		following.Go(func() { old.FollowKeys(ctx) })
+		wantNoError(t, "wrap", store.WrapKeyring(ctx, replicas[1], file, nil, kek))
+		wrapped := must[*store.Store](t)(store.New(replicas[1], nil, store.Options{KEK: kek}))
+		following.Go(func() { wrapped.FollowKeys(ctx) })
+		if _, err := old.RotateKey(ctx); err == nil {
+			t.Error("a broker with a key file has rotated")
+		} else {
+			wantRefused(t, "rotate", err, "keys wrap")
+		}
+		must[string](t)(wrapped.RotateKey(ctx))
+		pass(time.Minute)
+		_, err := wrapped.PromoteKey(ctx)
+		wantRefused(t, "promote", err, "key file")
+		end()
+		following.Wait()
+	})
+}

@@ -1,0 +1,304 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// A rewrap seals with the primary key what is sealed with another one: the same plaintext, in a row that has a new revision and ends when it would have. Each
+// row is written under the condition that it is as it was read, so that nothing is brought back that has changed meanwhile; and what decides on a row that
+// was rewrapped meanwhile reads and decides again. Leases are left alone: they end by themselves.
+//
+// How far it is is a row, so that any broker goes on from there. It goes round until a whole pass finds nothing.
+
+// sealedKinds are the kinds of a credential's rows that last, the credential first.
+var sealedKinds = []Kind{kindCredential, kindHealth, kindHistory, kindGrant, kindToken, kindFailure, kindSuspended}
+
+// A Rewrap is how one stands.
+type Rewrap struct {
+	// To is the key that all is to be sealed with.
+	To string
+	// Credentials is how many of them this pass has looked at, and Rows how many rows were sealed anew, in all passes.
+	Credentials, Rows int
+	// Pass counts from 1.
+	Pass int
+	// Done: a whole pass has found nothing.
+	Done bool
+	// At is when this was written, by the store's clock.
+	At time.Time
+}
+
+// rewrapRecord is in the clear; of what it holds only the name is not for everybody, and that is in the index too.
+type rewrapRecord struct {
+	To          string `json:"to"`
+	Name        string `json:"name,omitzero"`
+	Incarnation id     `json:"incarnation,omitzero"`
+	Credentials int    `json:"credentials"`
+	Rows        int    `json:"rows"`
+	Pass        int    `json:"pass"`
+	// Found is how many rows this pass has sealed anew.
+	Found int       `json:"found"`
+	Done  bool      `json:"done,omitzero"`
+	At    time.Time `json:"at"`
+}
+
+// parseRewrap returns nil for what is none: a rewrap begins anew then.
+func parseRewrap(data []byte) *rewrapRecord {
+	var r rewrapRecord
+	if json.Unmarshal(data, &r) != nil || r.Pass < 1 || r.Credentials < 0 || r.Rows < 0 || r.Found < 0 {
+		return nil
+	}
+	return &r
+}
+
+func (r rewrapRecord) rewrap() Rewrap {
+	return Rewrap{To: r.To, Credentials: r.Credentials, Rows: r.Rows, Pass: r.Pass, Done: r.Done, At: r.At}
+}
+
+const (
+	// rowsAtOnce bounds how many rows one change seals anew.
+	rowsAtOnce = 200
+	// cursorEvery is how often it is stored how far a rewrap is.
+	cursorEvery = time.Second
+)
+
+// Rewrap seals with the primary key what is sealed with another, at most rate rows a second; 0: as many as it can. progress is called now and then; nil: nobody
+// looks. It goes on where a former one was interrupted, and ends once a whole pass has found nothing. A *Refused.
+func (s *Store) Rewrap(ctx context.Context, rate int, progress func(Rewrap)) (Rewrap, error) {
+	if progress == nil {
+		progress = func(Rewrap) {}
+	}
+	m, err := s.current(ctx)
+	if err != nil {
+		return Rewrap{}, err
+	}
+	if s.ring.kek == nil {
+		return Rewrap{}, refused("the keys are in a key file, and cannot be changed there: wrap them with a KEK first, with `tokenbroker keys wrap`")
+	}
+	w := &rewrapping{s: s, rate: rate, progress: progress, began: s.clock.Now().At, to: s.keys().ID(), now: m.now}
+	w.record = rewrapRecord{To: w.to, Pass: 1}
+	if m.rewrap != nil && m.rewrap.To == w.to && !m.rewrap.Done {
+		w.record = *m.rewrap
+	}
+	for {
+		if err := w.pass(ctx); err != nil {
+			return w.record.rewrap(), err
+		}
+		if w.record.Found == 0 {
+			break
+		}
+		w.record.Name, w.record.Incarnation, w.record.Credentials, w.record.Found = "", id{}, 0, 0
+		w.record.Pass++
+	}
+	w.record.Done = true
+	err = w.save(ctx)
+	progress(w.record.rewrap())
+	return w.record.rewrap(), err
+}
+
+// A rewrapping is one call of Rewrap.
+type rewrapping struct {
+	s        *Store
+	rate     int
+	progress func(Rewrap)
+	to       string
+	record   rewrapRecord
+	now      time.Time
+	began    broker.Moment
+	saved    broker.Moment
+	// sealed is how many rows this call has sealed anew.
+	sealed int
+}
+
+// pass goes from where the record is to the last credential.
+func (w *rewrapping) pass(ctx context.Context) error {
+	if err := w.metaRows(ctx); err != nil {
+		return err
+	}
+	after := Listing{Name: w.record.Name, Incarnation: w.record.Incarnation}
+	return w.s.eachGroup(ctx, after, sealedKinds, func(l Listed, rows []Row, now time.Time) error {
+		if w.now = now; w.s.keys().ID() != w.to {
+			return refused("another key was promoted meanwhile: rewrap again")
+		}
+		if slices.ContainsFunc(rows, w.old) {
+			if err := w.credential(ctx, broker.CredentialName(l.Name)); err != nil {
+				return err
+			}
+		}
+		w.record.Name, w.record.Incarnation = l.Name, l.Incarnation
+		w.record.Credentials++
+		if w.s.clock.Now().At.Sub(w.saved) >= cursorEvery {
+			if err := w.save(ctx); err != nil {
+				return err
+			}
+			w.progress(w.record.rewrap())
+		}
+		return w.pace(ctx)
+	})
+}
+
+// old reports whether a row is sealed with another key.
+func (w *rewrapping) old(row Row) bool { return seal.SealedWith(row.Value) != w.to }
+
+// save stores how far it is. Whoever rewraps at the same time does too, and one of them goes on from there.
+func (w *rewrapping) save(ctx context.Context) error {
+	w.record.At = w.now
+	value, err := json.Marshal(w.record)
+	if err != nil {
+		return misused("how a rewrap stands cannot be encoded")
+	}
+	w.saved = w.s.clock.Now().At
+	err = w.s.apply(ctx, w.s.backend, Batch{Group: metaGroup, Puts: []Put{{Key: rewrapKey, Revision: newRevision(), Value: value}}})
+	return ignoreUnconfirmed(err)
+}
+
+func ignoreUnconfirmed(err error) error {
+	if errors.Is(err, ErrUnconfirmed) {
+		return nil
+	}
+	return err
+}
+
+// pace waits until it is no faster than its rate.
+func (w *rewrapping) pace(ctx context.Context) error {
+	if w.rate <= 0 {
+		return Ended(ctx)
+	}
+	ahead := time.Duration(w.sealed)*time.Second/time.Duration(w.rate) - w.s.clock.Now().At.Sub(w.began)
+	if ahead <= 0 {
+		return Ended(ctx)
+	}
+	timer := time.NewTimer(ahead)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return Ended(ctx)
+}
+
+func (w *rewrapping) did(rows int) {
+	w.record.Rows += rows
+	w.record.Found += rows
+	w.sealed += rows
+}
+
+// credential seals the rows of one credential anew, a part at a time. One that is gone has none.
+func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName) error {
+	for {
+		done := 0
+		err := ignoreUnconfirmed(w.s.changeKept(ctx, w.s.backend, func() (*Batch, error) {
+			done = 0
+			n, err := w.s.list(ctx, name, sealedKinds[1:]...)
+			if errors.Is(err, broker.NotFound) {
+				return nil, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			b := n.change()
+			b.batch.Finish, b.batch.Keep = true, true
+			for _, key := range n.order {
+				row := n.rows[key]
+				if !w.old(row) || done == rowsAtOnce {
+					continue
+				}
+				p, err := w.s.resealed(n.bound(key), row)
+				if err != nil {
+					return nil, err
+				}
+				if row.Left > 0 {
+					p.Ends = n.now.Add(row.Left)
+				}
+				if !b.named(key) {
+					b.unchanged(key)
+				}
+				b.batch.Puts = append(b.batch.Puts, p)
+				done++
+			}
+			return b.done()
+		}))
+		if err != nil {
+			return err
+		}
+		w.did(done)
+		if done < rowsAtOnce {
+			return nil
+		}
+		if err := w.pace(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// resealed is the same record, sealed with the primary key.
+func (s *Store) resealed(p binding, row Row) (Put, error) {
+	plain, err := s.unseal(p, row)
+	if err != nil {
+		return Put{}, err
+	}
+	defer clear(plain)
+	return s.sealed(p, plain)
+}
+
+// metaRows seals the store's own rows anew.
+func (w *rewrapping) metaRows(ctx context.Context) error {
+	for _, key := range []Key{checkKey, suspendedKey} {
+		done := 0
+		err := ignoreUnconfirmed(w.s.changeKept(ctx, w.s.backend, func() (*Batch, error) {
+			done = 0
+			rows, err := w.s.rows(ctx, metaGroup, key)
+			if err != nil || len(rows) == 0 {
+				return nil, err
+			}
+			row := rows[0]
+			var p Put
+			if key == checkKey {
+				p, err = w.check(row)
+			} else if w.old(row) {
+				p, err = w.s.resealed(suspendedBinding, row)
+			}
+			if err != nil || p.Value == nil {
+				return nil, err
+			}
+			done = 1
+			return &Batch{Group: metaGroup, Conditions: []Condition{{key, row.Revision}}, Puts: []Put{p}, Finish: true, Keep: true}, nil
+		}))
+		if err != nil {
+			return err
+		}
+		w.did(done)
+	}
+	return nil
+}
+
+// check is the check record, sealed anew; no value: it is already.
+func (w *rewrapping) check(row Row) (Put, error) {
+	var r checkRecord
+	if json.Unmarshal(row.Value, &r) != nil || r.Schema != schema {
+		return Put{}, unreadableData("the record of their keys is damaged")
+	}
+	k, err := w.s.sealing()
+	if err != nil || seal.SealedWith(r.Sealed) == w.to {
+		return Put{}, err
+	}
+	plain, err := k.Open(r.Sealed, checkBinding.associated())
+	if err != nil {
+		return Put{}, w.s.unreadable(checkBinding, err)
+	}
+	if r.Sealed, err = k.Seal(plain, checkBinding.associated()); err != nil {
+		return Put{}, misused(err.Error())
+	}
+	r.Keys = k.IDs()
+	value, err := json.Marshal(r)
+	if err != nil {
+		return Put{}, misused("the check record cannot be encoded")
+	}
+	return Put{Key: checkKey, Revision: newRevision(), Value: value}, nil
+}

@@ -1,0 +1,517 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+)
+
+// runKeys runs what is done with keys that a KEK wraps.
+func runKeys(t *testing.T, c Config) {
+	for name, test := range map[string]func(*testing.T, Config, *wrappedBench){
+		"a rewrap changes nothing but the key":   testRewrap,
+		"a rewrap between Acquire and Commit":    testRewrapBetween,
+		"retired between Acquire and Commit":     testRetiredBetween,
+		"a rewrap that ends goes on elsewhere":   testRewrapGoesOn,
+		"what needs a key keeps it":              testNeeded,
+		"a backoff under a retired key is none":  testBackoffRetired,
+		"who is quicker at the start":            testFirstStarts,
+		"a rewrap beside commits":                testRewrapBeside,
+		"a key file's store is not begun anew":   testKeyFileThere,
+		"the keys are wrapped by another KEK":    testRewrapped,
+		"a keyring that is gone or older is put": testPutBack,
+	} {
+		c.run(t, "keys/"+name, func(t *testing.T, c Config, b store.Backend) { test(t, c, newWrappedBench(t, b)) })
+	}
+}
+
+// A wrappedBench is a bench whose keys are wrapped.
+type wrappedBench struct {
+	*bench
+	backend store.Backend
+	kek     *KEK
+}
+
+func newWrappedBench(t *testing.T, b store.Backend) *wrappedBench {
+	t.Helper()
+	return wrappedOn(t, b, NewKEK("kek"))
+}
+
+func wrappedOn(t *testing.T, b store.Backend, kek *KEK) *wrappedBench {
+	t.Helper()
+	f := NewFaults(b)
+	s, err := store.New(f.Whole(), nil, store.Options{MaxTokens: 20, KEK: kek, Name: "host"})
+	if err != nil {
+		t.Fatalf("new: %v", err)
+	}
+	ended, end := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { s.FollowKeys(ended) })
+	t.Cleanup(func() {
+		end()
+		following.Wait()
+	})
+	return &wrappedBench{&bench{Store: s, t: t, faults: f}, b, kek}
+}
+
+// keyringKey is where the keyring lies.
+var (
+	metaGroup  store.Group = "meta"
+	keyringKey             = store.Key{Kind: "keyring"}
+	checkKey               = store.Key{Kind: "check"}
+)
+
+// stored is the keyring as it is stored.
+func (b *wrappedBench) stored() (*seal.Keyring, store.Revision) {
+	b.t.Helper()
+	row := one(b.t, b.backend, metaGroup, keyringKey)
+	w, err := seal.ParseWrapped(row.Value)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	k, err := w.Unwrap(ctx, b.kek)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return k, row.Revision
+}
+
+// replace stores what change makes of the keyring, as another broker would whose clock the test does not wait for, and has this one notice.
+func (b *wrappedBench) replace(change func(*seal.Keyring) (*seal.Keyring, error)) {
+	b.t.Helper()
+	k, was := b.stored()
+	next, err := change(k)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	value, err := next.Wrap(ctx, b.kek)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	p := store.Put{Key: keyringKey, Revision: revision(), Value: value}
+	apply(b.t, b.backend, store.Batch{Group: metaGroup, Conditions: []store.Condition{{Key: keyringKey, Revision: was}}, Puts: []store.Put{p}})
+	b.notice()
+}
+
+func (b *wrappedBench) notice() {
+	b.t.Helper()
+	if _, err := b.Store.Keys(ctx); err != nil {
+		b.t.Fatalf("keys: %v", err)
+	}
+}
+
+// another key seals from an hour ago on; that of before is returned.
+func (b *wrappedBench) promoted() (former string) {
+	b.t.Helper()
+	b.replace(func(k *seal.Keyring) (*seal.Keyring, error) {
+		former = k.ID()
+		next, id, err := k.Rotated(now().Add(-2 * time.Hour))
+		if err != nil {
+			return nil, err
+		}
+		return next.Promoted(id, now().Add(-time.Hour))
+	})
+	return former
+}
+
+func (b *wrappedBench) rewrapped() store.Rewrap {
+	b.t.Helper()
+	r, err := b.Rewrap(ctx, 0, nil)
+	if err != nil || !r.Done {
+		b.t.Fatalf("rewrap: got %+v, %v", r, err)
+	}
+	return r
+}
+
+// refuses wants a refusal that says this.
+func (b *wrappedBench) refuses(what string, err error, says string) {
+	b.t.Helper()
+	var r *store.Refused
+	if !errors.As(err, &r) || !strings.Contains(r.Why, says) {
+		b.t.Errorf("%s: got %v, want a refusal that says %q", what, err, says)
+	}
+}
+
+// A sealedRow is a row of a credential, wherever it is.
+type sealedRow struct {
+	kind     store.Kind
+	revision store.Revision
+	left     time.Duration
+}
+
+// sealedRows are the rows of these groups, by the key that they are sealed with.
+func (b *wrappedBench) sealedRows(kinds []store.Kind, names ...broker.CredentialName) map[string][]sealedRow {
+	b.t.Helper()
+	out := map[string][]sealedRow{}
+	for _, name := range names {
+		rows, err := listOf(ctx, b.backend, b.GroupOf(name), kinds...)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		for _, r := range rows {
+			with := seal.SealedWith(r.Value)
+			out[with] = append(out[with], sealedRow{r.Key.Kind, r.Revision, r.Left})
+		}
+	}
+	return out
+}
+
+var (
+	lastingKinds = []store.Kind{"credential", "health", "history", "grant", "token", "failure", "suspended"}
+	leaseKinds   = []store.Kind{"grantlease", "keylease"}
+)
+
+func testRewrap(t *testing.T, c Config, b *wrappedBench) {
+	keys := b.furnished()
+	names := []broker.CredentialName{"a", "b/ü", "c"}
+	held := plain("a", 9)
+	b.acquired(held, false) // a lease, which nobody touches
+	if err := b.Export(ctx, &strings.Builder{}, nil); err != nil {
+		t.Fatalf("export: %v", err) // rows that say so, here and in each credential
+	}
+	before := map[broker.TokenKey]broker.View{}
+	for _, k := range keys {
+		before[k] = b.view(k)
+	}
+	former := b.promoted()
+	lasting, leases := b.sealedRows(lastingKinds, names...), b.sealedRows(leaseKinds, names...)
+	if len(lasting) != 1 || len(lasting[former]) < 15 || len(leases[former]) != 1 {
+		t.Fatalf("before: %d keys, %d rows, %d leases", len(lasting), len(lasting[former]), len(leases[former]))
+	}
+	c.pass(10 * time.Millisecond)
+	began := time.Now()
+	r := b.rewrapped()
+	k, _ := b.stored()
+	after := b.sealedRows(lastingKinds, names...)
+	if len(after) != 1 || len(after[k.ID()]) != len(lasting[former]) || r.To != k.ID() || r.Rows != len(lasting[former])+2 || r.Pass != 2 {
+		t.Errorf("got %+v and %d rows under %d keys, want %d and two of the store's own under %s", r, len(after[k.ID()]), len(after), len(lasting[former]), k.ID())
+	}
+	for i, is := range after[k.ID()] {
+		was := lasting[former][i]
+		if is.kind != was.kind || is.revision == was.revision || (is.left == 0) != (was.left == 0) {
+			t.Errorf("row %d: got %+v, was %+v", i, is, was)
+		}
+		if later := is.left - was.left; later > c.Resolution || later < -time.Since(began)-c.Resolution-time.Second {
+			t.Errorf("a %s ends %v later than it did", is.kind, later)
+		}
+	}
+	if got := b.sealedRows(leaseKinds, names...); len(got[former]) != 1 || got[former][0].revision != leases[former][0].revision {
+		t.Errorf("leases: got %v, want %v", got, leases)
+	}
+	for _, k := range keys {
+		if diff := cmp.Diff(before[k], b.view(k), about(c), cmp.FilterPath(func(p cmp.Path) bool {
+			return strings.HasPrefix(p.String(), "Mark") || p.String() == "Credential.Revision"
+		}, cmp.Ignore())); diff != "" {
+			t.Errorf("view (-before +after):\n%s", diff)
+		}
+	}
+	if r := b.rewrapped(); r.Pass != 1 || r.Rows != 0 {
+		t.Errorf("again: got %+v, want a pass that finds nothing", r)
+	}
+	if since, err := b.Suspended(ctx); err != nil || since.IsZero() {
+		t.Errorf("suspended: got %v, %v", since, err)
+	}
+}
+
+// testRewrapBetween: what a lease was taken for is sealed anew before it ends, by another broker.
+func testRewrapBetween(t *testing.T, _ Config, b *wrappedBench) {
+	b.created("a", "r1")
+	k := spending("a", 1)
+	l := b.acquired(k, true)
+	before := b.view(k).Grant.Generation
+	b.promoted()
+	if r := b.rewrapped(); r.Rows < 3 {
+		t.Errorf("rewrapped: got %+v, want at least a credential, a grant and the check", r)
+	}
+	if done := b.committed(l, broker.Outcome{Token: issued("t"), RefreshToken: broker.NewSecret("r2")}); !done.Grant || !done.Token {
+		t.Errorf("commit: got %+v, want both stored", done)
+	}
+	b.wantGrant(k, "r2")
+	b.wantToken(k, "t")
+	if g := b.view(k).Grant; g.Generation == before || g.MayBeSpent() {
+		t.Errorf("grant: got %+v, want the successor of what was presented", g)
+	}
+}
+
+// testRetiredBetween: the key of what Acquire left is retired before the lease ends.
+func testRetiredBetween(t *testing.T, c Config, b *wrappedBench) {
+	b.created("a", "r1")
+	k := spending("a", 1)
+	l := b.acquiredFor(c.ending(), k, true)
+	former := b.promoted()
+	b.rewrapped()
+	b.refuses("retire beside the lease", b.RetireKey(ctx, former), "under way")
+	c.pass(c.ending())
+	b.want("retire", b.RetireKey(ctx, former), nil)
+	if done := b.committed(l, broker.Outcome{Token: issued("t"), RefreshToken: broker.NewSecret("r2")}); !done.Grant {
+		t.Errorf("commit: got %+v, want the grant stored", done)
+	}
+	b.wantGrant(k, "r2")
+}
+
+// testRewrapGoesOn: a rewrap that is broken off goes on in another broker, from where it was.
+func testRewrapGoesOn(t *testing.T, _ Config, b *wrappedBench) {
+	names := make([]broker.CredentialName, 0, 130)
+	for i := range 130 {
+		name := broker.CredentialName("n" + string(rune('A'+i/26)) + string(rune('a'+i%26)))
+		names = append(names, name)
+		b.created(name, "seed")
+	}
+	former := b.promoted()
+	ended, end := context.WithCancel(ctx)
+	at := 0
+	b.faults.Set(Hooks{BeforeApply: func(context.Context, store.Batch) error {
+		if at++; at == 80 {
+			end()
+		}
+		return nil
+	}})
+	r, err := b.Rewrap(ended, 0, nil)
+	if err == nil || r.Done || r.Rows == 0 {
+		t.Fatalf("broken off: got %+v, %v", r, err)
+	}
+	b.faults.Set(Hooks{})
+	other := wrappedOn(t, b.backend, b.kek)
+	done := other.rewrapped()
+	if done.Rows < 2*len(names)+1-r.Rows || done.Rows > 2*len(names)+1 {
+		t.Errorf("gone on: got %+v, want %d rows altogether", done, 2*len(names)+1)
+	}
+	if left := other.sealedRows(lastingKinds, names...)[former]; len(left) > 0 {
+		t.Errorf("%d rows are sealed with the former key", len(left))
+	}
+	keys, err := other.Keys(ctx)
+	if err != nil || keys.Rewrap == nil || !keys.Rewrap.Done {
+		t.Errorf("keys: got %+v, %v", keys, err)
+	}
+}
+
+// testNeeded: nothing is retired or destroyed that somebody needs.
+func testNeeded(t *testing.T, _ Config, b *wrappedBench) {
+	b.created("a", "r1")
+	before := one(t, b.backend, b.GroupOf("a"), store.Key{Kind: "grant"})
+	b.refuses("retire the primary", b.RetireKey(ctx, mustID(b)), "promote another")
+	former := b.promoted()
+	b.refuses("retire what seals the check", b.RetireKey(ctx, former), "the store's check record")
+	b.refuses("retire what there is not", b.RetireKey(ctx, "00000000"), "no such key")
+	b.refuses("retire what is no id", b.RetireKey(ctx, "nonsense, or a secret"), "no key's id")
+	b.rewrapped()
+	b.committed(b.acquired(spending("a", 1), true), broker.Outcome{RefreshToken: broker.NewSecret("r2"), Token: issued("t")})
+	// One row has the former key again, as a commit that was on its way would leave it.
+	group, key := b.GroupOf("a"), store.Key{Kind: "grant"}
+	is := one(t, b.backend, group, key)
+	apply(t, b.backend, store.Batch{Group: group, Puts: []store.Put{{Key: key, Revision: revision(), Value: before.Value}}})
+	b.refuses("retire what seals a grant", b.RetireKey(ctx, former), "the grant record of credential a")
+	apply(t, b.backend, store.Batch{Group: group, Puts: []store.Put{{Key: key, Revision: revision(), Value: is.Value}}})
+	b.want("retire", b.RetireKey(ctx, former), nil)
+	b.refuses("retire twice", b.RetireKey(ctx, former), "already")
+	b.refuses("destroy at once", b.DestroyKey(ctx, former), "can be destroyed from")
+	b.want("restore", b.RestoreKey(ctx, former), nil)
+	b.refuses("restore twice", b.RestoreKey(ctx, former), "not retired")
+	b.refuses("destroy what is not retired", b.DestroyKey(ctx, former), "retire it first")
+	b.want("retire again", b.RetireKey(ctx, former), nil)
+	b.replace(func(k *seal.Keyring) (*seal.Keyring, error) {
+		next, err := k.Restored(former)
+		if err != nil {
+			return nil, err
+		}
+		return next.Retired(former, now().Add(-8*24*time.Hour))
+	})
+	b.want("destroy", b.DestroyKey(ctx, former), nil)
+	b.refuses("destroy twice", b.DestroyKey(ctx, former), "no such key")
+	if k, _ := b.stored(); len(k.Keys()) != 1 {
+		t.Errorf("keys: got %v, want one", k.Keys())
+	}
+	wrappedOn(t, b.backend, b.kek).wantGrant(spending("a", 1), "r2") // a broker that starts
+}
+
+func mustID(b *wrappedBench) string {
+	k, _ := b.stored()
+	return k.ID()
+}
+
+func testBackoffRetired(t *testing.T, _ Config, b *wrappedBench) {
+	b.created("a", "r1")
+	b.want("save", b.SaveBackoff(ctx, "u", broker.Backoff{Failures: 3, Until: now().Add(time.Hour)}), nil)
+	former := b.promoted()
+	b.rewrapped()
+	read := func() broker.View {
+		v, err := b.Read(ctx, plain("a", 1), "u")
+		b.want("read", err, nil)
+		return v
+	}
+	if v := read(); v.Upstream.Failures != 3 {
+		t.Errorf("before: got %+v", v.Upstream)
+	}
+	b.want("retire", b.RetireKey(ctx, former), nil)
+	if v := read(); v.Upstream != (broker.Backoff{}) || v.UpstreamUnknown {
+		t.Errorf("after: got %+v, unknown %v; want none", v.Upstream, v.UpstreamUnknown)
+	}
+}
+
+// testFirstStarts: of brokers that start on an empty store at once, one draws the keys.
+func testFirstStarts(t *testing.T, c Config, b *wrappedBench) {
+	empty := c.Open(t)
+	const n = 4
+	type result struct {
+		s   *store.Store
+		err error
+	}
+	started := make(chan result, n)
+	for range n {
+		go func() {
+			s, err := store.New(empty, nil, store.Options{KEK: b.kek})
+			started <- result{s, err}
+		}()
+	}
+	prints := map[[32]byte]bool{}
+	for range n {
+		r := <-started
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		prints[r.s.Fingerprint("p")] = true
+	}
+	if len(prints) != 1 {
+		t.Errorf("%d sets of keys were drawn", len(prints))
+	}
+}
+
+// testRewrapBeside: exchanges go on while a rewrap runs, and none of them loses what it has.
+func testRewrapBeside(t *testing.T, _ Config, b *wrappedBench) {
+	const rounds = 20
+	b.created("a", "r0")
+	k := spending("a", 1)
+	former := b.promoted()
+	done := make(chan error, 1)
+	go func() {
+		for range 5 {
+			if _, err := b.Rewrap(ctx, 0, nil); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for i := range rounds {
+		var l broker.Lease
+		for {
+			var err error
+			if l, err = b.view(k).Acquire(ctx, leaseTime, true); err == nil {
+				break
+			} else if !errors.Is(err, broker.ErrConflict) {
+				t.Fatal(err)
+			}
+		}
+		next := "r" + string(rune('1'+i))
+		if done, err := l.Commit(ctx, broker.Outcome{Token: issued(next), RefreshToken: broker.NewSecret(next), Now: now()}); err != nil || !done.Grant || !done.Token {
+			t.Fatalf("round %d: got %+v, %v", i, done, err)
+		}
+		b.wantGrant(k, next)
+	}
+	b.want("rewrap", <-done, nil)
+	b.rewrapped()
+	b.want("retire", b.RetireKey(ctx, former), nil)
+	b.wantGrant(k, "r"+string(rune('1'+rounds-1)))
+}
+
+// testKeyFileThere: with a KEK nobody begins on data that a key file has sealed, and without one nobody on wrapped keys.
+func testKeyFileThere(t *testing.T, c Config, b *wrappedBench) {
+	filed := newBench(t, c.Open(t), store.Options{})
+	backend := filed.faults.Backend
+	_, err := store.New(backend, nil, store.Options{KEK: b.kek})
+	wantUnreadable(t, "a KEK on a key file's data", err, "tokenbroker keys wrap")
+	apply(t, backend, store.Batch{Group: metaGroup, Deletes: []store.Key{checkKey}})
+	filed.created("a", "")
+	_, err = store.New(backend, nil, store.Options{KEK: b.kek})
+	wantUnreadable(t, "the same without a check", err, "tokenbroker keys wrap")
+	_, err = store.New(b.backend, filed.keys, store.Options{})
+	wantUnreadable(t, "a key file on wrapped keys", err, b.kek.URI())
+	_, err = store.LoadKeyring(ctx, b.backend, t.TempDir()+"/none")
+	wantUnreadable(t, "no key file on wrapped keys", err, b.kek.URI())
+	_, err = store.New(c.Open(t), nil, store.Options{KEK: b.kek, KeyFile: "/data/key.json"})
+	wantUnreadable(t, "a KEK beside a key file", err, "/data/key.json")
+	_, err = store.New(b.backend, nil, store.Options{KEK: NewKEK("other")})
+	wantUnreadable(t, "another KEK", err, b.kek.URI())
+}
+
+func wantUnreadable(t *testing.T, what string, err error, says string) {
+	t.Helper()
+	if !errors.Is(err, broker.RecordUnreadable) || !strings.Contains(err.Error(), says) {
+		t.Errorf("%s: got %v, want RecordUnreadable that says %q", what, err, says)
+	}
+}
+
+// testRewrapped: from a key file to a KEK, and from that to another, while brokers run.
+func testRewrapped(t *testing.T, c Config, b *wrappedBench) {
+	filed := newBench(t, c.Open(t), store.Options{})
+	backend := filed.faults.Backend
+	filed.created("a", "r1")
+	k := spending("a", 1)
+	b.want("wrap", store.WrapKeyring(ctx, backend, filed.keys, nil, b.kek), nil)
+	if err := store.WrapKeyring(ctx, backend, filed.keys, nil, b.kek); err == nil {
+		t.Error("wrapped twice")
+	}
+	filed.committed(filed.acquired(k, true), broker.Outcome{Token: issued("t"), RefreshToken: broker.NewSecret("r2")}) // a broker that has not been started again
+	wrapped := wrappedOn(t, backend, b.kek)
+	wrapped.wantGrant(k, "r2")
+	former, _ := wrapped.stored()
+	other := NewKEK("other")
+	if err := store.WrapKeyring(ctx, backend, nil, NewKEK("wrong"), other); err == nil {
+		t.Error("wrapped from a KEK that did not wrap it")
+	}
+	b.want("wrap by another", store.WrapKeyring(ctx, backend, nil, b.kek, other), nil)
+	b.kek.Away(true)
+	wrapped.notice()
+	wrapped.wantGrant(k, "r2")
+	anew := wrappedOn(t, backend, other)
+	anew.wantGrant(k, "r2")
+	if now, _ := anew.stored(); now.Generation() != former.Generation() || now.StoreID() != former.StoreID() {
+		t.Errorf("generation %d of %s, want %d of %s", now.Generation(), now.StoreID(), former.Generation(), former.StoreID())
+	}
+	if err := store.WrapKeyring(ctx, c.Open(t), filed.keys, nil, other); err == nil {
+		t.Error("wrapped for a store that has no data")
+	}
+}
+
+// testPutBack: a keyring that a failover has undone, or that somebody has put back or taken away, is not gone on from.
+func testPutBack(t *testing.T, _ Config, b *wrappedBench) {
+	b.created("a", "r1")
+	first := one(t, b.backend, metaGroup, keyringKey)
+	former := b.promoted()
+	b.rewrapped()
+	k, _ := b.stored()
+	for name, batch := range map[string]store.Batch{
+		"older": {Group: metaGroup, Puts: []store.Put{{Key: keyringKey, Revision: revision(), Value: first.Value}}},
+		"gone":  {Group: metaGroup, Deletes: []store.Key{keyringKey}},
+	} {
+		apply(t, b.backend, batch)
+		b.notice()
+		if is, _ := b.stored(); is.Generation() != k.Generation() || is.ID() != k.ID() {
+			t.Errorf("%s: got generation %d, want %d", name, is.Generation(), k.Generation())
+		}
+		b.wantGrant(spending("a", 1), "r1")
+	}
+	b.want("retire", b.RetireKey(ctx, former), nil)
+
+	// That of another store is not taken, whatever its generation.
+	other := NewMemory()
+	there := wrappedOn(t, other, b.kek)
+	for range 4 {
+		there.promoted()
+	}
+	foreign := one(t, other, metaGroup, keyringKey)
+	apply(t, b.backend, store.Batch{Group: metaGroup, Puts: []store.Put{{Key: keyringKey, Revision: revision(), Value: foreign.Value}}})
+	if _, err := b.Store.Keys(ctx); !errors.Is(err, broker.RecordUnreadable) {
+		t.Errorf("another store's: got %v", err)
+	}
+	b.wantGrant(spending("a", 1), "r1")
+}
