@@ -32,6 +32,8 @@ const answerSpare = 100 * time.Millisecond
 
 // edge is what stands between the wire and the handlers: caller, deadline, validation, statuses, log.
 type edge struct {
+	// ready says why no call can be answered yet.
+	ready     func() error
 	log       *slog.Logger
 	validator protovalidate.Validator
 	metrics   *Metrics // nil: nobody counts
@@ -99,10 +101,21 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 }
 
 func (e *edge) answered(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := e.may(info.FullMethod); err != nil {
+		return nil, err
+	}
 	if err := e.validate(req); err != nil {
 		return nil, err
 	}
 	return e.recovering(ctx, req, info, next)
+}
+
+// may says why a method cannot be called yet. Health and reflection ask nobody.
+func (e *edge) may(method string) error {
+	if strings.HasPrefix(method, "/grpc.") {
+		return nil
+	}
+	return e.ready()
 }
 
 // healthNameMost bounds the name of a service whose health is asked for: it is kept for as long as the stream lasts, and no service has such a name.
@@ -148,7 +161,7 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	}
 	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && who.caller() == nil {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // an unknown caller learns nothing, not even which services exist
-	} else {
+	} else if err = e.may(info.FullMethod); err == nil {
 		err = e.recoveringStream(srv, vs, info, next)
 	}
 	if err != nil && vs.endless && e.stopping.Err() != nil {

@@ -39,6 +39,7 @@ type Metrics struct {
 	certificate *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
+	keysStale   prometheus.Gauge
 	credentials *prometheus.GaugeVec
 	// well are the calls that went well, by method: a hit looks up no labels.
 	well sync.Map
@@ -77,6 +78,9 @@ func NewMetrics() *Metrics {
 		unconfirmed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tokenbroker_store_unconfirmed_total", Help: "Changes that fewer replicas than wait_replicas have confirmed in time.",
 		}),
+		keysStale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tokenbroker_keys_stale", Help: "1 while the keys in the store are others than those that this broker can have.",
+		}),
 		auditAway: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tokenbroker_audit_away", Help: "1 while the audit log cannot be written, so that nothing can be changed.",
 		}),
@@ -92,7 +96,7 @@ func NewMetrics() *Metrics {
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
 	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.policyStale, m.trustStale, m.certificate, m.auditAway, m.auditLost,
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.certificate, m.auditAway, m.auditLost,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -208,6 +212,9 @@ func (m *Metrics) StoreAway(away bool) {
 
 // Unconfirmed counts a change of the store that too few replicas have confirmed.
 func (m *Metrics) Unconfirmed() { m.unconfirmed.Inc() }
+
+// KeysStale is store.Options.KeysStale.
+func (m *Metrics) KeysStale(stale bool) { set(m.keysStale, stale) }
 
 // Counted replaces the numbers of credentials.
 func (m *Metrics) Counted(all map[engine.Counted]int) {

@@ -39,6 +39,8 @@ type Settings struct {
 	Doors []Door
 	// Log gets refused calls, and with debug all calls. Default: discarded.
 	Log *slog.Logger
+	// Ready says why no call can be answered yet; nil: it can. Health and reflection are, whatever it says. It is asked for each call. Default: it always can.
+	Ready func() error
 	// Metrics is shown on /metrics where ServeMetrics is called. Default: none.
 	Metrics *Metrics
 	// MaxConcurrentStreams bounds the calls that run at a time on one connection; default DefaultConcurrentStreams.
@@ -108,7 +110,10 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 		s.messageWithin = messageWithin
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	e := &edge{log: s.Log, audit: s.Auditor, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
+	if s.Ready == nil {
+		s.Ready = func() error { return nil }
+	}
+	e := &edge{ready: s.Ready, log: s.Log, audit: s.Auditor, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	out := &Server{grpc: map[string]*grpc.Server{}, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
