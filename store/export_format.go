@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,9 +19,10 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
-// An export, version 1, is a file of lines. Each is a JSON object with exactly one of these:
+// An export is a file of lines. Each is a JSON object with exactly one of these:
 //
-//	header      the first: format and version, when the export began, the source's check record (see check.go)
+//	header      the first: format and version, when the export began, the source's check record (see check.go) and, where a KEK
+//	            wraps its keys, its keyring (seal.Wrapped): such an export has version 2, and every other version 1
 //	credential  each credential, in order of name: its name, incarnation, rows, and when they were read
 //	end         the last: how many credentials there are, and the SHA-256 of all lines before this one
 //
@@ -36,6 +38,9 @@ const (
 	exportFormat  = "tokenbroker export"
 	exportVersion = 1
 	exportComment = "Everything in it is sealed: it can be read with the key file of the exported store only. Delete it once it is imported."
+	// Of a store whose keys are wrapped.
+	exportVersionWrapped = 2
+	exportCommentWrapped = "Everything in it is sealed: it can be read with the key that wraps the keyring only. Delete it once it is imported."
 	// maxExportLine bounds what is read into memory for one credential.
 	maxExportLine = 256 << 20
 )
@@ -55,6 +60,20 @@ type exportHeader struct {
 	Comment string      `json:"comment"`
 	Time    time.Time   `json:"time"`
 	Check   checkRecord `json:"check"`
+	// Keyring is a seal.Wrapped.
+	Keyring json.RawMessage `json:"keyring,omitempty"`
+}
+
+// wrapped is the keyring; nil: there is none.
+func (h *exportHeader) wrapped() (*seal.Wrapped, error) {
+	if h.Version != exportVersionWrapped {
+		return nil, nil //nolint:nilnil // the keys are in a key file
+	}
+	w, err := seal.ParseWrapped(h.Keyring)
+	if err != nil {
+		return nil, &BadExport{err.Error()}
+	}
+	return w, nil
 }
 
 type exportedCredential struct {
@@ -165,6 +184,9 @@ type Exported struct {
 
 	from  io.ReadSeeker
 	check checkRecord
+	// wrapped is the keyring, as keyring has it; nil: the keys are in a key file.
+	wrapped *seal.Wrapped
+	keyring []byte
 	// sums are those of all lines up to each credential's, so that nothing of a file that was changed since is imported.
 	sums [][sha256.Size]byte
 	sum  string
@@ -198,12 +220,77 @@ func ReadExport(r io.ReadSeeker, keyring *seal.Keyring) (*Exported, error) {
 	return e, nil
 }
 
+// readable tries the credential, and looks whether there is a key for every other row.
 func (s *Store) readable(c *exportedCredential) error {
+	k := s.keys()
+	for _, r := range c.Rows {
+		if with := seal.SealedWith(r.Sealed); with != "" && !k.Opens(with) {
+			return &broker.Failure{
+				Kind: broker.RecordUnreadable, Credential: broker.CredentialName(c.Name),
+				Detail: fmt.Sprintf("the export's %s record is sealed with key %s, which is not in %s: %s", r.Kind, with, k.Where(), withoutKey(k, with)),
+			}
+		}
+	}
 	there, err := s.openCredential(broker.CredentialName(c.Name), Row{Value: c.row(credentialKey).Sealed})
 	if err == nil && there.Incarnation != c.Incarnation.id() {
 		return errExportDamaged
 	}
 	return err
+}
+
+// withoutKey is what to do where a key is missing.
+func withoutKey(k *seal.Keyring, id string) string {
+	if _, ok := k.Key(id); ok {
+		return "it is retired, and `tokenbroker keys restore " + id + "` undoes that"
+	}
+	return "export again, once all is sealed with keys that there are"
+}
+
+// ReadExport is ReadExport by the keys of a store.
+func (s *Store) ReadExport(r io.ReadSeeker) (*Exported, error) { return ReadExport(r, s.keys()) }
+
+// ReadWrappedExport is ReadExport by the keys that the export brings, which kek opens. It fails with *Refused where it brings none, or kek does not open them.
+func ReadWrappedExport(ctx context.Context, r io.ReadSeeker, kek seal.KEK) (*Exported, error) {
+	errHeader := errors.New("the header is enough")
+	head := &Exported{from: r}
+	if err := head.read(func(*exportedCredential) error { return errHeader }); err != nil && !errors.Is(err, errHeader) {
+		return nil, err
+	}
+	if head.wrapped == nil {
+		return nil, refused("the export is of a store whose keys are in a key file: import it with that, without keys.kek, and then `tokenbroker keys wrap`")
+	}
+	k, err := head.wrapped.Unwrap(ctx, kek)
+	switch {
+	case err == nil:
+		return ReadExport(r, k)
+	case passes(err):
+		return nil, fromKEK(err)
+	}
+	return nil, refused("the keys of the export are wrapped by %s, and keys.kek does not open them: %s", head.wrapped.KEK, err)
+}
+
+// AdoptKeyring gives an empty store the keys of an export. One that has keys, or data, is left as it is.
+func AdoptKeyring(ctx context.Context, backend Backend, e *Exported) error {
+	if e.wrapped == nil {
+		return misused("an export without a keyring")
+	}
+	err := fromBackend(backend.Apply(ctx, Batch{
+		Group: metaGroup, Conditions: []Condition{{Key: keyringKey}, {Key: checkKey}},
+		Puts: []Put{{Key: keyringKey, Revision: newRevision(), Value: e.keyring}}, Keep: true,
+	}))
+	if errors.Is(err, broker.ErrConflict) || errors.Is(err, ErrUnconfirmed) {
+		return nil
+	}
+	return err
+}
+
+// WrappedBy is the URI of the KEK that wraps the keys of what backend holds; empty: they are in a key file, or there is nothing.
+func WrappedBy(ctx context.Context, backend Backend) (string, error) {
+	w, _, _, err := readKeyring(ctx, backend)
+	if err != nil || w == nil {
+		return "", err
+	}
+	return w.KEK, nil
 }
 
 // read calls f with every credential, and fails if the file is not whole, or not the one that was read before.
@@ -221,10 +308,14 @@ func (e *Exported) read(f func(*exportedCredential) error) error {
 	}
 	header := l.Header
 	e.Time, e.check = header.Time, header.Check
-	if header.Version != exportVersion || header.Check.Schema != schema {
+	if header.Version != exportVersion && header.Version != exportVersionWrapped || header.Check.Schema != schema {
 		return &BadExport{fmt.Sprintf("it has version %d of schema %d, and this tokenbroker reads version %d of schema %d: use one of the same version",
 			header.Version, header.Check.Schema, exportVersion, schema)}
 	}
+	if e.wrapped, err = header.wrapped(); err != nil {
+		return err
+	}
+	e.keyring = header.Keyring
 	count, last := 0, ""
 	for {
 		sum := hex.EncodeToString(r.sum.Sum(nil))

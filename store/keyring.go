@@ -29,6 +29,8 @@ const (
 	// confirmAgain is how long after it failed it is tried again.
 	confirmAgain = time.Second
 	confirmMost  = 10 * time.Second
+	// lookEvery is how often a broker with a key file looks whether its keys were wrapped: from then on it is a reader, whose keys nobody can change.
+	lookEvery = time.Minute
 	// learnEvery is how often a key that is not known has the keyring read, and learnMost bounds that.
 	learnEvery = time.Second
 	learnMost  = 3 * time.Second
@@ -341,7 +343,7 @@ func (s *Store) FollowKeys(ctx context.Context) {
 		<-ctx.Done()
 		return
 	}
-	for wait := confirmEvery; ; {
+	for wait := s.confirmAfter(); ; {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -349,16 +351,25 @@ func (s *Store) FollowKeys(ctx context.Context) {
 			timer.Stop()
 			return
 		}
-		wait = confirmEvery
-		if !s.backend.ready.Load() {
+		if wait = s.confirmAfter(); !s.backend.ready.Load() {
 			continue // Begin confirms
 		}
 		bounded, cancel := context.WithTimeout(ctx, confirmMost)
-		if s.confirm(bounded, s.backend) != nil {
-			wait = confirmAgain
+		if wait = confirmAgain; s.confirm(bounded, s.backend) == nil {
+			wait = s.confirmAfter()
 		}
 		cancel()
 	}
+}
+
+// confirmAfter is how long after it was confirmed it is to be again.
+func (s *Store) confirmAfter() time.Duration {
+	s.ring.mu.Lock()
+	defer s.ring.mu.Unlock()
+	if s.ring.kek == nil && s.ring.revision == (Revision{}) {
+		return lookEvery
+	}
+	return confirmEvery
 }
 
 // sealing is the keyring to seal with. StoreUnavailable while this broker may not: see the top of this file.

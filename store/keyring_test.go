@@ -98,6 +98,7 @@ func TestALifeOfKeys(t *testing.T) {
 		a, b := all[0], all[1]
 		ctx := t.Context()
 		create(t, a.Store, newCredential("a"), "r1")
+		pass(time.Minute) // after which no broker with a key file can have overlooked that there is no such
 		first := must[store.Keys](t)(a.Keys(ctx)).Keys[0].ID
 		_, err := a.PromoteKey(ctx)
 		wantRefused(t, "promote nothing", err, "no key is pending")
@@ -210,8 +211,9 @@ func TestWhoDiesIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := holders(t, 2)
 		a, b := all[0], all[1]
+		pass(time.Minute)
 		b.stop()
-		pass(29 * time.Second)
+		pass(19 * time.Second)
 		create(t, b.Store, newCredential("in time"), "r")
 		must[string](t)(a.RotateKey(t.Context()))
 		pass(31 * time.Second)
@@ -341,6 +343,9 @@ func TestAKeyFilesBrokerIsWaitedFor(t *testing.T) {
 		must[string](t)(wrapped.RotateKey(ctx))
 		pass(time.Minute)
 		_, err := wrapped.PromoteKey(ctx)
+		wantRefused(t, "promote before the other one has looked", err, "may not have noticed")
+		pass(time.Minute)
+		_, err = wrapped.PromoteKey(ctx)
 		wantRefused(t, "promote", err, "key file")
 		end()
 		following.Wait()

@@ -275,7 +275,9 @@ func (s *Store) PromoteKey(ctx context.Context) (id string, err error) {
 			return nil, refused("no key is pending: add one, with `tokenbroker keys rotate`")
 		}
 		info, _ := k.Key(id)
-		if wait := info.Added.Add(readerTTL).Sub(m.now); wait > 0 && s.shared != nil {
+		wait := info.Added.Add(readerTTL).Sub(m.now)
+		wait = max(wait, first(k).Add(lookEvery+readerTTL).Sub(m.now)) // a broker with a key file may not have noticed that they were wrapped
+		if wait > 0 && s.shared != nil {
 			return nil, refused("a broker may not have noticed key %s yet: try again in %s", id, wait.Round(time.Second)+time.Second)
 		}
 		if who := m.behind(k.Generation()); who != "" {
@@ -352,6 +354,12 @@ func unknownKey(id string) error {
 		return refused("that is no key's id: `tokenbroker keys list` has them")
 	}
 	return refused("there is no such key: `tokenbroker keys list` has those that there are")
+}
+
+// first is when the first of the keys was added, or when they were wrapped.
+func first(k *seal.Keyring) time.Time {
+	keys := k.Keys()
+	return slices.MinFunc(keys, func(a, b seal.KeyInfo) int { return a.Added.Compare(b.Added) }).Added
 }
 
 func inState(k *seal.Keyring, state seal.KeyState) string {

@@ -32,6 +32,13 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	if check == nil {
 		return misused("an export before Begin")
 	}
+	header := &exportHeader{Format: exportFormat, Version: exportVersion, Comment: exportComment, Time: now.UTC().Round(0), Check: *check}
+	switch w, row, _, err := readKeyring(ctx, s.backend); {
+	case err != nil:
+		return err
+	case w != nil:
+		header.Version, header.Comment, header.Keyring = exportVersionWrapped, exportCommentWrapped, row.Value
+	}
 	note, err := s.suspendAll(ctx, now)
 	if err != nil {
 		return err
@@ -46,7 +53,6 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 		return err
 	}
 	e := newExportWriter(w)
-	header := &exportHeader{Format: exportFormat, Version: exportVersion, Comment: exportComment, Time: now.UTC().Round(0), Check: *check}
 	if err := e.line(exportLine{Header: header}); err != nil {
 		return err
 	}

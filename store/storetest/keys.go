@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -28,6 +29,7 @@ func runKeys(t *testing.T, c Config) {
 		"a rewrap beside commits":                testRewrapBeside,
 		"a key file's store is not begun anew":   testKeyFileThere,
 		"the keys are wrapped by another KEK":    testRewrapped,
+		"an export brings its keys":              testExportedKeys,
 		"a keyring that is gone or older is put": testPutBack,
 	} {
 		c.run(t, "keys/"+name, func(t *testing.T, c Config, b store.Backend) { test(t, c, newWrappedBench(t, b)) })
@@ -445,7 +447,8 @@ func testKeyFileThere(t *testing.T, c Config, b *wrappedBench) {
 
 func wantUnreadable(t *testing.T, what string, err error, says string) {
 	t.Helper()
-	if !errors.Is(err, broker.RecordUnreadable) || !strings.Contains(err.Error(), says) {
+	var f *broker.Failure
+	if !errors.As(err, &f) || f.Kind != broker.RecordUnreadable || !strings.Contains(f.Detail, says) {
 		t.Errorf("%s: got %v, want RecordUnreadable that says %q", what, err, says)
 	}
 }
@@ -479,6 +482,60 @@ func testRewrapped(t *testing.T, c Config, b *wrappedBench) {
 	}
 	if err := store.WrapKeyring(ctx, c.Open(t), filed.keys, nil, other); err == nil {
 		t.Error("wrapped for a store that has no data")
+	}
+}
+
+// testExportedKeys: an empty store adopts the keys of an export; one with the same fingerprint key has to have the keys of its rows; another refuses it.
+func testExportedKeys(t *testing.T, c Config, b *wrappedBench) {
+	b.created("a", "r1")
+	k := spending("a", 1)
+	first := mustID(b)
+	export := b.exported()
+	if _, err := b.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var refused *store.Refused
+	if _, err := store.ReadWrappedExport(ctx, bytes.NewReader(export), NewKEK("other")); !errors.As(err, &refused) || !strings.Contains(refused.Why, b.kek.URI()) {
+		t.Errorf("another KEK: got %v", err)
+	}
+	empty := c.Open(t)
+	e, err := store.ReadWrappedExport(ctx, bytes.NewReader(export), b.kek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.want("adopt", store.AdoptKeyring(ctx, empty, e), nil)
+	there := wrappedOn(t, empty, b.kek)
+	if _, err := there.Import(ctx, e, nil); err != nil {
+		t.Fatal(err)
+	}
+	there.wantGrant(k, "r1")
+	b.want("adopt over keys", store.AdoptKeyring(ctx, empty, e), nil)
+	if mine, _ := there.stored(); mine.ID() != first {
+		t.Errorf("key %s, want that of the export, %s", mine.ID(), first)
+	}
+
+	_, err = wrappedOn(t, c.Open(t), b.kek).ReadExport(bytes.NewReader(export))
+	wantUnreadable(t, "into a store with keys of its own", err, first)
+
+	b.promoted()
+	b.rewrapped()
+	later := b.exported()
+	_, err = there.ReadExport(bytes.NewReader(later))
+	wantUnreadable(t, "an export under a key that came later", err, mustID(b))
+	if _, err := b.ReadExport(bytes.NewReader(export)); err != nil {
+		t.Errorf("an export from before, while its key is there: %v", err)
+	}
+	b.want("retire", b.RetireKey(ctx, first), nil)
+	_, err = b.ReadExport(bytes.NewReader(export))
+	wantUnreadable(t, "an export from before, whose key is retired", err, first)
+	b.replace(func(k *seal.Keyring) (*seal.Keyring, error) { return k.Destroyed(first) })
+	_, err = b.ReadExport(bytes.NewReader(export))
+	wantUnreadable(t, "an export from before, whose key is destroyed", err, first)
+
+	filed := newBench(t, c.Open(t), store.Options{})
+	filed.created("a", "r1")
+	if _, err := store.ReadWrappedExport(ctx, bytes.NewReader(filed.exported()), b.kek); !errors.As(err, &refused) {
+		t.Errorf("an export of a key file's store: got %v", err)
 	}
 }
 
