@@ -29,7 +29,14 @@ const (
 	// AuditExchange is a request to an upstream for a token, which the broker makes by itself.
 	AuditExchange AuditEvent = "exchange"
 	AuditBackup   AuditEvent = "backup"
-	AuditPolicy   AuditEvent = "policy.loaded"
+	// What is done with the keys that seal what is stored.
+	AuditKeysRotated   AuditEvent = "keys.rotated"
+	AuditKeysPromoted  AuditEvent = "keys.promoted"
+	AuditKeysRewrapped AuditEvent = "keys.rewrapped"
+	AuditKeysRetired   AuditEvent = "keys.retired"
+	AuditKeysRestored  AuditEvent = "keys.restored"
+	AuditKeysDestroyed AuditEvent = "keys.destroyed"
+	AuditPolicy        AuditEvent = "policy.loaded"
 )
 
 // An AuditRecord is what happened, for the audit log. It holds no secret and no value of a parameter. The zero value of a field: it is not known, or

@@ -126,6 +126,7 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	s.signal(syscall.SIGTERM)
 	s.code()
 	l.moving()
+	l.keys()
 	l.everyCommandRan()
 	if found := leaktest.Find(l.said.Bytes(), l.secrets); len(found) > 0 {
 		t.Errorf("the commands print %v", found)
@@ -244,6 +245,10 @@ func (l *leakSearch) others(u *upstream, argument string) {
 	l.ok("", "bench", "one", "--duration", "100ms", "--callers", "4", "--connections", "2", "-o", "json")
 	l.ok("", "backup", "copy.db")
 	l.ok("", "restore", "copy.db", "--data-dir", filepath.Join(l.dir, "restored"), "--key-file", filepath.Join(l.dir, "d", "key.json"))
+	for _, args := range [][]string{{"promote"}, {"rewrap"}, {"rotate"}, {"retire", "00000000"}, {"restore", "00000000"}, {"destroy", argument}} {
+		l.fails("", append([]string{"keys"}, args...)...) // the keys are in a file
+	}
+	l.ok("", "keys", "list")
 	l.ok("", "version")
 	l.ok("", "help", "token")
 	l.ok("", "completion", "bash")
@@ -260,6 +265,46 @@ func (l *leakSearch) moving() {
 	if found := leaktest.Find([]byte(export), l.secrets); len(found) > 0 || !strings.Contains(export, `"name":"one"`) {
 		l.t.Errorf("the export of %d bytes has %v", len(export), found)
 	}
+}
+
+// keys wraps what the others have left, and goes through a life of keys. What wraps, what is wrapped, and whatever opens either, is nowhere.
+func (l *leakSearch) keys() {
+	l.ok("", "keys", "create", "kek.json")
+	l.fails("", "keys", "create", "kek.json")
+	l.ok("", "keys", "create", "other.json")
+	uri := func(name string) string { return "file://" + filepath.Join(l.dir, name) }
+	for _, name := range []string{"kek.json", "other.json", "d/key.json"} {
+		all := strings.Split(read(l.t, filepath.Join(l.dir, name)), `"value":`)[1:]
+		for _, part := range all {
+			l.secrets = append(l.secrets, strings.SplitN(part, `"`, 3)[1])
+		}
+		if len(all) == 0 {
+			l.t.Errorf("there are no keys in %s", name)
+		}
+	}
+	l.ok("", "store", "export", "--resume")
+	l.fails("", "keys", "wrap")
+	l.fails("", "keys", "wrap", "--keys-kek", "file://"+filepath.Join(l.dir, "literal"))
+	l.ok("", "keys", "wrap", "--keys-kek", uri("kek.json"))
+	l.ok("", "keys", "wrap", "--keys-kek", uri("other.json"), "--former-kek", uri("kek.json"))
+	s := start(l.t, "serve", "--log-level", "debug", "--data-dir", filepath.Join(l.dir, "d"), "--providers-dir", filepath.Join(l.dir, "providers"), "--listen", "127.0.0.1:0",
+		"--metrics-listen", "none", "--keys-kek", uri("other.json"), "--audit-file", filepath.Join(l.dir, "audit.jsonl"))
+	s.waitFor(`answering on (127\.0\.0\.1:\d+)`)
+	id := firstGroup(l.t.Fatalf, `([0-9a-f]{8}) +primary`, l.ok("", "keys", "list"))
+	for _, args := range [][]string{{"rotate"}, {"promote"}, {"rewrap"}, {"retire", id}, {"restore", id}, {"retire", id}, {"list"}} {
+		l.ok("", append([]string{"keys"}, args...)...)
+	}
+	l.fails("", "keys", "destroy", id)
+	l.ok("", "backup", "wrapped.db")
+	s.signal(syscall.SIGTERM)
+	s.code()
+	l.ok("", "store", "export", "wrapped", "--keys-kek", uri("other.json"))
+	for _, name := range []string{"audit.jsonl", "wrapped.db", "wrapped", "d/tokenbroker.db"} {
+		if found := leaktest.Find([]byte(read(l.t, filepath.Join(l.dir, name))), l.secrets); len(found) > 0 {
+			l.t.Errorf("%s has %v", name, found)
+		}
+	}
+	l.said.WriteString(s.output())
 }
 
 // everyCommandRan fails when somebody adds a command and forgets it here.

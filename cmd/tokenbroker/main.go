@@ -37,6 +37,7 @@ type cli struct {
 	Restore    operator.RestoreCommand     `cmd:"" help:"Make a data directory of a copy of the embedded store."`
 	Bench      operator.BenchCommand       `cmd:"" help:"Load-test a running deployment and report latency."`
 	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
+	Keys       operator.KeysCommands       `cmd:"" help:"Look after the keys that seal what is stored: wrap, rotate, retire them."`
 	Version    versionCommand              `cmd:"" help:"Say which version this is; --version does too."`
 	Help       helpCommand                 `cmd:"" help:"Say how a command is used; --help does too."`
 	Completion completionCommand           `cmd:"" help:"Print what makes a shell complete commands, flags and names."`
@@ -113,6 +114,7 @@ func execute(p *console.Process, args []string) int {
 	c.Completion.model = parser.Model
 	c.Serve.At = map[string]settings.Position{}
 	c.Store.NotePlaces(c.Serve.At)
+	c.Keys.NotePlaces(c.Serve.At)
 	if err := kong.Resolvers(file.Resolver(c.Serve.At)).Apply(parser); err != nil {
 		return console.Report(p, outputOf(args), err)
 	}

@@ -63,12 +63,12 @@ var may = map[string][]string{
 	},
 	"cmd/tokenbroker/internal/operator": {
 		"broker", "broker/audit", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/devcerts", "internal/newfile", "internal/peeruser", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider",
-		"provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/redis", "store/seal",
+		"provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/kek", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/console": {"internal/tame"},
 	"cmd/tokenbroker/internal/settings": {
 		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/suggest", "internal/yamldoc",
-		"provider/transport", "server", "server/authn", "store/redis",
+		"provider/transport", "server", "server/authn", "store", "store/kek", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {
 		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",

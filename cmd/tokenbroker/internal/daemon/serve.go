@@ -57,7 +57,11 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 		log.Info("without a policy: loopback addresses and Unix sockets only; whoever can reach them may use every credential")
 	}
 	if a, err := redis.ParseAddress(c.Store); err == nil {
-		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), "key_file", c.KeyPath())
+		with := slog.String("key_file", c.KeyPath())
+		if c.Wrapped() {
+			with = slog.String("kek", c.KeysKEK)
+		}
+		log.Info("what is stored is in Redis, and shared with all brokers there", "store", a.String(), with)
 	}
 	log.Info(r.banner())
 	hup := make(chan os.Signal, 1)

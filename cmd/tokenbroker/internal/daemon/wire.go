@@ -19,6 +19,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 	"github.com/tokenbroker/tokenbroker/server"
 	"github.com/tokenbroker/tokenbroker/server/authn"
+	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
 )
 
@@ -32,6 +33,7 @@ type Running struct {
 	db *bolt.DB
 	// disk is db as the broker uses it; nil: there is none.
 	disk   *disk
+	store  *store.Store
 	broker *engine.Broker
 	server *server.Server
 	// policy is who may do what; nil: whoever is on this machine may everything.
@@ -132,6 +134,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err != nil {
 		return nil, err
 	}
+	r.store = st
 	r.broker, err = engine.New(engine.Settings{
 		Upstream: r.catalog, Store: st, Authorizer: authorizer, Auditor: auditor, Render: server.Render, Log: log, Observer: metrics,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency, CallerRate: s.LimitsCallerRate,
@@ -144,7 +147,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	r.server, err = server.New(server.Settings{
 		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Auditor: auditor, Doors: r.doors, Log: log, Metrics: metrics,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
-		Capacity: s.Capacity,
+		Capacity: s.Capacity, Ready: st.Ready,
 	})
 	if err != nil {
 		return nil, err

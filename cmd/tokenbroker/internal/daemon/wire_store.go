@@ -46,13 +46,26 @@ func (r *Running) openBackend() (db store.Backend, err error) {
 	return shared, nil
 }
 
-// openStore opens the store with its key, which is made at the first start.
+// openStore opens the store with its key, which is made at the first start; or with keys that a KEK wraps, which are opened when it is begun.
 func (r *Running) openStore(ctx context.Context, db store.Backend, metrics *server.Metrics) (*store.Store, error) {
 	key := r.settings.KeyPath()
 	_, missing := os.Stat(key)
-	r.firstRun = errors.Is(missing, fs.ErrNotExist)
+	absent := errors.Is(missing, fs.ErrNotExist)
+	r.firstRun = absent && !r.settings.Wrapped()
+	o := store.Options{Log: r.log}
+	if r.settings.Wrapped() {
+		k, err := r.settings.KEK()
+		if err != nil {
+			return nil, console.WrongInput(err)
+		}
+		o.KEK, o.KeysStale, o.Later = k, metrics.KeysStale, true
+		o.Name, _ = os.Hostname() // for people
+		if !absent {
+			o.KeyFile = key
+		}
+	}
 	if !r.settings.IsEmbedded() {
-		return r.openShared(ctx, db, metrics, key)
+		return r.openShared(ctx, db, metrics, key, o)
 	}
 	r.disk.tell = func(full bool) {
 		metrics.StoreAway(full)
@@ -60,14 +73,21 @@ func (r *Running) openStore(ctx context.Context, db store.Backend, metrics *serv
 			r.server.SetChanging(!full)
 		}
 	}
+	if o.KEK != nil {
+		return store.New(db, nil, o)
+	}
 	keys, err := store.LoadKeyring(ctx, db, key)
 	if err != nil {
 		return nil, err
 	}
-	return store.New(db, keys, store.Options{})
+	return store.New(db, keys, o)
 }
 
-func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *server.Metrics, key string) (*store.Store, error) {
+// sharedKeys are the keys of the key file; nil: a KEK wraps them.
+func (r *Running) sharedKeys(ctx context.Context, db store.Backend, key string) (*seal.Keyring, error) {
+	if r.settings.Wrapped() {
+		return nil, nil //nolint:nilnil // they are in the store
+	}
 	bounded, cancel := context.WithTimeout(ctx, beginAgain)
 	defer cancel()
 	keys, err := store.LoadKeyring(bounded, db, key)
@@ -79,6 +99,11 @@ func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *ser
 		}
 		r.madeKey = err == nil
 	}
+	return keys, err
+}
+
+func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *server.Metrics, key string, o store.Options) (*store.Store, error) {
+	keys, err := r.sharedKeys(ctx, db, key)
 	if err != nil {
 		return nil, err
 	}
@@ -91,10 +116,21 @@ func (r *Running) openShared(ctx context.Context, db store.Backend, metrics *ser
 	if !a.Cluster { // of a Cluster the rest may be there
 		follows.serving = func(serving bool) { r.server.SetServing(serving) }
 	}
-	return store.New(db, keys, store.Options{Later: true, Unconfirmed: metrics.Unconfirmed, Log: log, Away: func(away bool) {
+	o.Later, o.Unconfirmed, o.Log = true, metrics.Unconfirmed, log
+	o.Away = func(away bool) {
 		metrics.StoreAway(away)
 		follows.away(away)
-	}})
+	}
+	return store.New(db, keys, o)
+}
+
+// where is the store for people, without user and password.
+func (r *Running) where() string {
+	if r.settings.IsEmbedded() {
+		return "embedded"
+	}
+	address, _ := redis.ParseAddress(r.settings.Store) // it was parsed when the store was opened
+	return address.String()
 }
 
 // tellAgain is how often it is said that the store cannot be asked since the start.
@@ -117,8 +153,7 @@ func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err e
 	case errors.Is(err, broker.StoreUnavailable):
 		r.metrics.StoreAway(true)
 		if why := err.Error(); why != r.notReady || time.Since(r.toldAt) >= tellAgain {
-			address, _ := redis.ParseAddress(r.settings.Store) // without user and password; it was parsed when the store was opened
-			r.log.Warn("the store cannot be asked yet: trying again until it can", "store", address.String(), "error", why)
+			r.log.Warn("the store cannot be asked yet: trying again until it can", "store", r.where(), "error", why)
 			r.notReady, r.toldAt = why, time.Now()
 		}
 		return false, nil

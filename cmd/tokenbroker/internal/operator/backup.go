@@ -54,7 +54,7 @@ func (c *BackupCommand) Run(p *console.Process) error {
 		}{c.File, c.DataDir, online})
 	}
 	console.Printf(p.Stdout, "wrote %s, a copy %s\n", c.File, from)
-	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, in another place; without it the backup cannot be read")
+	console.Println(p.Stderr, "it is sealed: keep a copy of the key file too, or of the key that keys.kek names, in another place; without it the backup cannot be read")
 	return nil
 }
 

@@ -40,18 +40,35 @@ type movedStore struct {
 	DataDir string `type:"place" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"Where the embedded store and the key are."`
 	KeyFile string `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored; both stores have the same. auto: key.json in the data directory."`
 	settings.StoreSettings
+	settings.KeysSettings
 	console.Format
 }
 
-func (m *movedStore) keyring() (*seal.Keyring, error) {
+// problems are what is wrong with where the store is, and its keys.
+func (m *movedStore) problems() error {
 	var wrong []yamldoc.Problem
-	m.RedisProblems(func(setting, format string, args ...any) {
+	bad := func(setting, format string, args ...any) {
 		wrong = append(wrong, m.at[settings.FlagOf(setting)].Problem("setting %s: %s", setting, fmt.Sprintf(format, args...)))
-	})
-	if len(wrong) > 0 {
-		return nil, console.WrongInput(yamldoc.Together(wrong))
 	}
-	path := settings.OrIn(m.KeyFile, m.DataDir, "key.json")
+	m.RedisProblems(bad)
+	m.KeysProblems(bad)
+	if len(wrong) > 0 {
+		return console.WrongInput(yamldoc.Together(wrong))
+	}
+	return nil
+}
+
+func (m *movedStore) keyPath() string { return settings.OrIn(m.KeyFile, m.DataDir, "key.json") }
+
+// keyring is that of the key file; nil: a KEK wraps the keys.
+func (m *movedStore) keyring() (*seal.Keyring, error) {
+	if err := m.problems(); err != nil {
+		return nil, err
+	}
+	if m.Wrapped() {
+		return nil, nil //nolint:nilnil // they are in the store
+	}
+	path := m.keyPath()
 	k, err := seal.Load(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, console.BadInput("there is no key file %s: both stores have the same; name it with --key-file, or copy it there", path)
@@ -79,10 +96,19 @@ func (m *movedStore) open(create bool) (store.Backend, error) {
 
 // begin makes the store usable, and says what is to be said of its backend.
 func (m *movedStore) begin(p *console.Process, db store.Backend, keys *seal.Keyring) (*store.Store, error) {
-	st, err := store.New(db, keys, store.Options{Later: true})
+	o := store.Options{Later: true}
+	if m.Wrapped() {
+		k, err := m.KEK()
+		if err != nil {
+			return nil, console.WrongInput(err)
+		}
+		o.KEK, o.Name = k, "a command that moves what is stored"
+	}
+	st, err := store.New(db, keys, o)
 	if err != nil {
 		return nil, err
 	}
+	go st.FollowKeys(p.Context) // ends with the command
 	warnings, err := st.Begin(p.Context)
 	for _, w := range warnings {
 		console.Printf(p.Stderr, "warning: %s\n", w)
@@ -182,6 +208,10 @@ func (c *storeExportCommand) export(p *console.Process, st *store.Store) error {
 	}
 	console.Printf(p.Stdout, "wrote %s: %s\n", c.File, console.Counted(count, "credential"))
 	console.Println(p.Stderr, "no refresh token is presented here from now on, because it has one owner; valid tokens go on being served")
-	console.Println(p.Stderr, "next: tokenbroker store import, with the same key file; or undo this with tokenbroker store export --resume")
+	with := "key file"
+	if c.Wrapped() {
+		with = "keys.kek"
+	}
+	console.Printf(p.Stderr, "next: tokenbroker store import, with the same %s; or undo this with tokenbroker store export --resume\n", with)
 	return nil
 }

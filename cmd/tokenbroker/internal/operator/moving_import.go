@@ -3,11 +3,17 @@ package operator
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 type storeImportCommand struct {
@@ -26,22 +32,28 @@ func (c *storeImportCommand) Run(p *console.Process) error {
 		return console.BadInput("read the export: %s: %w", c.File, readfile.Why(err))
 	}
 	defer f.Close() //nolint:errcheck // it was only read
-	e, err := store.ReadExport(f, keys)
-	var bad *store.BadExport
-	switch {
-	case errors.As(err, &bad):
-		return console.BadInput("%s: %w", c.File, err)
-	case err != nil:
-		return fmt.Errorf("%s: %w", c.File, err)
+	e, err := c.readable(p, f, keys)
+	if err != nil {
+		return c.unfit(err)
 	}
 	db, err := c.open(true)
 	if err != nil {
 		return err
 	}
 	defer db.Close() //nolint:errcheck // what it acknowledged is stored
+	if c.Wrapped() && e != nil {
+		if err := store.AdoptKeyring(p.Context, db, e); err != nil {
+			return err
+		}
+	}
 	st, err := c.begin(p, db, keys)
 	if err != nil {
 		return err
+	}
+	if c.Wrapped() { // what counts is what the store can read
+		if e, err = st.ReadExport(f); err != nil {
+			return c.unfit(err)
+		}
 	}
 	bar := newProgress(p.Stderr, "imported")
 	done, err := st.Import(p.Context, e, bar.show)
@@ -67,6 +79,50 @@ func (c *storeImportCommand) Run(p *console.Process) error {
 	}
 	console.Printf(p.Stderr, "delete %s once the broker serves from here; where it was exported, refreshing stays suspended\n", c.File)
 	return nil
+}
+
+// readable reads the export before anything is made of it. Where a KEK wraps the keys it is those that the export brings; nil: a store with keys has to read it.
+func (c *storeImportCommand) readable(p *console.Process, f io.ReadSeeker, keys *seal.Keyring) (*store.Exported, error) {
+	if !c.Wrapped() {
+		return store.ReadExport(f, keys)
+	}
+	kek, err := c.KEK()
+	if err != nil {
+		return nil, console.WrongInput(err)
+	}
+	e, err := store.ReadWrappedExport(p.Context, f, kek)
+	var refused *store.Refused
+	if !errors.As(err, &refused) {
+		return e, err
+	}
+	holds, hErr := c.holds(p)
+	if hErr != nil || !holds {
+		return nil, errors.Join(err, hErr)
+	}
+	return nil, nil //nolint:nilnil // it may have been sealed with keys that the store has
+}
+
+// holds reports whether the store has data already. It makes none.
+func (c *storeImportCommand) holds(p *console.Process) (bool, error) {
+	if _, err := os.Stat(filepath.Join(c.DataDir, settings.DataFile)); c.IsEmbedded() && errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	db, err := c.open(false)
+	if err != nil {
+		return false, err
+	}
+	defer db.Close() //nolint:errcheck // it was only read
+	return store.Holds(p.Context, db)
+}
+
+// unfit says why an export is not imported.
+func (c *storeImportCommand) unfit(err error) error {
+	var bad *store.BadExport
+	var refused *store.Refused
+	if errors.As(err, &bad) || errors.As(err, &refused) {
+		return console.BadInput("%s: %w", c.File, err)
+	}
+	return fmt.Errorf("%s: %w", c.File, err)
 }
 
 func (c *storeImportCommand) report(p *console.Process, done store.Imported) error {

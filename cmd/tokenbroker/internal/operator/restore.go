@@ -25,6 +25,7 @@ type RestoreCommand struct {
 	DataDir string `type:"place" name:"data-dir" env:"TOKENBROKER_DATA_DIR" default:"${data_dir}" help:"The data directory that is to have it; made if missing. It must have no data yet."`
 	KeyFile string `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key file of the time of the backup. auto: key.json in the data directory."`
 	Config  string `env:"TOKENBROKER_CONFIG" type:"path" help:"The broker's settings file, for where its data are."`
+	settings.KeysSettings
 	console.Format
 }
 
@@ -35,11 +36,15 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 		return console.BadInput("%s is there: a restore replaces nothing. Stop the broker, and move its data away first", path)
 	}
 	keys, err := seal.Load(key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return console.BadInput("there is no key file %s: put the one there that the broker had when the backup was made, or name it with --key-file", key)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	wrong := error(nil)
+	c.KeysProblems(func(setting, format string, args ...any) {
+		wrong = console.BadInput("setting %s: %s", setting, fmt.Sprintf(format, args...))
+	})
+	if wrong != nil {
+		return wrong
 	}
 	from, info, err := readfile.Open(c.File)
 	if errors.Is(err, readfile.ErrNotRegular) {
@@ -58,13 +63,13 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	n := 0
+	n, kek := 0, ""
 	err = newfile.Write(path, func(f *os.File) error {
 		if _, err := io.Copy(f, untilStopped{p.Context, from}); err != nil {
 			return err
 		}
 		defer os.Remove(f.Name() + ".lock") //nolint:errcheck // nobody else knows the name
-		n, err = readable(p.Context, f.Name(), keys)
+		n, kek, err = c.readable(p.Context, f.Name(), keys)
 		return err
 	})
 	switch {
@@ -76,14 +81,18 @@ func (c *RestoreCommand) Run(p *console.Process) error {
 	if c.JSON() {
 		return console.JSON(p.Stdout, struct {
 			File        string `json:"file"`
-			KeyFile     string `json:"key_file"`
+			KeyFile     string `json:"key_file,omitzero"`
+			KEK         string `json:"kek,omitzero"`
 			Credentials int    `json:"credentials"`
-		}{path, key, n})
+		}{path, map[bool]string{true: key}[kek == ""], kek, n})
 	}
 	console.Printf(p.Stdout, "restored %s to %s\n", console.Counted(n, "credential"), path)
-	if key == filepath.Join(c.DataDir, "key.json") {
+	switch {
+	case kek != "":
+		console.Printf(p.Stderr, "its keys are in it, wrapped by %s\n", kek)
+	case key == filepath.Join(c.DataDir, "key.json"):
 		console.Printf(p.Stderr, "its key is %s\n", key)
-	} else {
+	default:
 		console.Printf(p.Stderr, "its key is %s: put it into %s, or say --key-file to `serve` too\n", key, c.DataDir)
 	}
 	console.Println(p.Stderr, "refresh tokens that have rotated since the backup are spent: after `serve`, `credential list --filter 'state = REAUTHORIZATION_REQUIRED'` names "+
@@ -115,17 +124,39 @@ func (r untilStopped) Read(b []byte) (int, error) {
 	return r.Reader.Read(b)
 }
 
-// readable opens data with their key, and counts the credentials.
-func readable(ctx context.Context, path string, keys *seal.Keyring) (n int, err error) {
+// readable opens data with their key, and counts the credentials. kek is the URI of what wraps the keys; empty: they are those of the key file.
+func (c *RestoreCommand) readable(ctx context.Context, path string, keys *seal.Keyring) (n int, kek string, err error) {
 	db, err := bolt.Open(path, bolt.Options{})
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	st, err := store.New(db, keys, store.Options{})
-	if err != nil {
-		return 0, err
+	if kek, err = store.WrappedBy(ctx, db); err != nil {
+		return 0, "", err
 	}
+	var o store.Options
+	switch {
+	case kek != "" && !c.Wrapped():
+		return 0, "", console.BadInput("its keys are in it, wrapped by %s: set keys.kek to that", kek)
+	case kek != "":
+		if o.KEK, err = c.KEK(); err != nil {
+			return 0, "", console.WrongInput(err)
+		}
+		keys = nil
+	case keys == nil:
+		return 0, "", console.BadInput("there is no key file %s: put the one there that the broker had when the backup was made, or name it with --key-file",
+			settings.OrIn(c.KeyFile, c.DataDir, "key.json"))
+	}
+	st, err := store.New(db, keys, o)
+	if err != nil {
+		return 0, "", err
+	}
+	n, err = counted(ctx, st)
+	return n, kek, err
+}
+
+// counted is how many credentials can be read.
+func counted(ctx context.Context, st *store.Store) (n int, err error) {
 	for after := broker.CredentialName(""); ; {
 		page, err := st.Credentials(ctx, after, 100)
 		if err != nil {

@@ -36,7 +36,7 @@ func boundVars(v kong.Vars) kong.Vars {
 		"shutdown_most": written(shutdownMost), "exchange_most": written(exchangeMost), "cache_bound_most": written(cacheBoundMost),
 		"outage_grace_most": written(outageGraceMost), "connection_age_most": written(connectionAgeMost), "concurrency_most": strconv.Itoa(concurrencyMost),
 		"streams_most": strconv.Itoa(streamsMost), "wait_replicas_most": strconv.Itoa(waitReplicasMost), "message_bytes_most": strconv.Itoa(messageBytesMost),
-		"caller_rate_most": strconv.Itoa(engine.CallerRateMost),
+		"keys_timeout_most": written(keysTimeoutMost), "caller_rate_most": strconv.Itoa(engine.CallerRateMost),
 	})
 }
 

@@ -26,6 +26,11 @@ func TestNoSettingIsGivenAndEmpty(t *testing.T) {
 		"cache-bound": duration, "outage-grace": duration,
 		"upstream-connect-to": mapping, "upstream-ca-file": place, "upstream-allow-http": list, "upstream-allow-private": list, "upstream-concurrency": number,
 		"audit-file": place, "audit-stdout": yesNo, "audit-syslog": text, "audit-issuance": text,
+		"keys-kek": text, "keys-timeout": duration, "keys-ca-file": place, "keys-cert-file": place, "keys-key-file": place, "keys-proxy": yesNo,
+		"keys-transit-token-file": place, "keys-transit-token-env": text, "keys-transit-role": text, "keys-transit-login-mount": text, "keys-transit-jwt-file": place,
+		"keys-aws-endpoint": text, "keys-aws-credentials-file": place, "keys-aws-role": text, "keys-aws-jwt-file": place, "keys-aws-sts-endpoint": text,
+		"keys-aws-container-uri": text, "keys-aws-container-token-file": place, "keys-aws-metadata": text,
+		"keys-gcp-endpoint": text, "keys-gcp-credentials-file": place, "keys-gcp-metadata": text,
 		"limits-concurrent-streams": number, "limits-caller-rate": number, "limits-message-bytes": number, "limits-connection-age": duration,
 	}
 	refused := map[string]string{

@@ -52,7 +52,7 @@ type Settings struct {
 	ProbesListen    string        `type:"given" off:"none" name:"probes-listen" env:"TOKENBROKER_PROBES_LISTEN" default:"none" help:"Where other machines, such as a kubelet or Prometheus, find /livez, /readyz and /metrics, and nothing else: any address, such as :7422. none: nowhere."`
 	PolicyFile      string        `type:"place" name:"policy-file" env:"TOKENBROKER_POLICY_FILE" help:"Who may do what with which credential; reloaded on change. Without one, callers on this machine may do everything, and others nothing."`
 	ProvidersDir    string        `type:"place" name:"providers-dir" env:"TOKENBROKER_PROVIDERS_DIR" help:"Directory with provider definitions of your own; reloaded on change."`
-	KeyFile         string        `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data."`
+	KeyFile         string        `type:"place" name:"key-file" env:"TOKENBROKER_KEY_FILE" default:"auto" help:"The key that seals what is stored. auto: key.json in the data directory, made at the first start. Back it up, apart from the data. With keys.kek there is none."`
 	LogLevel        string        `type:"given" name:"log-level" env:"TOKENBROKER_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	LogFormat       string        `type:"given" name:"log-format" env:"TOKENBROKER_LOG_FORMAT" default:"auto" enum:"auto,json,text" help:"json, text, or auto: text on a terminal."`
 	ShutdownTimeout time.Duration `name:"shutdown-timeout" env:"TOKENBROKER_SHUTDOWN_TIMEOUT" default:"25s" help:"How long a stop waits for exchanges to be committed, from ${shutdown_least} to ${shutdown_most}."`
@@ -60,6 +60,7 @@ type Settings struct {
 	ExchangeTimeout time.Duration `name:"exchange-timeout" env:"TOKENBROKER_EXCHANGE_TIMEOUT" default:"${exchange_timeout}" help:"Bound of one exchange with an upstream, from ${exchange_least} to ${exchange_most}."`
 
 	StoreSettings
+	KeysSettings
 	CacheBound  time.Duration `name:"cache-bound" env:"TOKENBROKER_CACHE_BOUND" default:"${cache_bound}" help:"With Redis: how long a token in the process is relied on before Redis is asked whether it is still good. What is asked for often is confirmed in the background. At most ${cache_bound_most}."`
 	OutageGrace time.Duration `name:"outage-grace" env:"TOKENBROKER_OUTAGE_GRACE" default:"5m" help:"With Redis: for how long beyond that valid tokens go on being served while Redis cannot be reached. 0 turns this off, if you prefer no token to a revoked one. At most ${outage_grace_most}."`
 
@@ -230,6 +231,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 	s.listenerProblems(&wrong)
 	s.boundProblems(bad)
 	s.RedisProblems(bad)
+	s.KeysProblems(bad)
 	if s.ProvidersDir != "" {
 		if i, err := os.Stat(s.ProvidersDir); err != nil || !i.IsDir() {
 			bad("providers_dir", "there is no such directory%s", from(s.ProvidersDir))

@@ -19,7 +19,7 @@ import (
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
-var groups = []string{"upstream", "limits", "log", "redis", "audit"}
+var groups = []string{"upstream", "limits", "log", "redis", "audit", "keys"}
 
 // fileVariable is the environment variable that names the settings file.
 const fileVariable = prefix + "CONFIG"
