@@ -410,6 +410,18 @@ const groupsAtOnce = 50
 
 // eachGroup calls f with the rows of these kinds of each credential after a listing, in order of names, and when they were read.
 func (s *Store) eachGroup(ctx context.Context, after Listing, kinds []Kind, f func(l Listed, rows []Row, now time.Time) error) error {
+	return s.eachPage(ctx, after, kinds, func(there []Listed, all []Reading) error {
+		for i, read := range all {
+			if err := f(there[i], read.Rows, read.Now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// eachPage is eachGroup of as many credentials as are read in one round trip: at least one.
+func (s *Store) eachPage(ctx context.Context, after Listing, kinds []Kind, f func(there []Listed, all []Reading) error) error {
 	for cursor := after; ; {
 		page, err := s.backend.Scan(ctx, credentialKey, cursor, groupsAtOnce)
 		if err != nil {
@@ -428,13 +440,13 @@ func (s *Store) eachGroup(ctx context.Context, after Listing, kinds []Kind, f fu
 			if err != nil {
 				return fromBackend(err)
 			}
-			for i, read := range all {
+			for _, read := range all {
 				if read.Err != nil { // nothing may be concluded of a part that is away
 					return fromBackend(read.Err)
 				}
-				if err := f(there[i], read.Rows, read.Now); err != nil {
-					return err
-				}
+			}
+			if err := f(there, all); err != nil {
+				return err
 			}
 		}
 		if len(page) < groupsAtOnce {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -64,6 +65,8 @@ func (r rewrapRecord) rewrap() Rewrap {
 const (
 	// rowsAtOnce bounds how many rows one change seals anew.
 	rowsAtOnce = 200
+	// credentialsAtOnce is how many credentials' rows are sealed anew at a time.
+	credentialsAtOnce = 16
 	// cursorEvery is how often it is stored how far a rewrap is.
 	cursorEvery = time.Second
 )
@@ -112,7 +115,8 @@ type rewrapping struct {
 	now      time.Time
 	began    broker.Moment
 	saved    broker.Moment
-	// sealed is how many rows this call has sealed anew.
+	mu       sync.Mutex
+	// sealed is how many rows this call has sealed anew; guarded by mu, and so are the numbers of rows in record while a page is worked on.
 	sealed int
 }
 
@@ -122,25 +126,54 @@ func (w *rewrapping) pass(ctx context.Context) error {
 		return err
 	}
 	after := Listing{Name: w.record.Name, Incarnation: w.record.Incarnation}
-	return w.s.eachGroup(ctx, after, sealedKinds, func(l Listed, rows []Row, now time.Time) error {
-		if w.now = now; w.s.keys().ID() != w.to {
+	return w.s.eachPage(ctx, after, sealedKinds, func(there []Listed, all []Reading) error {
+		if w.now = all[0].Now; w.s.keys().ID() != w.to {
 			return refused("another key was promoted meanwhile: rewrap again")
 		}
-		if slices.ContainsFunc(rows, w.old) {
-			if err := w.credential(ctx, broker.CredentialName(l.Name)); err != nil {
-				return err
-			}
+		if err := w.page(ctx, there, all); err != nil {
+			return err
 		}
-		w.record.Name, w.record.Incarnation = l.Name, l.Incarnation
-		w.record.Credentials++
+		last := there[len(there)-1]
+		w.record.Name, w.record.Incarnation = last.Name, last.Incarnation
+		w.record.Credentials += len(there)
 		if w.s.clock.Now().At.Sub(w.saved) >= cursorEvery {
 			if err := w.save(ctx); err != nil {
 				return err
 			}
 			w.progress(w.record.rewrap())
 		}
-		return w.pace(ctx)
+		return Ended(ctx)
 	})
+}
+
+// page seals anew what is to be of these credentials, several at a time: a backend that syncs takes several changes along with one sync.
+func (w *rewrapping) page(ctx context.Context, there []Listed, all []Reading) error {
+	names := make(chan broker.CredentialName, len(there))
+	for i, read := range all {
+		if slices.ContainsFunc(read.Rows, w.old) {
+			names <- broker.CredentialName(there[i].Name)
+		}
+	}
+	close(names)
+	errs := make(chan error, credentialsAtOnce)
+	for range credentialsAtOnce {
+		go func() {
+			var err error
+			for name := range names {
+				if err == nil {
+					err = w.credential(ctx, name)
+				}
+			}
+			errs <- err
+		}()
+	}
+	var first error
+	for range credentialsAtOnce {
+		if err := <-errs; first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // old reports whether a row is sealed with another key.
@@ -170,7 +203,10 @@ func (w *rewrapping) pace(ctx context.Context) error {
 	if w.rate <= 0 {
 		return Ended(ctx)
 	}
-	ahead := time.Duration(w.sealed)*time.Second/time.Duration(w.rate) - w.s.clock.Now().At.Sub(w.began)
+	w.mu.Lock()
+	sealed := w.sealed
+	w.mu.Unlock()
+	ahead := time.Duration(sealed)*time.Second/time.Duration(w.rate) - w.s.clock.Now().At.Sub(w.began)
 	if ahead <= 0 {
 		return Ended(ctx)
 	}
@@ -184,6 +220,8 @@ func (w *rewrapping) pace(ctx context.Context) error {
 }
 
 func (w *rewrapping) did(rows int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.record.Rows += rows
 	w.record.Found += rows
 	w.sealed += rows
@@ -228,10 +266,7 @@ func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName)
 			return err
 		}
 		w.did(done)
-		if done < rowsAtOnce {
-			return nil
-		}
-		if err := w.pace(ctx); err != nil {
+		if err := w.pace(ctx); err != nil || done < rowsAtOnce {
 			return err
 		}
 	}
