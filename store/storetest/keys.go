@@ -21,6 +21,7 @@ func runKeys(t *testing.T, c Config) {
 	for name, test := range map[string]func(*testing.T, Config, *wrappedBench){
 		"a rewrap changes nothing but the key":   testRewrap,
 		"a rewrap between Acquire and Commit":    testRewrapBetween,
+		"a commit between reading and sealing":   testCommitWithinRewrap,
 		"retired between Acquire and Commit":     testRetiredBetween,
 		"a rewrap that ends goes on elsewhere":   testRewrapGoesOn,
 		"what needs a key keeps it":              testNeeded,
@@ -242,6 +243,27 @@ func testRewrapBetween(t *testing.T, _ Config, b *wrappedBench) {
 	if g := b.view(k).Grant; g.Generation == before || g.MayBeSpent() {
 		t.Errorf("grant: got %+v, want the successor of what was presented", g)
 	}
+}
+
+// testCommitWithinRewrap: what was committed since a rewrap has read is not undone by what it has sealed.
+func testCommitWithinRewrap(t *testing.T, _ Config, b *wrappedBench) {
+	b.created("a", "r1")
+	k := spending("a", 1)
+	l := b.acquired(k, true)
+	b.promoted()
+	group := b.GroupOf("a")
+	b.faults.Set(Hooks{BeforeApply: func(_ context.Context, batch store.Batch) error {
+		if batch.Group == group {
+			b.faults.Set(Hooks{})
+			if done, err := l.Commit(ctx, broker.Outcome{Token: issued("t"), RefreshToken: broker.NewSecret("r2"), Now: now()}); err != nil || !done.Grant {
+				t.Errorf("commit: got %+v, %v", done, err)
+			}
+		}
+		return nil
+	}})
+	b.rewrapped()
+	b.wantGrant(k, "r2")
+	b.wantToken(k, "t")
 }
 
 // testRetiredBetween: the key of what Acquire left is retired before the lease ends.
