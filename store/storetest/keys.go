@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -292,9 +293,9 @@ func testRewrapGoesOn(t *testing.T, _ Config, b *wrappedBench) {
 	}
 	former := b.promoted()
 	ended, end := context.WithCancel(ctx)
-	at := 0
+	at := atomic.Int64{}
 	b.faults.Set(Hooks{BeforeApply: func(context.Context, store.Batch) error {
-		if at++; at == 100 {
+		if at.Add(1) == 100 {
 			end()
 		}
 		return nil
