@@ -29,6 +29,8 @@ const (
 	// confirmAgain is how long after it failed it is tried again.
 	confirmAgain = time.Second
 	confirmMost  = 10 * time.Second
+	// unwrapMost is how much of that the KEK may take: one that hangs must not keep a reader from being written.
+	unwrapMost = 5 * time.Second
 	// lookEvery is how often a broker with a key file looks whether its keys were wrapped: from then on it is a reader, whose keys nobody can change.
 	lookEvery = time.Minute
 	// learnEvery is how often a key that is not known has the keyring read, and learnMost bounds that.
@@ -287,7 +289,9 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	if same && w.KEK != s.ring.kek.URI() { // it was wrapped by another KEK, and has the same keys
 		return s.staleFor(nil)
 	}
-	k, err := s.unwrap(ctx, w)
+	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
+	defer cancel()
+	k, err := s.unwrap(bounded, w)
 	if err != nil && same {
 		return s.staleFor(nil)
 	}
@@ -306,6 +310,8 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 // putBack puts the keys of this process in the place of the row with this revision. It fails with broker.ErrConflict where that is done, and where somebody
 // was quicker.
 func (s *Store) putBack(ctx context.Context, backend Backend, over Revision) error {
+	ctx, cancel := context.WithTimeout(ctx, unwrapMost)
+	defer cancel()
 	err := s.putKeyring(ctx, backend, s.keys(), over)
 	if err == nil || errors.Is(err, ErrUnconfirmed) {
 		return broker.ErrConflict

@@ -206,6 +206,25 @@ func TestPromoteWaitsForWhoCannotRead(t *testing.T) {
 	})
 }
 
+// TestAKEKThatHangs: one that takes its time keeps nobody from going on with the former keys.
+func TestAKEKThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		b.kek.Hang(true)
+		must[string](t)(a.RotateKey(t.Context()))
+		for i := range 10 {
+			pass(17 * time.Second)
+			create(t, b.Store, newCredential(broker.CredentialName(fmt.Sprint("n", i))), "r")
+		}
+		_, err := a.PromoteKey(t.Context())
+		wantRefused(t, "promote", err, "the broker host-1")
+		b.kek.Hang(false)
+		pass(30 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+	})
+}
+
 // TestWhoDiesIsNotWaitedFor: the reader of a broker that is gone ends. One that was stopped seals nothing until it has looked.
 func TestWhoDiesIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

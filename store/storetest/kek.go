@@ -13,6 +13,7 @@ type KEK struct {
 	uri  string
 	key  *seal.Keyring
 	away atomic.Bool
+	hang atomic.Bool
 	// Asked counts what it was asked.
 	Asked atomic.Int64
 }
@@ -34,6 +35,9 @@ func (k *KEK) Again() *KEK { return &KEK{uri: k.uri, key: k.key} }
 // Away says whether it fails as one that nobody reaches.
 func (k *KEK) Away(away bool) { k.away.Store(away) }
 
+// Hang says whether it answers nothing until its caller gives up.
+func (k *KEK) Hang(hang bool) { k.hang.Store(hang) }
+
 type kekAway struct{}
 
 func (kekAway) Error() string { return "the KEK cannot be reached now" }
@@ -44,6 +48,9 @@ func (k *KEK) URI() string { return k.uri }
 
 func (k *KEK) ask(ctx context.Context) error {
 	k.Asked.Add(1)
+	if k.hang.Load() {
+		<-ctx.Done()
+	}
 	if k.away.Load() || ctx.Err() != nil {
 		return kekAway{}
 	}

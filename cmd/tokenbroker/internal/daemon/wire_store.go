@@ -21,8 +21,11 @@ import (
 // beginAgain is how long after a Redis could not be asked at the start it is asked again.
 const beginAgain = time.Second
 
-// beginMost bounds one such try.
-const beginMost = 10 * time.Second
+// beginMost bounds one such try, and kekMost what asking a KEK adds to it.
+const (
+	beginMost = 10 * time.Second
+	kekMost   = 20 * time.Second
+)
 
 // openBackend opens where the data are. An embedded store is this broker's alone from then on; a Redis need not be there yet.
 func (r *Running) openBackend() (db store.Backend, err error) {
@@ -139,7 +142,11 @@ const tellAgain = time.Minute
 // begin makes the store usable, and reports whether it is: a store that cannot be asked yet may be later. One that must not be
 // used fails it.
 func (r *Running) begin(ctx context.Context, st *store.Store) (ready bool, err error) {
-	bounded, cancel := context.WithTimeout(ctx, beginMost)
+	most := beginMost
+	if r.settings.Wrapped() {
+		most += kekMost
+	}
+	bounded, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	warnings, err := st.Begin(bounded)
 	for _, w := range warnings {

@@ -11,7 +11,7 @@ import (
 // KeysSettings say which key outside of the store wraps the keys, and how it is asked.
 type KeysSettings struct {
 	KeysKEK                   string        `type:"given" name:"keys-kek" env:"TOKENBROKER_KEYS_KEK" help:"URI of the key that wraps the keys, which lie in the store then, instead of in the key file: file:///PATH, vault://HOST:PORT/MOUNT/KEY, aws-kms://ARN or gcp-kms://NAME. See docs/keys.md."`
-	KeysTimeout               time.Duration `name:"keys-timeout" env:"TOKENBROKER_KEYS_TIMEOUT" default:"10s" help:"Bound of one call of a KMS, at most ${keys_timeout_most}; 0 is the default."`
+	KeysTimeout               time.Duration `name:"keys-timeout" env:"TOKENBROKER_KEYS_TIMEOUT" default:"10s" help:"Bound of one call of a KMS, at most ${keys_timeout_most}, which 0 is too. While a broker runs, 5s are the most."`
 	KeysCAFile                string        `type:"place" name:"keys-ca-file" env:"TOKENBROKER_KEYS_CA_FILE" help:"Roots in PEM that KMSs are believed by instead of the system's."`
 	KeysCertFile              string        `type:"place" name:"keys-cert-file" env:"TOKENBROKER_KEYS_CERT_FILE" help:"Client certificate in PEM for KMSs that want one."`
 	KeysKeyFile               string        `type:"place" name:"keys-key-file" env:"TOKENBROKER_KEYS_KEY_FILE" help:"Its key in PEM."`
@@ -34,8 +34,8 @@ type KeysSettings struct {
 	KeysGCPMetadata           string        `type:"given" name:"keys-gcp-metadata" env:"TOKENBROKER_KEYS_GCP_METADATA" help:"Metadata service of the machine: http://169.254.169.254."`
 }
 
-// keysTimeoutMost bounds how long a KMS may take.
-const keysTimeoutMost = time.Minute
+// keysTimeoutMost bounds how long a KMS may take: what waits for one has no more time.
+const keysTimeoutMost = 10 * time.Second
 
 // Wrapped reports whether a KEK wraps the keys.
 func (s *KeysSettings) Wrapped() bool { return s.KeysKEK != "" }
