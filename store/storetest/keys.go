@@ -351,6 +351,12 @@ func testNeeded(t *testing.T, _ Config, b *wrappedBench) {
 		}
 		return next.Retired(former, now().Add(-8*24*time.Hour))
 	})
+	put := func(row store.Row) {
+		apply(t, b.backend, store.Batch{Group: group, Puts: []store.Put{{Key: key, Revision: revision(), Value: row.Value}}})
+	}
+	put(before)
+	b.refuses("destroy what seals a grant", b.DestroyKey(ctx, former), "the grant record of credential a")
+	put(is)
 	b.want("destroy", b.DestroyKey(ctx, former), nil)
 	b.refuses("destroy twice", b.DestroyKey(ctx, former), "no such key")
 	if k, _ := b.stored(); len(k.Keys()) != 1 {
@@ -514,6 +520,7 @@ func testExportedKeys(t *testing.T, c Config, b *wrappedBench) {
 	b.created("a", "r1")
 	k := spending("a", 1)
 	first := mustID(b)
+	old := one(t, b.backend, b.GroupOf("a"), store.Key{Kind: "grant"})
 	export := b.exported()
 	if _, err := b.Resume(ctx); err != nil {
 		t.Fatal(err)
@@ -549,7 +556,16 @@ func testExportedKeys(t *testing.T, c Config, b *wrappedBench) {
 	if _, err := b.ReadExport(bytes.NewReader(export)); err != nil {
 		t.Errorf("an export from before, while its key is there: %v", err)
 	}
+	is := one(t, b.backend, b.GroupOf("a"), old.Key)
+	put := func(row store.Row) {
+		apply(t, b.backend, store.Batch{Group: b.GroupOf("a"), Puts: []store.Put{{Key: row.Key, Revision: revision(), Value: row.Value}}})
+	}
+	put(old)
+	mixed := b.exported()
+	put(is)
 	b.want("retire", b.RetireKey(ctx, first), nil)
+	_, err = b.ReadExport(bytes.NewReader(mixed))
+	wantUnreadable(t, "an export of which one row has a key that is retired", err, first)
 	_, err = b.ReadExport(bytes.NewReader(export))
 	wantUnreadable(t, "an export from before, whose key is retired", err, first)
 	b.replace(func(k *seal.Keyring) (*seal.Keyring, error) { return k.Destroyed(first) })
