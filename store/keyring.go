@@ -230,7 +230,8 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 		}
 		err = fromBackend(backend.Apply(ctx, Batch{
 			Group: metaGroup, Conditions: []Condition{{keyringKey, s.ring.revision}},
-			Puts: []Put{{Key: readerKey(s.ring.instance), Revision: newRevision(), Value: value, TTL: readerTTL}},
+			Puts:   []Put{{Key: readerKey(s.ring.instance), Revision: newRevision(), Value: value, TTL: readerTTL}},
+			Finish: true, // what was begun cannot be sealed without it, also where there is no room
 		}))
 		switch {
 		case errors.Is(err, broker.ErrConflict):

@@ -370,3 +370,35 @@ func TestAKeyFilesBrokerIsWaitedFor(t *testing.T) {
 		following.Wait()
 	})
 }
+
+// A fullBackend has no room for anything new.
+type fullBackend struct {
+	store.Shared
+	full bool
+}
+
+func (b *fullBackend) Apply(ctx context.Context, batch store.Batch) error {
+	if b.full && !batch.Finish {
+		return store.Unavailable("there is no room")
+	}
+	return b.Shared.Apply(ctx, batch)
+}
+
+// TestAFullStoreKeepsItsReaders: what was begun is to be sealed also where there is no room for anything new.
+func TestAFullStoreKeepsItsReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &fullBackend{Shared: storetest.NewReplicas(1)[0]}
+		s := must[*store.Store](t)(store.New(b, nil, store.Options{KEK: storetest.NewKEK("kek"), Name: "host"}))
+		ctx, cancel := context.WithCancel(t.Context())
+		var done sync.WaitGroup
+		done.Go(func() { s.FollowKeys(ctx) })
+		pass(15 * time.Second)
+		b.full = true
+		pass(5 * time.Minute)
+		if keys := must[store.Keys](t)(s.Keys(t.Context())); len(keys.Readers) != 1 {
+			t.Errorf("got readers %+v", keys.Readers)
+		}
+		cancel()
+		done.Wait()
+	})
+}
