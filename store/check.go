@@ -80,8 +80,15 @@ func (s *Store) checkKeys(ctx context.Context, backend Backend) error {
 		if err != nil {
 			return nil, misused("the check record cannot be encoded")
 		}
+		conditions := []Condition{{Key: checkKey}}
+		if s.ring.kek == nil { // nor has anybody begun with a KEK meanwhile
+			if err := refuseWrapped(ctx, backend); err != nil {
+				return nil, err
+			}
+			conditions = append(conditions, Condition{Key: keyringKey})
+		}
 		return &Batch{
-			Group: metaGroup, Conditions: []Condition{{Key: checkKey}},
+			Group: metaGroup, Conditions: conditions,
 			Puts: []Put{{Key: checkKey, Revision: newRevision(), Value: value}},
 		}, nil
 	})

@@ -86,6 +86,9 @@ func (s *Store) unreadable(p binding, err error) error {
 	var o *seal.OpenError
 	if errors.As(err, &o) && o.KeyID != "" && !o.Held {
 		f.Detail += " of " + s.keys().Where()
+		if info, ok := s.keys().Key(o.KeyID); ok && info.State == seal.Retired {
+			f.Detail += ": it is retired there; `tokenbroker keys restore " + o.KeyID + "` has it open again"
+		}
 	}
 	return f
 }

@@ -54,9 +54,11 @@ type ring struct {
 	of       uint64
 	// learned is when an unknown key had it read, and why what became of that.
 	learned broker.Moment
-	why     error
-	told    broker.Moment
-	stale   bool
+	// outdated: these keys are of a key file, and others were promoted since. It is read without mu.
+	outdated atomic.Bool
+	why      error
+	told     broker.Moment
+	stale    bool
 }
 
 // readerRecord is a broker that holds keys: cleartext, and no secret.
@@ -123,6 +125,9 @@ func (s *Store) openKeyring(ctx context.Context, backend Backend) error {
 			if errors.Is(err, broker.ErrConflict) {
 				continue // somebody was quicker
 			}
+			if errors.Is(err, ErrUnconfirmed) {
+				return Unavailable("the keys are drawn, and too few replicas confirm it (wait_replicas)")
+			}
 			if err != nil {
 				return err
 			}
@@ -165,17 +170,17 @@ func (s *Store) drawKeyring(ctx context.Context, backend Backend, now time.Time)
 	if err != nil {
 		return misused(err.Error())
 	}
-	return s.putKeyring(ctx, backend, k, Revision{})
+	return s.putKeyring(ctx, backend, k, Revision{}, Condition{Key: checkKey}) // nor has anybody begun with a key file meanwhile
 }
 
 // putKeyring wraps keys, and puts them in the place of the row with this revision. broker.ErrConflict.
-func (s *Store) putKeyring(ctx context.Context, backend Backend, k *seal.Keyring, over Revision) error {
+func (s *Store) putKeyring(ctx context.Context, backend Backend, k *seal.Keyring, over Revision, more ...Condition) error {
 	value, err := k.Wrap(ctx, s.ring.kek)
 	if err != nil {
 		return fromKEK(err)
 	}
 	return s.apply(ctx, backend, Batch{
-		Group: metaGroup, Conditions: []Condition{{keyringKey, over}}, Puts: []Put{{Key: keyringKey, Revision: newRevision(), Value: value}}, Keep: true,
+		Group: metaGroup, Conditions: append(more, Condition{keyringKey, over}), Puts: []Put{{Key: keyringKey, Revision: newRevision(), Value: value}}, Keep: true,
 	})
 }
 
@@ -267,6 +272,7 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 		s.ring.revision = row.Revision
 		if w != nil {
 			s.ring.of = w.Generation
+			s.ring.outdated.Store(w.Generation > promotedAt)
 			s.tell("the keys in the store are wrapped, and this broker has them of its key file: restart it with keys.kek", slog.String("kek", w.KEK))
 		}
 		return nil
@@ -274,7 +280,7 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	switch {
 	case w == nil: // a failover has undone a first start, or somebody has deleted it: nobody else may draw others
 		s.tell("the keyring is gone from the store: it is put back", slog.Uint64("seen", s.generation()))
-		return s.putBack(ctx, backend, Revision{})
+		return s.putBack(ctx, backend, s.keys(), Revision{})
 	case w.StoreID != s.keys().StoreID():
 		s.ring.revision = Revision{}
 		s.tell("the keyring in the store is that of another store: it is refused, and nothing is sealed until this broker is started again", slog.Uint64("generation", w.Generation))
@@ -283,11 +289,12 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 		s.tell("the keyring in the store is older than one that this broker has seen: it is refused, and the newer one is put back",
 			slog.Uint64("generation", w.Generation), slog.Uint64("seen", s.generation()))
 		s.ring.revision, s.ring.of = row.Revision, w.Generation
-		return s.putBack(ctx, backend, row.Revision)
+		return s.putBackOver(ctx, backend, w, row.Revision)
 	}
 	same := w.Generation == s.generation()
+	unchanged := same && row.Revision == s.ring.revision
 	s.ring.revision, s.ring.of = row.Revision, w.Generation
-	if same && w.KEK != s.ring.kek.URI() { // it was wrapped by another KEK, and has the same keys
+	if unchanged || same && w.KEK != s.ring.kek.URI() { // or it was wrapped by another KEK, and has the same keys
 		return s.staleFor(nil)
 	}
 	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
@@ -308,13 +315,41 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	return s.staleFor(nil)
 }
 
-// putBack puts the keys of this process in the place of the row with this revision. It fails with broker.ErrConflict where that is done, and where somebody
+// putBackOver is putBack over an older keyring. What is stored may be as old, so that it may need what was retired since: that opens again, and somebody has to
+// retire it anew. What another KEK wraps, or needs a key that is gone, is left alone: whoever has put it there has to say what counts.
+func (s *Store) putBackOver(ctx context.Context, backend Backend, w *seal.Wrapped, over Revision) error {
+	if w.KEK != s.ring.kek.URI() {
+		return s.staleFor(unreadableData(fmt.Sprintf("their keyring is older than one that was seen, and wrapped by %s", w.KEK)))
+	}
+	r, err := readCheck(ctx, backend)
+	if err != nil {
+		return s.staleFor(err)
+	}
+	k := s.keys()
+	if r != nil {
+		if _, known := k.Key(seal.SealedWith(r.Sealed)); !known {
+			return s.staleFor(unreadableData("their keyring is older than one that was seen, and so is what is stored: stop all brokers, and start them again, if that is meant"))
+		}
+	}
+	for _, info := range k.Keys() {
+		if info.State == seal.Retired {
+			if k, err = k.Restored(info.ID); err != nil {
+				return s.staleFor(misused(err.Error()))
+			}
+			s.tell("a key that was retired opens again, because the store may have lost what was sealed anew: rewrap, and retire it again", slog.String("key", info.ID))
+		}
+	}
+	return s.putBack(ctx, backend, k, over)
+}
+
+// putBack puts these keys in the place of the row with this revision. It fails with broker.ErrConflict where that is done, and where somebody
 // was quicker.
-func (s *Store) putBack(ctx context.Context, backend Backend, over Revision) error {
+func (s *Store) putBack(ctx context.Context, backend Backend, k *seal.Keyring, over Revision) error {
 	ctx, cancel := context.WithTimeout(ctx, unwrapMost)
 	defer cancel()
-	err := s.putKeyring(ctx, backend, s.keys(), over)
+	err := s.putKeyring(ctx, backend, k, over)
 	if err == nil || errors.Is(err, ErrUnconfirmed) {
+		s.keyring.Store(k)
 		return broker.ErrConflict
 	}
 	if errors.Is(err, broker.ErrConflict) {
@@ -385,6 +420,9 @@ func (s *Store) sealing() (*seal.Keyring, error) {
 	if k == nil {
 		return nil, errNotReady
 	}
+	if s.ring.kek == nil && s.ring.outdated.Load() {
+		return nil, errOutdatedKeys
+	}
 	if s.ring.kek == nil || s.shared == nil || !s.backend.ready.Load() {
 		return k, nil
 	}
@@ -393,6 +431,11 @@ func (s *Store) sealing() (*seal.Keyring, error) {
 	}
 	return k, nil
 }
+
+var errOutdatedKeys = Unavailable("the keys of this broker's key file were replaced in the store, where they are wrapped: restart it with keys.kek")
+
+// promotedAt is the generation after which others may seal with another key than that of a key file: they were wrapped, a key was added, and then promoted.
+const promotedAt = 2
 
 var errUnconfirmedKeys = Unavailable("this broker could not confirm its keys for a while, and seals nothing until it can")
 
@@ -404,17 +447,16 @@ func (s *Store) learn(id string) error {
 	}
 	s.ring.mu.Lock()
 	defer s.ring.mu.Unlock()
-	now := s.clock.Now().At
 	if s.keys().Opens(id) {
 		return nil
 	}
-	if now.Sub(s.ring.learned) < learnEvery {
+	if s.clock.Now().At.Sub(s.ring.learned) < learnEvery {
 		return s.ring.why
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), learnMost)
 	defer cancel()
 	s.ring.why = s.reload(ctx, s.backend)
-	s.ring.learned = now
+	s.ring.learned = s.clock.Now().At // whoever has waited for this does not ask again
 	if s.ring.why != nil && !errors.Is(s.ring.why, broker.StoreUnavailable) {
 		s.ring.why = nil // what is wrong with the keyring is logged, and the record cannot be read
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ import (
 // A holder is a broker that shares a store, and holds its keys.
 type holder struct {
 	*store.Store
+	at     *storetest.Replica
 	kek    *storetest.KEK
 	log    *bytes.Buffer
 	stale  []bool
@@ -35,7 +37,7 @@ func holders(t *testing.T, n int) []*holder {
 	var out []*holder
 	kek := storetest.NewKEK("kek")
 	for i, b := range storetest.NewReplicas(n) {
-		h := &holder{kek: kek.Again(), log: &bytes.Buffer{}}
+		h := &holder{at: b, kek: kek.Again(), log: &bytes.Buffer{}}
 		s, err := store.New(b, nil, store.Options{
 			KEK: h.kek, Name: fmt.Sprint("host-", i), KeysStale: func(stale bool) { h.stale = append(h.stale, stale) },
 			Log: slog.New(slog.NewTextHandler(h.log, nil)),
@@ -374,11 +376,11 @@ func TestAKeyFilesBrokerIsWaitedFor(t *testing.T) {
 // A fullBackend has no room for anything new.
 type fullBackend struct {
 	store.Shared
-	full bool
+	full atomic.Bool
 }
 
 func (b *fullBackend) Apply(ctx context.Context, batch store.Batch) error {
-	if b.full && !batch.Finish {
+	if b.full.Load() && !batch.Finish {
 		return store.Unavailable("there is no room")
 	}
 	return b.Shared.Apply(ctx, batch)
@@ -393,12 +395,152 @@ func TestAFullStoreKeepsItsReaders(t *testing.T) {
 		var done sync.WaitGroup
 		done.Go(func() { s.FollowKeys(ctx) })
 		pass(15 * time.Second)
-		b.full = true
+		b.full.Store(true)
 		pass(5 * time.Minute)
 		if keys := must[store.Keys](t)(s.Keys(t.Context())); len(keys.Readers) != 1 {
 			t.Errorf("got readers %+v", keys.Readers)
 		}
 		cancel()
 		done.Wait()
+	})
+}
+
+// TestWhoHasTheFormerKEKChangesNothing: what such a broker wraps would be open to whoever has that KEK, which may have leaked.
+func TestWhoHasTheFormerKEKChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		pass(2 * time.Minute)
+		fresh := storetest.NewKEK("fresh")
+		wantNoError(t, "wrap", store.WrapKeyring(t.Context(), h[0].at, nil, h[0].kek, fresh))
+		pass(time.Minute)
+		_, err := h[0].RotateKey(t.Context())
+		wantRefused(t, "rotate", err, "start it again with keys.kek set to that")
+		create(t, h[1].Store, newCredential("goes-on"), "r")
+	})
+}
+
+// TestAFailoverThatUndoesARewrapAndARetirement leaves nothing that cannot be opened, or started.
+func TestAFailoverThatUndoesARewrapAndARetirement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 3)
+		create(t, h[0].Store, newCredential("a"), "r")
+		first := must[store.Keys](t)(h[0].Keys(t.Context())).Keys[0].ID
+		pass(2 * time.Minute)
+		must[string](t)(h[0].RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(h[0].PromoteKey(t.Context()))
+		pass(40 * time.Second)
+		undo := h[0].at.Snapshot()
+		must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+		wantNoError(t, "retire", h[0].RetireKey(t.Context(), first))
+		undo()
+		pass(20 * time.Second)
+		for i, b := range h {
+			if _, err := b.Credential(t.Context(), "a"); err != nil {
+				t.Errorf("broker %d: %v", i, err)
+			}
+		}
+		must[*store.Store](t)(store.New(h[2].at, nil, store.Options{KEK: h[0].kek.Again()}))
+		must[store.Rewrap](t)(h[1].Rewrap(t.Context(), 0, nil))
+		pass(40 * time.Second)
+		wantNoError(t, "retire again", h[1].RetireKey(t.Context(), first))
+	})
+}
+
+// TestABackupBelowBrokersThatRun is left alone, where what it holds needs a key that is gone: it has the only copy of its keyring.
+func TestABackupBelowBrokersThatRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 1)
+		create(t, h[0].Store, newCredential("a"), "r")
+		first := must[store.Keys](t)(h[0].Keys(t.Context())).Keys[0].ID
+		pass(2 * time.Minute)
+		undo := h[0].at.Snapshot()
+		must[string](t)(h[0].RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(h[0].PromoteKey(t.Context()))
+		pass(40 * time.Second)
+		must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+		wantNoError(t, "retire", h[0].RetireKey(t.Context(), first))
+		pass(8 * 24 * time.Hour)
+		wantNoError(t, "destroy", h[0].DestroyKey(t.Context(), first))
+		undo()
+		pass(time.Minute)
+		h[0].stop()
+		s := must[*store.Store](t)(store.New(h[0].at, nil, store.Options{KEK: h[0].kek.Again()}))
+		if _, err := s.Credential(t.Context(), "a"); err != nil {
+			t.Errorf("started again: %v", err)
+		}
+	})
+}
+
+// TestAKeyFilesBrokerThatWasStoppedSealsNothing once another key than its own may have been promoted.
+func TestAKeyFilesBrokerThatWasStoppedSealsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := storetest.NewReplicas(2)
+		keys := must[*seal.Keyring](t)(seal.New())
+		former := must[*store.Store](t)(store.New(b[0], keys, store.Options{}))
+		create(t, former, newCredential("a"), "r")
+		kek := storetest.NewKEK("kek")
+		wantNoError(t, "wrap", store.WrapKeyring(t.Context(), b[1], keys, nil, kek))
+		s := must[*store.Store](t)(store.New(b[1], nil, store.Options{KEK: kek}))
+		follow := func(s *store.Store) (stop func()) {
+			ctx, cancel := context.WithCancel(context.Background())
+			var done sync.WaitGroup
+			done.Go(func() { s.FollowKeys(ctx) })
+			return func() { cancel(); done.Wait() }
+		}
+		defer follow(s)()
+		pass(3 * time.Minute)
+		must[string](t)(s.RotateKey(t.Context()))
+		pass(time.Minute)
+		must[string](t)(s.PromoteKey(t.Context()))
+		defer follow(former)()
+		pass(5 * time.Minute)
+		err := former.CreateCredential(t.Context(), newCredential("late"), nil)
+		if broker.KindOf(err) != broker.StoreUnavailable {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestAKeyFilesBrokerAndAKEKsBeginAtOnce: one of them does, however long the KEK takes.
+func TestAKeyFilesBrokerAndAKEKsBeginAtOnce(t *testing.T) {
+	r := storetest.NewReplicas(3)
+	kek, file := storetest.NewKEK("kek"), newKeyring(t)
+	f := storetest.NewFaults(r[0])
+	var once sync.Once
+	f.Set(storetest.Hooks{BeforeApply: func(context.Context, store.Batch) error {
+		once.Do(func() { create(t, newStore(t, r[1], file), newCredential("a"), "r") })
+		return nil
+	}})
+	if _, err := store.New(f.Whole(), nil, store.Options{KEK: kek}); broker.KindOf(err) != broker.RecordUnreadable {
+		t.Errorf("the broker with the KEK: got %v", err)
+	}
+	must[*store.Store](t)(store.New(r[2], file, store.Options{}))
+	wantNoError(t, "wrap", store.WrapKeyring(t.Context(), r[2], file, nil, kek))
+}
+
+// TestAnUnknownKeyAsksNoKEK while the keyring is the one that is known: one that hangs would hold up whoever meets such a row, and the reader beside them.
+func TestAnUnknownKeyAsksNoKEK(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		create(t, h[0].Store, newCredential("a"), "r")
+		foreign, err := newKeyring(t).Seal([]byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantNoError(t, "put", h[1].at.Apply(t.Context(), store.Batch{
+			Group: h[0].GroupOf("a"), Puts: []store.Put{{Key: store.CredentialKey, Revision: store.Revision(broker.NewID()), Value: foreign}},
+		}))
+		pass(15 * time.Second)
+		h[0].kek.Hang(true)
+		for range 100 {
+			began := time.Now()
+			if _, err := h[0].Credential(t.Context(), "a"); broker.KindOf(err) != broker.RecordUnreadable || time.Since(began) > 0 {
+				t.Fatalf("got %v after %v", err, time.Since(began))
+			}
+			pass(500 * time.Millisecond)
+		}
+		create(t, h[0].Store, newCredential("another"), "r")
 	})
 }

@@ -207,6 +207,9 @@ func (s *Store) changeKeyring(ctx context.Context, next func(m metaState, k *sea
 		if s.ring.kek == nil {
 			return refused("the keys are in a key file, and cannot be changed there: wrap them with a KEK first, with `tokenbroker keys wrap`")
 		}
+		if m.wrapped.KEK != s.ring.kek.URI() { // what it wraps would be the former one's again, which may have leaked
+			return refused("the keys are wrapped by %s by now, and this broker has %s: start it again with keys.kek set to that", m.wrapped.KEK, s.ring.kek.URI())
+		}
 		k, err := next(m, s.keys())
 		if err != nil {
 			return err

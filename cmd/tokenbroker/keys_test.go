@@ -281,7 +281,7 @@ func TestKeysInAWSKMS(t *testing.T) {
 }
 
 // rewrapRows is how many rows a rewrap is killed in the middle of.
-const rewrapRows = 20_000
+const rewrapRows = 5_000
 
 // A filled store has rows under a key that another one has been promoted over, an hour ago.
 type filled struct {
