@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,16 +214,17 @@ func TestClocksThatDiffer(t *testing.T) {
 // setBack is a backend whose clock was set back: what was written before has as much more left.
 type setBack struct {
 	*storetest.Replica
-	by time.Duration
+	by atomic.Int64 // nanoseconds
 }
 
 func (b *setBack) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
 	all, err := b.Replica.Read(ctx, asks...)
+	by := time.Duration(b.by.Load())
 	for i, reading := range all {
-		all[i].Now = reading.Now.Add(-b.by)
+		all[i].Now = reading.Now.Add(-by)
 		for j := range reading.Rows {
 			if reading.Rows[j].Left > 0 {
-				reading.Rows[j].Left += b.by
+				reading.Rows[j].Left += by
 			}
 		}
 	}
@@ -241,7 +243,7 @@ func TestNoTokenHasMoreLeftThanItWasGivenFor(t *testing.T) {
 		s.create()
 		s.commit(s.acquire(), 1, time.Now())
 		<-time.After(30 * time.Minute)
-		view.by = 24 * time.Hour
+		view.by.Store(int64(24 * time.Hour))
 		if v, err := s.Read(t.Context(), keptKey, ""); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) > time.Hour {
 			t.Errorf("got %v, %v; want an hour at most", v.Token, err)
 		}
