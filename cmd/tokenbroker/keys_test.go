@@ -25,6 +25,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
@@ -32,20 +33,6 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/redis"
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
-
-// tool is the path of what `make test-deps` installs.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	path := filepath.Join(os.Getenv("TOKENBROKER_TEST_TOOLS"), name)
-	if _, err := os.Stat(path); err == nil && filepath.IsAbs(path) {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed: make test-deps", name)
-	}
-	t.Skipf("%s is not installed: make test-deps", name)
-	return ""
-}
 
 // ordered sends an order to a KMS of a test, and reads what it answers.
 func ordered(t testing.TB, method, url string, header http.Header, body, into any) {
@@ -137,22 +124,8 @@ func (g *gate) shut() {
 func transit(t testing.TB) (address, tokenFile, token string) {
 	t.Helper()
 	const root = "root-of-this-test-0123456789"
-	cmd := exec.CommandContext(t.Context(), tool(t, "kmstest"))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
+	cmd := exec.CommandContext(t.Context(), installed.Tool(t, "kmstest"))
+	in, out := installed.Start(t, cmd)
 	fmt.Fprintln(in, root)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	var said struct{ Address string }
@@ -227,7 +200,7 @@ func TestAKEKThatIsAwayAtTheStart(t *testing.T) {
 // TestKeysInAWSKMS: a broker draws its keys at its first start, and has them at the next.
 func TestKeysInAWSKMS(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), tool(t, "moto-venv/bin/moto_server"), "-H", "127.0.0.1", "-p", "0")
+	cmd := exec.CommandContext(t.Context(), installed.Tool(t, "moto-venv/bin/moto_server"), "-H", "127.0.0.1", "-p", "0")
 	cmd.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
 	out, err := cmd.StderrPipe()
 	if err != nil {

@@ -1,8 +1,10 @@
-// Package installed finds the programs that tests need, which make test-deps installs. It decides that without one a test is skipped, and in CI fails.
+// Package installed finds and starts the programs that tests need, which make test-deps installs. It decides that without one a test is skipped, and in CI fails.
 package installed
 
 import (
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -19,4 +21,25 @@ func Tool(t testing.TB, name string) string {
 	}
 	t.Skipf("%s is not installed: make test-deps", name)
 	return ""
+}
+
+// Start starts a program that ends with its input, or is killed when the test ends.
+func Start(t testing.TB, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
+	t.Helper()
+	to, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = to.Close()
+		_ = cmd.Wait()
+	})
+	return to, from
 }

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 )
 
 const (
@@ -50,14 +51,7 @@ func newOP(t *testing.T) *op {
 // newOPOf is newOP with another name, by where it listens.
 func newOPOf(t *testing.T, called func(addr string) string) *op {
 	t.Helper()
-	tools := os.Getenv("TOKENBROKER_TEST_TOOLS")
-	installed := filepath.Join(tools, "oidc-provider", "node_modules")
-	if _, err := os.Stat(installed); tools == "" || err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("oidc-provider is not installed: make test-deps")
-		}
-		t.Skip("oidc-provider is not installed: make test-deps")
-	}
+	modules := filepath.Join(installed.Tool(t, "oidc-provider"), "node_modules")
 	dir := t.TempDir()
 	server, err := os.ReadFile("testdata/oidc-provider/server.mjs")
 	if err != nil {
@@ -66,10 +60,10 @@ func newOPOf(t *testing.T, called func(addr string) string) *op {
 	if err := os.WriteFile(filepath.Join(dir, "server.mjs"), server, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(installed, filepath.Join(dir, "node_modules")); err != nil { // modules are looked for beside who imports them
+	if err := os.Symlink(modules, filepath.Join(dir, "node_modules")); err != nil { // modules are looked for beside who imports them
 		t.Fatal(err)
 	}
-	node := filepath.Join(tools, "node")
+	node := filepath.Join(os.Getenv("TOKENBROKER_TEST_TOOLS"), "node")
 	if _, err := os.Stat(node); err != nil {
 		node = "node"
 	}
@@ -79,21 +73,7 @@ func newOPOf(t *testing.T, called func(addr string) string) *op {
 	o.issuer = "https://" + host
 	cmd := exec.CommandContext(t.Context(), node, "--preserve-symlinks-main", "server.mjs", o.issuer)
 	cmd.Dir, cmd.Env, cmd.Stderr = dir, append(os.Environ(), "CLIENT_SECRET="+opSecret), t.Output()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close() // it ends with its input
-		_ = cmd.Wait()
-	})
+	_, out := installed.Start(t, cmd)
 	var listening struct{ Port json.Number }
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || json.Unmarshal([]byte(line), &listening) != nil {

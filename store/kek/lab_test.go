@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 	"github.com/tokenbroker/tokenbroker/internal/leaktest"
 	"github.com/tokenbroker/tokenbroker/store/kek"
 )
@@ -133,20 +134,6 @@ func unwraps(t testing.TB, k kek.KEK, wrapped []byte, plaintext, associated stri
 	}
 }
 
-// tool is the path of what `make test-deps` installs.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	path := filepath.Join(os.Getenv("TOKENBROKER_TEST_TOOLS"), name)
-	if _, err := os.Stat(path); err == nil && filepath.IsAbs(path) {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed: make test-deps", name)
-	}
-	t.Skipf("%s is not installed: make test-deps", name)
-	return ""
-}
-
 // random is a secret of a test.
 func random() string { return rand.Text() }
 
@@ -222,23 +209,9 @@ type process struct{ address, root string }
 func kmstest(t testing.TB) *process {
 	t.Helper()
 	p := &process{root: random()}
-	cmd := exec.CommandContext(t.Context(), tool(t, "kmstest"))
+	cmd := exec.CommandContext(t.Context(), installed.Tool(t, "kmstest"))
 	cmd.Stderr = t.Output()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
+	in, out := installed.Start(t, cmd)
 	fmt.Fprintln(in, p.root)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	var said struct{ Address string }

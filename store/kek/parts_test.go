@@ -29,6 +29,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 	"github.com/tokenbroker/tokenbroker/store/kek"
 )
 
@@ -142,7 +143,7 @@ var running = regexp.MustCompile(`Running on http://(127\.0\.0\.1:\d+)`)
 
 func newMoto(t testing.TB) *moto {
 	m := &moto{admin: aws.Credentials{AccessKeyID: "AKIAADMINISTRATOR00", SecretAccessKey: random()}}
-	cmd := exec.CommandContext(t.Context(), tool(t, "moto-venv/bin/moto_server"), "-H", "127.0.0.1", "-p", "0")
+	cmd := exec.CommandContext(t.Context(), installed.Tool(t, "moto-venv/bin/moto_server"), "-H", "127.0.0.1", "-p", "0")
 	cmd.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
 	out, err := cmd.StderrPipe()
 	if err != nil {
