@@ -193,10 +193,13 @@ func (c *keysPromoteCommand) Run(p *console.Process) error {
 	return nil
 }
 
-type keysRetireCommand struct {
+// keyNamed is asked about one key.
+type keyNamed struct {
 	ID string `arg:"" help:"The key, as keys list names it."`
 	keysAsked
 }
+
+type keysRetireCommand struct{ keyNamed }
 
 // Run retires one.
 func (c *keysRetireCommand) Run(p *console.Process) error {
@@ -207,20 +210,14 @@ func (c *keysRetireCommand) Run(p *console.Process) error {
 	return nil
 }
 
-type keysRestoreCommand struct {
-	ID string `arg:"" help:"The key, as keys list names it."`
-	keysAsked
-}
+type keysRestoreCommand struct{ keyNamed }
 
 // Run restores one.
 func (c *keysRestoreCommand) Run(p *console.Process) error {
 	return c.change(p, "restore", c.ID, "key %s opens again")
 }
 
-type keysDestroyCommand struct {
-	ID string `arg:"" help:"The key, as keys list names it."`
-	keysAsked
-}
+type keysDestroyCommand struct{ keyNamed }
 
 // Run destroys one.
 func (c *keysDestroyCommand) Run(p *console.Process) error {
