@@ -544,3 +544,25 @@ func TestAnUnknownKeyAsksNoKEK(t *testing.T) {
 		create(t, h[0].Store, newCredential("another"), "r")
 	})
 }
+
+// An unconfirmedBackend makes each change, and no replica says that it has it.
+type unconfirmedBackend struct{ store.Shared }
+
+func (b unconfirmedBackend) Apply(ctx context.Context, batch store.Batch) error {
+	if err := b.Shared.Apply(ctx, batch); err != nil || !batch.Keep {
+		return err
+	}
+	return store.ErrUnconfirmed
+}
+
+// TestAFirstStartThatNoReplicaConfirms is tried again: it ends no broker.
+func TestAFirstStartThatNoReplicaConfirms(t *testing.T) {
+	b := unconfirmedBackend{storetest.NewReplicas(1)[0]}
+	s := must[*store.Store](t)(store.New(b, nil, store.Options{KEK: storetest.NewKEK("kek"), Later: true}))
+	if _, err := s.Begin(t.Context()); broker.KindOf(err) != broker.StoreUnavailable {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.Begin(t.Context()); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
