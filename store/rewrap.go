@@ -16,7 +16,8 @@ import (
 // row is written under the condition that it is as it was read, so that nothing is brought back that has changed meanwhile; and what decides on a row that
 // was rewrapped meanwhile reads and decides again. Leases are left alone: they end by themselves.
 //
-// How far it is is a row, so that any broker goes on from there. It goes round until a whole pass finds nothing.
+// How far it is is a row, so that any broker goes on from there. It goes round until a whole pass finds nothing. A record that cannot be read stays as it is and
+// is counted: it is no reason to leave the others under a key that has leaked.
 
 // sealedKinds are the kinds of a credential's rows that last, the credential first.
 var sealedKinds = []Kind{kindCredential, kindHealth, kindHistory, kindGrant, kindToken, kindFailure, kindSuspended}
@@ -29,7 +30,11 @@ type Rewrap struct {
 	Credentials, Rows int
 	// Pass counts from 1.
 	Pass int
-	// Done: a whole pass has found nothing.
+	// Unreadable is how many rows this pass has left as they are because nothing opens them, and Why says it of the first of them. The former key cannot be
+	// retired while it seals one.
+	Unreadable int
+	Why        string
+	// Done: a whole pass has found nothing that it could seal anew.
 	Done bool
 	// At is when this was written, by the store's clock.
 	At time.Time
@@ -44,22 +49,24 @@ type rewrapRecord struct {
 	Rows        int    `json:"rows"`
 	Pass        int    `json:"pass"`
 	// Found is how many rows this pass has sealed anew.
-	Found int       `json:"found"`
-	Done  bool      `json:"done,omitzero"`
-	At    time.Time `json:"at"`
+	Found      int       `json:"found"`
+	Unreadable int       `json:"unreadable,omitzero"`
+	Why        string    `json:"why,omitzero"`
+	Done       bool      `json:"done,omitzero"`
+	At         time.Time `json:"at"`
 }
 
 // parseRewrap returns nil for what is none: a rewrap begins anew then.
 func parseRewrap(data []byte) *rewrapRecord {
 	var r rewrapRecord
-	if json.Unmarshal(data, &r) != nil || r.Pass < 1 || r.Credentials < 0 || r.Rows < 0 || r.Found < 0 {
+	if json.Unmarshal(data, &r) != nil || r.Pass < 1 || r.Credentials < 0 || r.Rows < 0 || r.Found < 0 || r.Unreadable < 0 {
 		return nil
 	}
 	return &r
 }
 
 func (r rewrapRecord) rewrap() Rewrap {
-	return Rewrap{To: r.To, Credentials: r.Credentials, Rows: r.Rows, Pass: r.Pass, Done: r.Done, At: r.At}
+	return Rewrap{To: r.To, Credentials: r.Credentials, Rows: r.Rows, Pass: r.Pass, Unreadable: r.Unreadable, Why: r.Why, Done: r.Done, At: r.At}
 }
 
 const (
@@ -72,7 +79,8 @@ const (
 )
 
 // Rewrap seals with the primary key what is sealed with another, at most rate rows a second; 0: as many as it can. progress is called now and then; nil: nobody
-// looks. It goes on where a former one was interrupted, and ends once a whole pass has found nothing. A *Refused.
+// looks. It goes on where a former one was interrupted, and ends once a whole pass has found nothing that it could seal anew; look whether something is
+// Unreadable. A *Refused.
 func (s *Store) Rewrap(ctx context.Context, rate int, progress func(Rewrap)) (Rewrap, error) {
 	if progress == nil {
 		progress = func(Rewrap) {}
@@ -96,8 +104,7 @@ func (s *Store) Rewrap(ctx context.Context, rate int, progress func(Rewrap)) (Re
 		if w.record.Found == 0 {
 			break
 		}
-		w.record.Name, w.record.Incarnation, w.record.Credentials, w.record.Found = "", id{}, 0, 0
-		w.record.Pass++
+		w.record = rewrapRecord{To: w.to, Rows: w.record.Rows, Pass: w.record.Pass + 1}
 	}
 	w.record.Done = true
 	err = w.save(ctx)
@@ -219,20 +226,24 @@ func (w *rewrapping) pace(ctx context.Context) error {
 	return Ended(ctx)
 }
 
-func (w *rewrapping) did(rows int) {
+func (w *rewrapping) did(rows int, unreadable []error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.record.Rows += rows
 	w.record.Found += rows
 	w.sealed += rows
+	if w.record.Unreadable += len(unreadable); len(unreadable) > 0 && w.record.Why == "" {
+		w.record.Why = unreadable[0].Error()
+	}
 }
 
 // credential seals the rows of one credential anew, a part at a time. One that is gone has none.
 func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName) error {
 	for {
-		done := 0
+		var done int
+		var unreadable []error
 		err := ignoreUnconfirmed(w.s.changeKept(ctx, w.s.backend, func() (*Batch, error) {
-			done = 0
+			done, unreadable = 0, nil
 			n, err := w.s.list(ctx, name, sealedKinds[1:]...)
 			if errors.Is(err, broker.NotFound) {
 				return nil, nil
@@ -248,6 +259,10 @@ func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName)
 					continue
 				}
 				p, err := w.s.resealed(n.bound(key), row)
+				if errors.Is(err, broker.RecordUnreadable) {
+					unreadable = append(unreadable, err)
+					continue
+				}
 				if err != nil {
 					return nil, err
 				}
@@ -260,12 +275,18 @@ func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName)
 				b.batch.Puts = append(b.batch.Puts, p)
 				done++
 			}
+			if done == 0 {
+				return nil, nil
+			}
 			return b.done()
 		}))
 		if err != nil {
 			return err
 		}
-		w.did(done)
+		if done == rowsAtOnce {
+			unreadable = nil // the next round meets them again
+		}
+		w.did(done, unreadable)
 		if err := w.pace(ctx); err != nil || done < rowsAtOnce {
 			return err
 		}
@@ -285,9 +306,10 @@ func (s *Store) resealed(p binding, row Row) (Put, error) {
 // metaRows seals the store's own rows anew.
 func (w *rewrapping) metaRows(ctx context.Context) error {
 	for _, key := range []Key{checkKey, suspendedKey} {
-		done := 0
+		var done int
+		var unreadable []error
 		err := ignoreUnconfirmed(w.s.changeKept(ctx, w.s.backend, func() (*Batch, error) {
-			done = 0
+			done, unreadable = 0, nil
 			rows, err := w.s.rows(ctx, metaGroup, key)
 			if err != nil || len(rows) == 0 {
 				return nil, err
@@ -297,7 +319,9 @@ func (w *rewrapping) metaRows(ctx context.Context) error {
 			if key == checkKey {
 				p, err = w.check(row)
 			} else if w.old(row) {
-				p, err = w.s.resealed(suspendedBinding, row)
+				if p, err = w.s.resealed(suspendedBinding, row); errors.Is(err, broker.RecordUnreadable) {
+					unreadable, err = []error{err}, nil
+				}
 			}
 			if err != nil || p.Value == nil {
 				return nil, err
@@ -308,7 +332,7 @@ func (w *rewrapping) metaRows(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.did(done)
+		w.did(done, unreadable)
 	}
 	return nil
 }

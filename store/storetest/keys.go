@@ -22,6 +22,7 @@ func runKeys(t *testing.T, c Config) {
 		"a commit between reading and sealing":   testCommitWithinRewrap,
 		"retired between Acquire and Commit":     testRetiredBetween,
 		"a rewrap that ends goes on elsewhere":   testRewrapGoesOn,
+		"a rewrap leaves what cannot be read":    testRewrapUnreadable,
 		"what needs a key keeps it":              testNeeded,
 		"a backoff under a retired key is none":  testBackoffRetired,
 		"who is quicker at the start":            testFirstStarts,

@@ -165,6 +165,37 @@ func testRewrapGoesOn(t *testing.T, _ Config, b *wrappedBench) {
 	}
 }
 
+// testRewrapUnreadable: what nothing opens is counted and stays as it is, and all else is sealed anew.
+func testRewrapUnreadable(t *testing.T, _ Config, b *wrappedBench) {
+	names := []broker.CredentialName{"a", "b", "c"}
+	for _, name := range names {
+		b.created(name, "seed")
+	}
+	former := b.promoted()
+	moved := one(t, b.backend, b.GroupOf("a"), store.Key{Kind: "grant"}) // sealed for where it was
+	group, key := b.GroupOf("b"), store.Key{Kind: "grant"}
+	is := one(t, b.backend, group, key)
+	left := store.Put{Key: key, Revision: revision(), Value: moved.Value}
+	apply(t, b.backend, store.Batch{Group: group, Puts: []store.Put{left}})
+	r := b.rewrapped()
+	if r.Unreadable != 1 || r.Rows != 2*len(names) || !strings.Contains(r.Why, "credential b") || !strings.Contains(r.Why, "grant record") {
+		t.Errorf("got %+v, want %d rows sealed anew and one of credential b left", r, 2*len(names))
+	}
+	if rows := b.sealedRows(lastingKinds, names...)[former]; len(rows) != 1 || rows[0].revision != left.Revision {
+		t.Errorf("under the former key: got %+v, want the one that cannot be read, as it was", rows)
+	}
+	b.refuses("retire", b.RetireKey(ctx, former), "the grant record of credential b")
+	if keys, err := b.Keys(ctx); err != nil || keys.Rewrap == nil || keys.Rewrap.Unreadable != 1 || keys.Rewrap.Why != r.Why {
+		t.Errorf("keys: got %+v, %v", keys.Rewrap, err)
+	}
+	apply(t, b.backend, store.Batch{Group: group, Puts: []store.Put{{Key: key, Revision: revision(), Value: is.Value}}})
+	if r := b.rewrapped(); r.Unreadable != 0 || r.Why != "" || r.Rows != 1 {
+		t.Errorf("once it can be read: got %+v, want its row sealed anew", r)
+	}
+	b.want("retire", b.RetireKey(ctx, former), nil)
+	b.wantGrant(spending("b", 1), "seed")
+}
+
 // testRewrapBeside: exchanges go on while a rewrap runs, and none of them loses what it has.
 func testRewrapBeside(t *testing.T, _ Config, b *wrappedBench) {
 	const rounds = 20

@@ -165,10 +165,20 @@ func (c *keysListCommand) Run(p *console.Process) error {
 
 // standing is how a rewrap stands, for people.
 func standing(r settings.Rewrap) string {
-	if r.Done {
-		return "done, " + console.Counted(r.Rows, "row") + " sealed anew"
+	how := "done"
+	if !r.Done {
+		how = fmt.Sprintf("pass %d, %s looked at", r.Pass, console.Counted(r.Credentials, "credential"))
 	}
-	return fmt.Sprintf("pass %d, %s looked at, %s sealed anew", r.Pass, console.Counted(r.Credentials, "credential"), console.Counted(r.Rows, "row"))
+	how += ", " + console.Counted(r.Rows, "row") + " sealed anew"
+	if r.Unreadable > 0 {
+		how += ", " + unreadable(r)
+	}
+	return how
+}
+
+// unreadable says what a rewrap has left as it is.
+func unreadable(r settings.Rewrap) string {
+	return fmt.Sprintf("%s left that nothing opens (the first: %s)", console.Counted(r.Unreadable, "row"), r.Why)
 }
 
 type keysRotateCommand struct{ keysAsked }
@@ -267,9 +277,13 @@ func (c *keysRewrapCommand) Run(p *console.Process) error {
 	case err != nil:
 		return err
 	case c.JSON():
-		return console.JSON(p.Stdout, last)
+		err = console.JSON(p.Stdout, last)
+	case last.Unreadable == 0:
+		console.Printf(p.Stdout, "%s sealed anew: all is sealed with key %s\n", console.Counted(last.Rows, "row"), last.To)
+		console.Println(p.Stderr, "next: tokenbroker keys retire, with the id of the former key")
 	}
-	console.Printf(p.Stdout, "%s sealed anew: all is sealed with key %s\n", console.Counted(last.Rows, "row"), last.To)
-	console.Println(p.Stderr, "next: tokenbroker keys retire, with the id of the former key")
-	return nil
+	if last.Unreadable > 0 {
+		return status.Errorf(codes.DataLoss, "%s sealed anew, and %s: put that row back or delete its credential, and rewrap again", console.Counted(last.Rows, "row"), unreadable(last))
+	}
+	return err
 }

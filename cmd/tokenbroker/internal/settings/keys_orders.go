@@ -55,6 +55,8 @@ type Rewrap struct {
 	Pass        int       `json:"pass"`
 	Credentials int       `json:"credentials"`
 	Rows        int       `json:"rows"`
+	Unreadable  int       `json:"unreadable,omitzero"`
+	Why         string    `json:"why,omitzero"`
 	Done        bool      `json:"done"`
 	At          time.Time `json:"at"`
 }
@@ -83,7 +85,7 @@ func KeysOf(k store.Keys) Keys {
 
 // RewrapOf is what a store says of a rewrap.
 func RewrapOf(r store.Rewrap) *Rewrap {
-	return &Rewrap{To: r.To, Pass: r.Pass, Credentials: r.Credentials, Rows: r.Rows, Done: r.Done, At: r.At}
+	return &Rewrap{To: r.To, Pass: r.Pass, Credentials: r.Credentials, Rows: r.Rows, Unreadable: r.Unreadable, Why: r.Why, Done: r.Done, At: r.At}
 }
 
 // IsKeyID reports whether a text has the form of a key's id: another is not repeated anywhere.
