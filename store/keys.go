@@ -376,7 +376,7 @@ func inState(k *seal.Keyring, state seal.KeyState) string {
 
 // needed fails with a *Refused that names a row which only this key opens; nil: there is none. Backoffs are not looked for: they are advice.
 func (s *Store) needed(ctx context.Context, id string) error {
-	const rewrap = ": `tokenbroker keys rewrap` seals it anew"
+	const rewrap = ": `tokenbroker keys rewrap` seals it anew, or says why it cannot"
 	rows, err := s.rows(ctx, metaGroup, checkKey, suspendedKey)
 	if err != nil {
 		return err

@@ -260,6 +260,7 @@ const rewrapRows = 5_000
 type filled struct {
 	former, uri string
 	rows        int
+	groupOf     func(broker.CredentialName) store.Group
 }
 
 // fill makes a store whose first keys were drawn two hours ago. early is called when it has a few rows.
@@ -323,7 +324,7 @@ func fill(t testing.TB, backend store.Backend, rows int, early func(uri string))
 		all.Go(func() { create(int64(rows / 2)) })
 	}
 	all.Wait()
-	out.former, out.rows = keys.ID(), rows/2*2
+	out.former, out.rows, out.groupOf = keys.ID(), rows/2*2, st.GroupOf
 	if rows == 0 {
 		return out
 	}
@@ -449,6 +450,47 @@ func TestKilledWhileRewrapping(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRewrapNamesWhatNothingOpens: a row that was put where it does not belong keeps nobody else from being sealed anew, and who rewraps hears of it.
+func TestRewrapNamesWhatNothingOpens(t *testing.T) {
+	dir := shortDir(t)
+	db, err := bolt.Open(filepath.Join(dir, settings.DataFile), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := fill(t, db, 20, nil)
+	key := store.Key{Kind: "grant"}
+	read, err := db.List(t.Context(), []store.Group{is.groupOf("n000001")}, key.Kind)
+	if err != nil || len(read) != 1 || len(read[0].Rows) != 1 {
+		t.Fatalf("read: got %v, %v", read, err)
+	}
+	moved := store.Put{Key: key, Revision: store.Revision(broker.NewID()), Value: read[0].Rows[0].Value}
+	if err := db.Apply(t.Context(), store.Batch{Group: is.groupOf("n000003"), Puts: []store.Put{moved}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := &served{proc: start(t, "serve", "--data-dir", dir, "--keys-kek", is.uri, "--listen", "127.0.0.1:0", "--metrics-listen", "none")}
+	s.address = s.waitFor(`answering on (127\.0\.0\.1:\d+)`)
+	if err := waitServing(t.Context(), s.address); err != nil {
+		t.Fatal(err)
+	}
+	rewrap := start(t, "keys", "rewrap", "--data-dir", dir)
+	if code, out := rewrap.code(), rewrap.output(); code != console.ExitFailure || !strings.Contains(out, "1 row left that nothing opens") ||
+		!strings.Contains(out, "credential n000003") || strings.Contains(out, "all is sealed") {
+		t.Errorf("rewrap: got exit code %d and\n%s", code, out)
+	}
+	retire := start(t, "keys", "retire", is.former, "--data-dir", dir)
+	if code, out := retire.code(), retire.output(); code != console.ExitPrecondition || !strings.Contains(out, "the grant record of credential n000003") {
+		t.Errorf("retire: got exit code %d and\n%s", code, out)
+	}
+	command(t, "credential", "delete", "n000003", "--yes", "--data-dir", dir)
+	if out := command(t, "keys", "rewrap", "--data-dir", dir); !strings.Contains(out, "all is sealed with key") {
+		t.Errorf("without it: got\n%s", out)
+	}
+	command(t, "keys", "retire", is.former, "--data-dir", dir)
 }
 
 // TestRotationUnderLoad: three brokers on one Redis go from one key to the next while callers ask all of them and tokens are refreshed all the time. No call fails.
