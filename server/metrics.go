@@ -37,6 +37,7 @@ type Metrics struct {
 	auditAway   prometheus.Gauge
 	auditLost   prometheus.Gauge
 	certificate *prometheus.GaugeVec
+	lists       *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
 	keysStale   prometheus.Gauge
@@ -92,11 +93,12 @@ func NewMetrics() *Metrics {
 		}),
 		trustStale:  gauge("listener_stale", "1 while something of a listener's certificates as they are now is not used: the former is.", "listener"),
 		certificate: gauge("listener_certificate_expiry_timestamp_seconds", "When the broker's own certificate of a listener ends.", "listener"),
+		lists:       gauge("listener_revocation_list_expiry_timestamp_seconds", "When the first of a listener's revocation lists ends. Not there without any.", "listener"),
 		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
 	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.certificate, m.auditAway, m.auditLost,
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.certificate, m.lists, m.auditAway, m.auditLost,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -191,8 +193,12 @@ func (m *Metrics) Audit(away bool, lost int64) {
 	m.auditLost.Set(float64(lost))
 }
 
-// Certificates notes of a listener when the broker's certificate ends, and whether something of what it trusts is not what is there now.
-func (m *Metrics) Certificates(listener string, ends time.Time, stale bool) {
+// Certificates notes of a listener when the broker's certificate ends, when the first of its revocation lists does (zero: it has none), and whether something of
+// what it trusts is not what is there now.
+func (m *Metrics) Certificates(listener string, ends, lists time.Time, stale bool) {
+	if !lists.IsZero() {
+		m.lists.WithLabelValues(listener).Set(float64(lists.Unix()))
+	}
 	m.certificate.WithLabelValues(listener).Set(float64(ends.Unix()))
 	set(m.trustStale.WithLabelValues(listener), stale)
 }

@@ -34,7 +34,7 @@ func TestTheMetricsAreThoseOfTheDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.metrics.Degraded("stub")
-	s.metrics.Certificates("services", time.Now(), false)
+	s.metrics.Certificates("services", time.Now(), time.Now(), false)
 	all, err := s.broker.Count(t.Context())
 	if err != nil {
 		t.Fatal(err)

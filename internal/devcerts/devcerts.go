@@ -56,6 +56,44 @@ func NewAuthority(name, trustDomain string, life time.Duration) (*Authority, err
 // PEM is its certificate.
 func (a *Authority) PEM() []byte { return pemOf("CERTIFICATE", a.Certificate.Raw) }
 
+// Below makes an authority whose certificate this one signs.
+func (a *Authority) Below(name string, life time.Duration) (*Authority, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	c := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-backdated), NotAfter: now.Add(life),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, a.Certificate, &key.PublicKey, a.key)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = x509.ParseCertificate(der); err != nil {
+		return nil, err
+	}
+	return &Authority{c, key}, nil
+}
+
+// Revoke signs the list of what it takes back, in PEM (RFC 5280 section 5). edit may change anything of it; nil: nothing.
+func (a *Authority) Revoke(life time.Duration, edit func(*x509.RevocationList), revoked ...*big.Int) ([]byte, error) {
+	now := time.Now()
+	l := &x509.RevocationList{Number: big.NewInt(now.UnixNano()), ThisUpdate: now.Add(-backdated), NextUpdate: now.Add(life)}
+	for _, n := range revoked {
+		l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: n, RevocationTime: now})
+	}
+	if edit != nil {
+		edit(l)
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, l, a.Certificate, a.key)
+	if err != nil {
+		return nil, err
+	}
+	return pemOf("X509 CRL", der), nil
+}
+
 // Issue signs a certificate for a client and a server. edit says whose it is, and may change anything of it.
 func (a *Authority) Issue(life time.Duration, edit func(*x509.Certificate)) (Pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -80,7 +80,7 @@ func New(ctx context.Context, s Settings) (*Certificates, error) {
 	if c.now == nil {
 		c.now = time.Now
 	}
-	for _, f := range append([]string{s.CertFile, s.KeyFile}, caFiles(s.Trust)...) {
+	for _, f := range append([]string{s.CertFile, s.KeyFile}, trustFiles(s.Trust)...) {
 		if f != "" {
 			c.files = append(c.files, f)
 		}
@@ -107,9 +107,9 @@ func (c *Certificates) Close() {
 	}
 }
 
-func caFiles(all []Trust) (files []string) {
+func trustFiles(all []Trust) (files []string) {
 	for _, t := range all {
-		files = append(files, t.CAFile)
+		files = append(files, t.CAFile, t.CRLFile)
 	}
 	return files
 }
@@ -155,11 +155,30 @@ func (c *Certificates) reload() {
 	c.log.Info("certificates reloaded", "listener", c.settings.Listener, "own_ends", m.own.Leaf.NotAfter)
 }
 
-// Status is when the broker's own certificate ends, and whether something of what is there now is not used.
-func (c *Certificates) Status() (ends time.Time, stale bool) {
+// Status is how a listener's certificates are.
+type Status struct {
+	// Ends is when the broker's own does.
+	Ends time.Time
+	// ListsEnd is when the first of the revocation lists does; zero: there is none.
+	ListsEnd time.Time
+	// Stale: something of what is there now is not used.
+	Stale bool
+}
+
+// Status tells it.
+func (c *Certificates) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.is.Load().own.Leaf.NotAfter, c.problem != ""
+	is := c.is.Load()
+	s := Status{Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
+	for _, a := range is.trust {
+		for _, l := range a.lists {
+			if s.ListsEnd.IsZero() || l.NextUpdate.Before(s.ListsEnd) {
+				s.ListsEnd = l.NextUpdate
+			}
+		}
+	}
+	return s
 }
 
 // Changes implements server.Authenticator.
@@ -185,6 +204,9 @@ func (c *Certificates) read(former *material) (*material, error) {
 		a, err := newAuthority(t)
 		if err == nil {
 			a.certificates, err = c.certificates(a)
+		}
+		if err == nil && t.CRLFile != "" {
+			a.lists, err = listsIn("trust "+t.Name, t.CRLFile)
 		}
 		if err != nil {
 			wrong = append(wrong, err)
@@ -218,6 +240,9 @@ func (m *material) sum() (digest [sha256.Size]byte) {
 		h.Write([]byte(a.Name + "\x00"))
 		for _, r := range a.certificates {
 			h.Write(r.Raw)
+		}
+		for _, l := range a.lists {
+			h.Write(l.Raw)
 		}
 	}
 	h.Sum(digest[:0])

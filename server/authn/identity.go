@@ -22,6 +22,9 @@ type Trust struct {
 	Name string
 	// CAFile has the authority's certificates in PEM. Empty: the Workload API has them.
 	CAFile string
+	// CRLFile has the revocation lists of all that issue certificates below the authority's, in PEM, or one in DER (RFC 5280 section 5). Empty: nothing is
+	// revoked. A certificate whose issuer has no list there that counts now is not let in.
+	CRLFile string
 	// TrustDomain is whose SPIFFE IDs are believed of it, and no other's; empty: Kind and Names say what is.
 	TrustDomain string
 	// Kind is DNS, URI or CommonName. Exactly one name of that kind in a certificate is of Names, which are patterns as in a policy.
@@ -37,6 +40,8 @@ type authority struct {
 	// certificates are those in roots.
 	certificates []*x509.Certificate
 	roots        *x509.CertPool
+	// lists are those of CRLFile.
+	lists []revocationList
 }
 
 // newAuthority checks what is said of a trust.
@@ -104,6 +109,9 @@ func (a authority) identify(chain []*x509.Certificate, now time.Time) (id identi
 		Roots: a.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
+		return id, err
+	}
+	if chains, err = a.unrevoked(chains, now); err != nil {
 		return id, err
 	}
 	for _, c := range chains { // it ends when the last way to a root does

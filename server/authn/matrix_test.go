@@ -130,11 +130,17 @@ const cart = "spiffe://corp.example/ns/shop/sa/cart"
 
 // TestWhoIsLetIn: every RPC of both doors, for every kind of certificate, on real sockets.
 func TestWhoIsLetIn(t *testing.T) {
-	r := newRig(t)
+	r := newRigOf(t, withLists)
 	other := must[*devcerts.Authority](t)(devcerts.NewAuthority("other", trustDomain, time.Hour)) // it says that it is of this domain, too
 	self := must[*devcerts.Authority](t)(devcerts.NewAuthority("self", "", time.Hour))
 	federated := must[*devcerts.Authority](t)(devcerts.NewAuthority("federated", "partner.example", time.Hour))
 	pair := func(p devcerts.Pair) *tls.Config { return r.config(&p) }
+	revoked := r.svid(cart)
+	changed := []<-chan struct{}{r.auth["services"].Changes(), r.auth["operators"].Changes()}
+	r.write(revocations, r.revoke(r.ca, revoked))
+	for _, c := range changed {
+		within(t, c, "the list is not read again")
+	}
 	kinds := []struct {
 		name   string
 		config *tls.Config
@@ -152,6 +158,7 @@ func TestWhoIsLetIn(t *testing.T) {
 			c.NotBefore = time.Now().Add(time.Hour)
 			c.NotAfter = time.Now().Add(2 * time.Hour)
 		})), nil, codes.Unavailable},
+		{"revoked", pair(revoked), nil, codes.Unavailable},
 		{"of another authority", pair(issue(t, other, time.Hour, uris(cart))), nil, codes.Unavailable},
 		{"of a stranger", pair(issue(t, self, time.Hour, uris(cart))), nil, codes.Unavailable},
 		{"of another trust domain by its own authority", pair(issue(t, federated, time.Hour, uris("spiffe://partner.example/ns/shop/sa/cart"))), nil, codes.Unavailable},

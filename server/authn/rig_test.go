@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -180,6 +181,7 @@ func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []a
 	serving := must[*devcerts.Authority](t)(devcerts.NewAuthority("serving", "", time.Hour))
 	own := must[devcerts.Pair](t)(serving.Issue(time.Hour, devcerts.Loopback))
 	r.write("serving.pem", serving.PEM())
+	r.write(revocations, r.revoke(r.ca))
 	cert, key, ca := r.write("tls.crt", own.Certificate), r.write("tls.key", own.Key), r.write("ca.pem", r.ca.PEM())
 	keys := must[*seal.Keyring](t)(seal.New())
 	st := must[*store.Store](t)(store.New(storetest.NewMemory(), keys, store.Options{}))
@@ -227,6 +229,23 @@ func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []a
 		t.Fatal(err)
 	}
 	return r
+}
+
+// revocations is the file with the list of a rig's authority, which a test has its listeners look at by withLists.
+const revocations = "crl.pem"
+
+func withLists(s *authn.Settings) {
+	s.Trust[0].CRLFile = filepath.Join(filepath.Dir(s.Trust[0].CAFile), revocations)
+}
+
+// revoke is the list of an authority that takes these certificates back.
+func (r *rig) revoke(by *devcerts.Authority, pairs ...devcerts.Pair) []byte {
+	r.t.Helper()
+	var serials []*big.Int
+	for _, p := range pairs {
+		serials = append(serials, must[tls.Certificate](r.t)(tls.X509KeyPair(p.Certificate, p.Key)).Leaf.SerialNumber)
+	}
+	return must[[]byte](r.t)(by.Revoke(time.Hour, nil, serials...))
 }
 
 // svid issues an X.509-SVID.

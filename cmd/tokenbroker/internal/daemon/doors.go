@@ -46,11 +46,11 @@ func (r *Running) tell(ctx context.Context) {
 			r.metrics.Audit(s.Away, s.Lost)
 		}
 		for i, c := range r.certificates {
-			ends, stale := c.Status()
+			is := c.Status()
 			if t := r.tokens[r.doors[i].Name]; t != nil {
-				stale = stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
+				is.Stale = is.Stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
 			}
-			r.metrics.Certificates(r.doors[i].Name, ends, stale)
+			r.metrics.Certificates(r.doors[i].Name, is.Ends, is.ListsEnd, is.Stale)
 		}
 		select {
 		case <-tick.C:

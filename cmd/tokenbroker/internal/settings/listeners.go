@@ -203,9 +203,12 @@ func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
 	for _, it := range r.Items(n, "trust") {
 		what := "trust." + yamldoc.Clip(it.Key)
 		t := Trust{Trust: authn.Trust{Name: it.Key}, at: Position{r.File, it.At}}
-		words := r.Words(it.Value, what, "ca_file", "trust_domain", "dns", "uri", "cn")
+		words := r.Words(it.Value, what, "ca_file", "crl_file", "trust_domain", "dns", "uri", "cn")
 		if w, ok := words["ca_file"]; ok {
 			t.CAFile = r.oneText(w, what+".ca_file")
+		}
+		if w, ok := words["crl_file"]; ok {
+			t.CRLFile = r.oneText(w, what+".crl_file")
 		}
 		said := 0
 		if w, ok := words["trust_domain"]; ok {

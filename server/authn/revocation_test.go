@@ -1,0 +1,165 @@
+package authn_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/server/authn"
+)
+
+// TestWhatIsRevoked: who is let in with which lists. Each certificate below the root needs a list of its own issuer that counts now.
+func TestWhatIsRevoked(t *testing.T) {
+	r := newRigOf(t, withLists)
+	below := must[*devcerts.Authority](t)(r.ca.Below("below", time.Hour))
+	namesake := must[*devcerts.Authority](t)(devcerts.NewAuthority("corp", trustDomain, time.Hour))
+	direct := r.svid(cart)
+	through := issue(t, below, time.Hour, uris(cart))
+	through.Certificate = slices.Concat(through.Certificate, below.PEM())
+	serial := func(p devcerts.Pair) *big.Int {
+		block, _ := pem.Decode(p.Certificate)
+		return must[*x509.Certificate](t)(x509.ParseCertificate(block.Bytes)).SerialNumber
+	}
+	list := func(by *devcerts.Authority, revoked ...*big.Int) []byte {
+		return must[[]byte](t)(by.Revoke(time.Hour, nil, revoked...))
+	}
+	ended := func(by *devcerts.Authority, revoked ...*big.Int) []byte {
+		return must[[]byte](t)(by.Revoke(-time.Second, nil, revoked...))
+	}
+	young := must[[]byte](t)(r.ca.Revoke(2*time.Hour, func(l *x509.RevocationList) { l.ThisUpdate = time.Now().Add(time.Hour) }))
+	der, _ := pem.Decode(list(r.ca, serial(direct)))
+	for _, c := range []struct {
+		name  string
+		lists []byte
+		pair  devcerts.Pair
+		in    bool
+	}{
+		{"nobody is revoked", list(r.ca), direct, true},
+		{"it is", list(r.ca, big.NewInt(7), serial(direct)), direct, false},
+		{"it is, in DER", der.Bytes, direct, false},
+		{"another one is", list(r.ca, big.NewInt(7), new(big.Int).Add(serial(direct), big.NewInt(1))), direct, true},
+		{"the list has ended", ended(r.ca), direct, false},
+		{"the list has ended, and its successor counts", slices.Concat(ended(r.ca), list(r.ca)), direct, true},
+		{"the list that has it has ended", slices.Concat(ended(r.ca, serial(direct)), list(r.ca)), direct, false},
+		{"the list does not count yet", young, direct, false},
+		{"the list is a namesake's", list(namesake), direct, false},
+		{"a namesake revokes it", slices.Concat(list(namesake, serial(direct)), list(r.ca)), direct, true},
+		{"its issuer has no list", list(r.ca), through, false},
+		{"both have", slices.Concat(list(r.ca), list(below)), through, true},
+		{"its issuer has one, the root has none", list(below), through, false},
+		{"it is revoked below", slices.Concat(list(r.ca), list(below, serial(through))), through, false},
+		{"its issuer is revoked", slices.Concat(list(r.ca, below.Certificate.SerialNumber), list(below)), through, false},
+		{"the root revokes its number, which is not the root's to revoke", slices.Concat(list(r.ca, serial(through)), list(below)), through, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			changed := r.auth["services"].Changes()
+			r.write(revocations, c.lists)
+			within(t, changed, "the list is not read again")
+			if err := getToken(t, r.dial("services", r.config(&c.pair))); (err == nil) != c.in || err != nil && status.Code(err) != codes.Unavailable {
+				t.Errorf("got %v, want it let in: %t", err, c.in)
+			}
+		})
+	}
+}
+
+// TestRevokedWhileItIsOpen: the connection of a certificate that is revoked ends, with its watches, and nobody else's does.
+func TestRevokedWhileItIsOpen(t *testing.T) {
+	r := newRigOf(t, withLists)
+	leaked, other := r.svid(cart), r.svid(cart)
+	of := r.once("services", r.config(&leaked))
+	watched, stays := watch(t, of), watch(t, r.once("services", r.config(&other)))
+	r.write(revocations, r.revoke(r.ca, leaked))
+	if err := within(t, watched, "a watch goes on whose certificate was revoked"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the watch: got %v", err)
+	}
+	if err := getToken(t, r.dial("services", r.config(&leaked))); status.Code(err) != codes.Unavailable {
+		t.Errorf("again: got %v", err)
+	}
+	open(t, stays)
+	if !strings.Contains(r.log.String(), "was revoked") {
+		t.Error("the log does not say why it was refused")
+	}
+}
+
+// TestListsThatSayLess: a list that is damaged, or says less than all of its issuer, does not count, and the former one does.
+func TestListsThatSayLess(t *testing.T) {
+	r := newRigOf(t, withLists)
+	pair := r.svid(cart)
+	with := func(edit func(*x509.RevocationList)) []byte {
+		return must[[]byte](t)(r.ca.Revoke(time.Hour, edit))
+	}
+	critical := func(id ...int) []pkix.Extension {
+		return []pkix.Extension{{Id: asn1.ObjectIdentifier(id), Critical: true, Value: []byte{5, 0}}}
+	}
+	good := r.revoke(r.ca)
+	short := append(bytes.Clone(good), "-----BEGIN X509 CRL-----\nAAAA\n"...)
+	for name, c := range map[string]struct {
+		file []byte
+		says string
+	}{
+		"nothing":           {nil, "cannot be read"},
+		"no list":           {[]byte("no list"), "cannot be read"},
+		"a certificate":     {r.ca.PEM(), `block "CERTIFICATE"`},
+		"a damaged second":  {short, "and more that cannot"},
+		"a list of changes": {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 27) }), "2.5.29.27"},
+		"a list of some":    {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 28) }), "2.5.29.28"},
+		"an entry of another's": {with(func(l *x509.RevocationList) {
+			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(1), RevocationTime: time.Now(), ExtraExtensions: critical(2, 5, 29, 29)}}
+		}), "another issuer"},
+		"a list without successor": {withoutNext(t, good), "nextUpdate"},
+	} {
+		file := writeTo(t, t.TempDir(), "crl.pem", c.file)
+		_, err := authn.New(context.Background(), authn.Settings{
+			Listener: "services", CertFile: r.dir + "/tls.crt", KeyFile: r.dir + "/tls.key",
+			Trust: []authn.Trust{{Name: "corp", CAFile: r.dir + "/ca.pem", TrustDomain: trustDomain, CRLFile: file}},
+		})
+		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "trust corp: ") {
+			t.Errorf("%s: got %v, want an error that says %q", name, err, c.says)
+		}
+	}
+
+	r.write(revocations, []byte("no list"))
+	looked := time.NewTicker(time.Millisecond)
+	defer looked.Stop()
+	for began := time.Now(); !r.auth["services"].Status().Stale; <-looked.C {
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("the list is not read again")
+		}
+	}
+	if err := getToken(t, r.dial("services", r.config(&pair))); err != nil {
+		t.Errorf("with the former list: %v", err)
+	}
+	changed := r.auth["services"].Changes()
+	r.write(revocations, r.revoke(r.ca, pair))
+	within(t, changed, "the list is not read again")
+	if s := r.auth["services"].Status(); s.Stale || s.ListsEnd.Before(time.Now()) || s.ListsEnd.After(time.Now().Add(time.Hour)) {
+		t.Errorf("status: got %+v", s)
+	}
+	if err := getToken(t, r.dial("services", r.config(&pair))); status.Code(err) != codes.Unavailable {
+		t.Errorf("with the next list: %v", err)
+	}
+}
+
+// withoutNext takes the nextUpdate out of a list, whose signature is not looked at before who it is of is known.
+func withoutNext(t *testing.T, list []byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(list)
+	var l pkix.CertificateList
+	if _, err := asn1.Unmarshal(block.Bytes, &l); err != nil {
+		t.Fatal(err)
+	}
+	l.TBSCertList.Raw, l.TBSCertList.NextUpdate = nil, time.Time{}
+	return must[[]byte](t)(asn1.Marshal(l))
+}
