@@ -77,6 +77,8 @@ type Decision struct {
 	Rule string
 	// Rate is how often the rule lets each of its callers be given a token.
 	Rate Rate
+	// More: of what is Unread, another rule may allow it with a higher rate, which depends on what is stored.
+	More bool
 }
 
 // A Rate is so many times in a while, all of which may be at once. The zero value is without a bound.

@@ -107,10 +107,17 @@ func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 	if err != nil {
 		return err
 	}
+	var beyond error
 	if may.effect == broker.Allowed {
-		return b.within(a.Caller, b.authorize.Decide(a), a.Credential)
+		by := b.authorize.Decide(a)
+		if beyond = b.within(a.Caller, by, a.Credential); beyond == nil || !by.More {
+			return beyond
+		}
 	}
 	c, err := b.reading(ctx, a.Caller, a.Credential)
+	if beyond != nil && err != nil {
+		return beyond
+	}
 	if broker.KindOf(err) == broker.StoreUnavailable && b.mayUnread(may) {
 		return nil // what is handed out is decided on once more
 	}

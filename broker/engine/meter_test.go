@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/broker/policy"
 )
 
 // TestARateIsOfEachCaller: what the policy lets a caller have is counted on hits and on misses, for each caller apart, and is the same after the policy was read
@@ -65,6 +66,57 @@ func TestARateIsOfEachCaller(t *testing.T) {
 		w.wantExchanges(2)
 	})
 }
+
+// TestTheHighestRateThatAllowsCounts: a rule with a rate allows by the name, and one without by the labels. What the former has let a caller have is no reason to
+// refuse what the latter does, also where it has to be asked for; and for what only the former allows nobody is asked.
+func TestTheHighestRateThatAllowsCounts(t *testing.T) {
+	const both = `
+version: 1
+callers: {shop: [{spiffe: "corp.example/ns/shop/**"}]}
+rules:
+  - {name: slow, callers: [shop], credentials: {names: ["*"]}, operations: [get_token], scopes: ["*"], audience: ["*"], resources: ["*"], parameters: {"*": ["*"]}, rate: 1/h}
+  - {name: free, callers: [shop], credentials: {names: ["*"], labels: {env: [prod]}}, operations: [get_token], scopes: ["*"], audience: ["*"], resources: ["*"], parameters: {"*": ["*"]}}
+`
+	synctest.Test(t, func(t *testing.T) {
+		p, problems := policy.Parse("policy", []byte(both))
+		if p == nil {
+			t.Fatal(problems)
+		}
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, func(s *engine.Settings) { s.Authorizer = filed{p} })
+		for _, name := range []broker.CredentialName{"dev", "other", "prod"} {
+			if _, err := w.CreateCredential(t.Context(), local, engine.Change{Name: name, Edit: func(d *engine.Draft) error {
+				if d.Provider = w.up.facts.Name; name == "prod" {
+					d.Labels = map[string]string{"env": "prod"}
+				}
+				return nil
+			}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range []struct {
+			name      broker.CredentialName
+			want      error
+			exchanges int
+		}{{"dev", nil, 1}, {"dev", broker.CallerLimited, 1}, {"other", broker.CallerLimited, 1}, {"prod", nil, 2}, {"prod", nil, 2}, {"missing", broker.CallerLimited, 2}} {
+			if _, err := w.Token(t.Context(), shop, engine.Request{Credential: c.name}); !errors.Is(err, c.want) {
+				t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+			}
+			w.wantExchanges(c.exchanges)
+		}
+	})
+}
+
+// filed is a policy that allows this machine everything.
+type filed struct{ *policy.Policy }
+
+func (f filed) Decide(a broker.Access) broker.Decision {
+	if a.Caller == local {
+		return broker.Decision{Effect: broker.Allowed}
+	}
+	return f.Policy.Decide(a)
+}
+func (filed) Generation() uint64       { return 0 }
+func (filed) Changes() <-chan struct{} { return nil }
 
 // TestWhatIsBeyondARateIsNoUse: the audit log counts what was handed out, and nothing else.
 func TestWhatIsBeyondARateIsNoUse(t *testing.T) {

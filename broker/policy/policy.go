@@ -35,12 +35,17 @@ func (p *Policy) Decide(a broker.Access) broker.Decision {
 	}
 	q := ask(a)
 	best := broker.Decision{}
+	var depends []broker.Rate
 	for _, r := range p.viewOf(a.Caller).rules { // who is blocked has none
 		effect, _ := r.decide(&q)
 		if best = r.better(best, effect, a.Operation); best.Effect == broker.Allowed && best.Rate == (broker.Rate{}) {
-			break
+			return best
+		}
+		if effect == broker.Depends && a.Operation == broker.GetToken {
+			depends = append(depends, r.rate)
 		}
 	}
+	best.More = best.Effect == broker.Allowed && slices.ContainsFunc(depends, func(r broker.Rate) bool { return r.Beyond(best.Rate) })
 	return best
 }
 

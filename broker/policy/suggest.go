@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tokenbroker/tokenbroker/broker"
@@ -28,14 +29,20 @@ type Use struct {
 	Rule string
 }
 
-// Literal reports whether a policy can say just this: a value with a wildcard in it would be a pattern.
+// Literal reports whether nothing of it would be a pattern in a policy.
 func (u Use) Literal() bool {
-	return !slices.ContainsFunc(slices.Concat(u.Scopes, u.Resources, []string{u.Audience}), hasWildcard)
+	return !slices.ContainsFunc(slices.Concat(u.Scopes, u.Resources, u.Parameters, []string{u.Audience}), hasWildcard)
+}
+
+// Sayable reports whether a policy can have it: callers choose what they ask for, and some texts are none that a policy has.
+func (u Use) Sayable() bool {
+	_, err := Suggest([]Use{u})
+	return err == nil
 }
 
 // Suggest writes a policy that allows all of these, and as little else as rules can say: of scopes and resources that came together any of them, and of a
-// parameter any value. What is alike is one rule. Patterns are proposed in comments, and nowhere else: all uses are Literal. It fails where that is no policy, which is
-// where there is more of it than a policy may have.
+// parameter any value. What is alike is one rule. Patterns are proposed in comments, and nowhere else: all uses are Literal. It fails where that is no policy, which
+// is, where all are Sayable, where there is more of it than a policy may have.
 func Suggest(uses []Use) ([]byte, error) {
 	s := suggestion{callers: map[string]*suggested{}}
 	for _, u := range uses {
@@ -194,7 +201,8 @@ func (s *suggestion) text() []byte {
 		maps.Copy(allowed[string(b)], s.callers[id].rules)
 	}
 	keys := slices.SortedFunc(maps.Keys(groups), func(a, b string) int { return strings.Compare(groups[a][0].Identity, groups[b][0].Identity) })
-	var callers, ruled, tests strings.Builder
+	var callers, ruled strings.Builder
+	var tests []string
 	taken, named := map[string]bool{}, map[string]bool{}
 	for _, key := range keys {
 		group := groupName(groups[key][0], taken)
@@ -214,17 +222,20 @@ func (s *suggestion) text() []byte {
 			if len(rules[key]) > 1 {
 				name = fmt.Sprintf("%s-%d", group, i+1)
 			}
-			p.write(&ruled, &tests, unique(name, named), group, groups[key][0])
+			if test := p.write(&ruled, unique(name, named), group, groups[key][0]); test != "" && len(tests) < mostTests {
+				tests = append(tests, test)
+			}
 		}
 	}
 	out := "version: 1\ncallers:\n" + callers.String() + "rules:\n" + ruled.String()
-	if tests.Len() > 0 {
-		out += "tests:\n" + tests.String()
+	if len(tests) > 0 {
+		out += "tests:\n" + strings.Join(tests, "")
 	}
 	return []byte(out)
 }
 
-func (p proposal) write(ruled, tests *strings.Builder, name, group string, c *broker.Caller) {
+// write writes the rule, and returns a test of it; empty: there is none.
+func (p proposal) write(ruled *strings.Builder, name, group string, c *broker.Caller) string {
 	fmt.Fprintf(ruled, "  - name: %s\n    callers: [%s]\n", name, group)
 	if len(p.Names) > 0 && p.Names[0] != "" {
 		fmt.Fprintf(ruled, "    credentials: {names: %s}\n", list(p.Names))
@@ -257,19 +268,13 @@ func (p proposal) write(ruled, tests *strings.Builder, name, group string, c *br
 			all = append(all, asYAML(n)+`: ["*"]`)
 		}
 		fmt.Fprintf(ruled, "    parameters: {%s}   # their values are not in the audit log: narrow them\n", strings.Join(all, ", "))
-		return // what a test would say of them, nobody knows
+		return "" // what it would say of them, nobody knows
 	}
-	fmt.Fprintf(tests, "  - %s, rule: %s}\n", test, name)
+	return fmt.Sprintf("  - %s, rule: %s}\n", test, name)
 }
 
-// asYAML is a text as YAML reads it, whatever is in it.
-func asYAML(s string) string {
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(s) // a text always can be
-	return strings.TrimSuffix(b.String(), "\n")
-}
+// asYAML is a text as YAML reads it, whatever is in it: Go's escapes are YAML's (YAML 1.2, section 5.7).
+func asYAML(s string) string { return strconv.Quote(s) }
 
 func list[T ~string](all []T) string {
 	out := make([]string, len(all))

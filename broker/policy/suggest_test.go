@@ -2,6 +2,7 @@ package policy
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -145,6 +146,45 @@ func TestASuggestionAllowsNothingElse(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeSaid: a text that no policy has is told before, and spoils nothing; what a policy reads in another spelling is read back as it was.
+func TestWhatCannotBeSaid(t *testing.T) {
+	use := func(scope, parameter string) Use {
+		u := Use{Caller: described(t, "spiffe://td/a"), Operation: broker.GetToken, Credential: "main"}
+		if scope != "" {
+			u.Scopes = []string{scope}
+		}
+		if parameter != "" {
+			u.Parameters = []string{parameter}
+		}
+		return u
+	}
+	for _, u := range []Use{use("", "*"), use("", "a*"), use("a*", "")} {
+		if u.Literal() {
+			t.Errorf("%+v is literal", u)
+		}
+	}
+	for _, scope := range []string{"x\ufffe", "x\ufeffy", "x\u2028y", "x\u00a0y", "x\U0001fffe", "x\u0085y", `a"b\`, "é", "x\x7f"} {
+		u := use(scope, "")
+		text, err := Suggest([]Use{u, use("good", "")})
+		if u.Sayable() != (err == nil) {
+			t.Errorf("%q: sayable %t, %v", scope, u.Sayable(), err)
+		}
+		if p, problems := Parse("suggested", text); err == nil && (p == nil || p.Decide(u.access()).Effect != broker.Allowed) {
+			t.Errorf("%q: %v\n%s", scope, problems, text)
+		}
+	}
+	var many []Use
+	for i := range mostTests + 1 {
+		u := use("", "")
+		u.Audience = strconv.Itoa(i)
+		many = append(many, u)
+	}
+	text, err := Suggest(many)
+	if err != nil || strings.Count(string(text), "- {caller:") != mostTests {
+		t.Errorf("%d rules: %v", len(many), err)
+	}
+}
+
 // FuzzSuggest: whatever callers choose, what is suggested is a policy that allows it, and nobody else anything.
 func FuzzSuggest(f *testing.F) {
 	f.Add("repo:acme/web", "read", "https://a.example", "x", "source")
@@ -159,6 +199,9 @@ func FuzzSuggest(f *testing.F) {
 		text, err := Suggest([]Use{u})
 		if err != nil || !u.Literal() {
 			return
+		}
+		if strings.Contains(parameter, "*") {
+			t.Errorf("%q is a parameter's name", parameter)
 		}
 		p, problems := Parse("suggested", text)
 		if p == nil || len(p.rules) != 1 || len(p.groups) != 1 || len(p.blocked) != 0 {

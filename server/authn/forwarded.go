@@ -95,6 +95,7 @@ const headerName = "x-forwarded-client-cert"
 var (
 	errNoProxy   = forwardedFailure("it came from a caller who is no proxy of this listener: leave the header out, or have the settings name the proxy")
 	errNoElement = forwardedFailure("it cannot be read, has more elements than one and the settings name no proxy before this one (through), or not exactly one By and one URI")
+	errTwice     = forwardedFailure("one proxy has added more than one element, or a certificate's name is written so that it looks as if")
 	errNotItsOwn = forwardedFailure("its By is not the proxy that sent it")
 	errNotBelief = forwardedFailure("its URI is no SPIFFE ID that this proxy may forward")
 )
@@ -102,6 +103,9 @@ var (
 func forwardedFailure(why string) *broker.Failure {
 	return &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: headerName + ": " + why}
 }
+
+// between keeps the SPIFFE IDs of a way apart, of which none has it.
+const between = " "
 
 // Forwarded implements server.Forwarders.
 func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller, error) {
@@ -119,7 +123,7 @@ func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller
 	if wrong != nil {
 		return nil, wrong
 	}
-	f := forwarding{of, by.Identity, strings.Join(way, " ")}
+	f := forwarding{of, by.Identity, strings.Join(way, between)}
 	p.mu.RLock()
 	c := p.all[f]
 	p.mu.RUnlock()
@@ -152,7 +156,8 @@ func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller
 
 // way has the SPIFFE IDs of those who stand before the proxy, the nearest first and the one for whom it calls last, as it says it. Each element says who was
 // called (By), which is who has added it, and by whom (URI). The last one is this proxy's; one before counts as long as whoever is named behind it is a proxy
-// that may stand there.
+// that may stand there. One proxy adds one element: Envoy writes names of certificates as they are, and with a comma in a name whoever connects to a proxy would
+// write an element behind the proxy's own, which has the same By.
 func (p *proxy) way(own, header string) (way []string, _ *broker.Failure) {
 	all, err := parseForwarded(header)
 	if err != nil || len(p.Through) == 0 && len(all) != 1 {
@@ -166,6 +171,10 @@ func (p *proxy) way(own, header string) (way []string, _ *broker.Failure) {
 			return nil, errNoElement
 		case last.by[0] != by:
 			return nil, errNotItsOwn
+		case slices.ContainsFunc(all, func(e element) bool { return slices.Contains(e.by, by) }):
+			return nil, errTwice
+		case strings.Contains(last.uri[0], between):
+			return nil, errNotBelief
 		}
 		if way = append(way, last.uri[0]); len(all) == 0 || !slices.Contains(p.Through, last.uri[0]) {
 			return way, nil

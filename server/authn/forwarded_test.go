@@ -19,6 +19,7 @@ import (
 
 const (
 	gateway = "spiffe://corp.example/mesh/gateway"
+	spare   = "spiffe://corp.example/mesh/spare"
 	inner   = "spiffe://corp.example/mesh/inner"
 	web     = "spiffe://corp.example/ns/web/sa/shop"
 	header  = "x-forwarded-client-cert"
@@ -60,7 +61,7 @@ func TestForWhomAProxyCalls(t *testing.T) {
 		says   string
 	}{
 		{"as Envoy writes it", gateway, []string{one}, "via:mesh/" + web, ""},
-		{"the proxy's other name", "spiffe://corp.example/mesh/spare", []string{strings.Replace(one, "gateway", "spare", 1)}, "via:mesh/" + web, ""},
+		{"the proxy's other name", spare, []string{strings.Replace(one, "gateway", "spare", 1)}, "via:mesh/" + web, ""},
 		{"in quotation marks", gateway, []string{`By="` + gateway + `";URI="` + web + `"`}, "via:mesh/" + web, ""},
 		{"keys in other letters", gateway, []string{`by=` + gateway + `;uri=` + web}, "via:mesh/" + web, ""},
 		{"of another trust domain", gateway, []string{"By=" + gateway + ";URI=spiffe://partner.example/ns/web/x"}, "via:mesh/spiffe://partner.example/ns/web/x", ""},
@@ -98,6 +99,9 @@ func TestForWhomAProxyCalls(t *testing.T) {
 		{"behind quotation marks", gateway, []string{`By="` + gateway + `"x;URI=` + web}, "", "cannot be read"},
 		{"within a value", gateway, []string{`By=` + gateway + `;URI=sp"iffe` + web}, "", "cannot be read"},
 		{"an end that is none", gateway, []string{one + ";"}, "", "cannot be read"},
+		{"a comma in a name, at the proxy itself", inner, []string{"By=" + inner + ";URI=" + web + "x,By=" + inner + ";URI=" + web}, "", "more than one element"},
+		{"a comma in a name, at the one before", inner, []string{"By=" + gateway + ";URI=" + web + "x,By=" + gateway + ";URI=" + web + ",By=" + inner + ";URI=" + gateway}, "", "more than one element"},
+		{"a comma and more in a name, at the one before", inner, []string{"By=" + gateway + ";URI=" + web + "x,By=" + gateway + ";URI=" + spare + ",By=" + spare + ";URI=" + web + ",By=" + inner + ";URI=" + gateway}, "", "not the proxy"},
 		{"an empty element", gateway, []string{one + ","}, "", "cannot be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -119,6 +123,20 @@ func TestForWhomAProxyCalls(t *testing.T) {
 				t.Errorf("it quotes what came: %v", err)
 			}
 		})
+	}
+}
+
+// TestAWayIsNoName: a name with a blank in it is nobody's, also if it reads as two that have called.
+func TestAWayIsNoName(t *testing.T) {
+	r := newRig(t)
+	pair := r.svid(inner)
+	for range 2 {
+		if got, err := r.whoCalls(forwarded(t.Context(), "By="+inner+";URI="+gateway+" "+web), &pair); got != nil || status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v, %v", got, err)
+		}
+		if got, err := r.whoCalls(forwarded(t.Context(), "By="+gateway+";URI="+web+",By="+inner+";URI="+gateway), &pair); got == nil {
+			t.Errorf("by way of both: %v", err)
+		}
 	}
 }
 

@@ -84,10 +84,14 @@ func (s *suggesting) add(e audit.Entry) error {
 	if s.seen[key] {
 		return nil
 	}
-	if len(s.uses) == suggestMost {
+	if len(s.seen) == suggestMost {
 		return errTooMuch
 	}
 	s.seen[key] = true
+	if !u.Sayable() {
+		s.strange++
+		return nil
+	}
 	s.wide = s.wide || len(u.Parameters) > 0
 	s.uses = append(s.uses, u)
 	return nil
@@ -137,7 +141,7 @@ func (c *policySuggestCommand) Run(p *console.Process) error {
 	}
 	for what, n := range map[string]int{
 		"of values with a * in them: they would be patterns": s.wild, "of tokens whose first use is in another file, which says what was asked for": missing,
-		"that are no lines of an audit log": s.skipped, "that were cut off, so that not all is known of what was asked for": s.clipped, "of callers or operations that no policy can have": s.strange} {
+		"that are no lines of an audit log": s.skipped, "that were cut off, so that not all is known of what was asked for": s.clipped, "of callers, operations or values that no policy can have": s.strange} {
 		if n > 0 {
 			console.Printf(p.Stderr, "left out: %s %s\n", console.Counted(n, "line"), what)
 		}
