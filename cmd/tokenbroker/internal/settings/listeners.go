@@ -117,7 +117,7 @@ func (r *settingsReader) listener(n *yaml.Node, what string) *Listener {
 	text("workload_api", &l.WorkloadAPI)
 	list := func(word string, to *[]string) {
 		if it, ok := words[word]; ok {
-			*to = r.Texts(it.Value, what+"."+word)
+			*to = r.texts(it.Value, what+"."+word)
 		}
 	}
 	list("listen", &l.Addresses)
@@ -155,7 +155,7 @@ func (r *settingsReader) issuers(n *yaml.Node) map[string]Issuer {
 		}
 		for word, to := range map[string]*[]string{"audience": &i.Audience, "algorithms": &i.Algorithms} {
 			if w, ok := words[word]; ok {
-				*to = r.Texts(w.Value, what+"."+word)
+				*to = r.texts(w.Value, what+"."+word)
 			}
 		}
 		r.named(it, what)
@@ -176,13 +176,13 @@ func (r *settingsReader) proxies(n *yaml.Node) map[string]Proxy {
 		words := r.Words(it.Value, what, "callers", "forwards", "through")
 		for word, to := range map[string]*[]string{"callers": &p.Callers, "forwards": &p.Forwards} {
 			if w, ok := words[word]; ok {
-				*to = r.Texts(w.Value, what+"."+word)
+				*to = r.texts(w.Value, what+"."+word)
 			} else {
 				r.Wrong(it.At, "%s.%s: it is missing", what, word)
 			}
 		}
 		if w, ok := words["through"]; ok {
-			p.Through = r.Texts(w.Value, what+".through")
+			p.Through = r.texts(w.Value, what+".through")
 		}
 		r.named(it, what)
 		all[it.Key] = p
@@ -217,7 +217,7 @@ func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
 		}
 		for _, word := range slices.Sorted(maps.Keys(names)) {
 			if w, ok := words[word]; ok {
-				t.Kind, t.Names = names[word], r.Texts(w.Value, what+"."+word)
+				t.Kind, t.Names = names[word], r.texts(w.Value, what+"."+word)
 				said++
 			}
 		}
@@ -229,6 +229,15 @@ func (r *settingsReader) trusts(n *yaml.Node) map[string]Trust {
 			r.Wrong(it.At, "%s.ca_file: it is missing", what)
 		}
 		all[it.Key] = t
+	}
+	return all
+}
+
+// texts is a list of texts, of which there is one at least, and none is blank.
+func (r *settingsReader) texts(n *yaml.Node, what string) []string {
+	all := r.Texts(n, what)
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 || slices.ContainsFunc(all, isBlank) {
+		r.Wrong(yamldoc.At(n), "%s: %s", what, errEmpty)
 	}
 	return all
 }
