@@ -3,6 +3,7 @@ package authn_test
 import (
 	"context"
 	"crypto/x509"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,50 @@ func TestForWhomAProxyCalls(t *testing.T) {
 				t.Errorf("it quotes what came: %v", err)
 			}
 		})
+	}
+}
+
+// TestEveryRPCByWayOfAProxy: for every RPC of both doors, who a proxy says calls is who it is decided on.
+func TestEveryRPCByWayOfAProxy(t *testing.T) {
+	r := newBearers(t).r
+	by := func(id string) *devcerts.Pair { return new(r.svid(id)) }
+	word := func(by, of string) []string { return []string{"By=" + by + ";URI=" + of} }
+	ended := r.svid(gateway, func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Second)
+	})
+	stranger := issue(t, must[*devcerts.Authority](t)(devcerts.NewAuthority("other", trustDomain, time.Hour)), time.Hour, uris(gateway))
+	chain := []string{"By=" + gateway + ";URI=" + web + ",By=" + inner + ";URI=" + gateway}
+	all := methods(t)
+	for _, k := range []struct {
+		name   string
+		pair   *devcerts.Pair
+		values []string
+		may    string // the only caller who may; empty: everybody may everything
+		want   codes.Code
+	}{
+		{"allowed", by(gateway), word(gateway, web), "via:mesh/" + web, codes.OK},
+		{"allowed, of a chain", by(inner), chain, "via:chain/" + web, codes.OK},
+		{"the one who comes directly may", by(gateway), word(gateway, web), web, codes.PermissionDenied},
+		{"the proxy itself may", by(gateway), word(gateway, web), gateway, codes.PermissionDenied},
+		{"who comes by another proxy may", by(inner), chain, "via:mesh/" + web, codes.PermissionDenied},
+		{"whom it may not forward", by(gateway), word(gateway, "spiffe://corp.example/ns/bank/sa/a"), "", codes.Unauthenticated},
+		{"of another trust domain", by(gateway), word(gateway, "spiffe://other.example/ns/web/sa/shop"), "", codes.Unauthenticated},
+		{"of another proxy's", by(gateway), word(spare, web), "", codes.Unauthenticated},
+		{"from no proxy", by(web), word(web, web), "", codes.Unauthenticated},
+		{"from nobody", nil, word(gateway, web), "", codes.Unauthenticated},
+		{"twice", by(gateway), slices.Repeat(word(gateway, web), 2), "", codes.Unauthenticated},
+		{"of a proxy whose certificate has ended", &ended, word(gateway, web), "", codes.Unavailable},
+		{"of a proxy by another authority", &stranger, word(gateway, web), "", codes.Unavailable},
+	} {
+		for _, door := range []string{"services", "operators"} {
+			t.Run(k.name+"/"+door, func(t *testing.T) {
+				r.rules.set(func(a broker.Access) bool { return k.may == "" || a.Caller.Identity == k.may })
+				conn := r.dial(door, r.config(k.pair))
+				for _, of := range all {
+					of.wants(forwarded(t.Context(), k.values...), t, conn, door, k.want)
+				}
+			})
+		}
 	}
 }
 
