@@ -50,6 +50,9 @@ type bearerFile string
 // token is what is in the file.
 func (f bearerFile) token() (string, error) {
 	data, err := readfile.Read(string(f), bearerMost)
+	if err != nil && strings.Count(string(f), ".") >= 2 && !strings.ContainsAny(string(f), `/\`) { // a JWT has two; it would be in logs of whoever runs this
+		return "", console.BadInput("--bearer-token-file: %v: the name of a file is wanted, and not the token", readfile.Why(err))
+	}
 	if err != nil {
 		return "", console.BadInput("--bearer-token-file: %s: %v", string(f), readfile.Why(err))
 	}
