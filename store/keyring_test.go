@@ -227,6 +227,20 @@ func TestAKEKThatHangs(t *testing.T) {
 	})
 }
 
+// TestAKEKThatIsSlow: what it may take for one call is what it may take for a keyring, which is wrapped in two parts.
+func TestAKEKThatIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		pass(time.Minute)
+		b.kek.Slow(4900 * time.Millisecond)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		create(t, b.Store, newCredential("a"), "r")
+	})
+}
+
 // TestWhoDiesIsNotWaitedFor: the reader of a broker that is gone ends. One that was stopped seals nothing until it has looked.
 func TestWhoDiesIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
@@ -133,11 +134,20 @@ func associated(member, storeID string, generation uint64) []byte {
 
 // Unwrap opens the keys. It fails with what the KEK fails with, or where what it gives is no keyring.
 func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
+	var prints []byte
+	var why error
+	var asking sync.WaitGroup // both at once: a KMS that is slow is waited for once
+	asking.Go(func() { prints, why = kek.Unwrap(ctx, w.Fingerprints, associated("fingerprints", w.StoreID, 0)) })
 	plain, err := kek.Unwrap(ctx, w.Sealing, associated("sealing", w.StoreID, w.Generation))
-	if err != nil {
-		return nil, err
-	}
+	asking.Wait()
 	defer clear(plain)
+	defer clear(prints)
+	switch {
+	case err != nil:
+		return nil, err
+	case why != nil:
+		return nil, why
+	}
 	var part sealingPart
 	if json.Unmarshal(plain, &part) != nil {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
@@ -147,11 +157,6 @@ func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 	if err != nil {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
 	}
-	prints, err := kek.Unwrap(ctx, w.Fingerprints, associated("fingerprints", w.StoreID, 0))
-	if err != nil {
-		return nil, err
-	}
-	defer clear(prints)
 	fingerprints, err := readKeyset(prints)
 	if err != nil {
 		return nil, errors.New("the keyring's fingerprint keyset is damaged: restore a backup")

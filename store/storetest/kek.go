@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
@@ -14,6 +15,7 @@ type KEK struct {
 	key  *seal.Keyring
 	away atomic.Bool
 	hang atomic.Bool
+	slow atomic.Int64
 	// Asked counts what it was asked.
 	Asked atomic.Int64
 }
@@ -38,6 +40,9 @@ func (k *KEK) Away(away bool) { k.away.Store(away) }
 // Hang says whether it answers nothing until its caller gives up.
 func (k *KEK) Hang(hang bool) { k.hang.Store(hang) }
 
+// Slow says how long each of its answers takes.
+func (k *KEK) Slow(by time.Duration) { k.slow.Store(int64(by)) }
+
 type kekAway struct{}
 
 func (kekAway) Error() string { return "the KEK cannot be reached now" }
@@ -50,6 +55,12 @@ func (k *KEK) ask(ctx context.Context) error {
 	k.Asked.Add(1)
 	if k.hang.Load() {
 		<-ctx.Done()
+	}
+	if by := time.Duration(k.slow.Load()); by > 0 {
+		select {
+		case <-time.After(by):
+		case <-ctx.Done():
+		}
 	}
 	if k.away.Load() || ctx.Err() != nil {
 		return kekAway{}
