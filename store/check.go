@@ -101,7 +101,7 @@ func verify(r *checkRecord, k *seal.Keyring) string {
 		what = "keyring"
 	}
 	fingerprint := k.Fingerprint(checkPurpose)
-	plain, err := k.Open(r.Sealed, checkBinding.associated())
+	plain, err := k.OpenRetired(r.Sealed, checkBinding.associated())
 	if err != nil {
 		return fmt.Sprintf("sealed with key %s, and %s has %s: give the %s that belongs to them",
 			strings.Join(r.Keys, ", "), k.Where(), strings.Join(k.IDs(), ", "), what)

@@ -15,10 +15,17 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
-// Where a KEK wraps the keys, they are a row (seal.Wrapped), which the KEK is asked to open at the start, and again when its generation has changed.
+// Where a KEK wraps the keys, they are a row (seal.Wrapped), which the KEK is asked to open at the start, and again when it was written anew.
+//
+// What a broker has and what it meets in the row become one (seal.Keyring.Joined): what came to be from the other counts, and of what was changed apart all keys
+// are kept. If that is not what is in the row it is put there. So a failover that undoes a change, an older row that somebody puts back, a backup below brokers
+// that run, and two halves that went on apart all end alike: with a row that has every key that something may be sealed with.
+//
+// A row that the KEK cannot open is left alone, and this broker's keys go on: another KEK may have wrapped them anew. But if the row says that it is one that these keys
+// came to be from, they take its place.
 //
 // Brokers that share a store have to know each other's keys before one of them seals with a new one, and nobody may seal any more with one that
-// is about to be retired. So each that holds the keys has a row, which says which generation it has (a reader), and lives for readerTTL. It is written
+// is about to be retired. So each that holds the keys has a row, which says which version it has (a reader), and lives for readerTTL. It is written
 // every confirmEvery under the condition that the keyring's row is the one that this broker knows: whoever changes the keyring and sees the readers
 // knows everybody. Who could not write theirs for readerTTL seals nothing: what they know may be out of date, and nobody waits for them.
 //
@@ -29,7 +36,7 @@ const (
 	// confirmAgain is how long after it failed it is tried again.
 	confirmAgain = time.Second
 	confirmMost  = 10 * time.Second
-	// unwrapMost is how much of that the KEK may take: one that hangs must not keep a reader from being written.
+	// unwrapMost is how much of that the KEK may take: one that hangs must not keep a reader from being written. So it is not asked again for a while.
 	unwrapMost = 5 * time.Second
 	// lookEvery is how often a broker with a key file looks whether its keys were wrapped: from then on it is a reader, whose keys nobody can change.
 	lookEvery = time.Minute
@@ -49,15 +56,20 @@ type ring struct {
 	confirmed atomic.Int64
 
 	mu sync.Mutex
-	// revision is of the row that was last read, zero: it is to be read; of is its generation.
+	// revision is of the row that was last read; zero: it is to be read.
 	revision Revision
-	of       uint64
-	// learned is when an unknown key had it read, and why what became of that.
+	// settled: what is in that row is what this process has.
+	settled bool
+	// lags: it could not be opened, and why, and these keys go on meanwhile. tried is when.
+	lags  bool
+	why   error
+	tried broker.Moment
+	// learned is when an unknown key had it read, and found what became of that.
 	learned broker.Moment
+	found   error
 	// outdated: these keys are of a key file, and others were promoted since. It is read without mu.
 	outdated atomic.Bool
-	why      error
-	told     broker.Moment
+	told     map[string]broker.Moment
 	stale    bool
 }
 
@@ -66,6 +78,8 @@ type readerRecord struct {
 	// Name is how people find it, as its host.
 	Name       string `json:"name,omitzero"`
 	Generation uint64 `json:"generation"`
+	// Version is that of its keys; empty: they are of a key file.
+	Version string `json:"version,omitzero"`
 }
 
 // keys is the keyring; nil: it is not there yet.
@@ -92,10 +106,16 @@ func readKeyring(ctx context.Context, backend Backend) (*seal.Wrapped, Row, time
 	row := read[0].Rows[0]
 	w, err := seal.ParseWrapped(row.Value)
 	if err != nil {
-		return nil, row, read[0].Now, unreadableData(err.Error())
+		return nil, row, read[0].Now, &keyringError{unreadableData(err.Error()), err}
 	}
 	return w, row, read[0].Now, nil
 }
+
+// A keyringError is that of a row that is no keyring, and why.
+type keyringError struct{ failure, why error }
+
+func (e *keyringError) Error() string   { return e.failure.Error() }
+func (e *keyringError) Unwrap() []error { return []error{e.failure, e.why} }
 
 // wrappedData is why a key file is of no use.
 func wrappedData(w *seal.Wrapped) error {
@@ -137,7 +157,7 @@ func (s *Store) openKeyring(ctx context.Context, backend Backend) error {
 		if err != nil {
 			return err
 		}
-		s.ring.revision, s.ring.of = row.Revision, w.Generation
+		s.ring.revision, s.ring.settled = row.Revision, true
 		s.keyring.Store(k)
 		return nil
 	}
@@ -179,6 +199,10 @@ func (s *Store) putKeyring(ctx context.Context, backend Backend, k *seal.Keyring
 	if err != nil {
 		return fromKEK(err)
 	}
+	return s.putWrapped(ctx, backend, value, over, more...)
+}
+
+func (s *Store) putWrapped(ctx context.Context, backend Backend, value []byte, over Revision, more ...Condition) error {
 	return s.apply(ctx, backend, Batch{
 		Group: metaGroup, Conditions: append(more, Condition{keyringKey, over}), Puts: []Put{{Key: keyringKey, Revision: newRevision(), Value: value}}, Keep: true,
 	})
@@ -199,7 +223,7 @@ func (s *Store) unwrap(ctx context.Context, w *seal.Wrapped) (*seal.Keyring, err
 // passes reports whether a failure of a KEK may pass by itself.
 func passes(err error) bool {
 	var f interface{ Passes() bool }
-	return errors.As(err, &f) && f.Passes()
+	return errors.As(err, &f) && f.Passes() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
 // fromKEK is a failure of the KEK as one of the store: one that passes by itself is StoreUnavailable.
@@ -210,18 +234,18 @@ func fromKEK(err error) error {
 	return unreadableData(err.Error())
 }
 
-// confirm writes the reader of this broker, and has a newer keyring opened before. Where the KEK does not open that one, the former keys go on, as long
-// as their reader has not ended meanwhile. It returns when there is a reader; else it fails, and says why.
+// confirm writes the reader of this broker, and has a keyring opened before that it does not know. Where the KEK does not open that one, the former keys go on,
+// as long as their reader has not ended meanwhile. It returns when there is a reader; else it fails, and says why.
 func (s *Store) confirm(ctx context.Context, backend Backend) error {
 	s.ring.mu.Lock()
 	defer s.ring.mu.Unlock()
 	for range 10 {
-		if s.ring.revision == (Revision{}) || s.ring.of != s.generation() {
+		if s.ring.revision == (Revision{}) || !s.ring.settled {
 			err := s.reload(ctx, backend)
 			if errors.Is(err, broker.ErrConflict) {
 				continue
 			}
-			if err != nil && (s.ring.revision == (Revision{}) || !s.confirms()) {
+			if err != nil && (!s.ring.lags || !s.confirms()) {
 				return err
 			}
 		}
@@ -229,7 +253,7 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 			return nil // there is nothing to be read
 		}
 		asked := s.clock.Now().At
-		value, err := json.Marshal(readerRecord{Name: s.options.Name, Generation: s.generation()})
+		value, err := json.Marshal(readerRecord{Name: s.options.Name, Generation: s.generation(), Version: s.keys().Version()})
 		if err != nil {
 			return misused("the reader cannot be encoded")
 		}
@@ -258,88 +282,79 @@ func (s *Store) confirms() bool {
 	return s.clock.Now().At.Sub(broker.Moment(s.ring.confirmed.Load())) < readerTTL
 }
 
-// reload reads the row, and has the KEK open what is newer than what this process has; the caller holds ring.mu. Where it fails, what this process has
-// goes on. It fails with broker.ErrConflict where it is to be read again.
-//
-// What is older than what this process has is refused: a failover has undone a change, or somebody has put a former row there. What this process has
-// takes its place again, so that others do not go on from there.
+// reload reads the row, and settles what this process has with what is in it; the caller holds ring.mu. Where it fails, what this process has goes on if
+// ring.lags, and seals nothing soon if not. It fails with broker.ErrConflict where it is to be read again.
 func (s *Store) reload(ctx context.Context, backend Backend) error {
-	w, row, _, err := readKeyring(ctx, backend)
-	if err != nil {
-		return s.staleFor(err)
-	}
+	w, row, now, err := readKeyring(ctx, backend)
 	if s.ring.kek == nil { // these keys are of a key file, and the row has the same
-		s.ring.revision = row.Revision
-		if w != nil {
-			s.ring.of = w.Generation
+		if err == nil && w != nil {
 			s.ring.outdated.Store(w.Generation > promotedAt)
 			s.tell("the keys in the store are wrapped, and this broker has them of its key file: restart it with keys.kek", slog.String("kek", w.KEK))
 		}
-		return nil
-	}
-	switch {
-	case w == nil: // a failover has undone a first start, or somebody has deleted it: nobody else may draw others
-		s.tell("the keyring is gone from the store: it is put back", slog.Uint64("seen", s.generation()))
-		return s.putBack(ctx, backend, s.keys(), Revision{})
-	case w.StoreID != s.keys().StoreID():
-		s.ring.revision = Revision{}
-		s.tell("the keyring in the store is that of another store: it is refused, and nothing is sealed until this broker is started again", slog.Uint64("generation", w.Generation))
-		return s.staleFor(unreadableData("their keyring is that of another store"))
-	case w.Generation < s.generation():
-		s.tell("the keyring in the store is older than one that this broker has seen: it is refused, and the newer one is put back",
-			slog.Uint64("generation", w.Generation), slog.Uint64("seen", s.generation()))
-		s.ring.revision, s.ring.of = row.Revision, w.Generation
-		return s.putBackOver(ctx, backend, w, row.Revision)
-	}
-	same := w.Generation == s.generation()
-	unchanged := same && row.Revision == s.ring.revision
-	s.ring.revision, s.ring.of = row.Revision, w.Generation
-	if unchanged || same && w.KEK != s.ring.kek.URI() { // or it was wrapped by another KEK, and has the same keys
-		return s.staleFor(nil)
-	}
-	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
-	defer cancel()
-	k, err := s.unwrap(bounded, w)
-	if err != nil && same {
-		return s.staleFor(nil)
-	}
-	if err != nil {
-		s.tell("the keyring in the store is newer, and cannot be opened: the former keys go on", slog.Uint64("generation", w.Generation), slog.String("error", err.Error()))
+		s.ring.revision = row.Revision
 		return s.staleFor(err)
 	}
-	s.keyring.Store(k)
-	if same {
+	known, settled := s.ring.revision, s.ring.settled
+	s.ring.revision, s.ring.settled, s.ring.lags = Revision{}, false, false
+	switch {
+	case errors.Is(err, seal.ErrDamaged):
+		s.tell("the keyring in the store is damaged: that of this broker takes its place")
+		return s.putBack(ctx, backend, s.keys(), row.Revision)
+	case err != nil:
+		return s.staleFor(err)
+	case w == nil: // a failover has undone a first start, or somebody has deleted it: nobody else may draw others
+		s.tell("the keyring is gone from the store: that of this broker takes its place")
+		return s.putBack(ctx, backend, s.keys(), Revision{})
+	case w.StoreID != s.keys().StoreID():
+		s.tell("the keyring in the store is that of another store: it is refused, and nothing is sealed until this broker is started again", slog.Uint64("generation", w.Generation))
+		return s.staleFor(unreadableData("their keyring is that of another store"))
+	case row.Revision == known && settled:
+		s.ring.revision, s.ring.settled = row.Revision, true
 		return s.staleFor(nil)
 	}
-	s.options.Log.LogAttrs(ctx, slog.LevelInfo, "the keys have changed", slog.Uint64("generation", w.Generation), slog.String("primary", k.ID()))
+	s.ring.revision, s.ring.tried = row.Revision, s.clock.Now().At
+	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
+	defer cancel()
+	found, err := s.unwrap(bounded, w)
+	if err != nil {
+		return s.unopened(ctx, backend, w, row.Revision, err)
+	}
+	joined, err := s.keys().Joined(found, now)
+	if err != nil {
+		s.tell("the keyring in the store does not go together with that of this broker, and nothing is sealed", slog.String("error", err.Error()))
+		return s.staleFor(unreadableData(err.Error()))
+	}
+	if joined != found {
+		s.tell("the keyring in the store lacks what this broker has seen: a failover has undone it, or somebody has put a former one there. What counts of both takes its place",
+			slog.Uint64("generation", w.Generation), slog.Uint64("seen", s.generation()))
+		return s.putBack(ctx, backend, joined, row.Revision)
+	}
+	if found.Version() != s.keys().Version() {
+		s.options.Log.LogAttrs(ctx, slog.LevelInfo, "the keys have changed", slog.Uint64("generation", w.Generation), slog.String("primary", found.ID()))
+	}
+	s.ring.settled = true
+	s.keyring.Store(found)
 	return s.staleFor(nil)
 }
 
-// putBackOver is putBack over an older keyring. What is stored may be as old, so that it may need what was retired since: that opens again, and somebody has to
-// retire it anew. What another KEK wraps, or needs a key that is gone, is left alone: whoever has put it there has to say what counts.
-func (s *Store) putBackOver(ctx context.Context, backend Backend, w *seal.Wrapped, over Revision) error {
-	if w.KEK != s.ring.kek.URI() {
-		return s.staleFor(unreadableData(fmt.Sprintf("their keyring is older than one that was seen, and wrapped by %s", w.KEK)))
+// unopened is what becomes of a row that the KEK did not open.
+func (s *Store) unopened(ctx context.Context, backend Backend, w *seal.Wrapped, at Revision, why error) error {
+	followed := s.keys().Follows(w.Version())
+	if followed && !errors.Is(why, broker.StoreUnavailable) {
+		s.tell("the keyring in the store says that it is one that this broker's came to be from, and cannot be opened: that of this broker takes its place", slog.String("error", why.Error()))
+		return s.putBack(ctx, backend, s.keys(), at)
 	}
-	r, err := readCheck(ctx, backend)
-	if err != nil {
-		return s.staleFor(err)
+	same := w.Version() == s.keys().Version()
+	if followed && !same { // what is sealed now may be in no row: this goes on until the reader ends
+		s.tell("the keyring in the store is a former one, and the KEK does not answer: nothing is sealed until it does", slog.String("error", why.Error()))
+		return s.staleFor(why)
 	}
-	k := s.keys()
-	if r != nil {
-		if _, known := k.Key(seal.SealedWith(r.Sealed)); !known {
-			return s.staleFor(unreadableData("their keyring is older than one that was seen, and so is what is stored: stop all brokers, and start them again, if that is meant"))
-		}
+	s.ring.lags, s.ring.why = true, why
+	if same {
+		return why // it was written anew, and the KEK is away
 	}
-	for _, info := range k.Keys() {
-		if info.State == seal.Retired {
-			if k, err = k.Restored(info.ID); err != nil {
-				return s.staleFor(misused(err.Error()))
-			}
-			s.tell("a key that was retired opens again, because the store may have lost what was sealed anew: rewrap, and retire it again", slog.String("key", info.ID))
-		}
-	}
-	return s.putBack(ctx, backend, k, over)
+	s.tell("the keyring in the store is newer, and cannot be opened: the former keys go on", slog.Uint64("generation", w.Generation), slog.String("error", why.Error()))
+	return s.staleFor(why)
 }
 
 // putBack puts these keys in the place of the row with this revision. It fails with broker.ErrConflict where that is done, and where somebody
@@ -369,13 +384,16 @@ func (s *Store) staleFor(err error) error {
 	return err
 }
 
-// tell logs what is wrong with the keyring, once a minute.
+// tell logs what is wrong with the keyring, each thing once a minute.
 func (s *Store) tell(what string, attrs ...slog.Attr) {
 	now := s.clock.Now().At
-	if now.Sub(s.ring.told) < tellEvery {
+	if was, ok := s.ring.told[what]; ok && now.Sub(was) < tellEvery {
 		return
 	}
-	s.ring.told = now
+	if s.ring.told == nil {
+		s.ring.told = map[string]broker.Moment{}
+	}
+	s.ring.told[what] = now
 	s.options.Log.LogAttrs(context.Background(), slog.LevelError, what, attrs...)
 }
 
@@ -450,15 +468,18 @@ func (s *Store) learn(id string) error {
 	if s.keys().Opens(id) {
 		return nil
 	}
-	if s.clock.Now().At.Sub(s.ring.learned) < learnEvery {
-		return s.ring.why
+	now := s.clock.Now().At
+	if now.Sub(s.ring.learned) < learnEvery {
+		return s.ring.found
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), learnMost)
-	defer cancel()
-	s.ring.why = s.reload(ctx, s.backend)
-	s.ring.learned = s.clock.Now().At // whoever has waited for this does not ask again
-	if s.ring.why != nil && !errors.Is(s.ring.why, broker.StoreUnavailable) {
-		s.ring.why = nil // what is wrong with the keyring is logged, and the record cannot be read
+	if !s.ring.lags || now.Sub(s.ring.tried) >= confirmEvery { // else a KEK that hangs would hold up everybody
+		ctx, cancel := context.WithTimeout(context.Background(), learnMost)
+		defer cancel()
+		s.ring.why = s.reload(ctx, s.backend)
 	}
-	return s.ring.why
+	s.ring.found, s.ring.learned = s.ring.why, s.clock.Now().At // whoever has waited for this does not ask again
+	if s.ring.found != nil && !errors.Is(s.ring.found, broker.StoreUnavailable) {
+		s.ring.found = nil // what is wrong with the keyring is logged, and the record cannot be read
+	}
+	return s.ring.found
 }

@@ -37,29 +37,35 @@ func holders(t *testing.T, n int) []*holder {
 	var out []*holder
 	kek := storetest.NewKEK("kek")
 	for i, b := range storetest.NewReplicas(n) {
-		h := &holder{at: b, kek: kek.Again(), log: &bytes.Buffer{}}
-		s, err := store.New(b, nil, store.Options{
-			KEK: h.kek, Name: fmt.Sprint("host-", i), KeysStale: func(stale bool) { h.stale = append(h.stale, stale) },
-			Log: slog.New(slog.NewTextHandler(h.log, nil)),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.Store = s
-		h.follow = func() {
-			ctx, cancel := context.WithCancel(context.Background())
-			var done sync.WaitGroup
-			done.Go(func() { s.FollowKeys(ctx) })
-			h.stop = func() {
-				cancel()
-				done.Wait()
-			}
-		}
-		h.follow()
-		t.Cleanup(func() { h.stop() })
-		out = append(out, h)
+		out = append(out, hold(t, b, kek, fmt.Sprint("host-", i)))
 	}
 	return out
+}
+
+// hold starts a broker.
+func hold(t *testing.T, b *storetest.Replica, kek *storetest.KEK, name string) *holder {
+	t.Helper()
+	h := &holder{at: b, kek: kek.Again(), log: &bytes.Buffer{}}
+	s, err := store.New(b, nil, store.Options{
+		KEK: h.kek, Name: name, KeysStale: func(stale bool) { h.stale = append(h.stale, stale) },
+		Log: slog.New(slog.NewTextHandler(h.log, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Store = s
+	h.follow = func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		var done sync.WaitGroup
+		done.Go(func() { s.FollowKeys(ctx) })
+		h.stop = func() {
+			cancel()
+			done.Wait()
+		}
+	}
+	h.follow()
+	t.Cleanup(func() { h.stop() })
+	return h
 }
 
 func wantRefused(t *testing.T, what string, err error, says string) {
@@ -126,6 +132,7 @@ func TestALifeOfKeys(t *testing.T) {
 		if r := must[store.Rewrap](t)(b.Rewrap(ctx, 0, nil)); !r.Done || r.Rows != 3 {
 			t.Errorf("rewrap: got %+v, want a credential, a grant and the check", r)
 		}
+		pass(31 * time.Second)
 		wantNoError(t, "retire", a.RetireKey(ctx, first))
 		pass(7*24*time.Hour - time.Minute)
 		wantRefused(t, "destroy too early", b.DestroyKey(ctx, first), "can be destroyed from")
@@ -444,24 +451,54 @@ func TestAFailoverThatUndoesARewrapAndARetirement(t *testing.T) {
 		pass(40 * time.Second)
 		must[string](t)(h[0].PromoteKey(t.Context()))
 		pass(40 * time.Second)
-		undo := h[0].at.Snapshot()
+		all := h[0].at.Snapshot()
 		must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+		wantRefused(t, "retire at once", h[0].RetireKey(t.Context(), first), "a failover may still undo")
+		pass(31 * time.Second)
+		retirement := h[0].at.Snapshot()
 		wantNoError(t, "retire", h[0].RetireKey(t.Context(), first))
-		undo()
+		retirement()
 		pass(20 * time.Second)
-		for i, b := range h {
-			if _, err := b.Credential(t.Context(), "a"); err != nil {
-				t.Errorf("broker %d: %v", i, err)
+		readable := func(when string) {
+			t.Helper()
+			for i, b := range h {
+				if _, err := b.Credential(t.Context(), "a"); err != nil {
+					t.Errorf("%s, broker %d: %v", when, i, err)
+				}
+				if info, _ := b.Key(t, first); info.State != seal.Retired {
+					t.Errorf("%s, broker %d: got %+v, want it retired still", when, i, info)
+				}
 			}
 		}
-		must[*store.Store](t)(store.New(h[2].at, nil, store.Options{KEK: h[0].kek.Again()}))
+		readable("the retirement is undone")
+		all() // also what was sealed anew long before
+		pass(20 * time.Second)
+		if _, err := h[1].Credential(t.Context(), "a"); broker.KindOf(err) != broker.RecordUnreadable || !strings.Contains(err.Error(), "keys restore "+first) {
+			t.Errorf("the rewrap is undone: got %v, want what to do", err)
+		}
+		create(t, h[0].Store, newCredential("meanwhile"), "r")
+		must[*store.Store](t)(store.New(h[2].at, nil, store.Options{KEK: h[0].kek.Again()})) // it starts all the same
+		wantNoError(t, "restore", h[1].RestoreKey(t.Context(), first))
 		must[store.Rewrap](t)(h[1].Rewrap(t.Context(), 0, nil))
 		pass(40 * time.Second)
 		wantNoError(t, "retire again", h[1].RetireKey(t.Context(), first))
+		pass(20 * time.Second)
+		readable("in the end")
 	})
 }
 
-// TestABackupBelowBrokersThatRun is left alone, where what it holds needs a key that is gone: it has the only copy of its keyring.
+// Key is what a broker knows of one.
+func (h *holder) Key(t *testing.T, id string) (seal.KeyInfo, bool) {
+	t.Helper()
+	for _, info := range must[store.Keys](t)(h.Keys(t.Context())).Keys {
+		if info.ID == id {
+			return info, true
+		}
+	}
+	return seal.KeyInfo{}, false
+}
+
+// TestABackupBelowBrokersThatRun loses no key, of those that it needs and of those with which was sealed meanwhile.
 func TestABackupBelowBrokersThatRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := holders(t, 1)
@@ -474,15 +511,23 @@ func TestABackupBelowBrokersThatRun(t *testing.T) {
 		must[string](t)(h[0].PromoteKey(t.Context()))
 		pass(40 * time.Second)
 		must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+		pass(31 * time.Second)
 		wantNoError(t, "retire", h[0].RetireKey(t.Context(), first))
 		pass(8 * 24 * time.Hour)
 		wantNoError(t, "destroy", h[0].DestroyKey(t.Context(), first))
 		undo()
-		pass(time.Minute)
+		pass(10 * time.Minute)
+		create(t, h[0].Store, newCredential("meanwhile"), "r")
 		h[0].stop()
 		s := must[*store.Store](t)(store.New(h[0].at, nil, store.Options{KEK: h[0].kek.Again()}))
-		if _, err := s.Credential(t.Context(), "a"); err != nil {
-			t.Errorf("started again: %v", err)
+		if _, err := s.Credential(t.Context(), "a"); broker.KindOf(err) != broker.RecordUnreadable || !strings.Contains(err.Error(), "keys restore "+first) {
+			t.Errorf("what the backup brought: got %v, want what to do", err)
+		}
+		wantNoError(t, "restore", s.RestoreKey(t.Context(), first))
+		for _, name := range []broker.CredentialName{"a", "meanwhile"} {
+			if _, err := s.Credential(t.Context(), name); err != nil {
+				t.Errorf("%s, started again: %v", name, err)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -20,6 +21,9 @@ import (
 
 // destroyAfter is how long a key has to be retired before it can be destroyed.
 const destroyAfter = 7 * 24 * time.Hour
+
+// rewrapSettles is how long after a rewrap no key is retired: what a failover undoes is younger, and its key would open nothing.
+const rewrapSettles = 30 * time.Second
 
 // Refused is why something is not done with the keys now, in a sentence that says what to do.
 type Refused struct{ Why string }
@@ -48,8 +52,9 @@ type Keys struct {
 type Reader struct {
 	// Instance is drawn for each process, and Name what it calls itself.
 	Instance, Name string
-	// Generation is that of its keys; 0: it has them of a key file.
+	// Generation is that of its keys; 0: it has them of a key file. Version is the id of their state: those of one generation may have been changed apart.
 	Generation uint64
+	Version    string
 	// This: it is the one that was asked.
 	This bool
 }
@@ -83,11 +88,11 @@ func (s *Store) meta(ctx context.Context) (m metaState, err error) {
 		case kind == kindReader:
 			r := Reader{Instance: hex.EncodeToString(row.Key.ID[:len(broker.ID{})]), This: row.Key == readerKey(s.ring.instance)}
 			var record readerRecord
-			if json.Unmarshal(row.Value, &record) == nil { // one that cannot be read has generation 0, and is waited for
-				r.Name, r.Generation = record.Name, record.Generation
+			if json.Unmarshal(row.Value, &record) == nil { // one that cannot be read has no version, and is waited for
+				r.Name, r.Generation, r.Version = record.Name, record.Generation, record.Version
 			}
 			if r.This && s.ring.kek != nil { // what counts is what it has now
-				r.Generation = s.generation()
+				r.Generation, r.Version = s.generation(), s.keys().Version()
 			}
 			m.readers = append(m.readers, r)
 		case kind == kindRewrap:
@@ -95,7 +100,7 @@ func (s *Store) meta(ctx context.Context) (m metaState, err error) {
 		}
 	}
 	if s.shared == nil && m.wrapped != nil {
-		m.readers = []Reader{{Instance: s.ring.instance.String(), Name: s.options.Name, Generation: s.generation(), This: true}}
+		m.readers = []Reader{{Instance: s.ring.instance.String(), Name: s.options.Name, Generation: s.generation(), Version: s.keys().Version(), This: true}}
 	}
 	slices.SortStableFunc(m.readers, func(a, b Reader) int {
 		if a.This != b.This {
@@ -106,8 +111,9 @@ func (s *Store) meta(ctx context.Context) (m metaState, err error) {
 	return m, nil
 }
 
-// WrapKeyring has a KEK wrap the keys of a store: those of its key file or, where former is given, those that former wraps, of which neither the generation nor
-// anything else changes. Brokers that share the store may run. A *Refused.
+// WrapKeyring has a KEK wrap the keys of a store: those of its key file or, where former is given, those that former wraps, which stay as they are. Brokers that
+// share the store may run: those with the former KEK go on with the keys that they have, until they are started with this one. A
+// *Refused.
 func WrapKeyring(ctx context.Context, backend Backend, file *seal.Keyring, former, kek seal.KEK) error {
 	s := &Store{}
 	s.options.Log = slog.New(slog.DiscardHandler)
@@ -124,7 +130,9 @@ func WrapKeyring(ctx context.Context, backend Backend, file *seal.Keyring, forme
 			return refused("the keys are not wrapped yet: leave out --former-kek, and they are taken from the key file")
 		case former != nil:
 			s.ring.kek = former
-			k, err = s.unwrap(ctx, w)
+			if k, err = s.unwrap(ctx, w); err == nil {
+				k, err = k.Again()
+			}
 		default:
 			k, err = wrappable(ctx, backend, file, now)
 		}
@@ -159,10 +167,10 @@ func wrappable(ctx context.Context, backend Backend, file *seal.Keyring, now tim
 // Keys tells what there is to say of the keys.
 func (s *Store) Keys(ctx context.Context) (Keys, error) {
 	m, err := s.current(ctx)
-	if err != nil {
+	if err != nil && !s.lags() {
 		return Keys{}, err
 	}
-	k := s.keys()
+	k := s.keys() // where those of the row cannot be had now, these go on
 	out := Keys{StoreID: k.StoreID(), Generation: k.Generation(), Keys: k.Keys(), Readers: m.readers, Now: m.now}
 	if m.wrapped != nil {
 		out.KEK = m.wrapped.KEK
@@ -174,7 +182,14 @@ func (s *Store) Keys(ctx context.Context) (Keys, error) {
 	return out, nil
 }
 
-// current is what the ceremonies decide on, once this process has the keys of the row.
+// lags reports whether the keys of the row could not be had, and those of this process go on.
+func (s *Store) lags() bool {
+	s.ring.mu.Lock()
+	defer s.ring.mu.Unlock()
+	return s.ring.lags
+}
+
+// current is what the ceremonies decide on, once this process has the keys of the row. Where it cannot have them it fails, and says what there is all the same.
 func (s *Store) current(ctx context.Context) (metaState, error) {
 	for range 10 {
 		m, err := s.meta(ctx)
@@ -182,10 +197,10 @@ func (s *Store) current(ctx context.Context) (metaState, error) {
 			return m, err
 		}
 		s.ring.mu.Lock()
-		if m.wrapped == nil || m.row.Revision != s.ring.revision || m.wrapped.Generation != s.generation() {
+		if m.wrapped == nil || m.row.Revision != s.ring.revision || !s.ring.settled {
 			err = s.reload(ctx, s.backend)
 		}
-		same := m.row.Revision == s.ring.revision
+		same := m.row.Revision == s.ring.revision && s.ring.settled
 		s.ring.mu.Unlock()
 		if err != nil && !errors.Is(err, broker.ErrConflict) {
 			return m, err
@@ -201,14 +216,14 @@ func (s *Store) current(ctx context.Context) (metaState, error) {
 func (s *Store) changeKeyring(ctx context.Context, next func(m metaState, k *seal.Keyring) (*seal.Keyring, error)) error {
 	for {
 		m, err := s.current(ctx)
+		if err != nil && s.lags() && m.wrapped.KEK != s.ring.kek.URI() {
+			return refused("the keys are wrapped by %s by now, and this broker has %s: start it again with keys.kek set to that", m.wrapped.KEK, s.ring.kek.URI())
+		}
 		if err != nil {
 			return err
 		}
 		if s.ring.kek == nil {
 			return refused("the keys are in a key file, and cannot be changed there: wrap them with a KEK first, with `tokenbroker keys wrap`")
-		}
-		if m.wrapped.KEK != s.ring.kek.URI() { // what it wraps would be the former one's again, which may have leaked
-			return refused("the keys are wrapped by %s by now, and this broker has %s: start it again with keys.kek set to that", m.wrapped.KEK, s.ring.kek.URI())
 		}
 		k, err := next(m, s.keys())
 		if err != nil {
@@ -228,24 +243,26 @@ func (s *Store) changeKeyring(ctx context.Context, next func(m metaState, k *sea
 	}
 }
 
-// replaceKeyring puts keys in the place of those that were read.
+// replaceKeyring puts keys in the place of those that were read. The KEK may take its time: nobody waits for it.
 func (s *Store) replaceKeyring(ctx context.Context, m metaState, k *seal.Keyring) error {
+	value, err := k.Wrap(ctx, s.ring.kek)
+	if err != nil {
+		return fromKEK(err)
+	}
 	s.ring.mu.Lock()
 	defer s.ring.mu.Unlock()
-	err := s.putKeyring(ctx, s.backend, k, m.row.Revision)
-	s.ring.revision = Revision{} // it is read before it is relied on
-	if err == nil || errors.Is(err, ErrUnconfirmed) {
-		if k.Generation() > s.generation() {
-			s.keyring.Store(k)
-		}
+	err = s.putWrapped(ctx, s.backend, value, m.row.Revision)
+	s.ring.revision, s.ring.settled = Revision{}, false // it is read before it is relied on
+	if (err == nil || errors.Is(err, ErrUnconfirmed)) && k.Follows(s.keys().Version()) {
+		s.keyring.Store(k)
 	}
 	return err
 }
 
-// behind names a reader that does not have this generation yet; empty: all have.
-func (m metaState) behind(generation uint64) string {
+// behind names a reader that does not have just these keys; empty: all have.
+func (m metaState) behind(k *seal.Keyring) string {
 	for _, r := range m.readers {
-		if r.Generation < generation {
+		if r.Version != k.Version() {
 			name := r.Name
 			if name == "" {
 				name = r.Instance
@@ -283,7 +300,7 @@ func (s *Store) PromoteKey(ctx context.Context) (id string, err error) {
 		if wait > 0 && s.shared != nil {
 			return nil, refused("a broker may not have noticed key %s yet: try again in %s", id, wait.Round(time.Second)+time.Second)
 		}
-		if who := m.behind(k.Generation()); who != "" {
+		if who := m.behind(k); who != "" {
 			return nil, refused("the broker %s does not have key %s yet: try again in ten seconds, and look into its log if this stays", who, id)
 		}
 		return k.Promoted(id, m.now)
@@ -308,11 +325,16 @@ func (s *Store) RetireKey(ctx context.Context, id string) error {
 				return nil, refused("a broker may still seal with key %s: try again in %s", id, wait.Round(time.Second)+time.Second)
 			}
 		}
-		if who := m.behind(k.Generation()); who != "" {
+		if who := m.behind(k); who != "" {
 			return nil, refused("the broker %s has not noticed the last change of the keys yet: try again in ten seconds, and look into its log if this stays", who)
 		}
 		if err := s.needed(ctx, id); err != nil {
 			return nil, err
+		}
+		if m.rewrap != nil && s.shared != nil {
+			if wait := m.rewrap.At.Add(cmp.Or(s.options.RewrapSettles, rewrapSettles)).Sub(m.now); wait > 0 {
+				return nil, refused("a failover may still undo what was sealed anew: try again in %s", wait.Round(time.Second)+time.Second)
+			}
 		}
 		return k.Retired(id, m.now)
 	})

@@ -23,7 +23,7 @@ import (
 //	meta                       check       -                for ever     ids of the keys, and a record only they open (see check.go)
 //	                           suspended   -                to a resume  when the store was exported
 //	                           keyring     -                for ever     the keys, wrapped by a KEK, where there is one (see keyring.go)
-//	                           reader      instance         30 s         a broker that holds the keys, and their generation
+//	                           reader      instance         30 s         a broker that holds the keys, and which state of them
 //	                           rewrap      -                for ever     how far it is that all is sealed with the primary key (see rewrap.go)
 //
 //	index: (name, incarnation) -> group

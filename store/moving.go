@@ -33,11 +33,12 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 		return misused("an export before Begin")
 	}
 	header := &exportHeader{Format: exportFormat, Version: exportVersion, Comment: exportComment, Time: now.UTC().Round(0), Check: *check}
-	switch w, row, _, err := readKeyring(ctx, s.backend); {
+	wrapped, keyring, _, err := readKeyring(ctx, s.backend)
+	switch {
 	case err != nil:
 		return err
-	case w != nil:
-		header.Version, header.Comment, header.Keyring = exportVersionWrapped, exportCommentWrapped, row.Value
+	case wrapped != nil:
+		header.Version, header.Comment, header.Keyring = exportVersionWrapped, exportCommentWrapped, keyring.Value
 	}
 	note, err := s.suspendAll(ctx, now)
 	if err != nil {
@@ -73,6 +74,12 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	}
 	if err := s.stillSuspended(ctx, note); err != nil {
 		return err
+	}
+	switch _, now, _, err := readKeyring(ctx, s.backend); {
+	case err != nil:
+		return err
+	case now.Revision != keyring.Revision: // it may have rows that the keyring in it does not open
+		return errors.New("the keys were changed while this export was being made: it cannot be used")
 	}
 	return e.end()
 }

@@ -135,7 +135,7 @@ func (w *rewrapping) pass(ctx context.Context) error {
 	after := Listing{Name: w.record.Name, Incarnation: w.record.Incarnation}
 	return w.s.eachPage(ctx, after, sealedKinds, func(there []Listed, all []Reading) error {
 		if w.now = all[0].Now; w.s.keys().ID() != w.to {
-			return refused("another key was promoted meanwhile: rewrap again")
+			return errPromoted
 		}
 		if err := w.page(ctx, there, all); err != nil {
 			return err
@@ -198,6 +198,8 @@ func (w *rewrapping) save(ctx context.Context) error {
 	return ignoreUnconfirmed(err)
 }
 
+var errPromoted = refused("another key was promoted meanwhile: rewrap again")
+
 func ignoreUnconfirmed(err error) error {
 	if errors.Is(err, ErrUnconfirmed) {
 		return nil
@@ -243,9 +245,15 @@ func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName)
 		var done int
 		var unreadable []error
 		err := ignoreUnconfirmed(w.s.changeKept(ctx, w.s.backend, func() (*Batch, error) {
-			done, unreadable = 0, nil
+			if done, unreadable = 0, nil; w.s.keys().ID() != w.to {
+				return nil, errPromoted
+			}
 			n, err := w.s.list(ctx, name, sealedKinds[1:]...)
 			if errors.Is(err, broker.NotFound) {
+				return nil, nil
+			}
+			if errors.Is(err, broker.RecordUnreadable) { // its own row: what belongs to it, nobody knows
+				unreadable = []error{err}
 				return nil, nil
 			}
 			if err != nil {

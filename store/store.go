@@ -38,6 +38,8 @@ var _ broker.Store = (*Store)(nil)
 type Options struct {
 	// MaxTokens is how many live tokens, grants and failures of single keys a credential may have, the last of each; 0: 1,000.
 	MaxTokens int
+	// RewrapSettles is how long after a rewrap no key is retired; 0: 30 s; negative: it may be at once.
+	RewrapSettles time.Duration
 	// Clock is the process's; nil: the machine's.
 	Clock *broker.Clock
 	// KEK wraps the keys, which are in the backend then; nil: they are in a key file.
@@ -91,7 +93,7 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	s := &Store{options: options, clock: options.Clock, opened: options.Clock.Now()}
 	s.keyring.Store(keyring)
 	s.ring.kek, s.ring.instance = options.KEK, broker.NewID()
-	s.ring.learned, s.ring.told = broker.Never, broker.Never
+	s.ring.learned, s.ring.tried = broker.Never, broker.Never
 	s.ring.confirmed.Store(int64(broker.Never))
 	s.backend = newReach(backend, s.clock, options)
 	if _, ok := backend.(Shared); ok {

@@ -22,10 +22,11 @@ type Keyring struct {
 	primary string
 	keys    []string
 	file    string
-	// storeID, generation and times are of wrapped keys; zero: they are of a key file.
+	// storeID, generation, times and history are of wrapped keys; zero: they are of a key file.
 	storeID    string
 	generation uint64
 	times      map[string]keyTimes
+	history    []string
 }
 
 // secrets is behind a pointer, so that %+v of anything that holds a Keyring prints an address.

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,21 +35,23 @@ type KEK interface {
 //	  "format":       2,
 //	  "store_id":     drawn once, and the same for ever: 16 bytes in hexadecimal,
 //	  "generation":   1, and one more with each change of the keys,
+//	  "history":      an id of each state of the keys that led to this one, which is the last,
 //	  "kek":          the URI of the KEK,
-//	  "sealing":      wrapped: a Tink keyset of AEAD keys, and when each was added, promoted, retired,
+//	  "sealing":      wrapped: a Tink keyset of AEAD keys, when each was added, promoted, retired, and a digest of the history,
 //	  "fingerprints": wrapped: a Tink keyset of one PRF key
 //	}
 //
 // The two are wrapped apart. Associated data, each with its length before it: "tokenbroker keyring 2", the member's name, the store's id and, of sealing,
 // the generation. So nothing that is wrapped can be moved to another store or another member, and no former sealing keyset be passed off as a newer one.
 type Wrapped struct {
-	Comment      string `json:"comment"`
-	Format       int    `json:"format"`
-	StoreID      string `json:"store_id"`
-	Generation   uint64 `json:"generation"`
-	KEK          string `json:"kek"`
-	Sealing      []byte `json:"sealing"`
-	Fingerprints []byte `json:"fingerprints"`
+	Comment      string   `json:"comment"`
+	Format       int      `json:"format"`
+	StoreID      string   `json:"store_id"`
+	Generation   uint64   `json:"generation"`
+	History      []string `json:"history,omitempty"`
+	KEK          string   `json:"kek"`
+	Sealing      []byte   `json:"sealing"`
+	Fingerprints []byte   `json:"fingerprints"`
 }
 
 const (
@@ -57,6 +61,9 @@ const (
 	storeIDSize    = 16
 	maxWrapped     = 4 << 20
 	longestKEK     = 2048
+	// longestHistory bounds it: what came before is forgotten, and is taken for what was changed apart.
+	longestHistory = 1000
+	versionSize    = 8
 	// maxGeneration is far beyond any, and exact in whatever reads JSON.
 	maxGeneration = 1 << 53
 )
@@ -95,22 +102,59 @@ type keyTimes struct {
 type sealingPart struct {
 	Keyset json.RawMessage `json:"keyset"`
 	Keys   []keyTimes      `json:"keys"`
+	// History is a digest of it; empty: there is none.
+	History []byte `json:"history,omitempty"`
 }
 
-// ParseWrapped reads the stored form. What it fails with quotes nothing of it.
+// ErrDamaged is that of what is no keyring of any format.
+var ErrDamaged = errors.New("the keyring is damaged: restore a backup")
+
+// ParseWrapped reads the stored form. What it fails with quotes nothing of it; ErrDamaged.
 func ParseWrapped(data []byte) (*Wrapped, error) {
 	var w Wrapped
 	if len(data) > maxWrapped || json.Unmarshal(data, &w) != nil || w.Format == 0 {
-		return nil, errors.New("the keyring is damaged: restore a backup")
+		return nil, ErrDamaged
 	}
 	if w.Format != wrappedFormat {
 		return nil, fmt.Errorf("the keyring has format %d, and this tokenbroker reads format %d: use a newer one", w.Format, wrappedFormat)
 	}
 	if id, err := hex.DecodeString(w.StoreID); err != nil || len(id) != storeIDSize || hex.EncodeToString(id) != w.StoreID ||
-		w.Generation < 1 || w.Generation >= maxGeneration || len(w.Sealing) == 0 || len(w.Fingerprints) == 0 || !printable(w.KEK) {
-		return nil, errors.New("the keyring is damaged: restore a backup")
+		w.Generation < 1 || w.Generation >= maxGeneration || len(w.Sealing) == 0 || len(w.Fingerprints) == 0 || !printable(w.KEK) ||
+		len(w.History) > longestHistory || slices.ContainsFunc(w.History, notVersion) {
+		return nil, ErrDamaged
 	}
 	return &w, nil
+}
+
+func notVersion(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err != nil || len(b) != versionSize
+}
+
+func newVersion() string {
+	var b [versionSize]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// history is that of the keys that are wrapped. Until they are opened nobody says that it is true. Those of a tokenbroker that kept none are a state by themselves.
+func (w *Wrapped) history() []string {
+	if len(w.History) > 0 {
+		return w.History
+	}
+	sum := sha256.Sum256(w.Sealing)
+	return []string{hex.EncodeToString(sum[:versionSize])}
+}
+
+// Version is the id of this state of the keys, as the row says.
+func (w *Wrapped) Version() string {
+	h := w.history()
+	return h[len(h)-1]
+}
+
+func digestOf(history []string) []byte {
+	sum := sha256.Sum256([]byte(strings.Join(history, " ")))
+	return sum[:]
 }
 
 // printable: it is shown to operators.
@@ -153,6 +197,9 @@ func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
 	}
 	defer clear(part.Keyset)
+	if len(w.History)+len(part.History) > 0 && !bytes.Equal(digestOf(w.History), part.History) {
+		return nil, errors.New("the keyring's history is not the one that was wrapped: restore a backup")
+	}
 	sealing, err := readKeyset(part.Keyset)
 	if err != nil {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
@@ -165,7 +212,7 @@ func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.storeID, k.generation, k.times = w.StoreID, w.Generation, map[string]keyTimes{}
+	k.storeID, k.generation, k.times, k.history = w.StoreID, w.Generation, map[string]keyTimes{}, w.history()
 	for _, t := range part.Keys {
 		k.times[t.ID] = t
 	}
@@ -177,13 +224,13 @@ func (k *Keyring) Wrap(ctx context.Context, kek KEK) ([]byte, error) {
 	if k.generation == 0 {
 		return nil, errors.New("seal: a keyring of a key file is not wrapped as it is")
 	}
-	w := Wrapped{Comment: wrappedComment, Format: wrappedFormat, StoreID: k.storeID, Generation: k.generation, KEK: kek.URI()}
+	w := Wrapped{Comment: wrappedComment, Format: wrappedFormat, StoreID: k.storeID, Generation: k.generation, History: k.history, KEK: kek.URI()}
 	keyset, err := cleartext(k.secrets.sealing)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(keyset)
-	part := sealingPart{Keyset: keyset}
+	part := sealingPart{Keyset: keyset, History: digestOf(k.history)}
 	for _, info := range k.Keys() {
 		part.Keys = append(part.Keys, k.times[info.ID])
 	}
@@ -192,16 +239,21 @@ func (k *Keyring) Wrap(ctx context.Context, kek KEK) ([]byte, error) {
 		return nil, errors.New("seal: a keyset is not JSON")
 	}
 	defer clear(plain)
-	if w.Sealing, err = kek.Wrap(ctx, plain, associated("sealing", k.storeID, k.generation)); err != nil {
-		return nil, err
-	}
 	prints, err := cleartext(k.secrets.fingerprints)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(prints)
-	if w.Fingerprints, err = kek.Wrap(ctx, prints, associated("fingerprints", k.storeID, 0)); err != nil {
+	var why error
+	var asking sync.WaitGroup // both at once, as for Unwrap
+	asking.Go(func() { w.Fingerprints, why = kek.Wrap(ctx, prints, associated("fingerprints", k.storeID, 0)) })
+	w.Sealing, err = kek.Wrap(ctx, plain, associated("sealing", k.storeID, k.generation))
+	asking.Wait()
+	switch {
+	case err != nil:
 		return nil, err
+	case why != nil:
+		return nil, why
 	}
 	data, err := json.Marshal(w)
 	if err != nil {
@@ -273,7 +325,7 @@ func (k *Keyring) Adopted(now time.Time) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.storeID, next.generation, next.times = hex.EncodeToString(id[:]), 1, map[string]keyTimes{}
+	next.storeID, next.generation, next.times, next.history = hex.EncodeToString(id[:]), 1, map[string]keyTimes{}, []string{newVersion()}
 	for _, info := range next.Keys() { // whatever there is may have sealed
 		t := keyTimes{ID: info.ID, Added: now.UnixNano(), Promoted: now.UnixNano()}
 		if info.State == Retired {
@@ -302,7 +354,7 @@ func (k *Keyring) changed(change func(*keyset.Manager) (id uint32, err error), n
 	if err != nil {
 		return nil, "", err
 	}
-	next.storeID, next.generation, next.times = k.storeID, k.generation+1, map[string]keyTimes{}
+	next.storeID, next.generation, next.times, next.history = k.storeID, k.generation+1, map[string]keyTimes{}, newer(k.history)
 	for _, info := range next.Keys() {
 		t, ok := k.times[info.ID]
 		if !ok {
@@ -314,6 +366,12 @@ func (k *Keyring) changed(change func(*keyset.Manager) (id uint32, err error), n
 		next.times[info.ID] = t
 	}
 	return next, keyID(id), nil
+}
+
+// newer is the history of what is made of something with this one.
+func newer(history []string) []string {
+	all := append(slices.Clone(history), newVersion())
+	return all[max(0, len(all)-longestHistory):]
 }
 
 // Rotated has one key more, which is Pending, and its id.

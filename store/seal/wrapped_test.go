@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,12 +18,15 @@ import (
 // memoryKEK wraps by a keyring, and keeps what it was given.
 type memoryKEK struct {
 	k     *seal.Keyring
+	mu    sync.Mutex
 	plain [][]byte
 }
 
 func (m *memoryKEK) URI() string { return "memory:kek" }
 
 func (m *memoryKEK) Wrap(_ context.Context, plaintext, associated []byte) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.plain = append(m.plain, bytes.Clone(plaintext))
 	return m.k.Seal(plaintext, associated)
 }

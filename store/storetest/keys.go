@@ -51,7 +51,7 @@ func newWrappedBench(t *testing.T, b store.Backend) *wrappedBench {
 func wrappedOn(t *testing.T, b store.Backend, kek *KEK) *wrappedBench {
 	t.Helper()
 	f := NewFaults(b)
-	s, err := store.New(f.Whole(), nil, store.Options{MaxTokens: 20, KEK: kek, Name: "host"})
+	s, err := store.New(f.Whole(), nil, store.Options{MaxTokens: 20, KEK: kek, Name: "host", RewrapSettles: -1})
 	if err != nil {
 		t.Fatalf("new: %v", err)
 	}

@@ -258,8 +258,8 @@ func testRewrapped(t *testing.T, c Config, b *wrappedBench) {
 	wrapped.wantGrant(k, "r2")
 	anew := wrappedOn(t, backend, other)
 	anew.wantGrant(k, "r2")
-	if now, _ := anew.stored(); now.Generation() != former.Generation() || now.StoreID() != former.StoreID() {
-		t.Errorf("generation %d of %s, want %d of %s", now.Generation(), now.StoreID(), former.Generation(), former.StoreID())
+	if now, _ := anew.stored(); now.Generation() != former.Generation()+1 || !now.Follows(former.Version()) || now.StoreID() != former.StoreID() {
+		t.Errorf("generation %d of %s, want %d of %s", now.Generation(), now.StoreID(), former.Generation()+1, former.StoreID())
 	}
 	if err := store.WrapKeyring(ctx, c.Open(t), filed.keys, nil, other); err == nil {
 		t.Error("wrapped for a store that has no data")

@@ -1,0 +1,336 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/seal"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
+)
+
+var keyringRow = store.Key{Kind: "keyring"}
+
+// row is the keyring's.
+func (h *holder) row(t *testing.T) store.Row {
+	t.Helper()
+	return must[[]store.Reading](t)(h.at.Read(t.Context(), store.Ask{Group: "meta", Keys: []store.Key{keyringRow}}))[0].Rows[0]
+}
+
+// put is what somebody does who may write rows, and has no KEK.
+func (h *holder) put(t *testing.T, value []byte) {
+	t.Helper()
+	wantNoError(t, "put", h.at.Apply(t.Context(), store.Batch{Group: "meta", Puts: []store.Put{{Key: keyringRow, Revision: store.Revision(broker.NewID()), Value: value}}}))
+}
+
+// next goes from one key to the next, and retires the former one.
+func (h *holder) next(t *testing.T) (former, now string) {
+	t.Helper()
+	former = h.primary(t)
+	now = must[string](t)(h.RotateKey(t.Context()))
+	pass(40 * time.Second)
+	must[string](t)(h.PromoteKey(t.Context()))
+	pass(40 * time.Second)
+	must[store.Rewrap](t)(h.Rewrap(t.Context(), 0, nil))
+	pass(31 * time.Second)
+	wantNoError(t, "retire", h.RetireKey(t.Context(), former))
+	return former, now
+}
+
+func (h *holder) primary(t *testing.T) string {
+	t.Helper()
+	for _, info := range must[store.Keys](t)(h.Keys(t.Context())).Keys {
+		if info.State == seal.Primary {
+			return info.ID
+		}
+	}
+	t.Fatal("no key seals")
+	return ""
+}
+
+// sealedWith is the key that a credential is sealed with.
+func (h *holder) sealedWith(t *testing.T, name broker.CredentialName) string {
+	t.Helper()
+	return seal.SealedWith(must[[]store.Reading](t)(h.at.Read(t.Context(), store.Ask{Group: h.GroupOf(name), Keys: []store.Key{store.CredentialKey}}))[0].Rows[0].Value)
+}
+
+// TestAFormerRowIsNotGoneOnFrom: whatever is written on a former row, brokers that run put theirs there again, and one that starts seals with the key that counts.
+func TestAFormerRowIsNotGoneOnFrom(t *testing.T) {
+	for _, label := range []string{"memory:kek", "memory:kez"} {
+		synctest.Test(t, func(t *testing.T) {
+			h := holders(t, 2)
+			create(t, h[0].Store, newCredential("a"), "r")
+			pass(2 * time.Minute)
+			first := h[0].primary(t)
+			must[string](t)(h[0].RotateKey(t.Context()))
+			copied := h[0].row(t).Value
+			pass(40 * time.Second)
+			must[string](t)(h[0].PromoteKey(t.Context()))
+			pass(40 * time.Second)
+			must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+			pass(31 * time.Second)
+			wantNoError(t, "retire", h[0].RetireKey(t.Context(), first))
+			pass(time.Hour)
+			h[0].put(t, bytes.Replace(copied, []byte("memory:kek"), []byte(label), 1))
+			pass(20 * time.Second)
+			young := hold(t, h[1].at, h[1].kek, "young")
+			create(t, young.Store, newCredential("secret"), "r")
+			if with := young.sealedWith(t, "secret"); with == first {
+				t.Errorf("%s: sealed with %s, which was retired", label, with)
+			}
+			for i, b := range append(h, young) {
+				if info, ok := b.Key(t, first); !ok || info.State != seal.Retired {
+					t.Errorf("%s, broker %d: got %+v, want it retired", label, i, info)
+				}
+			}
+			if !strings.Contains(h[0].log.String()+h[1].log.String(), "lacks what this broker has seen") {
+				t.Errorf("%s: nobody says so", label)
+			}
+		})
+	}
+}
+
+// TestKeysThatWereChangedApart: two halves have both gone on. What either has sealed can be read by all, and by who starts afterwards.
+func TestKeysThatWereChangedApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		a, b := h[0], h[1]
+		create(t, a.Store, newCredential("old"), "r")
+		pass(2 * time.Minute)
+		b.stop()
+		pass(time.Minute)
+		undo := a.at.Snapshot()
+		former, _ := a.next(t)
+		a.stop()
+		pass(time.Minute)
+		undo() // a backup, below a broker that is cut off
+		b = hold(t, b.at, b.kek, "again")
+		pass(2 * time.Minute)
+		second := must[string](t)(b.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(b.PromoteKey(t.Context()))
+		create(t, b.Store, newCredential("only"), "r")
+		pass(time.Minute)
+		a.follow()
+		pass(time.Minute)
+		create(t, a.Store, newCredential("late"), "r")
+		for i, of := range []*holder{a, b, hold(t, b.at, b.kek, "young")} {
+			for _, name := range []broker.CredentialName{"old", "only", "late"} {
+				if _, err := of.Credential(t.Context(), name); err != nil {
+					t.Errorf("broker %d, %s: %v", i, name, err)
+				}
+			}
+			if info, _ := of.Key(t, former); info.State != seal.Former {
+				t.Errorf("broker %d: got %+v, want one that opens: what b has may need it", i, info)
+			}
+			if of.primary(t) != second {
+				t.Errorf("broker %d: %s seals, want %s, which was promoted last", i, of.primary(t), second)
+			}
+		}
+	})
+}
+
+// TestAFailoverThatUndoesAWrap is put right by whoever has the KEK that counts. A broker with the former one changes nothing.
+func TestAFailoverThatUndoesAWrap(t *testing.T) {
+	for _, rotated := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := holders(t, 2)
+			create(t, h[0].Store, newCredential("a"), "r")
+			pass(2 * time.Minute)
+			undo := h[0].at.Snapshot()
+			fresh := storetest.NewKEK("fresh")
+			wantNoError(t, "wrap", store.WrapKeyring(t.Context(), h[0].at, nil, h[0].kek, fresh))
+			h[1].stop()
+			b := hold(t, h[1].at, fresh, "fresh")
+			pass(35 * time.Second)
+			if rotated {
+				must[string](t)(b.RotateKey(t.Context()))
+			}
+			undo()
+			pass(time.Minute)
+			if k := must[store.Keys](t)(b.Keys(t.Context())); k.KEK != fresh.URI() {
+				t.Errorf("the row is wrapped by %s, want %s", k.KEK, fresh.URI())
+			}
+			_, err := h[0].RotateKey(t.Context())
+			wantRefused(t, "rotate with the former KEK", err, "start it again with keys.kek set to that")
+			create(t, h[0].Store, newCredential("goes-on"), "r")
+			if n := len(h[0].stale); n == 0 || !h[0].stale[n-1] || !strings.Contains(h[0].log.String(), "cannot be opened: the former keys go on") {
+				t.Errorf("with the former KEK: stale %v, log %s", h[0].stale, h[0].log)
+			}
+			hold(t, h[1].at, fresh, "young")
+			h[0].stop()
+			pass(35 * time.Second)
+			if _, err := b.RotateKey(t.Context()); err != nil && !rotated {
+				t.Errorf("rotate: %v", err)
+			}
+			pass(40 * time.Second)
+			must[string](t)(b.PromoteKey(t.Context()))
+		})
+	}
+}
+
+// TestPromoteTellsStatesOfOneGenerationApart: a failover has undone one rotation, and there is another one, which a broker cannot open now.
+func TestPromoteTellsStatesOfOneGenerationApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		a, b := h[0], h[1]
+		create(t, a.Store, newCredential("a"), "r")
+		pass(2*time.Minute + time.Second)
+		undo := a.at.Snapshot()
+		must[string](t)(a.RotateKey(t.Context()))
+		undo()
+		must[string](t)(b.RotateKey(t.Context()))
+		a.kek.Away(true)
+		pass(40 * time.Second)
+		_, err := b.PromoteKey(t.Context())
+		wantRefused(t, "promote", err, "the broker host-0")
+		create(t, a.Store, newCredential("goes-on"), "r")
+		if fmt.Sprint(a.stale) != "[true]" {
+			t.Errorf("stale: got %v", a.stale)
+		}
+		a.kek.Away(false)
+		pass(40 * time.Second)
+		must[string](t)(b.PromoteKey(t.Context()))
+		create(t, b.Store, newCredential("new"), "r")
+		if _, err := a.Credential(t.Context(), "new"); err != nil {
+			t.Errorf("what the other has sealed: %v", err)
+		}
+	})
+}
+
+// TestAKeyringThatIsDamaged is put right by whoever has the keys; one of a newer tokenbroker is left alone.
+func TestAKeyringThatIsDamaged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		pass(time.Minute)
+		sound := h[0].row(t).Value
+		for _, value := range [][]byte{[]byte("{"), bytes.Replace(sound, []byte(`"sealing":"A`), []byte(`"sealing":"B`), 1)} {
+			h[0].put(t, value)
+			pass(5 * time.Minute)
+			create(t, h[0].Store, newCredential(broker.CredentialName(fmt.Sprint("n", len(value)))), "r")
+			hold(t, h[1].at, h[1].kek, "young").stop()
+		}
+		if said := h[0].log.String() + h[1].log.String(); !strings.Contains(said, "is damaged") || !strings.Contains(said, "cannot be opened: that of this broker takes its place") {
+			t.Errorf("the log says\n%s", said)
+		}
+		h[0].put(t, bytes.Replace(sound, []byte(`"format":2`), []byte(`"format":3`), 1))
+		pass(time.Minute)
+		if err := h[0].CreateCredential(t.Context(), newCredential("late"), nil); broker.KindOf(err) != broker.StoreUnavailable {
+			t.Errorf("beside a newer format: got %v", err)
+		}
+		if !bytes.Contains(h[0].row(t).Value, []byte(`"format":3`)) {
+			t.Error("a keyring of a newer format was overwritten")
+		}
+	})
+}
+
+// TestWhileTheKEKWraps nobody waits for it.
+func TestWhileTheKEKWraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		pass(9 * time.Second)
+		h[0].kek.Slow(9500 * time.Millisecond)
+		done := make(chan error, 1)
+		go func() {
+			_, err := h[0].RotateKey(context.Background())
+			done <- err
+		}()
+		for i := range 60 {
+			create(t, h[0].Store, newCredential(broker.CredentialName(fmt.Sprint("n", i))), "r")
+			pass(time.Second)
+		}
+		wantNoError(t, "rotate", <-done)
+	})
+}
+
+// TestARewrapEndsWhereAnotherKeyIsPromoted, also within a credential of many rows.
+func TestARewrapEndsWhereAnotherKeyIsPromoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := holders(t, 1)[0]
+		create(t, a.Store, newCredential("a"), "r")
+		for i := range 450 {
+			a.token(t, "a", byte(i), byte(i>>8))
+		}
+		pass(2 * time.Minute)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.Rewrap(context.Background(), 5, nil)
+			done <- err
+		}()
+		pass(5 * time.Second) // it waits, after the first part of the credential's rows
+		must[string](t)(a.PromoteKey(t.Context()))
+		pass(10 * time.Minute)
+		select {
+		case err := <-done:
+			wantRefused(t, "rewrap", err, "another key was promoted")
+		default:
+			t.Error("it goes on")
+			<-done
+		}
+	})
+}
+
+// token stores one of a credential.
+func (h *holder) token(t *testing.T, name broker.CredentialName, id ...byte) {
+	t.Helper()
+	k := broker.TokenKey{Credential: name, Selection: [32]byte{2}, Digest: "d"}
+	copy(k.Token[:], id)
+	l := must[broker.Lease](t)(must[broker.View](t)(h.Read(t.Context(), k, "")).Acquire(t.Context(), time.Minute, false))
+	now := time.Now()
+	must[broker.Committed](t)(l.Commit(t.Context(), broker.Outcome{Now: now, Token: &broker.Issued{
+		ID: fmt.Sprintf("%x", id), Values: map[string]broker.Secret{"token": broker.NewSecret("v")}, SentAt: now, ReplaceAt: now.Add(40 * time.Hour), ExpireAt: now.Add(48 * time.Hour),
+	}}))
+}
+
+// TestARewrapGoesPastADamagedCredential, whose rows belong to nobody.
+func TestARewrapGoesPastADamagedCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := holders(t, 1)[0]
+		for _, name := range []broker.CredentialName{"a", "b", "c"} {
+			create(t, a.Store, newCredential(name), "r")
+		}
+		pass(2 * time.Minute)
+		first := a.primary(t)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		moved := must[[]store.Reading](t)(a.at.Read(t.Context(), store.Ask{Group: a.GroupOf("b"), Keys: []store.Key{store.CredentialKey}}))[0].Rows[0]
+		wantNoError(t, "put", a.at.Apply(t.Context(), store.Batch{Group: a.GroupOf("a"), Puts: []store.Put{{Key: store.CredentialKey, Revision: store.Revision(broker.NewID()), Value: moved.Value}}}))
+		r := must[store.Rewrap](t)(a.Rewrap(t.Context(), 0, nil))
+		if !r.Done || r.Unreadable != 1 || !strings.Contains(r.Why, "credential a") || a.sealedWith(t, "b") == first || a.sealedWith(t, "c") == first {
+			t.Errorf("got %+v", r)
+		}
+	})
+}
+
+// TestAnExportOfWhichTheKeysWereChanged is none.
+func TestAnExportOfWhichTheKeysWereChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := holders(t, 1)[0]
+		create(t, a.Store, newCredential("a"), "r")
+		pass(2 * time.Minute)
+		k := broker.TokenKey{Credential: "a", Token: [32]byte{1}, Selection: [32]byte{2}, Digest: "d", Spends: true}
+		l := must[broker.Lease](t)(must[broker.View](t)(a.Read(t.Context(), k, "")).Acquire(t.Context(), 2*time.Minute, true)) // which the export waits for
+		done := make(chan error, 1)
+		go func() { done <- a.Export(context.Background(), &bytes.Buffer{}, nil) }()
+		pass(10 * time.Second)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		must[broker.Committed](t)(l.Commit(t.Context(), broker.Outcome{RefreshToken: broker.NewSecret("r2"), Now: time.Now()}))
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "the keys were changed") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
