@@ -151,5 +151,8 @@ func (a Address) String() string {
 	return scheme + "://" + strings.Join(a.Hosts, ",") + path
 }
 
+// HasPassword reports whether the address has one in it.
+func (a Address) HasPassword() bool { return a.password != "" }
+
 // GoString keeps %#v from printing the password.
 func (a Address) GoString() string { return a.String() }

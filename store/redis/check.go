@@ -70,27 +70,43 @@ func (db *DB) checkMaster(ctx context.Context, c redis.Cmdable, f *findings) err
 			f.problem("Redis %.20s is too old: use %d.0 or newer", version, needed)
 		}
 	}
-	settings, err := db.config(ctx, c, "maxmemory-policy", "appendonly", "appendfsync")
+	d, err := db.durability(ctx, c)
 	if err != nil {
 		return err
 	}
-	if settings == nil {
+	if d == nil {
 		f.warn("the configuration of Redis could not be looked at, because CONFIG GET is not allowed: it must have maxmemory-policy noeviction, appendonly yes and appendfsync always, or credentials and refresh tokens can get lost")
 		return nil
 	}
-	if p := settings["maxmemory-policy"]; p != "" && p != "noeviction" {
-		f.problem("Redis may evict leases and credentials when memory is short (maxmemory-policy %.40s): set maxmemory-policy noeviction", p)
+	if d.evicts() {
+		f.problem("Redis may evict leases and credentials when memory is short (maxmemory-policy %.40s): set maxmemory-policy noeviction", d.policy)
 	}
-	only, sync := settings["appendonly"], settings["appendfsync"]
-	durable := only == "yes" && sync == "always"
 	switch {
-	case durable || only == "" && sync == "":
+	case !d.loses():
 	case db.options.AcceptLoss:
-		f.warn("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s): credentials and rotated refresh tokens among it", only, sync)
+		f.warn("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s): credentials and rotated refresh tokens among it", d.only, d.sync)
 	default:
-		f.problem("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s), a rotated refresh token for example: set appendonly yes and appendfsync always, or set redis.accept_loss: true if you accept the loss", only, sync)
+		f.problem("Redis can lose what it has acknowledged when it crashes (appendonly %.10s, appendfsync %.10s), a rotated refresh token for example: set appendonly yes and appendfsync always, or set redis.accept_loss: true if you accept the loss", d.only, d.sync)
 	}
 	return nil
+}
+
+// durability is what a master is configured to keep; empty texts: it does not say.
+type durability struct{ policy, only, sync string }
+
+// durability asks a master; nil: it may not be looked at.
+func (db *DB) durability(ctx context.Context, c redis.Cmdable) (*durability, error) {
+	s, err := db.config(ctx, c, "maxmemory-policy", "appendonly", "appendfsync")
+	if err != nil || s == nil {
+		return nil, err
+	}
+	return &durability{s["maxmemory-policy"], s["appendonly"], s["appendfsync"]}, nil
+}
+
+func (d *durability) evicts() bool { return d.policy != "" && d.policy != "noeviction" }
+
+func (d *durability) loses() bool {
+	return (d.only != "" || d.sync != "") && (d.only != "yes" || d.sync != "always")
 }
 
 // config is some of a master's configuration; nil: it may not be looked at.

@@ -88,6 +88,19 @@ func Open(o Options) (*DB, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
+	var who [8]byte
+	_, _ = rand.Read(who[:]) // never fails (crypto/rand)
+	db := &DB{
+		client: connect(o.universal()), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
+	}
+	db.cluster, _ = db.client.(*redis.ClusterClient)
+	db.stopping, db.stop = context.WithCancel(context.Background())
+	db.sweeping.Go(db.sweepUntilStopped)
+	return db, nil
+}
+
+// universal are the options as go-redis has them.
+func (o Options) universal() *redis.UniversalOptions {
 	u := &redis.UniversalOptions{
 		Addrs: o.Address.Hosts, DB: o.Address.Database, MasterName: o.Address.Master, IsClusterMode: o.Address.Cluster,
 		Username: cmp.Or(o.Username, o.Address.username), Password: cmp.Or(o.Password, o.Address.password),
@@ -105,15 +118,7 @@ func Open(o Options) (*DB, error) {
 			u.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		}
 	}
-	var who [8]byte
-	_, _ = rand.Read(who[:]) // never fails (crypto/rand)
-	db := &DB{
-		client: connect(u), keys: newKeys(o.Prefix), options: o, who: hex.EncodeToString(who[:]),
-	}
-	db.cluster, _ = db.client.(*redis.ClusterClient)
-	db.stopping, db.stop = context.WithCancel(context.Background())
-	db.sweeping.Go(db.sweepUntilStopped)
-	return db, nil
+	return u
 }
 
 // clusterEvery is how often a Cluster is asked who its masters are: one that cannot be dialled tells nobody that it has been
