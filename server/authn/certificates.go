@@ -410,3 +410,13 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 		return err
 	}}}, nil
 }
+
+// Shown are the broker's own certificate and those of each trust, by its name, as they are used now. Nobody changes them.
+func (c *Certificates) Shown() (own *x509.Certificate, trusted map[string][]*x509.Certificate) {
+	m := c.is.Load()
+	trusted = map[string][]*x509.Certificate{}
+	for _, a := range m.trust {
+		trusted[a.Name] = a.certificates
+	}
+	return m.own.Leaf, trusted
+}
