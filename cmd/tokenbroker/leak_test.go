@@ -217,6 +217,8 @@ func (l *leakSearch) credentials(argument, literal string) {
 
 // others are the commands that have nothing to do with credentials, or should not have.
 func (l *leakSearch) others(u *upstream, argument string) {
+	l.fails("", "doctor") // the key lies beside the data
+	l.fails("", "doctor", "-o", "json")
 	l.ok("", "provider", "list")
 	l.ok("", "provider", "show", "static")
 	l.ok("", "provider", "explain", "officernd", "--input", "client_id=x")

@@ -38,6 +38,7 @@ type cli struct {
 	Bench      operator.BenchCommand       `cmd:"" help:"Load-test a running deployment and report latency."`
 	Store      operator.StoreCommands      `cmd:"" help:"Move what is stored: from the embedded store into Redis, back, or to another Redis."`
 	Keys       operator.KeysCommands       `cmd:"" help:"Look after the keys that seal what is stored: wrap, rotate, retire them."`
+	Doctor     operator.DoctorCommand      `cmd:"" help:"Say what is unsafe about the broker that runs: files, keys, Redis, policy, certificates."`
 	Version    versionCommand              `cmd:"" help:"Say which version this is; --version does too."`
 	Help       helpCommand                 `cmd:"" help:"Say how a command is used; --help does too."`
 	Completion completionCommand           `cmd:"" help:"Print what makes a shell complete commands, flags and names."`

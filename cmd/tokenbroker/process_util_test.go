@@ -28,6 +28,9 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	binaryDir = dir
+	if err := os.Chmod(dir, 0o755); err != nil { // so that another user may run it
+		return "", err
+	}
 	path := filepath.Join(dir, "tokenbroker")
 	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -68,12 +71,21 @@ type proc struct {
 // start runs the command with these arguments, and kills it at the end of the test if it still runs.
 func start(t testing.TB, args ...string) *proc {
 	t.Helper()
+	return startAs(t, 0, args...)
+}
+
+// startAs is start as another user, which root alone can; 0: as this one.
+func startAs(t testing.TB, uid uint32, args ...string) *proc {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &proc{t: t, cmd: exec.Command(path, args...), done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd.Env = cleanEnvironment()
+	if uid != 0 {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -301,4 +313,19 @@ func firstGroup(fatalf func(string, ...any), pattern, text string) string {
 		return ""
 	}
 	return m[1]
+}
+
+// outcome runs a program to its end, and returns standard output and the exit code.
+func outcome(t testing.TB, program string, args ...string) (stdout string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = cleanEnvironment(), &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, &errs)
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
 }

@@ -62,16 +62,17 @@ var may = map[string][]string{
 		"cmd/tokenbroker/internal/settings",
 	},
 	"cmd/tokenbroker/internal/operator": {
-		"broker", "broker/audit", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/devcerts", "internal/newfile", "internal/peeruser", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider",
+		"broker", "broker/audit", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/doctor", "cmd/tokenbroker/internal/settings", "gen/tokenbroker/v1", "internal/devcerts", "internal/newfile", "internal/peeruser", "internal/readfile", "internal/suggest", "internal/yamldoc", "provider",
 		"provider/locoia", "provider/transport", "server", "store", "store/bolt", "store/kek", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/console": {"internal/tame"},
+	"cmd/tokenbroker/internal/doctor":  {"broker", "broker/policy", "cmd/tokenbroker/internal/settings", "internal/readfile", "store/redis"},
 	"cmd/tokenbroker/internal/settings": {
 		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "internal/readfile", "internal/suggest", "internal/yamldoc",
 		"provider/transport", "server", "server/authn", "store", "store/kek", "store/redis",
 	},
 	"cmd/tokenbroker/internal/daemon": {
-		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",
+		"broker", "broker/audit", "broker/engine", "broker/policy", "cmd/tokenbroker/internal/console", "cmd/tokenbroker/internal/doctor", "cmd/tokenbroker/internal/settings", "internal/catalogview", "internal/heapfloor",
 		"provider", "provider/transport", "server", "server/authn", "store", "store/bolt", "store/redis", "store/seal",
 	},
 	"cmd/tokenbroker/internal/demo": {
@@ -96,6 +97,7 @@ var never = map[string][]string{
 	"internal/upstreamsim":              {"testing"},
 	"cmd/tokenbroker":                   {"testing"},
 	"cmd/tokenbroker/internal/console":  {"go.etcd.io/", "github.com/redis/", "github.com/alecthomas/kong", "testing"},
+	"cmd/tokenbroker/internal/doctor":   {"google.golang.org/", "go.etcd.io/", "github.com/redis/", "net/http", "testing"},
 	"cmd/tokenbroker/internal/settings": {"google.golang.org/grpc", "go.etcd.io/", "testing"},
 	"cmd/tokenbroker/internal/daemon":   {"testing"},
 	"cmd/tokenbroker/internal/operator": {"testing"},

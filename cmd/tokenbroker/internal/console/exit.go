@@ -35,15 +35,21 @@ func WrongInput(err error) error { return &inputError{err} }
 func BadInput(format string, args ...any) error { return WrongInput(fmt.Errorf(format, args...)) }
 
 // An unreachableError: nobody answers at the address.
-type unreachableError struct{ address, why string }
+type unreachableError struct{ address, why, says string }
 
 // Unreachable says that nobody answers at the address.
 func Unreachable(address string) error { return &unreachableError{address: address} }
 
 // UnreachableBy says that nobody answers at the address by TLS, and why as the transport has it.
-func UnreachableBy(address, why string) error { return &unreachableError{address, why} }
+func UnreachableBy(address, why string) error { return &unreachableError{address: address, why: why} }
+
+// Absent says, in words, that there is nobody who could be asked.
+func Absent(says string) error { return &unreachableError{says: says} }
 
 func (e *unreachableError) Error() string {
+	if e.says != "" {
+		return e.says
+	}
 	if e.why != "" {
 		return fmt.Sprintf("no broker at %s takes this certificate, or it shows one that nobody vouches for, or none answers (its log says whom it refuses, and why): %s", e.address, e.why)
 	}

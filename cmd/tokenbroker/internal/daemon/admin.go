@@ -15,7 +15,7 @@ import (
 // takeMost is how long whoever reads a backup may take nothing of it. A copy lies on the broker's disk until it is read.
 const takeMost = time.Minute
 
-// serveAdmin hands out backups, and looks after keys, for whoever may open the socket: the user that the broker runs as.
+// serveAdmin hands out backups, looks after keys, and says what is unsafe, for whoever may open the socket: the user that the broker runs as.
 func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, req *http.Request) {
@@ -34,6 +34,7 @@ func (r *Running) serveAdmin(ctx context.Context, l net.Listener) error {
 		})
 	})
 	r.handleKeys(mux)
+	r.handleDoctor(mux)
 	return server.ServeHTTP(ctx, l, mux, r.log)
 }
 

@@ -23,7 +23,7 @@ const orderMost = 4 << 10
 func (r *Running) handleKeys(mux *http.ServeMux) {
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, req *http.Request) {
 		keys, err := r.store.Keys(req.Context())
-		r.answerKeys(w, settings.KeysOf(keys), err)
+		r.answerJSON(w, settings.KeysOf(keys), err)
 	})
 	for name, order := range map[string]struct {
 		event broker.AuditEvent
@@ -49,7 +49,7 @@ func (r *Running) handleKeys(mux *http.ServeMux) {
 				id, err = order.do(ctx, o.ID)
 				return err
 			})
-			r.answerKeys(w, settings.KeyChanged{ID: id}, err)
+			r.answerJSON(w, settings.KeyChanged{ID: id}, err)
 		})
 	}
 	mux.HandleFunc("POST /keys/rewrap", r.rewrap)
@@ -100,7 +100,7 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-func (r *Running) answerKeys(w http.ResponseWriter, answer any, err error) {
+func (r *Running) answerJSON(w http.ResponseWriter, answer any, err error) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeMost))
 	if err != nil {
 		http.Error(w, err.Error(), statusOf(err))

@@ -43,6 +43,7 @@ func (c *ServeCommand) serve(p *console.Process, log *slog.Logger) error {
 	for _, w := range c.Unknown {
 		log.Warn(w)
 	}
+	noCoreDumps(log)
 	memory, stop := useMemory(log)
 	defer stop()
 	c.TokensInCache, c.Flights, c.Capacity = memory.tokens, memory.flights, memory.capacity

@@ -21,6 +21,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server/authn"
 	"github.com/tokenbroker/tokenbroker/store"
 	"github.com/tokenbroker/tokenbroker/store/bolt"
+	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
 // A Running broker, with everything that it is made of.
@@ -32,7 +33,9 @@ type Running struct {
 	// db is the embedded store; nil: it is Redis.
 	db *bolt.DB
 	// disk is db as the broker uses it; nil: there is none.
-	disk   *disk
+	disk *disk
+	// redis is the store's other backend; nil: it is db.
+	redis  *redis.DB
 	store  *store.Store
 	broker *engine.Broker
 	server *server.Server

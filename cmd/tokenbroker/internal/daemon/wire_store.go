@@ -45,6 +45,7 @@ func (r *Running) openBackend() (db store.Backend, err error) {
 	if err != nil {
 		return nil, err
 	}
+	r.redis = shared
 	r.cleanup = append(r.cleanup, func() { _ = shared.Close() })
 	return shared, nil
 }

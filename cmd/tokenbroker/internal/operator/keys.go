@@ -36,14 +36,14 @@ type KeysCommands struct {
 // NotePlaces says where in the settings file values stand that came from there, by flag.
 func (c *KeysCommands) NotePlaces(at map[string]settings.Position) { c.Wrap.at = at }
 
-// keysAsked asks the broker of this machine that has its data there.
-type keysAsked struct {
+// asked asks the broker of this machine that has its data there.
+type asked struct {
 	console.Format
 	whereabouts
 }
 
 // ask gives an order to the broker, or asks it where order is nil, and hands its answer to read.
-func (c *keysAsked) ask(ctx context.Context, path string, order *settings.KeysOrder, read func(io.Reader) error) error {
+func (c *asked) ask(ctx context.Context, path string, order *settings.KeysOrder, read func(io.Reader) error) error {
 	at := filepath.Join(c.DataDir, settings.AdminSocket)
 	admin := place{}.socketAt(at)
 	h := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -92,13 +92,13 @@ func saidBy(code int, why string) error {
 	case http.StatusServiceUnavailable:
 		return status.Error(codes.Unavailable, why)
 	case http.StatusNotFound:
-		return status.Error(codes.FailedPrecondition, "this broker knows nothing of keys: it is older than this command")
+		return status.Error(codes.FailedPrecondition, "this broker does not know what it is asked: it is older than this command")
 	}
 	return errors.New(why)
 }
 
 // change orders one change, and says what was done.
-func (c *keysAsked) change(p *console.Process, what, id, says string) error {
+func (c *asked) change(p *console.Process, what, id, says string) error {
 	if id != "" && !settings.IsKeyID(id) {
 		return console.BadInput("that is no key's id: `tokenbroker keys list` has them")
 	}
@@ -114,7 +114,7 @@ func (c *keysAsked) change(p *console.Process, what, id, says string) error {
 	return nil
 }
 
-type keysListCommand struct{ keysAsked }
+type keysListCommand struct{ asked }
 
 // Run lists them.
 func (c *keysListCommand) Run(p *console.Process) error {
@@ -181,7 +181,7 @@ func unreadable(r settings.Rewrap) string {
 	return fmt.Sprintf("%s left that nothing opens (the first: %s)", console.Counted(r.Unreadable, "row"), r.Why)
 }
 
-type keysRotateCommand struct{ keysAsked }
+type keysRotateCommand struct{ asked }
 
 // Run adds a key.
 func (c *keysRotateCommand) Run(p *console.Process) error {
@@ -192,7 +192,7 @@ func (c *keysRotateCommand) Run(p *console.Process) error {
 	return nil
 }
 
-type keysPromoteCommand struct{ keysAsked }
+type keysPromoteCommand struct{ asked }
 
 // Run has it seal.
 func (c *keysPromoteCommand) Run(p *console.Process) error {
@@ -206,7 +206,7 @@ func (c *keysPromoteCommand) Run(p *console.Process) error {
 // keyNamed is asked about one key.
 type keyNamed struct {
 	ID string `arg:"" help:"The key, as keys list names it."`
-	keysAsked
+	asked
 }
 
 type keysRetireCommand struct{ keyNamed }
@@ -240,7 +240,7 @@ func (c *keysDestroyCommand) Run(p *console.Process) error {
 
 type keysRewrapCommand struct {
 	Rate int `default:"2000" help:"Rows a second, at most; 0: as many as it can."`
-	keysAsked
+	asked
 }
 
 // Run rewraps, and shows how it goes.

@@ -26,6 +26,21 @@ func (s *Settings) places() []string {
 	return append(out, s.sockets()...)
 }
 
+// Files hands over the path of each file or directory that the settings name, with the name of its field.
+func (s *Settings) Files(do func(field, path string)) {
+	each("", reflect.ValueOf(*s), func(field, value string) {
+		if (strings.HasSuffix(field, "File") || strings.HasSuffix(field, "Dir")) && (field != "KeyFile" || value != "auto") {
+			do(field, value)
+		}
+	})
+}
+
+// Sockets are the paths of the sockets on which the broker answers.
+func (s *Settings) Sockets() []string { return s.sockets() }
+
+// Within reports whether a path leads to a directory, or below it; links are followed.
+func Within(path, dir string) bool { return within(settled(path), settled(dir)) }
+
 // sockets are the paths of the sockets on which the broker answers.
 func (s *Settings) sockets() []string {
 	out := []string{filepath.Join(s.DataDir, AdminSocket)}

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package daemon
+
+import "log/slog"
+
+func noCoreDumps(*slog.Logger) {}
