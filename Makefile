@@ -130,10 +130,11 @@ lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PRO
 	cd internal/sbom && $(BIN)/golangci-lint run
 	cd internal/kmstest && $(BIN)/golangci-lint run
 
-test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) $(BIN)/kmstest ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, buf, grpcurl, compose-spec, KMSs, Envoy, and oidc-provider with Node.js
+test-deps: $(BIN)/buf-$(BUF_VERSION) $(BIN)/grpcurl-$(GRPCURL_VERSION) $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION) $(BIN)/kmstest ## what the tests need: a C compiler for -race, redis-server, rsyslogd, jq, systemd-analyze, buf, grpcurl, compose-spec, KMSs, Envoy, and oidc-provider with Node.js
 	@scripts/need-cc
 	@scripts/need-redis
 	@scripts/need-rsyslog
+	@scripts/need-systemd
 	@$(MAKE) --no-print-directory $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION) || { [ -z "$$CI" ] && echo "the tests with oidc-provider are skipped"; }
 	@$(MAKE) --no-print-directory $(BIN)/moto-$(MOTO_VERSION) || { [ -z "$$CI" ] && echo "the tests with AWS KMS are skipped"; }
 	@$(MAKE) --no-print-directory $(BIN)/envoy-$(ENVOY_VERSION) || { [ -z "$$CI" ] && echo "the tests with Envoy are skipped"; }

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/doctor"
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 )
@@ -35,7 +36,7 @@ type deployment struct {
 
 func newDeployment(t *testing.T, name, trustDomain string) *deployment {
 	t.Helper()
-	ca, err := devcerts.NewAuthority("company", trustDomain, time.Hour)
+	ca, err := devcerts.NewAuthority("company", trustDomain, 90*24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func (d *deployment) serve() *proc {
 		return string(data)
 	}
 	here := []string{
-		"/etc/tokenbroker", d.dir + "/etc", "/var/lib/tokenbroker", d.dir + "/data", "/var/log/tokenbroker", d.dir + "/log", "/run/spire", d.dir + "/spire",
+		"/etc/tokenbroker", d.dir + "/etc", "/var/lib/tokenbroker", d.dir + "/data", "/var/log/tokenbroker", d.dir + "/log", "/run/spire", d.dir + "/spire", "/run/credentials/tokenbroker.service", d.dir + "/etc",
 		"127.0.0.1:7420", "127.0.0.1:0", "127.0.0.1:7421", "127.0.0.1:0", `":7422"`, `"127.0.0.1:0"`, `":7430"`, `"127.0.0.1:0"`, `":7431"`, `"127.0.0.1:0"`, "10.0.0.5:7430", "127.0.0.1:0", "10.0.0.5:7431", "127.0.0.1:0",
 	}
 	settings := read("settings.yaml")
@@ -99,6 +100,9 @@ func (d *deployment) serve() *proc {
 			d.t.Fatal(err)
 		}
 	}
+	if strings.Contains(settings, "/run/credentials/tokenbroker.service/kek.json") {
+		command(d.t, "keys", "create", filepath.Join(d.dir, "etc/kek.json"))
+	}
 	config := d.write("settings.yaml", []byte(strings.NewReplacer(append(d.instead, here...)...).Replace(settings)))
 	if p := start(d.t, "config", "check", config); p.code() != 0 {
 		d.t.Fatalf("config check: %s", p.output())
@@ -114,6 +118,28 @@ func (d *deployment) by(flags []string, want int, args ...string) string {
 		d.t.Errorf("%v: got exit code %d and\n%swant %d", args, got, p.output(), want)
 	}
 	return p.output()
+}
+
+// isSafe asks the doctor, who finds nothing but what a test cannot help: it runs the broker as the user that it runs as itself, with files of that user's.
+func (d *deployment) isSafe(data string) {
+	d.t.Helper()
+	path, err := binary()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	want := doctor.SelfWritable
+	if os.Geteuid() == 0 {
+		want = doctor.RunsAsRoot
+	}
+	r, code := examined(d.t, path, "--data-dir", filepath.Join(d.dir, data))
+	for _, f := range r.Findings {
+		if f.Code != want {
+			d.t.Errorf("the doctor finds %+v", f)
+		}
+	}
+	if len(r.Findings) == 0 || len(r.Unseen) > 0 || code != console.ExitPrecondition {
+		d.t.Errorf("got %+v, exit code %d; want %s", r, code, want)
+	}
 }
 
 func (d *deployment) create(flags []string, names ...string) {
@@ -139,6 +165,7 @@ func TestTheExampleOfOneMachine(t *testing.T) {
 	if log, err := os.ReadFile(filepath.Join(d.dir, "log/audit.jsonl")); err != nil || !strings.Contains(string(log), `"event":"credential.created"`) {
 		t.Errorf("the audit log: %s, %v", log, err)
 	}
+	d.isSafe("data")
 }
 
 // agent is a SPIFFE Workload API by the published stub.
@@ -192,7 +219,7 @@ func TestTheExampleOfKubernetes(t *testing.T) {
 	p := d.serve()
 	operator, cart, other := d.issue("operator", svid("spiffe://corp.example/ns/tokenbroker/sa/operator")), d.issue("cart", svid("spiffe://corp.example/ns/shop/sa/cart")), d.issue("other", svid("spiffe://corp.example/ns/bank/sa/other"))
 	d.asks(p, operator, map[string][]string{"cart": cart}, map[string][]string{"other": other})
-	socket := []string{"--data-dir", d.dir + "/data"}
+	socket := []string{"--data-dir", d.dir + "/data/data"}
 	d.by(socket, 0, "credential", "list")
 	res, err := http.Get("http://" + p.waitFor(`probes on http://(127\.0\.0\.1:\d+)`) + "/readyz")
 	if err != nil || res.StatusCode != http.StatusOK {
@@ -203,6 +230,7 @@ func TestTheExampleOfKubernetes(t *testing.T) {
 	if !strings.Contains(p.output(), `"event":"token.issued"`) {
 		t.Error("there is no audit log in its output")
 	}
+	d.isSafe("data/data")
 }
 
 func TestTheExampleOfVirtualMachines(t *testing.T) {
@@ -262,12 +290,13 @@ func TestTheExampleOfVirtualMachines(t *testing.T) {
 	if log, err := os.ReadFile(filepath.Join(d.dir, "log/audit.jsonl")); err != nil || !strings.Contains(string(log), `"id":"jwt:login/pipeline:shop:main"`) {
 		t.Errorf("the audit log: %s, %v", log, err)
 	}
+	d.isSafe("data")
 }
 
 // onRedis starts the Redis of an example, with TLS and a user. ca is where its authority goes; empty: it is the company's file, to which it is added.
 func (d *deployment) onRedis(address, password, ca string) {
 	d.t.Helper()
-	r := redistest.Start(d.t, redistest.Options{TLS: true, Users: []string{"default off", "tokenbroker on >the-password ~* &* +@all"}, Args: []string{"--tls-auth-clients", "no"}})
+	r := redistest.Start(d.t, redistest.Options{TLS: true, Users: []string{"default off", "tokenbroker on >the-password " + documentedRights(d.t)}, Args: []string{"--tls-auth-clients", "no"}})
 	authority, err := os.ReadFile(r.CAFile)
 	if err != nil {
 		d.t.Fatal(err)

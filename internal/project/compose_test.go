@@ -35,6 +35,7 @@ type service struct {
 	Volumes     []string                              `yaml:"volumes"`
 	Privileged  bool                                  `yaml:"privileged"`
 	ReadOnly    bool                                  `yaml:"read_only"`
+	MemLimit    string                                `yaml:"mem_limit"`
 	CapAdd      []string                              `yaml:"cap_add"`
 	CapDrop     []string                              `yaml:"cap_drop"`
 	SecurityOpt []string                              `yaml:"security_opt"`
@@ -66,6 +67,9 @@ func TestComposeServicesAreConfinedAndWatched(t *testing.T) {
 	for name, s := range c.Services {
 		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !slices.Equal(s.CapDrop, []string{"ALL"}) || !slices.Equal(s.SecurityOpt, []string{"no-new-privileges:true"}) {
 			t.Errorf("%s: want a root file system that is read only, no capabilities and no new privileges; got %+v", name, s)
+		}
+		if s.MemLimit == "" {
+			t.Errorf("%s may take all memory that there is", name)
 		}
 		if uid, _, _ := strings.Cut(s.User, ":"); s.Build == "" && (uid == "" || strings.Trim(uid, "0") == "") || s.Build != "" && s.User != "" {
 			t.Errorf("%s: got user %q, want a number that is not root's, or the one of our image", name, s.User)
