@@ -29,7 +29,7 @@ func (r *Running) asItRuns() doctor.Broker {
 	for i, c := range r.certificates {
 		d := doctor.Door{Name: r.doors[i].Name}
 		d.Own, d.Trusted = c.Shown()
-		_, d.Stale = c.Status()
+		d.Stale = c.Status().Stale
 		if t := r.tokens[d.Name]; t != nil {
 			d.Stale = d.Stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
 		}

@@ -28,7 +28,7 @@ const (
 
 // roles are those of the files that settings name, by their fields. A test holds them against the settings.
 var roles = map[string]role{
-	"File": believed, "PolicyFile": believed, "CertFile": believed, "CAFile": believed, "JWKSFile": believed, "AuditFile": believed,
+	"File": believed, "PolicyFile": believed, "CertFile": believed, "CAFile": believed, "CRLFile": believed, "JWKSFile": believed, "AuditFile": believed,
 	"UpstreamCAFile": believed, "RedisCAFile": believed, "RedisCertFile": believed, "KeysCAFile": believed, "KeysCertFile": believed,
 	"KeyFile": secret, "RedisKeyFile": secret, "KeysKeyFile": secret, "RedisPasswordFile": secret, "RedisSentinelPasswordFile": secret, "TokenFile": secret,
 	"KeysTransitTokenFile": secret, "KeysTransitJWTFile": secret, "KeysAWSCredentialsFile": secret, "KeysAWSJWTFile": secret, "KeysAWSContainerTokenFile": secret,
@@ -81,7 +81,7 @@ func (r *Report) files(s *settings.Settings) {
 
 // words are what the files are to people, by field.
 var words = map[string]string{
-	"File": "the settings", "PolicyFile": "the policy", "CertFile": "a certificate", "CAFile": "an authority", "JWKSFile": "an issuer's keys",
+	"File": "the settings", "PolicyFile": "the policy", "CertFile": "a certificate", "CAFile": "an authority", "CRLFile": "a revocation list", "JWKSFile": "an issuer's keys",
 	"UpstreamCAFile": "an authority of upstreams", "RedisCAFile": "an authority of Redis", "RedisCertFile": "a certificate", "KeysCAFile": "an authority of KMSs", "KeysCertFile": "a certificate",
 	"KeyFile": "the key", "RedisKeyFile": "the key of a certificate", "KeysKeyFile": "the key of a certificate", "RedisPasswordFile": "the password of Redis",
 	"RedisSentinelPasswordFile": "the password of the Sentinels", "TokenFile": "a token", "KeysTransitTokenFile": "a token of Transit", "KeysTransitJWTFile": "a token",
