@@ -17,7 +17,9 @@ type call struct {
 	mu      sync.Mutex
 	bounded context.Context //nolint:containedctx // made late; nil: nobody has asked
 	cancel  context.CancelFunc
-	ended   bool
+	// over lets go of what ends it with its caller's proof; nil: nothing does.
+	over  func()
+	ended bool
 }
 
 // deadline is until when the handler has time.
@@ -29,14 +31,18 @@ func (c *call) deadline() time.Time {
 	return d.Add(-min(answerSpare, d.Sub(c.started)/10))
 }
 
-// limited is the context with the timer.
+// limited is the context with the timer. It ends with the caller's proof, too: whoever waits is told so, before the connection ends.
 func (c *call) limited() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bounded == nil {
-		c.bounded, c.cancel = context.WithDeadline(c.Context, c.deadline())
+		ctx := c.Context
+		if c.connection != nil {
+			ctx, c.over = c.connection.of.proven.add(ctx, c.proof, time.Now())
+		}
+		c.bounded, c.cancel = context.WithDeadline(ctx, c.deadline())
 		if c.ended {
-			c.cancel()
+			c.let()
 		}
 	}
 	return c.bounded
@@ -51,8 +57,16 @@ func (c *call) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
+	c.let()
+}
+
+// let ends the context with the timer; the caller holds mu.
+func (c *call) let() {
 	if c.cancel != nil {
 		c.cancel()
+	}
+	if c.over != nil {
+		c.over()
 	}
 }
 

@@ -42,7 +42,7 @@ type connections struct {
 	within  time.Duration
 	// generation changes when what the door trusts may have: who was believed before is looked at again.
 	generation atomic.Uint64
-	// proven are the streams whose callers' proofs may end.
+	// proven are the streams, and the calls that wait, whose callers' proofs may end.
 	proven lasting
 	// newTokens bounds the tokens that are looked at.
 	newTokens rates

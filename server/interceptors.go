@@ -85,6 +85,8 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	now := time.Now()
 	if err == nil {
 		err = who.holds(now) // it may have waited
+	} else if over := unprovenCause(c); over != nil {
+		err = over
 	}
 	if err == nil {
 		e.metrics.called(info.FullMethod, codes.OK, now.Sub(c.started))

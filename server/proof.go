@@ -16,8 +16,8 @@ import (
 )
 
 // A caller is believed by a proof: a certificate, for as long as its connection lasts, or a token, which each call brings. Either ends at a time, and
-// counts no more once what the door trusts has changed so. It is looked at before a call is done, and before it is answered; of a stream, whenever
-// something changes.
+// counts no more once what the door trusts has changed so. It is looked at before a call is done, and before it is answered; of a stream, and of a call that
+// waits, whenever something changes.
 
 // A proof is who makes a call, as of a generation of what the door trusts. The zero value is nobody's.
 type proof struct {
@@ -226,7 +226,7 @@ func (r *rates) wait(name string, now time.Time) time.Duration {
 	return newTokensEvery * 100
 }
 
-// lasting are the streams of a door whose callers' proofs may end. The zero value has none. Safe for concurrent use.
+// lasting are the streams, and the calls that wait, of a door whose callers' proofs may end. The zero value has none. Safe for concurrent use.
 type lasting struct {
 	mu  sync.Mutex
 	all map[*streaming]struct{}
@@ -237,7 +237,7 @@ type streaming struct {
 	end context.CancelCauseFunc
 }
 
-// add has a stream end with its proof, until the function is called that it returns. The context's cause is CallerUnauthenticated then.
+// add has a stream, or a call, end with its proof, until the function is called that it returns. The context's cause is CallerUnauthenticated then.
 func (l *lasting) add(ctx context.Context, p proof, now time.Time) (context.Context, func()) {
 	if p.who == nil || p.who.Until.IsZero() && p.who.Still == nil {
 		return ctx, func() {}

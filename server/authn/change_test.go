@@ -231,6 +231,39 @@ func TestACertificateThatEnds(t *testing.T) {
 	}
 }
 
+// TestWhoWaitsIsTold: a call that waits for an exchange ends when what proves its caller does, and is told so: the connection does not just break.
+func TestWhoWaitsIsTold(t *testing.T) {
+	m := newBearers(t)
+	r := m.r
+	next := must[*devcerts.Authority](t)(devcerts.NewAuthority("next", trustDomain, time.Hour))
+	ends, replaced := issue(t, r.ca, 3*time.Second, uris(cart)), r.svid("spiffe://corp.example/ns/shop/sa/other")
+	waits := func(ctx context.Context, conn *grpc.ClientConn) <-chan error {
+		ended := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, 9*time.Second)
+			defer cancel()
+			_, err := tokenbrokerv1.NewTokenBrokerServiceClient(conn).GetToken(ctx, &tokenbrokerv1.GetTokenRequest{Credential: "slow"})
+			ended <- err
+		}()
+		return ended
+	}
+	bearer := bearing(t, "Bearer "+m.good(map[string]any{"exp": time.Now().Add(3 * time.Second).Unix()}))
+	all := map[string]<-chan error{
+		"a certificate that ends": waits(t.Context(), r.once("services", r.config(&ends))),
+		"an authority that goes":  waits(t.Context(), r.once("services", r.config(&replaced))),
+		"a token that ends":       waits(bearer, r.once("services", r.config(nil))),
+	}
+	if err := within(t, all["a certificate that ends"], "who waits is not told"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a certificate that ends: got %v", err)
+	}
+	r.write("ca.pem", next.PEM())
+	for _, name := range []string{"an authority that goes", "a token that ends"} {
+		if err := within(t, all[name], "who waits is not told"); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 // TestNothingIsResumed: a session that is resumed would be let in by what was trusted before.
 func TestNothingIsResumed(t *testing.T) {
 	r := newRig(t)

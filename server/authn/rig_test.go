@@ -70,7 +70,7 @@ func (r *rules) set(may func(broker.Access) bool) {
 	r.changes = make(chan struct{})
 }
 
-// stub is an upstream whose every exchange brings a token of an hour.
+// stub is an upstream whose every exchange brings a token of an hour; of the credential "slow" after ten seconds.
 type stub struct{ broker.Definition }
 
 var stubFacts = broker.Facts{Name: "stub", Digest: "1", Obtains: true, Requests: 1}
@@ -80,7 +80,13 @@ func (stub) Host(broker.Credential, broker.Selection) string                    
 func (stub) Check(broker.Credential, []string) []broker.Violation                     { return nil }
 func (stub) Destinations(broker.Credential) []broker.Destination                      { return []broker.Destination{} }
 func (stub) Select(_ broker.Credential, x broker.Selection) (broker.Selection, error) { return x, nil }
-func (stub) Exchange(context.Context, broker.Exchange) (broker.Answer, error) {
+func (stub) Exchange(ctx context.Context, x broker.Exchange) (broker.Answer, error) {
+	if x.Credential.Name == "slow" {
+		select {
+		case <-time.After(10 * time.Second):
+		case <-ctx.Done():
+		}
+	}
 	life := time.Hour
 	return broker.Answer{
 		Values: map[string]broker.Secret{"token": broker.NewSecret("secret-" + broker.NewID().String())}, Expiry: broker.Expiry{In: &life, SentAt: time.Now()},
@@ -223,10 +229,12 @@ func newRigWith(t *testing.T, edit func(*authn.Settings), issuers func(*rig) []a
 		answering.Wait()
 		following.Wait()
 	})
-	if _, err := r.broker.CreateCredential(t.Context(), broker.NewCaller(broker.Local, "", "", broker.ProofNone, ""), engine.Change{
-		Name: "main", Edit: func(d *engine.Draft) error { d.Provider = "stub"; return nil },
-	}); err != nil {
-		t.Fatal(err)
+	for _, name := range []broker.CredentialName{"main", "slow"} {
+		if _, err := r.broker.CreateCredential(t.Context(), broker.NewCaller(broker.Local, "", "", broker.ProofNone, ""), engine.Change{
+			Name: name, Edit: func(d *engine.Draft) error { d.Provider = "stub"; return nil },
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return r
 }
