@@ -26,7 +26,7 @@ COVERED := ./broker/... ./provider/... ./store/...
 # What make quick leaves out, because it takes long: the whole product, herds, explored schedules, real Redis servers; of the processes it runs the scripts.
 SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis$$|/cmd/tokenbroker$$
 
-.PHONY: FORCE all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd explore size memory fuzz cover demo breaking tidy clean
+.PHONY: FORCE all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd rotation explore size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -159,6 +159,9 @@ bench: ## the hit path: in process, over gRPC, and under load beside methods tha
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE
 	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i:$(MODE))'
+
+rotation: ## certificates, authorities, rights and keys are replaced while callers ask, again and again for LASTS (2m)
+	TOKENBROKER_ROTATION=$${LASTS:-2m} go test ./cmd/tokenbroker -count 1 -timeout 60m -v -run '^TestEverythingRotates$$'
 
 explore: ## random schedules of brokers' steps, SCHEDULES (100000) of them from SEED (0) on; DEPTH=2 for all with so many deviations, of one SCENARIO or schedule
 	SCHEDULES=$${SCHEDULES:-100000} go test ./internal/explore -count 1 -timeout 0 -v -run '^TestCampaign$$'

@@ -263,6 +263,19 @@ type filled struct {
 	groupOf     func(broker.CredentialName) store.Group
 }
 
+// putKeys puts keys into a store, whatever keys it has.
+func putKeys(t testing.TB, backend store.Backend, k seal.KEK, keys *seal.Keyring) {
+	t.Helper()
+	value, err := keys.Wrap(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := store.Put{Key: store.Key{Kind: "keyring"}, Revision: store.Revision(broker.NewID()), Value: value}
+	if err := backend.Apply(t.Context(), store.Batch{Group: "meta", Puts: []store.Put{p}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // fill makes a store whose first keys were drawn two hours ago. early is called when it has a few rows.
 func fill(t testing.TB, backend store.Backend, rows int, early func(uri string)) filled {
 	t.Helper()
@@ -275,16 +288,7 @@ func fill(t testing.TB, backend store.Backend, rows int, early func(uri string))
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(keys *seal.Keyring) {
-		value, err := keys.Wrap(t.Context(), k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := store.Put{Key: store.Key{Kind: "keyring"}, Revision: store.Revision(broker.NewID()), Value: value}
-		if err := backend.Apply(t.Context(), store.Batch{Group: "meta", Puts: []store.Put{p}}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	put := func(keys *seal.Keyring) { putKeys(t, backend, k, keys) }
 	keys, err := seal.New()
 	if err != nil {
 		t.Fatal(err)
