@@ -47,6 +47,10 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 
 	host := requestHost(r)
 	if host == hostAdmin && r.TLS != nil && (r.TLS.ServerName == "" || strings.EqualFold(r.TLS.ServerName, hostAdmin)) {
+		if s.opts.Exposed && checkLoopback(r.RemoteAddr) != nil {
+			http.Error(w, "orders are taken from this machine alone", http.StatusForbidden)
+			return
+		}
 		s.admin(w, r)
 		return
 	}

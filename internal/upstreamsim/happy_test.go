@@ -2,6 +2,7 @@ package upstreamsim
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,23 @@ func TestListenerIsLoopbackOnly(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:80", "[::]:0", "nonsense"} {
 		if _, err := New(Options{Addr: addr}); err == nil {
 			t.Errorf("%q was allowed", addr)
+		}
+	}
+}
+
+// TestOrdersAreTakenFromThisMachine: whoever else reaches an exposed one is answered, and may not order it about.
+func TestOrdersAreTakenFromThisMachine(t *testing.T) {
+	s, err := New(Options{Addr: "0.0.0.0:0", Exposed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, want := range map[string]int{"127.0.0.1:4711": http.StatusOK, "[::1]:4711": http.StatusOK, "192.0.2.1:4711": http.StatusForbidden} {
+		r := httptest.NewRequest(http.MethodGet, "https://localhost/stats", http.NoBody)
+		r.RemoteAddr = from
+		r.TLS.ServerName = "localhost"
+		w := httptest.NewRecorder()
+		if s.serve(w, r); w.Code != want {
+			t.Errorf("from %s: got %d %s, want %d", from, w.Code, w.Body, want)
 		}
 	}
 }

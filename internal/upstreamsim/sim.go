@@ -16,8 +16,10 @@ import (
 
 // Options configures a [Sim]. The zero value is ready to use and behaves as the vendors document.
 type Options struct {
-	// Addr is where [Sim.Start] listens; empty: a free port of 127.0.0.1. An address that is not a loopback one is refused.
+	// Addr is where [Sim.Start] listens; empty: a free port of 127.0.0.1. An address that is not a loopback one is refused, unless Exposed.
 	Addr string
+	// Exposed answers others than this machine as well. Orders are taken from loopback addresses alone.
+	Exposed bool
 	// Now is the clock of token lifetimes, lockouts, rates, grace intervals and Date headers; nil: [time.Now]. It must be safe
 	// for concurrent use.
 	Now func() time.Time
@@ -72,12 +74,12 @@ type Sim struct {
 }
 
 // New returns a Sim with one account per system, which serves nobody until [Sim.Start] or [Sim.Serve]. It fails on an Addr
-// that is not a loopback one.
+// that is not a loopback one, unless Exposed.
 func New(opts Options) (*Sim, error) {
 	if opts.Addr == "" {
 		opts.Addr = "127.0.0.1:0"
 	}
-	if err := checkLoopback(opts.Addr); err != nil {
+	if err := checkLoopback(opts.Addr); err != nil && !opts.Exposed {
 		return nil, err
 	}
 	if opts.Now == nil {
@@ -144,10 +146,10 @@ func (s *Sim) Start() error {
 }
 
 // Serve answers on ln, which it closes, until [Sim.Close]; then it returns nil. It refuses a TCP listener that is not on a
-// loopback address, and leaves it open. A listener that is not a TCP one may be anything that carries TLS.
+// loopback address, unless Exposed, and leaves it open. A listener that is not a TCP one may be anything that carries TLS.
 func (s *Sim) Serve(ln net.Listener) error {
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
-		if err := checkLoopback(tcp.String()); err != nil {
+		if err := checkLoopback(tcp.String()); err != nil && !s.opts.Exposed {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ func TestUpstreamDeletesWhatIsItsOwn(t *testing.T) {
 		} else if err := os.WriteFile(data, []byte("a broker's"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := writeDemoFiles(dir, sim); err != nil {
+		if err := writeDemoFiles(dir, sim, sim.Addr(), ""); err != nil {
 			t.Fatal(err)
 		}
 		var said bytes.Buffer

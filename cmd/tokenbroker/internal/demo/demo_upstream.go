@@ -1,16 +1,20 @@
 package demo
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
@@ -18,8 +22,10 @@ import (
 )
 
 type upstreamCommand struct {
-	Listen string `default:"127.0.0.1:7443" help:"Where the simulator answers; loopback only."`
-	Dir    string `help:"Where to write settings, CA and credentials for it; made if missing. None: a temporary directory."`
+	Listen   string `default:"127.0.0.1:7443" help:"Where the simulator answers; loopback only, unless --as names it for others."`
+	As       string `help:"host:port by which brokers of other machines reach the simulator. It answers whoever reaches it, and takes orders from this machine alone."`
+	Dir      string `help:"Where to write settings, CA and credentials for it; made if missing. None: a temporary directory."`
+	Settings string `help:"Settings file of a broker, such as certs dev makes it, to which those for the simulator are added in what is written."`
 }
 
 // Run runs the simulator until interrupted, and prints a line for each thing that happens there.
@@ -36,7 +42,11 @@ func (c *upstreamCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
-	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, OnEvent: func(e upstreamsim.Event) {
+	former, err := c.settings()
+	if err != nil {
+		return err
+	}
+	sim, err := upstreamsim.New(upstreamsim.Options{Addr: c.Listen, Exposed: c.As != "", OnEvent: func(e upstreamsim.Event) {
 		console.Printf(p.Stdout, "%s\n", e)
 	}})
 	if err != nil {
@@ -53,7 +63,7 @@ func (c *upstreamCommand) Run(p *console.Process) error {
 	if err := os.MkdirAll(filepath.Join(dir, secretsDir), 0o700); err != nil {
 		return err
 	}
-	if err := writeDemoFiles(dir, sim); err != nil {
+	if err := writeDemoFiles(dir, sim, cmp.Or(c.As, sim.Addr()), former); err != nil {
 		return err
 	}
 	console.Printf(p.Stdout, `The simulated upstreams answer on %[1]s. What points a broker at them is in %[2]s.
@@ -74,6 +84,30 @@ What happens here, a line each:
 `, sim.Addr(), dir, called())
 	<-p.Context.Done()
 	return nil
+}
+
+// settings are those to which the simulator's are added; empty: none.
+func (c *upstreamCommand) settings() (string, error) {
+	if c.As != "" {
+		if host, port, err := net.SplitHostPort(c.As); err != nil || host == "" || port == "" {
+			return "", console.BadInput("--as: %.100q: write host:port", c.As)
+		}
+	}
+	if c.Settings == "" {
+		return "", nil
+	}
+	data, err := readfile.Read(c.Settings, 1<<20)
+	if err != nil {
+		return "", console.BadInput("--settings: %s: %v", c.Settings, readfile.Why(err))
+	}
+	var words map[string]any
+	if err := yaml.Unmarshal(data, &words); err != nil {
+		return "", console.BadInput("--settings: %s: it cannot be read: %v", c.Settings, err)
+	}
+	if words["data_dir"] == nil || words["upstream"] != nil {
+		return "", console.BadInput("--settings: %s: it has to have data_dir, and not upstream, which is added", c.Settings)
+	}
+	return string(data), nil
 }
 
 // secretsDir is where, beside the settings, the secrets of the simulated accounts are.
@@ -116,13 +150,17 @@ func overwritable(dir string, names []string) error {
 	return nil
 }
 
-// writeDemoFiles writes what a broker and an operator need to use the simulator.
-func writeDemoFiles(dir string, sim *upstreamsim.Sim) error {
+// writeDemoFiles writes what a broker and an operator need to use the simulator, which is at this address. settings are what else a broker needs; empty: a place
+// for its data.
+func writeDemoFiles(dir string, sim *upstreamsim.Sim, address, settings string) error {
 	files := map[string]string{"ca.pem": string(sim.CA())}
 	var b strings.Builder
-	fmt.Fprintf(&b, demoHeader+"data_dir: %q\nupstream:\n  ca_file: %q\n  connect_to:\n", filepath.Join(dir, "data"), filepath.Join(dir, "ca.pem"))
+	if settings == "" {
+		settings = fmt.Sprintf("data_dir: %q\n", filepath.Join(dir, "data"))
+	}
+	fmt.Fprintf(&b, demoHeader+"%supstream:\n  ca_file: %q\n  connect_to:\n", settings, filepath.Join(dir, "ca.pem"))
 	for _, h := range sim.Hosts() {
-		fmt.Fprintf(&b, "    %q: %q\n", h, sim.Addr())
+		fmt.Fprintf(&b, "    %q: %q\n", h, address)
 	}
 	files["settings.yaml"] = b.String()
 	b.Reset()
