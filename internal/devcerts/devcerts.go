@@ -123,6 +123,17 @@ func Loopback(c *x509.Certificate) {
 	c.IPAddresses = append(c.IPAddresses, net.IPv4(127, 0, 0, 1), net.IPv6loopback)
 }
 
+// Hosts names machines, by addresses or DNS names.
+func Hosts(c *x509.Certificate, all ...string) {
+	for _, h := range all {
+		if ip := net.ParseIP(h); ip != nil {
+			c.IPAddresses = append(c.IPAddresses, ip)
+		} else {
+			c.DNSNames = append(c.DNSNames, h)
+		}
+	}
+}
+
 // SPIFFE gives a certificate a SPIFFE ID. It fails for what is no URL.
 func SPIFFE(id string) (func(*x509.Certificate), error) {
 	u, err := url.Parse(id)
