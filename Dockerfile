@@ -17,9 +17,10 @@ RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /out/tokenbroker ./cmd/tokenbroker
 # The directories that the broker's user may write to. A volume that is new takes owner and mode of the one it is mounted on:
-# /data has store and sockets, /keys is for a key that several brokers share, /demo for `demo upstream`, /tmp for `demo`.
+# /data has store and sockets, /keys is for a key that several brokers share, /certs for `certs dev`, /demo for `demo upstream`,
+# /tmp for `demo`.
 # The licences of what the binary is made of ask that their texts go with it.
-RUN install -d -m 0700 /out/dirs/data /out/dirs/keys /out/dirs/demo /out/dirs/tmp && \
+RUN install -d -m 0700 /out/dirs/data /out/dirs/keys /out/dirs/certs /out/dirs/demo /out/dirs/tmp && \
     install -m 0644 LICENSE THIRD_PARTY_LICENSES /out/
 
 FROM scratch

@@ -30,8 +30,6 @@ func TestDocumentsSayTheDefaults(t *testing.T) {
 		{"README.md", "listen: [" + DefaultAddress + "]"},
 		{"README.md", "grpcurl -plaintext " + DefaultAddress},
 		{"README.md", "http://" + defaultMetrics + "/metrics"},
-		{"docker-compose.yml", "TOKENBROKER_LISTEN: " + DefaultAddress},
-		{"docker-compose.yml", "TOKENBROKER_METRICS_LISTEN: " + defaultMetrics},
 		{"proto/tokenbroker/v1/token_broker_service.proto", fmt.Sprintf("a call without one gets %s", spoken(server.DefaultDeadline))},
 	} {
 		text, err := os.ReadFile("../../../../" + x.file)
