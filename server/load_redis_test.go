@@ -21,7 +21,7 @@ const readEach = "a read of Redis for each call"
 
 // readingServer is what a broker without a cache would be: each call reads credential and token from Redis in one script, opens
 // and decodes both, and encodes its answer. No interceptors, no limits.
-func readingServer(s *stand, answer *tokenbrokerv1.GetTokenResponse) *grpc.Server {
+func readingServer(s *stand, answer *tokenbrokerv1.GetTokenResponse) answering {
 	must := func(err error) {
 		if err != nil {
 			panic(err)

@@ -35,9 +35,17 @@ type stand struct {
 	metrics  *server.Metrics
 	tokens   tokenbrokerv1.TokenBrokerServiceClient
 	serving  sync.WaitGroup
+	// beyond is what callers of other machines show; nil: there are none.
+	beyond *proofs
 }
 
 func newStand(t testing.TB, more ...func(server.Settings) server.Settings) *stand {
+	t.Helper()
+	return newStandBy(t, broker.LocalOnly{}, broker.Unaudited{}, more...)
+}
+
+// newStandBy is one of which somebody else decides who may what, and keeps the audit log.
+func newStandBy(t testing.TB, authorizer broker.Authorizer, auditor broker.Auditor, more ...func(server.Settings) server.Settings) *stand {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -52,10 +60,10 @@ func newStand(t testing.TB, more ...func(server.Settings) server.Settings) *stan
 	s := &stand{t: t, metrics: server.NewMetrics(), upstream: &oneToken{facts: broker.Facts{Name: "stub", Digest: "1", Obtains: true, Requests: 1}}}
 	log := slog.New(slog.NewJSONHandler(io.Discard, nil))
 	s.broker, err = engine.New(engine.Settings{
-		Upstream: s.upstream, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: s.metrics,
+		Upstream: s.upstream, Store: st, Authorizer: authorizer, Auditor: auditor, Render: server.Render, Log: log, Observer: s.metrics,
 	})
 	must(err)
-	settings := server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: broker.LocalOnly{}, Log: log, Metrics: s.metrics}
+	settings := server.Settings{Broker: s.broker, Providers: s.upstream, Authorizer: authorizer, Auditor: auditor, Log: log, Metrics: s.metrics}
 	for _, f := range more {
 		settings = f(settings)
 	}
