@@ -156,7 +156,7 @@ cover: ## coverage of broker, provider and store
 bench: ## the hit path: in process, over gRPC, and under load beside methods that do nothing, on loopback and over TLS with everything on
 	go test -run '^$$' -bench . -benchmem -count 5 ./broker/engine ./server
 	go test -run '^TestLoad$$' -v ./server -load.rounds 31
-	go test -run '^TestLoadBeyondLoopback$$' -v ./server -load.rounds 61
+	go test -run '^TestLoadBeyondLoopback$$' -v ./server -load.rounds 25 -load.time 1s
 
 herd: ## broker processes, a real Redis, ten thousand callers, at full size; one mode with MODE=cold, JSON with HERD_JSON=FILE
 	HERD=full go test ./internal/herd -count 1 -timeout 60m -v -run '(?i:$(MODE))'
