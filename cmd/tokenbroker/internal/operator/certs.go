@@ -25,7 +25,7 @@ import (
 
 // CertsCommands are for whoever tries mutual TLS or JWTs.
 type CertsCommands struct {
-	Dev certsDevCommand `cmd:"" help:"Make an authority and an issuer, certificates and tokens to throw away, with settings and a policy that use them: to try mutual TLS and JWTs on this machine."`
+	Dev certsDevCommand `cmd:"" help:"Make an authority and an issuer, certificates and tokens to throw away, with settings and a policy that use them: to try mutual TLS and JWTs."`
 }
 
 type certsDevCommand struct {
