@@ -268,8 +268,8 @@ func examined(t *testing.T, path string, flags ...string) (r doctor.Report, code
 	return r, failed
 }
 
-// codes are those of a report, but for what a user who is not root cannot help: the files of the test are the broker's own.
-func codes(r doctor.Report) []doctor.Code {
+// allCodes are those of a report, but for what a user who is not root cannot help: the files of the test are the broker's own.
+func allCodes(r doctor.Report) []doctor.Code {
 	var out []doctor.Code
 	for _, f := range r.Findings {
 		if !slices.Contains(out, f.Code) && (f.Code != doctor.SelfWritable || os.Geteuid() == 0) {
@@ -476,7 +476,7 @@ func TestTheDoctor(t *testing.T) {
 			if code != console.ExitPrecondition || !says(r, x.code, strings.ReplaceAll(x.says, "DIR", p.dir)) {
 				t.Errorf("got %+v, exit code %d; want %s: %s", r.Findings, code, x.code, x.says)
 			}
-			for _, c := range codes(r) {
+			for _, c := range allCodes(r) {
 				if !slices.Contains(want, c) {
 					t.Errorf("got %s as well: %+v", c, r.Findings)
 				}
@@ -518,7 +518,7 @@ func TestADoctorWhoFindsNothing(t *testing.T) {
 			p.begin()
 			p.waitServing()
 			r, code := p.examine()
-			if got := codes(r); len(got) > 0 || len(r.Unseen) > 0 || len(r.Looked) < 5 {
+			if got := allCodes(r); len(got) > 0 || len(r.Unseen) > 0 || len(r.Looked) < 5 {
 				t.Errorf("got %+v", r)
 			}
 			if os.Geteuid() == 0 && code != console.ExitOK {
@@ -537,7 +537,7 @@ func TestADoctorWhoCannotLook(t *testing.T) {
 	p.waitServing()
 	p.redis.Kill()
 	r, code := p.examine()
-	if len(codes(r)) > 0 || len(r.Unseen) != 1 || !r.Unseen[0].Again {
+	if len(allCodes(r)) > 0 || len(r.Unseen) != 1 || !r.Unseen[0].Again {
 		t.Errorf("got %+v", r)
 	}
 	if os.Geteuid() == 0 && code != console.ExitTemporary {
