@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,39 +62,57 @@ func (db *DB) unlist(ctx context.Context, l store.Listing, g store.Group) error 
 }
 
 func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (made, confirmed bool, err error) {
-	names, args := db.arguments(b, since)
+	said, confirmed, err := db.applied(ctx, b, since, nil)
+	if lost, ok := said.([]any); ok && err == nil {
+		if err = db.strayed(ctx, b.Group, texts(lost)); err == nil {
+			said, confirmed, err = db.applied(ctx, b, since, texts(lost))
+		}
+	}
+	if err != nil {
+		return false, false, err
+	}
+	n, ok := said.(int64)
+	if !ok {
+		return false, false, errStrayed
+	}
+	return n == 1, n == 0 || confirmed, nil
+}
+
+// applied runs the script once, and gives what it said. Of the members in gone it is known that they have no key.
+func (db *DB) applied(ctx context.Context, b store.Batch, since time.Duration, gone []string) (said any, confirmed bool, err error) {
+	names, args := db.arguments(b, since, gone)
 	script := applyScript
 	if b.Finish {
 		script = finishScript
 	}
 	if !b.Keep || db.options.WaitReplicas == 0 {
-		made, err = script.Run(ctx, db.client, names, args...).Bool()
-		return made, true, err
+		said, err = script.Run(ctx, db.client, names, args...).Result()
+		return said, true, err
 	}
 	// WAIT is about what was written on its own connection.
 	conn, err := db.conn(ctx, names[0])
 	if err != nil {
-		return false, false, err
+		return nil, false, err
 	}
 	defer func() { _ = conn.Close() }()
-	made, waited, err := runAndWait(ctx, conn, script.EvalSha, names, args, db.options)
+	said, confirmed, err = runAndWait(ctx, conn, script.EvalSha, names, args, db.options)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		made, waited, err = runAndWait(ctx, conn, script.Eval, names, args, db.options)
+		said, confirmed, err = runAndWait(ctx, conn, script.Eval, names, args, db.options)
 	}
-	return made, !made || waited, err
+	return said, confirmed, err
 }
 
 // runAndWait runs a script, and waits for the replicas to have what it wrote, in one round trip.
 func runAndWait(ctx context.Context, conn *redis.Conn, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 	names []string, args []any, o Options,
-) (made, waited bool, err error) {
+) (said any, waited bool, err error) {
 	p := conn.Pipeline()
 	run := script(ctx, p, names, args...)
 	wait := p.Do(ctx, "WAIT", o.WaitReplicas, (o.Timeout / 2).Milliseconds())
 	_, _ = p.Exec(ctx) // each command has its own error
-	made, err = run.Bool()
+	said, err = run.Result()
 	n, waitErr := wait.Int64()
-	return made, waitErr == nil && n >= int64(o.WaitReplicas), err
+	return said, waitErr == nil && n >= int64(o.WaitReplicas), err
 }
 
 // conn is a connection of its own to the master that has the key.
@@ -108,8 +127,8 @@ func (db *DB) conn(ctx context.Context, key string) (*redis.Conn, error) {
 	return db.client.(*redis.Client).Conn(), nil
 }
 
-// arguments are what applyLua takes. since is how long ago the batch's times to live were right.
-func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, args []any) {
+// arguments are what applyLua takes. since is how long ago the batch's times to live were right, and gone are members that have no key.
+func (db *DB) arguments(b store.Batch, since time.Duration, gone []string) (names []string, args []any) {
 	names = make([]string, 0, 1+len(b.Conditions)+len(b.Deletes)+len(b.Puts))
 	names = append(names, db.keys.rows(b.Group))
 	whole, kinds, message := "0", "", ""
@@ -129,8 +148,8 @@ func (db *DB) arguments(b store.Batch, since time.Duration) (names []string, arg
 	for _, r := range b.Rooms {
 		rooms += fmt.Sprintf("%s=%d,", r.Kind, r.Most)
 	}
-	args = append(make([]any, 0, 8+len(b.Conditions)+3*len(b.Puts)),
-		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, rooms)
+	args = append(make([]any, 0, 9+len(b.Conditions)+3*len(b.Puts)),
+		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, rooms, strings.Join(gone, ","))
 	for _, c := range b.Conditions {
 		names = append(names, db.keys.row(b.Group, c.Key))
 		want := c.Revision[:]

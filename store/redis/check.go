@@ -145,7 +145,7 @@ func (db *DB) checkUser(ctx context.Context, f *findings) error {
 	}
 	rows := db.keys.rows(probeGroup)
 	key := db.keys.row(probeGroup, store.Key{Kind: "none"})
-	names, args := db.arguments(store.Batch{Group: probeGroup, Deletes: []store.Key{{Kind: "none"}}}, 0)
+	names, args := db.arguments(store.Batch{Group: probeGroup, Deletes: []store.Key{{Kind: "none"}}}, 0, nil)
 	for what, ask := range map[string]func() error{
 		"run scripts that read its keys":   func() error { return readScript.Run(ctx, db.client, []string{key}).Err() },
 		"run scripts that list its keys":   func() error { return listScript.Run(ctx, db.client, []string{rows}, "none").Err() },

@@ -40,6 +40,14 @@ var answers = map[string]string{
 	"UNBLOCKED":   "Redis has changed its role (UNBLOCKED)",
 }
 
+// A movingError is what Redis would say itself of keys that it knows of.
+type movingError struct{}
+
+func (movingError) Error() string { return "TRYAGAIN" }
+func (movingError) RedisError()   {}
+
+var errStrayed = movingError{}
+
 // failed gives every error of go-redis and of Redis as StoreUnavailable, and wraps nothing of it.
 func failed(ctx context.Context, err error) error {
 	var said redis.Error
@@ -89,6 +97,9 @@ func cause(err error) string {
 func firstWord(s string) string {
 	if strings.Contains(s, "The user executing the script") {
 		return "NOPERM"
+	}
+	if strings.Contains(s, "access a non local key") { // a script, of a slot that is being moved
+		return "TRYAGAIN"
 	}
 	word, _, _ := strings.Cut(s, " ")
 	return strings.TrimPrefix(word, "-")

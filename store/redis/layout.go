@@ -20,7 +20,8 @@ import (
 //	channel tokenbroker:1:events: <who> <note> <group>, after each change that somebody may wait for
 //
 // A group is one hash tag, so that all of a credential lies in one slot of a Cluster, and one script changes it. What is in
-// a group's zset and has no key has ended by Redis's clock; the next change of the group forgets it. The index is in a slot
+// a group's zset and has no key has ended by Redis's clock; the next change of the group forgets it. If it has not, the slot is being moved, and the key is at
+// the other master. The index is in a slot
 // of its own: an entry is added before its credential is, and removed after it is gone, so that no credential is ever
 // missing from it; entries that have no credential are skipped, and swept after an hour.
 //

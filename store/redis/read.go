@@ -166,7 +166,9 @@ func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kin
 		for i, cmd := range cmds {
 			var out []any
 			if out, wrong[i] = cmd.Slice(); wrong[i] == nil {
-				all[at[i]] = listed(out, kinds)
+				var lost []string
+				all[at[i]], lost = listed(out, kinds)
+				wrong[i] = db.strayed(ctx, groups[at[i]], lost)
 			}
 		}
 		return wrong
@@ -177,11 +179,47 @@ func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kin
 	return all, noneOf(said)
 }
 
-// listed is what listScript answered, in the order in which List promises it.
-func listed(out []any, kinds []store.Kind) store.Reading {
-	all := reading(out)
+// strayed fails where one of these members of a group has a key after all: at another master, because its slot is being moved. Of one key a Cluster always says
+// what is so. Else they are gone, as what somebody has deleted by hand, or a Redis that evicts.
+func (db *DB) strayed(ctx context.Context, g store.Group, members []string) error {
+	if db.cluster == nil {
+		return nil
+	}
+	for part := range slices.Chunk(members, mostAtOnce) {
+		p := db.client.Pipeline()
+		for _, m := range part {
+			p.GetRange(ctx, db.keys.group(g)+m, 0, int64(revisionSize)-1)
+		}
+		cmds, _ := p.Exec(ctx) // each command has its own error
+		for _, c := range cmds {
+			switch value, err := c.(*redis.StringCmd).Result(); {
+			case err != nil:
+				return err
+			case value != "":
+				return errStrayed
+			}
+		}
+	}
+	return nil
+}
+
+func texts(all []any) []string {
+	out := make([]string, len(all))
+	for i, v := range all {
+		out[i], _ = v.(string)
+	}
+	return out
+}
+
+// listed is what listScript answered, in the order in which List promises it, and the members that have no key.
+func listed(out []any, kinds []store.Kind) (all store.Reading, lost []string) {
+	all = reading(out)
 	for i := 1; i+2 < len(out); i += 3 {
 		name, _ := out[i].(string)
+		if out[i+1] == nil {
+			lost = append(lost, name)
+			continue
+		}
 		if key, ok := parseMember(name); ok {
 			if r, ok := row(key, out[i+1], out[i+2]); ok {
 				all.Rows = append(all.Rows, r)
@@ -191,7 +229,7 @@ func listed(out []any, kinds []store.Kind) store.Reading {
 	slices.SortFunc(all.Rows, func(a, b store.Row) int {
 		return cmp.Or(cmp.Compare(slices.Index(kinds, a.Key.Kind), slices.Index(kinds, b.Key.Kind)), bytes.Compare(a.Key.ID[:], b.Key.ID[:]))
 	})
-	return all
+	return all, lost
 }
 
 // mostAtOnce bounds a pipeline: its answers are held in memory by Redis until all are written.

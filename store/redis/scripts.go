@@ -5,8 +5,9 @@ import "github.com/redis/go-redis/v9"
 // The scripts. Each checks everything before its first write, changes one group, and may be repeated with the same effect.
 // They take the time from Redis, once.
 //
-// Keys that a change finds in the group's zset are not among KEYS: they have the same hash tag, so they are in the same
-// slot, which is what a Cluster asks for.
+// Keys that are found in the group's zset are not among KEYS: they have the same hash tag, so they are in the same slot, which is what a Cluster asks for. While
+// that slot is moved they may be at another master all the same, and the one that has the zset finds nothing in their place: of keys that are among KEYS Redis
+// says so itself (TRYAGAIN). So a member that has not ended and has no key is told apart, and whoever asked looks where it is (see strayed).
 
 const timeLua = `
 local t = redis.call('TIME')
@@ -28,7 +29,7 @@ end
 return out
 `)
 
-// listScript answers what time it is, and member, value and time left of each row whose kind is among ARGV.
+// listScript answers what time it is, and member, value and time left of each row whose kind is among ARGV; no value: there is no key.
 // KEYS: the group's zset.
 var listScript = redis.NewScript(`#!lua flags=no-writes
 ` + timeLua + `
@@ -42,21 +43,23 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.forma
 		local value = redis.call('GET', prefix .. member)
 		if value and left ~= 0 then
 			out[#out+1], out[#out+2], out[#out+3] = member, value, left
+		elseif left == -2 then
+			out[#out+1], out[#out+2], out[#out+3] = member, false, 0
 		end
 	end
 end
 return out
 `)
 
-// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold.
+// applyLua makes a batch; 1: made, or made before; 0: a condition does not hold; members: nothing is made, because these would be deleted, and have no key.
 // KEYS: the group's zset; then the rows that have conditions, that are to be deleted, that are to be put.
 // ARGV: how many of each there are; 1 if the group is to be deleted; kinds to be cleared, with commas; channel and message,
-// empty: none; of which kinds room is to be made, as kind=most and a comma each; then a revision for each condition;
+// empty: none; of which kinds room is to be made, as kind=most and a comma each; members that may have no key, with a comma each; then a revision for each condition;
 // then for each put its value, its time to live in ms or 0, and when it ends in ms of Redis's clock or 0.
 const applyLua = timeLua + `
 local rows, prefix = KEYS[1], string.sub(KEYS[1], 1, -5)
 local conditions, deletes, puts = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local head = 8
+local head = 9
 local function revision(key)
 	if redis.call('PTTL', key) == 0 then return '' end
 	return redis.call('GETRANGE', key, 0, 15)
@@ -70,30 +73,41 @@ for i = 1, conditions do
 	if revision(KEYS[1 + i]) ~= ARGV[head + i] then return 0 end
 end
 
-redis.call('ZREMRANGEBYSCORE', rows, '-inf', '(' .. string.format('%d', now))
-local function drop(member)
-	redis.call('DEL', prefix .. member)
-	redis.call('ZREM', rows, member)
+local after = '(' .. string.format('%d', now)
+local known, drops, lost = {}, {}, {}
+for member in string.gmatch(ARGV[9], '[^,]+') do known[member] = true end
+local function living() return redis.call('ZRANGEBYSCORE', rows, after, '+inf') end
+local function drop(member, declared)
+	if drops[member] then return end
+	drops[member], drops[#drops+1] = true, member
+	if not declared and not known[member] and redis.call('PTTL', prefix .. member) == -2 then lost[#lost+1] = member end
+end
+for i = 1, deletes do
+	drop(string.sub(KEYS[1 + conditions + i], #prefix + 1), true)
 end
 if ARGV[4] == '1' or ARGV[5] ~= '' then
 	local clear = {}
 	for kind in string.gmatch(ARGV[5], '[^,]+') do clear[kind] = true end
-	for _, member in ipairs(redis.call('ZRANGE', rows, 0, -1)) do
+	for _, member in ipairs(living()) do
 		if ARGV[4] == '1' or clear[string.match(member, '^[^:]*')] then drop(member) end
 	end
 end
-for i = 1, deletes do
-	drop(string.sub(KEYS[1 + conditions + i], #prefix + 1))
-end
 for kind, most in string.gmatch(ARGV[8], '([a-z]+)=(%d+),') do
 	most = tonumber(most)
-	if redis.call('ZRANGE', rows, most - 1, most - 1)[1] then -- there are as many rows of all kinds
+	if redis.call('ZRANGE', rows, most - 1, most - 1)[1] then -- there may be as many rows of all kinds
 		local there = {}
-		for _, member in ipairs(redis.call('ZRANGE', rows, 0, -1)) do
-			if string.sub(member, 1, #kind + 1) == kind .. ':' then there[#there+1] = member end
+		for _, member in ipairs(living()) do
+			if string.sub(member, 1, #kind + 1) == kind .. ':' and not drops[member] then there[#there+1] = member end
 		end
 		for i = 1, #there - most + 1 do drop(there[i]) end
 	end
+end
+if #lost > 0 then return lost end
+
+redis.call('ZREMRANGEBYSCORE', rows, '-inf', '(' .. string.format('%d', now))
+for _, member in ipairs(drops) do
+	redis.call('DEL', prefix .. member)
+	redis.call('ZREM', rows, member)
 end
 for i = 1, puts do
 	local key, value = KEYS[1 + conditions + deletes + i], ARGV[head + conditions + 3*i - 2]
@@ -104,7 +118,8 @@ for i = 1, puts do
 		redis.call('SET', key, value)
 		redis.call('ZADD', rows, '+inf', member)
 	elseif ends <= now then
-		drop(member)
+		redis.call('DEL', key)
+		redis.call('ZREM', rows, member)
 	else
 		ends = string.format('%d', ends)
 		redis.call('SET', key, value, 'PXAT', ends)
