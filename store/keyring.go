@@ -60,6 +60,8 @@ type ring struct {
 	revision Revision
 	// settled: what is in that row is what this process has.
 	settled bool
+	// wrote is of the row that this process has written last: what its KEK does not open of that, it is not asked to wrap again.
+	wrote Revision
 	// lags: it could not be opened, and why, and these keys go on meanwhile. tried is when.
 	lags  bool
 	why   error
@@ -203,8 +205,9 @@ func (s *Store) putKeyring(ctx context.Context, backend Backend, k *seal.Keyring
 }
 
 func (s *Store) putWrapped(ctx context.Context, backend Backend, value []byte, over Revision, more ...Condition) error {
+	s.ring.wrote = newRevision()
 	return s.apply(ctx, backend, Batch{
-		Group: metaGroup, Conditions: append(more, Condition{keyringKey, over}), Puts: []Put{{Key: keyringKey, Revision: newRevision(), Value: value}}, Keep: true,
+		Group: metaGroup, Conditions: append(more, Condition{keyringKey, over}), Puts: []Put{{Key: keyringKey, Revision: s.ring.wrote, Value: value}}, Keep: true,
 	})
 }
 
@@ -213,6 +216,9 @@ func (s *Store) unwrap(ctx context.Context, w *seal.Wrapped) (*seal.Keyring, err
 	k, err := w.Unwrap(ctx, s.ring.kek)
 	if err == nil {
 		return k, nil
+	}
+	if errors.Is(err, seal.ErrHistory) {
+		return k, &keyringError{unreadableData(err.Error()), err}
 	}
 	if uri := s.ring.kek.URI(); w.KEK != uri && !passes(err) {
 		return nil, unreadableData(fmt.Sprintf("their keys are wrapped by %s, and keys.kek is %s: %s", w.KEK, uri, err))
@@ -288,7 +294,7 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	w, row, now, err := readKeyring(ctx, backend)
 	if s.ring.kek == nil { // these keys are of a key file, and the row has the same
 		if err == nil && w != nil {
-			s.ring.outdated.Store(w.Generation > promotedAt)
+			s.ring.outdated.Store(w.Primary != s.keys().ID() && (w.Primary != "" || w.Generation > promotedAt))
 			s.tell("the keys in the store are wrapped, and this broker has them of its key file: restart it with keys.kek", slog.String("kek", w.KEK))
 		}
 		s.ring.revision = row.Revision
@@ -316,7 +322,10 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
 	defer cancel()
 	found, err := s.unwrap(bounded, w)
-	if err != nil {
+	switch {
+	case errors.Is(err, seal.ErrHistory):
+		s.tell("the keyring in the store does not say truly where it comes from: that of this broker takes its place")
+	case err != nil:
 		return s.unopened(ctx, backend, w, row.Revision, err)
 	}
 	joined, err := s.keys().Joined(found, now)
@@ -337,23 +346,25 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	return s.staleFor(nil)
 }
 
-// unopened is what becomes of a row that the KEK did not open.
+// unopened is what becomes of a row that the KEK did not open. These keys go on where the row says that it came to be from them, so that it has them. What it says is
+// not known to be true; but whoever may forge it could delete the row as well.
 func (s *Store) unopened(ctx context.Context, backend Backend, w *seal.Wrapped, at Revision, why error) error {
-	followed := s.keys().Follows(w.Version())
-	if followed && !errors.Is(why, broker.StoreUnavailable) {
+	k := s.keys()
+	same, follows := w.Version() == k.Version(), w.Follows(k.Version())
+	if k.Follows(w.Version()) && !errors.Is(why, broker.StoreUnavailable) && at != s.ring.wrote {
 		s.tell("the keyring in the store says that it is one that this broker's came to be from, and cannot be opened: that of this broker takes its place", slog.String("error", why.Error()))
-		return s.putBack(ctx, backend, s.keys(), at)
+		if err := s.putBack(ctx, backend, k, at); !same || err == nil || errors.Is(err, broker.ErrConflict) {
+			return err
+		} // the KEK refuses this broker: the row may well be sound
 	}
-	same := w.Version() == s.keys().Version()
-	if followed && !same { // what is sealed now may be in no row: this goes on until the reader ends
-		s.tell("the keyring in the store is a former one, and the KEK does not answer: nothing is sealed until it does", slog.String("error", why.Error()))
+	if !follows {
+		s.tell("the keyring in the store lacks what this broker has seen, or says so, and cannot be opened: nothing is sealed until it can, or another one is there", slog.String("error", why.Error()))
 		return s.staleFor(why)
 	}
 	s.ring.lags, s.ring.why = true, why
-	if same {
-		return why // it was written anew, and the KEK is away
+	if !same {
+		s.tell("the keyring in the store is newer, and cannot be opened: the former keys go on", slog.Uint64("generation", w.Generation), slog.String("error", why.Error()))
 	}
-	s.tell("the keyring in the store is newer, and cannot be opened: the former keys go on", slog.Uint64("generation", w.Generation), slog.String("error", why.Error()))
 	return s.staleFor(why)
 }
 
@@ -452,7 +463,8 @@ func (s *Store) sealing() (*seal.Keyring, error) {
 
 var errOutdatedKeys = Unavailable("the keys of this broker's key file were replaced in the store, where they are wrapped: restart it with keys.kek")
 
-// promotedAt is the generation after which others may seal with another key than that of a key file: they were wrapped, a key was added, and then promoted.
+// promotedAt is the generation after which others may seal with another key than that of a key file, where the row does not say with which: they were wrapped, a key was
+// added, and then promoted.
 const promotedAt = 2
 
 var errUnconfirmedKeys = Unavailable("this broker could not confirm its keys for a while, and seals nothing until it can")

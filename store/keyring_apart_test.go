@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -187,16 +188,17 @@ func TestPromoteTellsStatesOfOneGenerationApart(t *testing.T) {
 		undo()
 		must[string](t)(b.RotateKey(t.Context()))
 		a.kek.Away(true)
-		pass(40 * time.Second)
+		pass(15 * time.Second)
 		_, err := b.PromoteKey(t.Context())
-		wantRefused(t, "promote", err, "the broker host-0")
-		create(t, a.Store, newCredential("goes-on"), "r")
-		if fmt.Sprint(a.stale) != "[true]" {
-			t.Errorf("stale: got %v", a.stale)
+		wantRefused(t, "promote", err, "a broker may not have noticed")
+		pass(25 * time.Second)
+		if err := a.CreateCredential(t.Context(), newCredential("late"), nil); broker.KindOf(err) != broker.StoreUnavailable || fmt.Sprint(a.stale) != "[true]" {
+			t.Errorf("with keys that are in no row: got %v, stale %v", err, a.stale) // nobody waits for it any more
 		}
-		a.kek.Away(false)
-		pass(40 * time.Second)
 		must[string](t)(b.PromoteKey(t.Context()))
+		a.kek.Away(false)
+		pass(15 * time.Second)
+		create(t, a.Store, newCredential("goes-on"), "r")
 		create(t, b.Store, newCredential("new"), "r")
 		if _, err := a.Credential(t.Context(), "new"); err != nil {
 			t.Errorf("what the other has sealed: %v", err)
@@ -331,6 +333,137 @@ func TestAnExportOfWhichTheKeysWereChanged(t *testing.T) {
 		must[broker.Committed](t)(l.Commit(t.Context(), broker.Outcome{RefreshToken: broker.NewSecret("r2"), Now: time.Now()}))
 		if err := <-done; err == nil || !strings.Contains(err.Error(), "the keys were changed") {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestAFormerRowIsNotWrapped by another KEK: those who have the keys that count could not open it, and would be started again without them.
+func TestAFormerRowIsNotWrapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		create(t, h[0].Store, newCredential("a"), "r")
+		pass(2 * time.Minute)
+		first := h[0].row(t).Value
+		must[string](t)(h[0].RotateKey(t.Context()))
+		pass(15 * time.Second)
+		fresh := storetest.NewKEK("fresh")
+		wrap := func() error { return store.WrapKeyring(t.Context(), h[0].at, nil, h[0].kek, fresh) }
+		h[0].put(t, first)
+		wantRefused(t, "a row of before", wrap(), "has keys that are not in the store")
+		pass(40 * time.Second)
+		must[string](t)(h[0].PromoteKey(t.Context()))
+		pass(40 * time.Second)
+		must[store.Rewrap](t)(h[0].Rewrap(t.Context(), 0, nil))
+		for _, b := range h {
+			b.stop()
+		}
+		pass(time.Minute)
+		h[0].put(t, first)
+		if err := wrap(); broker.KindOf(err) != broker.RecordUnreadable || !strings.Contains(err.Error(), "sealed with key") {
+			t.Errorf("a row of before the last key, and nobody is there: got %v", err)
+		}
+		h[0].follow()
+		pass(15 * time.Second)
+		wantNoError(t, "once it is put right", wrap())
+	})
+}
+
+// TestAKEKThatRefusesOneBroker keeps that from changing keys, and from nothing else, as long as the row has its keys.
+func TestAKEKThatRefusesOneBroker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		a, b := h[0], h[1]
+		pass(2 * time.Minute)
+		undo := a.at.Snapshot()
+		must[string](t)(b.RotateKey(t.Context()))
+		a.kek.Refuse(true, true)
+		pass(15 * time.Second)
+		create(t, a.Store, newCredential("newer"), "r")
+		undo() // the row has just the keys of a
+		for i := range 30 {
+			pass(10 * time.Second)
+			create(t, a.Store, newCredential(broker.CredentialName(fmt.Sprint("n", i))), "r")
+		}
+		a.kek.Refuse(false, true) // it wraps what it does not open
+		asked := a.kek.Asked.Load()
+		if _, err := a.RotateKey(t.Context()); err == nil {
+			t.Error("keys were changed by who cannot open them")
+		}
+		for i := range 30 {
+			pass(10 * time.Second)
+			create(t, a.Store, newCredential(broker.CredentialName(fmt.Sprint("m", i))), "r")
+		}
+		if n := a.kek.Asked.Load() - asked; n > 150 {
+			t.Errorf("the KEK was asked %d times in five minutes", n)
+		}
+	})
+}
+
+// TestAHistoryThatIsForged: keys that open, in a row that does not say truly where they come from, open nothing, and are not lost.
+func TestAHistoryThatIsForged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		create(t, h[0].Store, newCredential("a"), "r")
+		pass(2 * time.Minute)
+		former := h[0].row(t).Value
+		first, second := h[0].next(t)
+		pass(20 * time.Second)
+		var w struct{ History []string }
+		if err := json.Unmarshal(former, &w); err != nil || len(w.History) != 1 {
+			t.Fatalf("got %v, %v", w, err)
+		}
+		h[0].put(t, bytes.Replace(former, []byte(w.History[0]), []byte("00112233aabbccdd"), 1))
+		pass(20 * time.Second)
+		young := hold(t, h[1].at, h[1].kek, "young")
+		create(t, young.Store, newCredential("secret"), "r")
+		if info, ok := young.Key(t, first); !ok || info.State != seal.Retired || young.sealedWith(t, "secret") != second {
+			t.Errorf("the former key is %+v, and %s seals", info, young.sealedWith(t, "secret"))
+		}
+	})
+}
+
+// TestAKeyFilesBrokerGoesOn as long as no other key than its own seals, however often the keys are wrapped.
+func TestAKeyFilesBrokerGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := storetest.NewReplicas(2)
+		keys := must[*seal.Keyring](t)(seal.New())
+		former := must[*store.Store](t)(store.New(b[0], keys, store.Options{}))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { former.FollowKeys(ctx); close(done) }()
+		kek := storetest.NewKEK("kek")
+		wantNoError(t, "wrap", store.WrapKeyring(t.Context(), b[1], keys, nil, kek))
+		h := hold(t, b[1], kek, "host")
+		pass(2 * time.Minute)
+		must[string](t)(h.RotateKey(t.Context()))
+		for i := range 3 {
+			fresh := storetest.NewKEK(fmt.Sprint("fresh-", i))
+			wantNoError(t, "wrap anew", store.WrapKeyring(t.Context(), b[1], nil, kek, fresh))
+			kek = fresh
+			pass(2 * time.Minute)
+			create(t, former, newCredential(broker.CredentialName(fmt.Sprint("n", i))), "r")
+		}
+		cancel()
+		<-done
+	})
+}
+
+// TestKeysWhileTheStoreIsAway: a broker that lags, and cannot read the row, says so.
+func TestKeysWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		pass(2 * time.Minute)
+		h[1].kek.Away(true)
+		must[string](t)(h[0].RotateKey(t.Context()))
+		pass(15 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := h[1].RotateKey(ctx); err == nil {
+			t.Error("rotated, though nobody waits for it")
+		}
+		h[1].put(t, []byte("{"))
+		if _, err := h[1].RotateKey(t.Context()); err == nil {
+			t.Error("rotated a row that is damaged, while the KEK is away")
 		}
 	})
 }

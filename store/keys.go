@@ -131,6 +131,9 @@ func WrapKeyring(ctx context.Context, backend Backend, file *seal.Keyring, forme
 		case former != nil:
 			s.ring.kek = former
 			if k, err = s.unwrap(ctx, w); err == nil {
+				err = rowCounts(ctx, backend, k)
+			}
+			if err == nil {
 				k, err = k.Again()
 			}
 		default:
@@ -147,6 +150,33 @@ func WrapKeyring(ctx context.Context, backend Backend, file *seal.Keyring, forme
 			return err
 		}
 	}
+}
+
+// rowCounts fails with a *Refused where something says that a keyring in the row is not the one that counts.
+func rowCounts(ctx context.Context, backend Backend, k *seal.Keyring) error {
+	r, err := readCheck(ctx, backend)
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		if why := verify(r, k); why != "" {
+			return unreadableData("they are " + why)
+		}
+	}
+	all, err := backend.List(ctx, []Group{metaGroup}, kindReader)
+	if err == nil {
+		err = all[0].Err
+	}
+	if err != nil {
+		return fromBackend(err)
+	}
+	for _, row := range all[0].Rows {
+		var r readerRecord
+		if json.Unmarshal(row.Value, &r) == nil && r.Version != "" && !k.Follows(r.Version) {
+			return refused("the broker %s has keys that are not in the store: a backup, or a former row, lies below it. It puts that right within ten seconds if its KEK answers: see its log", r.Name)
+		}
+	}
+	return nil
 }
 
 // wrappable are the keys of a key file, which have to be those of the store.
@@ -167,7 +197,7 @@ func wrappable(ctx context.Context, backend Backend, file *seal.Keyring, now tim
 // Keys tells what there is to say of the keys.
 func (s *Store) Keys(ctx context.Context) (Keys, error) {
 	m, err := s.current(ctx)
-	if err != nil && !s.lags() {
+	if err != nil && (m.wrapped == nil || !s.lags()) {
 		return Keys{}, err
 	}
 	k := s.keys() // where those of the row cannot be had now, these go on
@@ -216,7 +246,7 @@ func (s *Store) current(ctx context.Context) (metaState, error) {
 func (s *Store) changeKeyring(ctx context.Context, next func(m metaState, k *seal.Keyring) (*seal.Keyring, error)) error {
 	for {
 		m, err := s.current(ctx)
-		if err != nil && s.lags() && m.wrapped.KEK != s.ring.kek.URI() {
+		if err != nil && m.wrapped != nil && s.lags() && m.wrapped.KEK != s.ring.kek.URI() {
 			return refused("the keys are wrapped by %s by now, and this broker has %s: start it again with keys.kek set to that", m.wrapped.KEK, s.ring.kek.URI())
 		}
 		if err != nil {

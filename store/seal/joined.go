@@ -38,12 +38,17 @@ func (k *Keyring) Again() (*Keyring, error) {
 //
 //   - The one that came to be from the other counts: the other one as it is. These keys too, with those as Retired that the other one has and they have not: they
 //     were destroyed, and so was, perhaps, what the other one's data need. They open nothing unless somebody restores them.
+//
 //   - Where they were changed apart, all keys of both are there. One opens if it does in either of them; of two that seal, the one that was promoted
 //     last goes on, and the other is Former.
+//
+//   - Of one of which nobody says where it comes from only the keys count, as Retired: somebody may have made it look new.
 //
 // It is k or other where that is as it counts. It fails where two keys have one id.
 func (k *Keyring) Joined(other *Keyring, now time.Time) (*Keyring, error) {
 	switch {
+	case len(other.history) == 0: // nobody says where it comes from (ErrHistory)
+		return k.with(other, now)
 	case other.Follows(k.Version()):
 		return other, nil
 	case k.Follows(other.Version()):

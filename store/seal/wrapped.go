@@ -36,6 +36,7 @@ type KEK interface {
 //	  "store_id":     drawn once, and the same for ever: 16 bytes in hexadecimal,
 //	  "generation":   1, and one more with each change of the keys,
 //	  "history":      an id of each state of the keys that led to this one, which is the last,
+//	  "primary":      the id of the key that seals,
 //	  "kek":          the URI of the KEK,
 //	  "sealing":      wrapped: a Tink keyset of AEAD keys, when each was added, promoted, retired, and a digest of the history,
 //	  "fingerprints": wrapped: a Tink keyset of one PRF key
@@ -49,6 +50,7 @@ type Wrapped struct {
 	StoreID      string   `json:"store_id"`
 	Generation   uint64   `json:"generation"`
 	History      []string `json:"history,omitempty"`
+	Primary      string   `json:"primary,omitempty"`
 	KEK          string   `json:"kek"`
 	Sealing      []byte   `json:"sealing"`
 	Fingerprints []byte   `json:"fingerprints"`
@@ -176,7 +178,13 @@ func associated(member, storeID string, generation uint64) []byte {
 	return b
 }
 
-// Unwrap opens the keys. It fails with what the KEK fails with, or where what it gives is no keyring.
+// Follows reports whether the row says that these keys came to be from a version. Until they are opened nobody says that it is true.
+func (w *Wrapped) Follows(version string) bool { return slices.Contains(w.history(), version) }
+
+// ErrHistory is that of keys that open, in a row whose history is not the one that was wrapped with them.
+var ErrHistory = errors.New("the keyring's history is not the one that was wrapped: restore a backup")
+
+// Unwrap opens the keys. It fails with what the KEK fails with, or where what it gives is no keyring; with ErrHistory it gives the keys as well.
 func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 	var prints []byte
 	var why error
@@ -197,9 +205,6 @@ func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
 	}
 	defer clear(part.Keyset)
-	if len(w.History)+len(part.History) > 0 && !bytes.Equal(digestOf(w.History), part.History) {
-		return nil, errors.New("the keyring's history is not the one that was wrapped: restore a backup")
-	}
 	sealing, err := readKeyset(part.Keyset)
 	if err != nil {
 		return nil, errors.New("the keyring's sealing keyset is damaged: restore a backup")
@@ -216,6 +221,10 @@ func (w *Wrapped) Unwrap(ctx context.Context, kek KEK) (*Keyring, error) {
 	for _, t := range part.Keys {
 		k.times[t.ID] = t
 	}
+	if len(w.History)+len(part.History) > 0 && !bytes.Equal(digestOf(w.History), part.History) {
+		k.history = nil
+		return k, ErrHistory
+	}
 	return k, nil
 }
 
@@ -224,7 +233,7 @@ func (k *Keyring) Wrap(ctx context.Context, kek KEK) ([]byte, error) {
 	if k.generation == 0 {
 		return nil, errors.New("seal: a keyring of a key file is not wrapped as it is")
 	}
-	w := Wrapped{Comment: wrappedComment, Format: wrappedFormat, StoreID: k.storeID, Generation: k.generation, History: k.history, KEK: kek.URI()}
+	w := Wrapped{Comment: wrappedComment, Format: wrappedFormat, StoreID: k.storeID, Generation: k.generation, History: k.history, Primary: k.primary, KEK: kek.URI()}
 	keyset, err := cleartext(k.secrets.sealing)
 	if err != nil {
 		return nil, err

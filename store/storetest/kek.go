@@ -16,6 +16,8 @@ type KEK struct {
 	away atomic.Bool
 	hang atomic.Bool
 	slow atomic.Int64
+	// refuses are what it does not do for who has it.
+	refusesWrap, refusesUnwrap atomic.Bool
 	// Asked counts what it was asked.
 	Asked atomic.Int64
 }
@@ -42,6 +44,14 @@ func (k *KEK) Hang(hang bool) { k.hang.Store(hang) }
 
 // Slow says how long each of its answers takes.
 func (k *KEK) Slow(by time.Duration) { k.slow.Store(int64(by)) }
+
+// Refuse says what it refuses, as a KMS does whose caller has lost a right: asking again is of no use.
+func (k *KEK) Refuse(wrap, unwrap bool) {
+	k.refusesWrap.Store(wrap)
+	k.refusesUnwrap.Store(unwrap)
+}
+
+var errRefused = errors.New("the KEK refuses it")
 
 type kekAway struct{}
 
@@ -73,6 +83,9 @@ func (k *KEK) Wrap(ctx context.Context, plaintext, associated []byte) ([]byte, e
 	if err := k.ask(ctx); err != nil {
 		return nil, err
 	}
+	if k.refusesWrap.Load() {
+		return nil, errRefused
+	}
 	return k.key.Seal(plaintext, associated)
 }
 
@@ -80,6 +93,9 @@ func (k *KEK) Wrap(ctx context.Context, plaintext, associated []byte) ([]byte, e
 func (k *KEK) Unwrap(ctx context.Context, wrapped, associated []byte) ([]byte, error) {
 	if err := k.ask(ctx); err != nil {
 		return nil, err
+	}
+	if k.refusesUnwrap.Load() {
+		return nil, errRefused
 	}
 	plain, err := k.key.Open(wrapped, associated)
 	if err != nil {
