@@ -185,9 +185,12 @@ func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Op
 	return false, nil
 }
 
-// stands reports whether an entry that a caller was to be given before it waited still may be.
+// stands reports whether an entry that a caller was to be given before it waited still may be, also one that has made room meanwhile. The caller holds its line.
 func (b *Broker) stands(e *entry) bool {
 	now := b.clock.Now()
+	if gone, _ := e.line.moves.since(e.moved, e); gone {
+		return false
+	}
 	return !e.dropped.Load() && !e.ended(now) && (!b.cache.shared || e.local || b.cache.trusts(e, now.At))
 }
 

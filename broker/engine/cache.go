@@ -114,19 +114,19 @@ func (c *cache) degraded(e *entry, now broker.Moment) bool {
 // that: errAgain if the answer was dropped since, or another came after it. Where something else may have changed, whoever waits gets it, and the next asks
 // again.
 func (c *cache) put(l *line, a offer, asOf broker.Moment, moved movedTo) (*entry, error) {
-	return c.place(c.entryOf(l, a, asOf), moved, true)
+	return c.place(c.entryOf(l, a, asOf, moved), true)
 }
 
 // found is put of what was read. Unless better, what only this process has stays where the store has no other than before.
 func (c *cache) found(l *line, a offer, s seen, better bool) (*entry, error) {
-	return c.place(c.entryOf(l, a, s.at), s.moved, better)
+	return c.place(c.entryOf(l, a, s.at, s.moved), better)
 }
 
-func (c *cache) place(e *entry, moved movedTo, better bool) (*entry, error) {
+func (c *cache) place(e *entry, better bool) (*entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l, key := e.line, e.target.token.Token
-	gone, doubtful := l.moves.since(moved, e)
+	gone, doubtful := l.moves.since(e.moved, e)
 	if gone || l.outdates(e) {
 		return nil, errAgain
 	}
@@ -175,9 +175,9 @@ func (c *cache) fill(s *slot, e *entry) {
 }
 
 // entryOf makes an entry without caching it.
-func (c *cache) entryOf(l *line, a offer, asOf broker.Moment) *entry {
+func (c *cache) entryOf(l *line, a offer, asOf broker.Moment, moved movedTo) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, made: now, serial: serials.Add(1)}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, moved: moved, made: now, serial: serials.Add(1)}
 	e.bytes = bytesOf(a)
 	e.defined.Store(a.revision)
 	e.confirmed.Store(int64(asOf))
@@ -322,7 +322,7 @@ func (c *cache) arrived(e *entry, done broker.Committed, err error, at broker.Mo
 	default:
 		a := e.offer
 		a.mark, a.local, a.pending = done.Mark, false, nil
-		there := c.entryOf(e.line, a, at)
+		there := c.entryOf(e.line, a, at, moved)
 		if _, doubtful := e.line.moves.since(moved, there); doubtful {
 			c.age(there)
 		}

@@ -62,7 +62,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	changed := done.Mark.CredentialRevision != t.credential.Revision
 	switch {
 	case o.Token == nil, done.Token && changed && p.trial.on: // a test; whoever wants what it keeps reads it
-		return b.cache.entryOf(p.l, shown, now.At), nil
+		return b.cache.entryOf(p.l, shown, now.At, s.moved), nil
 	case !done.Token, changed:
 		b.cache.doubt(t.name) // it has changed meanwhile, or another was quicker: take what is there, by the credential as it is now
 		return nil, errAgain

@@ -17,6 +17,8 @@ type entry struct {
 	dropped atomic.Bool
 	// asOf orders entries of one token: when it was asked for what was read, or for the commit of what was stored.
 	asOf broker.Moment
+	// moved is what its line had moved to before that.
+	moved movedTo
 	// made is when the entry was made: the token's times are by the wall clock of then.
 	made broker.Instant
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.

@@ -298,3 +298,53 @@ func TestWhoRejectsEachTokenWhileTheStoreIsAwayDoesNotHammerTheUpstream(t *testi
 		w.mustGet("main")
 	})
 }
+
+// slowUse takes a while to write down the first use of a token by shop.
+type slowUse struct {
+	broker.Unaudited
+	takes time.Duration
+}
+
+func (a *slowUse) Use(_ context.Context, r broker.AuditRecord) (*broker.Uses, error) {
+	if r.Caller == shop {
+		sleep(a.takes)
+	}
+	return nil, nil
+}
+
+// TestWhatHasMadeRoomIsInvalidatedToo: a caller waits for the audit log with a token that is in the cache no more. It is invalidated meanwhile, and they get another.
+func TestWhatHasMadeRoomIsInvalidatedToo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(always(broker.Allowed))), func(s *engine.Settings) {
+			s.CacheSize, s.Auditor = 1, &slowUse{takes: 1900 * time.Millisecond}
+		})
+		for _, name := range []string{"main", "other", "third"} {
+			w.create(name, nil)
+		}
+		id := w.mustGet("main").Token.ID
+		w.mustGet("other")
+		w.mustGet("third")
+		synctest.Wait() // main's has made room: it has to be read again
+		got := make(chan string, 1)
+		go func() {
+			defer close(got)
+			res, err := w.Token(context.Background(), shop, engine.Request{Credential: "main"})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got <- res.Token.ID
+		}()
+		synctest.Wait()
+		w.mustGet("other")
+		w.mustGet("third")
+		synctest.Wait()
+		sleep(100 * time.Millisecond)
+		if _, err := w.Invalidate(t.Context(), local, engine.Invalidation{Credential: "main", All: true}); err != nil {
+			t.Fatal(err)
+		}
+		if <-got == id {
+			t.Error("it was handed out after Invalidate had returned")
+		}
+	})
+}

@@ -174,6 +174,8 @@ type rejected struct {
 func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
+	l := b.cache.hold(key.name) // what is dropped of it is noted there, also of what is not cached
+	defer b.cache.release(l)
 	generation := b.authorize.Generation()
 	fails := func(err error) (Result, error) {
 		if may, _ := b.permit(a); may.effect != broker.Allowed || b.authorize.Generation() != generation { // labels may have changed, too
