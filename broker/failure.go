@@ -229,6 +229,9 @@ func (f *Failure) Is(target error) bool {
 
 // KindOf returns the Kind in err's tree; Internal where there is none.
 func KindOf(err error) Kind {
+	if err == nil {
+		return Internal // without the allocations of errors.As: each hit asks
+	}
 	var f *Failure
 	if errors.As(err, &f) {
 		return f.Kind

@@ -166,7 +166,7 @@ type Grant struct {
 	// GivenAt is when the first of its line was given, UsedAt when this one was last presented. Both are for people: they are by
 	// the clock of whichever broker wrote them.
 	GivenAt, UsedAt time.Time
-	// UsedFor is how long ago that was, by the store's clock; 0: not known.
+	// UsedFor is how long ago that was, by the store's clock or this process's, whichever says longer; 0: not known.
 	UsedFor time.Duration
 	// Marker is the owner of the exchange that is presenting it, or was when it was last heard of; zero: nobody.
 	Marker ID

@@ -41,15 +41,15 @@ type Condition struct {
 	Revision Revision
 }
 
-// A Put writes a row, whatever was there. It lives for ever, for TTL, or until Ends; at most one of them is set.
+// A Put writes a row, whatever was there. It lives for TTL, until Ends, or, where both are set, until the earlier of both; where none is, for ever.
 type Put struct {
 	Key      Key
 	Revision Revision
 	Value    []byte
-	// TTL is how long the row lives from the moment on at which it is written; 0: see Ends. Never negative.
+	// TTL is how long the row lives at most from the moment on at which it is written, or first tried to be. Never negative.
 	TTL time.Duration
-	// Ends is when the row ends by the backend's clock, as a Reading told it: however late it is written, it ends then. One that
-	// has passed leaves no row. Zero: see TTL.
+	// Ends is when the row ends at the latest by the backend's clock, as a Reading told it: however late it is written, it ends then. One that
+	// has passed leaves no row. A group of a Shared backend may come to another clock meanwhile, which TTL is for.
 	Ends time.Time
 }
 
@@ -100,7 +100,7 @@ type Batch struct {
 	// Tell is what the watchers of a Shared backend are told once the change is made; zero: nothing.
 	Tell Note
 	// Keep: the change must not get lost with one machine. A Shared backend that was told how many replicas have to have it
-	// waits for them, and fails with ErrUnconfirmed if too few say so in time: the change is made then, and may get lost.
+	// waits for them, also where it was applied already, and fails with ErrUnconfirmed if too few say so in time: the change is made then, and may get lost.
 	Keep bool
 	// Finish: what was begun ends here. It is to be applied also where the backend has no room for anything new.
 	Finish bool
@@ -152,7 +152,11 @@ type Shared interface {
 	// be of any groups, and many. It fails if nothing is known of any; known tells of which something is, where a part of the
 	// backend is away.
 	Revisions(ctx context.Context, places []Place) (r []Revision, known []bool, err error)
-	// Shard names the part of the backend that has a group: parts are away each for itself. It asks nobody.
+	// Relist looks for credentials that the index lacks, adds them, and returns how many there were. Where the index cannot be changed along with the rows, the
+	// one may lose what the other keeps. What cannot be looked at keeps it from nothing else, and has it fail afterwards.
+	Relist(ctx context.Context) (int, error)
+	// Shard names the part of the backend that has a group: parts are away each for itself. It asks nobody. Where a part answers, and only a group of it cannot be
+	// had now, methods fail with GroupUnavailable.
 	Shard(Group) string
 	// Watch calls f, one call at a time, with what happens, until ctx ends.
 	Watch(ctx context.Context, f func(Happened))

@@ -118,7 +118,7 @@ func (b *changing) reject(m broker.Match, there []currentToken) broker.Dropped {
 		t.record.Rejected = true
 		b.write(t.key, t.record, func(p *Put) { // it ends when it would have
 			if left := b.rows[t.key].Left; left > 0 {
-				p.Ends = b.now.Add(left)
+				b.until(p, b.now.Add(left))
 			}
 		})
 	}

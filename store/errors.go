@@ -10,14 +10,14 @@ import (
 	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
-// ended is a StoreUnavailable that says that the caller's context was the reason.
-type ended struct {
+// because is a failure that can be told by what it is because of: the end of the caller's context, ErrGroupAway, or errRetired.
+type because struct {
 	failure *broker.Failure
 	cause   error
 }
 
-func (e *ended) Error() string   { return e.failure.Error() }
-func (e *ended) Unwrap() []error { return []error{e.failure, e.cause} }
+func (b *because) Error() string   { return b.failure.Error() }
+func (b *because) Unwrap() []error { return []error{b.failure, b.cause} }
 
 // Ended returns the failure of an operation whose context has ended, for backends; nil while it has not. It matches
 // broker.StoreUnavailable and the context's error.
@@ -30,13 +30,21 @@ func Ended(ctx context.Context) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		detail = "it did not answer in time"
 	}
-	return &ended{&broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}, err}
+	return &because{&broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}, err}
 }
 
 // Unavailable returns a StoreUnavailable failure, for backends. detail is a sentence of ours: no stored value, no name, and
 // nothing that somebody else wrote.
 func Unavailable(detail string) error {
 	return &broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}
+}
+
+// ErrGroupAway is what a failure of GroupUnavailable matches.
+var ErrGroupAway = errors.New("the part has answered: a group of it cannot be had now")
+
+// GroupUnavailable is Unavailable of one group alone: the part of the backend that has it has answered, and others' groups may be had there.
+func GroupUnavailable(detail string) error {
+	return &because{&broker.Failure{Kind: broker.StoreUnavailable, Detail: detail}, ErrGroupAway}
 }
 
 // Unfit says why a backend must not be used as it is, and how to mend that.
@@ -49,6 +57,9 @@ type Unfit struct {
 func (u *Unfit) Error() string {
 	return "the store must not be used as it is: " + strings.Join(u.Problems, "; ")
 }
+
+// errRetired is what a failure of RecordUnreadable matches that somebody can mend: the record's key is in the keyring, as a retired one.
+var errRetired = errors.New("the key is retired")
 
 // fromBackend passes a backend's failure on, and nothing of one that is not as Backend says.
 func fromBackend(err error) error {
@@ -63,7 +74,7 @@ func fromBackend(err error) error {
 	case errors.As(err, &f) && (f.Kind == broker.StoreUnavailable || f.Kind == broker.RecordUnreadable):
 		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return &ended{&broker.Failure{Kind: broker.StoreUnavailable}, err}
+		return &because{&broker.Failure{Kind: broker.StoreUnavailable}, err}
 	}
 	return Unavailable("the backend failed")
 }
@@ -88,6 +99,7 @@ func (s *Store) unreadable(p binding, err error) error {
 		f.Detail += " of " + s.keys().Where()
 		if info, ok := s.keys().Key(o.KeyID); ok && info.State == seal.Retired {
 			f.Detail += ": it is retired there; `tokenbroker keys restore " + o.KeyID + "` has it open again"
+			return &because{f, errRetired}
 		}
 	}
 	return f

@@ -235,10 +235,20 @@ func (s *Store) tend(ctx context.Context, part []*keptChange) {
 	}
 }
 
-// lookAfter reads what there is where a row has changed, and mends it. It reports whether that could be found out.
+// lookAfter reads what there is where a row has changed, and mends it. It reports whether that could be found out: of a row that cannot be opened nobody can say whether
+// the change is in place. It may be the one that was replaced, and be opened once somebody restores its key.
 func (s *Store) lookAfter(ctx context.Context, c *keptChange) bool {
-	_, err := s.readMended(ctx, c.name, c.place.Key)
-	return broker.KindOf(err) != broker.StoreUnavailable
+	n, err := s.readMended(ctx, c.name, c.place.Key)
+	if err != nil {
+		return broker.KindOf(err) == broker.NotFound
+	}
+	row, there := n.rows[c.place.Key]
+	if !there {
+		return true
+	}
+	plain, err := s.unseal(n.bound(row.Key), row)
+	clear(plain)
+	return err == nil
 }
 
 // well notes that a change was seen to be in place, and forgets it if it is old enough.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,45 +208,6 @@ func TestClocksThatDiffer(t *testing.T) {
 			})
 		})
 	}
-}
-
-// setBack is a backend whose clock was set back: what was written before has as much more left.
-type setBack struct {
-	*storetest.Replica
-	by atomic.Int64 // nanoseconds
-}
-
-func (b *setBack) Read(ctx context.Context, asks ...store.Ask) ([]store.Reading, error) {
-	all, err := b.Replica.Read(ctx, asks...)
-	by := time.Duration(b.by.Load())
-	for i, reading := range all {
-		all[i].Now = reading.Now.Add(-by)
-		for j := range reading.Rows {
-			if reading.Rows[j].Left > 0 {
-				reading.Rows[j].Left += by
-			}
-		}
-	}
-	return all, err
-}
-
-// TestNoTokenHasMoreLeftThanItWasGivenFor, whatever the shared clock says.
-func TestNoTokenHasMoreLeftThanItWasGivenFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		keys, err := seal.New()
-		if err != nil {
-			t.Fatal(err)
-		}
-		view := &setBack{Replica: storetest.NewReplicas(1)[0]}
-		s := newShared(t, keys, view, 0)
-		s.create()
-		s.commit(s.acquire(), 1, time.Now())
-		<-time.After(30 * time.Minute)
-		view.by.Store(int64(24 * time.Hour))
-		if v, err := s.Read(t.Context(), keptKey, ""); err != nil || v.Token == nil || time.Until(v.Token.ExpireAt) > time.Hour {
-			t.Errorf("got %v, %v; want an hour at most", v.Token, err)
-		}
-	})
 }
 
 // TestWhoeverReadsFirstPutsBack: there is no moment at which the process that has the successor reads the spent one, and none at which it gets a

@@ -1,12 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +26,9 @@ import (
 // Brokers that share a store have to know each other's keys before one of them seals with a new one, and nobody may seal any more with one that
 // is about to be retired. So each that holds the keys has a row, which says which version it has (a reader), and lives for readerTTL. It is written
 // every confirmEvery under the condition that the keyring's row is the one that this broker knows: whoever changes the keyring and sees the readers
-// knows everybody. Who could not write theirs for readerTTL seals nothing: what they know may be out of date, and nobody waits for them.
+// knows everybody. Who could not write theirs for readerTTL seals nothing: what they know may be out of date, and nobody waits for them. If the row is still
+// the one under which they wrote the last, nothing has changed meanwhile, and they go on. But where they cannot open it, because its KEK does not answer them, they write it anew as
+// it is along with their reader: whoever has read the readers before, and is about to change the keys, has to read them again.
 //
 // A backend that is not Shared has one broker, and no readers.
 const (
@@ -54,15 +55,24 @@ type ring struct {
 
 	// confirmed is the broker.Moment at which it was last known that the row is that one.
 	confirmed atomic.Int64
+	// looked is the broker.Moment at which a broker with a key file has last looked whether its keys were wrapped, or tried to; it is asked to look by look. It
+	// does so only while it is following.
+	looked    atomic.Int64
+	look      chan struct{}
+	following atomic.Int32
 
 	mu sync.Mutex
 	// revision is of the row that was last read; zero: it is to be read.
 	revision Revision
+	// value is what is in it; nil: nothing that was read.
+	value []byte
 	// settled: what is in that row is what this process has.
 	settled bool
-	// wrote is of the row that this process has written last: what its KEK does not open of that, it is not asked to wrap again.
-	wrote Revision
-	// lags: it could not be opened, and why, and these keys go on meanwhile. tried is when.
+	// under is what was in the row when the reader was written last: each change of the keys is another one.
+	under []byte
+	// wrote is the version that this process has put into the row last, and not opened since: what its KEK does not open of that, it is not asked to wrap again.
+	wrote string
+	// lags: it could not be opened, and why, and these keys go on meanwhile. tried is when that was known.
 	lags  bool
 	why   error
 	tried broker.Moment
@@ -96,162 +106,22 @@ func (s *Store) Ready() error {
 	return errNotReady
 }
 
-// readKeyring returns the row and what is in it; nil: there is none.
-func readKeyring(ctx context.Context, backend Backend) (*seal.Wrapped, Row, time.Time, error) {
-	read, err := backend.Read(ctx, Ask{metaGroup, []Key{keyringKey}})
-	if err != nil {
-		return nil, Row{}, time.Time{}, fromBackend(err)
-	}
-	if len(read[0].Rows) == 0 {
-		return nil, Row{}, read[0].Now, nil
-	}
-	row := read[0].Rows[0]
-	w, err := seal.ParseWrapped(row.Value)
-	if err != nil {
-		return nil, row, read[0].Now, &keyringError{unreadableData(err.Error()), err}
-	}
-	return w, row, read[0].Now, nil
-}
-
-// A keyringError is that of a row that is no keyring, and why.
-type keyringError struct{ failure, why error }
-
-func (e *keyringError) Error() string   { return e.failure.Error() }
-func (e *keyringError) Unwrap() []error { return []error{e.failure, e.why} }
-
-// wrappedData is why a key file is of no use.
-func wrappedData(w *seal.Wrapped) error {
-	return unreadableData("their keys are wrapped by " + w.KEK + ": set keys.kek to it")
-}
-
-// refuseWrapped fails where the keys are wrapped, and this broker has a key file.
-func refuseWrapped(ctx context.Context, backend Backend) error {
-	w, _, _, err := readKeyring(ctx, backend)
-	if err == nil && w != nil {
-		err = wrappedData(w)
-	}
-	return err
-}
-
-// openKeyring has the KEK open the keys, and draws them where the store is empty.
-func (s *Store) openKeyring(ctx context.Context, backend Backend) error {
-	s.ring.mu.Lock()
-	defer s.ring.mu.Unlock()
-	for {
-		w, row, now, err := readKeyring(ctx, backend)
-		if err != nil {
-			return err
-		}
-		if w == nil {
-			err := s.drawKeyring(ctx, backend, now)
-			if errors.Is(err, broker.ErrConflict) {
-				continue // somebody was quicker
-			}
-			if errors.Is(err, ErrUnconfirmed) {
-				return Unavailable("the keys are drawn, and too few replicas confirm it (wait_replicas)")
-			}
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		k, err := s.unwrap(ctx, w)
-		if err != nil {
-			return err
-		}
-		s.ring.revision, s.ring.settled = row.Revision, true
-		s.keyring.Store(k)
-		return nil
-	}
-}
-
-// drawKeyring draws the keys of an empty store. It fails with broker.ErrConflict where somebody else has.
-func (s *Store) drawKeyring(ctx context.Context, backend Backend, now time.Time) error {
-	const wrap = ": wrap it first, with `tokenbroker keys wrap`"
-	r, err := readCheck(ctx, backend)
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		return unreadableData(fmt.Sprintf("they are sealed with key %s of a key file%s", strings.Join(r.Keys, ", "), wrap))
-	}
-	page, err := backend.Scan(ctx, credentialKey, Listing{}, 1)
-	if err != nil {
-		return fromBackend(err)
-	}
-	if len(page) > 0 {
-		return unreadableData("there are credentials, which are sealed with a key file" + wrap)
-	}
-	if s.options.KeyFile != "" {
-		return unreadableData(fmt.Sprintf("there are none yet, and there is a key file %s%s; or move it away, if nothing was sealed with it", s.options.KeyFile, wrap))
-	}
-	k, err := seal.New()
-	if err == nil {
-		k, err = k.Adopted(now)
-	}
-	if err != nil {
-		return misused(err.Error())
-	}
-	return s.putKeyring(ctx, backend, k, Revision{}, Condition{Key: checkKey}) // nor has anybody begun with a key file meanwhile
-}
-
-// putKeyring wraps keys, and puts them in the place of the row with this revision. broker.ErrConflict.
-func (s *Store) putKeyring(ctx context.Context, backend Backend, k *seal.Keyring, over Revision, more ...Condition) error {
-	value, err := k.Wrap(ctx, s.ring.kek)
-	if err != nil {
-		return fromKEK(err)
-	}
-	return s.putWrapped(ctx, backend, value, over, more...)
-}
-
-func (s *Store) putWrapped(ctx context.Context, backend Backend, value []byte, over Revision, more ...Condition) error {
-	s.ring.wrote = newRevision()
-	return s.apply(ctx, backend, Batch{
-		Group: metaGroup, Conditions: append(more, Condition{keyringKey, over}), Puts: []Put{{Key: keyringKey, Revision: s.ring.wrote, Value: value}}, Keep: true,
-	})
-}
-
-// unwrap opens a keyring. Where another KEK is asked than the one that wrapped it, it says so.
-func (s *Store) unwrap(ctx context.Context, w *seal.Wrapped) (*seal.Keyring, error) {
-	k, err := w.Unwrap(ctx, s.ring.kek)
-	if err == nil {
-		return k, nil
-	}
-	if errors.Is(err, seal.ErrHistory) {
-		return k, &keyringError{unreadableData(err.Error()), err}
-	}
-	if uri := s.ring.kek.URI(); w.KEK != uri && !passes(err) {
-		return nil, unreadableData(fmt.Sprintf("their keys are wrapped by %s, and keys.kek is %s: %s", w.KEK, uri, err))
-	}
-	return nil, fromKEK(err)
-}
-
-// passes reports whether a failure of a KEK may pass by itself.
-func passes(err error) bool {
-	var f interface{ Passes() bool }
-	return errors.As(err, &f) && f.Passes() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-}
-
-// fromKEK is a failure of the KEK as one of the store: one that passes by itself is StoreUnavailable.
-func fromKEK(err error) error {
-	if passes(err) {
-		return Unavailable(err.Error())
-	}
-	return unreadableData(err.Error())
-}
-
 // confirm writes the reader of this broker, and has a keyring opened before that it does not know. Where the KEK does not open that one, the former keys go on,
-// as long as their reader has not ended meanwhile. It returns when there is a reader; else it fails, and says why.
+// as long as their reader has not ended since the keyring was last changed. It returns when there is a reader; else it fails, and says why. It is bounded from when
+// nobody else does anything with the keyring: it would have no time left otherwise.
 func (s *Store) confirm(ctx context.Context, backend Backend) error {
 	s.ring.mu.Lock()
 	defer s.ring.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, confirmMost)
+	defer cancel()
+	began := s.clock.Now().At
 	for range 10 {
 		if s.ring.revision == (Revision{}) || !s.ring.settled {
-			err := s.reload(ctx, backend)
+			err := s.reload(ctx, backend, began)
 			if errors.Is(err, broker.ErrConflict) {
 				continue
 			}
-			if err != nil && (!s.ring.lags || !s.confirms()) {
+			if err != nil && (!s.ring.lags || !s.goesOn()) {
 				return err
 			}
 		}
@@ -263,16 +133,34 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 		if err != nil {
 			return misused("the reader cannot be encoded")
 		}
-		err = fromBackend(backend.Apply(ctx, Batch{
-			Group: metaGroup, Conditions: []Condition{{keyringKey, s.ring.revision}},
-			Puts:   []Put{{Key: readerKey(s.ring.instance), Revision: newRevision(), Value: value, TTL: readerTTL}},
+		reader := Put{Key: readerKey(s.ring.instance), Revision: newRevision(), Value: value, TTL: readerTTL}
+		now := s.ring.revision
+		b := Batch{
+			Group: metaGroup, Conditions: []Condition{{keyringKey, now}}, Puts: []Put{reader},
 			Finish: true, // what was begun cannot be sealed without it, also where there is no room
-		}))
-		switch {
-		case errors.Is(err, broker.ErrConflict):
+		}
+		if s.ring.lags {
+			read, err := backend.Read(ctx, Ask{metaGroup, []Key{reader.Key}})
+			switch {
+			case err != nil:
+				return fromBackend(err)
+			case len(read[0].Rows) > 0: // it has not ended: whoever changes the keys sees it
+				b.Conditions = append(b.Conditions, Condition{reader.Key, read[0].Rows[0].Revision})
+			case bytes.Equal(s.ring.value, s.ring.under) || s.sealsStill():
+				now = newRevision()
+				b.Puts = append(b.Puts, Put{Key: keyringKey, Revision: now, Value: s.ring.value})
+			default: // a failover has taken it, and another key was promoted before it was written again
+				s.ring.confirmed.Store(int64(broker.Never))
+				return s.ring.why
+			}
+		}
+		err = fromBackend(backend.Apply(ctx, b))
+		if errors.Is(err, broker.ErrConflict) {
 			s.ring.revision = Revision{}
 			continue
-		case err == nil:
+		}
+		if err == nil {
+			s.ring.revision, s.ring.under = now, s.ring.value
 			s.ring.confirmed.Store(int64(asked))
 		}
 		return err
@@ -288,9 +176,19 @@ func (s *Store) confirms() bool {
 	return s.clock.Now().At.Sub(broker.Moment(s.ring.confirmed.Load())) < readerTTL
 }
 
+// goesOn reports whether no key can have been retired, or another promoted, since this broker was known to have its keys.
+func (s *Store) goesOn() bool { return s.confirms() || bytes.Equal(s.ring.value, s.ring.under) }
+
+// sealsStill reports whether the row that was read says that the key which seals is still this broker's.
+func (s *Store) sealsStill() bool {
+	w, err := seal.ParseWrapped(s.ring.value)
+	return err == nil && w.Primary == s.keys().ID()
+}
+
 // reload reads the row, and settles what this process has with what is in it; the caller holds ring.mu. Where it fails, what this process has goes on if
-// ring.lags, and seals nothing soon if not. It fails with broker.ErrConflict where it is to be read again.
-func (s *Store) reload(ctx context.Context, backend Backend) error {
+// ring.lags, and seals nothing soon if not. It fails with broker.ErrConflict where it is to be read again. A value that the KEK has not opened since this moment it is not
+// asked for again: each of those that lag writes the row anew as it is, and they would keep each other asking a KEK that hangs until none has time left to write.
+func (s *Store) reload(ctx context.Context, backend Backend, since broker.Moment) error {
 	w, row, now, err := readKeyring(ctx, backend)
 	if s.ring.kek == nil { // these keys are of a key file, and the row has the same
 		if err == nil && w != nil {
@@ -300,8 +198,9 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 		s.ring.revision = row.Revision
 		return s.staleFor(err)
 	}
-	known, settled := s.ring.revision, s.ring.settled
-	s.ring.revision, s.ring.settled, s.ring.lags = Revision{}, false, false
+	same := bytes.Equal(row.Value, s.ring.value)
+	known, unopened := same && s.ring.settled, same && s.ring.lags && s.ring.tried >= since
+	s.ring.revision, s.ring.value, s.ring.settled, s.ring.lags = Revision{}, nil, false, false
 	switch {
 	case errors.Is(err, seal.ErrDamaged):
 		s.tell("the keyring in the store is damaged: that of this broker takes its place")
@@ -314,11 +213,16 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	case w.StoreID != s.keys().StoreID():
 		s.tell("the keyring in the store is that of another store: it is refused, and nothing is sealed until this broker is started again", slog.Uint64("generation", w.Generation))
 		return s.staleFor(unreadableData("their keyring is that of another store"))
-	case row.Revision == known && settled:
-		s.ring.revision, s.ring.settled = row.Revision, true
+	}
+	s.ring.revision, s.ring.value = row.Revision, row.Value
+	if known { // it may have been written anew as it was
+		s.ring.settled = true
 		return s.staleFor(nil)
 	}
-	s.ring.revision, s.ring.tried = row.Revision, s.clock.Now().At
+	if unopened {
+		s.ring.lags = true
+		return s.staleFor(s.ring.why)
+	}
 	bounded, cancel := context.WithTimeout(ctx, unwrapMost)
 	defer cancel()
 	found, err := s.unwrap(bounded, w)
@@ -341,7 +245,7 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 	if found.Version() != s.keys().Version() {
 		s.options.Log.LogAttrs(ctx, slog.LevelInfo, "the keys have changed", slog.Uint64("generation", w.Generation), slog.String("primary", found.ID()))
 	}
-	s.ring.settled = true
+	s.ring.settled, s.ring.wrote = true, ""
 	s.keyring.Store(found)
 	return s.staleFor(nil)
 }
@@ -351,7 +255,7 @@ func (s *Store) reload(ctx context.Context, backend Backend) error {
 func (s *Store) unopened(ctx context.Context, backend Backend, w *seal.Wrapped, at Revision, why error) error {
 	k := s.keys()
 	same, follows := w.Version() == k.Version(), w.Follows(k.Version())
-	if k.Follows(w.Version()) && !errors.Is(why, broker.StoreUnavailable) && at != s.ring.wrote {
+	if k.Follows(w.Version()) && !errors.Is(why, broker.StoreUnavailable) && w.Version() != s.ring.wrote {
 		s.tell("the keyring in the store says that it is one that this broker's came to be from, and cannot be opened: that of this broker takes its place", slog.String("error", why.Error()))
 		if err := s.putBack(ctx, backend, k, at); !same || err == nil || errors.Is(err, broker.ErrConflict) {
 			return err
@@ -361,8 +265,12 @@ func (s *Store) unopened(ctx context.Context, backend Backend, w *seal.Wrapped, 
 		s.tell("the keyring in the store lacks what this broker has seen, or says so, and cannot be opened: nothing is sealed until it can, or another one is there", slog.String("error", why.Error()))
 		return s.staleFor(why)
 	}
-	s.ring.lags, s.ring.why = true, why
-	if !same {
+	s.ring.lags, s.ring.why, s.ring.tried = true, why, s.clock.Now().At
+	switch {
+	case !s.goesOn():
+		s.tell("the keyring in the store has changed while nobody knew that this broker runs, and cannot be opened: nothing is sealed until it can be, as after a start with the KEK that wraps it",
+			slog.String("kek", w.KEK), slog.String("error", why.Error()))
+	case !same:
 		s.tell("the keyring in the store is newer, and cannot be opened: the former keys go on", slog.Uint64("generation", w.Generation), slog.String("error", why.Error()))
 	}
 	return s.staleFor(why)
@@ -414,10 +322,14 @@ func (s *Store) FollowKeys(ctx context.Context) {
 		<-ctx.Done()
 		return
 	}
+	s.ring.following.Add(1)
+	defer s.ring.following.Add(-1)
 	for wait := s.confirmAfter(); ; {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-s.ring.look:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return
@@ -425,11 +337,10 @@ func (s *Store) FollowKeys(ctx context.Context) {
 		if wait = s.confirmAfter(); !s.backend.ready.Load() {
 			continue // Begin confirms
 		}
-		bounded, cancel := context.WithTimeout(ctx, confirmMost)
-		if wait = confirmAgain; s.confirm(bounded, s.backend) == nil {
+		if wait = confirmAgain; s.confirm(ctx, s.backend) == nil {
 			wait = s.confirmAfter()
 		}
-		cancel()
+		s.ring.looked.Store(int64(s.clock.Now().At))
 	}
 }
 
@@ -452,7 +363,17 @@ func (s *Store) sealing() (*seal.Keyring, error) {
 	if s.ring.kek == nil && s.ring.outdated.Load() {
 		return nil, errOutdatedKeys
 	}
-	if s.ring.kek == nil || s.shared == nil || !s.backend.ready.Load() {
+	if s.shared == nil || !s.backend.ready.Load() {
+		return k, nil
+	}
+	if s.ring.kek == nil {
+		if s.ring.following.Load() > 0 && s.clock.Now().At.Sub(broker.Moment(s.ring.looked.Load())) > lookEvery+readerTTL { // it stood
+			select {
+			case s.ring.look <- struct{}{}:
+			default:
+			}
+			return nil, errUnconfirmedKeys
+		}
 		return k, nil
 	}
 	if !s.confirms() {
@@ -469,8 +390,8 @@ const promotedAt = 2
 
 var errUnconfirmedKeys = Unavailable("this broker could not confirm its keys for a while, and seals nothing until it can")
 
-// learn has the keyring read because something is sealed with a key that is not in it, at most once each learnEvery. It fails where that could not be found
-// out.
+// learn has the keyring read because something is sealed with a key that is not in it, at most once each learnEvery. It fails with StoreUnavailable where it could not be
+// found out whether somebody has that key: what cannot be opened then is not unreadable, and whoever has an answer of an upstream goes on trying to store it.
 func (s *Store) learn(id string) error {
 	if s.ring.kek == nil || s.shared == nil || id == "" {
 		return nil
@@ -481,17 +402,29 @@ func (s *Store) learn(id string) error {
 		return nil
 	}
 	now := s.clock.Now().At
-	if now.Sub(s.ring.learned) < learnEvery {
-		return s.ring.found
+	if now.Sub(s.ring.learned) >= learnEvery {
+		if !s.hangs() {
+			ctx, cancel := context.WithTimeout(context.Background(), learnMost)
+			defer cancel()
+			s.ring.why = s.reload(ctx, s.backend, now)
+		}
+		s.ring.found, s.ring.learned = s.ring.why, s.clock.Now().At // whoever has waited for this does not ask again
 	}
-	if !s.ring.lags || now.Sub(s.ring.tried) >= confirmEvery { // else a KEK that hangs would hold up everybody
-		ctx, cancel := context.WithTimeout(context.Background(), learnMost)
-		defer cancel()
-		s.ring.why = s.reload(ctx, s.backend)
+	switch unknown := s.ring.found; {
+	case s.keys().Opens(id) || unknown == nil && s.confirms():
+		return nil
+	case errors.Is(unknown, broker.StoreUnavailable):
+		return unknown
 	}
-	s.ring.found, s.ring.learned = s.ring.why, s.clock.Now().At // whoever has waited for this does not ask again
-	if s.ring.found != nil && !errors.Is(s.ring.found, broker.StoreUnavailable) {
-		s.ring.found = nil // what is wrong with the keyring is logged, and the record cannot be read
-	}
-	return s.ring.found
+	return errLacking
 }
+
+// hangs reports whether the KEK has not opened the row, and is not to be asked again yet by those who meet that: one that hangs would hold up everybody. confirm asks
+// it all the same. The caller holds ring.mu.
+func (s *Store) hangs() bool {
+	return s.ring.lags && s.clock.Now().At.Sub(s.ring.tried) < confirmEvery
+}
+
+// errLacking is that of what is sealed with a key that others may have, and this broker cannot know: the keyring in the store cannot be opened, which is logged, or is not known to be
+// the one that counts.
+var errLacking = Unavailable("it is sealed with a key that this broker does not have, and it cannot find out now whether others do")

@@ -316,6 +316,90 @@ func TestARewrapGoesPastADamagedCredential(t *testing.T) {
 	})
 }
 
+// TestAnExportBesideABrokerThatLags can be used: such a broker writes the keyring's row anew, as it is.
+func TestAnExportBesideABrokerThatLags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, fresh := wrapped(t, 1)
+		young := hold(t, h[0].at, fresh, "young")
+		must[broker.Lease](t)(must[broker.View](t)(young.Read(t.Context(), keptKey, "")).Acquire(t.Context(), 2*time.Minute, true)) // which is waited for
+		var out bytes.Buffer
+		done := make(chan error, 1)
+		go func() { done <- young.Export(t.Context(), &out, nil) }()
+		was := young.row(t)
+		gap(h, 40*time.Second, func() {})
+		pass(15 * time.Second)
+		if is := young.row(t); is.Revision == was.Revision || !bytes.Equal(is.Value, was.Value) {
+			t.Error("the row was not written anew as it was")
+		}
+		wantNoError(t, "export", <-done)
+		if e := must[*store.Exported](t)(young.ReadExport(bytes.NewReader(out.Bytes()))); e.Credentials != 2 {
+			t.Errorf("it has %d credentials", e.Credentials)
+		}
+	})
+}
+
+// TestAnImportBesideARetirement leaves nothing below it that needs the key: what the export has is sealed anew, and what cannot be any more is not there.
+func TestAnImportBesideARetirement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		names := []broker.CredentialName{"a", "b", "c", "d"}
+		for _, name := range names {
+			create(t, h[0].Store, newCredential(name), "refresh token of "+string(name))
+		}
+		damaged := store.Ask{Group: h[0].GroupOf("a"), Keys: []store.Key{store.OwnGrantKey}}
+		row := must[[]store.Reading](t)(h[0].at.Read(t.Context(), damaged))[0].Rows[0]
+		wantNoError(t, "damage", h[0].at.Apply(t.Context(), store.Batch{
+			Group: damaged.Group, Puts: []store.Put{{Key: row.Key, Revision: store.Revision(broker.NewID()), Value: row.Value[:len(row.Value)-1]}},
+		}))
+		var out bytes.Buffer
+		wantNoError(t, "export", h[0].Export(t.Context(), &out, nil))
+		must[bool](t)(h[0].Resume(t.Context()))
+		for _, name := range names {
+			wantNoError(t, "delete", h[0].DeleteCredential(t.Context(), name, broker.ID{}))
+		}
+		pass(2 * time.Minute)
+		former := h[1].primary(t)
+		now := must[string](t)(h[1].RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(h[1].PromoteKey(t.Context()))
+		must[store.Rewrap](t)(h[1].Rewrap(t.Context(), 0, nil))
+		pass(40 * time.Second)
+		e := must[*store.Exported](t)(h[0].ReadExport(bytes.NewReader(out.Bytes())))
+		done, err := h[0].Import(t.Context(), e, func(done, _ int) {
+			if done == 2 {
+				gone := store.Batch{Group: damaged.Group, Deletes: damaged.Keys}
+				wantRefused(t, "retire beside what nothing opens", h[1].RetireKey(t.Context(), former), "the grant record of credential a")
+				wantNoError(t, "delete it", h[1].at.Apply(t.Context(), gone))
+				wantNoError(t, "retire", h[1].RetireKey(t.Context(), former))
+				pass(11 * time.Second)
+			}
+		})
+		wantUnreadable(t, "import", err, "credential c", "keys restore "+former)
+		if done.Made != 2 {
+			t.Errorf("%d were made before the key was retired, and said to be", done.Made)
+		}
+		wantNoError(t, "restore", h[1].RestoreKey(t.Context(), former))
+		pass(11 * time.Second)
+		if done, err = h[0].Import(t.Context(), e, nil); err != nil || done.There != 2 || done.Made != 2 {
+			t.Errorf("again: got %+v, %v", done, err)
+		}
+		wantNoError(t, "retire it again", h[1].RetireKey(t.Context(), former))
+		pass(11 * time.Second)
+		for _, name := range names {
+			if with := h[0].sealedWith(t, name); with != now {
+				t.Errorf("%s is sealed with %s, want %s", name, with, now)
+			}
+			if name == "a" {
+				continue
+			}
+			v := must[broker.View](t)(h[1].Read(t.Context(), broker.TokenKey{Credential: name}, ""))
+			if got := v.Grant.RefreshToken.Reveal(); got != "refresh token of "+string(name) {
+				t.Errorf("%s has %q", name, got)
+			}
+		}
+	})
+}
+
 // TestAnExportOfWhichTheKeysWereChanged is none.
 func TestAnExportOfWhichTheKeysWereChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -464,6 +548,128 @@ func TestKeysWhileTheStoreIsAway(t *testing.T) {
 		h[1].put(t, []byte("{"))
 		if _, err := h[1].RotateKey(t.Context()); err == nil {
 			t.Error("rotated a row that is damaged, while the KEK is away")
+		}
+	})
+}
+
+// altered is a row of which somebody has altered where it says that it comes from.
+func altered(t *testing.T, row []byte) []byte {
+	t.Helper()
+	var w struct{ History []string }
+	if err := json.Unmarshal(row, &w); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Replace(row, []byte(w.History[0]), []byte("00112233aabbccdd"), 1)
+}
+
+// TestAStartWithAFormerRowWaits for the brokers that run: they put theirs in its place. Nothing is sealed with a key that they have retired, and nothing written meanwhile.
+func TestAStartWithAFormerRowWaits(t *testing.T) {
+	for _, forge := range []func(*testing.T, []byte) []byte{
+		func(_ *testing.T, row []byte) []byte { return row }, altered,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := holders(t, 2)
+			create(t, h[0].Store, newCredential("main"), "r1")
+			pass(2 * time.Minute)
+			check := must[[]store.Reading](t)(h[0].at.Read(t.Context(), store.Ask{Group: store.MetaGroup, Keys: []store.Key{store.CheckKey}}))[0].Rows[0]
+			old := forge(t, h[0].row(t).Value)
+			former, now := h[0].next(t)
+			pass(time.Minute)
+			h[0].put(t, old)
+			wantNoError(t, "put", h[0].at.Apply(t.Context(), store.Batch{Group: store.MetaGroup, Puts: []store.Put{{Key: store.CheckKey, Revision: store.Revision(broker.NewID()), Value: check.Value}}}))
+			young := must[*store.Store](t)(store.New(h[0].at, nil, store.Options{KEK: h[0].kek.Again(), Later: true}))
+			if _, err := young.Begin(t.Context()); broker.KindOf(err) != broker.StoreUnavailable || !strings.Contains(err.Error(), "host-") {
+				t.Errorf("got %v", err)
+			}
+			if !bytes.Equal(h[0].row(t).Value, old) {
+				t.Error("the start has written the keyring")
+			}
+			pass(11 * time.Second)
+			must[[]string](t)(young.Begin(t.Context()))
+			create(t, young, newCredential("after"), "r")
+			if with := h[0].sealedWith(t, "after"); with != now {
+				t.Errorf("it seals with %s, want %s; %s is retired", with, now, former)
+			}
+		})
+	}
+}
+
+// TestAnAlteredRowAndAStartOpenNoKey that living brokers have retired, or destroyed: also where the start has not seen them, because somebody has deleted their readers.
+func TestAnAlteredRowAndAStartOpenNoKey(t *testing.T) {
+	for _, destroyed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := holders(t, 2)
+			create(t, h[0].Store, newCredential("main"), "r1")
+			pass(2 * time.Minute)
+			old := altered(t, h[0].row(t).Value)
+			former, now := h[0].next(t)
+			if destroyed {
+				pass(8 * 24 * time.Hour)
+				wantNoError(t, "destroy", h[0].DestroyKey(t.Context(), former))
+			}
+			pass(time.Minute)
+			b := store.Batch{Group: store.MetaGroup, Puts: []store.Put{{Key: keyringRow, Revision: store.Revision(broker.NewID()), Value: old}}}
+			for _, row := range must[[]store.Reading](t)(h[0].at.List(t.Context(), []store.Group{store.MetaGroup}, "reader", "check"))[0].Rows {
+				b.Deletes = append(b.Deletes, row.Key)
+			}
+			group := h[0].GroupOf("main")
+			wantNoError(t, "delete what would be looked at", h[0].at.Apply(t.Context(), store.Batch{Group: group, DeleteGroup: true}))
+			wantNoError(t, "put", h[0].at.Apply(t.Context(), b))
+			young := hold(t, h[0].at, h[0].kek, "young")
+			pass(time.Minute)
+			for _, b := range append(h, young) {
+				if info, ok := b.Key(t, former); !ok || info.State != seal.Retired || b.primary(t) != now {
+					t.Errorf("the former key is %q, and %s seals, want it retired, and %s", info.State, b.primary(t), now)
+				}
+			}
+		})
+	}
+}
+
+// TestACommitIsKeptWhileNobodyCanOpenWhatIsThere: a failover has brought back the grant that it replaced, sealed with a key that is retired. It is in place again once that is restored.
+func TestACommitIsKeptWhileNobodyCanOpenWhatIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 2)
+		a, b := h[0], h[1]
+		for _, of := range h {
+			ctx, cancel := context.WithCancel(t.Context())
+			t.Cleanup(cancel)
+			go of.Watch(ctx, func(broker.Notice) {})
+		}
+		create(t, a.Store, newCredential("main"), "r1")
+		pass(2 * time.Minute)
+		first := a.primary(t)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(a.PromoteKey(t.Context()))
+		must[store.Rewrap](t)(a.Rewrap(t.Context(), 0, nil))
+		exchange := func(of *holder, token string) {
+			l := must[broker.Lease](t)(must[broker.View](t)(of.Read(t.Context(), keptKey, "")).Acquire(t.Context(), time.Minute, true))
+			must[broker.Committed](t)(l.Commit(t.Context(), broker.Outcome{RefreshToken: broker.NewSecret(token), Now: time.Now()}))
+		}
+		exchange(b, "r2") // it has not noticed the promotion
+		pass(12 * time.Second)
+		batch := store.Batch{Group: a.GroupOf("main")}
+		for _, row := range must[[]store.Reading](t)(a.at.List(t.Context(), []store.Group{batch.Group}, "grant"))[0].Rows {
+			batch.Puts = append(batch.Puts, store.Put{Key: row.Key, Revision: row.Revision, Value: row.Value})
+		}
+		exchange(a, "r3")
+		must[store.Rewrap](t)(a.Rewrap(t.Context(), 0, nil))
+		pass(31 * time.Second)
+		wantNoError(t, "retire", a.RetireKey(t.Context(), first))
+		wantNoError(t, "the failover", a.at.Apply(t.Context(), batch))
+		pass(5 * time.Minute)
+		if _, err := a.Read(t.Context(), keptKey, ""); broker.KindOf(err) != broker.RecordUnreadable {
+			t.Errorf("before the key is restored: got %v", err)
+		}
+		wantNoError(t, "restore", a.RestoreKey(t.Context(), first))
+		pass(20 * time.Second)
+		if got := must[broker.View](t)(a.Read(t.Context(), keptKey, "")).Grant.RefreshToken.Reveal(); got != "r3" {
+			t.Errorf("there is %q, which is spent", got)
+		}
+		pass(2 * time.Minute)
+		if n := a.Kept(); n != 0 {
+			t.Errorf("%d changes are kept", n)
 		}
 	})
 }

@@ -234,6 +234,37 @@ func TestAKEKThatHangs(t *testing.T) {
 	})
 }
 
+// TestWhoListsKeysAsksNoKEKThatHangs over and over: the reader could not be written beside them.
+func TestWhoListsKeysAsksNoKEKThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := holders(t, 2)
+		a, b := all[0], all[1]
+		pass(15 * time.Second)
+		b.kek.Hang(true)
+		must[string](t)(a.RotateKey(t.Context()))
+		pass(17 * time.Second) // it has looked
+		b.stop()
+		asked := b.kek.Asked.Load()
+		for range 20 {
+			if k := must[store.Keys](t)(b.Keys(t.Context())); k.Generation != 1 || len(k.Keys) != 1 {
+				t.Errorf("got %+v", k)
+			}
+		}
+		if _, err := b.RotateKey(t.Context()); broker.KindOf(err) != broker.StoreUnavailable {
+			t.Errorf("rotate: got %v", err)
+		}
+		if n := b.kek.Asked.Load() - asked; n != 0 {
+			t.Errorf("the KEK was asked %d times", n)
+		}
+		b.kek.Hang(false)
+		b.follow()
+		pass(15 * time.Second)
+		if k := must[store.Keys](t)(b.Keys(t.Context())); k.Generation != 2 {
+			t.Errorf("once it answers: got %+v", k)
+		}
+	})
+}
+
 // TestAKEKThatIsSlow: what it may take for one call is what it may take for a keyring, which is wrapped in two parts.
 func TestAKEKThatIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -487,6 +518,48 @@ func TestAFailoverThatUndoesARewrapAndARetirement(t *testing.T) {
 	})
 }
 
+// TestNoKeyIsRetiredWhileARewrapIsUnderWay, or was interrupted: what it has sealed anew a moment ago a failover may undo, however long its pages take.
+func TestNoKeyIsRetiredWhileARewrapIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := holders(t, 1)[0]
+		for i := range 40 {
+			create(t, h.Store, newCredential(broker.CredentialName(fmt.Sprintf("c%02d", i))), "r")
+		}
+		pass(2 * time.Minute)
+		first := h.primary(t)
+		must[string](t)(h.RotateKey(t.Context()))
+		pass(40 * time.Second)
+		must[string](t)(h.PromoteKey(t.Context()))
+		pass(40 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		var done sync.WaitGroup
+		done.Go(func() { _, _ = h.Rewrap(ctx, 1, nil) })
+		needed := func() bool {
+			for i := range 40 {
+				if h.sealedWith(t, broker.CredentialName(fmt.Sprintf("c%02d", i))) == first {
+					return true
+				}
+			}
+			return false
+		}
+		for needed() {
+			pass(100 * time.Millisecond)
+		}
+		wantRefused(t, "retire beside a rewrap", h.RetireKey(t.Context(), first), "under way")
+		cancel()
+		done.Wait()
+		pass(time.Hour)
+		wantRefused(t, "retire after one that was interrupted", h.RetireKey(t.Context(), first), "goes on with it")
+		r := must[store.Rewrap](t)(h.Rewrap(t.Context(), 0, nil))
+		if since := must[store.Keys](t)(h.Keys(t.Context())).Now.Sub(r.At); since != 0 {
+			t.Errorf("it says that it was written %v ago", since)
+		}
+		wantRefused(t, "retire at once", h.RetireKey(t.Context(), first), "a failover may still undo")
+		pass(31 * time.Second)
+		wantNoError(t, "retire", h.RetireKey(t.Context(), first))
+	})
+}
+
 // Key is what a broker knows of one.
 func (h *holder) Key(t *testing.T, id string) (seal.KeyInfo, bool) {
 	t.Helper()
@@ -577,6 +650,18 @@ func TestAKeyFilesBrokerAndAKEKsBeginAtOnce(t *testing.T) {
 	}
 	must[*store.Store](t)(store.New(r[2], file, store.Options{}))
 	wantNoError(t, "wrap", store.WrapKeyring(t.Context(), r[2], file, nil, kek))
+}
+
+// TestWhoIsQuickerAtTheStart: who has found no keyring, and meets the check of one that was drawn since, takes that.
+func TestWhoIsQuickerAtTheStart(t *testing.T) {
+	r := storetest.NewReplicas(2)
+	kek := storetest.NewKEK("kek")
+	f := storetest.NewFaults(r[0])
+	var once sync.Once
+	f.Set(storetest.Hooks{AfterRead: func(context.Context) {
+		once.Do(func() { must[*store.Store](t)(store.New(r[1], nil, store.Options{KEK: kek})) })
+	}})
+	must[*store.Store](t)(store.New(f.Whole(), nil, store.Options{KEK: kek.Again()}))
 }
 
 // TestAnUnknownKeyAsksNoKEK while the keyring is the one that is known: one that hangs would hold up whoever meets such a row, and the reader beside them.

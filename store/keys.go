@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -111,89 +110,6 @@ func (s *Store) meta(ctx context.Context) (m metaState, err error) {
 	return m, nil
 }
 
-// WrapKeyring has a KEK wrap the keys of a store: those of its key file or, where former is given, those that former wraps, which stay as they are. Brokers that
-// share the store may run: those with the former KEK go on with the keys that they have, until they are started with this one. A
-// *Refused.
-func WrapKeyring(ctx context.Context, backend Backend, file *seal.Keyring, former, kek seal.KEK) error {
-	s := &Store{}
-	s.options.Log = slog.New(slog.DiscardHandler)
-	for {
-		w, row, now, err := readKeyring(ctx, backend)
-		if err != nil {
-			return err
-		}
-		var k *seal.Keyring
-		switch {
-		case former == nil && w != nil:
-			return refused("the keys are wrapped already, by %s: name it with --former-kek to have another wrap them", w.KEK)
-		case former != nil && w == nil:
-			return refused("the keys are not wrapped yet: leave out --former-kek, and they are taken from the key file")
-		case former != nil:
-			s.ring.kek = former
-			if k, err = s.unwrap(ctx, w); err == nil {
-				err = rowCounts(ctx, backend, k)
-			}
-			if err == nil {
-				k, err = k.Again()
-			}
-		default:
-			k, err = wrappable(ctx, backend, file, now)
-		}
-		if err != nil {
-			return err
-		}
-		s.ring.kek = kek
-		if err := s.putKeyring(ctx, backend, k, row.Revision); !errors.Is(err, broker.ErrConflict) {
-			if errors.Is(err, ErrUnconfirmed) {
-				return Unavailable("it is done, and too few replicas confirm it (wait_replicas): a failover may undo it")
-			}
-			return err
-		}
-	}
-}
-
-// rowCounts fails with a *Refused where something says that a keyring in the row is not the one that counts.
-func rowCounts(ctx context.Context, backend Backend, k *seal.Keyring) error {
-	r, err := readCheck(ctx, backend)
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		if why := verify(r, k); why != "" {
-			return unreadableData("they are " + why)
-		}
-	}
-	all, err := backend.List(ctx, []Group{metaGroup}, kindReader)
-	if err == nil {
-		err = all[0].Err
-	}
-	if err != nil {
-		return fromBackend(err)
-	}
-	for _, row := range all[0].Rows {
-		var r readerRecord
-		if json.Unmarshal(row.Value, &r) == nil && r.Version != "" && !k.Follows(r.Version) {
-			return refused("the broker %s has keys that are not in the store: a backup, or a former row, lies below it. It puts that right within ten seconds if its KEK answers: see its log", r.Name)
-		}
-	}
-	return nil
-}
-
-// wrappable are the keys of a key file, which have to be those of the store.
-func wrappable(ctx context.Context, backend Backend, file *seal.Keyring, now time.Time) (*seal.Keyring, error) {
-	r, err := readCheck(ctx, backend)
-	if err != nil {
-		return nil, err
-	}
-	if r == nil {
-		return nil, refused("this store holds no tokenbroker data: is it the right one? A broker that starts on an empty store with keys.kek draws keys of its own")
-	}
-	if why := verify(r, file); why != "" {
-		return nil, unreadableData("they are " + why)
-	}
-	return file.Adopted(now)
-}
-
 // Keys tells what there is to say of the keys.
 func (s *Store) Keys(ctx context.Context) (Keys, error) {
 	m, err := s.current(ctx)
@@ -227,8 +143,11 @@ func (s *Store) current(ctx context.Context) (metaState, error) {
 			return m, err
 		}
 		s.ring.mu.Lock()
-		if m.wrapped == nil || m.row.Revision != s.ring.revision || !s.ring.settled {
-			err = s.reload(ctx, s.backend)
+		switch {
+		case m.wrapped != nil && s.hangs(): // whoever asks again and again must not keep the reader from being written
+			err = s.ring.why
+		case m.wrapped == nil || m.row.Revision != s.ring.revision || !s.ring.settled:
+			err = s.reload(ctx, s.backend, s.clock.Now().At)
 		}
 		same := m.row.Revision == s.ring.revision && s.ring.settled
 		s.ring.mu.Unlock()
@@ -281,8 +200,11 @@ func (s *Store) replaceKeyring(ctx context.Context, m metaState, k *seal.Keyring
 	}
 	s.ring.mu.Lock()
 	defer s.ring.mu.Unlock()
-	err = s.putWrapped(ctx, s.backend, value, m.row.Revision)
-	s.ring.revision, s.ring.settled = Revision{}, false // it is read before it is relied on
+	err = s.putWrapped(ctx, s.backend, k, value, m.row.Revision)
+	s.ring.revision = Revision{} // it is read before it is relied on
+	if !errors.Is(err, broker.ErrConflict) {
+		s.ring.settled = false
+	}
 	if (err == nil || errors.Is(err, ErrUnconfirmed)) && k.Follows(s.keys().Version()) {
 		s.keyring.Store(k)
 	}
@@ -327,8 +249,8 @@ func (s *Store) PromoteKey(ctx context.Context) (id string, err error) {
 		info, _ := k.Key(id)
 		wait := info.Added.Add(readerTTL).Sub(m.now)
 		wait = max(wait, first(k).Add(lookEvery+readerTTL).Sub(m.now)) // a broker with a key file may not have noticed that they were wrapped
-		if wait > 0 && s.shared != nil {
-			return nil, refused("a broker may not have noticed key %s yet: try again in %s", id, wait.Round(time.Second)+time.Second)
+		if err := notYet(wait, lookEvery+readerTTL, "a broker may not have noticed key "+id+" yet", "retire it, and rotate again"); err != nil && s.shared != nil {
+			return nil, err
 		}
 		if who := m.behind(k); who != "" {
 			return nil, refused("the broker %s does not have key %s yet: try again in ten seconds, and look into its log if this stays", who, id)
@@ -351,8 +273,9 @@ func (s *Store) RetireKey(ctx context.Context, id string) error {
 			return nil, refused("key %s is retired already", id)
 		}
 		if primary, ok := k.Key(k.ID()); ok && info.State == seal.Former {
-			if wait := primary.Promoted.Add(readerTTL).Sub(m.now); wait > 0 && s.shared != nil {
-				return nil, refused("a broker may still seal with key %s: try again in %s", id, wait.Round(time.Second)+time.Second)
+			wait := primary.Promoted.Add(readerTTL).Sub(m.now)
+			if err := notYet(wait, readerTTL, "a broker may still seal with key "+id, "rotate once more, promote that key, and rewrap"); err != nil && s.shared != nil {
+				return nil, err
 			}
 		}
 		if who := m.behind(k); who != "" {
@@ -361,13 +284,44 @@ func (s *Store) RetireKey(ctx context.Context, id string) error {
 		if err := s.needed(ctx, id); err != nil {
 			return nil, err
 		}
-		if m.rewrap != nil && s.shared != nil {
-			if wait := m.rewrap.At.Add(cmp.Or(s.options.RewrapSettles, rewrapSettles)).Sub(m.now); wait > 0 {
-				return nil, refused("a failover may still undo what was sealed anew: try again in %s", wait.Round(time.Second)+time.Second)
-			}
+		if err := s.rewrapSettled(ctx, m.now); err != nil {
+			return nil, err
 		}
 		return k.Retired(id, m.now)
 	})
+}
+
+// rewrapSettled fails with a *Refused where something may have been sealed anew a moment ago, which a failover undoes. It is asked once nothing is found that needs a key: a
+// rewrap says that it is not done before it seals anything.
+func (s *Store) rewrapSettled(ctx context.Context, now time.Time) error {
+	rows, err := s.rows(ctx, metaGroup, rewrapKey)
+	if err != nil || len(rows) == 0 || s.shared == nil {
+		return err
+	}
+	r := parseRewrap(rows[0].Value)
+	switch {
+	case r == nil:
+		return nil
+	case !r.Done:
+		return refused("a rewrap is under way, or was interrupted: `tokenbroker keys rewrap` goes on with it")
+	}
+	settles := cmp.Or(s.options.RewrapSettles, rewrapSettles)
+	if settles < 0 {
+		return nil
+	}
+	return notYet(r.At.Add(settles).Sub(now), settles, "a failover may still undo what was sealed anew", "rewrap again") // by the clocks of two parts, which differ
+}
+
+// notYet refuses, for this reason, what is to wait this long; nil: it need not. Where that is longer than the most that it can be, the store's clock was ahead when something was
+// noted, and mend says how to have it noted again: how long ago that was, nobody can say.
+func notYet(wait, most time.Duration, why, mend string) error {
+	switch {
+	case wait <= 0:
+		return nil
+	case wait > most+clockSkew:
+		return refused("%s, for all that can be told: the store's clock was ahead by at least %s then, or is behind now. If it is right now, do not wait: %s", why, (wait - most).Round(time.Second), mend)
+	}
+	return refused("%s: try again in %s", why, wait.Round(time.Second)+time.Second)
 }
 
 // RestoreKey undoes RetireKey. A *Refused.
@@ -394,8 +348,10 @@ func (s *Store) DestroyKey(ctx context.Context, id string) error {
 		case info.State != seal.Retired:
 			return nil, refused("key %s is not retired: retire it first, with `tokenbroker keys retire %s`", id, id)
 		}
-		if until := info.Retired.Add(destroyAfter); m.now.Before(until) {
-			return nil, refused("key %s was retired at %s, and can be destroyed from %s on", id, info.Retired.Format(time.RFC3339), until.Format(time.RFC3339))
+		until := info.Retired.Add(destroyAfter)
+		why := fmt.Sprintf("key %s was retired at %s, and can be destroyed from %s on", id, info.Retired.Format(time.RFC3339), until.Format(time.RFC3339))
+		if err := notYet(until.Sub(m.now), destroyAfter, why, "restore it, and retire it again"); err != nil {
+			return nil, err
 		}
 		if err := s.needed(ctx, id); err != nil {
 			return nil, err
@@ -429,6 +385,10 @@ func inState(k *seal.Keyring, state seal.KeyState) string {
 // needed fails with a *Refused that names a row which only this key opens; nil: there is none. Backoffs are not looked for: they are advice.
 func (s *Store) needed(ctx context.Context, id string) error {
 	const rewrap = ": `tokenbroker keys rewrap` seals it anew, or says why it cannot"
+	names, err := s.everyone(ctx)
+	if err != nil {
+		return err
+	}
 	rows, err := s.rows(ctx, metaGroup, checkKey, suspendedKey)
 	if err != nil {
 		return err
@@ -446,66 +406,23 @@ func (s *Store) needed(ctx context.Context, id string) error {
 			return refused("the store's %s record is sealed with key %s%s", row.Key.Kind, id, rewrap)
 		}
 	}
-	return s.eachGroup(ctx, Listing{}, append(slices.Clone(sealedKinds), kindGrantLease, kindKeyLease), func(l Listed, rows []Row, _ time.Time) error {
-		for _, row := range rows {
-			switch {
-			case seal.SealedWith(row.Value) != id:
-			case row.Key.Kind == kindGrantLease || row.Key.Kind == kindKeyLease:
-				return refused("an exchange of credential %s is under way since before key %s was replaced: try again in a minute", l.Name, id)
-			default:
-				return refused("the %s record of credential %s is sealed with key %s%s", row.Key.Kind, l.Name, id, rewrap)
-			}
-		}
-		return nil
-	})
-}
-
-// groupsAtOnce is how many credentials are read in one round trip.
-const groupsAtOnce = 50
-
-// eachGroup calls f with the rows of these kinds of each credential after a listing, in order of names, and when they were read.
-func (s *Store) eachGroup(ctx context.Context, after Listing, kinds []Kind, f func(l Listed, rows []Row, now time.Time) error) error {
-	return s.eachPage(ctx, after, kinds, func(there []Listed, all []Reading) error {
-		for i, read := range all {
-			if err := f(there[i], read.Rows, read.Now); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// eachPage is eachGroup of as many credentials as are read in one round trip: at least one.
-func (s *Store) eachPage(ctx context.Context, after Listing, kinds []Kind, f func(there []Listed, all []Reading) error) error {
-	for cursor := after; ; {
-		page, err := s.backend.Scan(ctx, credentialKey, cursor, groupsAtOnce)
+	kinds := append(slices.Clone(sealedKinds), kindGrantLease, kindKeyLease)
+	for part := range slices.Chunk(names, groupsAtOnce) {
+		all, err := s.listGroups(ctx, part, kinds)
 		if err != nil {
-			return fromBackend(err)
+			return err
 		}
-		var there []Listed
-		var groups []Group
-		for _, l := range page {
-			if cursor = l.Listing; l.Row.Revision != (Revision{}) {
-				there = append(there, l)
-				groups = append(groups, s.credentialGroup(broker.CredentialName(l.Name)))
-			}
-		}
-		if len(groups) > 0 {
-			all, err := s.backend.List(ctx, groups, kinds...)
-			if err != nil {
-				return fromBackend(err)
-			}
-			for _, read := range all {
-				if read.Err != nil { // nothing may be concluded of a part that is away
-					return fromBackend(read.Err)
+		for i, name := range part {
+			for _, row := range all[i].Rows {
+				switch {
+				case seal.SealedWith(row.Value) != id:
+				case row.Key.Kind == kindGrantLease || row.Key.Kind == kindKeyLease:
+					return refused("an exchange of credential %s is under way since before key %s was replaced: try again in a minute", name, id)
+				default:
+					return refused("the %s record of credential %s is sealed with key %s%s", row.Key.Kind, name, id, rewrap)
 				}
 			}
-			if err := f(there, all); err != nil {
-				return err
-			}
-		}
-		if len(page) < groupsAtOnce {
-			return nil
 		}
 	}
+	return nil
 }

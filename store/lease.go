@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // A lessor gives leases as of a snapshot that was read for a key. It implements broker.Lessor.
@@ -104,13 +106,14 @@ func (n lessor) acquisition(l *lease, ttl time.Duration) (*Batch, error) {
 // end decides what an exchange leaves behind, and applies it. It decides first by what Acquire left, without reading. Only where that has
 // changed meanwhile, or the answer to Acquire was lost, does it read; and then it puts in place first what the backend has lost, because
 // this exchange may have built on it. With again it does not do that: it is itself what is put in place. decide is called with nil where the
-// credential is gone, or is another one by now.
+// credential is gone, or is another one by now. It fails with StoreUnavailable where a record's key is retired, as after a failover that has undone a rewrap: what it
+// leaves cannot be had again, and that key can be restored.
 func (l *lease) end(ctx context.Context, again bool, decide func(*changing) error) error {
 	read, left := l.s.readMended, l.left
 	if again {
 		read = l.s.read
 	}
-	return l.s.change(ctx, func() (*Batch, error) {
+	err := l.s.change(ctx, func() (*Batch, error) {
 		n := left
 		left = nil
 		if n != nil {
@@ -128,15 +131,38 @@ func (l *lease) end(ctx context.Context, again bool, decide func(*changing) erro
 		}
 		return l.decided(n, decide)
 	})
+	if !errors.Is(err, errRetired) {
+		return err
+	}
+	var f *broker.Failure
+	errors.As(err, &f)
+	l.s.ring.mu.Lock()
+	defer l.s.ring.mu.Unlock()
+	l.s.tell("the end of an exchange cannot be stored, because the key of a record beside it is retired: it is tried again",
+		slog.String("credential", string(l.key.Credential)), slog.String("error", f.Detail))
+	return Unavailable(f.Detail)
 }
 
 func (l *lease) decided(n *snapshot, decide func(*changing) error) (*Batch, error) {
 	b := n.change()
 	b.batch.Tell, b.batch.Finish = noteNews, true
+	if b.keys = n.fenced(l); b.keys != nil {
+		b.unchanged(leaseKey(l.key))
+	}
 	if err := decide(b); err != nil {
 		return nil, err
 	}
 	return b.done()
+}
+
+// fenced are the keys of this process if the lease is sealed with them and still held; nil: else. While the lease is there the key that it is sealed with is not
+// retired (needed): whatever this process has missed of the keys, it may leave what it has got.
+func (n *snapshot) fenced(l *lease) *seal.Keyring {
+	k := n.s.keys()
+	if row, there := n.rows[leaseKey(l.key)]; k != nil && there && seal.SealedWith(row.Value) == k.ID() && n.heldBy(l) {
+		return k
+	}
+	return nil
 }
 
 // heldBy reports whether the lease is still this one. Whoever has lost it cannot know what has become of a token that hangs on

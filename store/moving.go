@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // Holds reports whether a backend holds data of a tokenbroker. It changes nothing.
@@ -40,16 +42,12 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	case wrapped != nil:
 		header.Version, header.Comment, header.Keyring = exportVersionWrapped, exportCommentWrapped, keyring.Value
 	}
-	note, err := s.suspendAll(ctx, now)
+	names, err := s.everyone(ctx) // before anything is suspended: a store whose credentials cannot be told could not be resumed either
 	if err != nil {
 		return err
 	}
 	// All are suspended before the first is waited for, so that their leases run out at the same time.
-	total := 0
-	err = s.eachCredential(ctx, func(name broker.CredentialName) error {
-		total++
-		return s.suspend(ctx, name, now)
-	})
+	x, err := s.suspendAll(ctx, names, now)
 	if err != nil {
 		return err
 	}
@@ -57,56 +55,30 @@ func (s *Store) Export(ctx context.Context, w io.Writer, progress func(done, tot
 	if err := e.line(exportLine{Header: header}); err != nil {
 		return err
 	}
-	progress(0, total)
-	err = s.eachCredential(ctx, func(name broker.CredentialName) error {
-		c, err := s.exported(ctx, name, now, note)
-		if c == nil || err != nil {
+	progress(0, len(names))
+	for _, name := range names {
+		c, err := s.exported(ctx, name, x)
+		if err != nil {
 			return err
+		}
+		if c == nil {
+			continue
 		}
 		if err := e.line(exportLine{Credential: c}); err != nil {
 			return err
 		}
-		progress(e.count, max(e.count, total))
-		return nil
-	})
-	if err != nil {
-		return err
+		progress(e.count, len(names))
 	}
-	if err := s.stillSuspended(ctx, note); err != nil {
+	if _, err := x.noted(ctx); err != nil {
 		return err
 	}
 	switch _, now, _, err := readKeyring(ctx, s.backend); {
 	case err != nil:
 		return err
-	case now.Revision != keyring.Revision: // it may have rows that the keyring in it does not open
+	case !bytes.Equal(now.Value, keyring.Value): // it may have rows that the keyring in it does not open; a broker that lags writes it anew as it is
 		return errors.New("the keys were changed while this export was being made: it cannot be used")
 	}
 	return e.end()
-}
-
-// stillSuspended fails where the note of an export is not there any more.
-func (s *Store) stillSuspended(ctx context.Context, note Revision) error {
-	rows, err := s.rows(ctx, metaGroup, suspendedKey)
-	if err == nil && (len(rows) == 0 || rows[0].Revision != note) {
-		err = errors.New("refreshing was resumed, or the store exported again, while this export was being made: it cannot be used")
-	}
-	return err
-}
-
-// eachCredential calls f with the names of the credentials, in order, each once. It fails with RecordUnreadable at one that
-// cannot be read.
-func (s *Store) eachCredential(ctx context.Context, f func(broker.CredentialName) error) error {
-	return s.eachListed(ctx, func(l Listed) error {
-		name := broker.CredentialName(l.Name)
-		c, err := s.openCredential(name, l.Row)
-		if err != nil {
-			return err
-		}
-		if c.Incarnation != l.Incarnation {
-			return nil // the entry of a former one of this name
-		}
-		return f(name)
-	})
 }
 
 // lookForLease is how long after a lease was seen it is looked for again: its holder releases it earlier than it ends.
@@ -121,7 +93,7 @@ const (
 
 // exported reads what there is of a credential, once nobody holds the lease of a grant of it and nobody can take one, and no answer to a presentation is
 // waited for any more; nil: it is gone. No lease stays longer than it was taken for.
-func (s *Store) exported(ctx context.Context, name broker.CredentialName, now time.Time, note Revision) (*exportedCredential, error) {
+func (s *Store) exported(ctx context.Context, name broker.CredentialName, x *suspending) (*exportedCredential, error) {
 	kinds := append([]Kind{kindSuspended, kindGrantLease}, exportedKinds[1:]...)
 	var free broker.Moment // since when nobody was seen to hold a lease
 	for {
@@ -155,11 +127,11 @@ func (s *Store) exported(ctx context.Context, name broker.CredentialName, now ti
 			wait = lookForLease
 		}
 		switch {
-		case n.revision(suspendedKey) == (Revision{}): // it was created after the others were suspended, or somebody has resumed
-			if err := s.stillSuspended(ctx, note); err != nil {
+		case n.revision(suspendedKey) == (Revision{}): // it was created anew after the others were suspended, or somebody has resumed
+			if _, err := x.noted(ctx); err != nil {
 				return nil, err
 			}
-			if err := s.suspend(ctx, name, now); err != nil {
+			if err := x.suspend(ctx, name); err != nil {
 				return nil, err
 			}
 			continue
@@ -274,8 +246,8 @@ func (s *Store) importOne(ctx context.Context, c *exportedCredential, out *Impor
 			Group: group, Conditions: []Condition{{Key: credentialKey}}, DeleteGroup: true,
 			List: &Listing{Name: c.Name, Incarnation: c.Incarnation}, Tell: noteMoved, Keep: true,
 		}
-		b.Puts, ended = s.imports(c)
-		return b, nil
+		b.Puts, ended, err = s.imports(c)
+		return b, err
 	})
 	unconfirmed := errors.Is(err, ErrUnconfirmed)
 	if err != nil && !unconfirmed {
@@ -291,8 +263,12 @@ func (s *Store) importOne(ctx context.Context, c *exportedCredential, out *Impor
 	return nil
 }
 
-// imports are the rows that are still alive.
-func (s *Store) imports(c *exportedCredential) (puts []Put, ended int) {
+// imports are the rows that are still alive, sealed with the key that seals now, as all that is written.
+func (s *Store) imports(c *exportedCredential) (puts []Put, ended int, err error) {
+	k, err := s.sealing()
+	if err != nil {
+		return nil, 0, err
+	}
 	since := max(0, s.wall().Sub(c.ReadAt))
 	for _, r := range c.Rows {
 		ttl := time.Duration(0)
@@ -304,9 +280,31 @@ func (s *Store) imports(c *exportedCredential) (puts []Put, ended int) {
 				continue
 			}
 		}
-		puts = append(puts, Put{Key: r.key(), Revision: Revision(r.Revision), Value: r.Sealed, TTL: min(ttl, maxTTL)})
+		value, err := s.sealedAnew(c, r, k.ID())
+		if err != nil {
+			return nil, 0, err
+		}
+		puts = append(puts, Put{Key: r.key(), Revision: Revision(r.Revision), Value: value, TTL: min(ttl, maxTTL)})
 	}
-	return puts, ended
+	return puts, ended, nil
+}
+
+// sealedAnew is a row of an export, sealed with the key that seals now: with another it would appear behind whoever has found nothing that needs that, and retires it. It fails with
+// RecordUnreadable where that was done since the export was read. What no key opens stays as it is.
+func (s *Store) sealedAnew(c *exportedCredential, r exportedRow, now string) ([]byte, error) {
+	with := seal.SealedWith(r.Sealed)
+	if with == "" || with == now {
+		return r.Sealed, nil
+	}
+	p := binding{key: r.key(), subject: c.Name}
+	if p.key != credentialKey {
+		p.incarnation = c.Incarnation.id()
+	}
+	anew, err := s.resealed(p, Row{Value: r.Sealed})
+	if errors.Is(err, broker.RecordUnreadable) && s.keys().Opens(with) {
+		return r.Sealed, nil
+	}
+	return anew.Value, err
 }
 
 // compare says what it means that a credential is there already.

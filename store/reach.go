@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // reach is the backend as everything here sees it: nothing is asked of it before it is ready, nor of a group that was named before there were keys, and a part of a Shared backend that
@@ -35,7 +36,7 @@ type reach struct {
 
 // A shard is a part of the backend, as far as it has failed. There is none for a part that is well.
 type shard struct {
-	// since is from when on it has only failed, tried when it was asked last, and next from when on it may be asked again once it is given up; write the
+	// since is from when on it has only failed, tried when it was asked last. Once it is given up, next is from when on it may be asked again, and write the
 	// same of what is to be written: what waits for a part that takes no writes does not keep it from being asked whether it can be read.
 	since, tried, next, write broker.Moment
 	given                     bool
@@ -73,8 +74,9 @@ func (r *reach) may(part string, next func(*shard) *broker.Moment) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, now := r.shards[part], r.clock.Now().At
-	if s == nil || now.Sub(s.since) < giveUp {
+	now := r.clock.Now().At
+	s := r.given(part, now)
+	if s == nil {
 		return nil
 	}
 	again := next(s)
@@ -82,6 +84,14 @@ func (r *reach) may(part string, next func(*shard) *broker.Moment) error {
 		return errGivenUp
 	}
 	s.tried, *again = now, now.Add(tryEvery)
+	return nil
+}
+
+// given is a part that is given up; nil: it is not, or nobody has asked for it lately, and it is as one that has not failed. The caller holds mu.
+func (r *reach) given(part string, now broker.Moment) *shard {
+	if s := r.shards[part]; s != nil && s.given && now.Sub(s.tried) < forgetAfter {
+		return s
+	}
 	return nil
 }
 
@@ -95,9 +105,9 @@ const besideEvery = time.Second
 func (r *reach) mayBeside(part string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, now := r.shards[part], r.clock.Now().At
+	now := r.clock.Now().At
 	next, failed := r.beside[part]
-	if s != nil && s.given || failed && now < next {
+	if r.given(part, now) != nil || failed && now < next {
 		return false
 	}
 	if failed {
@@ -108,13 +118,13 @@ func (r *reach) mayBeside(part string) bool {
 
 // notedBeside notes what became of that. It had little time: that the part did not answer in it says nothing about its own questions.
 func (r *reach) notedBeside(ctx context.Context, asked broker.Moment, part string, err error) {
-	if err == nil {
+	if answered(err) {
 		_ = r.noted(ctx, asked, part, nil)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case err == nil:
+	case answered(err):
 		delete(r.beside, part)
 	case ctx.Err() == nil: // else its caller gave up
 		r.beside[part] = r.clock.Now().At.Add(besideEvery)
@@ -124,16 +134,23 @@ func (r *reach) notedBeside(ctx context.Context, asked broker.Moment, part strin
 // tooLittle: a question that failed because its caller gave it less time than this says nothing about the part that it went to.
 const tooLittle = 250 * time.Millisecond
 
+// answered reports whether a part has answered, if only that it has not this group now.
+func answered(err error) bool {
+	return !errors.Is(err, broker.StoreUnavailable) || errors.Is(err, ErrGroupAway)
+}
+
 // noted notes what became of a question to a part, and passes it on.
 func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err error) error {
 	if r.shared == nil {
 		return err
 	}
-	failed := errors.Is(err, broker.StoreUnavailable)
+	failed := !answered(err)
 	now := r.clock.Now().At
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s, before := r.shards[part], r.away
+	before := r.away
+	r.forget(now)
+	s := r.shards[part]
 	if failed && ctx.Err() != nil && now.Sub(asked) < tooLittle {
 		if s != nil {
 			s.next = now // somebody else may try
@@ -142,19 +159,16 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 	}
 	switch {
 	case failed && s == nil:
-		r.shards[part] = &shard{since: now, tried: now, next: now.Add(tryEvery)}
-	case failed && !s.given && now.Sub(s.since) >= giveUp:
-		s.given, s.tried, s.next = true, now, now.Add(tryEvery)
-		r.away++
+		r.shards[part] = &shard{since: now, tried: now}
 	case failed:
 		s.tried, s.next = now, now.Add(tryEvery)
-	case s != nil:
-		delete(r.shards, part)
-		if s.given {
-			r.away--
+		if !s.given && now.Sub(s.since) >= giveUp {
+			s.given = true
+			r.away++
 		}
+	case s != nil:
+		r.drop(part, s)
 	}
-	r.forget(now)
 	after := r.away
 	switch {
 	case before == 0 && after > 0:
@@ -168,18 +182,23 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 	return err
 }
 
-// forgetAfter is how long after nobody has asked for a part it is forgotten: no group may be there any more.
+// forgetAfter is how long after nobody has asked for a part it is forgotten: no group may be there any more, and how it was then says nothing about now.
 const forgetAfter = 10 * time.Second
 
 // forget forgets parts that nobody asks for; the caller holds mu.
 func (r *reach) forget(now broker.Moment) {
 	for part, s := range r.shards {
 		if now.Sub(s.tried) >= forgetAfter {
-			delete(r.shards, part)
-			if s.given {
-				r.away--
-			}
+			r.drop(part, s)
 		}
+	}
+}
+
+// drop forgets that a part has failed; the caller holds mu.
+func (r *reach) drop(part string, s *shard) {
+	delete(r.shards, part)
+	if s.given {
+		r.away--
 	}
 }
 
@@ -217,7 +236,9 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 		at = append(at, i)
 	}
 	asked := r.clock.Now().At
-	all, err := r.Backend.Read(ctx, picked(asks, at)...)
+	asking, step := trace.Ask(ctx, "store read", trace.Rows(len(at)))
+	all, err := r.Backend.Read(asking, picked(asks, at)...)
+	step.End(err)
 	if err != nil {
 		return nil, r.noted(ctx, asked, first, err)
 	}
@@ -233,7 +254,9 @@ func (r *reach) Read(ctx context.Context, asks ...Ask) ([]Reading, error) {
 func (r *reach) List(ctx context.Context, groups []Group, kinds ...Kind) ([]Reading, error) {
 	out := make([]Reading, len(groups))
 	failed, err := r.ask(ctx, groups, func(at []int) ([]error, error) {
+		ctx, step := trace.Ask(ctx, "store list", trace.Rows(len(at)))
 		all, err := r.Backend.List(ctx, picked(groups, at), kinds...)
+		step.End(err)
 		said := make([]error, len(all))
 		for i, read := range all {
 			out[at[i]], said[i] = read, read.Err
@@ -253,7 +276,9 @@ func (r *reach) Revisions(ctx context.Context, places []Place) ([]Revision, []bo
 		groups[i] = p.Group
 	}
 	failed, err := r.ask(ctx, groups, func(at []int) ([]error, error) {
+		ctx, step := trace.Ask(ctx, "store revisions", trace.Rows(len(at)))
 		there, told, err := r.shared.Revisions(ctx, picked(places, at))
+		step.End(err)
 		said := make([]error, len(told))
 		for i, ok := range told {
 			if out[at[i]] = there[i]; !ok {
@@ -292,16 +317,16 @@ func (r *reach) ask(ctx context.Context, groups []Group, question func(at []int)
 	}
 	asked := r.clock.Now().At
 	said, err := question(at)
-	answered := map[string]error{}
+	became := map[string]error{}
 	for i, j := range at {
 		if why[j] = err; err == nil {
 			why[j] = said[i]
 		}
-		if before, ok := answered[parts[j]]; !ok || before != nil {
-			answered[parts[j]] = why[j] // a part is there if anything of it is
+		if before, ok := became[parts[j]]; !ok || !answered(before) {
+			became[parts[j]] = why[j] // a part is there if anything of it is
 		}
 	}
-	for part, err := range answered {
+	for part, err := range became {
 		_ = r.noted(ctx, asked, part, err)
 	}
 	if err == nil && !slices.Contains(why, nil) { // some were not asked, and the others could not say
@@ -329,8 +354,10 @@ func (r *reach) Apply(ctx context.Context, b Batch) error {
 		return err
 	}
 	asked := r.clock.Now().At
-	err := r.Backend.Apply(ctx, b)
-	if errors.Is(err, broker.StoreUnavailable) && r.shared != nil {
+	asking, step := trace.Ask(ctx, "store apply", trace.Rows(len(b.Puts)+len(b.Deletes)))
+	err := r.Backend.Apply(asking, b)
+	step.End(err)
+	if !answered(err) && r.shared != nil {
 		return err // one that takes no writes may well answer: what is read says whether it is there
 	}
 	return r.noted(ctx, asked, part, err)
@@ -341,5 +368,8 @@ func (r *reach) Scan(ctx context.Context, key Key, after Listing, limit int) ([]
 	if !r.ready.Load() {
 		return nil, errNotReady
 	}
-	return r.Backend.Scan(ctx, key, after, limit)
+	ctx, step := trace.Ask(ctx, "store scan", trace.Rows(limit))
+	all, err := r.Backend.Scan(ctx, key, after, limit)
+	step.End(err)
+	return all, err
 }

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,21 +18,34 @@ type parted struct {
 	Shared
 	part  func(Group) string
 	fails func(part string) bool
+	why   error         // nil: it does not answer
+	takes time.Duration // to answer
 }
 
 func (p *parted) Shard(g Group) string { return p.part(g) }
 
 func (p *parted) Read(_ context.Context, asks ...Ask) ([]Reading, error) {
+	<-time.After(p.takes)
 	all := make([]Reading, len(asks))
 	for i, a := range asks {
 		if p.fails(p.part(a.Group)) {
-			all[i].Err = Unavailable("it does not answer")
+			all[i].Err = cmp.Or(p.why, Unavailable("it does not answer"))
 		}
 	}
 	return all, all[0].Err
 }
 
-func (p *parted) Apply(context.Context, Batch) error { return Unavailable("it takes no writes") }
+func (p *parted) List(ctx context.Context, groups []Group, _ ...Kind) ([]Reading, error) {
+	asks := make([]Ask, len(groups))
+	for i, g := range groups {
+		asks[i].Group = g
+	}
+	return p.Read(ctx, asks...)
+}
+
+func (p *parted) Apply(context.Context, Batch) error {
+	return cmp.Or(p.why, Unavailable("it takes no writes"))
+}
 
 func newParted(p *parted) (r *reach, away *bool) {
 	away = new(bool)
@@ -150,4 +166,87 @@ func TestWhatWaitsToBeWrittenKeepsNobodyFromReading(t *testing.T) {
 			synctest.Wait()
 		})
 	}
+}
+
+// TestAGroupThatIsAwayTakesNoOther: while a slot is moved, its part says so whenever it is asked, and has the other groups as ever.
+func TestAGroupThatIsAwayTakesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &parted{
+			part: func(Group) string { return "one" }, fails: func(string) bool { return true },
+			why: GroupUnavailable("its slot is being moved"),
+		}
+		r, away := newParted(p)
+		moving := Ask{Group: "moving"}
+		for range 50 {
+			for what, ask := range map[string]func() error{
+				"read":  func() error { _, err := r.Read(t.Context(), moving); return err },
+				"list":  func() error { _, err := r.List(t.Context(), []Group{moving.Group}); return err },
+				"apply": func() error { return r.Apply(t.Context(), Batch{Group: moving.Group}) },
+			} {
+				if err := ask(); !errors.Is(err, ErrGroupAway) || broker.KindOf(err) != broker.StoreUnavailable {
+					t.Fatalf("%s: got %v, want what its part says", what, err)
+				}
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+		p.fails = func(string) bool { return false }
+		if _, err := r.Read(t.Context(), Ask{Group: "another"}); err != nil || *away {
+			t.Errorf("another group: got %v; away: %v", err, *away)
+		}
+	})
+}
+
+// TestAFailureOfLongAgoSaysNothing: a part is given up for having failed whenever it was asked, for a while, and not for a failure that nobody has asked since.
+func TestAFailureOfLongAgoSaysNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		failed, then time.Duration // for how long it is asked, and then nobody asks
+	}{
+		{"once, and soon after", 0, 3 * time.Second},
+		{"once, long ago", 0, time.Hour},
+		{"given up, long ago", 5 * time.Second, time.Hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fails := true
+				p := &parted{part: func(Group) string { return "one" }, fails: func(string) bool { return fails }}
+				r, away := newParted(p)
+				for began := time.Now(); ; <-time.After(100 * time.Millisecond) {
+					_, _ = r.Read(t.Context(), Ask{Group: "g"})
+					if time.Since(began) >= tt.failed {
+						break
+					}
+				}
+				if *away != (tt.failed > 0) {
+					t.Fatalf("away: %v", *away)
+				}
+				<-time.After(tt.then)
+				fails, p.takes = false, 5*time.Millisecond
+				var asking sync.WaitGroup
+				for range 20 {
+					asking.Go(func() {
+						if _, err := r.Read(t.Context(), Ask{Group: "g"}); err != nil {
+							t.Errorf("of many who ask at once: %v", err)
+						}
+					})
+				}
+				asking.Wait()
+				if *away {
+					t.Error("away although it answers")
+				}
+			})
+		})
+	}
+	t.Run("two failures an hour apart", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r, away := newParted(&parted{part: func(Group) string { return "one" }, fails: func(string) bool { return true }})
+			for range 2 {
+				_, _ = r.Read(t.Context(), Ask{Group: "g"})
+				<-time.After(time.Hour)
+			}
+			if *away {
+				t.Error("given up")
+			}
+		})
+	})
 }

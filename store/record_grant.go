@@ -44,10 +44,15 @@ func (n *snapshot) grant(r grantRecord) broker.Grant {
 	if !g.Marker.IsZero() && !g.Uncertain {
 		g.UsedAt, used = r.MarkedAt.time(), r.Marked
 	}
-	if used != 0 {
-		if d := n.now.Sub(used.time()); d > -clockBehind { // a clock that went back knows nothing
-			g.UsedFor = max(d, time.Nanosecond)
-		}
+	if used == 0 {
+		return g
+	}
+	d := n.now.Sub(used.time())
+	if d <= -clockBehind { // a clock that went back knows nothing
+		return g
+	}
+	if g.UsedFor = max(d, time.Nanosecond); !g.UsedAt.IsZero() { // a master's clock may be behind that of the one before it
+		g.UsedFor = max(g.UsedFor, n.asked.Wall.Sub(g.UsedAt))
 	}
 	return g
 }

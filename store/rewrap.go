@@ -16,7 +16,8 @@ import (
 // row is written under the condition that it is as it was read, so that nothing is brought back that has changed meanwhile; and what decides on a row that
 // was rewrapped meanwhile reads and decides again. Leases are left alone: they end by themselves.
 //
-// How far it is is a row, so that any broker goes on from there. It goes round until a whole pass finds nothing. A record that cannot be read stays as it is and
+// How far it is is a row, so that any broker goes on from there. It goes round until a whole pass finds nothing. Each pass takes the names of all credentials first (see
+// everyone): one that is listed again once the cursor has gone by would not be looked at. A record that cannot be read stays as it is and
 // is counted: it is no reason to leave the others under a key that has leaked.
 
 // sealedKinds are the kinds of a credential's rows that last, the credential first.
@@ -44,7 +45,6 @@ type Rewrap struct {
 type rewrapRecord struct {
 	To          string `json:"to"`
 	Name        string `json:"name,omitzero"`
-	Incarnation id     `json:"incarnation,omitzero"`
 	Credentials int    `json:"credentials"`
 	Rows        int    `json:"rows"`
 	Pass        int    `json:"pass"`
@@ -92,11 +92,16 @@ func (s *Store) Rewrap(ctx context.Context, rate int, progress func(Rewrap)) (Re
 	if s.ring.kek == nil {
 		return Rewrap{}, refused("the keys are in a key file, and cannot be changed there: wrap them with a KEK first, with `tokenbroker keys wrap`")
 	}
-	w := &rewrapping{s: s, rate: rate, progress: progress, began: s.clock.Now().At, to: s.keys().ID(), now: m.now}
+	began := s.clock.Now()
+	w := &rewrapping{s: s, rate: rate, progress: progress, began: began.At, to: s.keys().ID(), now: m.now, read: began}
 	w.record = rewrapRecord{To: w.to, Pass: 1}
 	if m.rewrap != nil && m.rewrap.To == w.to && !m.rewrap.Done {
 		w.record = *m.rewrap
 	}
+	if err := w.save(ctx); err != nil { // no key is retired until it is done
+		return w.record.rewrap(), err
+	}
+	w.saved = broker.Never
 	for {
 		if err := w.pass(ctx); err != nil {
 			return w.record.rewrap(), err
@@ -119,46 +124,61 @@ type rewrapping struct {
 	progress func(Rewrap)
 	to       string
 	record   rewrapRecord
-	now      time.Time
-	began    broker.Moment
-	saved    broker.Moment
-	mu       sync.Mutex
+	// now is what the store's clock said when it was read last, and read is that by this process's.
+	now   time.Time
+	read  broker.Instant
+	began broker.Moment
+	saved broker.Moment
+	mu    sync.Mutex
 	// sealed is how many rows this call has sealed anew; guarded by mu, and so are the numbers of rows in record while a page is worked on.
 	sealed int
 }
 
-// pass goes from where the record is to the last credential.
+// pass goes from where the record is to the last credential. Where not all can be found it does nothing: from there nobody could go on.
 func (w *rewrapping) pass(ctx context.Context) error {
 	if err := w.metaRows(ctx); err != nil {
 		return err
 	}
-	after := Listing{Name: w.record.Name, Incarnation: w.record.Incarnation}
-	return w.s.eachPage(ctx, after, sealedKinds, func(there []Listed, all []Reading) error {
-		if w.now = all[0].Now; w.s.keys().ID() != w.to {
-			return errPromoted
-		}
-		if err := w.page(ctx, there, all); err != nil {
+	names, err := w.s.everyone(ctx)
+	if err != nil {
+		return err
+	}
+	first, found := slices.BinarySearch(names, broker.CredentialName(w.record.Name))
+	if found {
+		first++
+	}
+	for page := range slices.Chunk(names[first:], groupsAtOnce) {
+		all, err := w.s.listGroups(ctx, page, sealedKinds)
+		if err != nil {
 			return err
 		}
-		last := there[len(there)-1]
-		w.record.Name, w.record.Incarnation = last.Name, last.Incarnation
-		w.record.Credentials += len(there)
+		if w.now, w.read = all[0].Now, w.s.clock.Now(); w.s.keys().ID() != w.to {
+			return errPromoted
+		}
+		if err := w.page(ctx, page, all); err != nil {
+			return err
+		}
+		w.record.Name = string(page[len(page)-1])
+		w.record.Credentials += len(page)
 		if w.s.clock.Now().At.Sub(w.saved) >= cursorEvery {
 			if err := w.save(ctx); err != nil {
 				return err
 			}
 			w.progress(w.record.rewrap())
 		}
-		return Ended(ctx)
-	})
+		if err := Ended(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // page seals anew what is to be of these credentials, several at a time: a backend that syncs takes several changes along with one sync.
-func (w *rewrapping) page(ctx context.Context, there []Listed, all []Reading) error {
-	names := make(chan broker.CredentialName, len(there))
+func (w *rewrapping) page(ctx context.Context, page []broker.CredentialName, all []Reading) error {
+	names := make(chan broker.CredentialName, len(page))
 	for i, read := range all {
 		if slices.ContainsFunc(read.Rows, w.old) {
-			names <- broker.CredentialName(there[i].Name)
+			names <- page[i]
 		}
 	}
 	close(names)
@@ -188,7 +208,7 @@ func (w *rewrapping) old(row Row) bool { return seal.SealedWith(row.Value) != w.
 
 // save stores how far it is. Whoever rewraps at the same time does too, and one of them goes on from there.
 func (w *rewrapping) save(ctx context.Context) error {
-	w.record.At = w.now
+	w.record.At = w.now.Add(w.s.clock.Now().Ran - w.read.Ran) // what was sealed anew last is not younger
 	value, err := json.Marshal(w.record)
 	if err != nil {
 		return misused("how a rewrap stands cannot be encoded")
@@ -275,7 +295,7 @@ func (w *rewrapping) credential(ctx context.Context, name broker.CredentialName)
 					return nil, err
 				}
 				if row.Left > 0 {
-					p.Ends = n.now.Add(row.Left)
+					n.until(&p, n.now.Add(row.Left))
 				}
 				if !b.named(key) {
 					b.unchanged(key)
@@ -308,7 +328,7 @@ func (s *Store) resealed(p binding, row Row) (Put, error) {
 		return Put{}, err
 	}
 	defer clear(plain)
-	return s.sealed(p, plain)
+	return s.sealed(nil, p, plain)
 }
 
 // metaRows seals the store's own rows anew.

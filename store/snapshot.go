@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/store/seal"
 )
 
 // A snapshot is rows of one credential as of one moment.
@@ -163,13 +164,14 @@ const (
 
 // anchor makes a token's times those of this process's clock as it is: the wall clock may have been set back since it was stored, or another
 // process have stored it by its own. When it ends is what the backend says, whose clock is the same for all; but no token has more left than when it
-// was sent, and none ends later than its record says that nobody else can have written.
+// was sent, none ends later than its record says by more than it was to live, and none at all later that nobody else can have written. A backend whose clock went
+// back would give it a new life at each reading: what it says cannot be told from what it says to a broker whose clock is ahead of the writer's.
 func (n *snapshot) anchor(t *broker.Issued, left time.Duration) {
 	if left <= 0 || t.ExpireAt.Sub(n.asked.Wall) > maxTTL-time.Hour {
 		return // the row ends long before the token
 	}
 	late := n.asked.Wall.Add(left).Sub(t.ExpireAt) // negative: the token ends earlier than its record says
-	late = min(late, n.asked.Wall.Sub(t.SentAt))
+	late = min(late, n.asked.Wall.Sub(t.SentAt), t.ExpireAt.Sub(t.SentAt))
 	if late > -clockAhead && late < clockBehind || late > 0 && n.s.shared == nil {
 		return
 	}
@@ -194,7 +196,7 @@ func (s *Store) over(record, backend time.Time) time.Time {
 // spare fills in the record if there is one that can be read. One that cannot is as good as none: no commit may fail for it.
 func (n *snapshot) spare(key Key, record any) error {
 	_, err := n.open(key, record)
-	if errors.Is(err, broker.RecordUnreadable) {
+	if errors.Is(err, broker.RecordUnreadable) || errors.Is(err, errLacking) {
 		return nil
 	}
 	return err
@@ -219,6 +221,8 @@ type changing struct {
 	*snapshot
 	batch Batch
 	err   error
+	// keys are those to seal with; nil: those that count now.
+	keys *seal.Keyring
 }
 
 // change begins a batch under the condition that the credential is as it was read.
@@ -237,8 +241,11 @@ func (b *changing) put(key Key, record any) { b.write(key, record, func(*Put) {}
 
 // putUntil is put of a row that ends at t, by this process's clock.
 func (b *changing) putUntil(key Key, record any, t time.Time) {
-	b.write(key, record, func(p *Put) { p.Ends = b.ends(t) })
+	b.write(key, record, func(p *Put) { b.until(p, b.ends(t)) })
 }
+
+// until has a put end at this time by the backend's clock, and no later than that is from now: whoever writes it may have another clock by then.
+func (n *snapshot) until(p *Put, ends time.Time) { p.Ends, p.TTL = ends, max(ends.Sub(n.clock()), 1) }
 
 // putFor is put of a row that lives for ttl from when it is written.
 func (b *changing) putFor(key Key, record any, ttl time.Duration) {
@@ -256,7 +263,7 @@ func (b *changing) write(key Key, record any, end func(*Put)) {
 func (b *changing) overwrite(key Key, record any) { b.seal(key, record, func(*Put) {}) }
 
 func (b *changing) seal(key Key, record any, end func(*Put)) {
-	p, err := b.s.seal(b.bound(key), record)
+	p, err := b.s.sealBy(b.keys, b.bound(key), record)
 	if err != nil {
 		b.err = err
 		return

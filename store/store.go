@@ -95,6 +95,7 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	s.ring.kek, s.ring.instance = options.KEK, broker.NewID()
 	s.ring.learned, s.ring.tried = broker.Never, broker.Never
 	s.ring.confirmed.Store(int64(broker.Never))
+	s.ring.look = make(chan struct{}, 1)
 	s.backend = newReach(backend, s.clock, options)
 	if _, ok := backend.(Shared); ok {
 		s.shared = s.backend
@@ -124,6 +125,7 @@ func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 	}
 	backend := s.backend.Backend
 	if s.ring.kek == nil {
+		s.ring.looked.Store(int64(s.clock.Now().At))
 		err = refuseWrapped(ctx, backend)
 	} else {
 		err = s.openKeyring(ctx, backend)
@@ -213,19 +215,24 @@ func (s *Store) apply(ctx context.Context, backend Backend, b Batch) error {
 }
 
 // seal gives the put of a record, which lives for ever.
-func (s *Store) seal(p binding, record any) (Put, error) {
+func (s *Store) seal(p binding, record any) (Put, error) { return s.sealBy(nil, p, record) }
+
+// sealBy is seal with these keys; nil: with those that count now.
+func (s *Store) sealBy(k *seal.Keyring, p binding, record any) (Put, error) {
 	plain, err := encode(record)
 	if err != nil {
 		return Put{}, misused(err.Error())
 	}
-	return s.sealed(p, plain)
+	return s.sealed(k, p, plain)
 }
 
-// sealed is seal of a record's plaintext.
-func (s *Store) sealed(p binding, plain []byte) (Put, error) {
-	k, err := s.sealing()
-	if err != nil {
-		return Put{}, err
+// sealed is sealBy of a record's plaintext.
+func (s *Store) sealed(k *seal.Keyring, p binding, plain []byte) (Put, error) {
+	if k == nil {
+		var err error
+		if k, err = s.sealing(); err != nil {
+			return Put{}, err
+		}
 	}
 	sealed, err := k.Seal(plain, p.associated())
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 // the copy. If refused, brokers that share a store would think it is down, and go on obtaining such tokens each for itself,
 // without a lease.
 //
-// The meta group's row tells operators of the export, and nothing depends on it. A credential that is created after the
-// export is in no copy, and is not suspended.
+// The meta group's row is the note of the export: it tells operators, and an export whose note is gone, or another's, cannot be used. No lease depends on it. A credential that is created after the
+// export has begun is in no copy, and is not suspended.
 
 // suspendedRecord says since when.
 type suspendedRecord struct {
@@ -61,24 +61,75 @@ func (s *Store) Suspended(ctx context.Context) (time.Time, error) {
 
 var errSuspensionUnconfirmed = Unavailable("too few replicas confirm that refreshing is suspended (wait_replicas)")
 
-// suspendAll notes that the store is being exported, and returns the note's revision.
-func (s *Store) suspendAll(ctx context.Context, now time.Time) (Revision, error) {
+// A suspending is what an export does to a store before it copies anything.
+type suspending struct {
+	s *Store
+	// at is what the rows say, and note the revision of the meta group's row.
+	at   time.Time
+	note Revision
+	// unsettled are the rows that were written since the note was last seen to be there.
+	unsettled []suspension
+}
+
+// A suspension is the row that suspends one credential.
+type suspension struct {
+	group    Group
+	revision Revision
+}
+
+const (
+	// settleEvery bounds how many rows are taken back where somebody has resumed meanwhile.
+	settleEvery = 100
+	// settleMost is how long that may take where the export itself has ended.
+	settleMost = 5 * time.Second
+)
+
+// suspendAll notes that the store is being exported, and suspends the refreshes of these credentials.
+func (s *Store) suspendAll(ctx context.Context, names []broker.CredentialName, now time.Time) (*suspending, error) {
 	p, err := s.seal(suspendedBinding, suspendedRecord{at(now)})
 	if err != nil {
-		return Revision{}, err
+		return nil, err
 	}
 	err = s.apply(ctx, s.backend, Batch{Group: metaGroup, Puts: []Put{p}, Keep: true})
 	if errors.Is(err, ErrUnconfirmed) {
 		err = errSuspensionUnconfirmed
 	}
-	return p.Revision, err
+	if err != nil {
+		return nil, err
+	}
+	x := &suspending{s: s, at: now, note: p.Revision}
+	return x, x.suspend(ctx, names...)
 }
 
-// suspend suspends the refreshes of one credential. One that is gone needs none. It writes the row also where there is one:
+// suspend suspends the refreshes of credentials. Where it fails because somebody has resumed, it leaves none suspended that the one who resumed has not seen.
+func (x *suspending) suspend(ctx context.Context, names ...broker.CredentialName) (err error) {
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleMost)
+			defer cancel()
+			_ = x.settle(ctx) // what has failed is told
+		}
+	}()
+	for _, name := range names {
+		if err := x.one(ctx, name); err != nil {
+			return err
+		}
+		if len(x.unsettled) == settleEvery {
+			if err := x.settle(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return x.settle(ctx)
+}
+
+// one suspends the refreshes of one credential. One that is gone needs none. It writes the row also where there is one:
 // that may be of an export whose row was not confirmed.
-func (s *Store) suspend(ctx context.Context, name broker.CredentialName, now time.Time) error {
-	err := s.changeKept(ctx, s.backend, func() (*Batch, error) {
-		n, err := s.read(ctx, name, suspendedKey)
+func (x *suspending) one(ctx context.Context, name broker.CredentialName) error {
+	group, written := x.s.credentialGroup(name), Revision{}
+	err := x.s.changeKept(ctx, x.s.backend, func() (*Batch, error) {
+		written = Revision{}
+		n, err := x.s.read(ctx, name, suspendedKey)
 		if errors.Is(err, broker.NotFound) {
 			return nil, nil
 		}
@@ -87,59 +138,95 @@ func (s *Store) suspend(ctx context.Context, name broker.CredentialName, now tim
 		}
 		b := n.change()
 		b.batch.Keep = true
-		b.put(suspendedKey, suspendedRecord{at(now)})
-		return b.done()
+		b.put(suspendedKey, suspendedRecord{at(x.at)})
+		batch, err := b.done()
+		if err == nil {
+			written = b.after(*batch).revision(suspendedKey)
+		}
+		return batch, err
 	})
+	if written != (Revision{}) { // also where it may not have been made
+		x.unsettled = append(x.unsettled, suspension{group, written})
+	}
 	if errors.Is(err, ErrUnconfirmed) {
 		return errSuspensionUnconfirmed
 	}
 	return err
 }
 
-// Resume undoes what Export has suspended, and reports whether there was something. The copies that were made must not be
-// used after that.
-func (s *Store) Resume(ctx context.Context) (bool, error) {
-	resumed := false
-	remove := func(group Group) error {
-		rows, err := s.rows(ctx, group, suspendedKey)
-		if err != nil || len(rows) == 0 {
-			return err
-		}
-		resumed = true
-		err = s.apply(ctx, s.backend, Batch{Group: group, Deletes: []Key{suspendedKey}, Tell: noteNews, Finish: true})
-		if errors.Is(err, ErrUnconfirmed) {
-			return nil
-		}
-		return err
-	}
-	// The note goes last, so that an operator who was interrupted still sees it.
-	err := s.eachListed(ctx, func(l Listed) error { return remove(s.credentialGroup(broker.CredentialName(l.Name))) })
-	if err == nil {
-		err = remove(metaGroup)
-	}
-	return resumed, err
-}
-
-// eachListed calls f with the entries of the index that have a credential, in order.
-func (s *Store) eachListed(ctx context.Context, f func(Listed) error) error {
-	for cursor := (Listing{}); ; {
-		page, err := s.backend.Scan(ctx, credentialKey, cursor, scanPage)
-		if err != nil {
-			return fromBackend(err)
-		}
-		for _, l := range page {
-			cursor = l.Listing
-			if l.Row.Revision == (Revision{}) {
-				continue
-			}
-			if err := f(l); err != nil {
+// settle looks whether the note is still there, after the rows were written: Resume deletes it before it looks at them for the last time, so that one of both
+// sees what the other has done. Where the note is gone, nobody knows of these rows any more. They stay where it is of another export: that one counts on them.
+func (x *suspending) settle(ctx context.Context) error {
+	there, err := x.noted(ctx)
+	gone := errors.Is(err, errResumed) && !there
+	if gone {
+		for _, row := range x.unsettled {
+			undo := Batch{Group: row.group, Conditions: []Condition{{suspendedKey, row.revision}}, Deletes: []Key{suspendedKey}, Tell: noteNews, Finish: true}
+			if err := x.s.apply(ctx, x.s.backend, undo); err != nil && !errors.Is(err, broker.ErrConflict) && !errors.Is(err, ErrUnconfirmed) {
 				return err
 			}
 		}
-		if len(page) < scanPage {
-			return nil
+	}
+	if gone || err == nil {
+		x.unsettled = nil
+	}
+	return err
+}
+
+var errResumed = errors.New("refreshing was resumed, or the store exported again, while this export was being made: it cannot be used")
+
+// noted fails with errResumed where the note of this export is not there any more; there: another's is.
+func (x *suspending) noted(ctx context.Context) (there bool, err error) {
+	rows, err := x.s.rows(ctx, metaGroup, suspendedKey)
+	if there = len(rows) > 0; err == nil && (!there || rows[0].Revision != x.note) {
+		err = errResumed
+	}
+	return there, err
+}
+
+// Resume undoes what Export has suspended, and reports whether there was something. The copies that were made must not be
+// used after that. Where not all credentials can be found, it resumes those that are, and fails: the store counts as suspended until all are.
+func (s *Store) Resume(ctx context.Context) (resumed bool, err error) {
+	// The note goes after the rows, so that an operator who was interrupted still sees it; and the rows are gone over once more when it is gone. An export that is
+	// being made meanwhile finds it gone, and takes back what it writes after that (see settle). So it ends once nothing is found: neither a row, nor a note of
+	// another export, which may have written some.
+	for {
+		rows, err := s.resumeEach(ctx)
+		if err != nil {
+			return resumed || rows, err
+		}
+		note, err := s.unsuspend(ctx, metaGroup)
+		resumed = resumed || rows || note
+		if err != nil || !rows && !note {
+			return resumed, err
 		}
 	}
 }
 
-const scanPage = 100
+// resumeEach resumes every credential, and reports whether one was suspended.
+func (s *Store) resumeEach(ctx context.Context) (some bool, err error) {
+	names, incomplete := s.everyone(ctx)
+	for _, name := range names {
+		there, err := s.unsuspend(ctx, s.credentialGroup(name))
+		if some = some || there; err != nil {
+			return some, err
+		}
+	}
+	if incomplete != nil {
+		return some, fmt.Errorf("what was found of the credentials (%d) refreshes again, and others may still be suspended: %w", len(names), incomplete)
+	}
+	return some, nil
+}
+
+// unsuspend deletes a group's row that says so, and reports whether there was one.
+func (s *Store) unsuspend(ctx context.Context, group Group) (there bool, err error) {
+	rows, err := s.rows(ctx, group, suspendedKey)
+	if err != nil || len(rows) == 0 {
+		return false, err
+	}
+	err = s.apply(ctx, s.backend, Batch{Group: group, Deletes: []Key{suspendedKey}, Tell: noteNews, Finish: true})
+	if errors.Is(err, ErrUnconfirmed) {
+		err = nil
+	}
+	return true, err
+}

@@ -58,10 +58,36 @@ func (m *Moving) Take(keys ...string) {
 	m.do(m.from, append([]string{"MIGRATE", host, port, "", "0", "5000", "REPLACE", "KEYS"}, keys...)...)
 }
 
-// End gives the slot to who has its keys.
+// End gives the slot to who has its keys, and waits until all masters know that, by an epoch that no other claim has: what the one before has said of itself may be on its way still.
 func (m *Moving) End() {
 	m.c.t.Helper()
-	for _, s := range append([]*Server{m.to, m.from}, m.c.nodes[:masters]...) {
-		m.do(s, "CLUSTER", "SETSLOT", m.slot, "NODE", m.c.ids[m.to])
+	slot, err := strconv.Atoi(m.slot)
+	if err != nil {
+		m.c.t.Fatal(err)
 	}
+	all := m.c.nodes[:masters]
+	await(m.c.t, "all masters to know who has the slot", func() error {
+		for _, s := range append([]*Server{m.to, m.from}, all...) {
+			m.do(s, "CLUSTER", "SETSLOT", m.slot, "NODE", m.c.ids[m.to])
+		}
+		for _, s := range all {
+			owner, others := 0, 0
+			for _, n := range view(s) {
+				switch {
+				case n.is("slave"): // has its master's
+				case n.id != m.c.ids[m.to]:
+					others = max(others, n.epoch)
+				case !n.has(slot):
+					return fmt.Errorf("%s has another", s.Addr())
+				default:
+					owner = n.epoch
+				}
+			}
+			if owner <= others {
+				m.do(m.to, "CLUSTER", "BUMPEPOCH")
+				return fmt.Errorf("by %s its epoch is %d, and another's %d", s.Addr(), owner, others)
+			}
+		}
+		return nil
+	})
 }

@@ -107,6 +107,16 @@ func (p *Proxy) Refuse() {
 	p.settle()
 }
 
+// Reset closes all connections, and passes everything of new ones. What was held back is lost.
+func (p *Proxy) Reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		abort(c)
+	}
+	p.set(mode{requests: true, answers: true})
+}
+
 // abort closes with a reset, so that the other side learns of it even if it was sending.
 func abort(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {

@@ -182,6 +182,24 @@ func TestProxyDropsAnswers(t *testing.T) {
 	answers(t, c, "two")
 }
 
+func TestProxyResets(t *testing.T) {
+	t.Parallel()
+	e := startEcho(t)
+	p := NewProxy(t, e.Addr().String())
+	p.DropAnswers()
+	c := dial(t, p)
+	say(t, c, "one")
+	e.awaitLines(t, 1)
+	p.Reset()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %d bytes, %v, want the connection closed", n, err)
+	}
+	c = dial(t, p)
+	say(t, c, "two")
+	answers(t, c, "two")
+}
+
 // TestProxyEndsWithConnectionsOpen: in each mode; TestMain finds what is left over.
 func TestProxyEndsWithConnectionsOpen(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,8 @@ import (
 // Options say how a server differs from the usual one, which is durable (every write is in its append-only file before it is
 // answered), evicts nothing, and lets anybody on this machine in. The zero value is that server.
 type Options struct {
+	// Program is the server's path; empty: the redis-server that is installed.
+	Program string
 	// TLS has the server speak nothing else, and ask for a client's certificate: Server.CAFile, CertFile and KeyFile.
 	TLS bool
 	// Password is what the user "default" must say; empty: nothing.
@@ -81,7 +83,10 @@ func Start(t testing.TB, o Options) *Server {
 
 func newServer(t testing.TB, o Options) *Server {
 	t.Helper()
-	s := &Server{t: t, bin: need(t), home: t.TempDir(), args: o.Args, password: rand.Text()}
+	s := &Server{t: t, bin: o.Program, home: t.TempDir(), args: o.Args, password: rand.Text()}
+	if s.bin == "" {
+		s.bin = need(t)
+	}
 	if err := os.Mkdir(s.Dir(), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package redistest
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -63,6 +64,29 @@ func replicated(master *Server, want int) error {
 		return fmt.Errorf("%d replicas, want %d", online, want)
 	}
 	return nil
+}
+
+// AwaitReplicated waits until a replica says that it has what the server has now. WAIT would not do: since Redis 7.2 it is about what its own connection has
+// written.
+func (s *Server) AwaitReplicated() {
+	s.t.Helper()
+	now := int64(-1)
+	await(s.t, "a replica", func() error {
+		info, err := s.replication()
+		if err != nil {
+			return err
+		}
+		if now < 0 {
+			if now, err = strconv.ParseInt(info["master_repl_offset"], 10, 64); err != nil {
+				return err
+			}
+		}
+		has, err := strconv.ParseInt(fieldOf(info["slave0"], "offset"), 10, 64)
+		if err == nil && has < now {
+			err = fmt.Errorf("it has %d of %d", has, now)
+		}
+		return err
+	})
 }
 
 // following is nil if a replica is linked to its master, and a master to its replica.

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -29,14 +30,17 @@ func TestSentinelFailsOver(t *testing.T) {
 		})
 	}
 	old := s.KillMaster()
-	master := s.AwaitFailover(old)
-	if master == old || s.Master() != master {
+	if s.AwaitFailover(old) == old {
 		t.Fatal("the master is who it was")
 	}
+	// Sentinels of a busy machine may fail over once more, at any time.
 	await(t, "the client", func() error { return c.Set(t.Context(), "key", "new", 0).Err() })
-	if got := get(t, master, "key"); got != "new" {
-		t.Errorf("got %v from the new master", got)
-	}
+	await(t, "a new master to have it", func() error {
+		if got, err := s.Master().Do("GET", "key"); got != "new" {
+			return fmt.Errorf("it has %v, %w", got, err)
+		}
+		return nil
+	})
 	old.Restart()
-	await(t, "the old master to follow", func() error { return replicated(master, 2) })
+	await(t, "the old master to follow", func() error { return replicated(s.Master(), 2) })
 }

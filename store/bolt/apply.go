@@ -183,11 +183,11 @@ func (w *writer) delete(row []byte) {
 func (w *writer) put(row []byte, p store.Put, now time.Time) {
 	w.delete(row)
 	var end int64
-	switch {
-	case p.TTL > 0:
+	if p.TTL > 0 {
 		end = now.Add(p.TTL).UnixNano()
-	case !p.Ends.IsZero():
-		end = max(p.Ends.UnixNano(), 1)
+	}
+	if ends := max(p.Ends.UnixNano(), 1); !p.Ends.IsZero() && (end == 0 || ends < end) {
+		end = ends
 	}
 	if end != 0 {
 		w.note(w.ends.Put(endKey(end, row), nil))

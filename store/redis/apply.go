@@ -1,8 +1,11 @@
 package redis
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +15,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/store"
 )
 
-// Apply implements store.Backend. The index is in another slot: an entry is added before the change, and removed after it.
+// Apply implements store.Backend. The index is in another slot: an entry is added before the change, and removed after it. What is listed has a row that says
+// so, by which the entry is found again (Relist).
 func (db *DB) Apply(ctx context.Context, b store.Batch) error {
 	var listed int64
 	if b.List != nil {
@@ -62,10 +66,15 @@ func (db *DB) unlist(ctx context.Context, l store.Listing, g store.Group) error 
 }
 
 func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (made, confirmed bool, err error) {
-	said, confirmed, err := db.applied(ctx, b, since, nil)
+	first := "*" // what one server has not is nowhere
+	if db.cluster != nil {
+		first = ""
+	}
+	said, confirmed, err := db.applied(ctx, b, since, first)
 	if lost, ok := said.([]any); ok && err == nil {
-		if err = db.strayed(ctx, b.Group, texts(lost)); err == nil {
-			said, confirmed, err = db.applied(ctx, b, since, texts(lost))
+		var gone string
+		if gone, err = db.gone(ctx, b.Group, texts(lost)); err == nil {
+			said, confirmed, err = db.applied(ctx, b, since, gone)
 		}
 	}
 	if err != nil {
@@ -78,8 +87,26 @@ func (db *DB) apply(ctx context.Context, b store.Batch, since time.Duration) (ma
 	return n == 1, n == 0 || confirmed, nil
 }
 
-// applied runs the script once, and gives what it said. Of the members in gone it is known that they have no key.
-func (db *DB) applied(ctx context.Context, b store.Batch, since time.Duration, gone []string) (said any, confirmed bool, err error) {
+// gone are those of these members of a group that have no key anywhere, with a comma before each; a comma: there is none.
+func (db *DB) gone(ctx context.Context, g store.Group, members []string) (string, error) {
+	names := make([]string, len(members))
+	for i, m := range members {
+		names[i] = db.keys.group(g) + m
+	}
+	gone := []string{""}
+	for i, err := range db.nowhere(ctx, names) {
+		switch {
+		case err == nil:
+			gone = append(gone, members[i])
+		case !errors.Is(err, errStrayed):
+			return "", err
+		}
+	}
+	return cmp.Or(strings.Join(gone, ","), ","), nil
+}
+
+// applied runs the script once, and gives what it said. gone says of which members it is known that they have no key.
+func (db *DB) applied(ctx context.Context, b store.Batch, since time.Duration, gone string) (said any, confirmed bool, err error) {
 	names, args := db.arguments(b, since, gone)
 	script := applyScript
 	if b.Finish {
@@ -127,8 +154,11 @@ func (db *DB) conn(ctx context.Context, key string) (*redis.Conn, error) {
 	return db.client.(*redis.Client).Conn(), nil
 }
 
-// arguments are what applyLua takes. since is how long ago the batch's times to live were right, and gone are members that have no key.
-func (db *DB) arguments(b store.Batch, since time.Duration, gone []string) (names []string, args []any) {
+// arguments are what applyLua takes. since is how long ago the batch's times to live were right, and gone is as the script takes it.
+func (db *DB) arguments(b store.Batch, since time.Duration, gone string) (names []string, args []any) {
+	if b.List != nil && len(b.Puts) > 0 {
+		b.Puts = append(slices.Clip(b.Puts), listedRow(*b.List, b.Group, b.Puts[0].Revision))
+	}
 	names = make([]string, 0, 1+len(b.Conditions)+len(b.Deletes)+len(b.Puts))
 	names = append(names, db.keys.rows(b.Group))
 	whole, kinds, message := "0", "", ""
@@ -149,7 +179,7 @@ func (db *DB) arguments(b store.Batch, since time.Duration, gone []string) (name
 		rooms += fmt.Sprintf("%s=%d,", r.Kind, r.Most)
 	}
 	args = append(make([]any, 0, 9+len(b.Conditions)+3*len(b.Puts)),
-		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, rooms, strings.Join(gone, ","))
+		len(b.Conditions), len(b.Deletes), len(b.Puts), whole, kinds, db.keys.events(), message, rooms, gone)
 	for _, c := range b.Conditions {
 		names = append(names, db.keys.row(b.Group, c.Key))
 		want := c.Revision[:]
@@ -166,10 +196,10 @@ func (db *DB) arguments(b store.Batch, since time.Duration, gone []string) (name
 		value := make([]byte, 0, revisionSize+len(p.Value))
 		value = append(append(value, p.Revision[:]...), p.Value...)
 		ttl, ends := int64(0), int64(0)
-		switch {
-		case p.TTL > 0:
+		if p.TTL > 0 {
 			ttl = max(1, (p.TTL - since).Milliseconds())
-		case !p.Ends.IsZero():
+		}
+		if !p.Ends.IsZero() {
 			ends = max(1, p.Ends.UnixMilli())
 		}
 		args = append(args, value, ttl, ends)

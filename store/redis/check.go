@@ -145,7 +145,7 @@ func (db *DB) checkUser(ctx context.Context, f *findings) error {
 	}
 	rows := db.keys.rows(probeGroup)
 	key := db.keys.row(probeGroup, store.Key{Kind: "none"})
-	names, args := db.arguments(store.Batch{Group: probeGroup, Deletes: []store.Key{{Kind: "none"}}}, 0, nil)
+	names, args := db.arguments(store.Batch{Group: probeGroup, Deletes: []store.Key{{Kind: "none"}}}, 0, "*")
 	for what, ask := range map[string]func() error{
 		"run scripts that read its keys":   func() error { return readScript.Run(ctx, db.client, []string{key}).Err() },
 		"run scripts that list its keys":   func() error { return listScript.Run(ctx, db.client, []string{rows}, "none").Err() },
@@ -158,6 +158,11 @@ func (db *DB) checkUser(ctx context.Context, f *findings) error {
 		if err := may(what, ask()); err != nil {
 			return err
 		}
+	}
+	if err := db.client.Scan(ctx, 0, db.keys.listedKeys(), 1).Err(); refusedBy(err, "NOPERM") {
+		f.warn("Redis does not let this user look for its keys (SCAN): what a failover takes from the list of all credentials is not found again, and the store cannot be exported or wholly resumed, nor a key rewrapped, retired or destroyed: see docs/redis.md for its ACL")
+	} else if err != nil {
+		return err
 	}
 	sub := db.client.Subscribe(ctx, db.keys.events())
 	defer func() { _ = sub.Close() }()

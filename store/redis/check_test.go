@@ -3,6 +3,7 @@ package redis_test
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -43,6 +44,10 @@ func TestAnUnfitRedis(t *testing.T) {
 			start:  redistest.Options{Users: []string{"default on nopass ~* &* +@all -config -info"}},
 			warned: "CONFIG GET is not allowed",
 		},
+		"may not look for its keys": {
+			start:  redistest.Options{Users: []string{"default on nopass ~* &* +@all -scan"}},
+			warned: "SCAN): what a failover takes from the list of all credentials is not found again, and the store cannot be exported or wholly resumed",
+		},
 		"may not publish": {
 			start:   redistest.Options{Users: []string{"default on nopass ~* resetchannels +@all"}},
 			refused: "publish on its channel",
@@ -57,19 +62,23 @@ func TestAnUnfitRedis(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := open(t, "redis://"+redistest.Start(t, test.start).Addr(), func(o *redis.Options) { o.AcceptLoss = test.acceptLoss })
-			warnings, err := db.Check(t.Context())
-			var unfit *store.Unfit
-			switch {
-			case test.refused == "" && err != nil:
-				t.Errorf("got %v, want it to be used", err)
-			case test.refused != "" && (!errors.As(err, &unfit) || !strings.Contains(err.Error(), test.refused)):
-				t.Errorf("got %v, want %q", err, test.refused)
-			}
-			if !strings.Contains(strings.Join(warnings, "\n"), test.warned) {
-				t.Errorf("warned of %q, want %q", warnings, test.warned)
-			}
+			onEach(t, func(t *testing.T, program string) {
+				t.Parallel()
+				start := test.start
+				start.Program = program
+				db := open(t, "redis://"+redistest.Start(t, start).Addr(), func(o *redis.Options) { o.AcceptLoss = test.acceptLoss })
+				warnings, err := db.Check(t.Context())
+				var unfit *store.Unfit
+				switch {
+				case test.refused == "" && err != nil:
+					t.Errorf("got %v, want it to be used", err)
+				case test.refused != "" && (!errors.As(err, &unfit) || !strings.Contains(err.Error(), test.refused)):
+					t.Errorf("got %v, want %q", err, test.refused)
+				}
+				if !strings.Contains(strings.Join(warnings, "\n"), test.warned) {
+					t.Errorf("warned of %q, want %q", warnings, test.warned)
+				}
+			})
 		})
 	}
 }
@@ -118,6 +127,49 @@ func TestWithTLSAndAnACLUser(t *testing.T) {
 	if _, err := open(t, address, func(o *redis.Options) { config(o); o.Password = "wrong" }).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
 		t.Errorf("a wrong password: got %v", err)
 	}
+}
+
+// TestAUserWhoMayNotScan: an export suspends nothing, and what a former one has suspended is resumed as far as it is listed.
+func TestAUserWhoMayNotScan(t *testing.T) { onEach(t, testAUserWhoMayNotScan) }
+
+func testAUserWhoMayNotScan(t *testing.T, program string) {
+	s := redistest.Start(t, redistest.Options{Program: program, Users: []string{"default on nopass ~* &* +@all", documentedACL(t, "broker", "pass", "tokenbroker:*")}})
+	r := newRig(t, "redis://"+s.Addr(), func(o *redis.Options) { o.Username, o.Password, o.Prefix = "broker", "pass", "" })
+	k := r.create("main")
+	may := func(rule string) {
+		t.Helper()
+		if _, err := s.Do("ACL", "SETUSER", "broker", rule); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suspended := func(want bool) {
+		t.Helper()
+		if since, err := r.Suspended(t.Context()); err != nil || since.IsZero() == want {
+			t.Errorf("suspended since %v, %v; want that it is: %v", since, err, want)
+		}
+	}
+	may("-scan")
+	if err := r.Export(t.Context(), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "SCAN") {
+		t.Errorf("export: got %v", err)
+	}
+	suspended(false)
+	may("+scan")
+	if err := r.Export(t.Context(), io.Discard, nil); err != nil {
+		t.Fatal(err)
+	}
+	may("-scan")
+	if resumed, err := r.Resume(t.Context()); !resumed || err == nil || !strings.Contains(err.Error(), "SCAN") {
+		t.Errorf("resume: got %v, %v, want what is missing", resumed, err)
+	}
+	suspended(true)
+	if err := r.refresh(k, "refresh-1"); err != nil {
+		t.Errorf("a credential that is listed: %v", err)
+	}
+	may("+scan")
+	if _, err := r.Resume(t.Context()); err != nil {
+		t.Error(err)
+	}
+	suspended(false)
 }
 
 // documentedACL is the rule of docs/redis.md for these key and channel patterns.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -40,6 +41,9 @@ var answers = map[string]string{
 	"UNBLOCKED":   "Redis has changed its role (UNBLOCKED)",
 }
 
+// ofSlots are those that a Cluster says of one slot: it has others, and answers.
+var ofSlots = []string{"TRYAGAIN", "MOVED", "ASK"}
+
 // A movingError is what Redis would say itself of keys that it knows of.
 type movingError struct{}
 
@@ -63,7 +67,12 @@ func failed(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return store.Ended(ctx)
 	case errors.As(err, &said):
-		if text, ok := answers[firstWord(said.Error())]; ok {
+		word := firstWord(said.Error())
+		text, known := answers[word]
+		switch {
+		case slices.Contains(ofSlots, word):
+			return store.GroupUnavailable(text)
+		case known:
 			return store.Unavailable(text)
 		}
 		return store.Unavailable("Redis refuses what it was asked")
@@ -93,9 +102,9 @@ func cause(err error) string {
 	return ""
 }
 
-// firstWord tells errors apart. What a script is not allowed to do has none of its own.
+// firstWord tells errors apart. What a script is not allowed to do has none of its own, before Redis 7.2 and since.
 func firstWord(s string) string {
-	if strings.Contains(s, "The user executing the script") {
+	if strings.Contains(s, "The user executing the script") || strings.Contains(s, "ACL failure in script") {
 		return "NOPERM"
 	}
 	if strings.Contains(s, "access a non local key") { // a script, of a slot that is being moved

@@ -12,21 +12,27 @@ import (
 //	key                                   type    lives       holds
 //	tokenbroker:1:{<group>}:<kind>        string  as the row  revision (16 bytes), then the sealed value
 //	tokenbroker:1:{<group>}:<kind>:<id>   string  as the row  the same, of a keyed row; id is base64url without padding
+//	tokenbroker:1:{<group>}:listed        string  for ever    revision, then the group's entry of the index
 //	tokenbroker:1:{<group>}:rows          zset    for ever    <kind> or <kind>:<id> of each row, scored by when it ends (ms; +inf: never)
 //	tokenbroker:1:index                   zset    for ever    <name> NUL <incarnation> NUL <group>, all scored 0
-//	tokenbroker:1:orphans                 zset    for ever    entries of the index without a credential, scored by when they were first seen (ms)
+//	tokenbroker:1:orphans                 zset    for ever    entries of the index that no credential has, scored by when they were first seen (ms)
 //	tokenbroker:1:sweep                   string  an hour     whoever swept the index last
 //
 //	channel tokenbroker:1:events: <who> <note> <group>, after each change that somebody may wait for
 //
 // A group is one hash tag, so that all of a credential lies in one slot of a Cluster, and one script changes it. What is in
-// a group's zset and has no key has ended by Redis's clock; the next change of the group forgets it. If it has not, the slot is being moved, and the key is at
-// the other master. The index is in a slot
-// of its own: an entry is added before its credential is, and removed after it is gone, so that no credential is ever
-// missing from it; entries that have no credential are skipped, and swept after an hour.
+// a group's zset and has no key has ended, or somebody has deleted it; or, in a Cluster, its slot is being moved, and the key is at the other master: there it is looked for.
+// When something ends its key alone says. What has ended by the zset and has a key lives: it came from a master whose clock is behind, and the next change scores it anew. The scores
+// say which members may have no key any more, so that the next change forgets them (in a Cluster, once they are more than a hundred), and in which order rows make room; and brokers
+// of a former version list by them.
 //
-// Groups and kinds are a-z, 0-9 and colons (see store.Group), and hashes where a name would tell something. Only the index
-// has names.
+// The index is in a slot of its own: an entry is added before its credential is, and removed after it is gone. One that stays all the same, or is of a former
+// credential of that name, is another than the group's listed row says, and swept after an hour. A failover of the master that has the index may take an entry:
+// it is made again of the listed row, once an hour, and by whoever goes over all credentials. A credential from before there were listed rows is given one by
+// the hourly sweep, where its name has one entry.
+//
+// Groups and kinds are a-z, 0-9 and colons (see store.Group), and hashes where a name would tell something. Only the index and its entries
+// have names.
 const layout = "1"
 
 type keys struct{ prefix string }
@@ -66,6 +72,14 @@ func parseMember(m string) (store.Key, bool) {
 	}
 	copy(key.ID[:], id)
 	return key, true
+}
+
+// kindListed is of the row that says by which entry its group is listed.
+const kindListed store.Kind = "listed"
+
+// listedRow is that row. It has the revision of another row of the same change.
+func listedRow(l store.Listing, g store.Group, is store.Revision) store.Put {
+	return store.Put{Key: store.Key{Kind: kindListed}, Revision: is, Value: []byte(entry(l, g))}
 }
 
 const nul = "\x00"

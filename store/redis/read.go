@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -151,24 +152,48 @@ func (db *DB) runAll(ctx context.Context, script *redis.Script, n int, arguments
 	return cmds
 }
 
-// List implements store.Backend: one pipeline for each master.
+// List implements store.Backend: one pipeline for each master, and another for keys that a master of a Cluster has not found.
 func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kind) ([]store.Reading, error) {
 	all := make([]store.Reading, len(groups))
 	wanted := make([]any, len(kinds))
 	for i, k := range kinds {
 		wanted[i] = string(k)
 	}
-	said := db.each(ctx, len(groups), func(i int) store.Group { return groups[i] }, 0, func(ctx context.Context, at []int) []error {
+	list := func(ctx context.Context, at []int) []error {
 		cmds := db.runAll(ctx, listScript, len(at), func(i int) ([]string, []any) {
 			return []string{db.keys.rows(groups[at[i]])}, wanted
 		})
 		wrong := make([]error, len(at))
+		var lost []string
+		var whose []int
 		for i, cmd := range cmds {
 			var out []any
 			if out, wrong[i] = cmd.Slice(); wrong[i] == nil {
-				var lost []string
-				all[at[i]], lost = listed(out, kinds)
-				wrong[i] = db.strayed(ctx, groups[at[i]], lost)
+				var members []string
+				all[at[i]], members = listed(out, kinds)
+				for _, m := range members {
+					lost, whose = append(lost, db.keys.group(groups[at[i]])+m), append(whose, i)
+				}
+			}
+		}
+		if db.cluster != nil { // what one server has not is nowhere
+			for j, err := range db.nowhere(ctx, lost) {
+				wrong[whose[j]] = cmp.Or(wrong[whose[j]], err)
+			}
+		}
+		return wrong
+	}
+	said := db.each(ctx, len(groups), func(i int) store.Group { return groups[i] }, 0, func(ctx context.Context, at []int) []error {
+		wrong := list(ctx, at)
+		var astray, again []int
+		for i, err := range wrong {
+			if errors.Is(err, errStrayed) { // or somebody has put it since
+				astray, again = append(astray, i), append(again, at[i])
+			}
+		}
+		if len(again) > 0 {
+			for j, err := range list(ctx, again) {
+				wrong[astray[j]] = err
 			}
 		}
 		return wrong
@@ -179,28 +204,25 @@ func (db *DB) List(ctx context.Context, groups []store.Group, kinds ...store.Kin
 	return all, noneOf(said)
 }
 
-// strayed fails where one of these members of a group has a key after all: at another master, because its slot is being moved. Of one key a Cluster always says
-// what is so. Else they are gone, as what somebody has deleted by hand, or a Redis that evicts.
-func (db *DB) strayed(ctx context.Context, g store.Group, members []string) error {
-	if db.cluster == nil {
-		return nil
-	}
-	for part := range slices.Chunk(members, mostAtOnce) {
+// nowhere says of each of these keys, which a master has not found, why it may be there all the same; nil: no master has it. It has ended then, or somebody has deleted it by
+// hand, or a Redis that evicts. Of one key a Cluster always says what is so: one that is there is at another master, because its slot is being moved.
+func (db *DB) nowhere(ctx context.Context, names []string) []error {
+	said := make([]error, 0, len(names))
+	for part := range slices.Chunk(names, mostAtOnce) {
 		p := db.client.Pipeline()
-		for _, m := range part {
-			p.GetRange(ctx, db.keys.group(g)+m, 0, int64(revisionSize)-1)
+		for _, name := range part {
+			p.GetRange(ctx, name, 0, int64(revisionSize)-1)
 		}
 		cmds, _ := p.Exec(ctx) // each command has its own error
 		for _, c := range cmds {
-			switch value, err := c.(*redis.StringCmd).Result(); {
-			case err != nil:
-				return err
-			case value != "":
-				return errStrayed
+			value, err := c.(*redis.StringCmd).Result()
+			if err == nil && value != "" {
+				err = errStrayed
 			}
+			said = append(said, err)
 		}
 	}
-	return nil
+	return said
 }
 
 func texts(all []any) []string {
@@ -211,7 +233,7 @@ func texts(all []any) []string {
 	return out
 }
 
-// listed is what listScript answered, in the order in which List promises it, and the members that have no key.
+// listed is what listScript answered, in the order in which List promises it, and the members that have no key there.
 func listed(out []any, kinds []store.Kind) (all store.Reading, lost []string) {
 	all = reading(out)
 	for i := 1; i+2 < len(out); i += 3 {

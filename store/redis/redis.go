@@ -107,7 +107,8 @@ func (o Options) universal() *redis.UniversalOptions {
 		SentinelUsername: o.SentinelUsername, SentinelPassword: o.SentinelPassword,
 		ClientName: "tokenbroker", DisableIdentity: true,
 		ContextTimeoutEnabled: true, DialTimeout: o.Timeout, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
-		DialerRetries: 1, MaxRetries: -1, // what is asked again is decided here, where times to live are counted anew
+		// What is asked again is decided here, where times to live are counted anew: go-redis only goes where it is told to, which may be twice, without a pause.
+		DialerRetries: 1, MaxRetries: -1, MaxRedirects: 2, MinRetryBackoff: -1, MaxRetryBackoff: -1,
 		PoolSize: o.Connections, PoolTimeout: 2 * o.Timeout, MinIdleConns: 2,
 		FailingTimeoutSeconds:    1,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
@@ -195,27 +196,32 @@ func (db *DB) do(ctx context.Context, shard string, ask func(ctx context.Context
 	if err := store.Ended(ctx); err != nil {
 		return err
 	}
-	if db.stopping.Err() != nil {
-		return errClosed
-	}
-	give, err := db.turn(ctx, shard)
-	if err != nil {
-		return err
-	}
-	defer give()
 	started := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, 2*db.options.Timeout)
 	defer cancel()
-	err = ask(bounded, 0)
-	if passing(err) && bounded.Err() == nil {
-		select {
+	inTurn := func() (asked bool, err error) {
+		if db.stopping.Err() != nil {
+			return false, errClosed
+		}
+		give, err := db.turn(bounded, shard)
+		if err != nil {
+			return false, err
+		}
+		defer give()
+		if err := store.Ended(bounded); err != nil {
+			return false, err
+		}
+		return true, ask(bounded, time.Since(started))
+	}
+	_, err := inTurn()
+	if passing(err) {
+		select { // in nobody's turn: others may ask for what is there
 		case <-time.After(retryPause):
 		case <-bounded.Done():
 		}
-		err = ask(bounded, time.Since(started))
+		if asked, again := inTurn(); asked { // else what it has answered counts, and not that others are asking
+			err = again
+		}
 	}
-	if err != nil {
-		err = failed(ctx, err)
-	}
-	return err
+	return failed(ctx, err)
 }

@@ -1,8 +1,10 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -65,7 +67,7 @@ func (db *DB) entries(ctx context.Context, from string, limit int) (out []string
 	return out, err
 }
 
-// sweepUntilStopped removes entries of the index that have no credential, in one of all brokers.
+// sweepUntilStopped removes entries of the index that no credential has, in one of all brokers.
 func (db *DB) sweepUntilStopped() {
 	for {
 		select {
@@ -75,14 +77,16 @@ func (db *DB) sweepUntilStopped() {
 		}
 		mine, err := db.client.SetNX(db.stopping, db.keys.sweep(), db.who, sweepEvery-time.Minute).Result()
 		if err == nil && mine {
-			_ = db.sweep(db.stopping, time.Now()) // what it did not get done is done by the next
+			_, _ = db.Relist(db.stopping)
+			_ = db.sweep(db.stopping, time.Now()) // what they did not get done is done by the next
 		}
 	}
 }
 
-// sweep notes the entries that have no credential, and removes those that were noted an hour ago and still have none: a
-// credential's entry is added before the credential is.
+// sweep notes the entries that no credential has, and removes those that were noted an hour ago and that none has still: a
+// credential's entry is added before the credential is. It does what it can, and fails afterwards where some could not be looked at.
 func (db *DB) sweep(ctx context.Context, now time.Time) error {
+	var unknown error
 	for from := "-"; ; {
 		entries, err := db.entries(ctx, from, mostAtOnce)
 		if err != nil {
@@ -92,13 +96,16 @@ func (db *DB) sweep(ctx context.Context, now time.Time) error {
 			break
 		}
 		from = "(" + entries[len(entries)-1]
-		missing, _, err := db.missing(ctx, entries)
-		if err != nil {
-			return err
+		all := db.judged(ctx, entries)
+		if err := db.noteListed(ctx, all); err != nil {
+			unknown = cmp.Or(unknown, err)
 		}
 		var noted []redis.Z
-		for _, e := range missing {
-			noted = append(noted, redis.Z{Score: float64(now.UnixMilli()), Member: e})
+		for _, e := range all {
+			unknown = cmp.Or(unknown, e.err)
+			if e.err == nil && !e.held() {
+				noted = append(noted, redis.Z{Score: float64(now.UnixMilli()), Member: e.entry})
+			}
 		}
 		if len(noted) > 0 {
 			if err := db.client.ZAddNX(ctx, db.keys.orphans(), noted...).Err(); err != nil {
@@ -112,42 +119,80 @@ func (db *DB) sweep(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return failed(ctx, err)
 	}
-	missing, there, err := db.missing(ctx, ripe)
-	if err != nil {
-		return err
+	var orphans, done []any
+	for _, e := range db.judged(ctx, ripe) {
+		unknown = cmp.Or(unknown, e.err)
+		if e.err == nil && !e.held() {
+			orphans = append(orphans, e.entry)
+		}
+		if e.err == nil {
+			done = append(done, e.entry)
+		}
 	}
 	for _, gone := range []struct {
 		key     string
 		entries []any
-	}{{db.keys.index(), missing}, {db.keys.orphans(), append(there, missing...)}} {
+	}{{db.keys.index(), orphans}, {db.keys.orphans(), done}} {
 		if len(gone.entries) > 0 {
 			if err := db.client.ZRem(ctx, gone.key, gone.entries...).Err(); err != nil {
 				return failed(ctx, err)
 			}
 		}
 	}
-	return nil
+	return someUnknown(unknown)
 }
 
-// missing tells entries that have no credential from those that have one.
-func (db *DB) missing(ctx context.Context, entries []string) (missing, there []any, err error) {
-	places := make([]store.Place, len(entries))
-	for i, e := range entries {
-		_, g, _ := parseEntry(e)
-		places[i] = store.Place{Group: g, Key: store.Key{Kind: store.IndexedKind}}
+// someUnknown is the failure of what has gone over all credentials and done what it could; nil: nothing was in its way.
+func someUnknown(err error) error {
+	if err == nil {
+		return nil
 	}
-	revisions, known, err := db.Revisions(ctx, places)
-	if err != nil {
-		return nil, nil, err
-	}
+	return fmt.Errorf("some credentials could not be looked at: %w", err)
+}
+
+// A judged is an entry of the index, and what its group has.
+type judged struct {
+	entry string
+	// is is the credential's revision; zero: there is none.
+	is store.Revision
+	// listed is the entry that the group says it has; empty: it does not say, as one that a former broker made.
+	listed string
+	// err is why nothing is known.
+	err error
+}
+
+// held reports whether there is a credential that has this entry, as far as its group says: else it is that of one that was deleted, or is about to be created.
+func (j judged) held() bool {
+	return j.is != (store.Revision{}) && (j.listed == "" || j.listed == j.entry)
+}
+
+// judged looks at the groups of entries.
+func (db *DB) judged(ctx context.Context, entries []string) []judged {
+	all, groups := make([]judged, len(entries)), make([]store.Group, len(entries))
 	for i, e := range entries {
-		switch {
-		case !known[i]:
-		case revisions[i] == (store.Revision{}):
-			missing = append(missing, e)
-		default:
-			there = append(there, e)
+		all[i].entry = e
+		_, groups[i], _ = parseEntry(e)
+	}
+	said := db.each(ctx, len(entries), func(i int) store.Group { return groups[i] }, 0, func(ctx context.Context, at []int) []error {
+		var wrong []error
+		for part := range slices.Chunk(at, mostAtOnce/2) {
+			is, listed := make([]*redis.StringCmd, len(part)), make([]*redis.StringCmd, len(part))
+			p := db.client.Pipeline()
+			for i, j := range part {
+				is[i] = p.GetRange(ctx, db.keys.row(groups[j], store.Key{Kind: store.IndexedKind}), 0, int64(revisionSize)-1)
+				listed[i] = p.GetRange(ctx, db.keys.row(groups[j], store.Key{Kind: kindListed}), int64(revisionSize), -1)
+			}
+			_, _ = p.Exec(ctx) // each command has its own error
+			for i, j := range part {
+				wrong = append(wrong, cmp.Or(is[i].Err(), listed[i].Err()))
+				all[j].is, all[j].listed = store.Revision{}, listed[i].Val()
+				copy(all[j].is[:], is[i].Val())
+			}
 		}
+		return wrong
+	})
+	for i, err := range said {
+		all[i].err = err
 	}
-	return missing, there, nil
+	return all
 }

@@ -33,7 +33,7 @@ type keyFile struct {
 const (
 	format     = 1
 	maxKeyFile = 1 << 20
-	comment    = "The keys of a tokenbroker. Back this file up together with the data, and keep it as secret: whoever has " +
+	comment    = "The keys of a tokenbroker. Back this file up, apart from the data, and keep it as secret: whoever has " +
 		"both can read every credential and token, and without this file nobody can, not even you."
 )
 

@@ -42,6 +42,9 @@ func (k *Keyring) Again() (*Keyring, error) {
 //   - Where they were changed apart, all keys of both are there. One opens if it does in either of them; of two that seal, the one that was promoted
 //     last goes on, and the other is Former.
 //
+//   - Where they share no state, nobody knows which keys either side has destroyed: somebody may have made a former one look new. So only what opens in both of them opens, and the
+//     one that was promoted last, which seals. The others are Retired.
+//
 //   - Of one of which nobody says where it comes from only the keys count, as Retired: somebody may have made it look new.
 //
 // It is k or other where that is as it counts. It fails where two keys have one id.
@@ -81,6 +84,19 @@ func (k *Keyring) Joined(other *Keyring, now time.Time) (*Keyring, error) {
 	a, b := times[k.primary], times[other.primary]
 	if b.Promoted > a.Promoted || b.Promoted == a.Promoted && b.ID > a.ID {
 		of.PrimaryKeyId = with.GetPrimaryKeyId()
+	}
+	if !slices.ContainsFunc(k.history, other.Follows) {
+		for _, key := range of.GetKey() {
+			id := keyID(key.GetKeyId())
+			if key.GetKeyId() == of.GetPrimaryKeyId() || k.Opens(id) && other.Opens(id) {
+				continue
+			}
+			key.Status = tinkpb.KeyStatusType_DISABLED
+			if t := times[id]; t.Retired == 0 {
+				t.Retired = now.UnixNano()
+				times[id] = t
+			}
+		}
 	}
 	return k.made(of, times, other)
 }

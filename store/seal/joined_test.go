@@ -143,6 +143,36 @@ func TestAFormerOneBringsItsKeysBackRetired(t *testing.T) {
 	}
 }
 
+// TestWhatSharesNoState opens only with what opens on both sides, and with the key that was promoted last: nobody knows what either has destroyed.
+func TestWhatSharesNoState(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		at := int64(2000)
+		var sealed [][]byte
+		root := onward(t, r, adopted(t), &at, &sealed)
+		b := seal.Forgotten(onward(t, r, root, &at, &sealed))
+		a := onward(t, r, root, &at, &sealed)
+		m, n := joined(t, a, b), joined(t, b, a)
+		if shown(m) != shown(n) {
+			t.Fatalf("seed %d: one side has\n%s\nthe other\n%s", seed, shown(m), shown(n))
+		}
+		if k := joined(t, a, m); k != m || !m.Follows(b.Version()) {
+			t.Fatalf("seed %d: it does not know what it came from", seed)
+		}
+		for _, side := range []*seal.Keyring{a, b} {
+			for _, info := range side.Keys() {
+				if is, ok := m.Key(info.ID); !ok || m.Opens(info.ID) != (is.State == seal.Primary || a.Opens(info.ID) && b.Opens(info.ID)) {
+					t.Fatalf("seed %d: key %+v is %+v (%t)", seed, info, is, ok)
+				}
+			}
+		}
+		last := func(k *seal.Keyring) time.Time { info, _ := k.Key(k.ID()); return info.Promoted }
+		if last(m).Before(last(a)) || last(m).Before(last(b)) {
+			t.Fatalf("seed %d: another key seals than the one that was promoted last: %s", seed, shown(m))
+		}
+	}
+}
+
 // TestAHistoryThatWasWrittenAnewIsNone: it is in the clear, and bound to what is wrapped.
 func TestAHistoryThatWasWrittenAnewIsNone(t *testing.T) {
 	kek := &memoryKEK{k: newKeyring(t)}

@@ -61,6 +61,16 @@ func testExpiryByTheClock(t *testing.T, c Config, b store.Backend) {
 	}
 	c.pass(time.Second)
 	wantAbsent(t, b, p.Key, late.Key)
+	soon, sooner := ending(p.Key, "by its time", time.Second), ending(late.Key, "by the clock", time.Hour)
+	soon.Ends, sooner.Ends = end.Add(time.Hour), end.Add(time.Second)
+	applyPuts(t, b, groupA, soon, sooner)
+	for _, q := range []store.Put{soon, sooner} { // the earlier of both
+		if left := one(t, b, groupA, q.Key).Left; left <= 0 || left > time.Second+c.Resolution {
+			t.Errorf("left of %s: got %v, want a second", q.Value, left)
+		}
+	}
+	c.pass(time.Second)
+	wantAbsent(t, b, soon.Key, sooner.Key)
 	applyPuts(t, b, groupA, put(p.Key, "there"))
 	over := put(p.Key, "over")
 	over.Ends = end

@@ -59,6 +59,14 @@ func (f *sharedFaults) Revisions(ctx context.Context, places []store.Place) ([]s
 	return f.shared.Revisions(ctx, places)
 }
 
+// Relist implements store.Shared.
+func (f *sharedFaults) Relist(ctx context.Context) (int, error) {
+	if err := f.reading(ctx); err != nil {
+		return 0, err
+	}
+	return f.shared.Relist(ctx)
+}
+
 // Shard implements store.Shared.
 func (f *sharedFaults) Shard(g store.Group) string { return f.shared.Shard(g) }
 

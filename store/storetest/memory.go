@@ -146,8 +146,8 @@ func (m *Memory) Apply(ctx context.Context, b store.Batch) error {
 	}
 	for _, p := range b.Puts {
 		r := memoryRow{Row: store.Row{Key: p.Key, Revision: p.Revision, Value: bytes.Clone(p.Value)}, ends: p.Ends}
-		if p.TTL > 0 {
-			r.ends = now.Add(p.TTL)
+		if ends := now.Add(p.TTL); p.TTL > 0 && (p.Ends.IsZero() || ends.Before(p.Ends)) {
+			r.ends = ends
 		}
 		rows[p.Key] = r
 	}

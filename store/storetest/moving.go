@@ -291,14 +291,15 @@ func testExportWaits(t *testing.T, c Config, b *bench) {
 	}
 	b.acquired(k, true)
 	ended, cancel := context.WithCancel(ctx)
+	suspended := make(chan struct{})
 	go func() {
+		<-suspended
 		c.pass(500 * time.Millisecond)
 		cancel()
 	}()
-	if err := b.Export(ended, &bytes.Buffer{}, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("export: got %v, want %v", err, context.Canceled)
-	}
-	_, err := b.view(lost).Acquire(ctx, time.Second, true)
+	err := b.Export(ended, &bytes.Buffer{}, func(int, int) { close(suspended) })
+	b.want("an export that is given up while it waits", err, context.Canceled)
+	_, err = b.view(lost).Acquire(ctx, time.Second, true)
 	b.want("acquire after an export that was given up", err, broker.StoreUnavailable)
 }
 

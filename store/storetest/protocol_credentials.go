@@ -203,7 +203,7 @@ func testSaveElsewhere(t *testing.T, _ Config, b *bench) {
 	}
 }
 
-func testRoundTrip(t *testing.T, _ Config, b *bench) {
+func testRoundTrip(t *testing.T, config Config, b *bench) {
 	odd := broker.NewSecret("not UTF-8: \xff\x00, and \"quoted\" <&>")
 	scopes, _ := broker.ParseSet("scopes", []string{"b", "a"})
 	c := credential("a")
@@ -232,12 +232,12 @@ func testRoundTrip(t *testing.T, _ Config, b *bench) {
 		ID: "id", Values: map[string]broker.Secret{"token": odd, "other": broker.NewSecret("x")},
 		Headers: []broker.Field{{Name: "X-Device", Value: odd}}, TokenType: "Bearer",
 		Audience: "audience", Granted: []string{"b", "a"}, SentAt: now(), ExpireAt: now().Add(time.Hour),
-		RefreshAt: now().Add(time.Minute), Source: broker.ExpiryNone, Unread: "expires_at", SameCount: 3, AskAgainAt: now().Add(time.Second), Rejected: true,
-		RejectedCount: 4, ReplaceAt: now().Add(time.Second),
+		RefreshAt: now().Add(time.Minute), Source: broker.ExpiryNone, Unread: "expires_at", SameCount: 3, AskAgainAt: now().Add(10 * time.Second), Rejected: true,
+		RejectedCount: 4, ReplaceAt: now().Add(20 * time.Second),
 	}
 	l := b.acquired(k, true)
 	b.committed(l, broker.Outcome{Token: token, RefreshToken: odd})
-	if diff := cmp.Diff(token, b.view(k).Token, deeply); diff != "" {
+	if diff := cmp.Diff(token, b.view(k).Token, deeply, config.clocks()); diff != "" {
 		t.Errorf("token (-want +got):\n%s", diff)
 	}
 	for _, source := range []broker.ExpirySource{

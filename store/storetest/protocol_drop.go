@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -143,7 +142,7 @@ func testStatus(t *testing.T, _ Config, b *bench) {
 }
 
 // testStatuses: those of several are what each of them says, in the order in which they were asked for.
-func testStatuses(t *testing.T, _ Config, b *bench) {
+func testStatuses(t *testing.T, c Config, b *bench) {
 	if all, err := b.Statuses(ctx, nil); err != nil || len(all) != 0 {
 		t.Errorf("of none: got %+v, %v", all, err)
 	}
@@ -173,7 +172,7 @@ func testStatuses(t *testing.T, _ Config, b *bench) {
 		}
 		got.Err = nil
 		// Where the write took its time, a token's times are by the backend's clock at each reading; nothing else may differ.
-		tokens := cmp.FilterPath(func(p cmp.Path) bool { return strings.Contains(p.GoString(), ".Tokens[") }, cmpopts.EquateApproxTime(time.Second))
+		tokens := cmp.FilterPath(func(p cmp.Path) bool { return strings.Contains(p.GoString(), ".Tokens[") }, c.clocks())
 		if diff := cmp.Diff(want, got, deeply, tokens); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", names[i], diff)
 		}

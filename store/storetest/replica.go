@@ -81,6 +81,9 @@ func (r *Replica) Revisions(ctx context.Context, places []store.Place) ([]store.
 	return out, known, nil
 }
 
+// Relist implements store.Shared: its index changes along with the rows.
+func (r *Replica) Relist(ctx context.Context) (int, error) { return 0, store.Ended(ctx) }
+
 // Shard implements store.Shared: it has one.
 func (r *Replica) Shard(store.Group) string { return "" }
 

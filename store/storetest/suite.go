@@ -29,6 +29,7 @@ func Run(t *testing.T, c Config) {
 	for name, test := range map[string]func(*testing.T, Config, store.Backend){
 		"rows/read and overwrite":                  testRows,
 		"rows/delete one, a kind, a group":         testDeletes,
+		"rows/are put where they go":               testReplaced,
 		"rows/belong to their group and kind only": testSeparation,
 		"rows/are not shared with the caller":      testOwnership,
 		"conditions/all hold or nothing changes":   testConditions,
