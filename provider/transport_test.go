@@ -9,17 +9,22 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
@@ -253,6 +258,39 @@ func TestAGetHasNoBodyOnTheWire(t *testing.T) {
 	}
 	if r := <-got; r.ContentLength != 0 || len(r.TransferEncoding) != 0 {
 		t.Errorf("got length %d and encoding %v, want neither", r.ContentLength, r.TransferEncoding)
+	}
+}
+
+// TestUpstreamsLearnOfATraceWhereTheyMay, and nowhere else.
+func TestUpstreamsLearnOfATraceWhereTheyMay(t *testing.T) {
+	seen := tracetest.NewSpanRecorder()
+	tracer := sdk.NewTracerProvider(sdk.WithSpanProcessor(seen)).Tracer("test")
+	for _, may := range []bool{false, true} {
+		got := make(chan http.Header, 1)
+		srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Header }))
+		defer srv.Close()
+		tr, err := transport.New(transport.Settings{
+			ConnectTo: map[string]string{"plain.example:80": srv.Listener.Addr().String()}, AllowHTTP: []string{"plain.example"}, Propagate: may,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		ctx, span := tracer.Start(t.Context(), "exchange")
+		u := &url.URL{Scheme: "http", Host: "plain.example", Path: "/secret-path"}
+		if _, err := tr.Send(ctx, &transport.Request{Method: http.MethodPost, URL: u, Header: http.Header{}}, false, func(string) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		span.End()
+		h := <-got
+		if told := strings.Contains(h.Get("Traceparent"), span.SpanContext().TraceID().String()); told != may || !may && len(h.Values("Traceparent"))+len(h.Values("Tracestate"))+len(h.Values("Baggage")) > 0 {
+			t.Errorf("it may be told: %v; it was told %q", may, h.Get("Traceparent"))
+		}
+	}
+	for _, s := range seen.Ended() {
+		if text := fmt.Sprint(s.Name(), s.Attributes()); strings.Contains(text, "secret-path") || s.Name() == "POST" && !strings.Contains(text, "plain.example") {
+			t.Errorf("the step says %s", text)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 )
 
 func docs(t *testing.T) string {
@@ -43,12 +44,7 @@ var command = regexp.MustCompile("(?s)```sh\n(jq .*?)\n```")
 
 // TestThePagesQuestionsAreAnswered: by jq, of a log with a torn line in it.
 func TestThePagesQuestionsAreAnswered(t *testing.T) {
-	if _, err := exec.LookPath("jq"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("no jq")
-	}
+	installed.Tool(t, "jq")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "audit.log")
 	writeFile(t, path, `{"v":1,"torn`)

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 )
 
 // A strict syslog takes RFC 5424 in frames of RFC 6587, and nothing else.
@@ -385,13 +387,7 @@ func TestTheSystemsSyslogGetsADatagramALine(t *testing.T) {
 
 // TestRsyslogTakesTheLines of a log: Debian's rsyslogd, where it is.
 func TestRsyslogTakesTheLines(t *testing.T) {
-	bin, err := exec.LookPath("rsyslogd")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("no rsyslogd")
-	}
+	bin := installed.Tool(t, "rsyslogd")
 	dir := t.TempDir()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // Whether a caller may do something is decided in up to three steps, each of which may say no: by the name, before the store is asked; by what is
@@ -101,8 +102,8 @@ func (p permit) intend(ctx context.Context, event broker.AuditEvent, c broker.Cr
 }
 
 // mayAsk decides whether a caller may have a token asked for, or be told why there is none. Who has had as many as the policy lets them have may not, so that
-// nothing is asked for them of anybody.
-func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
+// nothing is asked for them of anybody. Of taken this call has one already.
+func (b *Broker) mayAsk(ctx context.Context, a broker.Access, taken broker.Meter) error {
 	may, err := b.permit(a)
 	if err != nil {
 		return err
@@ -110,27 +111,32 @@ func (b *Broker) mayAsk(ctx context.Context, a broker.Access) error {
 	var beyond error
 	if may.effect == broker.Allowed {
 		by := b.authorize.Decide(a)
-		if beyond = b.within(a.Caller, by, a.Credential); beyond == nil || !by.More {
+		if beyond = b.within(a.Caller, by, a.Credential, taken); beyond == nil || !by.More {
 			return beyond
 		}
 	}
+	by := func(c broker.Credential) error {
+		effective := b.effective(may, c)
+		if err := effective.on(c); err != nil {
+			return err
+		}
+		of := effective.access
+		of.Known, of.Labels = broker.Stored, c.Labels
+		return b.within(a.Caller, b.authorize.Decide(of), a.Credential, taken)
+	}
+	if c, ok := b.cache.recent(a.Credential); ok && by(c) == nil { // nobody is denied by what may have changed
+		return nil
+	}
 	c, err := b.reading(ctx, a.Caller, a.Credential)
-	if beyond != nil && err != nil {
+	switch {
+	case beyond != nil && err != nil:
 		return beyond
-	}
-	if broker.KindOf(err) == broker.StoreUnavailable && b.mayUnread(may) {
+	case broker.KindOf(err) == broker.StoreUnavailable && b.mayUnread(may):
 		return nil // what is handed out is decided on once more
-	}
-	if err != nil {
+	case err != nil:
 		return b.unseen(a, err)
 	}
-	may = b.effective(may, c)
-	if err := may.on(c); err != nil {
-		return err
-	}
-	of := may.access
-	of.Known, of.Labels = broker.Stored, c.Labels
-	return b.within(a.Caller, b.authorize.Decide(of), a.Credential)
+	return by(c)
 }
 
 // effective is a permit for what a selection becomes, also of a credential that is disabled.
@@ -146,18 +152,21 @@ func (b *Broker) effective(may permit, c broker.Credential) permit {
 // admits decides whether a caller may have what is in an entry, and has it audited. It is remembered with the caller, so that a hit decides nothing.
 // Unless it is, that may take a while, for the audit log: what was found out about the entry before has to be looked at again (stands).
 // CallerNotAllowed, CallerLimited, AuditUnavailable; errAgain where who may what has changed meanwhile.
-func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry) (remembered bool, err error) {
+//
+// taken is of which meter this call has taken one already, nil: of none, and took the same afterwards, also where it fails: whoever looks again is one call.
+func (b *Broker) admits(
+	ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, e *entry, now broker.Instant, taken broker.Meter,
+) (remembered bool, took broker.Meter, err error) {
 	is := broker.Admission{Operation: op, Serial: e.serial, Generation: b.authorize.Generation()}
 	if caller == nil {
-		return false, notAllowed(key.name)
+		return false, taken, notAllowed(key.name)
 	}
-	counted := false
 	if was := caller.Memo.Admitted(is); was != nil { // what is beyond the rate is no use, and not written down as one
-		if err := b.metered(was.Meter, key.name); err != nil {
-			return true, err
+		if taken, err = b.metered(was.Meter, taken, key.name, now); err != nil {
+			return true, taken, err
 		}
-		if counted = true; was.Uses.Count() {
-			return true, nil
+		if was.Uses.Count() {
+			return true, taken, nil
 		}
 	}
 	a := broker.Access{
@@ -165,30 +174,29 @@ func (b *Broker) admits(ctx context.Context, caller *broker.Caller, op broker.Op
 	}
 	decided := b.authorize.Decide(a)
 	if decided.Effect != broker.Allowed {
-		return false, notAllowed(key.name)
+		return false, taken, notAllowed(key.name)
 	}
-	if is.Meter = b.meters.of(caller, decided); !counted {
-		if err := b.metered(is.Meter, key.name); err != nil {
-			return false, err
-		}
+	is.Meter = b.meters.of(caller, decided)
+	if taken, err = b.metered(is.Meter, taken, key.name, now); err != nil {
+		return false, taken, err
 	}
 	if is.Uses, err = b.audit.Use(ctx, broker.AuditRecord{
 		Event: broker.AuditIssued, Caller: caller, Operation: op, Credential: key.name, Provider: e.facts.Name, Rule: decided.Rule,
 		Selection: e.chosen, Granted: e.issued.Granted, TokenID: e.issued.ID,
 	}); err != nil {
-		return false, asFailure(err, key.name)
+		return false, taken, asFailure(err, key.name)
 	}
 	caller.Memo.Admit(is)
 	if b.authorize.Generation() != is.Generation {
-		return false, errAgain
+		return false, taken, errAgain
 	}
-	return false, nil
+	return false, taken, nil
 }
 
 // stands reports whether an entry that a caller was to be given before it waited still may be, also one that has made room meanwhile. The caller holds its line.
 func (b *Broker) stands(e *entry) bool {
 	now := b.clock.Now()
-	if gone, _ := e.line.moves.since(e.moved, e); gone {
+	if gone, _ := e.line.moves.since(e.moved, e); gone || e.line.outdates(e) {
 		return false
 	}
 	return !e.dropped.Load() && !e.ended(now) && (!b.cache.shared || e.local || b.cache.trusts(e, now.At))
@@ -218,14 +226,17 @@ type reading struct {
 
 // reading reads a credential. Those who want it at the same time share one question, and one of the share of whoever was first.
 func (b *Broker) reading(ctx context.Context, caller *broker.Caller, name broker.CredentialName) (broker.Credential, error) {
-	f, _, err := b.readings.join(name, func() error { return b.shares.take(caller, name) }, func() (r reading) {
+	begin := func() (context.Context, error) {
+		return trace.Detach(ctx, b.stopping), b.shares.take(caller, name) // whoever began it may give up
+	}
+	f, _, err := b.readings.join(name, begin, func(ctx context.Context) (r reading) {
 		defer func() {
 			if p := recover(); p != nil {
-				b.logPanic(name, p)
+				b.logPanic(ctx, name, p)
 				r = reading{err: &broker.Failure{Kind: broker.Internal, Credential: name}}
 			}
 		}()
-		bounded, cancel := context.WithTimeout(b.stopping, readMost) // whoever began it may give up
+		bounded, cancel := context.WithTimeout(ctx, readMost)
 		defer cancel()
 		l := b.cache.hold(name)
 		defer b.cache.release(l)
@@ -239,10 +250,8 @@ func (b *Broker) reading(ctx context.Context, caller *broker.Caller, name broker
 	if err != nil {
 		return broker.Credential{}, asFailure(err, name)
 	}
-	select {
-	case <-f.done:
-		return f.value.credential, f.value.err
-	case <-ctx.Done():
-		return broker.Credential{}, b.gaveUp(name, ctx.Err())
+	if err := f.wait(ctx); err != nil {
+		return broker.Credential{}, b.gaveUp(name, err)
 	}
+	return f.value.credential, f.value.err
 }

@@ -120,6 +120,10 @@ var doors = map[string]func(w *world, ctx context.Context, c *broker.Caller, nam
 		_, err := w.Token(ctx, c, engine.Request{Credential: name})
 		return err
 	},
+	"Current": func(w *world, ctx context.Context, c *broker.Caller, name broker.CredentialName) error {
+		_, _, err := w.Current(ctx, c, engine.Request{Credential: name})
+		return err
+	},
 	"Watch": func(w *world, ctx context.Context, c *broker.Caller, name broker.CredentialName) error {
 		return w.Watch(ctx, c, engine.Request{Credential: name}, "held", func(e engine.Event) error { return fmt.Errorf("told %+v", e) })
 	},

@@ -94,7 +94,7 @@ func (p *pursuit) obtainAlone(ctx context.Context, t target, before *broker.Issu
 	a, _, failure := p.ask(bounded, t, x, false, math.MaxInt64)
 	var shown offer
 	if failure == nil {
-		shown, failure = b.fit(t, a, before, broker.Secret{})
+		shown, failure = b.fit(ctx, t, a, before, broker.Secret{})
 	}
 	found := p.place.LeaveWith(failure)
 	if found.News != nil {

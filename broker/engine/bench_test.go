@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 )
 
@@ -54,4 +55,23 @@ func BenchmarkHitParallel(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestAHitAllocatesNothing counts what Token itself allocates: its benchmarks show the same, but nobody is told by them.
+func TestAHitAllocatesNothing(t *testing.T) {
+	alone, shared := newWorld(t, &upstream{answer: issues(time.Hour)}), newReplicas(t, 1, &upstream{answer: issues(time.Hour)})[0]
+	alone.create("main", nil)
+	alone.mustGet("main")
+	shared.create("main", nil)
+	shared.mustGet("main")
+	r, ctx := engine.Request{Credential: "main"}, context.Background()
+	for name, ask := range map[string]func(context.Context, *broker.Caller, engine.Request) (engine.Result, error){"alone": alone.Token, "shared": shared.Token} {
+		if n := testing.AllocsPerRun(1000, func() {
+			if _, err := ask(ctx, local, r); err != nil {
+				t.Fatal(err)
+			}
+		}); n > 0 {
+			t.Errorf("%s: a hit makes %v allocations", name, n)
+		}
+	}
 }

@@ -45,6 +45,8 @@ func newCache(clock *broker.Clock, s Settings) (*cache, error) {
 	if size <= 0 {
 		size = DefaultCacheSize
 	}
+	// OnDeletion takes mu, which whoever changes the cache may hold: the library calls it on another goroutine, which its default Executor starts. Whoever
+	// sets an Executor keeps that so.
 	var err error
 	c.names, err = otter.New(&otter.Options[lookup, lead]{
 		MaximumWeight: uint64(size),
@@ -290,8 +292,22 @@ func (c *cache) learn(l *line, read broker.Credential, at broker.Moment, moved m
 	if l.moves.now().all != moved.all {
 		return
 	}
-	l.learn(read, at)
-	c.drop(l.name, l.outdates, false)
+	if l.learn(read, at) {
+		c.drop(l.name, l.outdates, false)
+	}
+}
+
+// recent is a credential as it was not longer ago than what is served is confirmed; false: nobody knows.
+func (c *cache) recent(name broker.CredentialName) (broker.Credential, bool) {
+	l := c.line(name)
+	if l == nil {
+		return broker.Credential{}, false
+	}
+	k := l.known.Load()
+	if k == nil || c.shared && c.clock.Now().At.Sub(broker.Moment(k.confirmed.Load())) >= c.bound {
+		return broker.Credential{}, false
+	}
+	return k.credential, true
 }
 
 // undelivered reports whether a token was dropped on its way to the store, and may have arrived there, where nobody knows that yet.

@@ -13,7 +13,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	b := p.b
 	var shown offer
 	if unfit == nil {
-		shown, unfit = b.fit(t, a, s.view.Token, s.view.Grant.RefreshToken)
+		shown, unfit = b.fit(ctx, t, a, s.view.Token, s.view.Grant.RefreshToken)
 	}
 	now := b.clock.Now()
 	o := broker.Outcome{
@@ -32,7 +32,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	case !p.trial.on || p.trial.keep:
 		o.Token = shown.issued
 	}
-	b.savesBehind(t, p.place.LeaveWith(unfit).News)
+	b.savesBehind(ctx, t, p.place.LeaveWith(unfit).News)
 	moved := p.l.moves.now() // the commit is decided on what is stored then: only what comes after counts against what it stores
 	done, err := b.commit(ctx, end, o, p.local(o))
 	p.l.wake(&p.l.ended)
@@ -41,9 +41,9 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 		shown.pending = end
 		e, err := p.putLocal(ctx, shown, s.view.Mark, s.moved, s.at) // nobody has decided: all since the reading counts
 		if err == nil {
-			b.commitBehind(o, e)
+			b.commitBehind(ctx, o, e)
 		} else {
-			b.behind(end, false, 0, end.release, nil)
+			b.behind(ctx, end, false, 0, end.release, nil)
 		}
 		return e, err
 	case err != nil:
@@ -82,7 +82,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 // again, the first time, and not without end.
 func (p *pursuit) tooLate(ctx context.Context) error {
 	if p.late {
-		return p.pause(ctx, lookAgain, nil, nil)
+		return p.pause(ctx, "await time", lookAgain, nil, nil)
 	}
 	p.late = true
 	return errAgain
@@ -132,7 +132,7 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 			break
 		}
 		out.RetryAt = found.RetryAt(now)
-		b.saves(t, found.News) // before anybody is told that this exchange has ended
+		b.saves(ctx, t, found.News) // before anybody is told that this exchange has ended
 	case broker.LevelCredential:
 		r.Failure = remember(e, s.view.CredentialFailure, now)
 		out.RetryAt = r.Failure.RetryAt
@@ -166,11 +166,11 @@ func (p *pursuit) failed(ctx context.Context, t target, end *pending, s seen, e 
 		r.Level = broker.LevelUpstream
 	}
 	if e.Level >= broker.LevelResponse {
-		b.savesBehind(t, found.News) // it answered
+		b.savesBehind(ctx, t, found.News) // it answered
 	}
 	if _, err := b.once(ctx, end, end.failing(r)); err != nil {
-		b.logWaiting(false, "failure not recorded yet", t.name, err)
-		b.behind(end, false, storeRetry, end.failing(r), nil)
+		b.logWaiting(ctx, false, "failure not recorded yet", t.name, err)
+		b.behind(ctx, end, false, storeRetry, end.failing(r), nil)
 		again = false
 		if e.Level == broker.LevelGrant {
 			out.RetryAt = now.Add(retryFirst)

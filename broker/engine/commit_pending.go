@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 const (
@@ -39,17 +40,28 @@ type storing func(context.Context) (broker.Committed, error)
 
 // committing stores what an exchange brought, failing why it brought nothing, and release says that nothing was sent.
 func (p *pending) committing(o broker.Outcome) storing {
-	return func(ctx context.Context) (broker.Committed, error) { return p.lease.Commit(ctx, o) }
+	return traced("commit", func(ctx context.Context) (broker.Committed, error) { return p.lease.Commit(ctx, o) })
 }
 
 func (p *pending) failing(r broker.FailureRecord) storing {
-	return func(ctx context.Context) (broker.Committed, error) {
+	return traced("record failure", func(ctx context.Context) (broker.Committed, error) {
 		return broker.Committed{}, p.lease.Fail(ctx, r)
-	}
+	})
 }
 
 func (p *pending) release(ctx context.Context) (broker.Committed, error) {
-	return broker.Committed{}, p.lease.Release(ctx)
+	return traced("release lease", func(ctx context.Context) (broker.Committed, error) {
+		return broker.Committed{}, p.lease.Release(ctx)
+	})(ctx)
+}
+
+// traced has each try be a step of the trace.
+func traced(name string, store storing) storing {
+	return func(ctx context.Context) (done broker.Committed, err error) {
+		ctx, step := trace.Begin(ctx, name)
+		defer func() { step.End(err) }()
+		return store(ctx)
+	}
 }
 
 // once tries once. Where the broker was stopped before, it is the last try. A try whose time was over because the process stood says nothing of the
@@ -57,7 +69,7 @@ func (p *pending) release(ctx context.Context) (broker.Committed, error) {
 func (b *Broker) once(ctx context.Context, p *pending, store storing) (done broker.Committed, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			b.logPanic(p.l.name, r)
+			b.logPanic(ctx, p.l.name, r)
 			err = &broker.Failure{Kind: broker.Internal, Credential: p.l.name}
 		}
 		b.took(p.l, err)
@@ -93,9 +105,11 @@ func (b *Broker) briefly(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // behind goes on trying, the first time after a while, until it is done: as long as the lease lasts or, where it must, until the broker is stopped. Only
-// a record that cannot be read ends that earlier, with the lease: it does not mend itself. then gets what came of it; nil: nobody does.
-func (b *Broker) behind(p *pending, must bool, after time.Duration, store storing, then func(broker.Committed, error)) {
+// a record that cannot be read ends that earlier, with the lease: it does not mend itself. then gets what came of it; nil: nobody does. It belongs to the
+// trace of ctx, and outlives it.
+func (b *Broker) behind(ctx context.Context, p *pending, must bool, after time.Duration, store storing, then func(broker.Committed, error)) {
 	b.cache.hold(p.l.name) // whoever comes next has to find it
+	ctx = trace.Detach(ctx, b.stopping)
 	b.running.Go(func() {
 		defer b.cache.release(p.l)
 		defer p.l.wake(&p.l.ended)
@@ -105,7 +119,7 @@ func (b *Broker) behind(p *pending, must bool, after time.Duration, store storin
 			case <-time.After(after):
 			}
 			stopped := b.stopping.Err() != nil
-			done, err := b.once(b.stopping, p, store)
+			done, err := b.once(ctx, p, store)
 			if err != nil && !stopped && (must && broker.KindOf(err) == broker.StoreUnavailable || b.clock.Now().At < p.ends) {
 				continue
 			}
@@ -129,7 +143,7 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 		return done, nil
 	}
 	must := !o.RefreshToken.IsZero() || p.spends || o.DropGrant
-	b.logWaiting(must, "commit waits for the store", p.l.name, err)
+	b.logWaiting(ctx, must, "commit waits for the store", p.l.name, err)
 	away := broker.KindOf(err) == broker.StoreUnavailable
 	if !must && local && away {
 		return broker.Committed{}, errUnstored
@@ -138,7 +152,7 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 		p.l.commits.Add(1) // nothing is presented until it is stored
 	}
 	stored := make(chan broker.Committed, 1)
-	b.behind(p, must, storeRetry, store, func(done broker.Committed, err error) {
+	b.behind(ctx, p, must, storeRetry, store, func(done broker.Committed, err error) {
 		if must {
 			p.l.commits.Add(-1)
 		}
@@ -148,7 +162,7 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 		}
 		if !o.RefreshToken.IsZero() {
 			b.lost.Add(1)
-			b.log.Error("commit given up: a refresh token is lost", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
+			b.log.ErrorContext(ctx, "commit given up: a refresh token is lost", "credential", string(p.l.name), "kind", broker.KindOf(err).Name())
 		}
 		close(stored)
 	})
@@ -168,20 +182,20 @@ func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local
 
 // commitBehind goes on with a commit whose token is handed out already. One that is invalidated meanwhile is not stored, or is
 // dropped again: also where an answer was lost, or it was given up, and it has arrived all the same.
-func (b *Broker) commitBehind(o broker.Outcome, e *entry) {
+func (b *Broker) commitBehind(ctx context.Context, o broker.Outcome, e *entry) {
 	var asked broker.Moment
 	var moved movedTo
-	store := func(ctx context.Context) (broker.Committed, error) {
+	store := traced("commit", func(ctx context.Context) (broker.Committed, error) {
 		if e.dropped.Load() {
 			o.Token = nil
 		}
 		asked, moved = b.clock.Now().At, e.line.moves.now()
 		return e.pending.lease.Commit(ctx, o)
-	}
+	})
 	arrived := func(done broker.Committed, err error) { b.cache.arrived(e, done, err, asked, moved) }
-	b.behind(e.pending, false, storeRetry, store, func(done broker.Committed, err error) {
+	b.behind(ctx, e.pending, false, storeRetry, store, func(done broker.Committed, err error) {
 		if e.dropped.Load() {
-			b.behind(e.pending, true, 0, b.dropping(e), arrived)
+			b.behind(ctx, e.pending, true, 0, b.dropping(e), arrived)
 			return
 		}
 		arrived(done, err)
@@ -190,17 +204,17 @@ func (b *Broker) commitBehind(o broker.Outcome, e *entry) {
 
 // dropping drops a token that may have arrived.
 func (b *Broker) dropping(e *entry) storing {
-	return func(ctx context.Context) (broker.Committed, error) {
+	return traced("drop", func(ctx context.Context) (broker.Committed, error) {
 		_, err := b.store.Drop(ctx, e.name, broker.Match{TokenID: e.issued.ID})
 		return broker.Committed{}, err
-	}
+	})
 }
 
 // fence sees to it that what is on its way to the store does not arrive there any more, unless it has: its lease is given back. Where the store takes
 // nothing, nobody else can be told anything.
 func (b *Broker) fence(ctx context.Context, p *pending) {
 	if _, err := b.once(ctx, p, p.release); err != nil {
-		b.logWaiting(false, "a token that was dropped on its way may arrive", p.l.name, err)
+		b.logWaiting(ctx, false, "a token that was dropped on its way may arrive", p.l.name, err)
 	}
 }
 
@@ -217,31 +231,31 @@ func (b *Broker) took(l *line, err error) {
 }
 
 // logWaiting says what waits for the store, and why. A disk that takes nothing, and a refresh token that is not stored, need somebody.
-func (b *Broker) logWaiting(must bool, what string, name broker.CredentialName, err error) {
+func (b *Broker) logWaiting(ctx context.Context, must bool, what string, name broker.CredentialName, err error) {
 	level, f := slog.LevelWarn, b.storeFailure(name, err)
 	if must || !b.cache.shared {
 		level = slog.LevelError
 	}
-	b.log.Log(b.stopping, level, what, "credential", string(name), "kind", f.Kind.Name(), "cause", f.Detail)
+	b.log.Log(ctx, level, what, "credential", string(name), "kind", f.Kind.Name(), "cause", f.Detail)
 }
 
 // saves tells all brokers what has become known of an upstream; nil: nothing has.
-func (b *Broker) saves(t target, known *broker.Backoff) {
+func (b *Broker) saves(ctx context.Context, t target, known *broker.Backoff) {
 	if known == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(b.stopping, commitMost)
+	ctx, cancel := context.WithTimeout(trace.Detach(ctx, b.stopping), commitMost)
 	defer cancel()
 	err := b.store.SaveBackoff(ctx, t.upstream, *known)
 	b.gates.Saved(t.upstream, err == nil)
 	if err != nil {
-		b.log.Warn("what is known of an upstream could not be stored", "upstream", t.upstream, "kind", broker.KindOf(err).Name())
+		b.log.WarnContext(ctx, "what is known of an upstream could not be stored", "upstream", t.upstream, "kind", broker.KindOf(err).Name())
 	}
 }
 
 // savesBehind saves in the background: nobody waits for good news.
-func (b *Broker) savesBehind(t target, known *broker.Backoff) {
+func (b *Broker) savesBehind(ctx context.Context, t target, known *broker.Backoff) {
 	if known != nil {
-		b.running.Go(func() { b.saves(t, known) })
+		b.running.Go(func() { b.saves(ctx, t, known) })
 	}
 }

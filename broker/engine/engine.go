@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/gate"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // Settings are what a Broker is made of. Upstream, Store and Authorizer are required; every other zero value is a default.
@@ -28,6 +29,8 @@ type Settings struct {
 	Log *slog.Logger
 	// Observer counts. Default: nobody.
 	Observer Observer
+	// Tracer begins the traces of what belongs to no call, as the refresh of a token before it is asked for. Default: there are none.
+	Tracer *trace.Tracer
 	// Clock is the process's; default: the machine's.
 	Clock *broker.Clock
 	// ExchangeTimeout bounds one exchange, all its requests together; default DefaultExchangeTimeout. The lease is leaseSpare
@@ -67,6 +70,7 @@ type Broker struct {
 	render    func(*broker.Token) (any, error)
 	log       *slog.Logger
 	observe   Observer
+	tracer    *trace.Tracer
 	clock     *broker.Clock
 	timeout   time.Duration
 
@@ -101,7 +105,7 @@ func New(s Settings) (*Broker, error) {
 		return nil, errors.New("engine: upstream, store and authorizer are required")
 	}
 	b := &Broker{
-		upstream: s.Upstream, store: s.Store, authorize: s.Authorizer, audit: s.Auditor, render: s.Render, log: s.Log, observe: s.Observer, clock: s.Clock,
+		upstream: s.Upstream, store: s.Store, authorize: s.Authorizer, audit: s.Auditor, render: s.Render, log: s.Log, observe: s.Observer, tracer: s.Tracer, clock: s.Clock,
 		timeout: s.ExchangeTimeout,
 	}
 	if b.render == nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // leaseSpare is what a lease outlives the exchange's deadline by, so that a commit finds it held.
@@ -22,15 +23,17 @@ var errLate = errors.New("too late to send")
 func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, s seen) (*entry, error) {
 	b := p.b
 	deadline := b.clock.Now().At.Add(b.timeout)
-	lease, err := s.view.Acquire(ctx, b.timeout+leaseSpare, run == broker.Refresh)
+	acquiring, step := trace.Begin(ctx, "acquire lease")
+	lease, err := s.view.Acquire(acquiring, b.timeout+leaseSpare, run == broker.Refresh)
+	step.End(err)
 	if errors.Is(err, broker.ErrConflict) {
-		return nil, p.pause(ctx, lookAgain/10, s.ended, nil)
+		return nil, p.pause(ctx, "await lease", lookAgain/10, s.ended, nil)
 	}
 	// Both times are counted from before the lease was asked for.
 	end := &pending{l: p.l, lease: lease, spends: run == broker.Refresh, ends: deadline.Add(leaseSpare)}
 	if err != nil {
 		if lease != nil { // nobody need wait for it, or believe that the refresh token may be spent
-			b.behind(end, false, 0, end.release, nil)
+			b.behind(ctx, end, false, 0, end.release, nil)
 		}
 		return nil, b.storeFailure(p.key.name, err)
 	}
@@ -41,7 +44,7 @@ func (p *pursuit) exchange(ctx context.Context, t target, run broker.Run, s seen
 	defer func() {
 		if r := recover(); r != nil {
 			presented := sent.Load() && end.spends
-			b.behind(end, false, 0, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}), nil)
+			b.behind(ctx, end, false, 0, end.failing(broker.FailureRecord{Presented: presented, Uncertain: presented, Now: b.clock.Now().Wall}), nil)
 			panic(r)
 		}
 	}()
@@ -175,16 +178,19 @@ func telling(set, former *broker.UpstreamError) *broker.UpstreamError {
 // run runs the definition once, and counts it.
 func (b *Broker) run(ctx context.Context, t target, x broker.Exchange) (broker.Answer, *broker.UpstreamError) {
 	started := b.clock.Now().At
+	ctx, step := trace.Begin(ctx, x.Run.String(), trace.Provider(t.facts.Name))
 	a, err := t.definition.Exchange(ctx, x)
 	var failure *broker.UpstreamError
 	if err != nil && !errors.As(err, &failure) {
 		failure = &broker.UpstreamError{Level: broker.LevelUpstream, Lost: true}
 	}
 	var kind *broker.Kind
+	var ended error
 	if failure != nil {
 		k := failure.Kind()
-		kind = &k
+		kind, ended = &k, k
 	}
+	step.End(ended)
 	now := b.clock.Now()
 	if took := now.At.Sub(started); a.Expiry.SentAt.After(now.Wall) {
 		a.Expiry.SentAt = now.Wall.Add(-took) // the wall clock was set back since, and a lifetime counts from there
@@ -205,10 +211,10 @@ func (b *Broker) auditExchange(ctx context.Context, t target, run broker.Run, fa
 
 // fit turns what an exchange brought into what callers get, or says why nobody could use it. before is the token until now; nil: there was
 // none. presented is the refresh token that was; zero: none was.
-func (b *Broker) fit(t target, a broker.Answer, before *broker.Issued, presented broker.Secret) (shown offer, unfit *broker.UpstreamError) {
+func (b *Broker) fit(ctx context.Context, t target, a broker.Answer, before *broker.Issued, presented broker.Secret) (shown offer, unfit *broker.UpstreamError) {
 	defer func() {
 		if r := recover(); r != nil { // a refresh token that came with it is to be kept all the same
-			b.logPanic(t.name, r)
+			b.logPanic(ctx, t.name, r)
 			unfit = &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token cannot be shown"}
 		}
 	}()

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // flights are what is under way, one for each key: all who want the same share it. A flight is detached from whoever started it,
@@ -26,11 +27,25 @@ type flights[K comparable, V any] struct {
 type flight[V any] struct {
 	done  chan struct{}
 	value V
+	// step is its own, of the trace that it belongs to.
+	step trace.Reference
 }
 
-// join returns the flight for a key, and whether it was started by this call: then run is called. It fails with ShuttingDown, and as may does,
-// which is asked before one is started; nil: nobody is.
-func (f *flights[K, V]) join(key K, may func() error, run func() V) (fl *flight[V], mine bool, err error) {
+// wait waits for the flight, or until ctx ends, and fails as that does.
+func (f *flight[V]) wait(ctx context.Context) (err error) {
+	ctx, step := trace.Await(ctx, "await flight", f.step)
+	defer func() { step.End(err) }()
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// join returns the flight for a key, and whether it was started by this call: then run is called, with the context that begin gives. It fails with
+// ShuttingDown, and as begin does, which is asked before one is started.
+func (f *flights[K, V]) join(key K, begin func() (context.Context, error), run func(context.Context) V) (fl *flight[V], mine bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl := f.running[key]; fl != nil {
@@ -39,18 +54,17 @@ func (f *flights[K, V]) join(key K, may func() error, run func() V) (fl *flight[
 	if f.closed {
 		return nil, false, broker.ShuttingDown
 	}
-	if may != nil {
-		if err := may(); err != nil {
-			return nil, false, err
-		}
+	ctx, err := begin()
+	if err != nil {
+		return nil, false, err
 	}
 	if f.running == nil {
 		f.running = map[K]*flight[V]{}
 	}
-	fl = &flight[V]{done: make(chan struct{})}
+	fl = &flight[V]{done: make(chan struct{}), step: trace.Referred(ctx)}
 	f.running[key] = fl
 	f.all.Go(func() {
-		fl.value = run()
+		fl.value = run(ctx)
 		f.mu.Lock()
 		delete(f.running, key)
 		f.mu.Unlock()
@@ -90,22 +104,42 @@ type outcome struct {
 	former   bool
 }
 
-// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown, as shares.fly does, and as may does, which
-// is asked before one is started; nil: nobody is.
-func (b *Broker) join(key flightKey, n need, by *broker.Caller, may func() error) (*flight[outcome], bool, error) {
-	var land func()
-	begin := func() (err error) {
-		if land, err = b.shares.fly(by, key.name); err != nil || may == nil {
-			return err
-		}
-		if err = may(); err != nil {
-			land()
-		}
-		return err
+// err is the failure where it brings nothing else.
+func (o outcome) err() error {
+	if o.failure == nil {
+		return nil
 	}
-	f, mine, err := b.flights.join(key, begin, func() outcome {
+	return o.failure
+}
+
+// join returns the flight for a key, and whether this call started it, for by. It fails with ShuttingDown, as shares.fly does, and as may does, which
+// is asked before one is started; nil: nobody is. The flight belongs to the trace of ctx, and outlives it.
+func (b *Broker) join(ctx context.Context, key flightKey, n need, by *broker.Caller, may func() error) (*flight[outcome], bool, error) {
+	var land func()
+	var step trace.Step
+	begin := func() (_ context.Context, err error) {
+		if land, err = b.shares.fly(by, key.name); err != nil {
+			return nil, err
+		}
+		if may != nil {
+			if err = may(); err != nil {
+				land()
+				return nil, err
+			}
+		}
+		ctx, step = b.tracer.Begin(trace.Detach(ctx, b.stopping), "flight", trace.Credential(key.name))
+		return ctx, nil
+	}
+	f, mine, err := b.flights.join(key, begin, func(ctx context.Context) outcome {
 		defer land()
-		return b.fly(key, n)
+		out := b.fly(ctx, key, n)
+		provider := b.providerOf(key.name, out.err())
+		if out.entry != nil {
+			provider = out.entry.facts.Name
+		}
+		step.Say(trace.Provider(provider))
+		step.End(out.err())
+		return out
 	})
 	if err != nil {
 		return nil, false, asFailure(err, key.name)
@@ -116,17 +150,17 @@ func (b *Broker) join(key flightKey, n need, by *broker.Caller, may func() error
 // refresh has a flight begin that nobody waits for. Where it may not begin yet, whoever asks soon tries again; a broker that is closing goes on
 // serving what it has.
 func (b *Broker) refresh(key lookup, n need) {
-	_, _, err := b.join(flightKey{lookup: key}, n, itself, nil)
+	_, _, err := b.join(b.stopping, flightKey{lookup: key}, n, itself, nil)
 	if err == nil || broker.KindOf(err) == broker.ShuttingDown {
 		return
 	}
 	f := asFailure(err, key.name)
 	b.postpone(key, f)
-	b.delayed.Do(func() { b.logFailure(slog.LevelWarn, "refresh not begun", outcome{failure: f}) })
+	b.delayed.Do(func() { b.logFailure(b.stopping, slog.LevelWarn, "refresh not begun", outcome{failure: f}) })
 }
 
 // fly brings a token: from the store, or from the upstream. It ends by its own bounds: the store's, a minute of waiting, and the exchange's.
-func (b *Broker) fly(key flightKey, n need) (out outcome) {
+func (b *Broker) fly(ctx context.Context, key flightKey, n need) (out outcome) {
 	l := b.cache.hold(key.name)
 	defer b.cache.release(l)
 	p := &pursuit{b: b, l: l, key: key.lookup, need: n, trial: key.trial, until: b.clock.Now().At.Add(waitMost)}
@@ -134,18 +168,18 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 	defer p.leavePlace()
 	defer func() {
 		if r := recover(); r != nil {
-			b.logPanic(key.name, r)
+			b.logPanic(ctx, key.name, r)
 			out = outcome{need: n, failure: &broker.Failure{Kind: broker.Internal, Credential: key.name}}
 		}
 		out.need, out.attempts, out.former = n, p.attempts, p.former
 		if key.trial.on {
 			b.trials.end(b.clock.Now().At, key, out)
 		}
-		b.settle(key, out)
+		b.settle(ctx, key, out)
 	}()
 	var last *seen // what was last read; nil: nothing
 	for {
-		e, s, err := p.round(b.stopping)
+		e, s, err := p.round(ctx)
 		if s != nil {
 			last = s
 		}
@@ -153,23 +187,23 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 			return outcome{entry: e}
 		}
 		if p.rounds++; errors.Is(err, errAgain) && p.rounds > roundsAtOnce {
-			err = p.pause(b.stopping, lookAgain/10, nil, nil) // others change the credential without end
+			err = p.pause(ctx, "await changes", lookAgain/10, nil, nil) // others change the credential without end
 		}
 		if errors.Is(err, errAgain) {
-			if b.stopping.Err() == nil {
+			if ctx.Err() == nil {
 				continue
 			}
 			err = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
 		}
 		f := asFailure(err, key.name)
-		if f.Kind == broker.StoreUnavailable && b.stopping.Err() != nil { // the question was cut short: that says nothing of the store
+		if f.Kind == broker.StoreUnavailable && ctx.Err() != nil { // the question was cut short: that says nothing of the store
 			f = &broker.Failure{Kind: broker.ShuttingDown, Credential: key.name}
 		}
 		if f.Kind == broker.StoreUnavailable && b.cache.shared {
 			l.failures.Add(1)
 			p.leaveTurn()
 			if !key.trial.on {
-				out, again := p.withoutStore(b.stopping, last, f)
+				out, again := p.withoutStore(ctx, last, f)
 				if again {
 					continue
 				}
@@ -181,12 +215,12 @@ func (b *Broker) fly(key flightKey, n need) (out outcome) {
 }
 
 // logPanic logs a panic that was recovered. Its value may hold anything: only its type is logged.
-func (b *Broker) logPanic(name broker.CredentialName, p any) {
-	b.log.Error("flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+func (b *Broker) logPanic(ctx context.Context, name broker.CredentialName, p any) {
+	b.log.ErrorContext(ctx, "flight panicked", "credential", string(name), "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 }
 
 // settle tells the entry that is being served how its refresh went. A test disturbs nobody.
-func (b *Broker) settle(key flightKey, out outcome) {
+func (b *Broker) settle(ctx context.Context, key flightKey, out outcome) {
 	if out.failure == nil || key.trial.on {
 		return // the flight has put its own entry in place
 	}
@@ -194,11 +228,11 @@ func (b *Broker) settle(key flightKey, out outcome) {
 	switch {
 	case !trouble:
 	case out.need.fresh:
-		b.logFailure(slog.LevelWarn, "refresh failed; the valid token goes on being served", out)
+		b.logFailure(ctx, slog.LevelWarn, "refresh failed; the valid token goes on being served", out)
 	case len(out.attempts) > 0:
-		b.logFailure(slog.LevelWarn, "exchange failed", out)
+		b.logFailure(ctx, slog.LevelWarn, "exchange failed", out)
 	default: // what is remembered, or was asked for in vain: whoever asked is told
-		b.logFailure(slog.LevelDebug, "no token", out)
+		b.logFailure(ctx, slog.LevelDebug, "no token", out)
 	}
 }
 
@@ -220,7 +254,7 @@ func (b *Broker) postpone(key lookup, f *broker.Failure) (trouble bool) {
 }
 
 // logFailure logs why a flight failed: for whoever looks after the broker, where the upstream is and what it said.
-func (b *Broker) logFailure(level slog.Level, what string, out outcome, more ...slog.Attr) {
+func (b *Broker) logFailure(ctx context.Context, level slog.Level, what string, out outcome, more ...slog.Attr) {
 	f := out.failure
 	attrs := append([]slog.Attr{slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("outcome", f.Kind.Name())}, more...)
 	if n := len(out.attempts); n > 0 {
@@ -238,7 +272,7 @@ func (b *Broker) logFailure(level slog.Level, what string, out outcome, more ...
 	if !f.RetryAt.IsZero() {
 		attrs = append(attrs, slog.Time("retry_at", f.RetryAt))
 	}
-	b.log.LogAttrs(b.stopping, level, what, attrs...)
+	b.log.LogAttrs(ctx, level, what, attrs...)
 }
 
 // storeFailure passes a store's kind on, and nothing else of it.

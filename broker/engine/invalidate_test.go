@@ -348,3 +348,41 @@ func TestWhatHasMadeRoomIsInvalidatedToo(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatIsKnownToBeOutdatedIsNotHandedOut: a caller waits for the audit log with a token that is in the cache no more. Its credential is disabled at another broker
+// meanwhile, and this one reads that.
+func TestWhatIsKnownToBeOutdatedIsNotHandedOut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		all := newReplicas(t, 2, &upstream{answer: issues(time.Hour)}, authorizedBy(newRuler(always(broker.Allowed))), func(s *engine.Settings) {
+			s.CacheSize, s.Auditor = 1, &slowUse{takes: 1900 * time.Millisecond}
+		})
+		w := all[0]
+		w.memory.Deafen(true)
+		for _, name := range []string{"main", "other", "third"} {
+			w.create(name, nil)
+		}
+		others := func() { // main's makes room for them, as what is asked for less: it has to be read again
+			for range 8 {
+				w.mustGet("other")
+				synctest.Wait()
+				w.mustGet("third")
+				synctest.Wait()
+			}
+		}
+		w.mustGet("main")
+		others()
+		got := make(chan error, 1)
+		go func() {
+			_, err := w.Token(context.Background(), shop, engine.Request{Credential: "main"})
+			got <- err
+		}()
+		synctest.Wait()
+		others()
+		if _, err := all[1].UpdateCredential(t.Context(), local, engine.Change{Name: "main", Edit: func(d *engine.Draft) error { d.Disabled = true; return nil }}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.get("main")
+		wantKind(t, err, broker.CredentialDisabled)
+		wantKind(t, <-got, broker.CredentialDisabled)
+	})
+}

@@ -118,8 +118,8 @@ func (l *line) outdates(e *entry) bool {
 	return k != nil && (k.credential.Disabled || k.credential.Incarnation != was.Incarnation || k.credential.Version != was.Version || k.credential.Epoch != was.Epoch)
 }
 
-// learn notes a credential that was read at a moment.
-func (l *line) learn(c broker.Credential, read broker.Moment) {
+// learn notes a credential that was read at a moment, and reports whether it is another than was known.
+func (l *line) learn(c broker.Credential, read broker.Moment) bool {
 	switch k := l.known.Load(); {
 	case k != nil && k.credential.Revision == c.Revision:
 		l.confirm(c.Revision, read)
@@ -127,7 +127,9 @@ func (l *line) learn(c broker.Credential, read broker.Moment) {
 		k = &known{credential: c}
 		k.confirmed.Store(int64(read))
 		l.known.Store(k)
+		return true
 	}
+	return false
 }
 
 // confirm notes that the credential is still the one with this revision.

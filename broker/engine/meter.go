@@ -16,13 +16,16 @@ type meter struct {
 	broker.Rate
 	mu sync.Mutex
 	l  *rate.Limiter
+	// at is when it was last asked: a limiter counts the time between twice where it goes back.
+	at broker.Moment
 }
 
 // Take implements broker.Meter.
 func (m *meter) Take(now broker.Moment) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return gate.Take(m.l, 1, now)
+	m.at = max(m.at, now)
+	return gate.Take(m.l, 1, m.at)
 }
 
 // Wait implements broker.Meter.
@@ -89,19 +92,21 @@ func (m *meters) tidy() {
 	}
 }
 
-// metered counts what a caller is given, or fails with CallerLimited.
-func (b *Broker) metered(by broker.Meter, name broker.CredentialName) error {
-	if by == nil {
-		return nil
+// metered counts what a caller is given, once for each call, or fails with CallerLimited. taken is of which meter the call has taken one, before and after.
+func (b *Broker) metered(by, taken broker.Meter, name broker.CredentialName, now broker.Instant) (broker.Meter, error) {
+	if by == nil || by == taken {
+		return taken, nil
 	}
-	now := b.clock.Now()
-	return beyond(by, by.Take(now.At), now, name)
+	if err := beyond(by, by.Take(now.At), now, name); err != nil {
+		return taken, err
+	}
+	return by, nil
 }
 
-// within fails with CallerLimited where a caller has had as many as a decision lets them have. It counts nothing.
-func (b *Broker) within(caller *broker.Caller, decided broker.Decision, name broker.CredentialName) error {
+// within fails with CallerLimited where a caller has had as many as a decision lets them have, but for the one that this call has taken. It counts nothing.
+func (b *Broker) within(caller *broker.Caller, decided broker.Decision, name broker.CredentialName, taken broker.Meter) error {
 	by := b.meters.of(caller, decided)
-	if by == nil {
+	if by == nil || by == taken {
 		return nil
 	}
 	now := b.clock.Now()

@@ -67,6 +67,43 @@ func TestARateIsOfEachCaller(t *testing.T) {
 	})
 }
 
+// TestACallTakesOne: the policy lets a caller have one token. Its first use has to be written down, which takes a while, and the token is no longer served after that,
+// so that there is another: to be given that they need no second.
+func TestACallTakesOne(t *testing.T) {
+	for name, meanwhile := range map[string]func(w *world){
+		"it is invalidated": func(w *world) {
+			_, _ = w.Invalidate(w.t.Context(), local, engine.Invalidation{Credential: "main", All: true})
+		},
+		"it is refreshed": func(w *world) { w.mustGet("main") },
+	} {
+		for _, hit := range []bool{true, false} {
+			bubble(t, func(t *testing.T) {
+				r := newRuler(always(broker.Allowed))
+				r.rate = broker.Rate{Times: 1, Per: 10 * time.Minute}
+				w := newWorld(t, &upstream{answer: issues(time.Hour)}, authorizedBy(r), func(s *engine.Settings) { s.Auditor = &slowUse{takes: 500 * time.Millisecond} })
+				w.create("main", nil)
+				if hit {
+					w.mustGet("main")
+					sleep(57 * time.Minute)
+				}
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					sleep(100 * time.Millisecond)
+					meanwhile(w)
+				}()
+				if _, err := w.Token(t.Context(), shop, engine.Request{Credential: "main"}); err != nil {
+					t.Errorf("%s, a hit: %v: %v", name, hit, err)
+				}
+				<-ended
+				if _, err := w.Token(t.Context(), shop, engine.Request{Credential: "main"}); broker.KindOf(err) != broker.CallerLimited {
+					t.Errorf("%s, a hit: %v: the next call: got %v", name, hit, err)
+				}
+			})
+		}
+	}
+}
+
 // TestTheHighestRateThatAllowsCounts: a rule with a rate allows by the name, and one without by the labels. What the former has let a caller have is no reason to
 // refuse what the latter does, also where it has to be asked for; and for what only the former allows nobody is asked.
 func TestTheHighestRateThatAllowsCounts(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/gate"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // lookAgain is how often a flight looks whether somebody else's lease has brought a token, as the safety net below events; lookRarely is that where
@@ -80,7 +81,7 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 	}
 	p.want(t)
 	s := seen{ended: p.l.ends(), moved: p.l.moves.now(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
-	s.view, err = p.b.store.Read(ctx, t.token, t.upstream)
+	s.view, err = p.b.store.Read(ctx, t.token, t.upstream) // it also puts in place again what a failover has undone
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
 			p.b.cache.forget(p.key.name)
@@ -92,11 +93,10 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 	} else if p.stood++; p.stood <= stoodMost {
 		return nil, nil, errAgain
 	}
+	p.b.cache.learn(p.l, s.view.Credential, s.at, s.moved)
 	if s.view.Credential.Revision != t.credential.Revision {
-		p.b.cache.learn(p.l, s.view.Credential, s.at, s.moved)
 		return nil, nil, errAgain
 	}
-	p.l.confirm(t.credential.Revision, s.at)
 	if p.b.cache.undelivered(p.l, s.view.Token) {
 		rejected := *s.view.Token
 		rejected.Rejected = true
@@ -163,17 +163,17 @@ func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
 	case fail:
 		return nil, next.failure
 	case awaitTurn:
-		return nil, p.pause(ctx, waitMost, nil, p.turn.taken)
+		return nil, p.pause(ctx, "await turn", waitMost, nil, p.turn.taken)
 	case awaitCommit:
-		return nil, p.pause(ctx, lookRarely, s.ended, nil)
+		return nil, p.pause(ctx, "await commit", lookRarely, s.ended, nil)
 	case awaitLease:
-		return nil, p.pause(ctx, min(s.view.LeaseLeft, lookAgain), s.ended, nil)
+		return nil, p.pause(ctx, "await lease", min(s.view.LeaseLeft, lookAgain), s.ended, nil)
 	case noteDestinations:
 		p.leave()
 		return nil, b.follow(ctx, t)
 	case askWhenAbandoned:
 		if !p.l.watched(t.token.Grant, s.view.Grant.Marker, now.Ran) {
-			return nil, p.pause(ctx, lookAgain, s.ended, nil)
+			return nil, p.pause(ctx, "await presentation", lookAgain, s.ended, nil)
 		}
 	case ask:
 	}
@@ -231,8 +231,8 @@ func (p *pursuit) served() *entry {
 
 // pause waits until somebody lets go of a lease or, where turn is not nil, until its turn comes, at most for so long: errAgain. Whoever has the turn keeps
 // it: others would wait for the same lease. The place at the gate goes to others. A flight that has waited for as long as it may fails: with
-// StoreUnavailable where a commit is waited for, else with UpstreamSlow.
-func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
+// StoreUnavailable where a commit is waited for, else with UpstreamSlow. what is how a trace calls it.
+func (p *pursuit) pause(ctx context.Context, what string, most time.Duration, ended <-chan struct{}, turn chan<- struct{}) error {
 	p.leavePlace()
 	p.rounds = 0
 	now := p.b.clock.Now()
@@ -244,6 +244,8 @@ func (p *pursuit) pause(ctx context.Context, most time.Duration, ended <-chan st
 		}
 		return f
 	}
+	ctx, step := trace.Begin(ctx, what)
+	defer step.End(nil)
 	most += time.Duration(rand.Float64() * float64(most) / 4) //nolint:gosec // jitter needs no secrecy
 	timer := time.NewTimer(min(most, p.until.Sub(now.At)))
 	defer timer.Stop()
@@ -273,7 +275,9 @@ func (p *pursuit) enter(ctx context.Context, t target, known gate.Advice, there 
 	if p.place == nil {
 		p.place = p.b.gates.Queue(ask, known)
 	}
+	ctx, step := trace.Begin(ctx, "await upstream")
 	waited, err := p.place.Wait(ctx, func() bool { return p.l.heard.Load() != heard && p.l.look(p.b.clock.Now().At) })
+	step.End(err)
 	if err != nil || !waited {
 		return err
 	}

@@ -45,8 +45,11 @@ func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Ope
 	if v != fetch && n.rejected != "" && b.cache.shared && !e.line.told(n.rejected, &key, broker.Moment(e.confirmed.Load())) {
 		v = fetch // what is cached may be older still than the token that is rejected, and the store has to hear of it
 	}
+	var taken broker.Meter
 	if v != fetch {
-		switch remembered, err := b.admits(ctx, caller, op, key, e); {
+		remembered, took, err := b.admits(ctx, caller, op, key, e, now, nil)
+		taken = took
+		switch {
 		case broker.KindOf(err) == broker.CallerLimited:
 			return Result{}, err
 		case err != nil:
@@ -71,28 +74,28 @@ func (b *Broker) token(ctx context.Context, caller *broker.Caller, op broker.Ope
 		}
 		return Result{e.token, e.rendering, degraded}, nil
 	}
-	res, err := b.miss(ctx, caller, op, key, n)
+	res, err := b.miss(ctx, caller, op, key, n, taken)
 	if broker.KindOf(err) != broker.CallerNotAllowed {
 		b.observe.Miss(b.providerOf(key.name, err))
 	}
 	return res, err
 }
 
-// miss brings a token that is not in the process.
-func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, n need) (Result, error) {
+// miss brings a token that is not in the process. Of taken the call has one already.
+func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Operation, key lookup, n need, taken broker.Meter) (Result, error) {
+	l := b.cache.hold(key.name) // what is read of the credential is read once
+	defer b.cache.release(l)
 	a := broker.Access{Caller: caller, Operation: op, Credential: key.name, Selection: key.sel}
-	if err := b.mayAsk(ctx, a); err != nil {
+	if err := b.mayAsk(ctx, a, taken); err != nil {
 		return Result{}, err
 	}
 	invalidates := a
 	invalidates.Operation = broker.InvalidateOne
 	if n.rejected != "" {
-		if err := b.mayAsk(ctx, invalidates); err != nil {
+		if err := b.mayAsk(ctx, invalidates, taken); err != nil {
 			return Result{}, err
 		}
 	}
-	l := b.cache.hold(key.name)
-	defer b.cache.release(l)
 	may := func() error { return b.shares.take(caller, key.name) }
 	if e := b.cache.peek(key); n.rejected != "" && e != nil && e.issued.ID == n.rejected && keeps(e.issued, e.wall(b.clock.Now())) {
 		// As the store would answer.
@@ -107,7 +110,7 @@ func (b *Broker) miss(ctx context.Context, caller *broker.Caller, op broker.Oper
 			return Result{}, err
 		}
 	}
-	return b.wait(ctx, a, key, n)
+	return b.wait(ctx, a, key, n, taken)
 }
 
 // rejectMost bounds the call to the store that drops a rejected token.
@@ -115,14 +118,15 @@ const rejectMost = 10 * time.Second
 
 // reject drops a rejected token, of an access that may do so. Callers who reject the same one at the same time share one call to the store.
 func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key lookup, id string, may func() error) error {
-	f, _, err := b.rejections.join(rejected{key, id}, may, func() (err error) {
+	begin := func() (context.Context, error) { return context.WithoutCancel(ctx), may() } // whoever began it may give up
+	f, _, err := b.rejections.join(rejected{key, id}, begin, func(ctx context.Context) (err error) {
 		defer func() {
 			if p := recover(); p != nil {
-				b.logPanic(l.name, p)
+				b.logPanic(ctx, l.name, p)
 				err = &broker.Failure{Kind: broker.Internal, Credential: l.name}
 			}
 		}()
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), rejectMost) // whoever began it may give up
+		bounded, cancel := context.WithTimeout(ctx, rejectMost)
 		defer cancel()
 		defer context.AfterFunc(b.stopping, cancel)()
 		c, err := b.credential(bounded, l)
@@ -155,12 +159,10 @@ func (b *Broker) reject(ctx context.Context, l *line, a broker.Access, key looku
 	if err != nil {
 		return asFailure(err, l.name)
 	}
-	select {
-	case <-f.done:
-		return f.value
-	case <-ctx.Done():
-		return b.gaveUp(l.name, ctx.Err())
+	if err := f.wait(ctx); err != nil {
+		return b.gaveUp(l.name, err)
 	}
+	return f.value
 }
 
 // rejected is a token that a caller has rejected: of what it asked for.
@@ -170,16 +172,14 @@ type rejected struct {
 }
 
 // wait joins or starts flights until one brings what the caller needs, or fails. What it brings is decided on again, and so is a failure where who may
-// what has changed meanwhile.
-func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) (Result, error) {
+// what has changed meanwhile. The caller holds the line: what is dropped is noted there, also of what is not cached.
+func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need, taken broker.Meter) (Result, error) {
 	b.observe.Waiting(1)
 	defer b.observe.Waiting(-1)
-	l := b.cache.hold(key.name) // what is dropped of it is noted there, also of what is not cached
-	defer b.cache.release(l)
 	generation := b.authorize.Generation()
 	fails := func(err error) (Result, error) {
 		if may, _ := b.permit(a); may.effect != broker.Allowed || b.authorize.Generation() != generation { // labels may have changed, too
-			if denied := b.mayAsk(ctx, a); broker.KindOf(denied) == broker.CallerNotAllowed {
+			if denied := b.mayAsk(ctx, a, taken); broker.KindOf(denied) == broker.CallerNotAllowed {
 				err = denied // else what came of it says more
 			}
 		}
@@ -189,14 +189,12 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 		if err := ctx.Err(); err != nil {
 			return Result{}, b.gaveUp(key.name, err)
 		}
-		f, mine, err := b.join(flightKey{lookup: key}, n, a.Caller, func() error { return b.shares.take(a.Caller, key.name) })
+		f, mine, err := b.join(ctx, flightKey{lookup: key}, n, a.Caller, func() error { return b.shares.take(a.Caller, key.name) })
 		if err != nil {
 			return Result{}, err
 		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return Result{}, b.gaveUp(key.name, ctx.Err())
+		if err := f.wait(ctx); err != nil {
+			return Result{}, b.gaveUp(key.name, err)
 		}
 		// A flight that somebody else started may have wanted less: who gets nothing below joins the next.
 		now, e, failure := b.clock.Now(), f.value.entry, f.value.failure
@@ -207,7 +205,8 @@ func (b *Broker) wait(ctx context.Context, a broker.Access, key lookup, n need) 
 		case e == nil, failure == nil && b.cache.heldUp(e, now.At):
 		case decide(e.issued, e.wall(now), n) != fetch, mine && failure == nil && !e.ended(now),
 			mine && failure != nil && fallback(e.issued, e.wall(now), n):
-			remembered, err := b.admits(ctx, a.Caller, a.Operation, key, e)
+			remembered, took, err := b.admits(ctx, a.Caller, a.Operation, key, e, now, taken)
+			taken = took
 			if errors.Is(err, errAgain) || err == nil && !remembered && !b.stands(e) {
 				continue
 			}

@@ -62,20 +62,18 @@ func (b *Broker) TestCredential(ctx context.Context, caller *broker.Caller, name
 			}
 			audited(0, why)
 		}()
-		f, mine, err := b.join(key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
+		f, mine, err := b.join(ctx, key, need{force: true}, caller, func() error { return b.trials.begin(b.clock.Now(), c, key) })
 		if err != nil {
 			return t, err
 		}
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return t, b.gaveUp(name, ctx.Err())
+		if err := f.wait(ctx); err != nil {
+			return t, b.gaveUp(name, err)
 		}
 		if found := f.value; found.failure != nil && len(found.attempts) == 0 {
 			return t, found.failure
 		}
 		if mine && f.value.failure != nil {
-			b.logFailure(slog.LevelInfo, "the test of a credential failed", f.value, slog.String("caller", caller.String()))
+			b.logFailure(ctx, slog.LevelInfo, "the test of a credential failed", f.value, slog.String("caller", caller.String()))
 		}
 		return f.value.trial(), nil
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // An Event is what a watch tells. Exactly one of Token, InvalidatedID and Supply is set.
@@ -84,6 +85,24 @@ func (b *Broker) Watch(ctx context.Context, caller *broker.Caller, r Request, kn
 	}
 }
 
+// Current is what a watch has to know by now: the token, and for how long it is valid still. It waits for an exchange until ctx ends, and leaves it running. It fails
+// as Token does, which is not counted: whoever asks is watching.
+func (b *Broker) Current(ctx context.Context, caller *broker.Caller, r Request) (res Result, left time.Duration, err error) {
+	r.RejectedTokenID = ""
+	if res, err = b.token(ctx, caller, broker.Watch, r); err != nil {
+		return Result{}, 0, err
+	}
+	return res, res.Token.ExpireTime.Sub(b.wall(r, res.Token, b.clock.Now())), nil
+}
+
+// wall is the time of day that the times of a token are held against.
+func (b *Broker) wall(r Request, t *broker.Token, at broker.Instant) time.Time {
+	if e := b.cache.peek(lookup{r.Credential, r.Selection}); e != nil && e.token == t {
+		return e.wall(at)
+	}
+	return at.Wall
+}
+
 // watchEnded is why a watch ends whose context has.
 func watchEnded(name broker.CredentialName, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -117,7 +136,6 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 	}
 	res, err := w.token(ctx, changed)
 	at := w.b.clock.Now()
-	now := at.Wall
 	if err != nil && w.held != "" && ctx.Err() == nil && broker.KindOf(err) == broker.Canceled {
 		return watchLook, nil // something has changed: what is held may be no longer good
 	}
@@ -126,7 +144,7 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 		if f.RetryAt.IsZero() || !f.Kind.Passes() || ctx.Err() != nil {
 			return 0, f
 		}
-		return min(max(f.RetryAt.Sub(now), retryFirst), watchIdle), w.tell(Supply{Failure: f})
+		return min(max(f.RetryAt.Sub(at.Wall), retryFirst), watchIdle), w.tell(Supply{Failure: f})
 	}
 	if res.Token.ID != w.held {
 		if err := w.send(Event{Token: res.Token, Rendering: res.Rendering}); err != nil {
@@ -138,9 +156,7 @@ func (w *watcher) look(ctx context.Context, changed <-chan struct{}) (time.Durat
 	if res.Degraded {
 		supply.Failure = w.trouble()
 	}
-	if e := w.b.cache.peek(lookup{w.r.Credential, w.r.Selection}); e != nil && e.token == res.Token {
-		now = e.wall(at)
-	}
+	now := w.b.wall(w.r, res.Token, at)
 	in := res.Token.RefreshTime.Sub(now)
 	if in <= 0 {
 		// A refresh is under way, or waits for its upstream; once the token has expired, whoever holds it must know.
@@ -176,7 +192,7 @@ func (w *watcher) withdraw(ctx context.Context) error {
 	if e, v := b.cache.look(key, need{}, now, b.upstream.Revision()); e != nil && (v != fetch || !b.cache.old(e, now.At)) {
 		return nil
 	}
-	if err := b.mayAsk(ctx, w.access()); err != nil {
+	if err := b.mayAsk(ctx, w.access(), nil); err != nil {
 		if broker.KindOf(err) == broker.CallerNotAllowed {
 			return err
 		}
@@ -215,15 +231,17 @@ const standingMost = 10 * time.Second
 // standing asks the store for the token of a key, nil where there is none, and whether that is known. All who watch it and have heard of the same
 // changes share one question, which begins after the last of these, and is of the share of whoever was first.
 func (b *Broker) standing(ctx context.Context, by *broker.Caller, l *line, key lookup) (there *broker.Issued, known bool) {
-	may := func() error { return b.shares.take(by, key.name) }
-	f, _, err := b.standings.join(standing{key, l.moves.now()}, may, func() (told stored) {
+	begin := func() (context.Context, error) {
+		return trace.Detach(ctx, b.stopping), b.shares.take(by, key.name) // whoever began it may give up
+	}
+	f, _, err := b.standings.join(standing{key, l.moves.now()}, begin, func(ctx context.Context) (told stored) {
 		defer func() {
 			if p := recover(); p != nil {
-				b.logPanic(key.name, p)
+				b.logPanic(ctx, key.name, p)
 				told = stored{}
 			}
 		}()
-		bounded, cancel := context.WithTimeout(b.stopping, standingMost) // whoever began it may give up
+		bounded, cancel := context.WithTimeout(ctx, standingMost)
 		defer cancel()
 		c, err := b.store.Credential(bounded, key.name)
 		if err != nil {
@@ -236,15 +254,10 @@ func (b *Broker) standing(ctx context.Context, by *broker.Caller, l *line, key l
 		v, err := b.store.Read(bounded, to.token, "")
 		return stored{v.Token, err == nil}
 	})
-	if err != nil {
+	if err != nil || f.wait(ctx) != nil {
 		return nil, false
 	}
-	select {
-	case <-f.done:
-		return f.value.token, f.value.known
-	case <-ctx.Done():
-		return nil, false
-	}
+	return f.value.token, f.value.known
 }
 
 // tell sends the supply when it has changed.

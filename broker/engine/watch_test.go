@@ -46,6 +46,50 @@ func TestAWatchGetsEachSuccessorBeforeItsPredecessorExpires(t *testing.T) {
 	})
 }
 
+// TestWhatAWatchHasToKnowByNow: the token, for as long as it is valid by a clock that nobody has set back, also where it is the same with a new life; and while there is none, that it is waited for.
+func TestWhatAWatchHasToKnowByNow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sleeper{}
+		up := &upstream{answer: func(context.Context, broker.Exchange) (broker.Answer, error) {
+			a := token("the same", time.Hour)
+			a.Expiry.SentAt = s.now()
+			return a, nil
+		}}
+		w := newEmbedded(t, s, up)
+		w.create("main", nil)
+		current := func() (string, time.Duration, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			res, left, err := w.Current(ctx, local, engine.Request{Credential: "main"})
+			if err != nil {
+				return "", left, err
+			}
+			return res.Token.ID, left, nil
+		}
+		first, left, err := current()
+		if err != nil || left != time.Hour {
+			t.Fatalf("got %v for %v, %v", first, left, err)
+		}
+		sleep(30 * time.Minute)
+		s.slept.Add(int64(-time.Hour))
+		if id, left, err := current(); err != nil || id != first || left != 30*time.Minute {
+			t.Errorf("got %v for %v, %v, want half an hour", id, left, err)
+		}
+		sleep(30 * time.Minute)
+		if id, left, err := current(); err != nil || id != first || left != time.Hour {
+			t.Errorf("got %v for %v, %v, want the same for another hour", id, left, err)
+		}
+		up.script(func(ctx context.Context, _ broker.Exchange) (broker.Answer, error) {
+			<-ctx.Done()
+			return broker.Answer{}, ctx.Err()
+		})
+		sleep(time.Hour)
+		if id, _, err := current(); broker.KindOf(err) != broker.UpstreamSlow {
+			t.Errorf("got %v, %v, want that it is waited for", id, err)
+		}
+	})
+}
+
 func TestAWatchTellsOfAnInvalidationAndThenOfTheSuccessor(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		up := &upstream{answer: issues(time.Hour)}

@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"code.dny.dev/ssrf"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // A Request is ready to be sent. What is in it is secret.
@@ -92,6 +95,23 @@ func (s *sending) wroteHeaders() {
 // fails, the request is not sent. Where both are returned, the answer has a status and its header, and no whole body.
 func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before func(host string) error) (*Answer, *Error) {
 	host := HostPort(r.URL)
+	ctx, step := trace.Ask(ctx, r.Method, trace.Request(r.Method, host)...)
+	a, err := t.send(ctx, r, host, spends, before)
+	failed := ""
+	if a != nil {
+		step.Say(trace.Status(a.Status))
+		if a.Status >= http.StatusBadRequest {
+			failed = "it was answered with an error"
+		}
+	}
+	if err != nil {
+		failed = err.Detail
+	}
+	step.EndSaying(failed)
+	return a, err
+}
+
+func (t *Transport) send(ctx context.Context, r *Request, host string, spends bool, before func(host string) error) (*Answer, *Error) {
 	if err := t.guardLiteral(r.URL); errors.Is(err, errNever) {
 		return nil, &Error{Never: true, Detail: "the host is a special address that is never asked, as those of cloud metadata are"}
 	} else if err != nil {
@@ -108,6 +128,9 @@ func (t *Transport) Send(ctx context.Context, r *Request, spends bool, before fu
 	req.Header = r.Header
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header["User-Agent"] = []string{""} // removed by null: http.Transport would send its own
+	}
+	if t.settings.Propagate {
+		trace.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	}
 	conns := t.connections()
 	tr := conns.reused

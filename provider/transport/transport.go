@@ -38,6 +38,8 @@ type Settings struct {
 	DialTimeout time.Duration
 	// MaxAnswer bounds an answer's body in bytes; 0: DefaultMaxAnswer.
 	MaxAnswer int64
+	// Propagate tells upstreams which trace a request belongs to (W3C Trace Context), where it belongs to one.
+	Propagate bool
 }
 
 // What a zero value of Settings stands for.
