@@ -3,8 +3,6 @@ package server
 import (
 	"errors"
 
-	"google.golang.org/grpc/encoding"
-	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -18,20 +16,6 @@ import (
 type answer struct {
 	*tokenbrokerv1.GetTokenResponse
 	wire mem.BufferSlice
-}
-
-// codec is gRPC's for protocol buffers, but for answers, which were encoded when their token came.
-type codec struct{ encoding.CodecV2 }
-
-func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
-
-// Marshal implements encoding.CodecV2. gRPC reads from what it gets and frees it, which for bytes of no pool does nothing: all
-// calls can have the same.
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if a, ok := v.(*answer); ok {
-		return a.wire, nil
-	}
-	return c.CodecV2.Marshal(v)
 }
 
 // A rendered is everything that is made of a token for its callers.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -178,13 +179,14 @@ func (c *connections) ServerHandshake(raw net.Conn) (net.Conn, wirecred.AuthInfo
 	if !k.peer.Until.IsZero() {
 		k.end = time.AfterFunc(time.Until(k.peer.Until)+endsAfter, func() { _ = k.Conn.Close() }) // gRPC sees it, and closes the rest
 	}
-	if err := c.room.enter(k); err != nil {
+	k.peer.Still = c.once(k.peer.Still)
+	k.seen.Store(c.generation.Load())
+	if err := c.room.enter(k); err != nil { // it is looked at from then on
 		_ = k.Close()
 		return nil, nil, err
 	}
 	c.crowd.enter(k)
 	k.streams.in.skip = clientPreface
-	k.seen.Store(c.generation.Load())
 	if err := k.peer.still(); err != nil { // what is trusted may have changed since, and those that were in have been looked at
 		_ = k.Close()
 		return nil, nil, err
@@ -217,8 +219,38 @@ const lookEvery = time.Minute
 // endsAfter is how long a connection whose peer is believed no more stays open, so that its calls and streams are told why they end. It does nothing else.
 const endsAfter = time.Second
 
-// follow looks at all connections and streams again whenever what the door trusts changes, and now and then.
+// once has it asked once for each generation of what the door trusts, whether a caller is still believed: streams of a connection may be many, and all ask. Where it is
+// asked before there is a generation, each asks.
+func (c *connections) once(still func() error) func() error {
+	if still == nil {
+		return nil
+	}
+	var mu sync.Mutex
+	var asked uint64
+	var said error
+	return func() error {
+		is := c.generation.Load() // before: what changes meanwhile is another one
+		mu.Lock()
+		defer mu.Unlock()
+		if asked == 0 || asked != is {
+			asked, said = is, still()
+		}
+		return said
+	}
+}
+
+// follow looks at all connections and streams again whenever what the door trusts changes, and now and then. A change counts for what comes from then on
+// also while they are being looked at for the one before.
 func (c *connections) follow(ctx context.Context) {
+	again := make(chan struct{}, 1)
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	defer close(again)
+	looking.Go(func() {
+		for range again {
+			c.look(time.Now())
+		}
+	})
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -230,7 +262,10 @@ func (c *connections) follow(ctx context.Context) {
 			tokens = c.door.Tokens.Changes()
 		}
 		c.generation.Add(1)
-		c.look(time.Now())
+		select {
+		case again <- struct{}{}:
+		default: // that is yet to begin
+		}
 		select {
 		case <-certificates:
 		case <-tokens:
@@ -328,6 +363,12 @@ func (k *connection) lasts() (func(), error) {
 			"more streams on one connection than %d, three quarters of the setting limits.concurrent_streams: watch on another connection", k.of.streams)}
 	}
 	return func() { k.lasting.Add(-1) }, nil
+}
+
+// passes counts a stream that lasts as long as a request which passes a proxy, until the function is called that it returns: of those a connection has as many as calls.
+func (k *connection) passes() func() {
+	k.running.Add(1)
+	return func() { k.running.Add(-1) }
 }
 
 // An arrival is the context of a call whose message has not come, with a timer. gRPC waits for messages without an end.

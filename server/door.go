@@ -14,7 +14,7 @@ import (
 type Door struct {
 	// Name tells it from others, and is the Listener of its callers.
 	Name string
-	// TokensOnly: GetToken, Invalidate, WatchToken and health are there, and nothing else.
+	// TokensOnly: GetToken, Invalidate, WatchToken, what Envoys ask, and health are there, and nothing else.
 	TokensOnly bool
 	// Tokens says whose token a call brings on a connection whose peer has shown no certificate. Nil: tokens say nothing.
 	Tokens TokenAuthenticator
@@ -52,6 +52,9 @@ type Forwarders interface {
 	// Forwarded says for whom somebody calls, nil being nobody in particular, by the values of the header. The same caller is the same pointer. It fails with
 	// CallerUnauthenticated where they may not, or where the header is wrong; the detail says what, and quotes nothing.
 	Forwarded(by *broker.Caller, headers []string) (*broker.Caller, error)
+	// ForwardedBy says for whom somebody calls, nil being nobody in particular, who names them: a principal of their own TLS; empty: they
+	// cannot name them. It fails as Forwarded does.
+	ForwardedBy(by *broker.Caller, principal string) (*broker.Caller, error)
 }
 
 // An Authenticated is who has proven to be somebody. Immutable.

@@ -114,6 +114,10 @@ func TestWhatHasEndedIsClosedWithoutItsTimer(t *testing.T) {
 // TestWhoHasMostMakesRoom: a party has a part of all there is at most, what is not needed is taken back, and where there is no more a connection goes of the
 // party that has most.
 func TestWhoHasMostMakesRoom(t *testing.T) {
+	synctest.Test(t, whoHasMostMakesRoom) // what is not needed is taken back now and then
+}
+
+func whoHasMostMakesRoom(t *testing.T) {
 	c := newConnections(10)
 	c.crowd = newCrowd(Capacity{Calls: 458, Unread: 4 << 20}) // 401 calls of those who are known, 343 of one party
 	come := func(from string, open int64) (*connection, *visitor) {

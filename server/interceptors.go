@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 )
 
 // DefaultDeadline is for calls that bring none; streams have none.
@@ -37,6 +39,7 @@ type edge struct {
 	log       *slog.Logger
 	validator protovalidate.Validator
 	metrics   *Metrics // nil: nobody counts
+	tracer    *trace.Tracer
 	audit     broker.Auditor
 	// recovering and recoveringStream turn a panic in a handler into a failure.
 	recovering       grpc.UnaryServerInterceptor
@@ -79,7 +82,9 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	}
 	defer c.end()
 	var res any
+	var step trace.Step
 	if err == nil {
+		c.Context, step = e.traced(ctx, info.FullMethod, who, started)
 		res, err = e.answered(c, req, info, next)
 	}
 	now := time.Now()
@@ -89,7 +94,7 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 		err = over
 	}
 	if err == nil {
-		e.metrics.called(info.FullMethod, codes.OK, now.Sub(c.started))
+		e.metrics.called(info.FullMethod, codes.OK, now.Sub(c.started), ends(step, info.FullMethod, codes.OK, nil))
 		if e.log.Enabled(c, slog.LevelDebug) {
 			e.log.LogAttrs(c, slog.LevelDebug, "call", slog.String("method", info.FullMethod), slog.String("code", "OK"),
 				slog.Duration("took", time.Since(c.started)))
@@ -97,7 +102,10 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 		return res, nil
 	}
 	s, pushback := e.refuse(c, info.FullMethod, err, c.started)
-	e.metrics.called(info.FullMethod, s.Code(), time.Since(c.started))
+	e.metrics.called(info.FullMethod, s.Code(), time.Since(c.started), ends(step, info.FullMethod, s.Code(), err))
+	if d, ok := info.Server.(denier); ok {
+		return d.Denied(s), nil
+	}
 	_ = grpc.SetTrailer(c, metadata.Pairs(retryPushback, pushback)) // fails only when the call is over
 	return nil, s.Err()
 }
@@ -135,9 +143,15 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	started := time.Now()
 	who, connection, err := identify(ss.Context(), info.FullMethod, started)
 	ctx := context.WithValue(ss.Context(), callerKey{}, who.caller())
+	envoy, passing := srv.(denier)
 	if connection != nil && err == nil {
 		var done, over func()
-		if done, err = connection.lasts(); err == nil {
+		if passing {
+			done = connection.passes()
+		} else {
+			done, err = connection.lasts()
+		}
+		if err == nil {
 			defer connection.ends(ss.Context())
 			defer done()
 			ctx, over = connection.of.proven.add(ctx, who, started)
@@ -148,12 +162,22 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 			}
 		}
 	}
+	if err == nil {
+		err = e.may(info.FullMethod)
+	}
 	if err != nil {
 		s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+		if passing {
+			return ss.SendMsg(envoy.Denied(s))
+		}
 		ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
 		return s.Err()
 	}
-	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e}
+	var step trace.Step
+	if passing { // any other stream lasts, and what is done for it are traces of their own
+		ctx, step = e.traced(ctx, info.FullMethod, who, started)
+	}
+	vs := &validatedStream{ServerStream: ss, ctx: ctx, edge: e, who: who, talks: info.IsClientStream}
 	if strings.HasPrefix(info.FullMethod, "/grpc.") {
 		var cancel context.CancelFunc
 		vs.ctx, cancel = context.WithCancel(ctx)
@@ -163,22 +187,25 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	}
 	if strings.HasPrefix(info.FullMethod, "/grpc.reflection.") && who.caller() == nil {
 		err = &broker.Failure{Kind: broker.CallerNotAllowed} // an unknown caller learns nothing, not even which services exist
-	} else if err = e.may(info.FullMethod); err == nil {
+	} else {
 		err = e.recoveringStream(srv, vs, info, next)
 	}
 	if err != nil && vs.endless && e.stopping.Err() != nil {
 		err = &broker.Failure{Kind: broker.ShuttingDown}
 	}
 	if err == nil {
+		ends(step, info.FullMethod, codes.OK, nil)
 		return nil
 	}
-	if over := unprovenCause(ctx); over != nil {
+	if over := cmp.Or(unprovenCause(ctx), who.holds(time.Now())); over != nil {
 		err = over
 	}
-	if _, ok := status.FromError(err); ok {
+	if s, ok := status.FromError(err); ok {
+		ends(step, info.FullMethod, s.Code(), err)
 		return err // reflection and health speak statuses of their own; and of a message that is too large gRPC has said it already
 	}
 	s, pushback := e.refuse(ctx, info.FullMethod, err, started)
+	ends(step, info.FullMethod, s.Code(), err)
 	ss.SetTrailer(metadata.Pairs(retryPushback, pushback))
 	return s.Err()
 }
@@ -187,8 +214,18 @@ type validatedStream struct {
 	grpc.ServerStream
 	ctx  context.Context //nolint:containedctx // grpc.ServerStream is how a stream carries its context
 	edge *edge
-	// endless: nothing but ctx ends the wait for the next message.
-	endless bool
+	// who is whose it is.
+	who proof
+	// endless: nothing but ctx ends the wait for the next message. talks: so it is from the second one on.
+	endless, talks bool
+}
+
+// SendMsg implements grpc.ServerStream. Nobody is told anything who is believed no more, however long it takes until all streams have been looked at.
+func (s *validatedStream) SendMsg(m any) error {
+	if err := s.who.holds(time.Now()); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
 }
 
 func (s *validatedStream) Context() context.Context { return s.ctx }
@@ -198,6 +235,9 @@ func (s *validatedStream) RecvMsg(m any) error {
 		err := s.recvUntil(s.ctx, m)
 		if h, ok := m.(*healthv1.HealthCheckRequest); err == nil && ok && len(h.GetService()) > healthNameMost {
 			return status.Error(codes.InvalidArgument, "no service has so long a name")
+		}
+		if err != nil && s.ctx.Err() != nil { // whoever is done with it may reset it, as an Envoy does
+			return streamEnded(s.ctx.Err())
 		}
 		return err
 	}
@@ -215,7 +255,16 @@ func (s *validatedStream) RecvMsg(m any) error {
 		}
 		return err
 	}
+	s.endless = s.talks
 	return s.edge.validate(m)
+}
+
+// streamEnded is the failure of a stream whose context has ended.
+func streamEnded(why error) error {
+	if errors.Is(why, context.DeadlineExceeded) {
+		return &broker.Failure{Kind: broker.DeadlinePassed}
+	}
+	return &broker.Failure{Kind: broker.Canceled}
 }
 
 func (s *validatedStream) recvUntil(ctx context.Context, m any) error {
@@ -236,6 +285,7 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 		return s, "-1"
 	}
 	id := requestID(ctx)
+	trace.Say(ctx, trace.RequestID(id))
 	s, pushback := toStatus(err, id, time.Now())
 	kind := broker.KindOf(err)
 	level := slog.LevelInfo
@@ -287,7 +337,8 @@ func detailOf(err error) string {
 	return ""
 }
 
-// RequestIDs are the caller's own x-request-id, and the trace of its traceparent (W3C Trace Context); empty: there is none, or it is none.
+// RequestIDs are the caller's own x-request-id, and the trace of its traceparent (W3C Trace Context), else the one that is recorded of what is done; empty: there
+// is none, or it is none.
 func RequestIDs(ctx context.Context) (requestID, traceID string) {
 	if v := metadata.ValueFromIncomingContext(ctx, "x-request-id"); isRequestID(v) {
 		requestID = v[0]
@@ -297,6 +348,9 @@ func RequestIDs(ctx context.Context) (requestID, traceID string) {
 		if _, err := hex.DecodeString(v[0][3:form]); err == nil {
 			traceID = v[0][3:form]
 		}
+	}
+	if traceID == "" {
+		traceID = trace.RecordedID(ctx)
 	}
 	return requestID, traceID
 }

@@ -34,6 +34,7 @@ const (
 
 const (
 	certNoop = "no-op, mutual TLS"
+	goTLS    = "no-op, mutual TLS, gRPC's and Go's own settings"
 	certBare = "GetToken by certificate, nothing else"
 	certFull = "GetToken by certificate, everything on"
 	jwtNoop  = "no-op, TLS, with a token that nobody reads"
@@ -44,6 +45,7 @@ const (
 // beyondLoopback are GetToken with a policy, an audit log in a file and a rate, the same without those, and methods that do nothing under the same TLS.
 var beyondLoopback = []variant{
 	{name: certNoop, method: noopMethod, child: asBeyond, shows: showsCertificate, start: noopOverTLS},
+	{name: goTLS, method: noopMethod, child: asGoBeyond, shows: showsCertificate, start: defaultOverTLS},
 	{name: certBare, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, child: asBeyond, shows: showsCertificate, start: standDoor("certificates", false)},
 	{name: certFull, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, child: asBeyond, shows: showsCertificate, start: standDoor("certificates", true)},
 	{name: jwtNoop, method: noopMethod, child: asBeyond, shows: showsToken, start: noopOverTLS},
@@ -51,10 +53,12 @@ var beyondLoopback = []variant{
 	{name: jwtFull, method: tokenbrokerv1.TokenBrokerService_GetToken_FullMethodName, child: asBeyond, shows: showsToken, start: standDoor("tokens", true)},
 }
 
-var comparedBeyond = [][2]string{{certFull, certNoop}, {certBare, certNoop}, {certFull, certBare}, {jwtFull, jwtNoop}, {jwtBare, jwtNoop}, {jwtFull, jwtBare}}
+var comparedBeyond = [][2]string{{certFull, certNoop}, {certFull, goTLS}, {certBare, certNoop}, {certFull, certBare}, {jwtFull, jwtNoop}, {jwtBare, jwtNoop}, {jwtFull, jwtBare}}
 
 // TestLoadBeyondLoopback prints a table. It asserts nothing on time.
-func TestLoadBeyondLoopback(t *testing.T) { load(t, beyondLoopback, comparedBeyond, asBeyond) }
+func TestLoadBeyondLoopback(t *testing.T) {
+	load(t, beyondLoopback, comparedBeyond, asBeyond, asGoBeyond)
+}
 
 // proofs are what callers and servers show each other. Files has those for servers.
 type proofs struct {
@@ -123,13 +127,24 @@ func (p *proofs) shown(t testing.TB, what string) []grpc.DialOption {
 
 // noopOverTLS speaks TLS as the broker does.
 func noopOverTLS(s *stand, answer *tokenbrokerv1.GetTokenResponse) answering {
-	pair, err := tls.LoadX509KeyPair(filepath.Join(s.beyond.Files, "own.pem"), filepath.Join(s.beyond.Files, "own.key"))
+	return noopServer(answer, s.beyond.shownByServers())
+}
+
+// defaultOverTLS is noopOverTLS with gRPC's own settings.
+func defaultOverTLS(s *stand, answer *tokenbrokerv1.GetTokenResponse) answering {
+	srv := grpc.NewServer(s.beyond.shownByServers())
+	srv.RegisterService(noop(answer), struct{}{})
+	return srv
+}
+
+func (p *proofs) shownByServers() grpc.ServerOption {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(p.Files, "own.pem"), filepath.Join(p.Files, "own.key"))
 	if err != nil {
 		panic(err)
 	}
-	return noopServer(answer, grpc.Creds(credentials.NewTLS(&tls.Config{
+	return grpc.Creds(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, SessionTicketsDisabled: true, ClientAuth: tls.RequestClientCert,
-	})))
+	}))
 }
 
 // anybody lets everybody do everything.

@@ -52,6 +52,8 @@ const (
 	asGoDoes = "as Go does"
 	// asBeyond is as asServed, for callers of other machines.
 	asBeyond = "as served, beyond loopback"
+	// asGoBeyond is as asGoDoes, for those.
+	asGoBeyond = "as Go does, beyond loopback"
 )
 
 // A variant is a server to ask. Its answer must have as many bytes as the others' have.
@@ -171,7 +173,7 @@ func TestLoadServer(t *testing.T) {
 	}
 	out := json.NewEncoder(os.NewFile(3, "parent"))
 	s := newStand(t)
-	if child == asBeyond {
+	if child == asBeyond || child == asGoBeyond {
 		s.beyond = newProofs(t)
 	}
 	answer := s.get()
@@ -296,7 +298,7 @@ func startLoadServer(t *testing.T, as string) *runningLoadServer {
 		t.Fatal(err)
 	}
 	args := []string{"-test.run=^TestLoadServer$"}
-	if *loadProfile != "" && as != asGoDoes {
+	if *loadProfile != "" && as != asGoDoes && as != asGoBeyond {
 		args = append(args, "-test.cpuprofile=server.pprof", "-test.memprofile=server.mem.pprof", "-test.memprofilerate=65536")
 	}
 	cmd := exec.Command(exe, args...)

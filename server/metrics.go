@@ -36,6 +36,8 @@ type Metrics struct {
 	trustStale  *prometheus.GaugeVec
 	auditAway   prometheus.Gauge
 	auditLost   prometheus.Gauge
+	// began and certificate are of the same certificate: which part of its life is left is told by both.
+	began       *prometheus.GaugeVec
 	certificate *prometheus.GaugeVec
 	lists       *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
@@ -92,18 +94,20 @@ func NewMetrics() *Metrics {
 			Name: "tokenbroker_policy_stale", Help: "1 while the policy's file as it is now is not used: a former one decides.",
 		}),
 		trustStale:  gauge("listener_stale", "1 while something of a listener's certificates as they are now is not used: the former is.", "listener"),
+		began:       gauge("listener_certificate_start_timestamp_seconds", "When the life of the broker's own certificate of a listener began.", "listener"),
 		certificate: gauge("listener_certificate_expiry_timestamp_seconds", "When the broker's own certificate of a listener ends.", "listener"),
 		lists:       gauge("listener_revocation_list_expiry_timestamp_seconds", "When the first of a listener's revocation lists ends. Not there without any.", "listener"),
 		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
-	build.WithLabelValues(buildVersion(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.certificate, m.lists, m.auditAway, m.auditLost,
+	build.WithLabelValues(Version(), runtime.Version()).Set(1)
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.began, m.certificate, m.lists, m.auditAway, m.auditLost,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-func buildVersion() string {
+// Version is that of the program: of a release, or the revision that it is built of.
+func Version() string {
 	version := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if version = info.Main.Version; version == "" || version == "(devel)" {
@@ -151,22 +155,30 @@ func (m *Metrics) Failed(op broker.Operation, provider string, kind broker.Kind)
 	}
 }
 
-// called counts a call. m may be nil.
-func (m *Metrics) called(method string, code codes.Code, took time.Duration) {
+// called counts a call, and keeps its trace as an example; empty: it has none. m may be nil.
+func (m *Metrics) called(method string, code codes.Code, took time.Duration, traceID string) {
 	if m == nil {
 		return
 	}
 	if code == codes.OK {
 		if o, ok := m.well.Load(method); ok {
-			o.(prometheus.Observer).Observe(took.Seconds())
+			observe(o.(prometheus.Observer), took, traceID)
 			return
 		}
 	}
 	o := m.calls.WithLabelValues(methodLabel(method), code.String())
-	o.Observe(took.Seconds())
+	observe(o, took, traceID)
 	if code == codes.OK {
 		m.well.Store(method, o)
 	}
+}
+
+func observe(o prometheus.Observer, took time.Duration, traceID string) {
+	if e, ok := o.(prometheus.ExemplarObserver); ok && traceID != "" {
+		e.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": traceID})
+		return
+	}
+	o.Observe(took.Seconds())
 }
 
 // streaming counts a stream until the function is called that it returns. m may be nil.
@@ -193,12 +205,13 @@ func (m *Metrics) Audit(away bool, lost int64) {
 	m.auditLost.Set(float64(lost))
 }
 
-// Certificates notes of a listener when the broker's certificate ends, when the first of its revocation lists does (zero: it has none), and whether something of
-// what it trusts is not what is there now.
-func (m *Metrics) Certificates(listener string, ends, lists time.Time, stale bool) {
+// Certificates notes of a listener when the life of the broker's certificate began and ends, when the first of its revocation lists ends (zero: it has none), and
+// whether something of what it trusts is not what is there now.
+func (m *Metrics) Certificates(listener string, began, ends, lists time.Time, stale bool) {
 	if !lists.IsZero() {
 		m.lists.WithLabelValues(listener).Set(float64(lists.Unix()))
 	}
+	m.began.WithLabelValues(listener).Set(float64(began.Unix()))
 	m.certificate.WithLabelValues(listener).Set(float64(ends.Unix()))
 	set(m.trustStale.WithLabelValues(listener), stale)
 }

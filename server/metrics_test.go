@@ -34,7 +34,7 @@ func TestTheMetricsAreThoseOfTheDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.metrics.Degraded("stub")
-	s.metrics.Certificates("services", time.Now(), time.Now(), false)
+	s.metrics.Certificates("services", time.Now(), time.Now(), time.Now(), false)
 	all, err := s.broker.Count(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -84,11 +84,69 @@ func TestTheMetricsAreThoseOfTheDocument(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	for expr := range strings.SplitSeq(string(text), "expr:") { // every alert is about something that is there
-		for _, name := range regexp.MustCompile("tokenbroker_[a-z_]+").FindAllString(expr, -1) {
-			if base, _ := strings.CutSuffix(name, "_count"); want[name] == "" && want[base] == "" {
-				t.Errorf("an alert is about %s, which is not there", name)
+}
+
+// usedMetric is one in an expression, with its matchers; what recording rules make has colons in its name, and is none of ours.
+var usedMetric = regexp.MustCompile(`[\w:]*tokenbroker_[\w:]+(?:\{([^}]*)\})?`)
+
+// TestWhatIsShownIsThere: the alerts and the dashboard are about metrics of the document, with labels that these have, or that Prometheus adds.
+func TestWhatIsShownIsThere(t *testing.T) {
+	text, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := map[string][]string{}
+	for _, row := range metricRow.FindAllStringSubmatch(string(text), -1) {
+		has[row[1]] = append(regexp.MustCompile("[a-z_]+").FindAllString(row[3], -1), "job", "instance")
+		if row[2] == "histogram" {
+			has[row[1]+"_count"], has[row[1]+"_bucket"] = has[row[1]], append(slices.Clone(has[row[1]]), "le")
+		}
+	}
+	shown := map[string]bool{}
+	for name, expr := range map[string]*regexp.Regexp{
+		"../deploy/prometheus/alerts.yaml":   regexp.MustCompile(`(?s)expr: (.*?)\n\s+(?:- record|- alert|for|labels):`),
+		"../deploy/grafana/tokenbroker.json": regexp.MustCompile(`"expr": ("(?:[^"\\]|\\.)*")`),
+	} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := expr.FindAllStringSubmatch(string(text), -1)
+		if len(found) < 20 {
+			t.Errorf("%s: found %d expressions", name, len(found))
+		}
+		for _, e := range found {
+			query := strings.ReplaceAll(e[1], `\"`, `"`)
+			var labels []string // of any of its metrics
+			for _, use := range usedMetric.FindAllStringSubmatch(query, -1) {
+				metric, _, _ := strings.Cut(use[0], "{")
+				if strings.Contains(metric, ":") {
+					labels = append(labels, "job", "provider")
+					continue
+				}
+				shown[metric] = true
+				if has[metric] == nil {
+					t.Errorf("%s: %s is not there", name, metric)
+				}
+				labels = append(labels, has[metric]...)
+				for _, l := range regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)`).FindAllStringSubmatch(use[1], -1) {
+					if !slices.Contains(has[metric], l[1]) {
+						t.Errorf("%s: %s has no label %s", name, metric, l[1])
+					}
+				}
 			}
+			for _, by := range regexp.MustCompile(`(?:by|on) \(([^)]*)\)`).FindAllStringSubmatch(query, -1) {
+				for _, l := range regexp.MustCompile(`\w+`).FindAllString(by[1], -1) {
+					if !slices.Contains(labels, l) {
+						t.Errorf("%s: %s: nothing has a label %s", name, query, l)
+					}
+				}
+			}
+		}
+	}
+	for metric := range has {
+		if base := strings.TrimSuffix(strings.TrimSuffix(metric, "_count"), "_bucket"); !shown[base] && !shown[base+"_count"] && !shown[base+"_bucket"] {
+			t.Errorf("nothing shows %s", metric)
 		}
 	}
 }

@@ -110,8 +110,11 @@ const greetWithin = 100 * time.Millisecond
 // greet looks at the token of a stranger's call as soon as its headers are there: what a caller brings is not counted as what a stranger does. Whose call it is,
 // and why nobody's, is said when it has come.
 func (k *connection) greet(ctx context.Context) {
+	if !k.strange() {
+		return // each call asks: headers are looked at by strangers alone
+	}
 	headers := metadata.ValueFromIncomingContext(ctx, "authorization")
-	if !k.strange() || len(headers) != 1 {
+	if len(headers) != 1 || len(metadata.ValueFromIncomingContext(ctx, forwardedHeader)) > 0 { // what is wrong with the latter is not the token's
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, greetWithin)

@@ -25,7 +25,9 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server/mesh"
 )
 
 // Settings are what a Server is made of. Broker, Providers and Authorizer are required; every other zero value is a default.
@@ -43,6 +45,8 @@ type Settings struct {
 	Ready func() error
 	// Metrics is shown on /metrics where ServeMetrics is called. Default: none.
 	Metrics *Metrics
+	// Tracer begins the traces of calls. Default: there are none.
+	Tracer *trace.Tracer
 	// MaxConcurrentStreams bounds the calls that run at a time on one connection; default DefaultConcurrentStreams.
 	MaxConcurrentStreams uint32
 	// MaxMessageBytes bounds a request; default DefaultMessageBytes.
@@ -113,7 +117,7 @@ func newServer(s Settings, more ...grpc.ServerOption) (*Server, error) {
 	if s.Ready == nil {
 		s.Ready = func() error { return nil }
 	}
-	e := &edge{ready: s.Ready, log: s.Log, audit: s.Auditor, metrics: s.Metrics, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
+	e := &edge{ready: s.Ready, log: s.Log, audit: s.Auditor, metrics: s.Metrics, tracer: s.Tracer, validator: validator, within: s.messageWithin, stopping: stopping, strangers: rate.NewLimiter(10, 100)}
 	panicked := recovery.WithRecoveryHandlerContext(e.recovered)
 	e.recovering, e.recoveringStream = recovery.UnaryServerInterceptor(panicked), recovery.StreamServerInterceptor(panicked)
 	out := &Server{grpc: map[string]*grpc.Server{}, health: health.NewServer(), broker: s.Broker, metrics: s.Metrics, log: s.Log, stop: stop}
@@ -148,6 +152,7 @@ func (s *Server) open(stopping context.Context, d Door, from Settings, e *edge, 
 	srv = grpc.NewServer(append(options, more...)...)
 	t := &tokens{broker: s.broker}
 	srv.RegisterService(t.desc(), t)
+	mesh.Register(srv, &envoys{e, t})
 	healthv1.RegisterHealthServer(srv, s.health)
 	if !d.TokensOnly {
 		tokenbrokerv1.RegisterCredentialServiceServer(srv, &credentials{broker: s.broker})
@@ -286,5 +291,5 @@ func (s *Server) ServeProbes(ctx context.Context, l net.Listener) error {
 
 // shown are the metrics, in Prometheus' format.
 func (s *Server) shown() http.Handler {
-	return promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(s.metrics.Registry(), promhttp.HandlerOpts{EnableOpenMetrics: true})
 }

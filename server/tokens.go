@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -93,11 +94,14 @@ func (s *tokens) Invalidate(ctx context.Context, r *tokenbrokerv1.InvalidateRequ
 }
 
 func (s *tokens) WatchToken(r *tokenbrokerv1.WatchTokenRequest, stream grpc.ServerStreamingServer[tokenbrokerv1.WatchTokenResponse]) error {
+	return s.watch(stream.Context(), r, stream.Send)
+}
+
+func (s *tokens) watch(ctx context.Context, r *tokenbrokerv1.WatchTokenRequest, send func(*tokenbrokerv1.WatchTokenResponse) error) error {
 	sel, err := selection(r)
 	if err != nil {
 		return err
 	}
-	ctx := stream.Context()
 	return s.broker.Watch(ctx, callerOf(ctx), engine.Request{
 		Credential: broker.CredentialName(r.GetCredential()), Selection: sel, MinTTL: r.GetMinTtl().AsDuration(),
 	}, r.GetKnownTokenId(), func(e engine.Event) error {
@@ -105,11 +109,33 @@ func (s *tokens) WatchToken(r *tokenbrokerv1.WatchTokenRequest, stream grpc.Serv
 		if err != nil {
 			return err
 		}
-		if err := stream.Send(m); err != nil {
+		if err := send(m); err != nil {
+			if broker.KindOf(err) != broker.Internal {
+				return err
+			}
 			return &broker.Failure{Kind: broker.Canceled}
 		}
 		return nil
 	})
+}
+
+// current is what a watch has to know by now.
+func (s *tokens) current(ctx context.Context, r *tokenbrokerv1.WatchTokenRequest) (*tokenbrokerv1.Token, time.Duration, error) {
+	sel, err := selection(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	res, left, err := s.broker.Current(ctx, callerOf(ctx), engine.Request{
+		Credential: broker.CredentialName(r.GetCredential()), Selection: sel, MinTTL: r.GetMinTtl().AsDuration(),
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	shown, err := renderingOf(res.Rendering)
+	if err != nil {
+		return nil, 0, err
+	}
+	return shown.token, left, nil
 }
 
 func eventMessage(e engine.Event) (*tokenbrokerv1.WatchTokenResponse, error) {

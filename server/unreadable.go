@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strings"
 
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -20,22 +19,6 @@ var errUnreadable = broker.Invalid(broker.Violation{
 // unreadable marks a message that could not be decoded, as a field that nobody has. gRPC would refuse it before a handler sees it, with a
 // status that has no details and says that the fault is ours; so it goes on to where all requests are looked at.
 var unreadable = protowire.AppendString(protowire.AppendTag(nil, protowire.MaxValidNumber, protowire.BytesType), "unreadable")
-
-// Unmarshal implements encoding.CodecV2.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	m, ok := v.(proto.Message)
-	if ok && isOurs(m) && data.Len() > smallMessage && elements(m.ProtoReflect().Descriptor(), data.Materialize(), elementsMost) < 0 {
-		m.ProtoReflect().SetUnknown(overloaded)
-		return nil
-	}
-	err := c.CodecV2.Unmarshal(data, v)
-	if err == nil || !ok || !isOurs(m) {
-		return err
-	}
-	proto.Reset(m)
-	m.ProtoReflect().SetUnknown(unreadable)
-	return nil
-}
 
 // What is decoded is larger than what came: an element of two bytes takes a hundred. Nothing that keeps the contract's limits has so many.
 const (

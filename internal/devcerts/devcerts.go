@@ -31,6 +31,20 @@ const backdated = time.Minute
 
 // NewAuthority makes one of a name that lives so long. trustDomain is whose SPIFFE IDs it signs, as it says of itself; empty: no SPIFFE IDs.
 func NewAuthority(name, trustDomain string, life time.Duration) (*Authority, error) {
+	return (*Authority)(nil).signs(name, life, func(c *x509.Certificate) {
+		if trustDomain != "" {
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: trustDomain}}
+		}
+	})
+}
+
+// Below makes an authority whose certificate this one signs.
+func (a *Authority) Below(name string, life time.Duration) (*Authority, error) {
+	return a.signs(name, life, func(*x509.Certificate) {})
+}
+
+// signs makes an authority; nil signs none, so that it signs its own.
+func (a *Authority) signs(name string, life time.Duration, edit func(*x509.Certificate)) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -40,10 +54,12 @@ func NewAuthority(name, trustDomain string, life time.Duration) (*Authority, err
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-backdated), NotAfter: now.Add(life),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	if trustDomain != "" {
-		c.URIs = []*url.URL{{Scheme: "spiffe", Host: trustDomain}}
+	edit(c)
+	by, with := c, key
+	if a != nil {
+		by, with = a.Certificate, a.key
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, c, by, &key.PublicKey, with)
 	if err != nil {
 		return nil, err
 	}
@@ -55,27 +71,6 @@ func NewAuthority(name, trustDomain string, life time.Duration) (*Authority, err
 
 // PEM is its certificate.
 func (a *Authority) PEM() []byte { return pemOf("CERTIFICATE", a.Certificate.Raw) }
-
-// Below makes an authority whose certificate this one signs.
-func (a *Authority) Below(name string, life time.Duration) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	now := time.Now()
-	c := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-backdated), NotAfter: now.Add(life),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, a.Certificate, &key.PublicKey, a.key)
-	if err != nil {
-		return nil, err
-	}
-	if c, err = x509.ParseCertificate(der); err != nil {
-		return nil, err
-	}
-	return &Authority{c, key}, nil
-}
 
 // Revoke signs the list of what it takes back, in PEM (RFC 5280 section 5). edit may change anything of it; nil: nothing.
 func (a *Authority) Revoke(life time.Duration, edit func(*x509.RevocationList), revoked ...*big.Int) ([]byte, error) {

@@ -3,6 +3,7 @@ package authn
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +55,9 @@ type Certificates struct {
 
 	is atomic.Pointer[material]
 
+	// reading lets one at a time read, so that what was read last counts.
+	reading sync.Mutex
+
 	mu      sync.Mutex
 	changes chan struct{}
 	problem string // that was told last
@@ -64,14 +69,19 @@ var _ server.Authenticator = (*Certificates)(nil)
 type material struct {
 	own   *tls.Certificate
 	trust []authority
-	// digest is of all of it.
-	digest [sha256.Size]byte
+	// digest is of all of it, and authorities of the authorities alone.
+	digest, authorities [sha256.Size]byte
 }
 
-// fileMost bounds a file with certificates.
-const fileMost = 1 << 20
+const (
+	// fileMost bounds a file with certificates.
+	fileMost = 1 << 20
+	// namesakesMost bounds the authorities of one name in a trust: each of them is tried for whoever shows a certificate that says it is that name's. Partners choose what theirs are called.
+	namesakesMost = 16
+)
 
-// New reads everything, and asks the Workload API until ctx ends. It fails if anything of it is missing or wrong. Whoever has made it runs Follow.
+// New reads everything, and asks the Workload API until ctx ends. It fails if anything of it is missing or wrong, but for the authorities that the Workload API has: partners make theirs, and
+// keep no broker from beginning. Whoever has made it runs Follow.
 func New(ctx context.Context, s Settings) (*Certificates, error) {
 	c := &Certificates{settings: s, log: s.Log, now: s.Now, changes: make(chan struct{})}
 	if c.log == nil {
@@ -91,12 +101,15 @@ func New(ctx context.Context, s Settings) (*Certificates, error) {
 			return nil, fmt.Errorf("the SPIFFE Workload API at %s: %w", s.WorkloadAPI, err)
 		}
 	}
-	m, err := c.read(nil)
-	if err != nil {
+	m, wrong, given := c.read(nil)
+	if wrong != nil {
 		c.Close()
-		return nil, err
+		return nil, wrong
 	}
 	c.is.Store(m)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tell(given)
 	return c, nil
 }
 
@@ -135,17 +148,12 @@ func (c *Certificates) Follow(ctx context.Context) {
 
 // reload reads everything again. What is wrong leaves what was there of that part, and of no other, and is said once.
 func (c *Certificates) reload() {
-	m, err := c.read(c.is.Load())
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	m, wrong, given := c.read(c.is.Load())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	problem := ""
-	if err != nil {
-		problem = err.Error()
-	}
-	if c.problem != problem && problem != "" {
-		c.log.Error("certificates not reloaded: what is wrong stays as it was", "listener", c.settings.Listener, "error", problem)
-	}
-	c.problem = problem
+	c.tell(errors.Join(wrong, given))
 	if m.digest == c.is.Load().digest {
 		return
 	}
@@ -155,10 +163,22 @@ func (c *Certificates) reload() {
 	c.log.Info("certificates reloaded", "listener", c.settings.Listener, "own_ends", m.own.Leaf.NotAfter)
 }
 
+// tell says what is wrong, once. It is called with the lock.
+func (c *Certificates) tell(wrong error) {
+	problem := ""
+	if wrong != nil {
+		problem = wrong.Error()
+	}
+	if c.problem != problem && problem != "" {
+		c.log.Error("certificates not reloaded: what is wrong stays as it was", "listener", c.settings.Listener, "error", problem)
+	}
+	c.problem = problem
+}
+
 // Status is how a listener's certificates are.
 type Status struct {
-	// Ends is when the broker's own does.
-	Ends time.Time
+	// Began and Ends are the life of the broker's own.
+	Began, Ends time.Time
 	// ListsEnd is when the first of the revocation lists does; zero: there is none.
 	ListsEnd time.Time
 	// Stale: something of what is there now is not used.
@@ -170,7 +190,7 @@ func (c *Certificates) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	is := c.is.Load()
-	s := Status{Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
+	s := Status{Began: is.own.Leaf.NotBefore, Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
 	for _, a := range is.trust {
 		for _, l := range a.lists {
 			if s.ListsEnd.IsZero() || l.NextUpdate.Before(s.ListsEnd) {
@@ -188,32 +208,39 @@ func (c *Certificates) Changes() <-chan struct{} {
 	return c.changes
 }
 
-// read reads everything. What is wrong of it is the error, and former has that part as it was: an authority that is taken away is not trusted on because
-// something else is broken. A former that is nil has nothing.
-func (c *Certificates) read(former *material) (*material, error) {
-	m := &material{}
+// read reads everything. What is wrong of it is an error, given of what the Workload API has of authorities, and former has that part as it was: an authority that is taken away is not trusted
+// on because something else is broken. A former that is nil has nothing.
+func (c *Certificates) read(former *material) (m *material, wrong, given error) {
+	m = &material{}
 	if former == nil {
 		former = &material{}
 	}
-	var wrong []error
 	var err error
 	if m.own, err = c.own(); err != nil {
-		wrong, m.own = append(wrong, err), former.own
+		wrong, m.own = err, former.own
 	}
 	for i, t := range c.settings.Trust {
 		a, err := newAuthority(t)
-		if err == nil {
-			a.certificates, err = c.certificates(a)
-		}
-		if err == nil && t.CRLFile != "" {
-			a.lists, err = listsIn("trust "+t.Name, t.CRLFile)
-		}
 		if err != nil {
-			wrong = append(wrong, err)
-			if i >= len(former.trust) {
-				continue
+			wrong = errors.Join(wrong, err)
+			continue
+		}
+		var was authority
+		if i < len(former.trust) {
+			was = former.trust[i]
+		}
+		if a.certificates, err = c.certificates(a); err != nil {
+			a.certificates = was.certificates
+			if t.CAFile == "" && c.source != nil {
+				given = errors.Join(given, err)
+			} else {
+				wrong = errors.Join(wrong, err)
 			}
-			a = former.trust[i]
+		}
+		if t.CRLFile != "" {
+			if a.lists, err = listsIn("trust "+t.Name, t.CRLFile); err != nil {
+				wrong, a.lists = errors.Join(wrong, err), was.lists
+			}
 		}
 		a.roots = x509.NewCertPool()
 		for _, r := range a.certificates {
@@ -222,15 +249,22 @@ func (c *Certificates) read(former *material) (*material, error) {
 		m.trust = append(m.trust, a)
 	}
 	if len(c.settings.Trust) == 0 && !c.settings.Optional {
-		wrong = append(wrong, errors.New("nobody is trusted: name a trust"))
+		wrong = errors.Join(wrong, errors.New("nobody is trusted: name a trust"))
 	}
-	m.digest = m.sum()
-	return m, errors.Join(wrong...)
+	m.digest, m.authorities = m.sums()
+	return m, wrong, given
 }
 
-// sum is a digest of all of it.
-func (m *material) sum() (digest [sha256.Size]byte) {
+// sums are digests: of all of it, and of the authorities alone.
+func (m *material) sums() (all, authorities [sha256.Size]byte) {
 	h := sha256.New()
+	for _, a := range m.trust {
+		h.Write([]byte(a.Name + "\x00"))
+		for _, r := range a.certificates {
+			h.Write(r.Raw)
+		}
+	}
+	h.Sum(authorities[:0])
 	if m.own != nil {
 		for _, raw := range m.own.Certificate {
 			h.Write(raw)
@@ -238,15 +272,12 @@ func (m *material) sum() (digest [sha256.Size]byte) {
 	}
 	for _, a := range m.trust {
 		h.Write([]byte(a.Name + "\x00"))
-		for _, r := range a.certificates {
-			h.Write(r.Raw)
-		}
 		for _, l := range a.lists {
 			h.Write(l.Raw)
 		}
 	}
-	h.Sum(digest[:0])
-	return digest
+	h.Sum(all[:0])
+	return all, authorities
 }
 
 // own is the broker's own certificate, which has not ended.
@@ -300,13 +331,32 @@ func (c *Certificates) certificates(a authority) ([]*x509.Certificate, error) {
 			return nil, fmt.Errorf("trust %s: there is neither a ca_file nor a Workload API", a.Name)
 		}
 		if b, err := c.source.GetX509BundleForTrustDomain(a.domain); err == nil {
-			return b.X509Authorities(), nil
+			all := b.X509Authorities()
+			return all, bearable(fmt.Sprintf("trust %s: what the Workload API has for %s", a.Name, a.TrustDomain), all)
 		}
 		c.log.Warn("the Workload API does not know a trust domain: nobody of it is let in; has the broker's entry been told to federate with it?",
 			"listener", c.settings.Listener, "trust", a.Name, "trust_domain", a.TrustDomain)
 		return nil, nil
 	}
-	return authoritiesIn("trust "+a.Name, a.CAFile)
+	all, err := authoritiesIn("trust "+a.Name, a.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return all, bearable(fmt.Sprintf("trust %s: %s", a.Name, a.CAFile), all)
+}
+
+// bearable says why authorities would cost too much to try.
+func bearable(whose string, all []*x509.Certificate) error {
+	of := map[string]int{}
+	for _, c := range all {
+		if of[string(c.RawSubject)]++; of[string(c.RawSubject)] > namesakesMost {
+			return fmt.Errorf("%s has more than %d authorities of the name %.100q: each of them would be tried for whoever shows a certificate of that name's", whose, namesakesMost, c.Subject)
+		}
+		if k, ok := c.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > rsaMost {
+			return fmt.Errorf("%s has an authority %.100q with an RSA key of %d bits: %d are the most", whose, c.Subject, k.N.BitLen(), rsaMost)
+		}
+	}
+	return nil
 }
 
 // authoritiesIn reads certificates of authorities from a file in PEM. It fails if there is anything else in it.
@@ -368,8 +418,7 @@ func bounded(chain []*x509.Certificate) error {
 // Authenticate implements server.Authenticator: a TLS handshake in which both sides show a certificate. There is no resumption: a session that is resumed
 // would be let in by what was trusted before.
 func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.Peer, error) {
-	var id identity
-	var chain []*x509.Certificate
+	var found *standing
 	asks := tls.RequireAnyClientCert // verified below, against what is trusted then
 	switch {
 	case c.settings.Optional && len(c.settings.Trust) == 0:
@@ -381,14 +430,16 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, SessionTicketsDisabled: true,
 		ClientAuth:     asks,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.is.Load().own, nil },
-		VerifyConnection: func(s tls.ConnectionState) (err error) {
-			if chain = s.PeerCertificates; len(chain) == 0 && c.settings.Optional {
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 && c.settings.Optional {
 				return nil
 			}
-			if err := bounded(chain); err != nil {
+			if err := bounded(s.PeerCertificates); err != nil {
 				return err
 			}
-			id, err = identify(chain, c.is.Load().trust, c.now())
+			is := c.is.Load()
+			id, err := identify(s.PeerCertificates, is.trust, c.now())
+			found = &standing{id, is.authorities}
 			return err
 		},
 	})
@@ -398,17 +449,42 @@ func (c *Certificates) Authenticate(ctx context.Context, raw net.Conn) (server.P
 	if conn.ConnectionState().NegotiatedProtocol != "h2" {
 		return server.Peer{}, errors.New("the client does not speak HTTP/2 (ALPN h2)")
 	}
-	if len(chain) == 0 {
+	if found == nil {
 		return server.Peer{Conn: conn}, nil
 	}
-	caller := broker.NewCaller(id.kind, id.authority, id.name, broker.ProofX509, c.settings.Listener)
-	return server.Peer{Conn: conn, Authenticated: server.Authenticated{Caller: caller, Until: id.until, Still: func() error {
-		now, err := identify(chain, c.is.Load().trust, c.now())
-		if err == nil && (now.kind != id.kind || now.authority != id.authority || now.name != id.name) {
-			err = errors.New("its certificate is another caller's by now")
+	var of atomic.Pointer[standing]
+	of.Store(found)
+	caller := broker.NewCaller(found.kind, found.authority, found.name, broker.ProofX509, c.settings.Listener)
+	return server.Peer{Conn: conn, Authenticated: server.Authenticated{Caller: caller, Until: found.until, Still: func() error { return c.still(&of) }}}, nil
+}
+
+// A standing is who somebody is, as of the authorities by which that was found.
+type standing struct {
+	identity
+	authorities [sha256.Size]byte
+}
+
+// still says why somebody would not be let in any more who was let in before. Where the authorities are who they were when that was found last, their signatures are not verified again: there
+// may be thousands of connections to be looked at when a list changes. Whoever stores an older standing, because two have looked at once, has it found again.
+func (c *Certificates) still(of *atomic.Pointer[standing]) error {
+	was, is, now := of.Load(), c.is.Load(), c.now()
+	if is.authorities == was.authorities {
+		last := slices.DeleteFunc(slices.Clone(was.chains), func(chain []*x509.Certificate) bool { return !now.Before(endOf(chain)) })
+		if len(last) == 0 {
+			return errors.New("the certificate has ended")
 		}
+		_, err := unrevoked(last, is.trust, was.trust, now)
 		return err
-	}}}, nil
+	}
+	again, err := identify(was.shown, is.trust, now)
+	if err != nil {
+		return err
+	}
+	if again.kind != was.kind || again.authority != was.authority || again.name != was.name {
+		return errors.New("its certificate is another caller's by now")
+	}
+	of.Store(&standing{again, is.authorities})
+	return nil
 }
 
 // Shown are the broker's own certificate and those of each trust, by its name, as they are used now. Nobody changes them.

@@ -2,20 +2,11 @@ package authn_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"text/template"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -74,7 +65,6 @@ static_resources:
 // envoy starts one before an address, as the workload of a SPIFFE ID, and returns where it listens.
 func (r *rig) envoy(id, details, behind, ca string) (addr string) {
 	r.t.Helper()
-	program := installed.Tool(r.t, "envoy")
 	name := "envoy-" + id[strings.LastIndexByte(id, '/')+1:]
 	pair := r.svid(id, devcerts.Loopback, func(c *x509.Certificate) {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -89,56 +79,7 @@ func (r *rig) envoy(id, details, behind, ca string) (addr string) {
 	if err := anEnvoy.Execute(&config, map[string]string{"Dir": r.dir, "Name": name, "Details": details, "Port": port, "Behind": ca}); err != nil {
 		r.t.Fatal(err)
 	}
-	admin := filepath.Join(r.dir, name+".admin")
-	ctx, end := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, program, "-c", r.write(name+".yaml", config.Bytes()), "--admin-address-path", admin, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn")
-	cmd.Stdout, cmd.Stderr = r.t.Output(), r.t.Output()
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() {
-		end()
-		_ = cmd.Wait()
-	})
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
-		if addr := listening(ctx, admin); addr != "" {
-			return addr
-		}
-	}
-	r.t.Fatal("Envoy does not listen")
-	return ""
-}
-
-// listening asks an Envoy where it listens; empty: it does not yet.
-func listening(ctx context.Context, admin string) string {
-	at, err := os.ReadFile(admin)
-	if err != nil || len(at) == 0 {
-		return ""
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+string(at)+"/listeners?format=json", nil)
-	if err != nil {
-		return ""
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return ""
-	}
-	defer res.Body.Close()
-	var all struct {
-		Statuses []struct {
-			Local struct {
-				Socket struct {
-					Address string `json:"address"`
-					Port    int    `json:"port_value"`
-				} `json:"socket_address"`
-			} `json:"local_address"`
-		} `json:"listener_statuses"`
-	}
-	data, _ := io.ReadAll(res.Body)
-	if json.Unmarshal(data, &all) != nil || len(all.Statuses) != 1 || all.Statuses[0].Local.Socket.Port == 0 {
-		return ""
-	}
-	return net.JoinHostPort(all.Statuses[0].Local.Socket.Address, fmt.Sprint(all.Statuses[0].Local.Socket.Port))
+	return installed.Envoy(r.t, r.write(name+".yaml", config.Bytes()))
 }
 
 // TestARealEnvoyCallsForOthers: whoever comes by way of it is who its TLS says, whatever headers they send; by way of two, whom the first one says.

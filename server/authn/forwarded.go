@@ -14,7 +14,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/server"
 )
 
-// A Proxy is one that calls for others, and says for whom by x-forwarded-client-cert (Envoy).
+// A Proxy is one that calls for others, and says for whom by x-forwarded-client-cert, or as an Envoy that asks for its clients' tokens.
 type Proxy struct {
 	// Name is of the settings.
 	Name string
@@ -98,6 +98,10 @@ var (
 	errTwice     = forwardedFailure("one proxy has added more than one element, or a certificate's name is written so that it looks as if")
 	errNotItsOwn = forwardedFailure("its By is not the proxy that sent it")
 	errNotBelief = forwardedFailure("its URI is no SPIFFE ID that this proxy may forward")
+
+	errNoPrincipals = &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: "an Envoy asks for its clients, and is no proxy of this listener: have the settings name it, or Envoy's configuration say caller: envoy"}
+	errNobody       = &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: "an Envoy does not say for whom it asks, and its configuration does not say caller: envoy"}
+	errNotPrincipal = &broker.Failure{Kind: broker.CallerUnauthenticated, Detail: "the principal for whom an Envoy asks is no SPIFFE ID that it may forward"}
 )
 
 func forwardedFailure(why string) *broker.Failure {
@@ -123,6 +127,29 @@ func (p *Proxies) Forwarded(by *broker.Caller, headers []string) (*broker.Caller
 	if wrong != nil {
 		return nil, wrong
 	}
+	return p.caller(of, by, way)
+}
+
+// ForwardedBy implements server.Forwarders.
+func (p *Proxies) ForwardedBy(by *broker.Caller, principal string) (*broker.Caller, error) {
+	if by == nil || p.of[by.Identity] == nil {
+		return nil, errNoPrincipals
+	}
+	if principal == "" {
+		return nil, errNobody
+	}
+	if strings.Contains(principal, between) {
+		return nil, errNotPrincipal
+	}
+	c, err := p.caller(p.of[by.Identity], by, []string{principal})
+	if err != nil {
+		return nil, errNotPrincipal
+	}
+	return c, nil
+}
+
+// caller is the one who calls by way of a proxy, and of others before it.
+func (p *Proxies) caller(of *proxy, by *broker.Caller, way []string) (*broker.Caller, error) {
 	f := forwarding{of, by.Identity, strings.Join(way, between)}
 	p.mu.RLock()
 	c := p.all[f]

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -261,5 +262,59 @@ func TestProxiesThatCannotBe(t *testing.T) {
 	}
 	if _, err := authn.NewProxies("services", []authn.Proxy{good}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestForWhomAnEnvoyAsks: by the principal that it names where its own certificate is a proxy's, and in no other way. A token of the same name is no certificate.
+func TestForWhomAnEnvoyAsks(t *testing.T) {
+	b := newBearers(t)
+	r := b.r
+	for _, c := range []struct {
+		name, by, token string // by: whose certificate, or whose token
+		principal       string
+		itself          bool // as its configuration says
+		values          []string
+		want            string // the caller; empty: nobody is asked about
+	}{
+		{"a proxy", gateway, "", web, false, nil, "via:mesh/" + web},
+		{"a proxy, for nobody", gateway, "", "", false, nil, ""},
+		{"a proxy, for itself", gateway, "", "", true, nil, gateway},
+		{"a proxy, for itself, whoever its client is", gateway, "", web, true, nil, gateway},
+		{"a proxy's token", "", gateway, web, false, nil, ""},
+		{"no proxy", cart, "", web, false, nil, ""},
+		{"no proxy, for nobody", cart, "", "", false, nil, ""},
+		{"no proxy, for itself", cart, "", "", true, nil, cart},
+		{"no proxy's token", "", cart, web, false, nil, ""},
+		{"whom it may not forward", gateway, "", "spiffe://corp.example/ns/bank/sa/shop", false, nil, ""},
+		{"no name", gateway, "", "ns/web/sa/shop", false, nil, ""},
+		{"two", gateway, "", web + " " + web, false, nil, ""},
+		{"with the header", gateway, "", web, false, []string{"By=" + gateway + ";URI=" + web}, ""},
+		{"for nobody, with the header", gateway, "", "", false, []string{"By=" + gateway + ";URI=" + web}, ""},
+		{"by the header alone", gateway, "", "", true, []string{"By=" + gateway + ";URI=" + web}, "via:mesh/" + web},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, config := forwarded(t.Context(), c.values...), r.config(nil)
+			if c.by != "" {
+				pair := r.svid(c.by)
+				config = r.config(&pair)
+			} else {
+				ctx = bearing(t, "Bearer "+b.good(map[string]any{"iss": nil, "sub": c.token}))
+			}
+			words := map[string]string{"credential": "main"}
+			if c.itself {
+				words["caller"] = "envoy"
+			}
+			var reason string
+			got := r.asked(func() error {
+				res, err := authv3.NewAuthorizationClient(r.dial("services", config)).Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+					Source: &authv3.AttributeContext_Peer{Principal: c.principal}, ContextExtensions: words,
+				}})
+				reason = res.GetDeniedResponse().GetBody()
+				return err
+			})
+			if got.String() != c.want || (reason == "") != (c.want != "") || c.want == "" && !strings.Contains(reason, "CALLER_UNAUTHENTICATED") {
+				t.Errorf("got %q, want %q; it is told %s", got, c.want, reason)
+			}
+		})
 	}
 }

@@ -1,17 +1,23 @@
 package authn
 
 import (
+	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
+	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/policy"
+	"github.com/tokenbroker/tokenbroker/internal/devcerts"
 )
 
 // FuzzNames: whatever names a certificate has, it is of one caller or of none, whose name is plain, is what is believed, and cannot be taken for another's.
@@ -40,7 +46,7 @@ func FuzzNames(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, err := authority{Trust: Trust{Name: "t", Kind: kind}, names: believed}.named(leaf, identity{})
+			id, err := named(authority{Trust: Trust{Name: "t", Kind: kind}, names: believed}, leaf)
 			if err != nil {
 				continue
 			}
@@ -48,9 +54,54 @@ func FuzzNames(f *testing.F) {
 				t.Errorf("got %+v of %q and %q", id, one, two)
 			}
 		}
-		id, err := authority{Trust: Trust{Name: "t", TrustDomain: "corp.example"}, domain: domain}.spiffe(leaf, identity{})
+		id, err := named(authority{Trust: Trust{Name: "t", TrustDomain: "corp.example"}, domain: domain}, leaf)
 		if err == nil && (len(leaf.URIs) != 1 || leaf.URIs[0].String() != "spiffe://corp.example/"+id.name || strings.Contains("/"+id.name+"/", "/../") || strings.Contains(id.name, "//")) {
 			t.Errorf("got %+v of %q and %q", id, one, two)
+		}
+	})
+}
+
+// named is whom an authority takes a certificate for, whoever has signed it.
+func named(a authority, leaf *x509.Certificate) (id identity, err error) {
+	names, err := a.believed(leaf)
+	if err == nil {
+		err = a.name(&id, names)
+	}
+	return id, err
+}
+
+// FuzzLists: whatever is in a file of lists, those that count are whole, say when they end, and count as an authority's only as it has signed them.
+func FuzzLists(f *testing.F) {
+	ca, err := devcerts.NewAuthority("fuzz", "corp.example", time.Hour)
+	if err != nil {
+		f.Fatal(err)
+	}
+	of := func(serials ...*big.Int) []byte {
+		data, err := ca.Revoke(time.Hour, nil, serials...)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return data
+	}
+	revoked := big.NewInt(77)
+	with, without := of(revoked), of()
+	der, _ := pem.Decode(with)
+	for _, data := range [][]byte{with, without, append(bytes.Clone(without), with...), der.Bytes, der.Bytes[:40], []byte("-----BEGIN X509 CRL-----\n"), nil} {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, err := parseLists("trust t", "file", data)
+		if (err == nil) != (len(all) > 0) {
+			t.Fatalf("%d lists, and %v", len(all), err)
+		}
+		for _, l := range all {
+			if l.NextUpdate.IsZero() || slices.ContainsFunc(l.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidDeltaList) || e.Id.Equal(oidListOfPart) }) {
+				t.Errorf("a list without an end, or of a part, counts: %+v", l.RevocationList)
+			}
+			_, there := l.serials[string(revoked.Bytes())]
+			if signed := l.signed(ca.Certificate); signed && !bytes.Contains(der.Bytes, l.RawTBSRevocationList) && there {
+				t.Error("a list revokes by a signature that was made for another")
+			}
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -41,7 +42,7 @@ type authority struct {
 	certificates []*x509.Certificate
 	roots        *x509.CertPool
 	// lists are those of CRLFile.
-	lists []revocationList
+	lists []*revocationList
 }
 
 // newAuthority checks what is said of a trust.
@@ -64,86 +65,149 @@ type identity struct {
 	kind            broker.CallerKind
 	authority, name string
 	until           time.Time
+	// trust is the index of the authority that vouches for it, and chains are the ways to its roots of which none was revoked.
+	trust  int
+	chains [][]*x509.Certificate
+	// shown is the chain that was shown.
+	shown []*x509.Certificate
 }
 
 var (
 	errNoCertificate = errors.New("no certificate was shown")
 	errUntrusted     = errors.New("no trust of this listener vouches for the certificate")
+	errOtherRoot     = errors.New("none of its authorities has signed the certificate, or one between it and a root: what lies between is shown in order, each signed by the next")
 )
 
-// identify says whose certificate it is, by exactly one of the authorities.
-func identify(chain []*x509.Certificate, by []authority, now time.Time) (identity, error) {
-	if len(chain) == 0 {
+// identify says whose certificate it is. Who vouches for it is by its names, which it has itself, and by signatures, and by nothing that changes while those stay: one that has revoked it, or
+// whose lists have ended, vouches for it still, and its no is not another one's yes. More than one that vouches refuses it, and so does all that speaks against it by the one that does.
+func identify(shown []*x509.Certificate, by []authority, now time.Time) (identity, error) {
+	if len(shown) == 0 {
 		return identity{}, errNoCertificate
 	}
-	var found []identity
+	chain := inOrder(shown)
+	leaf := chain[0]
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return identity{}, errors.New("the certificate is of an authority, and none of a workload")
+	}
+	// who vouches, the names that it believes, and the way that is shown to one of its roots.
+	var who *authority
+	var trust int
+	var names []string
+	var way []*x509.Certificate
 	why := errUntrusted
-	for _, a := range by {
-		id, err := a.identify(chain, now)
+	for i := range by {
+		a := &by[i]
+		has, err := a.believed(leaf) // before any signature is looked at: what is not of this trust costs nothing, however many authorities it has
 		if err != nil {
 			why = fmt.Errorf("%w; %s: %w", why, a.Name, err)
 			continue
 		}
-		found = append(found, id)
+		upTo := a.upTo(chain)
+		switch {
+		case upTo == nil:
+			why = fmt.Errorf("%w; %s: %w", why, a.Name, errOtherRoot)
+		case who != nil:
+			return identity{}, fmt.Errorf("more than one trust of this listener vouches for the certificate, %s and %s: which counts, nobody has said", who.Name, a.Name)
+		default:
+			who, trust, names, way = a, i, has, upTo
+		}
 	}
-	switch {
-	case len(found) == 0:
+	if who == nil {
 		return identity{}, why
-	case len(found) > 1:
-		return identity{}, errors.New("more than one trust of this listener vouches for the certificate: which counts, nobody has said")
 	}
-	return found[0], nil
-}
-
-// identify says whose certificate it is, by this authority.
-func (a authority) identify(chain []*x509.Certificate, now time.Time) (id identity, err error) {
-	leaf := chain[0]
-	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return id, errors.New("the certificate is of an authority, and none of a workload")
+	id, err := who.verify(way, now)
+	if err == nil {
+		id.trust, id.shown = trust, chain
+		id.chains, err = unrevoked(id.chains, by, trust, now)
 	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
+	if err == nil {
+		err = who.name(&id, names)
 	}
-	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots: a.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
 	if err != nil {
-		return id, err
+		return identity{}, fmt.Errorf("%s: %w", who.Name, err)
 	}
-	if chains, err = a.unrevoked(chains, now); err != nil {
-		return id, err
-	}
-	for _, c := range chains { // it ends when the last way to a root does
+	for _, c := range id.chains { // it ends when the last way to a root does
 		if end := endOf(c); end.After(id.until) {
 			id.until = end
 		}
 	}
-	if a.TrustDomain != "" {
-		return a.spiffe(leaf, id)
-	}
-	return a.named(leaf, id)
-}
-
-// spiffe reads the SPIFFE ID of an X.509-SVID (SPIFFE X509-SVID, section 2).
-func (a authority) spiffe(leaf *x509.Certificate, id identity) (identity, error) {
-	is, err := x509svid.IDFromCert(leaf)
-	switch {
-	case err != nil:
-		return id, fmt.Errorf("it is no X.509-SVID: %w", err)
-	case !slices.Equal(urisOf(leaf), []string{is.String()}): // what was read of it is spelled otherwise
-		return id, errors.New("it is no X.509-SVID: its SPIFFE ID is not written as one")
-	case is.TrustDomain() != a.domain:
-		return id, errors.New("its SPIFFE ID is of another trust domain")
-	case is.Path() == "":
-		return id, errors.New("its SPIFFE ID is of the trust domain itself, and of no workload")
-	}
-	id.kind, id.authority, id.name = broker.SPIFFE, a.domain.Name(), strings.TrimPrefix(is.Path(), "/")
 	return id, nil
 }
 
-// named finds the one name of the kind that is believed.
-func (a authority) named(leaf *x509.Certificate, id identity) (identity, error) {
+// inOrder is the chain that was shown: each certificate is followed by its issuer's, by name (RFC 5246 section 7.4.2, RFC 8446 section 4.4.2). What stands beside it is left out.
+func inOrder(shown []*x509.Certificate) []*x509.Certificate {
+	chain := []*x509.Certificate{shown[0]}
+	for _, next := range shown[1:] {
+		if bytes.Equal(chain[len(chain)-1].RawIssuer, next.RawSubject) {
+			chain = append(chain, next)
+		}
+	}
+	return chain
+}
+
+// upTo is the part of a chain up to the last certificate that a root has signed, where each below that is signed by the one above; nil: there is none. It is looked at from above, so
+// that only keys of the authority are tried: whoever shows certificates that they have made themselves, which may stand above each other in any order, costs no more than others. The last,
+// because a root may have been signed by another one: either may be the one that counts.
+func (a authority) upTo(chain []*x509.Certificate) []*x509.Certificate {
+	for top := len(chain) - 1; top >= 0; top-- {
+		c := chain[top]
+		if slices.ContainsFunc(a.certificates, func(r *x509.Certificate) bool {
+			return bytes.Equal(c.RawIssuer, r.RawSubject) && c.CheckSignatureFrom(r) == nil
+		}) && inLine(chain[:top+1]) {
+			return chain[:top+1]
+		}
+	}
+	return nil
+}
+
+// inLine reports whether each certificate is signed by the one above.
+func inLine(chain []*x509.Certificate) bool {
+	for i := len(chain) - 2; i >= 0; i-- {
+		if chain[i].CheckSignatureFrom(chain[i+1]) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// verify finds the ways to this authority's roots that count now.
+func (a authority) verify(way []*x509.Certificate, now time.Time) (id identity, err error) {
+	between := x509.NewCertPool()
+	for _, c := range way[1:] {
+		between.AddCert(c)
+	}
+	id.chains, err = way[0].Verify(x509.VerifyOptions{
+		Roots: a.roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return id, err
+}
+
+// believed are the names of a certificate that are believed of this authority, if it has signed it: one at least.
+func (a authority) believed(leaf *x509.Certificate) ([]string, error) {
+	if a.TrustDomain != "" {
+		return a.spiffe(leaf)
+	}
+	return a.named(leaf)
+}
+
+// spiffe is the SPIFFE ID of an X.509-SVID, of which there is one (SPIFFE X509-SVID, section 2).
+func (a authority) spiffe(leaf *x509.Certificate) ([]string, error) {
+	is, err := x509svid.IDFromCert(leaf)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("it is no X.509-SVID: %w", err)
+	case !slices.Equal(urisOf(leaf), []string{is.String()}): // what was read of it is spelled otherwise
+		return nil, errors.New("it is no X.509-SVID: its SPIFFE ID is not written as one")
+	case is.TrustDomain() != a.domain:
+		return nil, errors.New("its SPIFFE ID is of another trust domain")
+	case is.Path() == "":
+		return nil, errors.New("its SPIFFE ID is of the trust domain itself, and of no workload")
+	}
+	return []string{strings.TrimPrefix(is.Path(), "/")}, nil
+}
+
+// named are the names of the kind that are believed.
+func (a authority) named(leaf *x509.Certificate) ([]string, error) {
 	var names []string
 	switch a.Kind {
 	case broker.DNS:
@@ -161,16 +225,26 @@ func (a authority) named(leaf *x509.Certificate, id identity) (identity, error) 
 	default:
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return !a.names.Match(n) })
+	if len(names) == 0 {
+		return nil, fmt.Errorf("it has no %s name that is believed of this authority", a.Kind)
+	}
+	return names, nil
+}
+
+// name says who it is of the names that are believed.
+func (a authority) name(id *identity, names []string) error {
+	if a.TrustDomain != "" {
+		id.kind, id.authority, id.name = broker.SPIFFE, a.domain.Name(), names[0]
+		return nil
+	}
 	switch {
-	case len(names) == 0:
-		return id, fmt.Errorf("it has no %s name that is believed of this authority", a.Kind)
 	case len(names) > 1:
-		return id, fmt.Errorf("it has more than one %s name that is believed of this authority", a.Kind)
+		return fmt.Errorf("it has more than one %s name that is believed of this authority", a.Kind)
 	case !plain(a.Kind, names[0]):
-		return id, fmt.Errorf("its %s name has characters that no name of a caller may have", a.Kind)
+		return fmt.Errorf("its %s name has characters that no name of a caller may have", a.Kind)
 	}
 	id.kind, id.authority, id.name = a.Kind, a.Name, names[0]
-	return id, nil
+	return nil
 }
 
 var (

@@ -2,6 +2,7 @@ package authn
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -9,32 +10,68 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
-// A revocationList says which certificates their issuer takes back (RFC 5280 section 5). Immutable.
+// A revocationList says which certificates their issuer takes back (RFC 5280 section 5). What it says is immutable. Safe for concurrent use.
 type revocationList struct {
 	*x509.RevocationList
 	serials map[string]struct{}
+
+	mu sync.Mutex
+	// by has whether an authority has signed it, by the digest of its certificate: to find out, all of the list is read.
+	by map[[sha256.Size]byte]bool
 }
 
-// listsMost bounds a file of them: some 400,000 certificates.
-const listsMost = 16 << 20
+const (
+	// listsMost bounds a file of them: some 100,000 certificates. To read it takes thirty times as much memory.
+	listsMost = 4 << 20
+	// signersMost bounds the authorities that a list remembers.
+	signersMost = 100
+	// listsOfOneMost bounds the lists of one issuer in a file, by its name: each of them is held against an issuer of that name, whichever trust vouches for it.
+	listsOfOneMost = 16
+)
+
+// signed reports whether an authority has signed it.
+func (l *revocationList) signed(by *x509.Certificate) bool {
+	if !bytes.Equal(l.RawIssuer, by.RawSubject) {
+		return false
+	}
+	digest := sha256.Sum256(by.Raw)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	is, known := l.by[digest]
+	if !known {
+		is = l.CheckSignatureFrom(by) == nil
+		if l.by == nil || len(l.by) >= signersMost {
+			l.by = map[[sha256.Size]byte]bool{}
+		}
+		l.by[digest] = is
+	}
+	return is
+}
 
 var (
 	oidAuthorityKey = asn1.ObjectIdentifier{2, 5, 29, 35}
 	oidListNumber   = asn1.ObjectIdentifier{2, 5, 29, 20}
+	oidDeltaList    = asn1.ObjectIdentifier{2, 5, 29, 27}
+	oidListOfPart   = asn1.ObjectIdentifier{2, 5, 29, 28}
 )
 
 // listsIn reads the lists of a file in PEM, or the one in DER. It fails if there is anything else in it, or a list that says less than all of its issuer:
 // one of changes, of some certificates, or of others' (RFC 5280 sections 5.2.4, 5.2.5 and 5.3.3).
-func listsIn(whose, file string) (all []revocationList, err error) {
+func listsIn(whose, file string) ([]*revocationList, error) {
 	data, err := readfile.Read(file, listsMost)
 	if err != nil {
 		return nil, fmt.Errorf("%s: the revocation list %s: %w", whose, file, readfile.Why(err))
 	}
+	return parseLists(whose, file, data)
+}
+
+func parseLists(whose, file string, data []byte) (all []*revocationList, err error) {
 	ders := [][]byte{data}
 	if dashes := bytes.Count(data, []byte("-----")); bytes.Contains(data, []byte("-----BEGIN")) {
 		ders = nil
@@ -52,20 +89,24 @@ func listsIn(whose, file string) (all []revocationList, err error) {
 			return nil, fmt.Errorf("%s: %s has %d revocation lists that can be read, and more that cannot", whose, file, len(ders))
 		}
 	}
+	of := map[string]int{}
 	for _, der := range ders {
 		is, err := x509.ParseRevocationList(der)
 		if err != nil {
 			return nil, fmt.Errorf("%s: a revocation list in %s cannot be read: %w", whose, file, err)
 		}
+		if of[string(is.RawIssuer)]++; of[string(is.RawIssuer)] > listsOfOneMost {
+			return nil, fmt.Errorf("%s: %s has more than %d revocation lists of the issuer %.100q: its newest one is enough", whose, file, listsOfOneMost, is.Issuer)
+		}
 		if is.NextUpdate.IsZero() {
 			return nil, fmt.Errorf("%s: a revocation list in %s does not say when the next one comes (nextUpdate)", whose, file)
 		}
 		for _, e := range is.Extensions {
-			if e.Critical && !e.Id.Equal(oidAuthorityKey) && !e.Id.Equal(oidListNumber) {
+			if e.Id.Equal(oidDeltaList) || e.Id.Equal(oidListOfPart) || e.Critical && !e.Id.Equal(oidAuthorityKey) && !e.Id.Equal(oidListNumber) {
 				return nil, fmt.Errorf("%s: a revocation list in %s is not one of all certificates of its issuer (extension %s)", whose, file, e.Id)
 			}
 		}
-		l := revocationList{is, make(map[string]struct{}, len(is.RevokedCertificateEntries))}
+		l := &revocationList{RevocationList: is, serials: make(map[string]struct{}, len(is.RevokedCertificateEntries))}
 		for _, entry := range is.RevokedCertificateEntries {
 			if slices.ContainsFunc(entry.Extensions, func(e pkix.Extension) bool { return e.Critical }) {
 				return nil, fmt.Errorf("%s: a revocation list in %s has an entry of another issuer, or one that means more than it says", whose, file)
@@ -83,13 +124,10 @@ var (
 	errUnknown = errors.New("its issuer has no revocation list in crl_file that is signed by it and counts now: whether the certificate was revoked, nobody says")
 )
 
-// unrevoked are those of the chains of which no certificate was revoked. Each certificate but the root needs a list of its issuer, which has not ended.
-func (a authority) unrevoked(chains [][]*x509.Certificate, now time.Time) (good [][]*x509.Certificate, err error) {
-	if a.CRLFile == "" {
-		return chains, nil
-	}
+// unrevoked are those of the chains of which no certificate was revoked, where one of the authorities vouches for them.
+func unrevoked(chains [][]*x509.Certificate, by []authority, vouches int, now time.Time) (good [][]*x509.Certificate, err error) {
 	for _, chain := range chains {
-		if why := a.revoked(chain, now); why != nil {
+		if why := revoked(chain, by, vouches, now); why != nil {
 			err = why
 			continue
 		}
@@ -101,18 +139,21 @@ func (a authority) unrevoked(chains [][]*x509.Certificate, now time.Time) (good 
 	return good, nil
 }
 
-// revoked says why a chain does not count; nil: it does.
-func (a authority) revoked(chain []*x509.Certificate, now time.Time) error {
+// revoked says why a chain does not count; nil: it does. A list is its issuer's word, whichever trust has it: what one takes back is let in by no other. That there is a list that counts now,
+// of the issuer of each certificate but the root, is asked of the trust that vouches.
+func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Time) error {
 	for i, c := range chain[:len(chain)-1] {
-		known, issuer := false, chain[i+1]
-		for _, l := range a.lists {
-			if !bytes.Equal(l.RawIssuer, issuer.RawSubject) || l.CheckSignatureFrom(issuer) != nil {
-				continue
+		known, issuer := by[vouches].CRLFile == "", chain[i+1]
+		for of := range by {
+			for _, l := range by[of].lists {
+				if !l.signed(issuer) {
+					continue
+				}
+				if _, ok := l.serials[string(c.SerialNumber.Bytes())]; ok { // an old list is right about those that it has
+					return errRevoked
+				}
+				known = known || of == vouches && !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate)
 			}
-			if _, ok := l.serials[string(c.SerialNumber.Bytes())]; ok { // an old list is right about those that it has
-				return errRevoked
-			}
-			known = known || !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate)
 		}
 		if !known {
 			return errUnknown

@@ -8,6 +8,8 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
 	"github.com/tokenbroker/tokenbroker/server/authn"
 )
@@ -93,6 +96,37 @@ func TestRevokedWhileItIsOpen(t *testing.T) {
 	}
 }
 
+// TestRevokedByAnotherTrustsList: a list that one trust has ends the connections of another's callers as well, where its issuer has signed their certificates.
+func TestRevokedByAnotherTrustsList(t *testing.T) {
+	company := must[*devcerts.Authority](t)(devcerts.NewAuthority("company", "", time.Hour))
+	issuing := must[*devcerts.Authority](t)(company.Below("issuing", time.Hour))
+	dir := t.TempDir()
+	lists := writeTo(t, dir, "lists.pem", must[[]byte](t)(issuing.Revoke(time.Hour, nil)))
+	r := newRig(t,
+		authn.Trust{Name: "machines", CAFile: writeTo(t, dir, "company.pem", company.PEM()), Kind: broker.DNS, Names: []string{"*.svc.example"}},
+		authn.Trust{Name: "batch", CAFile: writeTo(t, dir, "issuing.pem", issuing.PEM()), CRLFile: lists, Kind: broker.DNS, Names: []string{"*.batch.example"}},
+	)
+	caller := func(name string) devcerts.Pair {
+		p := issue(t, issuing, time.Hour, func(c *x509.Certificate) { c.DNSNames = []string{name} })
+		p.Certificate = slices.Concat(p.Certificate, issuing.PEM())
+		return p
+	}
+	leaked, other, batch := caller("cart.svc.example"), caller("shop.svc.example"), caller("night.batch.example")
+	watched, stays, staysToo := watch(t, r.once("services", r.config(&leaked))), watch(t, r.once("services", r.config(&other))), watch(t, r.once("services", r.config(&batch)))
+	writeTo(t, dir, "next.pem", r.revoke(issuing, leaked))
+	if err := os.Rename(filepath.Join(dir, "next.pem"), lists); err != nil {
+		t.Fatal(err)
+	}
+	if err := within(t, watched, "a watch goes on whose certificate was revoked"); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the watch: got %v", err)
+	}
+	if err := getToken(t, r.dial("services", r.config(&leaked))); status.Code(err) != codes.Unavailable {
+		t.Errorf("again: got %v", err)
+	}
+	open(t, stays)
+	open(t, staysToo)
+}
+
 // TestListsThatSayLess: a list that is damaged, or says less than all of its issuer, does not count, and the former one does.
 func TestListsThatSayLess(t *testing.T) {
 	r := newRigOf(t, withLists)
@@ -100,21 +134,26 @@ func TestListsThatSayLess(t *testing.T) {
 	with := func(edit func(*x509.RevocationList)) []byte {
 		return must[[]byte](t)(r.ca.Revoke(time.Hour, edit))
 	}
-	critical := func(id ...int) []pkix.Extension {
-		return []pkix.Extension{{Id: asn1.ObjectIdentifier(id), Critical: true, Value: []byte{5, 0}}}
+	extension := func(critical bool, id ...int) []pkix.Extension {
+		return []pkix.Extension{{Id: asn1.ObjectIdentifier(id), Critical: critical, Value: []byte{5, 0}}}
 	}
+	critical := func(id ...int) []pkix.Extension { return extension(true, id...) }
 	good := r.revoke(r.ca)
 	short := append(bytes.Clone(good), "-----BEGIN X509 CRL-----\nAAAA\n"...)
 	for name, c := range map[string]struct {
 		file []byte
 		says string
 	}{
-		"nothing":           {nil, "cannot be read"},
-		"no list":           {[]byte("no list"), "cannot be read"},
-		"a certificate":     {r.ca.PEM(), `block "CERTIFICATE"`},
-		"a damaged second":  {short, "and more that cannot"},
-		"a list of changes": {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 27) }), "2.5.29.27"},
-		"a list of some":    {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 28) }), "2.5.29.28"},
+		"nothing":                                {nil, "cannot be read"},
+		"no list":                                {[]byte("no list"), "cannot be read"},
+		"a certificate":                          {r.ca.PEM(), `block "CERTIFICATE"`},
+		"a damaged second":                       {short, "and more that cannot"},
+		"more lists of one issuer than there is": {bytes.Repeat(good, 17), `more than 16 revocation lists of the issuer "CN=corp"`},
+		"a list of changes":                      {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 27) }), "2.5.29.27"},
+		"a list of some":                         {with(func(l *x509.RevocationList) { l.ExtraExtensions = critical(2, 5, 29, 28) }), "2.5.29.28"},
+		"a list of changes that does not insist": {with(func(l *x509.RevocationList) { l.ExtraExtensions = extension(false, 2, 5, 29, 27) }), "2.5.29.27"},
+		"a list of some that does not insist":    {with(func(l *x509.RevocationList) { l.ExtraExtensions = extension(false, 2, 5, 29, 28) }), "2.5.29.28"},
+		"more than fits":                         {bytes.Repeat(good, 4<<20/len(good)+1), "larger than"},
 		"an entry of another's": {with(func(l *x509.RevocationList) {
 			l.RevokedCertificateEntries = []x509.RevocationListEntry{{SerialNumber: big.NewInt(1), RevocationTime: time.Now(), ExtraExtensions: critical(2, 5, 29, 29)}}
 		}), "another issuer"},
@@ -131,13 +170,7 @@ func TestListsThatSayLess(t *testing.T) {
 	}
 
 	r.write(revocations, []byte("no list"))
-	looked := time.NewTicker(time.Millisecond)
-	defer looked.Stop()
-	for began := time.Now(); !r.auth["services"].Status().Stale; <-looked.C {
-		if time.Since(began) > 30*time.Second {
-			t.Fatal("the list is not read again")
-		}
-	}
+	eventually(t, "the list is not read again", func() bool { return r.auth["services"].Status().Stale })
 	if err := getToken(t, r.dial("services", r.config(&pair))); err != nil {
 		t.Errorf("with the former list: %v", err)
 	}
@@ -149,6 +182,52 @@ func TestListsThatSayLess(t *testing.T) {
 	}
 	if err := getToken(t, r.dial("services", r.config(&pair))); status.Code(err) != codes.Unavailable {
 		t.Errorf("with the next list: %v", err)
+	}
+}
+
+// TestWhatIsBrokenOfATrustKeepsNothingElse: authorities and lists of one trust are followed each for itself.
+func TestWhatIsBrokenOfATrustKeepsNothingElse(t *testing.T) {
+	t.Run("an authority is taken away while the list is broken", func(t *testing.T) {
+		r := newRigOf(t, withLists)
+		second := must[*devcerts.Authority](t)(devcerts.NewAuthority("second", trustDomain, time.Hour))
+		changed := r.auth["services"].Changes()
+		r.write(revocations, slices.Concat(r.revoke(r.ca), r.revoke(second)))
+		r.write("ca.pem", slices.Concat(r.ca.PEM(), second.PEM()))
+		within(t, changed, "the authorities are not read again")
+		p := issue(t, second, time.Hour, uris(cart))
+		eventually(t, "the second authority is not trusted", func() bool { return getToken(t, r.once("services", r.config(&p))) == nil })
+		watched := watch(t, r.once("services", r.config(&p)))
+		r.write(revocations, []byte("no list"))
+		eventually(t, "the list is not read again", func() bool { return r.auth["services"].Status().Stale })
+		r.write("ca.pem", r.ca.PEM())
+		if err := within(t, watched, "a watch goes on whose authority was taken away"); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the watch: got %v", err)
+		}
+		if err := getToken(t, r.dial("services", r.config(&p))); status.Code(err) != codes.Unavailable {
+			t.Errorf("again: got %v", err)
+		}
+	})
+	t.Run("a certificate is revoked while the authorities are broken", func(t *testing.T) {
+		r := newRigOf(t, withLists)
+		p := r.svid(cart)
+		watched := watch(t, r.once("services", r.config(&p)))
+		r.write("ca.pem", []byte("no certificate"))
+		eventually(t, "the authorities are not read again", func() bool { return r.auth["services"].Status().Stale })
+		r.write(revocations, r.revoke(r.ca, p))
+		if err := within(t, watched, "a watch goes on whose certificate was revoked"); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the watch: got %v", err)
+		}
+	})
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	looked := time.NewTicker(10 * time.Millisecond)
+	defer looked.Stop()
+	for began := time.Now(); !is(); <-looked.C {
+		if time.Since(began) > 30*time.Second {
+			t.Fatal(what)
+		}
 	}
 }
 
