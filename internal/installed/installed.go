@@ -1,4 +1,5 @@
-// Package installed finds and starts the programs that tests need, which make test-deps installs. It decides that without one a test is skipped, and in CI fails.
+// Package installed finds and starts the programs that tests need, which make test-deps installs. It decides that a test that cannot run is skipped, and in CI
+// fails.
 package installed
 
 import (
@@ -9,18 +10,27 @@ import (
 	"testing"
 )
 
-// Tool is where a program of a name is. Without it the test is skipped; in CI it fails.
+// Without ends a test that cannot run here, and says why: it is skipped, and in CI it fails.
+func Without(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf(format+" (and this is CI)", args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// Tool is where a program of a name is: among the tools of this tree, else in $PATH. The test goes no further without it.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(os.Getenv("TOKENBROKER_TEST_TOOLS"), name)
 	if _, err := os.Stat(path); err == nil && filepath.IsAbs(path) { //nolint:gosec // the Makefile says where
 		return path
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatalf("%s is not installed: make test-deps", name)
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Without(t, "%s is not installed: make test-deps", name)
 	}
-	t.Skipf("%s is not installed: make test-deps", name)
-	return ""
+	return path
 }
 
 // Start starts a program that ends with its input, or is killed when the test ends.
