@@ -55,7 +55,7 @@ type composed struct {
 func newComposition(t *testing.T) *composition {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("elsewhere a loopback has one address")
+		installed.Without(t, "elsewhere a loopback has one address")
 	}
 	spec := exec.CommandContext(t.Context(), installed.Tool(t, "compose-spec"), "-format", "json", "docker-compose.yml")
 	spec.Dir = "../.."
@@ -196,13 +196,7 @@ func (c *composition) up(name string, cmd *exec.Cmd) *proc {
 func TestTheCompositionOfDocker(t *testing.T) {
 	t.Parallel()
 	c := newComposition(t)
-	redis, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	redis := installed.Tool(t, "redis-server")
 	for _, once := range []bool{true, false} { // the second time, as after a stop, it finds everything made
 		if out := c.run("certs", c.Services["certs"].Command...); strings.Contains(out, "made before") == once {
 			t.Errorf("certs: got %s", out)

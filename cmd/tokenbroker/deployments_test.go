@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -11,11 +12,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"go.yaml.in/yaml/v4"
 	"google.golang.org/grpc"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
@@ -24,23 +27,23 @@ import (
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 )
 
-// A deployment is one of the examples, with its files in a directory of the test.
+// A deployment is one of those of deploy/ and of the examples, with its files in a directory of the test.
 type deployment struct {
-	t    *testing.T
-	dir  string
-	name string
-	ca   *devcerts.Authority
+	t                *testing.T
+	dir              string
+	settings, policy string // where these files are in the project
+	ca               *devcerts.Authority
 	// instead are the texts of the settings that are another one here.
 	instead []string
 }
 
-func newDeployment(t *testing.T, name, trustDomain string) *deployment {
+func newDeployment(t *testing.T, settings, policy, trustDomain string) *deployment {
 	t.Helper()
 	ca, err := devcerts.NewAuthority("company", trustDomain, 90*24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &deployment{t: t, dir: shortDir(t), name: name, ca: ca}
+	return &deployment{t: t, dir: shortDir(t), settings: settings, policy: policy, ca: ca}
 }
 
 // write puts a file where the settings will name it.
@@ -68,11 +71,11 @@ func (d *deployment) issue(name string, edit func(*x509.Certificate)) []string {
 	}
 }
 
-// serve starts a broker with the example's settings, of which nothing is changed but where files, other machines and its own addresses are.
+// serve starts a broker with the deployment's settings, of which nothing is changed but where files, other machines and its own addresses are.
 func (d *deployment) serve() *proc {
 	d.t.Helper()
 	read := func(name string) string {
-		data, err := os.ReadFile(filepath.Join("../../examples/deployments", d.name, name))
+		data, err := os.ReadFile(filepath.Join("../..", name))
 		if err != nil {
 			d.t.Fatal(err)
 		}
@@ -82,7 +85,7 @@ func (d *deployment) serve() *proc {
 		"/etc/tokenbroker", d.dir + "/etc", "/var/lib/tokenbroker", d.dir + "/data", "/var/log/tokenbroker", d.dir + "/log", "/run/spire", d.dir + "/spire", "/run/credentials/tokenbroker.service", d.dir + "/etc",
 		"127.0.0.1:7420", "127.0.0.1:0", "127.0.0.1:7421", "127.0.0.1:0", `":7422"`, `"127.0.0.1:0"`, `":7430"`, `"127.0.0.1:0"`, `":7431"`, `"127.0.0.1:0"`, "10.0.0.5:7430", "127.0.0.1:0", "10.0.0.5:7431", "127.0.0.1:0",
 	}
-	settings := read("settings.yaml")
+	settings := read(d.settings)
 	for i := 0; i < len(d.instead); i += 2 {
 		if !strings.Contains(settings, d.instead[i]) {
 			d.t.Errorf("there is no %s in it", d.instead[i])
@@ -92,23 +95,27 @@ func (d *deployment) serve() *proc {
 	if strings.Contains(settings, "/policy/policy.yaml") {
 		policy = "etc/policy/policy.yaml"
 	}
-	d.write(policy, []byte(read("policy.yaml")))
+	d.write(policy, []byte(read(d.policy)))
 	d.write("etc/providers/static.yaml", []byte("name: static\ninputs:\n  api_key: {secret: true, handed_out: true}\ntoken: \"{{api_key}}\"\nlifetime: 1h\n"))
 	d.write("secret", []byte("s3cret\n"))
-	for _, dir := range []string{"etc/key", "log"} {
+	for _, dir := range []string{"etc/kek", "log"} {
 		if err := os.MkdirAll(filepath.Join(d.dir, dir), 0o700); err != nil {
 			d.t.Fatal(err)
 		}
 	}
-	if strings.Contains(settings, "/run/credentials/tokenbroker.service/kek.json") {
-		command(d.t, "keys", "create", filepath.Join(d.dir, "etc/kek.json"))
+	settings = strings.NewReplacer(append(d.instead, here...)...).Replace(settings)
+	if kek := keyOf.FindStringSubmatch(settings); kek != nil {
+		command(d.t, "keys", "create", kek[1])
 	}
-	config := d.write("settings.yaml", []byte(strings.NewReplacer(append(d.instead, here...)...).Replace(settings)))
+	config := d.write("settings.yaml", []byte(settings))
 	if p := start(d.t, "config", "check", config); p.code() != 0 {
 		d.t.Fatalf("config check: %s", p.output())
 	}
-	return start(d.t, "serve", "--config", config)
+	return start(d.t, "serve", "--config", config, "--metrics-listen", "none") // whose port another broker of this machine may have
 }
+
+// keyOf finds the file with the key that wraps the keys.
+var keyOf = regexp.MustCompile(`kek: "file://([^"]+)"`)
 
 // by runs the command as somebody, and wants this exit code.
 func (d *deployment) by(flags []string, want int, args ...string) string {
@@ -151,7 +158,7 @@ func (d *deployment) create(flags []string, names ...string) {
 
 func TestTheExampleOfOneMachine(t *testing.T) {
 	t.Parallel()
-	d := newDeployment(t, "one-machine", "")
+	d := newDeployment(t, "examples/deployments/one-machine/settings.yaml", "examples/deployments/one-machine/policy.yaml", "")
 	p := d.serve()
 	services := []string{"--address", p.waitFor(`answering on (127\.0\.0\.1:\d+)`)}
 	operators := []string{"--data-dir", d.dir + "/data"}
@@ -189,36 +196,69 @@ func der(data []byte) (out []byte) {
 	return out
 }
 
-func TestTheExampleOfKubernetes(t *testing.T) {
+// svid makes a certificate one with this SPIFFE ID, for this machine.
+func svid(t *testing.T, id string) func(*x509.Certificate) {
+	t.Helper()
+	named, err := devcerts.SPIFFE(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *x509.Certificate) { named(c); devcerts.Loopback(c) }
+}
+
+const ownID = "spiffe://corp.example/ns/tokenbroker/sa/tokenbroker"
+
+func TestTheDeploymentOnKubernetes(t *testing.T) {
 	t.Parallel()
-	d := newDeployment(t, "kubernetes", "corp.example")
-	svid := func(id string) func(*x509.Certificate) {
-		named, err := devcerts.SPIFFE(id)
+	t.Run("with SPIFFE", func(t *testing.T) {
+		t.Parallel()
+		d := newDeployment(t, "deploy/overlays/spiffe/settings.yaml", "deploy/base/policy.yaml", "corp.example")
+		own, err := d.ca.Issue(time.Hour, svid(t, ownID))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return func(c *x509.Certificate) { named(c); devcerts.Loopback(c) }
-	}
-	own, err := d.ca.Issue(time.Hour, svid("spiffe://corp.example/ns/tokenbroker/sa/tokenbroker"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.write("spire/here", nil)
-	l, err := net.Listen("unix", filepath.Join(d.dir, "spire/agent.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := grpc.NewServer()
-	workload.RegisterSpiffeWorkloadAPIServer(srv, &agent{is: &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
-		SpiffeId: "spiffe://corp.example/ns/tokenbroker/sa/tokenbroker", X509Svid: der(own.Certificate), X509SvidKey: der(own.Key), Bundle: der(d.ca.PEM()),
-	}}}})
-	go func() { _ = srv.Serve(l) }()
-	t.Cleanup(srv.Stop)
-	d.onRedis("redis.tokenbroker.svc:6379", "etc/redis/password", "etc/redis/ca.crt")
+		d.write("spire/here", nil)
+		l, err := net.Listen("unix", filepath.Join(d.dir, "spire/agent.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := grpc.NewServer()
+		workload.RegisterSpiffeWorkloadAPIServer(srv, &agent{is: &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
+			SpiffeId: ownID, X509Svid: der(own.Certificate), X509SvidKey: der(own.Key), Bundle: der(d.ca.PEM()),
+		}}}})
+		go func() { _ = srv.Serve(l) }()
+		t.Cleanup(srv.Stop)
+		d.onKubernetes()
+	})
+	t.Run("with certificates in a Secret", func(t *testing.T) {
+		t.Parallel()
+		d := newDeployment(t, "deploy/base/settings.yaml", "deploy/base/policy.yaml", "corp.example")
+		d.secretTLS("etc/tls", ownID)
+		d.onKubernetes()
+	})
+}
 
+// secretTLS writes what a Secret of cert-manager's has.
+func (d *deployment) secretTLS(dir, id string) {
+	d.t.Helper()
+	pair, err := d.ca.Issue(time.Hour, svid(d.t, id))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.write(dir+"/tls.crt", pair.Certificate)
+	d.write(dir+"/tls.key", pair.Key)
+	d.write(dir+"/ca.crt", d.ca.PEM())
+}
+
+// onKubernetes starts the broker and does there what people and the Job do.
+func (d *deployment) onKubernetes() {
+	t := d.t
+	t.Helper()
+	d.onRedis("redis.tokenbroker.svc:6379", "etc/redis/password", "etc/redis/ca.crt")
 	p := d.serve()
-	operator, cart, other := d.issue("operator", svid("spiffe://corp.example/ns/tokenbroker/sa/operator")), d.issue("cart", svid("spiffe://corp.example/ns/shop/sa/cart")), d.issue("other", svid("spiffe://corp.example/ns/bank/sa/other"))
+	operator, cart, other := d.issue("operator", svid(t, "spiffe://corp.example/ns/tokenbroker/sa/operator")), d.issue("cart", svid(t, "spiffe://corp.example/ns/shop/sa/cart")), d.issue("other", svid(t, "spiffe://corp.example/ns/bank/sa/other"))
 	d.asks(p, operator, map[string][]string{"cart": cart}, map[string][]string{"other": other})
+	d.appliesAgain(p)
 	socket := []string{"--data-dir", d.dir + "/data/data"}
 	d.by(socket, 0, "credential", "list")
 	res, err := http.Get("http://" + p.waitFor(`probes on http://(127\.0\.0\.1:\d+)`) + "/readyz")
@@ -233,9 +273,68 @@ func TestTheExampleOfKubernetes(t *testing.T) {
 	d.isSafe("data/data")
 }
 
+// appliesAgain runs what the Job of credentials runs, with the identity that the Job has: the first run makes the credential, and further ones change something only where something has changed.
+func (d *deployment) appliesAgain(p *proc) {
+	t := d.t
+	t.Helper()
+	d.secretTLS("job/tls", "spiffe://corp.example/ns/tokenbroker/sa/tokenbroker-credentials")
+	declared, err := os.ReadFile("../../deploy/components/credentials/credentials.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("job/credentials/credentials.yaml", []byte(strings.ReplaceAll(string(declared), "/etc/tokenbroker", d.dir+"/job")))
+	d.write("job/secrets/officernd", []byte("s3cret\n"))
+	var args []string
+	for _, arg := range jobsArguments(t) {
+		arg = strings.ReplaceAll(arg, "/etc/tokenbroker", d.dir+"/job")
+		args = append(args, strings.Replace(arg, "tokenbroker-operators.tokenbroker.svc:7431", "localhost:"+p.waitFor(`operators on 127\.0\.0\.1:(\d+)`), 1))
+	}
+	changes := func() int { return strings.Count(p.output(), `"event":"credential.`) }
+	if out := d.by(nil, 0, args...); !strings.Contains(out, "1 created, 0 changed, 0 deleted, 0 unchanged") {
+		t.Errorf("got %s", out)
+	}
+	before := changes()
+	if out := d.by(nil, 0, args...); !strings.Contains(out, "0 created, 0 changed, 0 deleted, 1 unchanged") {
+		t.Errorf("again: got %s", out)
+	}
+	if before == 0 || changes() != before {
+		t.Errorf("%d changes of credentials were written down, and %d after a run that has none", before, changes())
+	}
+	d.write("job/secrets/officernd", []byte("an0ther\n"))
+	if out := d.by(nil, 0, args...); !strings.Contains(out, "0 created, 1 changed, 0 deleted, 0 unchanged") {
+		t.Errorf("with another secret: got %s", out)
+	}
+	d.by(nil, console.ExitNotAllowed, append([]string{"credential", "delete", "shop-officernd", "--yes"}, args[3:]...)...)
+}
+
+// jobsArguments are those of the Job that applies credentials.
+func jobsArguments(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/components/credentials/job.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := yaml.NewDecoder(bytes.NewReader(text)); ; {
+		var object struct {
+			Kind string
+			Spec struct {
+				Template struct {
+					Spec struct{ Containers []struct{ Args []string } }
+				}
+			}
+		}
+		if err := d.Decode(&object); err != nil {
+			t.Fatalf("there is no Job: %v", err)
+		}
+		if object.Kind == "Job" {
+			return object.Spec.Template.Spec.Containers[0].Args
+		}
+	}
+}
+
 func TestTheExampleOfVirtualMachines(t *testing.T) {
 	t.Parallel()
-	d := newDeployment(t, "virtual-machines", "")
+	d := newDeployment(t, "examples/deployments/virtual-machines/settings.yaml", "examples/deployments/virtual-machines/policy.yaml", "")
 	dns := func(name string) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.DNSNames = []string{name} }
 	}

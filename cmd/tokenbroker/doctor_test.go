@@ -25,6 +25,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/doctor"
 	"github.com/tokenbroker/tokenbroker/internal/devcerts"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
 )
 
@@ -133,6 +134,41 @@ func (p *patient) mode(name string, mode fs.FileMode) {
 	if err := os.Chmod(p.at(name), mode); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// links has the first name lead to the second, that to the third, and so on.
+func (p *patient) links(names ...string) {
+	p.t.Helper()
+	for i, name := range names {
+		if err := os.MkdirAll(filepath.Dir(p.at(name)), 0o755); err != nil {
+			p.t.Fatal(err)
+		}
+		if i == 0 {
+			continue
+		}
+		if err := os.Symlink(p.at(name), p.at(names[i-1])); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// sticky lets a group write to a directory, each of them what is their own. Where everybody may, the kernel follows no link of others.
+func (p *patient) sticky(name string, gid int) {
+	p.t.Helper()
+	if err := os.Chown(p.at(name), 0, gid); err != nil {
+		p.t.Fatal(err)
+	}
+	p.mode(name, fs.ModeSticky|0o775)
+}
+
+// rootGives makes a file root's, and lets users read it by its access control list.
+func (p *patient) rootGives(name string, uids ...int) {
+	p.t.Helper()
+	if err := os.Chown(p.at(name), 0, 0); err != nil {
+		p.t.Fatal(err)
+	}
+	p.mode(name, 0o600)
+	listFor(p.t, p.at(name), 4, uids...)
 }
 
 // certify writes the broker's own certificate.
@@ -301,11 +337,34 @@ var rows = []row{
 		p.onRedis("")
 		p.set("rediss://", "rediss://broker:the-password@")
 	}},
+	{code: doctor.SecretReadable, name: "by an access control list", says: "the key that wraps the keys DIR/etc/kek.json (mode 0640)", root: true, after: func(p *patient) { p.rootGives("etc/kek.json", nobody, 12345) }},
+	{code: doctor.FileWritable, name: "by an access control list", says: "others may write an authority DIR/ca/ca.pem (mode 0664)", root: true, before: func(p *patient) {
+		p.mode("ca/ca.pem", 0o664) // root's group is no other
+		listFor(p.t, p.at("ca/ca.pem"), 6, 12345)
+	}},
 	{code: doctor.FileWritable, name: "an authority", says: "others may write an authority DIR/ca/ca.pem (mode 0666)", before: func(p *patient) { p.mode("ca/ca.pem", 0o666) }},
-	{code: doctor.ProvidersWritable, name: "a definition", says: "DIR/etc/providers/static.yaml (mode 0666)", before: func(p *patient) { p.mode("etc/providers/static.yaml", 0o666) }},
+	{code: doctor.ProvidersWritable, name: "a definition", says: "DIR/etc/providers/static.yaml (mode 0666)", also: []doctor.Code{doctor.SelfWritable}, before: func(p *patient) { p.mode("etc/providers/static.yaml", 0o666) }},
 	{code: doctor.DirectoryWritable, name: "above an authority", says: "the directory DIR/ca (mode 0777), above DIR/ca/ca.pem", before: func(p *patient) { p.mode("ca", 0o777) }},
+	{code: doctor.DirectoryWritable, name: "in the middle of the way", says: "the directory DIR/shared (mode 0777), above DIR/etc/policy.yaml", also: []doctor.Code{doctor.SelfWritable}, before: func(p *patient) {
+		p.links("etc/policy.yaml", "shared/current", "real/policy.yaml")
+		p.mode("shared", 0o777)
+	}},
+	{code: doctor.DirectoryWritable, name: "on the way to a definition", says: "the directory DIR/shared (mode 0777), above DIR/etc/providers/more.yaml", also: []doctor.Code{doctor.SelfWritable}, before: func(p *patient) {
+		p.links("etc/providers/more.yaml", "shared/current", "real/more.yaml")
+		p.write("real/more.yaml", []byte("name: more\ninputs:\n  api_key: {secret: true, handed_out: true}\ntoken: \"{{api_key}}\"\nlifetime: 1h\n"), 0o644)
+		p.mode("shared", 0o777)
+	}},
 	{code: doctor.DirectoryWritable, name: "the data directory", says: "the directory DIR/data (mode 0722)", after: func(p *patient) { p.mode("data", 0o722) }},
 	{code: doctor.ForeignOwner, name: "an authority", says: "an authority DIR/ca/ca.pem belongs to the user 12345", root: true, before: func(p *patient) { p.giveTo("ca/ca.pem", 12345) }},
+	{code: doctor.ForeignOwner, name: "a link among others", says: "the link DIR/shared/current, by which DIR/etc/policy.yaml is found, belongs to the user 12345", root: true, before: func(p *patient) {
+		p.links("etc/policy.yaml", "shared/current", "real/policy.yaml")
+		p.giveTo("shared/current", 12345)
+		p.sticky("shared", 12345)
+	}},
+	{code: doctor.ForeignOwner, name: "a directory in the middle of the way", says: "the directory DIR/shared belongs to the user 12345", root: true, before: func(p *patient) {
+		p.links("etc/policy.yaml", "shared/current", "real/policy.yaml")
+		p.giveTo("shared", 12345)
+	}},
 	{code: doctor.SocketOpen, name: "admin", says: "DIR/data/admin.sock (mode 0666)", after: func(p *patient) { p.mode("data/admin.sock", 0o666) }},
 	{code: doctor.RedisNoPassword, name: "nobody needs one", says: "without a password", before: func(p *patient) { p.plainRedis(redistest.Options{}, "") }},
 	{code: doctor.RedisNoPassword, name: "the broker has one, and others need none", says: "without a password", before: func(p *patient) {
@@ -383,6 +442,15 @@ var rows = []row{
 		p.replace(&p.policy, "  pipelines: [{jwt: ci, sub: \"pipeline:shop:*\"}]\n", "")
 	}},
 	{code: doctor.CertificateStale, name: "broken since", says: "the listener services goes on with former certificates", after: func(p *patient) { p.write("etc/tls.crt", []byte("none\n"), 0o644) }},
+	{code: doctor.AuthorityNested, name: "an issuing one and its root", says: "the authority \"CN=issuing\" of the trust batch is signed by one of the trust company, and the listener services believes both", before: func(p *patient) {
+		issuing, err := p.ca.Below("issuing", 90*24*time.Hour)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.write("ca/issuing.pem", issuing.PEM(), 0o644)
+		p.set("trust: [company]", "trust: [company, batch]")
+		p.set("trust: {company:", `trust: {batch: {ca_file: DIR/ca/issuing.pem, dns: ["*.batch.example"]}, company:`)
+	}},
 	{code: doctor.CertificateEnds, name: "the broker's own", says: "the certificate of the listener services ends at ", before: func(p *patient) { p.certify(time.Now().Add(-20*24*time.Hour), 25*24*time.Hour) }},
 	{code: doctor.CertificateEnds, name: "what Redis is shown", says: "the certificate that is shown to Redis, DIR/etc/client.pem, ends at ", before: func(p *patient) {
 		p.onRedis("")
@@ -421,6 +489,17 @@ var rows = []row{
 	}},
 	{code: doctor.CoreDumps, name: "turned on since", says: "may dump core", after: func(p *patient) { dumpCore(p.t, p.cmd.Process.Pid, p.uid) }},
 	{code: doctor.SelfWritable, name: "its settings", says: "so change its settings", root: true, after: func(p *patient) { p.giveTo("etc/settings.yaml", nobody) }},
+	{code: doctor.SelfWritable, name: "a directory further above", says: "may write DIR, or give itself the right, and so change its settings", root: true, after: func(p *patient) { p.giveTo("", nobody) }},
+	{code: doctor.SelfWritable, name: "a definition", says: "may write DIR/etc/providers/static.yaml, or give itself the right, and so change its definitions", root: true, after: func(p *patient) { p.giveTo("etc/providers/static.yaml", nobody) }},
+	{code: doctor.SelfWritable, name: "a directory that a link leads through", says: "may write DIR/shared, or give itself the right, and so change its policy", root: true, before: func(p *patient) {
+		p.links("etc/policy.yaml", "shared/current", "real/policy.yaml")
+		p.giveTo("shared", nobody)
+	}},
+	{code: doctor.SelfWritable, name: "a link among others", says: "may write DIR/shared/current, or give itself the right, and so change its policy", root: true, before: func(p *patient) {
+		p.links("etc/policy.yaml", "shared/current", "real/policy.yaml")
+		p.giveTo("shared/current", nobody)
+		p.sticky("shared", nobody)
+	}},
 	{code: doctor.DataDirOpen, name: "entered", says: "others may enter the data directory DIR/data (mode 0711)", after: func(p *patient) { p.mode("data", 0o711) }},
 }
 
@@ -458,7 +537,7 @@ func TestTheDoctor(t *testing.T) {
 		t.Run(fmt.Sprintf("%s, %s", x.code, x.name), func(t *testing.T) {
 			t.Parallel()
 			if x.root && os.Geteuid() != 0 {
-				t.Skip("root alone can make it so")
+				installed.Without(t, "root alone can make it so")
 			}
 			p := newPatient(t)
 			if x.before != nil {
@@ -508,6 +587,22 @@ func TestADoctorWhoFindsNothing(t *testing.T) {
 				}
 				p.mode("etc/kek.json", 0o440)
 			}
+		},
+		"a key that root gives to the broker by a list": func(p *patient) {
+			if p.uid != 0 {
+				p.rootGives("etc/kek.json", int(p.uid))
+			}
+		},
+		"links in directories of root's, whoever's they are": func(p *patient) {
+			p.links("etc/policy.yaml", "shared/current", "real/current", "real/policy.yaml")
+			p.give("shared/current")
+			if p.uid != 0 {
+				p.giveTo("real/current", 12345)
+			}
+		},
+		"two trusts of one authority, for other names": func(p *patient) {
+			p.set("trust: [company]", "trust: [company, batch]")
+			p.set("trust: {company:", `trust: {batch: {ca_file: DIR/ca/ca.pem, dns: ["*.batch.example"]}, company:`)
 		},
 		"no policy, and the socket alone": func(p *patient) { p.alone(); p.set("listen: [127.0.0.1:0]", "listen: none") },
 	} {

@@ -150,6 +150,9 @@ func TestInterruptedPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Remove(pipe); err != nil { // and those that have not begun yet
+		t.Error(err)
+	}
 	writer.Close()
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 )
 
-// withoutJSON are the commands that print what is no answer: a log, a show, a script, a file for somebody else.
-var withoutJSON = []string{"serve", "demo run", "demo upstream", "help", "completion"}
+// withoutJSON are the commands that print what is no answer: a log, a show, a script, a file for somebody else, what another program prints.
+var withoutJSON = []string{"serve", "run", "demo run", "demo upstream", "help", "completion"}
 
 // ofKeys are the commands that TestTheKeysAreToldInJSON tries.
 var ofKeys = []string{"keys create", "keys wrap", "keys list", "keys rotate", "keys promote", "keys rewrap", "keys retire", "keys restore", "keys destroy"}

@@ -202,6 +202,9 @@ func (l *leakSearch) credentials(argument, literal string) {
 	l.fails("", "token", "invalidate", "nobody", "--access-token-file", "token")
 	l.fails("", "token", "invalidate", "one", argument)
 	l.fails("", "token", "watch", "nobody")
+	l.ok("", "run", "--credential", "one", "--env", "TOKEN", "--", "sh", "-c", `test "$(cat "$ACCESS_TOKEN_FILE")" = "$TOKEN" && test -s "$HEADER_FILE"`)
+	l.fails("", "run", "--credential", "one", "--env", "TOKEN", "--", "./no-such-command")
+	l.fails("", "run", "--credential", "nobody", "-o", "json", "--", "true")
 
 	l.write("declared.yaml", "- {name: two, provider: static, secrets: {api_key: {file: declared}, other: 'env:PLANTED'}}\n")
 	l.write("literal.yaml", "- {name: three, provider: static, secrets: {api_key: '"+strings.ReplaceAll(literal, "'", "''")+"', other: {secret: "+`'`+literal+`'`+"}}}\n")

@@ -27,6 +27,7 @@ type cli struct {
 	Serve      daemon.ServeCommand         `cmd:"" help:"Run the broker."`
 	Demo       demo.Commands               `cmd:"" help:"See it work: a broker and simulated upstreams on this machine, two hundred callers for each system."`
 	Token      operator.TokenCommands      `cmd:"" help:"Get, invalidate and watch tokens."`
+	Run        operator.RunCommand         `cmd:"" help:"Run a command with a token that stays fresh, in files that its environment names."`
 	Credential operator.CredentialCommands `cmd:"" help:"Look after credentials."`
 	Provider   operator.ProviderCommands   `cmd:"" help:"Look at provider definitions, check and try them."`
 	Health     operator.HealthCommand      `cmd:"" set:"timeout=3s" help:"Ask a broker whether it is serving: for probes, and for scripts that start one."`
@@ -48,7 +49,7 @@ type cli struct {
 const description = `tokenbroker gives internal services access tokens for third-party APIs.
 
 Exit codes: 0 all is well; 1 failure; 2 bad usage or input; 3 not found; 4 not allowed; 5 somebody must change something
-first; 6 temporary, try again; 7 the broker cannot be reached.`
+first; 6 temporary, try again; 7 the broker cannot be reached. run ends with the code of its command.`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -85,6 +86,9 @@ func (o *output) Write(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Under implements console.Wrapped.
+func (o *output) Under() io.Writer { return o.Writer }
 
 func execute(p *console.Process, args []string) int {
 	var c cli
@@ -189,9 +193,12 @@ func surplus(c *kong.Context) bool {
 	return rest[0] == "-" || rest[0] == "--" || !strings.HasPrefix(rest[0], "-")
 }
 
-// outputOf finds how the caller wants errors, also when the command line does not parse.
+// outputOf finds how the caller wants errors, also when the command line does not parse. Behind "--" it is another program's.
 func outputOf(args []string) string {
 	for i, a := range args {
+		if a == "--" {
+			break
+		}
 		if v, ok := strings.CutPrefix(a, "--output="); ok {
 			return v
 		}

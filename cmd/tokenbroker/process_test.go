@@ -11,8 +11,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
 )
 
@@ -63,7 +69,7 @@ func wantLedger(t *testing.T, u *upstream, want ...string) {
 // TestGrpcurl drives a broker with a real grpcurl.
 func TestGrpcurl(t *testing.T) {
 	t.Parallel()
-	curl := grpcurl(t)
+	curl := installed.Tool(t, "grpcurl")
 	u := startUpstream(t)
 	s := u.serve()
 	s.apply(u)
@@ -101,6 +107,25 @@ func TestGrpcurl(t *testing.T) {
 	}
 	s.signal(syscall.SIGHUP)
 	s.waitFor("definitions reloaded")
+}
+
+// TestNothingIsUnpacked: whoever sends what is compressed is told that nobody here knows how, also by a broker that has a collector.
+func TestNothingIsUnpacked(t *testing.T) {
+	t.Parallel()
+	ports, err := freePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "serve", "--data-dir", shortDir(t), "--listen", "127.0.0.1:0", "--metrics-listen", "none", "--traces-collector", "http://127.0.0.1:"+ports[0])
+	conn, err := dial(s.waitFor(`answering on (127\.0\.0\.1:\d+)`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = tokenbrokerv1.NewTokenBrokerServiceClient(conn).GetToken(t.Context(), &tokenbrokerv1.GetTokenRequest{Credential: "main"}, grpc.UseCompressor(gzip.Name), grpc.WaitForReady(true))
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestKill: what was committed survives kill -9, and the newest refresh token is the one that is presented next.

@@ -81,11 +81,18 @@ func startAs(t testing.TB, uid uint32, args ...string) *proc {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proc{t: t, cmd: exec.Command(path, args...), done: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd.Env = cleanEnvironment()
+	cmd := exec.Command(path, args...)
 	if uid != 0 {
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	}
+	return startCommand(t, cmd)
+}
+
+// startCommand starts any program as start does.
+func startCommand(t testing.TB, cmd *exec.Cmd) *proc {
+	t.Helper()
+	p := &proc{t: t, cmd: cmd, done: make(chan struct{}), changed: make(chan struct{})}
+	p.cmd.Env = cleanEnvironment()
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -97,7 +104,7 @@ func startAs(t testing.TB, uid uint32, args ...string) *proc {
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("tokenbroker %s:\n%s", strings.Join(args, " "), p.output())
+			t.Logf("%s:\n%s", strings.Join(cmd.Args, " "), p.output())
 		}
 	})
 	return p
@@ -216,26 +223,6 @@ func runs(t testing.TB, program string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s%s", filepath.Base(program), strings.Join(args, " "), err, &out, &errs)
 	}
 	return out.String()
-}
-
-// grpcurl finds the real one. Without it the test is skipped, except in CI, where nothing may go untested.
-func grpcurl(t testing.TB) string {
-	t.Helper()
-	if path := filepath.Join(os.Getenv("TOKENBROKER_TEST_TOOLS"), "grpcurl"); filepath.IsAbs(path) {
-		if _, err := os.Stat(path); err == nil {
-			return path
-		}
-	}
-	path, err := exec.LookPath("grpcurl")
-	switch {
-	case err == nil:
-		return path
-	case os.Getenv("CI") != "":
-		t.Fatal("there is no grpcurl: run make test-deps")
-	default:
-		t.Skip("there is no grpcurl: run make test-deps")
-	}
-	return ""
 }
 
 // An upstream is a demo upstream that runs as a process of its own.

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 )
 
 // TestREADME runs the grpcurl commands of the README with the credentials of demo upstream, as it says.
@@ -17,7 +19,7 @@ func TestREADME(t *testing.T) {
 	if len(lines) == 0 {
 		t.Fatal("README.md has no line that begins with $ grpcurl between <!-- test: grpcurl --> and <!-- /test -->")
 	}
-	curl := grpcurl(t)
+	curl := installed.Tool(t, "grpcurl")
 	t.Setenv("PATH", filepath.Dir(curl)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	u := startUpstream(t)
 	s := u.serve()

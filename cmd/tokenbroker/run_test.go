@@ -19,6 +19,7 @@ func TestOutputOf(t *testing.T) {
 		{"token get --output=json one", "json"},
 		{"token get -ojson one", "json"},
 		{"token get one -o", "from-environment"},
+		{"run --credential one -- curl -o json", "from-environment"},
 	} {
 		if got := outputOf(strings.Fields(x.args)); got != x.want {
 			t.Errorf("%s: got %q, want %q", x.args, got, x.want)

@@ -22,6 +22,23 @@ type Process struct {
 	Stdout, Stderr io.Writer
 }
 
+// Wrapped is an output that passes on what it is given.
+type Wrapped interface {
+	// Under is where.
+	Under() io.Writer
+}
+
+// Beneath is where an output ends up, so that another program can write there itself: a terminal is one to it, too.
+func Beneath(w io.Writer) io.Writer {
+	for {
+		o, ok := w.(Wrapped)
+		if !ok {
+			return w
+		}
+		w = o.Under()
+	}
+}
+
 // Printf writes for the operator. Texts among the arguments may be names that others chose: nothing in them moves a terminal's cursor, but for line
 // breaks and tabs. Whoever made the writer hears of a failure.
 func Printf(w io.Writer, format string, args ...any) {

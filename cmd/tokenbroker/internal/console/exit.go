@@ -64,13 +64,27 @@ func (e *reportedError) Unwrap() error { return e.error }
 // Reported is an error that has been told already, as in a log: it decides the exit code, and is not told again.
 func Reported(err error) error { return &reportedError{err} }
 
+// An endedError has the exit code of another program.
+type endedError struct {
+	error
+	code int
+}
+
+func (e *endedError) Unwrap() error { return e.error }
+
+// Ended is an error with an exit code that is another program's, as shells have it.
+func Ended(code int, err error) error { return &endedError{err, code} }
+
 // ExitCode says how a command ends.
 func ExitCode(err error) int {
 	var input *inputError
 	var away *unreachableError
+	var ended *endedError
 	switch {
 	case err == nil:
 		return ExitOK
+	case errors.As(err, &ended):
+		return ended.code
 	case errors.Is(err, ErrInterrupted): // also where an input could not be read for it
 		return ExitFailure
 	case errors.As(err, &away):

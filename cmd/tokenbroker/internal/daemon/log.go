@@ -10,6 +10,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/console"
+	"github.com/tokenbroker/tokenbroker/server"
 )
 
 // newLog writes to standard error.
@@ -20,9 +21,9 @@ func newLog(p *console.Process, level, format string) *slog.Logger {
 	}
 	o := &slog.HandlerOptions{Level: l, ReplaceAttr: readable}
 	if isJSON(p, format) {
-		return slog.New(newBounded(slog.NewJSONHandler(p.Stderr, o)))
+		return slog.New(newBounded(traced{slog.NewJSONHandler(p.Stderr, o)}))
 	}
-	return slog.New(newBounded(slog.NewTextHandler(p.Stderr, o)))
+	return slog.New(newBounded(traced{slog.NewTextHandler(p.Stderr, o)}))
 }
 
 func isJSON(p *console.Process, format string) bool {
@@ -36,6 +37,24 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 	}
 	return a
 }
+
+// A traced handler says of each line which trace it belongs to, where it belongs to one.
+type traced struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (t traced) Handle(ctx context.Context, r slog.Record) error {
+	if _, id := server.RequestIDs(ctx); id != "" {
+		r = r.Clone()
+		r.AddAttrs(slog.String("trace_id", id))
+	}
+	return t.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (t traced) WithAttrs(attrs []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(attrs)} }
+
+// WithGroup implements slog.Handler.
+func (t traced) WithGroup(name string) slog.Handler { return traced{t.Handler.WithGroup(name)} }
 
 const (
 	// linesAtOnce and linesEvery bound how often the log says the same.

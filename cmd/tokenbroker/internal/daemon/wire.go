@@ -87,6 +87,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 		return nil, err
 	}
 	r.transport, err = transport.New(transport.Settings{
+		Propagate: s.TracesPropagate,
 		ConnectTo: s.UpstreamConnectTo, CAFile: s.UpstreamCAFile, AllowHTTP: s.UpstreamAllowHTTP, AllowPrivate: s.UpstreamAllowPrivate,
 	})
 	if err != nil {
@@ -133,13 +134,17 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	if err != nil {
 		return nil, err
 	}
+	tracer, err := r.tracer(bg)
+	if err != nil {
+		return nil, err
+	}
 	st, err := r.openStore(ctx, db, metrics)
 	if err != nil {
 		return nil, err
 	}
 	r.store = st
 	r.broker, err = engine.New(engine.Settings{
-		Upstream: r.catalog, Store: st, Authorizer: authorizer, Auditor: auditor, Render: server.Render, Log: log, Observer: metrics,
+		Upstream: r.catalog, Store: st, Authorizer: authorizer, Auditor: auditor, Render: server.Render, Log: log, Observer: metrics, Tracer: tracer,
 		ExchangeTimeout: s.ExchangeTimeout, UpstreamConcurrency: s.UpstreamConcurrency, CallerRate: s.LimitsCallerRate,
 		CacheSize: s.TokensInCache, Flights: s.Flights, CacheBound: s.CacheBound, OutageGrace: s.OutageGrace,
 	})
@@ -148,7 +153,7 @@ func Start(ctx context.Context, s settings.Settings, log *slog.Logger) (_ *Runni
 	}
 	r.cleanup = append(r.cleanup, func() { _ = r.broker.Close(bg) }) // at once, if it has not been closed before
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Auditor: auditor, Doors: r.doors, Log: log, Metrics: metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Auditor: auditor, Doors: r.doors, Log: log, Metrics: metrics, Tracer: tracer,
 		MaxConcurrentStreams: s.LimitsConcurrentStreams, MaxMessageBytes: s.LimitsMessageBytes, MaxConnectionAge: s.LimitsConnectionAge,
 		Capacity: s.Capacity, Ready: st.Ready,
 	})

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
 )
 
@@ -58,6 +59,7 @@ func (r *Report) certificates(b Broker, now time.Time) {
 		for _, t := range slices.Sorted(maps.Keys(d.Trusted)) {
 			authorities("the authority "+t+" of the listener "+d.Name, d.Trusted[t], b.Settings.Trust[t].CAFile == "")
 		}
+		r.nested(&b.Settings, d)
 	}
 	s := &b.Settings
 	for _, f := range []struct{ path, whose string }{
@@ -85,6 +87,25 @@ func (r *Report) certificates(b Broker, now time.Time) {
 	}
 	if n > 0 {
 		r.looked("certificates: %d", n)
+	}
+}
+
+// nested notes an authority of one trust that one of another trust has signed. Two trusts of SPIFFE share no caller: an ID is of one trust domain.
+func (r *Report) nested(s *settings.Settings, d Door) {
+	for _, below := range slices.Sorted(maps.Keys(d.Trusted)) {
+		for _, above := range slices.Sorted(maps.Keys(d.Trusted)) {
+			all, roots := d.Trusted[below], d.Trusted[above]
+			if below == above || s.Trust[below].TrustDomain != "" && s.Trust[above].TrustDomain != "" || len(all) > bundleMost || len(roots) > bundleMost {
+				continue
+			}
+			for _, c := range all {
+				if slices.ContainsFunc(roots, func(root *x509.Certificate) bool {
+					return !root.Equal(c) && bytes.Equal(c.RawIssuer, root.RawSubject) && c.CheckSignatureFrom(root) == nil
+				}) {
+					r.found(AuthorityNested, "the authority %.100q of the trust %s is signed by one of the trust %s, and the listener %s believes both", c.Subject, below, above, d.Name)
+				}
+			}
+		}
 	}
 }
 

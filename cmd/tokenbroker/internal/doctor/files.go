@@ -11,6 +11,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
 	"github.com/tokenbroker/tokenbroker/internal/readfile"
+	"github.com/tokenbroker/tokenbroker/internal/steps"
 	"github.com/tokenbroker/tokenbroker/store/redis"
 )
 
@@ -29,7 +30,7 @@ const (
 // roles are those of the files that settings name, by their fields. A test holds them against the settings.
 var roles = map[string]role{
 	"File": believed, "PolicyFile": believed, "CertFile": believed, "CAFile": believed, "CRLFile": believed, "JWKSFile": believed, "AuditFile": believed,
-	"UpstreamCAFile": believed, "RedisCAFile": believed, "RedisCertFile": believed, "KeysCAFile": believed, "KeysCertFile": believed,
+	"UpstreamCAFile": believed, "RedisCAFile": believed, "RedisCertFile": believed, "KeysCAFile": believed, "TracesCAFile": believed, "KeysCertFile": believed,
 	"KeyFile": secret, "RedisKeyFile": secret, "KeysKeyFile": secret, "RedisPasswordFile": secret, "RedisSentinelPasswordFile": secret, "TokenFile": secret,
 	"KeysTransitTokenFile": secret, "KeysTransitJWTFile": secret, "KeysAWSCredentialsFile": secret, "KeysAWSJWTFile": secret, "KeysAWSContainerTokenFile": secret,
 	"KeysGCPCredentialsFile": secret,
@@ -82,7 +83,7 @@ func (r *Report) files(s *settings.Settings) {
 // words are what the files are to people, by field.
 var words = map[string]string{
 	"File": "the settings", "PolicyFile": "the policy", "CertFile": "a certificate", "CAFile": "an authority", "CRLFile": "a revocation list", "JWKSFile": "an issuer's keys",
-	"UpstreamCAFile": "an authority of upstreams", "RedisCAFile": "an authority of Redis", "RedisCertFile": "a certificate", "KeysCAFile": "an authority of KMSs", "KeysCertFile": "a certificate",
+	"UpstreamCAFile": "an authority of upstreams", "RedisCAFile": "an authority of Redis", "RedisCertFile": "a certificate", "KeysCAFile": "an authority of KMSs", "TracesCAFile": "an authority of the collector's", "KeysCertFile": "a certificate",
 	"KeyFile": "the key", "RedisKeyFile": "the key of a certificate", "KeysKeyFile": "the key of a certificate", "RedisPasswordFile": "the password of Redis",
 	"RedisSentinelPasswordFile": "the password of the Sentinels", "TokenFile": "a token", "KeysTransitTokenFile": "a token of Transit", "KeysTransitJWTFile": "a token",
 	"KeysAWSCredentialsFile": "credentials of AWS", "KeysAWSJWTFile": "a token", "KeysAWSContainerTokenFile": "a token", "KeysGCPCredentialsFile": "credentials of Google Cloud",
@@ -105,10 +106,14 @@ func kekFile(s *settings.Settings) string {
 
 // whole is a path that leads to the same for whoever reads it elsewhere.
 func whole(path string) string {
-	if abs, err := filepath.Abs(path); err == nil {
-		return abs
+	here, err := os.Getwd()
+	if filepath.IsAbs(path) || err != nil {
+		return path
 	}
-	return path
+	if strings.Contains(path, "..") { // what stands before it may be a link, and is not to be dropped
+		return here + string(filepath.Separator) + path
+	}
+	return filepath.Join(here, path)
 }
 
 // stat looks at what a path leads to. A file that is gone is no finding: what is in memory goes on.
@@ -128,22 +133,14 @@ func (r *Report) file(path, what string, as role) {
 		return
 	}
 	mode := i.Mode().Perm()
-	if mode&othersWrite(i) != 0 && i.Mode().IsRegular() { // a device may be everybody's
+	if i.Mode().IsRegular() && readfile.OthersWrite(path, i) { // a device may be everybody's
 		r.found(FileWritable, "others may write %s %s (mode %04o)", what, path, mode)
 	}
-	if as == secret && mode&0o044 != 0 && readfile.OthersRead(i) {
+	if as == secret && mode&0o044 != 0 && readfile.OthersRead(path, i) {
 		r.found(SecretReadable, "others may read %s %s (mode %04o)", what, path, mode)
 	}
 	r.owner(i, what+" "+path)
 	r.above(path)
-}
-
-// othersWrite are the bits of a mode by which others may write: those of all and, but for root's, of the group.
-func othersWrite(i fs.FileInfo) fs.FileMode {
-	if gid, ok := groupOf(i); ok && gid == 0 {
-		return 0o002
-	}
-	return 0o022
 }
 
 func (r *Report) owner(i fs.FileInfo, what string) {
@@ -152,25 +149,38 @@ func (r *Report) owner(i fs.FileInfo, what string) {
 	}
 }
 
-// above looks at the directories above a path: those by which it is named, and those to which links lead. In a sticky one others put nothing in another's place.
+// above looks at what leads to a path: the directories in which something is looked up, and the links.
 func (r *Report) above(path string) {
-	all := []string{path}
-	if to, err := filepath.EvalSymlinks(path); err == nil && to != path {
-		all = append(all, to)
-	}
-	for _, p := range all {
-		for d := filepath.Dir(p); ; d = filepath.Dir(d) {
-			if i, err := os.Stat(d); err == nil {
-				if i.Mode().Perm()&othersWrite(i) != 0 && i.Mode()&fs.ModeSticky == 0 && !r.alone {
-					r.found(DirectoryWritable, "others may write to the directory %s (mode %04o), above %s", d, i.Mode().Perm(), path)
-				}
-				r.owner(i, "the directory "+d)
+	r.way(onTheWay(path), path)
+}
+
+// onTheWay are the steps to a path but the last, which is what it leads to. Where it leads nowhere, nobody is served by what is there.
+func onTheWay(path string) []steps.Step {
+	all, _ := steps.To(path) // it is gone, or may not be looked at, and somebody else says so
+	return all[:max(0, len(all)-1)]
+}
+
+// way looks at steps to a path. Who owns a directory can put something else in it, whatever its mode. A link is what it is, and its owner can have it lead elsewhere only by another one in
+// its place: where others may write to the directory, and in a sticky one that is all that they may.
+func (r *Report) way(all []steps.Step, path string) {
+	for _, s := range all {
+		if s.IsLink() {
+			if othersWriteTo(filepath.Dir(s.Path)) {
+				r.owner(s.Info, "the link "+s.Path+", by which "+path+" is found,")
 			}
-			if d == filepath.Dir(d) {
-				break
-			}
+			continue
 		}
+		if readfile.OthersWrite(s.Path, s.Info) && s.Info.Mode()&fs.ModeSticky == 0 && !r.alone {
+			r.found(DirectoryWritable, "others may write to the directory %s (mode %04o), above %s", s.Path, s.Info.Mode().Perm(), path)
+		}
+		r.owner(s.Info, "the directory "+s.Path)
 	}
+}
+
+// othersWriteTo reports whether others may write to a directory, if only what is their own.
+func othersWriteTo(dir string) bool {
+	i, err := os.Stat(dir)
+	return err == nil && readfile.OthersWrite(dir, i)
 }
 
 func (r *Report) socket(path string) {
@@ -207,21 +217,26 @@ func (r *Report) providers(dir string) int {
 		r.unseen(true, "providers_dir "+dir, readfile.Why(err).Error())
 		return 0
 	}
-	paths := []string{dir}
-	for _, n := range names {
-		paths = append(paths, filepath.Join(dir, n.Name()))
-	}
-	for _, p := range paths {
+	look := func(p string) {
 		i, err := os.Stat(p)
 		if err != nil {
-			continue // a link that leads nowhere, or gone since
+			return // a link that leads nowhere, or gone since
 		}
-		if i.Mode().Perm()&othersWrite(i) != 0 && (!i.IsDir() || !r.alone) {
+		if readfile.OthersWrite(p, i) && (!i.IsDir() || !r.alone) {
 			r.found(ProvidersWritable, "others may write %s (mode %04o), where definitions are", p, i.Mode().Perm())
 		}
 		r.owner(i, p+", where definitions are,")
 	}
+	look(dir)
 	r.above(dir)
+	before, _ := steps.To(dir)
+	for _, n := range names {
+		p := dir + string(filepath.Separator) + n.Name()
+		look(p)
+		if way := onTheWay(p); len(way) > len(before) { // it is a link
+			r.way(way[len(before):], p)
+		}
+	}
 	return len(names)
 }
 

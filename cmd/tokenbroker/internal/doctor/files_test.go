@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -90,6 +91,29 @@ func TestADirectoryOfAVolume(t *testing.T) {
 			if got := slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Code == c }); got == alone {
 				t.Errorf("alone %v: got %s %v: %+v", alone, c, got, r.Findings)
 			}
+		}
+	}
+}
+
+// TestWhatIsAboveAPath is what the system passes: what stands before ".." may be a link.
+func TestWhatIsAboveAPath(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"here", "there/deep"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "there/file"), nil, 0o644), os.Symlink("../there/deep", filepath.Join(dir, "here/link")), os.Chmod(filepath.Join(dir, "there"), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Join(dir, "here"))
+	for _, path := range []string{dir + "/here/link/../file", "link/../file"} {
+		r := &Report{}
+		r.file(path, "a file", believed)
+		if !slices.ContainsFunc(r.Findings, func(f Finding) bool {
+			return f.Code == DirectoryWritable && strings.Contains(f.Is, "/there (mode 0777)")
+		}) || len(r.Unseen) > 0 {
+			t.Errorf("%s: got %+v", path, r)
 		}
 	}
 }

@@ -75,6 +75,7 @@ const (
 	PolicyEverybody   Code = "POLICY_EVERYBODY"
 	PolicyStale       Code = "POLICY_STALE"
 	CertificateStale  Code = "CERTIFICATE_STALE"
+	AuthorityNested   Code = "AUTHORITY_NESTED"
 	CertificateEnds   Code = "CERTIFICATE_ENDS"
 	AuthorityEnds     Code = "AUTHORITY_ENDS"
 	CertificateWeak   Code = "CERTIFICATE_WEAK"
@@ -120,6 +121,7 @@ var kinds = []kind{
 	{PolicyEverybody, Medium, "whoever gets any identity of that authority may do it", "name those that need it, in callers"},
 	{PolicyStale, Medium, "a right that was taken in the file is still there", "mend the file: `tokenbroker policy check` says what is wrong"},
 	{CertificateStale, Medium, "a renewed certificate is not shown, or an authority that was taken out may be believed still", "mend the files; the broker's log says what is wrong"},
+	{AuthorityNested, Medium, "a caller whose certificate has names of both chooses whose caller it is by what it shows with it: blocked as the one, it goes on as the other", "give the trusts authorities that have nothing in common, or make them one; until then block a caller by both"},
 	{CertificateEnds, Medium, "when it ends, connections that need it fail", "renew it, and see why that was not done by itself"},
 	{AuthorityEnds, Medium, "when it ends, nobody whom it vouches for is believed", "add its successor beside it, and take it out once all have new certificates"},
 	{CertificateWeak, Medium, "who has the means computes its key and passes for its owner", "issue another one with RSA of 2048 bits, or P-256, at least"},

@@ -2,12 +2,15 @@ package doctor
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tokenbroker/tokenbroker/cmd/tokenbroker/internal/settings"
+	"github.com/tokenbroker/tokenbroker/internal/steps"
 )
 
 // process looks at this process.
@@ -27,38 +30,61 @@ func (r *Report) process(s *settings.Settings) {
 	r.looked("process: user, core dumps, what it may write of what it is started with")
 }
 
-// self looks for what the broker is started with and may write. Root may write everything, and is another finding.
+// self looks for what the broker is started with and may write, or have lead elsewhere. Root may write everything, and is another finding.
 func (r *Report) self(s *settings.Settings) {
 	binary, err := os.Executable()
 	if err != nil {
 		binary = ""
 	}
-	for _, x := range []struct{ what, path string }{
-		{"its program", binary}, {"its settings", s.File}, {"its policy", s.PolicyFile}, {"its definitions", s.ProvidersDir},
-	} {
-		if x.path == "" {
-			continue
+	look := func(what, path string) {
+		if path == "" {
+			return
 		}
-		for _, p := range []string{x.path, filepath.Dir(x.path)} {
-			if canWrite(p) {
-				r.found(SelfWritable, "the broker's user may write %s, or give itself the right, and so change %s", p, x.what)
-				break
-			}
+		if p := ours(whole(path)); p != "" {
+			r.found(SelfWritable, "the broker's user may write %s, or give itself the right, and so change %s", p, what)
 		}
+	}
+	look("its program", binary)
+	look("its settings", s.File)
+	look("its policy", s.PolicyFile)
+	look("its definitions", s.ProvidersDir)
+	names, err := os.ReadDir(s.ProvidersDir)
+	if err != nil {
+		return // that is said where the files are looked at
+	}
+	for _, n := range names {
+		look("its definitions", s.ProvidersDir+string(filepath.Separator)+n.Name())
 	}
 }
 
+// ours is the last step to a path that this user may write, or turn; empty: there is none. Who may write a directory may put another one in the place of what is in it, and so on down.
+func ours(path string) string {
+	all, _ := steps.To(path) // what is not there is nobody's
+	for _, s := range slices.Backward(all) {
+		switch {
+		case s.Info == nil:
+		case s.IsLink():
+			// A link cannot be written. Its owner may take it away where they may write at all, in a sticky directory too.
+			if owns(s.Info) && unix.Faccessat(unix.AT_FDCWD, filepath.Dir(s.Path), unix.W_OK, unix.AT_EACCESS) == nil {
+				return s.Path
+			}
+		case canWrite(s.Path, s.Info):
+			return s.Path
+		}
+	}
+	return ""
+}
+
 // canWrite reports whether this user may write, or give themselves the right. In a sticky directory nobody replaces what is another's.
-func canWrite(path string) bool {
-	i, err := os.Stat(path)
-	if err != nil {
-		return false
-	}
-	uid, ok := ownerOf(i)
-	own := ok && uid == os.Geteuid()
-	err = unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS)
+func canWrite(path string, i fs.FileInfo) bool {
+	err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS)
 	if err == nil {
-		return own || i.Mode()&os.ModeSticky == 0
+		return owns(i) || i.Mode()&os.ModeSticky == 0
 	}
-	return own && !errors.Is(err, unix.EROFS)
+	return owns(i) && !errors.Is(err, unix.EROFS)
+}
+
+func owns(i fs.FileInfo) bool {
+	uid, ok := ownerOf(i)
+	return ok && uid == os.Geteuid()
 }

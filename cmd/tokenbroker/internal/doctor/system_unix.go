@@ -17,15 +17,6 @@ func ownerOf(i fs.FileInfo) (uid int, ok bool) {
 	return int(s.Uid), true
 }
 
-// groupOf is which group has it.
-func groupOf(i fs.FileInfo) (gid int, ok bool) {
-	s, ok := i.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return int(s.Gid), true
-}
-
 // deviceOf is which file system a path leads to.
 func deviceOf(path string) (dev uint64, ok bool) {
 	i, err := os.Stat(path)

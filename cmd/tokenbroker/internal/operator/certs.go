@@ -77,6 +77,9 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 	if err != nil {
 		return err
 	}
+	if err := c.own(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // before anything in it is believed
+		return err
+	}
 	switch there, err := os.ReadDir(dir); {
 	case err == nil && c.Once && slices.ContainsFunc(there, func(f fs.DirEntry) bool { return f.Name() == "settings.yaml" }): // it is written last
 		if !c.JSON() {
@@ -92,8 +95,8 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return console.WrongInput(err)
 	}
-	if i, err := os.Lstat(dir); err != nil || !i.IsDir() || i.Mode().Perm()&0o022 != 0 {
-		return console.BadInput("%s: others may write there, or it is a link: name a directory that is not there yet", c.Dir)
+	if err := c.own(dir); err != nil {
+		return err
 	}
 	ca, err := devcerts.NewAuthority("tokenbroker certs dev", c.TrustDomain, c.Life)
 	if err != nil {
@@ -174,6 +177,23 @@ func (c *certsDevCommand) Run(p *console.Process) error {
 	return nil
 }
 
+// own fails with fs.ErrNotExist where there is no directory, and as a bad input where others may put things into it.
+func (c *certsDevCommand) own(dir string) error {
+	i, err := os.Lstat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return err
+	case err != nil:
+		return console.WrongInput(err)
+	case !i.IsDir() || i.Mode().Perm()&0o022 != 0:
+		return console.BadInput("%s: others may write there, or it is a link: name a directory that is not there yet", c.Dir)
+	}
+	if uid, ok := ownerOf(dir); ok && uid != os.Geteuid() && uid != 0 {
+		return console.BadInput("%s belongs to another user (%d), who could put keys and settings there: name a directory that is not there yet", c.Dir, uid)
+	}
+	return nil
+}
+
 // told is what is told in JSON.
 func (c *certsDevCommand) told(p *console.Process, dir string) error {
 	return console.JSON(p.Stdout, struct {
@@ -201,7 +221,7 @@ func redisACL(password string) []byte {
 }
 
 // redisRights are those of docs/redis.md: a test compares them.
-const redisRights = "+@connection +eval +evalsha +get +set +del +getrange +pttl +time +zadd +zrem +zrange +zrangebyscore +zrangebylex +zremrangebyscore +zremrangebylex " +
+const redisRights = "+@connection +eval +evalsha +get +set +del +getrange +pttl +time +scan +zadd +zscore +zrem +zrange +zrangebyscore +zrangebylex +zremrangebyscore +zremrangebylex " +
 	"+publish +subscribe +unsubscribe +wait +info +config|get +cluster|slots +cluster|shards +cluster|nodes +cluster|info +readonly"
 
 // issuer is what the tokens say who issued them.

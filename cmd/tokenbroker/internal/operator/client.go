@@ -116,6 +116,8 @@ type client struct {
 	tokens      tokenbrokerv1.TokenBrokerServiceClient
 	credentials tokenbrokerv1.CredentialServiceClient
 	providers   tokenbrokerv1.ProviderServiceClient
+	// explain makes of a transport's own error what people are told.
+	explain func(error) error
 }
 
 const answerBytes = 64 << 20
@@ -178,25 +180,30 @@ func (r *remote) with(ctx context.Context, f func(ctx context.Context, c *client
 	cl := &client{
 		conn: conn, tokens: tokenbrokerv1.NewTokenBrokerServiceClient(conn),
 		credentials: tokenbrokerv1.NewCredentialServiceClient(conn), providers: tokenbrokerv1.NewProviderServiceClient(conn),
+		explain: func(err error) error { return r.explain(at.name, proof.Info().SecurityProtocol == "tls", err) },
 	}
 	err = cl.nearest(ctx, f(ctx, cl))
 	var stranger *strangerError
 	if errors.As(context.Cause(ctx), &stranger) {
 		return console.WrongInput(stranger)
 	}
-	// A status without details is the transport's own: the broker gives all of its errors some.
+	return cl.explain(err)
+}
+
+// explain makes of a transport's own error what people are told. A status without details is one: the broker gives all of its errors some.
+func (r *remote) explain(name string, tls bool, err error) error {
 	s, ok := status.FromError(err)
 	switch {
 	case !ok || len(s.Details()) > 0:
 		return err
 	case s.Code() == codes.Unimplemented && strings.HasPrefix(s.Message(), "unknown service"):
-		return status.Errorf(codes.Unimplemented, "the broker at %s does not answer this call there: a listener for services has tokens only, one for operators has everything", at.name)
-	case s.Code() == codes.Unavailable && proof.Info().SecurityProtocol == "tls":
-		return console.UnreachableBy(at.name, s.Message())
+		return status.Errorf(codes.Unimplemented, "the broker at %s does not answer this call there: a listener for services has tokens only, one for operators has everything", name)
+	case s.Code() == codes.Unavailable && tls:
+		return console.UnreachableBy(name, s.Message())
 	case s.Code() == codes.Unavailable:
-		return console.Unreachable(at.name)
+		return console.Unreachable(name)
 	case s.Code() == codes.DeadlineExceeded:
-		return status.Errorf(codes.DeadlineExceeded, "the broker at %s has not answered within %s: ask again, or give it longer with --timeout", at.name, r.Timeout)
+		return status.Errorf(codes.DeadlineExceeded, "the broker at %s has not answered within %s: ask again, or give it longer with --timeout", name, r.Timeout)
 	}
 	return err
 }

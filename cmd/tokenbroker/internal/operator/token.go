@@ -2,7 +2,7 @@ package operator
 
 import (
 	"context"
-	"io"
+	"fmt"
 	"strings"
 	"time"
 
@@ -42,6 +42,11 @@ func (f *selectionFlags) selection() (broker.Selection, error) {
 	return broker.Selection{Scopes: scopes, Audience: f.Audience, Parameters: broker.NewPairs(f.Parameter), Resources: resources}, nil
 }
 
+// get is a question for a token.
+func (f *selectionFlags) get(credential string) *tokenbrokerv1.GetTokenRequest {
+	return &tokenbrokerv1.GetTokenRequest{Credential: credential, Scopes: f.Scope, Audience: f.Audience, Parameters: f.Parameter, Resources: f.Resource}
+}
+
 type tokenGetCommand struct {
 	remote
 	selectionFlags
@@ -54,9 +59,8 @@ type tokenGetCommand struct {
 // Run prints the token on standard output, and what else is to be known on standard error where that is a terminal.
 func (c *tokenGetCommand) Run(p *console.Process) error {
 	return c.with(p.Context, func(ctx context.Context, cl *client) error {
-		req := &tokenbrokerv1.GetTokenRequest{
-			Credential: c.Name, Scopes: c.Scope, Audience: c.Audience, Parameters: c.Parameter, Resources: c.Resource, RejectedTokenId: c.RejectedTokenID,
-		}
+		req := c.get(c.Name)
+		req.RejectedTokenId = c.RejectedTokenID
 		if c.MinTTL != 0 {
 			req.MinTtl = durationpb.New(c.MinTTL)
 		}
@@ -69,7 +73,11 @@ func (c *tokenGetCommand) Run(p *console.Process) error {
 		case c.Output == "json":
 			return printJSON(p.Stdout, res)
 		case c.Header:
-			return printHeaders(p.Stdout, p.Stderr, t)
+			console.Printf(p.Stdout, "%s", headerLines(t))
+			if len(t.GetQueryParameters()) > 0 {
+				console.Println(p.Stderr, "tokenbroker: this API wants query parameters too: see --output json")
+			}
+			return nil
 		}
 		console.Println(p.Stdout, t.GetAccessToken())
 		if console.IsTerminal(p.Stderr) {
@@ -82,22 +90,20 @@ func (c *tokenGetCommand) Run(p *console.Process) error {
 	})
 }
 
-// printHeaders writes one header a line, the cookies as one.
-func printHeaders(out, notes io.Writer, t *tokenbrokerv1.Token) error {
+// headerLines are the headers, one a line, the cookies as one.
+func headerLines(t *tokenbrokerv1.Token) string {
+	var out strings.Builder
 	for _, h := range t.GetHeaders() {
-		console.Printf(out, "%s: %s\n", h.GetName(), h.GetValue())
+		fmt.Fprintf(&out, "%s: %s\n", h.GetName(), h.GetValue())
 	}
 	var cookies []string
 	for _, c := range t.GetCookies() {
 		cookies = append(cookies, c.GetName()+"="+c.GetValue())
 	}
 	if len(cookies) > 0 {
-		console.Printf(out, "Cookie: %s\n", strings.Join(cookies, "; "))
+		fmt.Fprintf(&out, "Cookie: %s\n", strings.Join(cookies, "; "))
 	}
-	if len(t.GetQueryParameters()) > 0 {
-		console.Println(notes, "tokenbroker: this API wants query parameters too: see --output json")
-	}
-	return nil
+	return out.String()
 }
 
 type tokenInvalidateCommand struct {

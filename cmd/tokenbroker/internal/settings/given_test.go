@@ -17,6 +17,7 @@ func TestNoSettingIsGivenAndEmpty(t *testing.T) {
 	const (
 		text, place, list, mapping = "text", "place", "list", "mapping"
 		number, duration, yesNo    = "number", "duration", "yes or no"
+		share                      = "share"
 	)
 	all := map[string]string{
 		"data-dir": place, "listen": list, "socket": place, "metrics-listen": text, "probes-listen": text, "policy-file": place, "providers-dir": place, "key-file": place,
@@ -26,6 +27,7 @@ func TestNoSettingIsGivenAndEmpty(t *testing.T) {
 		"cache-bound": duration, "outage-grace": duration,
 		"upstream-connect-to": mapping, "upstream-ca-file": place, "upstream-allow-http": list, "upstream-allow-private": list, "upstream-concurrency": number,
 		"audit-file": place, "audit-stdout": yesNo, "audit-syslog": text, "audit-issuance": text,
+		"traces-collector": text, "traces-ca-file": place, "traces-sample": share, "traces-propagate": yesNo,
 		"keys-kek": text, "keys-timeout": duration, "keys-ca-file": place, "keys-cert-file": place, "keys-key-file": place, "keys-proxy": yesNo,
 		"keys-transit-token-file": place, "keys-transit-token-env": text, "keys-transit-role": text, "keys-transit-login-mount": text, "keys-transit-jwt-file": place,
 		"keys-aws-endpoint": text, "keys-aws-credentials-file": place, "keys-aws-role": text, "keys-aws-jwt-file": place, "keys-aws-sts-endpoint": text,
@@ -35,10 +37,10 @@ func TestNoSettingIsGivenAndEmpty(t *testing.T) {
 	}
 	refused := map[string]string{
 		text: "it is empty: leave it out", place: "it is empty: leave it out", list: "it is empty: leave it out", mapping: "it is empty: leave it out",
-		number: "write a whole number", duration: "write a duration", yesNo: "write true or false",
+		number: "write a whole number", share: "write a number", duration: "write a duration", yesNo: "write true or false",
 	}
 	good := map[string]string{
-		text: "none", place: "a b/é", list: "10.0.0.0/8,10.1.0.0/16", mapping: "a:443=127.0.0.1:1,b:443=127.0.0.1:2", number: "1", duration: "1s", yesNo: "true",
+		text: "none", place: "a b/é", list: "10.0.0.0/8,10.1.0.0/16", mapping: "a:443=127.0.0.1:1,b:443=127.0.0.1:2", number: "1", share: "0.5", duration: "1s", yesNo: "true",
 		"log-level": "debug", "log-format": "json", "audit-issuance": "required",
 	}
 	known := knownSettings()

@@ -302,10 +302,19 @@ func (s *Settings) listenerProblems(wrong *[]yamldoc.Problem) {
 				}
 			}
 		}
+		domains := map[string]string{} // the trust of each
 		for _, t := range l.Trust {
-			if of, ok := s.Trust[t]; ok && of.CAFile == "" && l.WorkloadAPI == "" {
+			of := s.Trust[t]
+			if of.TrustDomain == "" {
+				continue
+			}
+			if of.CAFile == "" && l.WorkloadAPI == "" {
 				bad(of.at, "trust."+t+".ca_file", "it is missing, and %s has no workload_api", name)
 			}
+			if other, ok := domains[of.TrustDomain]; ok && other != t {
+				bad(of.at, "trust."+t+".trust_domain", "%s has %s for the same one: whoever both vouch for is let in by neither; have one of them, whose ca_file may have several authorities", name, other)
+			}
+			domains[of.TrustDomain] = t
 		}
 		if len(*wrong) > before {
 			continue

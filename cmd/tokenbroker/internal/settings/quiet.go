@@ -20,7 +20,7 @@ var forms = []struct {
 	form string
 }{
 	{time.Duration(0), "a duration, as 30s, 5m or 1h30m"}, {netip.Prefix{}, "a range of addresses, as 10.1.0.0/16"}, {map[string]string{}, "NAME=VALUE"},
-	{false, "true or false"}, {0, "a whole number, as 500"}, {uint32(0), "a whole number, as 500, not negative"},
+	{false, "true or false"}, {float64(0), "a number, as 0.01"}, {0, "a whole number, as 500"}, {uint32(0), "a whole number, as 500, not negative"},
 }
 
 // A quiet mapper says what is to be written, and not what was.

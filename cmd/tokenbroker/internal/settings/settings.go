@@ -75,6 +75,8 @@ type Settings struct {
 	AuditSyslog   string `type:"given" name:"audit-syslog" env:"TOKENBROKER_AUDIT_SYSLOG" help:"Write the audit log to syslog: local, unix:///PATH or tcp://HOST:PORT."`
 	AuditIssuance string `type:"given" name:"audit-issuance" env:"TOKENBROKER_AUDIT_ISSUANCE" default:"counted" enum:"counted,required" help:"counted: the first use of a token by a caller is written soon. required: before it is handed out."`
 
+	TracesSettings
+
 	LimitsConcurrentStreams uint32        `name:"limits-concurrent-streams" env:"TOKENBROKER_LIMITS_CONCURRENT_STREAMS" default:"${concurrent_streams}" help:"Calls that may run at a time on one connection, from 1 to ${streams_most}."`
 	LimitsCallerRate        int           `name:"limits-caller-rate" env:"TOKENBROKER_LIMITS_CALLER_RATE" default:"${caller_rate}" help:"Calls a second, ten times as many at once, that one caller may make and the process alone cannot answer: new tokens, changes, questions to the store. At most ${caller_rate_most}; 0 is the default."`
 	LimitsMessageBytes      int           `name:"limits-message-bytes" env:"TOKENBROKER_LIMITS_MESSAGE_BYTES" default:"${message_bytes}" help:"Size of a request, from 1024 to ${message_bytes_most}."`
@@ -212,6 +214,7 @@ func (s *Settings) problems() []yamldoc.Problem {
 		bad("key_file", "what is there is not a regular file%s", from(s.KeyPath()))
 	}
 	s.auditProblems(bad)
+	s.tracesProblems(bad)
 	if len(s.Listen) == 0 && s.SocketPath() == "" {
 		bad("listen", "there is nothing to answer on: neither an address nor a socket")
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // groups are the first parts of flags that the settings file writes with a dot, or as a mapping.
-var groups = []string{"upstream", "limits", "log", "redis", "audit", "keys"}
+var groups = []string{"upstream", "limits", "log", "redis", "audit", "keys", "traces"}
 
 // fileVariable is the environment variable that names the settings file.
 const fileVariable = prefix + "CONFIG"
@@ -62,6 +62,9 @@ func Named(args []string) (f File, wrong []yamldoc.Problem, err error) {
 	}
 	name := os.Getenv(fileVariable)
 	for i, a := range args {
+		if a == "--" { // the rest is another program's
+			break
+		}
 		if v, ok := strings.CutPrefix(a, "--config="); ok {
 			name = v
 		} else if a == "--config" && i+1 < len(args) {
