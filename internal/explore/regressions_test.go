@@ -87,6 +87,11 @@ var regressions = []struct {
 	{"deaf: 0 check#5 = stop 3s; 0 view#2 = call invalidate@0; 1 view#4 = call delete@0; 1 read#4 = cut 3s", ""},
 	{"outage: 0 view#1 = call recreate@1; 1 delete#1 = late 3s", ""},
 	{"rotating: 0 read#2 = call drop@1; 0 read#3 = stop 3s; 1 commit#2 = hold 3s; 1 view#7 = stop 20s", ""},
+	{"outage: 0 read#1 = hold 3s; 1 acquire#1 = call drop@0", ""},
+	{"outage: 0 read#1 = hold 3s; 1 read#1 = call rotate@0", ""},
+	{"outage: 0 read#1 = hold 3s; 1 answer#1 = call seed@0", ""},
+	{"outage: 0 read#1 = hold 3s; 1 commit#1 = call recreate@0", ""},
+	{"deaf: 0 send#1 = busy; 1 check#4 = stop 3s; 1 check#5 = hold 3s", ""},
 }
 
 // TestRegressions: what is mended stays so, and what excuses a broken promise is still needed: else it is to go.

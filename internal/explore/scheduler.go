@@ -72,6 +72,9 @@ func (w *world) park(ctx context.Context, b, life int, what string) verdict {
 	}
 	w.mu.Lock()
 	withdrawn := !time.Now().Before(w.stopped[b]) && len(w.takeSteps(func(o *step) bool { return o == s })) > 0
+	if withdrawn && ofStore(what) { // as far as the broker knows, the store is away
+		w.troubled[b] = later(w.troubled[b], time.Now())
+	}
 	w.mu.Unlock()
 	if withdrawn {
 		return verdict{outcome: failed}
@@ -198,14 +201,16 @@ func (w *world) goOn() bool {
 	return true
 }
 
+// ofStore reports whether steps of a kind are calls of the store.
+func ofStore(what string) bool { return what != stepSend && what != stepAnswer }
+
 // judgeStep is how a step ends that goes on now; w.mu is held.
 func (w *world) judgeStep(s *step, now time.Time) verdict {
 	if s.what == stepAcquire {
 		w.acquired[s.b] = now
 	}
-	ofStore := s.what != stepSend && s.what != stepAnswer
 	switch verb := s.do.Verb(); {
-	case ofStore && (now.Before(w.away) || now.Before(w.cut[s.b])), slices.Contains(writes, s.what) && now.Before(w.readonly),
+	case ofStore(s.what) && (now.Before(w.away) || now.Before(w.cut[s.b])), slices.Contains(writes, s.what) && now.Before(w.readonly),
 		verb == "fail", verb == "refuse":
 		w.troubled[s.b] = later(w.troubled[s.b], now)
 		return verdict{outcome: failed}

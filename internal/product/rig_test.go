@@ -17,6 +17,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/internal/catalogview"
 	"github.com/tokenbroker/tokenbroker/internal/upstreamsim"
@@ -36,6 +37,7 @@ type rig struct {
 	client  *simclient.Client
 	dir     string
 	addr    string
+	doors   map[string]string // where each listens
 	log     *lockedBuffer
 	heard   *lockedBuffer
 	called  sync.Map // by full method
@@ -84,8 +86,12 @@ type rigOptions struct {
 	overheard bool
 	// quiet: the log is as in production.
 	quiet bool
+	// doors are those beside the one of this machine, and who decides what their callers may. Nil: there are none, and this machine's may all.
+	doors func(*rig) ([]server.Door, broker.Authorizer)
 	// around, if set, stands between the broker and the definitions, before between the store and its backend.
 	around func(broker.Upstream) broker.Upstream
+	// tracer, if set, begins the broker's traces.
+	tracer *trace.Tracer
 	before func(store.Backend) store.Backend
 }
 
@@ -102,7 +108,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, sim: sim, client: client, dir: t.TempDir(), log: &lockedBuffer{}, heard: &lockedBuffer{}}
+	r := &rig{t: t, sim: sim, client: client, dir: t.TempDir(), doors: map[string]string{}, log: &lockedBuffer{}, heard: &lockedBuffer{}}
 	r.write("ca.pem", string(sim.CA())+string(o.ca))
 	for name, text := range o.definitions {
 		r.write(filepath.Join("providers", name+".yaml"), text)
@@ -180,14 +186,33 @@ func (r *rig) start(o rigOptions) {
 	if o.around != nil {
 		upstream = o.around(upstream)
 	}
+	var doors []server.Door
+	var authorizer broker.Authorizer = broker.LocalOnly{}
+	if o.doors != nil {
+		doors, authorizer = o.doors(r)
+	}
 	r.broker, err = engine.New(engine.Settings{
-		Upstream: upstream, Store: st, Authorizer: broker.LocalOnly{}, Render: server.Render, Log: log, Observer: r.metrics, ExchangeTimeout: o.timeout,
+		Upstream: upstream, Store: st, Authorizer: authorizer, Render: server.Render, Log: log, Observer: r.metrics, Tracer: o.tracer, ExchangeTimeout: o.timeout,
 	})
 	must(err)
 	r.server, err = server.New(server.Settings{
-		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: broker.LocalOnly{}, Log: log, Metrics: r.metrics,
+		Broker: r.broker, Providers: catalogview.New(r.catalog), Authorizer: authorizer, Doors: doors, Log: log, Metrics: r.metrics, Tracer: o.tracer,
 	})
 	must(err)
+	for _, d := range doors {
+		at := "127.0.0.1:0"
+		if was := r.doors[d.Name]; was != "" {
+			at = was
+		}
+		l, err := net.Listen("tcp", at)
+		must(err)
+		r.doors[d.Name] = l.Addr().String()
+		r.serving.Go(func() {
+			if err := r.server.ServeDoor(d.Name, l); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	r.addr = l.Addr().String()

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/tokenbroker/tokenbroker/internal/installed"
 )
 
 // compose is what the tests look at in docker-compose.yml.
@@ -20,6 +22,7 @@ type compose struct {
 	Networks map[string]struct {
 		Internal bool `yaml:"internal"`
 	} `yaml:"networks"`
+	Configs map[string]struct{ File, Content string } `yaml:"configs"`
 }
 
 type service struct {
@@ -41,6 +44,7 @@ type service struct {
 	DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
 	Healthcheck struct{ Test []string }               `yaml:"healthcheck"`
 	Profiles    []string                              `yaml:"profiles"`
+	Configs     []struct{ Source, Target string }     `yaml:"configs"`
 }
 
 func readCompose(t *testing.T) compose {
@@ -102,6 +106,15 @@ func TestComposeServicesAreConfinedAndWatched(t *testing.T) {
 				t.Errorf("%s: %s is no volume that is declared", name, v)
 			}
 		}
+		for _, of := range s.Configs {
+			is, ok := c.Configs[of.Source]
+			if !ok {
+				t.Errorf("%s: %s is no configuration that is declared", name, of.Source)
+			}
+			if _, err := os.Stat(filepath.Join(root, is.File)); err != nil {
+				t.Errorf("%s: %v", of.Source, err)
+			}
+		}
 		for _, n := range s.Networks {
 			if _, ok := c.Networks[n]; !ok {
 				t.Errorf("%s: %s is no network that is declared", name, n)
@@ -160,10 +173,31 @@ func TestComposeBrokersShareStoreAndKeyAndNothingElse(t *testing.T) {
 	}
 }
 
+// TestComposeShowsItsBrokers: what scrapes them asks where they answer others, by our rules, and what draws it has our dashboard.
+func TestComposeShowsItsBrokers(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t)
+	for _, name := range []string{"broker-1", "broker-2"} {
+		if at := name + c.Services[name].Environment["TOKENBROKER_PROBES_LISTEN"]; !strings.Contains(c.Configs["prometheus"].Content, `"`+at+`"`) {
+			t.Errorf("Prometheus does not ask %s", at)
+		}
+	}
+	for source, file := range map[string]string{"alerts": "deploy/prometheus/alerts.yaml", "dashboard": "deploy/grafana/tokenbroker.json"} {
+		if got := c.Configs[source].File; got != file {
+			t.Errorf("%s: got %s, want %s", source, got, file)
+		}
+	}
+	for _, name := range []string{"prometheus", "grafana"} {
+		if s := c.Services[name]; len(s.Configs) == 0 || len(s.Ports) > 0 || !slices.Equal(s.Profiles, []string{"seeing"}) {
+			t.Errorf("%s: got %+v", name, s)
+		}
+	}
+}
+
 // TestComposeReadsItsFile: what docker compose itself reads the file with finds nothing wrong with it, and finds what is.
 func TestComposeReadsItsFile(t *testing.T) {
 	t.Parallel()
-	spec := tool(t, "compose-spec")
+	spec := installed.Tool(t, "compose-spec")
 	read := func(text []byte) (string, error) {
 		name := filepath.Join(t.TempDir(), "docker-compose.yml")
 		if err := os.WriteFile(name, text, 0o600); err != nil {

@@ -7,32 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-// tool finds a program that make installs. A laptop may skip what needs it; where CI runs its absence is a failure.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	for _, dir := range []string{os.Getenv("TOKENBROKER_TEST_TOOLS"), filepath.Join(root, ".bin")} {
-		if path, err := filepath.Abs(filepath.Join(dir, name)); dir != "" && err == nil {
-			if _, err := os.Stat(path); err == nil {
-				return path
-			}
-		}
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not there: make test installs it", name)
-		}
-		t.Skipf("%s is not there: make test installs it", name)
-	}
-	return path
-}
+	"github.com/tokenbroker/tokenbroker/internal/installed"
+)
 
 // breaking holds the contract in a copy of the repository, changed by edit, against the released one.
 func breaking(t *testing.T, edit func(text string) string) (output string, ok bool) {
 	t.Helper()
-	buf := tool(t, "buf")
+	buf := installed.Tool(t, "buf")
 	dir := t.TempDir()
 	for _, p := range []string{"proto", "third_party"} {
 		if err := os.CopyFS(filepath.Join(dir, p), os.DirFS(filepath.Join(root, p))); err != nil {

@@ -167,7 +167,7 @@ func TestTheDockerfileMakesAnImageOfTheBinaryAlone(t *testing.T) {
 }
 
 // fixedTag is a version that does not move much: 7.4.6-bookworm, and neither 7 nor latest.
-var fixedTag = regexp.MustCompile(`^[^:@]+:(\d+\.\d+\.\d+)(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
+var fixedTag = regexp.MustCompile(`^[^:@]+:v?(\d+\.\d+\.\d+)(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
 
 func TestTheDockerfileBuildsWithAGoThatIsNewEnough(t *testing.T) {
 	t.Parallel()

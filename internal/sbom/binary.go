@@ -17,6 +17,9 @@ import (
 	"strings"
 )
 
+// mainModule is the path of this tree's own.
+const mainModule = "github.com/tokenbroker/tokenbroker"
+
 // std is the name that the Go standard library and runtime have among the parts of a binary, as in package URLs.
 const std = "std"
 
@@ -50,8 +53,12 @@ type listed struct {
 	Module     *struct {
 		Path, Version, Dir string
 		Main               bool
+		Replace            *struct{ Path string }
 	}
 }
+
+// here reports whether a module is replaced by a directory of this tree: it has no version of its own, and is a part of the main module.
+func here(replacement string) bool { return strings.HasPrefix(replacement, "./") }
 
 // module is the path of the part that the package belongs to.
 func (l listed) module() string {
@@ -83,6 +90,9 @@ func read(ctx context.Context, executable string) (*binary, error) {
 	goVersion, _, _ := strings.Cut(strings.TrimPrefix(info.GoVersion, "go"), " ")
 	parts := map[string]*part{std: {path: std, version: goVersion}}
 	for _, d := range info.Deps {
+		if d.Replace != nil && here(d.Replace.Path) {
+			continue
+		}
 		if d.Replace != nil {
 			return nil, fmt.Errorf("%s is replaced by %s, which this does not understand", d.Path, d.Replace.Path)
 		}
@@ -212,6 +222,9 @@ func list(ctx context.Context, goos, goarch, cgo, tags, command string) ([]liste
 		}
 		if !p.Standard && (p.Module == nil || p.Module.Dir == "") {
 			return nil, fmt.Errorf("%s: its module's sources are not here", p.ImportPath)
+		}
+		if !p.Standard && p.Module.Replace != nil && here(p.Module.Replace.Path) {
+			p.Module.Path, p.Module.Main = mainModule, true
 		}
 		packages = append(packages, p)
 	}
