@@ -8,6 +8,7 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/yamldoc"
+	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
 // TestAHostThatIsNoneIsRefusedBeforeAnythingIsStored: by check where the file alone makes it, and else when the credential is given. What is stored all the same
@@ -29,7 +30,7 @@ func TestAHostThatIsNoneIsRefusedBeforeAnythingIsStored(t *testing.T) {
 		"of base_url": {"inputs: {u: {}}\nlet: {h: {from_hex: '{{u}}'}}\nbase_url: 'https://{{h}}/'\nobtain: {oauth2: 'https://example.com/t', auth: none}", map[string]string{"u": "ff"},
 			[]string{"credential.inputs.u makes no host: {{h}} cannot be part of a host's name"}},
 		"a whole URL": {"inputs: {u: {}}\nlet: {h: {from_hex: '{{u}}'}}\nobtain: {oauth2: '{{h}}/t', auth: none}", map[string]string{"u": "ff"},
-			[]string{"credential.inputs.u makes no host: {{h}} is not a URL that may be asked: it must be absolute, with https, and without user, fragment, . and .."}},
+			[]string{"credential.inputs.u makes no host: {{h}} is not a URL that may be asked: it must be absolute, with https (or be of a host in upstream.allow_http), and without user, fragment, . and .."}},
 		"a good one":             {"inputs: {u: {}}\nlet: {h: {query: {of: '{{u}}', name: h}}}" + after, map[string]string{"u": "https://e.com/?h=eu"}, nil},
 		"what only callers know": {"inputs: {u: {}}\nparameters: {p: {one_of: [eu, us]}}\nobtain: {oauth2: 'https://{{p}}.example.com/{{u}}', auth: none}", map[string]string{"u": "x"}, nil},
 		"what an answer tells":   {"inputs: {u: {}}\nobtain: [{get: 'https://example.com/{{u}}', take: {h: h}}, {oauth2: 'https://{{h}}/t', auth: none}]", map[string]string{"u": "x"}, nil},
@@ -90,6 +91,33 @@ func TestWhatIsNoTextIsShownToNobody(t *testing.T) {
 		_, err := v.obtain(v.define(raw+text), credential(map[string]string{"id": "a"}), broker.Selection{Parameters: broker.NewPairs(map[string]string{"p": "b"})})
 		if e := upstreamError(t, err); e.Kind() != want || !strings.Contains(e.Detail, "the token cannot be shown: ") {
 			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}
+
+// TestAnAPIThatNobodyMayBeSentToIsFoundFirst: before anything is asked, and whoever runs the broker is told what to set.
+func TestAnAPIThatNobodyMayBeSentToIsFoundFirst(t *testing.T) {
+	for text, tt := range map[string]struct {
+		at    string
+		wants string // empty: it is given
+	}{
+		"base_url: 'http://127.0.0.1:9000/'":                        {wants: "base_url: only https is allowed; the operator may allow a host with upstream.allow_http"},
+		"base_url: 'http://api.example.com:9000/'":                  {},
+		"base_url: '{{at}}/v1'":                                     {at: "http://127.0.0.1:9000", wants: "base_url: {{at}} is not a URL that may be asked"},
+		"let: {to: 'http://127.0.0.1:9000'}\nbase_url: '{{to}}/v1'": {wants: "base_url: {{to}} is not a URL that may be asked"},
+	} {
+		for _, how := range []string{"obtain: {get: 'https://example.com/t', take: {token: t}}\n", "token: '{{k}}'\n"} {
+			v := newVendor(t, jsonSays(`{"t": "token"}`), func(s *transport.Settings) { s.AllowHTTP = append(s.AllowHTTP, "api.example.com") })
+			_, err := v.obtain(v.define(how+"inputs: {k: {secret: true, handed_out: true}, at: {format: url, optional: true}}\n"+text), credential(map[string]string{"!k": "a", "at": tt.at}), broker.Selection{})
+			if tt.wants == "" {
+				if err != nil {
+					t.Errorf("%s%s: %v", how, text, err)
+				}
+				continue
+			}
+			if e := upstreamError(t, err); e.Kind() != broker.CredentialMisconfigured || !strings.Contains(e.Detail, tt.wants) || len(v.requests()) != 0 {
+				t.Errorf("%s%s: got %v after %d requests", how, text, err, len(v.requests()))
+			}
 		}
 	}
 }

@@ -62,6 +62,9 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 		}
 		v.set("refresh_token", x.RefreshToken.Reveal(), true)
 	}
+	if failure := e.noAPI(); failure != nil {
+		return broker.Answer{}, e.failed(failure, false)
+	}
 	if d.token != nil {
 		return e.static()
 	}
@@ -91,6 +94,19 @@ func (d *definition) exchange(ctx context.Context, x broker.Exchange, see observ
 	e.keep(&out)
 	out.Attempts = e.attempts
 	return out, nil
+}
+
+// noAPI is why no caller could be told where the API is, which is known before anything is asked: a token for it would be asked for again and again, and
+// help nobody. What an answer or a caller decides shows itself later.
+func (e *exchange) noAPI() *broker.UpstreamError {
+	to := e.d.baseURL
+	if to == nil || !e.d.allCertain(to.names()) {
+		return nil
+	}
+	if _, err := e.d.url(*to, e.v); err != nil {
+		return &broker.UpstreamError{Level: broker.LevelCredential, Unsent: true, Detail: "nothing was asked, because callers cannot be told where the API is: base_url: " + err.Error()}
+	}
+	return nil
 }
 
 // keep adds what goes on being held because no answer has brought another.

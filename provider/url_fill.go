@@ -96,7 +96,7 @@ func (d *definition) url(u urlTemplate, v *values) (*url.URL, error) {
 			_, err = d.fill(base.place(), v)
 		}
 		if err != nil {
-			return nil, nameText(name).bad("{{%s}} is not a URL that may be asked: it must be absolute, with https, and without user, fragment, . and ..", name)
+			return nil, nameText(name).bad("{{%s}} is not a URL that may be asked: it must be absolute, with https (or be of a host in upstream.allow_http), and without user, fragment, . and ..", name)
 		}
 		if base.hasQuery && (len(u.segments) > 0 || u.hasQuery) {
 			return nil, nameText(name).bad("{{%s}} has a query, and something comes after it", name)
