@@ -44,7 +44,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if plain == nil { // the API has sent it elsewhere
-		return t.base().RoundTrip(undressed(r, token))
+		res, err := t.base().RoundTrip(undressed(r, token))
+		if err == nil {
+			res.Request = r // by which it is known whether it came by here
+		}
+		return res, err
 	}
 	res, err := t.send(plain, token)
 	if err != nil {
@@ -110,7 +114,11 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 	}
 	out := r.Clone(r.Context())
 	switch {
-	case r.URL.Host == "" && r.URL.Opaque == "":
+	case r.URL.Opaque != "":
+		return nil, errors.New("tokenbroker: the address of a request is not Opaque here: Path and RawPath say what is asked")
+	case cameBy(r, base):
+		return nil, nil //nolint:nilnil // the API has sent it there, and what comes back from there is not what was asked
+	case r.URL.Host == "" && r.URL.Scheme == "" && r.Response == nil: // where it leads without a host is said by located
 		if !strings.HasSuffix(base.Path, "/") {
 			base.Path += "/"
 		}
@@ -120,9 +128,7 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 		}
 		u.RawQuery, u.Fragment = r.URL.RawQuery, r.URL.Fragment
 		out.URL, out.Host = u, ""
-	case cameBy(r, base):
-		return nil, nil //nolint:nilnil // the API has sent it there, and what comes back from there is not what was asked
-	case originOf(r.URL) != originOf(base) || r.Host != "" && !strings.EqualFold(r.Host, r.URL.Host):
+	case originOf(r.URL) != originOf(base) || r.Host != "" && lower(r.Host) != lower(r.URL.Host):
 		if r.Response != nil { // the answer that led here
 			return nil, nil //nolint:nilnil // as the comment says
 		}
@@ -167,16 +173,18 @@ func cameBy(r *http.Request, api *url.URL) bool {
 }
 
 // located has a redirect say where it leads from where the API is, for who asked may have given a path alone, and without the token's query parameters, which the API may have repeated there.
-// One that has the token in it all the same, as where somebody is to come back to, leads nowhere: the answer is what the API has said.
+// One that leads to another origin from where a token is in the query, or that has the token in it all the same, leads nowhere: the answer is what the API has said. An API
+// may repeat the address it was asked by, in any form, so that somebody comes back to it.
 func located(res *http.Response, t *Token) *http.Response {
 	if at := res.Header.Get("Location"); at != "" {
 		if before, query, ok := strings.Cut(at, "?"); ok && len(t.Query) > 0 { // also of what is no address: whoever says so says it whole
 			at = before + "?" + withoutQuery(query, t.Query)
 			res.Header.Set("Location", at)
 		}
-		if t.isIn(at) {
+		to, err := res.Request.URL.Parse(at)
+		if t.isIn(at) || len(t.Query) > 0 && (err != nil || originOf(to) != originOf(res.Request.URL)) {
 			res.Header.Del("Location")
-		} else if to, err := res.Request.URL.Parse(at); err == nil {
+		} else if err == nil {
 			res.Header.Set("Location", to.String())
 		}
 	}
@@ -186,7 +194,7 @@ func located(res *http.Response, t *Token) *http.Response {
 // shortestSecret is how short a header, cookie or parameter of a token is that is a secret: what is shorter may be in any address.
 const shortestSecret = 8
 
-// isIn reports whether an address has a value of the token's in it, escaped however often.
+// isIn reports whether an address has a value of the token's in it, as it is or escaped, five times at most.
 func (t *Token) isIn(address string) bool {
 	var secrets []string
 	if t.AccessToken != "" {
@@ -228,13 +236,23 @@ func unescaped(s string) string {
 	return out.String()
 }
 
-// originOf is as of RFC 6454 section 4.
+// originOf is as of RFC 6454 section 4. A host that is not in ASCII is asked by another name (RFC 5891), and is no host's but its own here.
 func originOf(u *url.URL) string {
-	scheme, port := strings.ToLower(u.Scheme), u.Port()
+	scheme, port := lower(u.Scheme), u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[scheme]
 	}
-	return scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
+	return scheme + "://" + lower(u.Hostname()) + ":" + port
+}
+
+// lower folds A to Z alone: to strings.ToLower and EqualFold some letters of other alphabets are those, such as the Turkish İ.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }
 
 // withCookies is a Cookie header (RFC 6265 section 4.2) with cookies in the place of those of the same names. Values are as they were set: net/http would quote some.

@@ -2,11 +2,15 @@ package client_test
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -118,6 +122,13 @@ func TestATokenGoesNowhereElse(t *testing.T) {
 		_ = res.Body.Close()
 		t.Error("another Host was sent")
 	}
+	r.Host, r.URL.Opaque = "", "/x"
+	if res, err := c.Source("main").HTTPClient().Do(r); err == nil || !strings.Contains(err.Error(), "Opaque") {
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		t.Errorf("an opaque address: got %v", err)
+	}
 	if res, err := c.Source("placeless").HTTPClient().Get(a.URL); err == nil || !strings.Contains(err.Error(), "WithOrigin") {
 		if err == nil {
 			_ = res.Body.Close()
@@ -140,45 +151,98 @@ func TestATokenGoesNowhereElse(t *testing.T) {
 	}
 }
 
-// TestARedirectElsewhereHasNoTokenInItsQuery: an API that sends a request elsewhere with the query that it came with.
-func TestARedirectElsewhereHasNoTokenInItsQuery(t *testing.T) {
-	seen := ""
-	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.URL.RawQuery }))
+// TestNoRedirectIsFollowedElsewhereFromATokenInTheQuery: an API may repeat the address that it was asked by, in any form.
+func TestNoRedirectIsFollowedElsewhereFromATokenInTheQuery(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("another origin was asked for %s", r.RequestURI)
+	}))
 	defer other.Close()
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, other.URL+"/?"+r.URL.RawQuery, http.StatusFound)
+		w.Header().Set("Location", other.URL+map[string]string{
+			"/plain": "/file", "/query": "/?" + r.URL.RawQuery, "/base64": "/?state=" + base64.URLEncoding.EncodeToString([]byte(r.URL.String())),
+			"/json": `/?n="https:\/\/` + strings.ReplaceAll(r.URL.RawQuery, "/", `\/`), "/six": "/?n=" + times(6, url.QueryEscape, r.URL.RawQuery),
+		}[r.URL.Path])
+		w.WriteHeader(http.StatusFound)
 	}))
 	defer api.Close()
 	b := clienttest.New(t)
 	b.Has("main", func(int) client.Token {
-		return client.Token{AccessToken: "secret", BaseURL: api.URL, Query: []client.Field{{Name: "access_token", Value: "secret"}}}
+		return client.Token{AccessToken: "sec/ret", BaseURL: api.URL, Query: []client.Field{{Name: "access_token", Value: "sec/ret"}}}
 	})
-	res, err := b.Client(t).Source("main").HTTPClient().Get("/x?a=1")
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"/plain", "/query", "/base64", "/json", "/six"} {
+		res, err := b.Client(t).Source("main").HTTPClient().Get(path + "?a=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusFound || res.Header.Get("Location") != "" {
+			t.Errorf("%s: got %s, to %q", path, res.Status, res.Header.Get("Location"))
+		}
 	}
-	_ = res.Body.Close()
-	if seen != "a=1" {
-		t.Errorf("the other has seen %q", seen)
+}
+
+func times(n int, f func(string) string, s string) string {
+	for range n {
+		s = f(s)
+	}
+	return s
+}
+
+// TestAHostThatReadsAsTheAPIIsAnother: to Unicode İ is an i, and in DNS it is not.
+func TestAHostThatReadsAsTheAPIIsAnother(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", r.URL.Query().Get("to"))
+		w.WriteHeader(http.StatusFound)
+	}))
+	defer api.Close()
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if len(r.Header["Authorization"]) > 0 {
+			t.Errorf("%s has the token", r.Host)
+		}
+	}))
+	defer other.Close()
+	base := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) { // as DNS would have it
+		to := other.Listener.Addr().String()
+		if strings.EqualFold(address, "api.example.com:80") {
+			to = api.Listener.Addr().String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, to)
+	}}
+	defer base.CloseIdleConnections()
+	b := clienttest.New(t)
+	b.Has("main", clienttest.Bearer("main", "http://api.example.com"))
+	c := &http.Client{Transport: &client.Transport{Source: b.Client(t).Source("main"), Base: base}}
+	for _, tt := range []struct {
+		at   string
+		asks bool
+	}{
+		{"http://ap\u0130.example.com/", false}, {"http://ap%C4%B0.example.com/", false},
+		{"http://api.example.com/?to=http://ap%25C4%25B0.example.com/", true}, {"http://API.example.com/?to=http://ap%C4%B0.example.com/", true},
+	} {
+		res, err := c.Get(tt.at)
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		if (err == nil) != tt.asks {
+			t.Errorf("%s: got %v", tt.at, err)
+		}
 	}
 }
 
 // TestWhatFollowsAnAnswerHasNoToken of the query: no Referer, no error, and not what the caller sees of the request, whatever the API writes into a Location.
 func TestWhatFollowsAnAnswerHasNoToken(t *testing.T) {
-	referers := make(chan string, 1)
+	var referer string
 	other := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.RequestURI, "secret") {
-			t.Errorf("another origin was asked for %s", r.RequestURI)
-		}
-		referers <- r.Referer()
+		t.Errorf("another origin was asked for %s", r.RequestURI)
 	}))
 	defer other.Close()
 	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("access_token") != "secret" {
 			t.Errorf("%s came without the token", r.URL)
 		}
+		referer = cmp.Or(r.Referer(), referer)
 		to := map[string]string{"/dir": "/dir/?" + r.URL.RawQuery, "/dir/": other.URL + "/file", "/bad": "http://%zz/?" + r.URL.RawQuery, "/mail": "mailto:x@y?" + r.URL.RawQuery,
-			"/login": other.URL + "/login?next=" + url.QueryEscape(r.URL.String()), "/twice": other.URL + "/login?next=" + url.QueryEscape(url.QueryEscape(r.URL.String())),
+			"/here": "/there?next=" + url.QueryEscape(r.URL.String()), "/login": other.URL + "/login?next=" + url.QueryEscape(r.URL.String()), "/twice": other.URL + "/login?next=" + url.QueryEscape(url.QueryEscape(r.URL.String())),
 			"/matrix": other.URL + "/login;" + r.URL.RawQuery, "/path": other.URL + "/" + url.PathEscape(r.URL.String())}[r.URL.Path]
 		if to != "" {
 			w.Header().Set("Location", to)
@@ -195,7 +259,7 @@ func TestWhatFollowsAnAnswerHasNoToken(t *testing.T) {
 	base := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	defer base.CloseIdleConnections()
 	c := &http.Client{Transport: &client.Transport{Source: b.Client(t).Source("main"), Base: base}}
-	for _, path := range []string{"/dir?page=1", "/bad?page=1", "/mail?page=1", "/nothing?page=1", "/login", "/twice", "/matrix", "/path"} {
+	for _, path := range []string{"/dir?page=1", "/bad?page=1", "/mail?page=1", "/nothing?page=1", "/here", "/login", "/twice", "/matrix", "/path"} {
 		res, err := c.Get(api.URL + path)
 		said := fmt.Sprint(err)
 		if err == nil {
@@ -206,8 +270,8 @@ func TestWhatFollowsAnAnswerHasNoToken(t *testing.T) {
 			t.Errorf("%s: the token is in %s", path, said)
 		}
 	}
-	if got := <-referers; got != api.URL+"/dir/?page=1" {
-		t.Errorf("another origin was told of %s", got)
+	if want := api.URL + "/dir?page=1"; referer != want {
+		t.Errorf("the API was told of %s, want %s", referer, want)
 	}
 }
 
@@ -236,7 +300,6 @@ func TestARedirectBackBringsNoToken(t *testing.T) {
 	defer other.Close()
 	b := clienttest.New(t)
 	b.Has("main", clienttest.Bearer("main", api.URL+"/v1"))
-	c := b.Client(t).Source("main").HTTPClient()
 	for from, want := range map[string][]string{
 		"/out":              {"/v1/out Bearer main-1", "/other ", "/v1/delete "},
 		api.URL + "/v1/out": {"/v1/out Bearer main-1", "/other ", "/v1/delete "},
@@ -245,15 +308,62 @@ func TestARedirectBackBringsNoToken(t *testing.T) {
 		"/../../etc":        nil,
 		"/../v12":           nil,
 	} {
-		seen = nil
-		res, err := c.Get(from)
-		if err == nil {
-			_ = res.Body.Close()
-		}
-		if !slices.Equal(seen, want) || (err != nil) != (want == nil) {
-			t.Errorf("%s: got %q, %v, want %q", from, seen, err, want)
+		for _, base := range []http.RoundTripper{nil, silent{}} {
+			seen = nil
+			res, err := (&http.Client{Transport: &client.Transport{Source: b.Client(t).Source("main"), Base: base}}).Get(from)
+			if err == nil {
+				_ = res.Body.Close()
+			}
+			if !slices.Equal(seen, want) || (err != nil) != (want == nil) {
+				t.Errorf("%s: got %q, %v, want %q", from, seen, err, want)
+			}
 		}
 	}
+}
+
+// TestWhereAnotherOriginLeadsWithoutAHostIsNowhere: it is not below the API.
+func TestWhereAnotherOriginLeadsWithoutAHostIsNowhere(t *testing.T) {
+	for _, location := range []string{"https:/admin", "https:///admin", "http:///admin", "x:/admin"} {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", location)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		}))
+		asked := 0
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked++; asked > 1 {
+				t.Errorf("%s: the API was asked for %s", location, r.URL)
+			}
+			w.Header().Set("Location", map[string]string{"/v1/out": other.URL, "/v1/here": location}[r.URL.Path])
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		}))
+		b := clienttest.New(t)
+		b.Has("main", clienttest.Bearer("main", api.URL+"/v1"))
+		for _, c := range []*http.Client{
+			b.Client(t).Source("main").HTTPClient(), {Transport: &client.Transport{Source: b.Client(t).Source("main"), Base: silent{}}},
+		} {
+			for _, path := range []string{"/out", "/here"} {
+				asked = 0
+				res, err := c.Post(path, "text/plain", strings.NewReader("the body"))
+				if err == nil {
+					_ = res.Body.Close()
+					t.Errorf("%s from %s: got %s", location, path, res.Status)
+				}
+			}
+		}
+		api.Close()
+		other.Close()
+	}
+}
+
+// A silent RoundTripper does not say of an answer what was asked, which net/http asks of none.
+type silent struct{}
+
+func (silent) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := http.DefaultTransport.RoundTrip(r)
+	if err == nil {
+		res.Request = nil
+	}
+	return res, err
 }
 
 // TestARefusedTokenIsReplacedAndTheRequestSentAgain, where its body can be.
