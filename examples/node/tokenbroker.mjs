@@ -60,7 +60,7 @@ export class TokenSource {
     }
   }
 
-  /** fetch with the token on. A redirect within the API is followed; one that leads elsewhere, or is of a request with a body, is the answer. */
+  /** fetch with the token on. A redirect of a GET or HEAD within the API is followed; any other is the answer. */
   fetch = async (address, init = {}) => {
     let url = new URL(address), retried = false
     for (let hops = 0; ; hops++) {
@@ -76,8 +76,8 @@ export class TokenSource {
         if (next.tokenId === token.tokenId) return answer
         retried = true
       } else {
-        const to = answer.headers.get('location') && new URL(answer.headers.get('location'), url)
-        if (!to || answer.status < 300 || answer.status > 399 || init.body != null || init.redirect === 'manual' || to.origin !== api.origin || to.username || to.password || hops === 20) return answer
+        const to = URL.parse(answer.headers.get('location') ?? ':', url) // what is no address leads nowhere
+        if (!to || answer.status < 300 || answer.status > 399 || !reads(init) || to.origin !== api.origin || to.username || to.password || hops === 20) return answer
         url = to
       }
       await answer.body?.cancel()
@@ -104,6 +104,8 @@ function dressed(headers, token) {
   }
   return out
 }
+
+const reads = ({ method = 'GET', redirect = 'follow' }) => /^(GET|HEAD)$/i.test(method) && redirect === 'follow'
 
 const replayable = (body) => body == null || typeof body === 'string' || ArrayBuffer.isView(body) || body instanceof ArrayBuffer ||
   body instanceof URLSearchParams || body instanceof FormData || body instanceof Blob

@@ -95,13 +95,14 @@ class Answered:
             dress(request, token)
             self.token = token
             response = response.connection.send(request, **how)
-        if response.is_redirect and self.token:
-            if self.token.query_parameters:  # which the API may have repeated there
-                response.headers["location"] = without_query(response.headers["location"], self.token)
+        if self.token and self.token.query_parameters:
+            response.headers.pop("location", None)  # where the API may have repeated, in any form, the address it was asked by
+            response.url = request.url = without_query(request.url, self.token)  # which errors say
+        elif response.is_redirect and self.token:
             if is_in(self.token, response.headers["location"]):  # as where somebody is to come back to
                 del response.headers["location"]
                 return response
-            if not within(response.headers["location"], self.token) or self.token.cookies or self.token.query_parameters:  # requests makes those anew along a redirect
+            if not within(response.headers["location"], self.token) or self.token.cookies:  # requests makes those anew along a redirect
                 undress(request, self.token)
                 self.token = None
         return response
@@ -135,8 +136,8 @@ def without_query(address, token):
 
 
 def is_in(token, address):
-    """Whether an address has a value of the token's in it, escaped however often. What is short is no secret."""
-    values = [f.value for f in [*token.headers, *token.cookies, *token.query_parameters] if len(f.value) >= 8]
+    """Whether an address has a value of the token's in it, as it is or escaped. What is short is no secret."""
+    values = [f.value for f in [*token.headers, *token.cookies] if len(f.value) >= 8]
     values += [token.access_token] if token.access_token else []
     for _ in range(5):
         if any(v in address or quote_plus(v) in address for v in values):

@@ -2,6 +2,7 @@ package product
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -86,13 +87,31 @@ func newLanguageRig(t *testing.T) *languageRig {
 // serve is the simulator's API, which wants that the token is shown whole, with a body that it gives back and redirects.
 func (r *languageRig) serve(w http.ResponseWriter, q *http.Request) {
 	body, _ := io.ReadAll(q.Body)
-	r.sees(q)
+	again := r.sees(q)
 	switch q.URL.Path {
 	case "/away":
 		http.Redirect(w, q, r.elsewhere.URL+"/?v=mine&"+q.URL.RawQuery, http.StatusFound)
 		return
 	case "/login":
 		http.Redirect(w, q, r.elsewhere.URL+"/?next="+url.QueryEscape(q.URL.String()), http.StatusFound)
+		return
+	case "/state":
+		http.Redirect(w, q, r.elsewhere.URL+"/?state="+base64.URLEncoding.EncodeToString([]byte(q.URL.String())), http.StatusFound)
+		return
+	case "/hash":
+		w.Header().Set("Location", map[bool]string{false: "#x", true: r.elsewhere.URL + "/?next=" + url.QueryEscape(q.URL.String())}[again > 1])
+		w.WriteHeader(http.StatusFound)
+		return
+	case "/broken":
+		w.Header().Set("Location", "http://%zz:x/?"+q.URL.RawQuery)
+		w.WriteHeader(http.StatusFound)
+		return
+	case "/gone":
+		http.NotFound(w, q)
+		return
+	case "/moved":
+		w.Header().Set("Location", "/members")
+		w.WriteHeader(http.StatusSeeOther)
 		return
 	case "/within":
 		http.Redirect(w, q, "/members", http.StatusFound)
@@ -115,10 +134,12 @@ func (r *languageRig) serve(w http.ResponseWriter, q *http.Request) {
 	_, _ = fmt.Fprintf(w, "%s %s", body, q.URL.Query()["mine"])
 }
 
-func (r *languageRig) sees(q *http.Request) {
+// sees notes a request, and says how many there are now.
+func (r *languageRig) sees(q *http.Request) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seen = append(r.seen, q.Clone(q.Context()))
+	return len(r.seen)
 }
 
 // begin starts a program that makes requests: it is told where the broker is, by what to prove itself, whom the API's certificate is of, and the credential.
@@ -144,6 +165,8 @@ type order struct {
 type result struct {
 	Status      int
 	Body, Error string
+	// Shown is what the program may tell of the answer.
+	Shown string
 }
 
 func (r *languageRig) orders(o order) []result {
@@ -242,12 +265,24 @@ func (r *languageRig) tries() {
 			t.Errorf("an address with a user: got %+v", got)
 		}
 	}
+	for _, path := range []string{"/away", "/login", "/state", "/hash", "/broken", "/gone"} {
+		r.seen = nil
+		for _, got := range r.orders(order{URL: r.api.URL + path}) {
+			if got.Error != "" || said(got.Shown) {
+				t.Errorf("%s: got %+v", path, got)
+			}
+		}
+		for _, q := range r.seen {
+			if q.URL.Path == "/" {
+				t.Errorf("%s: another origin was asked: %v %v", path, q.URL, q.Header)
+			}
+		}
+	}
 	r.seen = nil
-	r.orders(order{URL: r.api.URL + "/away"})
-	r.orders(order{URL: r.api.URL + "/login"})
+	r.orders(order{URL: r.api.URL + "/moved", Method: http.MethodDelete})
 	for _, q := range r.seen {
-		if q.URL.Path == "/" && said(fmt.Sprint(q.Header, q.URL)) {
-			t.Errorf("along a redirect elsewhere the token came: %v", q.Header)
+		if q.URL.Path != "/moved" && q.Method == http.MethodDelete {
+			t.Errorf("after a 303 DELETE was sent to %s", q.URL)
 		}
 	}
 	before := r.asked()

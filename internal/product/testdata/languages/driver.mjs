@@ -1,5 +1,6 @@
 // Makes the requests that lines of standard input say, and answers each line with one.
 import { createInterface } from 'node:readline'
+import { inspect } from 'node:util'
 import { connect, TokenSource } from './tokenbroker.mjs'
 
 const [address, caFile, certFile, keyFile, , credential] = process.argv.slice(2)
@@ -10,9 +11,9 @@ async function ask(order) {
   try {
     const body = order.stream ? new Blob([order.stream]).stream() : order.body
     const answer = await source.fetch(order.url, { method: order.method, headers: order.headers, body, duplex: order.stream && 'half' })
-    return { status: answer.status, body: await answer.text() }
+    return { status: answer.status, body: await answer.text(), shown: answer.url.split('?')[0] }
   } catch (err) {
-    return { error: String(err) }
+    return { error: inspect(err) }
   }
 }
 

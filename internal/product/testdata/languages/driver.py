@@ -15,7 +15,12 @@ def ask(order, into):
     try:
         body = iter([order["stream"].encode()]) if "stream" in order else order.get("body")
         answer = requests.request(order["method"], order["url"], data=body, headers=order.get("headers"), auth=auth, verify=api_ca, timeout=30)
-        into.append({"status": answer.status_code, "body": answer.text})
+        shown = f"{answer.url} {answer.headers}"
+        try:
+            answer.raise_for_status()
+        except requests.HTTPError as e:
+            shown += f" {e} {e.request.url}"
+        into.append({"status": answer.status_code, "body": answer.text, "shown": shown})
     except Exception as e:
         into.append({"error": f"{type(e).__name__}: {e}"})
 
