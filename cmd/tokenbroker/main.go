@@ -175,6 +175,9 @@ func usageHint(err error) error {
 	if surplus(parse.Context) {
 		err = errors.New("there is an argument too many")
 	}
+	if c, ok := command.Target.Addr().Interface().(interface{ Form() string }); ok {
+		return fmt.Errorf("%w; write %s %s", err, command.FullPath(), c.Form())
+	}
 	return fmt.Errorf("%w; see %s --help", err, command.FullPath())
 }
 

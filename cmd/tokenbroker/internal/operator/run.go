@@ -45,6 +45,9 @@ SIGTERM is passed on to it, as are SIGINT, SIGQUIT and SIGHUP where this is not 
 run. Later that is said, once, and the command goes on.`
 }
 
+// Form is how it is written: what it is to run looks like arguments of its own where -- is forgotten.
+func (*RunCommand) Form() string { return "--credential NAME -- COMMAND [ARGUMENT ...]" }
+
 // Run ends as the command does, once that has begun.
 func (c *RunCommand) Run(p *console.Process) error {
 	if c.Env != "" && !isVariable(c.Env) || c.Env == tokenVariable || c.Env == headerVariable {
@@ -57,6 +60,7 @@ func (c *RunCommand) Run(p *console.Process) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 	defer signal.Stop(signals)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever read what is said here may have left: the files are to be removed all the same. The command has the signal as it was
 	var began bool
 	var ended error
 	err = c.with(p.Context, func(ctx context.Context, cl *client) error {
