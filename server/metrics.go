@@ -39,7 +39,9 @@ type Metrics struct {
 	// began and certificate are of the same certificate: which part of its life is left is told by both.
 	began       *prometheus.GaugeVec
 	certificate *prometheus.GaugeVec
-	lists       *prometheus.GaugeVec
+	// listed and lists are of the same revocation list.
+	listed *prometheus.GaugeVec
+	lists  *prometheus.GaugeVec
 	// unconfirmed counts changes that a failover could undo.
 	unconfirmed prometheus.Counter
 	keysStale   prometheus.Gauge
@@ -96,12 +98,13 @@ func NewMetrics() *Metrics {
 		trustStale:  gauge("listener_stale", "1 while something of a listener's certificates as they are now is not used: the former is.", "listener"),
 		began:       gauge("listener_certificate_start_timestamp_seconds", "When the life of the broker's own certificate of a listener began.", "listener"),
 		certificate: gauge("listener_certificate_expiry_timestamp_seconds", "When the broker's own certificate of a listener ends.", "listener"),
+		listed:      gauge("listener_revocation_list_start_timestamp_seconds", "When the life of the first of a listener's revocation lists to end began. Not there without any.", "listener"),
 		lists:       gauge("listener_revocation_list_expiry_timestamp_seconds", "When the first of a listener's revocation lists ends. Not there without any.", "listener"),
 		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
 	build.WithLabelValues(Version(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.began, m.certificate, m.lists, m.auditAway, m.auditLost,
+	m.registry.MustRegister(m.hits, m.misses, m.degraded, m.waiters, m.exchanges, m.took, m.succeeded, m.failures, m.calls, m.streams, m.away, m.unconfirmed, m.keysStale, m.policyStale, m.trustStale, m.began, m.certificate, m.listed, m.lists, m.auditAway, m.auditLost,
 		m.credentials, build, &supply{m}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -205,15 +208,25 @@ func (m *Metrics) Audit(away bool, lost int64) {
 	m.auditLost.Set(float64(lost))
 }
 
-// Certificates notes of a listener when the life of the broker's certificate began and ends, when the first of its revocation lists ends (zero: it has none), and
-// whether something of what it trusts is not what is there now.
-func (m *Metrics) Certificates(listener string, began, ends, lists time.Time, stale bool) {
-	if !lists.IsZero() {
-		m.lists.WithLabelValues(listener).Set(float64(lists.Unix()))
+// Certificates is how those of a listener are.
+type Certificates struct {
+	// Began and Ends are the life of the broker's own.
+	Began, Ends time.Time
+	// ListBegan and ListEnds are the life of the revocation list that ends first; zero: there is none.
+	ListBegan, ListEnds time.Time
+	// Stale: something of what is there now is not used.
+	Stale bool
+}
+
+// Certificates notes how those of a listener are.
+func (m *Metrics) Certificates(listener string, c Certificates) {
+	if !c.ListEnds.IsZero() {
+		m.listed.WithLabelValues(listener).Set(float64(c.ListBegan.Unix()))
+		m.lists.WithLabelValues(listener).Set(float64(c.ListEnds.Unix()))
 	}
-	m.began.WithLabelValues(listener).Set(float64(began.Unix()))
-	m.certificate.WithLabelValues(listener).Set(float64(ends.Unix()))
-	set(m.trustStale.WithLabelValues(listener), stale)
+	m.began.WithLabelValues(listener).Set(float64(c.Began.Unix()))
+	m.certificate.WithLabelValues(listener).Set(float64(c.Ends.Unix()))
+	set(m.trustStale.WithLabelValues(listener), c.Stale)
 }
 
 func set(g prometheus.Gauge, is bool) {

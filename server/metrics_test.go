@@ -15,6 +15,7 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
+	"github.com/tokenbroker/tokenbroker/server"
 )
 
 var metricRow = regexp.MustCompile("(?m)^\\| `(tokenbroker_[a-z_]+)` \\| ([a-z]+) \\| ([^|]*)\\|")
@@ -34,7 +35,7 @@ func TestTheMetricsAreThoseOfTheDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.metrics.Degraded("stub")
-	s.metrics.Certificates("services", time.Now(), time.Now(), time.Now(), false)
+	s.metrics.Certificates("services", server.Certificates{Began: time.Now(), Ends: time.Now(), ListBegan: time.Now(), ListEnds: time.Now()})
 	all, err := s.broker.Count(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -162,7 +162,7 @@ func (i *installation) certify() {
 	i.must(err)
 	i.put("ca.pem", i.ca.PEM())
 	i.shows(89 * 24 * time.Hour)
-	i.revokes(7 * 24 * time.Hour)
+	i.revokes(7*24*time.Hour, 7*24*time.Hour)
 }
 
 // shows has the brokers show a certificate of ninety days, of which so much is left.
@@ -177,10 +177,10 @@ func (i *installation) shows(left time.Duration) {
 	i.put("tls.crt", p.Certificate)
 }
 
-// revokes has a list of revoked certificates that counts for so long.
-func (i *installation) revokes(life time.Duration) {
+// revokes has a list of revoked certificates with so long a life, and so much of it left.
+func (i *installation) revokes(life, left time.Duration) {
 	i.t.Helper()
-	list, err := i.ca.Revoke(life, func(*x509.RevocationList) {})
+	list, err := i.ca.Revoke(left, func(l *x509.RevocationList) { l.ThisUpdate = l.NextUpdate.Add(-life) })
 	i.must(err)
 	i.put("revoked.pem", list)
 }

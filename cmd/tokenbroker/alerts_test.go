@@ -229,7 +229,7 @@ var failures = map[string]struct {
 		},
 	},
 	"a revocation list is not renewed": {
-		bring: func(i *installation) { i.revokes(time.Hour) },
+		bring: func(i *installation) { i.revokes(24*time.Hour, 4*time.Hour) },
 		until: `tokenbroker_listener_revocation_list_expiry_timestamp_seconds{instance="*", job="tokenbroker", listener="services"}`,
 		fires: map[string][]labels{"TokenbrokerRevocationListEnds": {services("broker-0"), services("broker-1")}},
 	},

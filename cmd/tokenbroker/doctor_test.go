@@ -468,6 +468,15 @@ var rows = []row{
 	{code: doctor.AuthorityEnds, name: "has ended", says: "has ended", before: func(p *patient) {
 		p.authority(elliptic.P256(), time.Now().Add(-300*24*time.Hour), time.Now().Add(-time.Hour))
 	}},
+	{code: doctor.RevocationListEnds, name: "was not followed by another", says: "of the listener services a revocation list ends at ", before: func(p *patient) {
+		list, err := p.ca.Revoke(time.Hour, func(l *x509.RevocationList) { l.ThisUpdate = l.ThisUpdate.Add(-9 * time.Hour) })
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.write("ca/revoked.pem", list, 0o644)
+		p.set("ca_file: DIR/ca/ca.pem, ", "ca_file: DIR/ca/ca.pem, crl_file: DIR/ca/revoked.pem, ")
+	}},
+	{code: doctor.DiskLow, name: "where the audit log is", says: "of the file system of the audit log, DIR/log, 0 MiB of 4 are free", root: true, before: func(p *patient) { lowOn(p, "log") }},
 	{code: doctor.CertificateWeak, name: "of upstreams", says: "has a key on P-224", before: func(p *patient) {
 		p.authority(elliptic.P224(), time.Now().Add(-time.Hour), time.Now().Add(300*24*time.Hour))
 	}},
@@ -484,6 +493,7 @@ var rows = []row{
 	{code: doctor.AuditPlain, name: "another host", says: "tcp://syslog.invalid:601 over plain TCP", before: func(p *patient) {
 		p.set("file: DIR/log/audit.jsonl", "file: DIR/log/audit.jsonl, syslog: tcp://syslog.invalid:601")
 	}},
+	{code: doctor.TracesPlain, name: "another host", says: "traces go to http://collector.invalid:4317 without TLS", before: func(p *patient) { p.settings += "traces: {collector: \"http://collector.invalid:4317\"}\n" }},
 	{code: doctor.AuditUnconfirmed, name: "a syslog alone", says: "which acknowledges nothing", before: func(p *patient) {
 		p.set("file: DIR/log/audit.jsonl", "syslog: tcp://"+swallower(p.t))
 	}},
@@ -645,7 +655,7 @@ func TestAKeyOnTheVolumeOfTheData(t *testing.T) {
 	t.Parallel()
 	volume, err := os.MkdirTemp("/dev/shm", "tb-") //nolint:usetesting // that file system is what this is about
 	if err != nil {
-		t.Skip("there is no file system to be a volume")
+		installed.Without(t, "there is no file system to be a volume: %v", err)
 	}
 	t.Cleanup(func() { os.RemoveAll(volume) })
 	p := newPatient(t)

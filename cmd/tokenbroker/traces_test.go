@@ -19,9 +19,11 @@ import (
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
@@ -314,6 +316,45 @@ func TestACollectorThatIsAway(t *testing.T) {
 	}
 	if n := strings.Count(s.output(), "traces do not get to the collector"); n != 1 {
 		t.Errorf("it was said %d times", n)
+	}
+}
+
+// A rude collector refuses everything, at length.
+type rude struct {
+	collectorv1.UnimplementedTraceServiceServer
+	says string
+}
+
+func (r rude) Export(context.Context, *collectorv1.ExportTraceServiceRequest) (*collectorv1.ExportTraceServiceResponse, error) {
+	return nil, status.Error(codes.InvalidArgument, r.says)
+}
+
+// TestACollectorThatSaysMuch fills neither the log nor memory.
+func TestACollectorThatSaysMuch(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	for _, long := range []int{8 << 10, 2 << 20} { // what is taken in, and what is not
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer()
+		collectorv1.RegisterTraceServiceServer(server, rude{says: strings.Repeat("\x01", long)})
+		go func() { _ = server.Serve(l) }() // it ends with the test
+		t.Cleanup(server.Stop)
+		s := u.serve("--data-dir", shortDir(t), "--traces-collector", "http://"+l.Addr().String(), "--traces-sample", "1")
+		s.apply(u)
+		s.token()
+		s.waitFor(`traces do not get to the collector`)
+		s.signal(syscall.SIGTERM)
+		if code := s.code(); code != 0 {
+			t.Errorf("it has ended with %d", code)
+		}
+		for line := range strings.Lines(s.output()) {
+			if len(line) > 4<<10 {
+				t.Errorf("a line of the log has %d bytes: %.300s", len(line), line)
+			}
+		}
 	}
 }
 

@@ -175,26 +175,16 @@ func (c *Certificates) tell(wrong error) {
 	c.problem = problem
 }
 
-// Status is how a listener's certificates are.
-type Status struct {
-	// Began and Ends are the life of the broker's own.
-	Began, Ends time.Time
-	// ListsEnd is when the first of the revocation lists does; zero: there is none.
-	ListsEnd time.Time
-	// Stale: something of what is there now is not used.
-	Stale bool
-}
-
-// Status tells it.
-func (c *Certificates) Status() Status {
+// Status tells how they are.
+func (c *Certificates) Status() server.Certificates {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	is := c.is.Load()
-	s := Status{Began: is.own.Leaf.NotBefore, Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
+	s := server.Certificates{Began: is.own.Leaf.NotBefore, Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
 	for _, a := range is.trust {
 		for _, l := range a.lists {
-			if s.ListsEnd.IsZero() || l.NextUpdate.Before(s.ListsEnd) {
-				s.ListsEnd = l.NextUpdate
+			if s.ListEnds.IsZero() || l.NextUpdate.Before(s.ListEnds) {
+				s.ListBegan, s.ListEnds = l.ThisUpdate, l.NextUpdate
 			}
 		}
 	}

@@ -177,7 +177,7 @@ func TestListsThatSayLess(t *testing.T) {
 	changed := r.auth["services"].Changes()
 	r.write(revocations, r.revoke(r.ca, pair))
 	within(t, changed, "the list is not read again")
-	if s := r.auth["services"].Status(); s.Stale || s.ListsEnd.Before(time.Now()) || s.ListsEnd.After(time.Now().Add(time.Hour)) {
+	if s := r.auth["services"].Status(); s.Stale || s.ListEnds.Before(time.Now()) || s.ListEnds.After(time.Now().Add(time.Hour)) || !s.ListBegan.Before(time.Now()) {
 		t.Errorf("status: got %+v", s)
 	}
 	if err := getToken(t, r.dial("services", r.config(&pair))); status.Code(err) != codes.Unavailable {

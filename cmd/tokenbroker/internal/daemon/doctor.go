@@ -29,7 +29,8 @@ func (r *Running) asItRuns() doctor.Broker {
 	for i, c := range r.certificates {
 		d := doctor.Door{Name: r.doors[i].Name}
 		d.Own, d.Trusted = c.Shown()
-		d.Stale = c.Status().Stale
+		is := c.Status()
+		d.Stale, d.ListBegan, d.ListEnds = is.Stale, is.ListBegan, is.ListEnds
 		if t := r.tokens[d.Name]; t != nil {
 			d.Stale = d.Stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
 		}

@@ -50,7 +50,7 @@ func (r *Running) tell(ctx context.Context) {
 			if t := r.tokens[r.doors[i].Name]; t != nil {
 				is.Stale = is.Stale || slices.ContainsFunc(t.Status(), func(s authn.IssuerStatus) bool { return s.Stale })
 			}
-			r.metrics.Certificates(r.doors[i].Name, is.Began, is.Ends, is.ListsEnd, is.Stale)
+			r.metrics.Certificates(r.doors[i].Name, is)
 		}
 		select {
 		case <-tick.C:

@@ -30,6 +30,8 @@ const (
 	exportMost = 5 * time.Second
 	// lastExport bounds the last one, when the broker stops.
 	lastExport = 2 * time.Second
+	// answerMost bounds what a collector answers, in bytes.
+	answerMost = 16 << 10
 	// exportToldEvery is how often it is said that they do not get there.
 	exportToldEvery = time.Minute
 )
@@ -49,7 +51,8 @@ func (r *Running) tracer(ctx context.Context) (*trace.Tracer, error) {
 	if tls != nil {
 		by = credentials.NewTLS(tls)
 	}
-	conn, err := grpc.NewClient("dns:///"+address, grpc.WithTransportCredentials(by), grpc.WithDefaultServiceConfig(exportConfig))
+	conn, err := grpc.NewClient("dns:///"+address, grpc.WithTransportCredentials(by), grpc.WithDefaultServiceConfig(exportConfig), grpc.WithMaxHeaderListSize(answerMost),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerMost)))
 	if err != nil {
 		return nil, console.WrongInput(err)
 	}
@@ -69,7 +72,7 @@ func (r *Running) tracer(ctx context.Context) (*trace.Tracer, error) {
 	// The libraries tell one place for the whole process.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		told.Do(func() {
-			r.log.LogAttrs(ctx, slog.LevelWarn, "traces do not get to the collector", slog.String("collector", address), slog.String("error", tame.Line(err.Error())))
+			r.log.LogAttrs(ctx, slog.LevelWarn, "traces do not get to the collector", slog.String("collector", address), slog.String("error", tame.Line(fmt.Sprintf("%.300s", err))))
 		})
 	}))
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter, sdk.WithExportTimeout(exportMost)), sdk.WithResource(here), sdk.WithSampler(sdk.ParentBased(sdk.TraceIDRatioBased(s.TracesSample))))

@@ -56,6 +56,9 @@ func (r *Report) certificates(b Broker, now time.Time) {
 			r.found(CertificateStale, "the listener %s goes on with former certificates or keys: what is there now cannot be used", d.Name)
 		}
 		leaf("the certificate of the listener "+d.Name, d.Own)
+		if left := d.ListEnds.Sub(now); !d.ListEnds.IsZero() && left < d.ListEnds.Sub(d.ListBegan)/5 {
+			r.found(RevocationListEnds, "of the listener %s a revocation list ends at %s, and should have a successor by now", d.Name, d.ListEnds.UTC().Format(time.RFC3339))
+		}
 		for _, t := range slices.Sorted(maps.Keys(d.Trusted)) {
 			authorities("the authority "+t+" of the listener "+d.Name, d.Trusted[t], b.Settings.Trust[t].CAFile == "")
 		}

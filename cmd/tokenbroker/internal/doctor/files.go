@@ -3,6 +3,7 @@ package doctor
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -78,6 +79,28 @@ func (r *Report) files(s *settings.Settings) {
 	r.dataDir(s.DataDir)
 	n += r.providers(s.ProvidersDir)
 	r.looked("modes and owners: %d files, and the directories above them", n)
+}
+
+// A file system is low on room with less than a twentieth of it free, and less than a gigabyte.
+const (
+	lowPart = 20
+	lowMost = 1 << 30
+)
+
+// room looks at what is left where the broker writes.
+func (r *Report) room(s *settings.Settings) {
+	written := map[string]string{}
+	if s.IsEmbedded() {
+		written["the store"] = s.DataDir
+	}
+	if s.AuditFile != "" {
+		written["the audit log"] = filepath.Dir(s.AuditFile)
+	}
+	for _, what := range slices.Sorted(maps.Keys(written)) {
+		if free, all, ok := roomAt(written[what]); ok && free < lowMost && free < all/lowPart {
+			r.found(DiskLow, "of the file system of %s, %s, %d MiB of %d are free", what, written[what], free>>20, all>>20)
+		}
+	}
 }
 
 // words are what the files are to people, by field.

@@ -78,15 +78,19 @@ const (
 	AuthorityNested   Code = "AUTHORITY_NESTED"
 	CertificateEnds   Code = "CERTIFICATE_ENDS"
 	AuthorityEnds     Code = "AUTHORITY_ENDS"
-	CertificateWeak   Code = "CERTIFICATE_WEAK"
-	IssuerPlain       Code = "ISSUER_PLAIN"
-	AuditOff          Code = "AUDIT_OFF"
-	AuditPlain        Code = "AUDIT_PLAIN"
-	AuditUnconfirmed  Code = "AUDIT_UNCONFIRMED"
-	CoreDumps         Code = "CORE_DUMPS"
-	SelfWritable      Code = "SELF_WRITABLE"
-	DataDirOpen       Code = "DATA_DIR_OPEN"
-	PolicyNobody      Code = "POLICY_NOBODY"
+	// RevocationListEnds is of one that was not followed by another.
+	RevocationListEnds Code = "REVOCATION_LIST_ENDS"
+	CertificateWeak    Code = "CERTIFICATE_WEAK"
+	DiskLow            Code = "DISK_LOW"
+	IssuerPlain        Code = "ISSUER_PLAIN"
+	AuditOff           Code = "AUDIT_OFF"
+	AuditPlain         Code = "AUDIT_PLAIN"
+	TracesPlain        Code = "TRACES_PLAIN"
+	AuditUnconfirmed   Code = "AUDIT_UNCONFIRMED"
+	CoreDumps          Code = "CORE_DUMPS"
+	SelfWritable       Code = "SELF_WRITABLE"
+	DataDirOpen        Code = "DATA_DIR_OPEN"
+	PolicyNobody       Code = "POLICY_NOBODY"
 )
 
 // A kind is what all findings of a code have in common.
@@ -124,10 +128,13 @@ var kinds = []kind{
 	{AuthorityNested, Medium, "a caller whose certificate has names of both chooses whose caller it is by what it shows with it: blocked as the one, it goes on as the other", "give the trusts authorities that have nothing in common, or make them one; until then block a caller by both"},
 	{CertificateEnds, Medium, "when it ends, connections that need it fail", "renew it, and see why that was not done by itself"},
 	{AuthorityEnds, Medium, "when it ends, nobody whom it vouches for is believed", "add its successor beside it, and take it out once all have new certificates"},
+	{RevocationListEnds, Medium, "when it ends, nobody whose certificate its issuer signed is let in, and connections that are open are closed", "have the authority issue the next one, and put it into crl_file; the broker follows"},
+	{DiskLow, Medium, "when it is full nothing can be stored: changes are refused, and a refresh token that comes meanwhile is kept in memory alone", "give it room; see what grows there"},
 	{CertificateWeak, Medium, "who has the means computes its key and passes for its owner", "issue another one with RSA of 2048 bits, or P-256, at least"},
 	{IssuerPlain, Medium, "whoever takes that port on this machine can sign as anybody the issuer knows", "fetch its keys over https, or from a jwks_file"},
 	{AuditOff, Medium, "nobody can tell later who was given what, and who changed what", "set audit.file, audit.stdout or audit.syslog (docs/audit.md)"},
 	{AuditPlain, Medium, "whoever is on the way reads who uses what, and can leave lines out", "write to a syslog on this machine, which sends on with TLS"},
+	{TracesPlain, Medium, "whoever is on the way reads who uses what, and whoever takes the collector's place gets it", "have the collector speak TLS, and write https:// in traces.collector; or have one on this machine send on with TLS"},
 	{AuditUnconfirmed, Medium, "what that host had not read when it died is lost, and no gap says so", "keep an audit.file too"},
 	{CoreDumps, Medium, "a dump of its memory has keys and tokens in cleartext", "have it run with LimitCORE=0: the broker turns dumps off when it starts, so somebody has turned them on since"},
 	{SelfWritable, Low, "whoever takes over the broker once can stay: what it is started with is theirs to change", "make root the owner, and give the broker's user the right to read"},

@@ -41,6 +41,8 @@ type Door struct {
 	Own     *x509.Certificate
 	Trusted map[string][]*x509.Certificate
 	Stale   bool
+	// ListBegan and ListEnds are the life of the revocation list that ends first; zero: there is none.
+	ListBegan, ListEnds time.Time
 }
 
 // Audit is how the audit log is doing.
@@ -65,6 +67,7 @@ func Look(ctx context.Context, b Broker, now time.Time) Report {
 	r.certificates(b, now)
 	r.audit(ctx, b)
 	r.upstreams(ctx, &b.Settings)
+	r.room(&b.Settings)
 	r.process(&b.Settings)
 	r.sort()
 	return r
@@ -128,6 +131,9 @@ func (r *Report) redis(ctx context.Context, b Broker) {
 
 // upstreams looks at what is sent without TLS.
 func (r *Report) upstreams(ctx context.Context, s *settings.Settings) {
+	if host, plain := strings.CutPrefix(s.TracesCollector, "http://"); plain && !isHere(ctx, host) {
+		r.found(TracesPlain, "traces go to %s without TLS", s.TracesCollector)
+	}
 	for _, host := range s.UpstreamAllowHTTP {
 		if !isHere(ctx, host) {
 			r.found(UpstreamPlain, "upstream.allow_http lets %s be asked without TLS", host)

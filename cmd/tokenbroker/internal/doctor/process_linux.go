@@ -88,3 +88,13 @@ func owns(i fs.FileInfo) bool {
 	uid, ok := ownerOf(i)
 	return ok && uid == os.Geteuid()
 }
+
+// roomAt is how many bytes of the file system that a path is on are free to users, and how many it has.
+func roomAt(path string) (free, all uint64, ok bool) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return 0, 0, false
+	}
+	size := uint64(s.Bsize) //nolint:gosec // no file system's is negative
+	return s.Bavail * size, s.Blocks * size, true
+}

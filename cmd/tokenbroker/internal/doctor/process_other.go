@@ -15,3 +15,5 @@ func (r *Report) process(*settings.Settings) {
 	}
 	r.unseen(false, "the process: core dumps, what it may write", "that is known of Linux alone")
 }
+
+func roomAt(string) (free, all uint64, ok bool) { return 0, 0, false }
