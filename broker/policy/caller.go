@@ -132,7 +132,7 @@ func parseIdentity(s string) (kind broker.CallerKind, authority, name string, er
 			return wrong(fmt.Sprintf("behind %s: is a trust or an issuer of the settings and a name, as %s:company/NAME", kind, kind))
 		}
 		if kind == broker.DNS {
-			if name = strings.ToLower(name); checkDNS(name) != "" {
+			if name = lower(name); checkDNS(name) != "" {
 				return wrong(checkDNS(name))
 			}
 		}

@@ -53,7 +53,7 @@ func (e *entry) matches(c *broker.Caller) bool {
 	name := c.Name
 	switch c.Kind {
 	case broker.DNS:
-		name = strings.ToLower(name)
+		name = lower(name)
 	case broker.Local:
 		name = c.Listener
 	default:

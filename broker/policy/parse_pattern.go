@@ -17,7 +17,7 @@ var (
 	parameterValues = dialect{form: whole, anything: true}
 
 	spiffeIDs   = dialect{form: slashes, check: checkSPIFFE}
-	dnsNames    = dialect{form: dots, check: checkDNS, canonical: strings.ToLower}
+	dnsNames    = dialect{form: dots, check: checkDNS, canonical: lower}
 	uriNames    = dialect{form: uris, check: checkURI}
 	commonNames = dialect{form: whole}
 

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tokenbroker/tokenbroker/broker"
 )
 
 func TestPatterns(t *testing.T) {
@@ -52,6 +54,26 @@ func TestPatterns(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestNamesOfHostsFoldOfASCIIAlone: other letters that are A to Z to Unicode make another name.
+func TestNamesOfHostsFoldOfASCIIAlone(t *testing.T) {
+	for name, want := range map[string]bool{"api.kiosk.example": true, "API.Kiosk.example": true, "ap\u0130.kiosk.example": false, "api.\u212aiosk.example": false} {
+		p, err := parsePattern("api.kiosk.example", dots)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := entry{kind: broker.DNS, name: patterns{all: []pattern{p}}}
+		if got := e.matches(&broker.Caller{Kind: broker.DNS, Name: name}); got != want {
+			t.Errorf("%q: got %v", name, got)
+		}
+		if got := lowerHost("https://"+name+"/\u0130") == "https://api.kiosk.example/\u0130"; got != want {
+			t.Errorf("the address of %q: got %v", name, got)
+		}
+	}
+	if c, err := (Description{Identity: "dns:company/ap\u0130.corp"}).Caller(); err == nil {
+		t.Errorf("got %s", c)
 	}
 }
 

@@ -257,8 +257,20 @@ func lowerHost(s string) string {
 		end = at + i
 	}
 	host := s[at:end]
-	if strings.Contains(host, "@") || !strings.ContainsFunc(host, func(r rune) bool { return 'A' <= r && r <= 'Z' }) {
+	if strings.Contains(host, "@") || !strings.ContainsFunc(host, capital) {
 		return s
 	}
-	return s[:at] + strings.ToLower(host) + s[end:]
+	return s[:at] + lower(host) + s[end:]
+}
+
+func capital(r rune) bool { return 'A' <= r && r <= 'Z' }
+
+// lower folds A to Z alone, as names of hosts are compared (RFC 4343). To strings.ToLower some letters of other alphabets are those, such as the Turkish İ: somebody else's name.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if capital(r) {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }

@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
@@ -30,14 +31,17 @@ func headersOf(t *tokenbrokerv1.Token, cookies string) (set []field, remove []st
 }
 
 // withCookies is a Cookie header (RFC 6265 section 4.2.1) with ours in the place of those of the same names. Cookies of several lines an Envoy writes behind each other with a comma,
-// which some APIs read as that, too.
+// which some APIs read as that, too, and some decode names. What is no cookie, because it has a control character or half of a pair of quotes, is left out: some would read on into ours.
 func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 	named := func(name string) bool {
-		return slices.ContainsFunc(ours, func(o *tokenbrokerv1.Cookie) bool { return o.GetName() == strings.TrimSpace(name) })
+		name = strings.TrimSpace(name)
+		plain := unescaped(name)
+		return slices.ContainsFunc(ours, func(o *tokenbrokerv1.Cookie) bool { return o.GetName() == name || o.GetName() == plain })
 	}
 	var out []string
 	for c := range strings.SplitSeq(header, ";") {
-		if c = strings.TrimSpace(without(c, ",", named)); c != "" {
+		c = strings.TrimSpace(without(c, ",", named))
+		if c != "" && strings.Count(c, `"`)%2 == 0 && !strings.ContainsFunc(c, unicode.IsControl) {
 			out = append(out, c)
 		}
 	}
@@ -74,9 +78,14 @@ func without(s, separator string, named func(name string) bool) string {
 
 // means reports whether the name of a query parameter, as it is written, is that of one of ours.
 func means(written string, ours []*tokenbrokerv1.QueryParameter) bool {
-	name, err := url.QueryUnescape(written)
-	if err != nil {
-		name = written
-	}
+	name := unescaped(written)
 	return slices.ContainsFunc(ours, func(o *tokenbrokerv1.QueryParameter) bool { return o.GetName() == name })
+}
+
+// unescaped is a name as its percent-encoding means it; what is none stays.
+func unescaped(written string) string {
+	if name, err := url.QueryUnescape(written); err == nil {
+		return name
+	}
+	return written
 }

@@ -226,6 +226,9 @@ func TestWhatAClientSendsUnderATokensName(t *testing.T) {
 		"a=1, sid=mine, b=2;c=3":        "a=1, b=2; c=3; sid=s=1",
 		"sid=mine,a=1":                  "a=1; sid=s=1",
 		"sid; sid =mine;\tsid=mine,sid": "sid=s=1",
+		"%73id=mine; a=%73":             "a=%73; sid=s=1",
+		"a=1\tsid=mine; b=2":            "b=2; sid=s=1",
+		`a="1; b="2"; c=3`:              `b="2"; c=3; sid=s=1`,
 		"a=1,2,3; aside=4":              "a=1,2,3; aside=4; sid=s=1",
 	} {
 		if got := withCookies(header, everything().GetCookies()); got != want {

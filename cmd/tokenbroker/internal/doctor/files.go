@@ -41,6 +41,9 @@ var roles = map[string]role{
 // podsOwn is where a container engine puts a pod's tokens, in a file system that nobody else has, readable by all that is in it.
 const podsOwn = "/var/run/secrets/"
 
+// podsTokens are what may lie there, by their fields.
+var podsTokens = []string{"TokenFile", "KeysTransitTokenFile", "KeysTransitJWTFile", "KeysAWSJWTFile", "KeysAWSContainerTokenFile"}
+
 // files looks at the modes and owners of all files, and of the directories above them.
 func (r *Report) files(s *settings.Settings) {
 	n := 0
@@ -51,7 +54,7 @@ func (r *Report) files(s *settings.Settings) {
 	s.Files(func(field, path string) {
 		as, known := roles[field]
 		switch {
-		case known && as == elsewhere, as == secret && strings.HasPrefix(path, podsOwn):
+		case known && as == elsewhere, slices.Contains(podsTokens, field) && strings.HasPrefix(filepath.Clean(path), podsOwn):
 		case field == "KeyFile" && path == s.KeyFile && s.Wrapped(): // below
 		case field == "File" && hasPassword(s):
 			look(path, "the settings, with the password of Redis in them,", secret)
