@@ -38,7 +38,7 @@ SLOW    := /internal/product$$|/internal/herd$$|/internal/explore$$|/store/redis
 # Modules of this tree, the first ones before those that need them. Whoever imports client, or gen, gets neither stores nor keys into its graph.
 MODULES := gen client . internal/sbom internal/kmstest internal/manifests
 
-.PHONY: FORCE all help build sbom licenses generate lint lint-image modules quick test test-deps bench herd rotation restarts sources explore mesh size memory fuzz cover demo breaking tidy clean
+.PHONY: FORCE all help build sbom licenses generate tools lint-tools lint lint-image modules quick test test-deps bench herd rotation restarts sources explore mesh size memory fuzz cover demo breaking tidy clean
 
 all: build generate lint test ## build, generate, lint and test
 
@@ -151,7 +151,12 @@ lint-image: ## hadolint on the Dockerfile; without Python nothing, except in CI
 modules: ## the modules are those of go.sum, and go.mod is tidy, of all modules of this tree
 	@for m in $(MODULES); do (cd $$m && go mod verify && go mod tidy -diff) || exit 1; done
 
-lint: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION) breaking lint-image modules ## golangci-lint, buf lint, hadolint, gen is what buf writes, go.mod and go.sum; the first time it builds its tools: some eight minutes on two cores
+# What lint and the tests need, beside each other: much of it is waiting for downloads.
+tools: lint-tools test-deps ## what lint and the tests need: make -j2 tools
+
+lint-tools: $(BIN)/buf-$(BUF_VERSION) $(BIN)/protoc-gen-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GRPC) $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
+
+lint: lint-tools breaking lint-image modules ## golangci-lint, buf lint, hadolint, gen is what buf writes, go.mod and go.sum; the first time it builds its tools: some eight minutes on two cores
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
