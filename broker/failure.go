@@ -155,6 +155,8 @@ type Failure struct {
 	Violations    []Violation
 	// Detail is a sentence of our own that adds to the kind's text; empty: none. It holds nothing from an upstream.
 	Detail string
+	// For is whom it was asked for, where another has called; nil: whoever called.
+	For *Caller
 }
 
 // Error implements error: the summary, and every violation behind it.

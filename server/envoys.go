@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/broker/trace"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 	"github.com/tokenbroker/tokenbroker/server/mesh"
 )
@@ -26,21 +27,38 @@ type envoys struct {
 // GetTokenFor implements mesh.Broker. A principal counts as x-forwarded-client-cert does: of a proxy by its certificate, and of nobody who calls for another by that header already. Where a door has
 // no proxies that are believed, as on this machine, it counts for nothing.
 func (s *envoys) GetTokenFor(ctx context.Context, whom mesh.Whom, r *tokenbrokerv1.GetTokenRequest) (*tokenbrokerv1.GetTokenResponse, error) {
+	var caller *broker.Caller
 	if k := connectionOf(ctx); k != nil && k.of.door.Forwarders != nil && !whom.Envoy {
 		by := k.peer.Caller
 		if callerOf(ctx) != by {
 			by = nil
 		}
-		caller, err := k.of.door.Forwarders.ForwardedBy(by, whom.Principal)
-		if err != nil {
+		var err error
+		if caller, err = k.of.door.Forwarders.ForwardedBy(by, whom.Principal); err != nil {
 			return nil, err
 		}
+		trace.Say(ctx, trace.Caller(caller))
 		ctx = context.WithValue(ctx, callerKey{}, caller)
 	}
 	if err := s.edge.validate(r); err != nil {
-		return nil, err
+		return nil, askedFor(caller, err)
 	}
-	return s.tokens.GetToken(ctx, r)
+	res, err := s.tokens.GetToken(ctx, r)
+	if err != nil {
+		return nil, askedFor(caller, err)
+	}
+	return res, nil
+}
+
+// askedFor is a failure that says whom it was asked for; nil: whoever called.
+func askedFor(caller *broker.Caller, err error) error {
+	f, ok := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped
+	if !ok || caller == nil {
+		return err
+	}
+	of := *f // others may have it too
+	of.For = caller
+	return &of
 }
 
 // WatchFor implements mesh.Broker.

@@ -308,14 +308,19 @@ func (e *edge) refuse(ctx context.Context, method string, err error, started tim
 		return s, pushback
 	}
 	if e.log.Enabled(ctx, level) {
+		f, _ := err.(*broker.Failure) //nolint:errorlint // a Failure is never wrapped
+		caller := callerOf(ctx)
+		if f != nil && f.For != nil {
+			caller = f.For
+		}
 		attrs := []slog.Attr{
 			slog.String("method", method), slog.String("code", s.Code().String()), slog.String("reason", reasonOf(kind)),
-			slog.String("request_id", id), slog.String("caller", callerOf(ctx).String()), slog.Duration("took", time.Since(started)),
+			slog.String("request_id", id), slog.String("caller", caller.String()), slog.Duration("took", time.Since(started)),
 		}
 		if k := connectionOf(ctx); k != nil && callerOf(ctx) == nil {
 			attrs = append(attrs, slog.String("listener", k.of.door.Name), slog.String("peer", k.RemoteAddr().String()))
 		}
-		if f, ok := err.(*broker.Failure); ok { //nolint:errorlint // a Failure is never wrapped
+		if f != nil {
 			for _, a := range [...]slog.Attr{
 				slog.String("credential", string(f.Credential)), slog.String("provider", f.Provider), slog.String("cause", f.Detail),
 			} {

@@ -503,6 +503,9 @@ func TestWhomAMeshRefuses(t *testing.T) {
 	if n := m.sim.SystemStats(a.System).Total(); n != 0 {
 		t.Errorf("the upstream was asked %d times", n)
 	}
+	if n := strings.Count(string(m.log.Bytes()), `"reason":"CALLER_NOT_ALLOWED","request_id":`); n == 0 || n != strings.Count(string(m.log.Bytes()), `"caller":"via:mesh/spiffe://corp.example/ns/bank/sa/teller"`) {
+		t.Errorf("the log does not say who was refused:\n%s", m.log.Bytes())
+	}
 }
 
 // TestAMeshWhileThereIsNoToken: a client is told when it may help to ask again, and a broker that is away lets nothing pass.
