@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -107,6 +109,54 @@ func TestGrpcurl(t *testing.T) {
 	}
 	s.signal(syscall.SIGHUP)
 	s.waitFor("definitions reloaded")
+}
+
+// TestGrpcurlWithACertificate: a service and an operator by mutual TLS, with what certs dev makes. Services show no reflection: the contract's files say what there is.
+func TestGrpcurlWithACertificate(t *testing.T) {
+	t.Parallel()
+	curl, dir := installed.Tool(t, "grpcurl"), shortDir(t)
+	certs := filepath.Join(dir, "certs")
+	command(t, "certs", "dev", certs, "shop")
+	settings := filepath.Join(certs, "settings.yaml")
+	text, err := os.ReadFile(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.NewReplacer("127.0.0.1:7430", "127.0.0.1:"+ports[0], "127.0.0.1:7431", "127.0.0.1:"+ports[1]).Replace(string(text)))
+	if err := errors.Join(os.WriteFile(settings, text, 0o600), os.Mkdir(filepath.Join(dir, "providers"), 0o700), os.WriteFile(filepath.Join(dir, "providers", "static.yaml"),
+		[]byte("name: static\ninputs:\n  api_key: {secret: true, handed_out: true}\ntoken: \"{{api_key}}\"\nlifetime: 1h\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "serve", "--config", settings, "--data-dir", filepath.Join(dir, "d"), "--metrics-listen", "none", "--providers-dir", filepath.Join(dir, "providers"))
+	s.waitFor(`answering on `)
+	as := func(who string, args ...string) *exec.Cmd {
+		in := func(name string) string { return filepath.Join(certs, name) }
+		return exec.CommandContext(t.Context(), curl, append([]string{"-cacert", in("ca.pem"), "-cert", in(who + ".pem"), "-key", in(who + ".key")}, args...)...)
+	}
+	services, operators := "127.0.0.1:"+ports[0], "127.0.0.1:"+ports[1]
+	contract := []string{"-import-path", "../../proto", "-import-path", "../../third_party/protovalidate", "-proto", "tokenbroker/v1/token_broker_service.proto"}
+	for _, tt := range []struct {
+		name  string
+		cmd   *exec.Cmd
+		wants string
+	}{
+		{"an operator creates", as("ops", "-d", `{"credential": {"name": "one", "provider": "static", "labels": {"env": "prod"}}, "secrets": {"api_key": "t0ken"}}`,
+			operators, "tokenbroker.v1.CredentialService/CreateCredential"), `"name": "one"`},
+		{"an operator lists", as("ops", operators, "tokenbroker.v1.CredentialService/ListCredentials"), `"name": "one"`},
+		{"a service gets a token", as("shop", append(contract, "-d", `{"credential": "one"}`, services, "tokenbroker.v1.TokenBrokerService/GetToken")...), `"accessToken": "t0ken"`},
+		{"a service is no operator", as("shop", operators, "tokenbroker.v1.CredentialService/ListCredentials"), "PermissionDenied"},
+		{"a service has no reflection", as("shop", services, "list"), "does not support the reflection API"},
+		{"without a certificate", exec.CommandContext(t.Context(), curl, append(append([]string{"-cacert", filepath.Join(certs, "ca.pem")}, contract...), "-d", `{"credential": "one"}`,
+			services, "tokenbroker.v1.TokenBrokerService/GetToken")...), "Unauthenticated"},
+	} {
+		if out, _ := tt.cmd.CombinedOutput(); !strings.Contains(string(out), tt.wants) { // it fails where the call does
+			t.Errorf("%s: got %s, want %s", tt.name, out, tt.wants)
+		}
+	}
 }
 
 // TestNothingIsUnpacked: whoever sends what is compressed is told that nobody here knows how, also by a broker that has a collector.
