@@ -53,11 +53,9 @@ type ring struct {
 	kek      seal.KEK
 	instance broker.ID
 
-	// confirmed is the broker.Moment at which it was last known that the row is that one.
-	confirmed atomic.Int64
-	// looked is the broker.Moment at which a broker with a key file has last looked whether its keys were wrapped, or tried to; it is asked to look by look. It
-	// does so only while it is following.
-	looked    atomic.Int64
+	// until is the broker.Moment until which this broker may seal by what it knows of the row: others wait so long before they change anything over its head.
+	until atomic.Int64
+	// look asks a broker with a key file to look whether its keys were wrapped. It does so only while it is following.
 	look      chan struct{}
 	following atomic.Int32
 
@@ -125,8 +123,9 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 				return err
 			}
 		}
-		if s.ring.kek == nil && s.ring.revision == (Revision{}) {
-			return nil // there is nothing to be read
+		if s.ring.kek == nil && s.ring.revision == (Revision{}) { // there is nothing to be read
+			s.noRow(began)
+			return nil
 		}
 		asked := s.clock.Now().At
 		value, err := json.Marshal(readerRecord{Name: s.options.Name, Generation: s.generation(), Version: s.keys().Version()})
@@ -150,7 +149,7 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 				now = newRevision()
 				b.Puts = append(b.Puts, Put{Key: keyringKey, Revision: now, Value: s.ring.value})
 			default: // a failover has taken it, and another key was promoted before it was written again
-				s.ring.confirmed.Store(int64(broker.Never))
+				s.ring.until.Store(int64(broker.Never))
 				return s.ring.why
 			}
 		}
@@ -161,7 +160,7 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 		}
 		if err == nil {
 			s.ring.revision, s.ring.under = now, s.ring.value
-			s.ring.confirmed.Store(int64(asked))
+			s.ring.until.Store(int64(asked.Add(readerTTL)))
 		}
 		return err
 	}
@@ -171,10 +170,13 @@ func (s *Store) confirm(ctx context.Context, backend Backend) error {
 // generation is that of the keys that this process has.
 func (s *Store) generation() uint64 { return s.keys().Generation() }
 
-// confirms reports whether the reader of this broker has not ended.
-func (s *Store) confirms() bool {
-	return s.clock.Now().At.Sub(broker.Moment(s.ring.confirmed.Load())) < readerTTL
+// noRow notes that a broker with a key file has looked, at this moment, and there was no row: if there is one by now, nobody promotes a key before this broker has to look again.
+func (s *Store) noRow(asked broker.Moment) {
+	s.ring.until.Store(int64(asked.Add(lookEvery + readerTTL)))
 }
+
+// confirms reports whether this broker may seal by what it knows of the row: its reader has not ended, or it has looked lately.
+func (s *Store) confirms() bool { return s.clock.Now().At < broker.Moment(s.ring.until.Load()) }
 
 // goesOn reports whether no key can have been retired, or another promoted, since this broker was known to have its keys.
 func (s *Store) goesOn() bool { return s.confirms() || bytes.Equal(s.ring.value, s.ring.under) }
@@ -340,7 +342,6 @@ func (s *Store) FollowKeys(ctx context.Context) {
 		if wait = confirmAgain; s.confirm(ctx, s.backend) == nil {
 			wait = s.confirmAfter()
 		}
-		s.ring.looked.Store(int64(s.clock.Now().At))
 	}
 }
 
@@ -363,23 +364,19 @@ func (s *Store) sealing() (*seal.Keyring, error) {
 	if s.ring.kek == nil && s.ring.outdated.Load() {
 		return nil, errOutdatedKeys
 	}
-	if s.shared == nil || !s.backend.ready.Load() {
+	if s.shared == nil || !s.backend.ready.Load() || s.confirms() {
 		return k, nil
 	}
 	if s.ring.kek == nil {
-		if s.ring.following.Load() > 0 && s.clock.Now().At.Sub(broker.Moment(s.ring.looked.Load())) > lookEvery+readerTTL { // it stood
-			select {
-			case s.ring.look <- struct{}{}:
-			default:
-			}
-			return nil, errUnconfirmedKeys
+		if s.ring.following.Load() == 0 {
+			return k, nil
 		}
-		return k, nil
+		select {
+		case s.ring.look <- struct{}{}:
+		default:
+		}
 	}
-	if !s.confirms() {
-		return nil, errUnconfirmedKeys
-	}
-	return k, nil
+	return nil, errUnconfirmedKeys
 }
 
 var errOutdatedKeys = Unavailable("the keys of this broker's key file were replaced in the store, where they are wrapped: restart it with keys.kek")

@@ -94,7 +94,7 @@ func New(backend Backend, keyring *seal.Keyring, options Options) (*Store, error
 	s.keyring.Store(keyring)
 	s.ring.kek, s.ring.instance = options.KEK, broker.NewID()
 	s.ring.learned, s.ring.tried = broker.Never, broker.Never
-	s.ring.confirmed.Store(int64(broker.Never))
+	s.ring.until.Store(int64(broker.Never))
 	s.ring.look = make(chan struct{}, 1)
 	s.backend = newReach(backend, s.clock, options)
 	if _, ok := backend.(Shared); ok {
@@ -125,7 +125,7 @@ func (s *Store) Begin(ctx context.Context) (warnings []string, err error) {
 	}
 	backend := s.backend.Backend
 	if s.ring.kek == nil {
-		s.ring.looked.Store(int64(s.clock.Now().At))
+		s.noRow(s.clock.Now().At)
 		err = refuseWrapped(ctx, backend)
 	} else {
 		err = s.openKeyring(ctx, backend)
