@@ -149,7 +149,7 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := r.away
-	r.forget(now)
+	r.forget(now, part)
 	s := r.shards[part]
 	if failed && ctx.Err() != nil && now.Sub(asked) < tooLittle {
 		if s != nil {
@@ -185,10 +185,10 @@ func (r *reach) noted(ctx context.Context, asked broker.Moment, part string, err
 // forgetAfter is how long after nobody has asked for a part it is forgotten: no group may be there any more, and how it was then says nothing about now.
 const forgetAfter = 10 * time.Second
 
-// forget forgets parts that nobody asks for; the caller holds mu.
-func (r *reach) forget(now broker.Moment) {
+// forget forgets parts that nobody asks for; the caller holds mu. Whether one that is given up is back, and was asked just now, its answer says.
+func (r *reach) forget(now broker.Moment, asked string) {
 	for part, s := range r.shards {
-		if now.Sub(s.tried) >= forgetAfter {
+		if now.Sub(s.tried) >= forgetAfter && (part != asked || !s.given) {
 			r.drop(part, s)
 		}
 	}

@@ -82,6 +82,39 @@ func TestAPartThatNobodyAsksIsNotAwayForEver(t *testing.T) {
 	})
 }
 
+// TestAPartThatIsSeldomAskedIsAwayUntilItAnswers: also where nobody has asked for so long that any other part would have been forgotten.
+func TestAPartThatIsSeldomAskedIsAwayUntilItAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fails := true
+		r, away := newParted(&parted{part: func(Group) string { return "one" }, fails: func(string) bool { return fails }})
+		said := 0
+		tell := r.tell
+		r.tell = func(away bool) { said++; tell(away) }
+		read := func() error {
+			_, err := r.Read(t.Context(), Ask{Group: "g"})
+			return err
+		}
+		for range 50 {
+			_ = read()
+			<-time.After(100 * time.Millisecond)
+		}
+		for range 10 {
+			<-time.After(forgetAfter + time.Second)
+			if err := read(); err == nil || errors.Is(err, errGivenUp) {
+				t.Errorf("nobody has asked for a while: got %v, want what it says itself", err)
+			}
+		}
+		if !*away || said != 1 {
+			t.Errorf("it has never answered: away %v, which was told %d times", *away, said)
+		}
+		<-time.After(forgetAfter + time.Second)
+		fails = false
+		if err := read(); err != nil || *away || said != 2 {
+			t.Errorf("it answers: got %v; away %v, which was told %d times", err, *away, said)
+		}
+	})
+}
+
 // TestWhatIsAskedBesideSaysNothingOfItsPart: it has little time, and must neither give a part up nor take its probes.
 func TestWhatIsAskedBesideSaysNothingOfItsPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
