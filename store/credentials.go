@@ -97,9 +97,8 @@ func keepFormerUsed(saved, old map[string]broker.SecretInput) {
 
 // DeleteCredential implements broker.Store. With a zero etag it deletes also a credential whose record cannot be read.
 func (s *Store) DeleteCredential(ctx context.Context, name broker.CredentialName, etag broker.ID) error {
-	tried := false
-	return s.change(ctx, func() (*Batch, error) {
-		group := s.credentialGroup(name)
+	tried, group := false, s.credentialGroup(name)
+	err := s.change(ctx, func() (*Batch, error) {
 		rows, err := s.rows(ctx, group, credentialKey)
 		if err != nil {
 			return nil, err
@@ -126,6 +125,10 @@ func (s *Store) DeleteCredential(ctx context.Context, name broker.CredentialName
 		tried = true
 		return &b, nil
 	})
+	if err == nil || broker.KindOf(err) == broker.NotFound {
+		s.names.Delete(group)
+	}
+	return err
 }
 
 // Credentials implements broker.Store. A record that cannot be read fails it, and the failure names the credential: it can

@@ -32,6 +32,12 @@ func (s *Store) UpstreamGroupFor(upstream string) Group { return s.upstreamGroup
 // Kept is how many changes are kept.
 func (s *Store) Kept() int64 { return s.kept.size.Load() }
 
+// Names is how many credentials are known by name.
+func (s *Store) Names() (n int) {
+	s.names.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
 // Receipts are those of former brokers in a credential's history.
 func (s *Store) Receipts(ctx context.Context, name broker.CredentialName) ([]byte, error) {
 	n, err := s.read(ctx, name, historyKey)

@@ -87,6 +87,7 @@ func (s *Store) snapshot(group Group, name broker.CredentialName, asked, answere
 	}
 	row, ok := n.rows[credentialKey]
 	if !ok {
+		s.names.Delete(group)
 		return nil, failure(broker.NotFound, name)
 	}
 	var err error

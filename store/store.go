@@ -27,7 +27,7 @@ type Store struct {
 	opened broker.Instant
 	// shared is the backend, if others change it too; nil: they do not.
 	shared *reach
-	// names are the credentials that were read, by their groups: who hears that a group has changed has only its hash.
+	// names are the credentials that were read, by their groups: who hears that a group has changed has only its hash. One that is not there any more goes when that is seen.
 	names sync.Map
 	kept  kept
 }
