@@ -117,23 +117,34 @@ func (db *DB) applied(ctx context.Context, b store.Batch, since time.Duration, g
 		return said, true, err
 	}
 	// WAIT is about what was written on its own connection.
+	run := func(conn *redis.Conn, asking bool) {
+		defer func() { _ = conn.Close() }()
+		said, confirmed, err = runAndWait(ctx, conn, asking, script.EvalSha, names, args, db.options)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			said, confirmed, err = runAndWait(ctx, conn, asking, script.Eval, names, args, db.options)
+		}
+	}
 	conn, err := db.conn(ctx, names[0])
 	if err != nil {
 		return nil, false, err
 	}
-	defer func() { _ = conn.Close() }()
-	said, confirmed, err = runAndWait(ctx, conn, script.EvalSha, names, args, db.options)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		said, confirmed, err = runAndWait(ctx, conn, script.Eval, names, args, db.options)
+	run(conn, false)
+	if addr, elsewhere := redis.IsAskError(err); elsewhere { // the slot is being moved, and all that is named is there already
+		there := redis.NewClient(db.options.at(addr))
+		defer func() { _ = there.Close() }()
+		run(there.Conn(), true)
 	}
 	return said, confirmed, err
 }
 
-// runAndWait runs a script, and waits for the replicas to have what it wrote, in one round trip.
-func runAndWait(ctx context.Context, conn *redis.Conn, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
+// runAndWait runs a script, and waits for the replicas to have what it wrote, in one round trip. asking: its slot is not that master's yet.
+func runAndWait(ctx context.Context, conn *redis.Conn, asking bool, script func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd,
 	names []string, args []any, o Options,
 ) (said any, waited bool, err error) {
 	p := conn.Pipeline()
+	if asking {
+		p.Do(ctx, "ASKING")
+	}
 	run := script(ctx, p, names, args...)
 	wait := p.Do(ctx, "WAIT", o.WaitReplicas, (o.Timeout / 2).Milliseconds())
 	_, _ = p.Exec(ctx) // each command has its own error

@@ -7,6 +7,8 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
+	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,6 +122,17 @@ func (o Options) universal() *redis.UniversalOptions {
 		}
 	}
 	return u
+}
+
+// at are the options of a client for one connection to this address, which a Redis has named as host:port: an IPv6 host may have no brackets.
+func (o Options) at(address string) *redis.Options {
+	host, port := address, ""
+	if i := strings.LastIndexByte(address, ':'); i >= 0 {
+		host, port = address[:i], address[i+1:]
+	}
+	u := o.universal()
+	u.Addrs, u.PoolSize, u.MinIdleConns = []string{net.JoinHostPort(strings.Trim(host, "[]"), port)}, 1, 0
+	return u.Simple()
 }
 
 // clusterEvery is how often a Cluster is asked who its masters are: one that cannot be dialled tells nobody that it has been

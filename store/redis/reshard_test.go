@@ -141,6 +141,60 @@ func TestWhatIsElsewhereIsNotGone(t *testing.T) {
 	}
 }
 
+// TestWithReplicasACommitIsMadeWhileItsSlotIsOpen: all of a credential is at the other master already, as while the rest of a large slot is on its way. Replicas of that master
+// are waited for, and not those of the one that is asked first.
+func TestWithReplicasACommitIsMadeWhileItsSlotIsOpen(t *testing.T) {
+	c := redistest.StartCluster(t)
+	for _, s := range c.Nodes() { // a replica that hangs is not taken for dead
+		if _, err := s.Do("CONFIG", "SET", "cluster-node-timeout", "60000"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newRig(t, "redis+cluster://"+strings.Join(c.Addrs(), ","), func(o *redis.Options) { o.AcceptLoss, o.Prefix, o.WaitReplicas = true, "moving", 1 })
+	k, key := r.create("main"), "moving:1:{"+string(r.GroupOf("main"))+"}:rows"
+	if err := r.refresh(k, "refresh-0"); err != nil { // a slot that is open takes no row that is new
+		t.Fatal(err)
+	}
+	for i, tt := range []struct {
+		hangs       string
+		unconfirmed int
+	}{{"the former master's replica", 0}, {"the others", 1}} {
+		v, err := r.Read(t.Context(), k, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := v.Acquire(t.Context(), time.Minute, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		former := c.ReplicaOf(c.MasterFor(key))
+		m := c.Move(key)
+		m.Take(m.Keys(1000)...)
+		var hang []*redistest.Server
+		for _, s := range c.Nodes()[len(c.Nodes())/2:] {
+			if (s == former) == (i == 0) {
+				hang = append(hang, s)
+				s.Stop()
+			}
+		}
+		next := fmt.Sprint("refresh-", i+1)
+		if err := r.commit(l, next); err != nil {
+			t.Errorf("%s hang: %v", tt.hangs, err)
+		}
+		if r.unconfirmed != tt.unconfirmed {
+			t.Errorf("%s hang: %d are counted as not confirmed, want %d", tt.hangs, r.unconfirmed, tt.unconfirmed)
+		}
+		for _, s := range hang {
+			s.Continue()
+		}
+		m.End()
+		r.settled()
+		if got := r.grant(k); got != next {
+			t.Errorf("%s hang: there is %q", tt.hangs, got)
+		}
+	}
+}
+
 // TestWhatHasEndedIsForgotten: a group's list does not grow by what has ended. Where that may be at another master it is looked for once it is much, or something depends on it.
 func TestWhatHasEndedIsForgotten(t *testing.T) {
 	ctx := context.Background()
