@@ -171,7 +171,7 @@ func (c *cache) fill(s *slot, e *entry) {
 	e.confirmed.Store(max(e.confirmed.Load(), was.confirmed.Load()))
 	e.trouble.Store(was.trouble.Load()) // how its refresh does
 	e.refreshFrom.Store(max(e.refreshFrom.Load(), was.refreshFrom.Load()))
-	if c.old(was, c.clock.Now().At) {
+	if now := c.clock.Now().At; c.old(was, now) && !c.old(e, now) {
 		l.wake(&l.changed)
 	}
 }
@@ -265,8 +265,19 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 	return len(ids)
 }
 
+// lapsed reports whether nothing that was read of a token can be served, and has this process have nothing of it then. Whoever reads asks that before all
+// else: what is rejected stays so, however old the reading is and whatever fails after it.
+func (c *cache) lapsed(key broker.TokenKey, s seen) bool {
+	if decide(s.view.Token, c.clock.Now().Wall, need{}) != fetch {
+		return false
+	}
+	c.outdate(key, s)
+	return true
+}
+
 // outdate drops what this process has of a token of which was read that there is none any more that could be served: it is not served for a store that
-// goes away then. What only this process has is none of it, unless it has arrived there.
+// goes away then, and whoever has read it before does not put it in place again where it is rejected. What only this process has is none of it, unless it
+// has arrived there.
 func (c *cache) outdate(key broker.TokenKey, s seen) {
 	there := s.view.Token
 	c.drop(key.Credential, func(e *entry) bool {
@@ -279,10 +290,13 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
-		case e.succeeds(s.view.Mark) && s.at <= e.made.At:
+		case e.succeeds(s.view.Mark) && s.at <= e.made.At, e.mark.TokenRevision == s.view.Mark.TokenRevision:
 			return false
 		}
-		return e.mark.TokenRevision != s.view.Mark.TokenRevision
+		if there != nil && there.Rejected {
+			e.line.moves.drop(droppedID(e.issued.ID))
+		}
+		return true
 	}, false)
 }
 

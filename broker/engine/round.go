@@ -88,21 +88,26 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		}
 		return nil, nil, p.b.storeFailure(p.key.name, err)
 	}
-	if !p.b.stoodSince(s.at) {
-		p.stood = 0
-	} else if p.stood++; p.stood <= stoodMost {
-		return nil, nil, errAgain
-	}
 	p.b.cache.learn(p.l, s.view.Credential, s.at, s.moved)
-	if s.view.Credential.Revision != t.credential.Revision {
-		return nil, nil, errAgain
-	}
 	if p.b.cache.undelivered(p.l, s.view.Token) {
 		rejected := *s.view.Token
 		rejected.Rejected = true
 		s.view.Token = &rejected
 	}
-	e, err := p.act(ctx, t, s)
+	if s.view.Credential.Revision != t.credential.Revision {
+		p.b.cache.lapsed(t.token, s)
+		return nil, nil, errAgain
+	}
+	stored, err := p.found(t, s) // however old it is: what comes next may fail
+	if err != nil {
+		return nil, nil, err
+	}
+	if !p.b.stoodSince(s.at) {
+		p.stood = 0
+	} else if p.stood++; p.stood <= stoodMost {
+		return nil, nil, errAgain
+	}
+	e, err := p.act(ctx, t, s, stored)
 	return e, &s, err
 }
 
@@ -134,13 +139,9 @@ func (p *pursuit) unwant() {
 	}
 }
 
-// act does the step that is planned for what a round has read.
-func (p *pursuit) act(ctx context.Context, t target, s seen) (*entry, error) {
+// act does the step that is planned for what a round has read. stored is the entry of that; nil: it cannot be served.
+func (p *pursuit) act(ctx context.Context, t target, s seen, stored *entry) (*entry, error) {
 	b, now := p.b, p.b.clock.Now()
-	stored, err := p.found(t, s)
-	if err != nil {
-		return nil, err
-	}
 	good := stored != nil && decide(s.view.Token, now.Wall, p.need) != fetch
 	local := b.cache.peekFor(t)
 	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
@@ -205,13 +206,14 @@ func (p *pursuit) recheck(ctx context.Context, c broker.Credential, err error) e
 // found has what has been read, where it can be served, take the place of whatever this process has of that token, and returns its entry, whatever the
 // flight needs: what fails later fails with it in the cache. nil: it cannot be served, and what was there before is over.
 func (p *pursuit) found(t target, s seen) (*entry, error) {
-	b, now := p.b, p.b.clock.Now().Wall
-	if decide(s.view.Token, now, need{}) != fetch {
-		// Where the definition presents something that this token does not have, another is needed.
-		if a, err := b.offer(t, s.view.Token, s.view.Mark); err == nil {
-			return b.cache.found(p.l, a, s, decide(s.view.Token, now, p.need) != fetch)
-		}
+	b := p.b
+	if b.cache.lapsed(t.token, s) {
+		return nil, nil
 	}
+	if a, err := b.offer(t, s.view.Token, s.view.Mark); err == nil {
+		return b.cache.found(p.l, a, s, decide(s.view.Token, b.clock.Now().Wall, p.need) != fetch)
+	}
+	// The definition presents something that this token does not have: another is needed.
 	b.cache.outdate(t.token, s)
 	return nil, nil
 }

@@ -251,8 +251,12 @@ func (b *Broker) standing(ctx context.Context, by *broker.Caller, l *line, key l
 		if err != nil {
 			return stored{}
 		}
-		v, err := b.store.Read(bounded, to.token, "")
-		return stored{v.Token, err == nil}
+		s := seen{at: b.clock.Now().At}
+		if s.view, err = b.store.Read(bounded, to.token, ""); err != nil {
+			return stored{}
+		}
+		b.cache.lapsed(to.token, s) // else it would be served again, should the store go away now
+		return stored{s.view.Token, true}
 	})
 	if err != nil || f.wait(ctx) != nil {
 		return nil, false
