@@ -11,6 +11,7 @@ import (
 	procv3 "github.com/envoyproxy/go-control-plane/envoy/service/ext_proc/v3"
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 
+	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
 
@@ -38,5 +39,5 @@ type Broker interface {
 func Register(srv grpc.ServiceRegistrar, b Broker) {
 	authv3.RegisterAuthorizationServer(srv, &authorization{broker: b})
 	procv3.RegisterExternalProcessorServer(srv, &processor{broker: b})
-	secretv3.RegisterSecretDiscoveryServiceServer(srv, &secrets{broker: b})
+	secretv3.RegisterSecretDiscoveryServiceServer(srv, &secrets{broker: b, clock: broker.NewClock(nil)})
 }

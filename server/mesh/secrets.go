@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ import (
 type secrets struct {
 	secretv3.UnimplementedSecretDiscoveryServiceServer
 	broker Broker
+	clock  *broker.Clock
 }
 
 const (
@@ -35,6 +37,13 @@ const (
 	successorWithin = 2 * time.Second
 	// fromBefore is the id, which no token has, of whatever an Envoy has when its stream begins. So a watch says at once which token is good, or that none of those before is.
 	fromBefore = "from before"
+	// lookFirst is how long after a question that brought no answer it is asked again, at first; it doubles, up to lookMost.
+	lookFirst = time.Second
+	lookMost  = time.Minute
+	// asleepMost is for how long an end is waited for at once: timers stand while a machine sleeps.
+	asleepMost = time.Minute
+	// never is after every other moment.
+	never broker.Moment = math.MaxInt64
 )
 
 // StreamSecrets implements secretv3.SecretDiscoveryServiceServer. A stream has one secret, as Envoy opens one for each: what it takes is counted by streams. It ends with what there is to say of
@@ -115,8 +124,12 @@ type secret struct {
 	// sent is how often; version and value are what was sent last.
 	sent           int
 	version, value string
-	// ends is when the life of the token is over that it has, and due when it is to be empty, because that was invalidated. Zero: not, as far as is known.
-	ends, due time.Time
+	// ends is when the life of the token is over that it has, and due when it is to be empty, because that was invalidated; never: not, as far as is known.
+	clock     *broker.Clock
+	ends, due broker.Moment
+	// again is when it is asked once more what the Envoy is to have, and failed how often in a row nobody could tell; never: that is known.
+	again  broker.Moment
+	failed int
 }
 
 // follow has the Envoy have what the broker would answer to a call for a token, until ctx ends, or something is to be said. A watch says that this may be another answer now, or when a token was
@@ -128,10 +141,10 @@ func (s *secrets) follow(ctx context.Context, name, version string, stream secre
 		return err
 	}
 	r.KnownTokenId = fromBefore
-	is := &secret{name: name, header: header, stream: stream, ends: endOf(version)}
+	is := &secret{name: name, header: header, stream: stream, clock: s.clock, ends: endOf(version, s.clock.Now()), due: never, again: never}
 	type happened struct {
 		*tokenbrokerv1.WatchTokenResponse
-		at time.Time
+		at broker.Moment
 	}
 	news, over := make(chan happened), make(chan error, 1)
 	watching, done := context.WithCancel(ctx)
@@ -140,7 +153,7 @@ func (s *secrets) follow(ctx context.Context, name, version string, stream secre
 		defer done() // who waits for an answer is told why there is none
 		over <- s.broker.WatchFor(ctx, r, func(e *tokenbrokerv1.WatchTokenResponse) error {
 			select {
-			case news <- happened{e, time.Now()}:
+			case news <- happened{e, s.clock.Now().At}:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
@@ -150,12 +163,15 @@ func (s *secrets) follow(ctx context.Context, name, version string, stream secre
 	for {
 		select {
 		case e := <-news:
-			if e.GetInvalidatedTokenId() != "" && is.due.IsZero() {
+			if e.GetInvalidatedTokenId() != "" && is.due == never {
 				is.due = e.at.Add(successorWithin)
 			}
-		case <-is.end():
+		case <-is.timer():
+			if s.clock.Now().At < is.next() {
+				continue
+			}
 		case err := <-over:
-			if ctx.Err() == nil && (!cannotTell(err) || is.over() || !is.due.IsZero()) {
+			if ctx.Err() == nil && (!cannotTell(err) || is.over() || is.due != never) {
 				err = cmp.Or(is.push("", ""), err)
 			}
 			return err
@@ -166,20 +182,26 @@ func (s *secrets) follow(ctx context.Context, name, version string, stream secre
 	}
 }
 
-// look finds out what the Envoy is to have, and waits for that no longer than until it is due.
+// look finds out what the Envoy is to have, and waits for that no longer than until it is due. Where nobody can tell, it is asked again: the watch has nothing more to say of what it has told.
 func (s *secrets) look(ctx context.Context, is *secret, r *tokenbrokerv1.WatchTokenRequest) error {
-	by := is.due
-	if by.IsZero() {
-		by = time.Now().Add(successorWithin)
+	within := successorWithin
+	if is.due != never {
+		within = is.due.Sub(s.clock.Now().At)
 	}
-	bounded, cancel := context.WithDeadline(ctx, by)
+	bounded, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	t, left, err := s.broker.CurrentFor(bounded, r)
-	switch {
-	case err == nil && left > 0:
+	if err == nil && left > 0 {
 		return is.has(t, left)
-	case err == nil, bounded.Err() == nil && !cannotTell(err), is.over():
-		return is.push("", "")
+	}
+	known := err == nil || bounded.Err() == nil && !cannotTell(err)
+	if known || is.over() {
+		if err := is.push("", ""); err != nil {
+			return err
+		}
+	}
+	if !known {
+		is.later()
 	}
 	return nil
 }
@@ -206,7 +228,7 @@ func (s *secret) has(t *tokenbrokerv1.Token, left time.Duration) error {
 		}))
 	}
 	err := s.push(versionOf(t), value)
-	s.ends = time.Now().Add(left)
+	s.ends = s.clock.Now().At.Add(left)
 	return err
 }
 
@@ -217,35 +239,41 @@ func versionOf(t *tokenbrokerv1.Token) string {
 	return t.GetTokenId() + until + t.GetExpireTime().AsTime().Format(time.RFC3339Nano)
 }
 
-// endOf is when the token of a version ends; zero: it does not say.
-func endOf(version string) time.Time {
+// endOf is when the token of a version ends; never: it does not say.
+func endOf(version string, now broker.Instant) broker.Moment {
 	_, end, _ := strings.Cut(version, until)
-	at, _ := time.Parse(time.RFC3339Nano, end) // zero where it is none
-	return at
+	at, err := time.Parse(time.RFC3339Nano, end)
+	if err != nil {
+		return never
+	}
+	return now.At.Add(at.Sub(now.Wall))
 }
 
 // over reports whether what the Envoy has may be used no more.
-func (s *secret) over() bool {
-	now := time.Now()
-	return !s.ends.IsZero() && !now.Before(s.ends) || !s.due.IsZero() && !now.Before(s.due)
+func (s *secret) over() bool { return s.clock.Now().At >= min(s.ends, s.due) }
+
+// later has it be asked again what the Envoy is to have.
+func (s *secret) later() {
+	s.again = s.clock.Now().At.Add(min(lookFirst<<s.failed, lookMost))
+	s.failed = min(s.failed+1, 6)
 }
 
-// end is when that is so.
-func (s *secret) end() <-chan time.Time {
-	at := s.ends
-	if at.IsZero() || !s.due.IsZero() && s.due.Before(at) {
-		at = s.due
-	}
-	if at.IsZero() {
+// next is when that is to be asked; never: once the watch says something.
+func (s *secret) next() broker.Moment { return min(s.ends, s.due, s.again) }
+
+// timer is a timer for then, or for before.
+func (s *secret) timer() <-chan time.Time {
+	next := s.next()
+	if next == never {
 		return nil
 	}
-	return time.After(time.Until(at))
+	return time.After(min(next.Sub(s.clock.Now().At), asleepMost))
 }
 
 // push sends a secret, unless that is what was sent last. What was known of the former one is over with it.
 func (s *secret) push(version, value string) error {
 	same := s.sent > 0 && s.version == version && s.value == value
-	s.version, s.value, s.ends, s.due = version, value, time.Time{}, time.Time{}
+	s.version, s.value, s.ends, s.due, s.again, s.failed = version, value, never, never, never, 0
 	if same {
 		return nil
 	}

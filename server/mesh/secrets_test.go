@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +20,8 @@ import (
 	"github.com/tokenbroker/tokenbroker/broker"
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
+
+func secretsOf(b Broker) *secrets { return &secrets{broker: b, clock: broker.NewClock(nil)} }
 
 type play = func(ctx context.Context, send func(*tokenbrokerv1.WatchTokenResponse) error) error
 
@@ -265,12 +268,12 @@ func TestWhatAnEnvoyHas(t *testing.T) {
 				d.in <- []string{c.secret} // it acknowledges
 				ended := make(chan error, 1)
 				go func() {
-					ended <- (&secrets{broker: &watched{plays: map[string]play{"a": func(ctx context.Context, send func(*tokenbrokerv1.WatchTokenResponse) error) error {
+					ended <- secretsOf(&watched{plays: map[string]play{"a": func(ctx context.Context, send func(*tokenbrokerv1.WatchTokenResponse) error) error {
 						return c.play(ctx, func(e *tokenbrokerv1.WatchTokenResponse) error {
 							defer synctest.Wait() // until it is found out what that means
 							return send(e)
 						})
-					}}}}).StreamSecrets(d)
+					}}}).StreamSecrets(d)
 				}()
 				<-time.After(2 * time.Hour)
 				close(d.in)
@@ -297,7 +300,7 @@ func TestWhatIsInvalidatedAtOnce(t *testing.T) {
 		d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now()}
 		d.in <- []string{"a"}
 		ended := make(chan error, 1)
-		go func() { ended <- (&secrets{broker: w}).StreamSecrets(d) }()
+		go func() { ended <- secretsOf(w).StreamSecrets(d) }()
 		<-time.After(time.Minute)
 		close(d.in)
 		<-ended
@@ -323,7 +326,7 @@ func TestATokenThatLivesOn(t *testing.T) {
 		d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now()}
 		d.in <- []string{"a"}
 		ended := make(chan error, 1)
-		go func() { ended <- (&secrets{broker: w}).StreamSecrets(d) }()
+		go func() { ended <- secretsOf(w).StreamSecrets(d) }()
 		<-time.After(time.Hour)
 		close(d.in)
 		<-ended
@@ -352,7 +355,7 @@ func TestASuccessorStays(t *testing.T) {
 			d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now()}
 			d.in <- []string{"a"}
 			ended := make(chan error, 1)
-			go func() { ended <- (&secrets{broker: w}).StreamSecrets(d) }()
+			go func() { ended <- secretsOf(w).StreamSecrets(d) }()
 			<-time.After(2 * time.Minute)
 			close(d.in)
 			<-ended
@@ -389,7 +392,7 @@ func TestAnEnvoyComesAgain(t *testing.T) {
 				d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now(), version: versionOf(token("one", c.left).GetToken())}
 				d.in <- []string{"a"}
 				ended := make(chan error, 1)
-				go func() { ended <- (&secrets{broker: w}).StreamSecrets(d) }()
+				go func() { ended <- secretsOf(w).StreamSecrets(d) }()
 				<-time.After(time.Hour)
 				close(d.in)
 				<-ended
@@ -399,6 +402,99 @@ func TestAnEnvoyComesAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A mute is a watched that cannot tell what an Envoy is to have, from a time until another.
+type mute struct {
+	*watched
+	kind        broker.Kind
+	from, until time.Time
+}
+
+func (m *mute) CurrentFor(ctx context.Context, r *tokenbrokerv1.WatchTokenRequest) (*tokenbrokerv1.Token, time.Duration, error) {
+	if now := time.Now(); now.Before(m.from) || !now.Before(m.until) {
+		return m.watched.CurrentFor(ctx, r)
+	}
+	if m.kind == broker.UpstreamSlow { // it does not answer
+		<-ctx.Done()
+	}
+	return nil, 0, &broker.Failure{Kind: m.kind}
+}
+
+// values are the secrets that it has had.
+func (d *discovery) values() (all []string) {
+	for _, s := range d.sent {
+		_, value, _ := strings.Cut(s, "=")
+		value, _, _ = strings.Cut(value, " ")
+		all = append(all, value)
+	}
+	return all
+}
+
+// TestWhatNobodyCouldTellIsAskedAgain: a watch tells of a token once, and what hinders the Envoy from having it then passes.
+func TestWhatNobodyCouldTellIsAskedAgain(t *testing.T) {
+	for _, kind := range []broker.Kind{broker.CallerLimited, broker.StoreUnavailable, broker.AuditUnavailable, broker.UpstreamSlow} {
+		for name, c := range map[string]struct {
+			from, until time.Duration
+			want        []string
+		}{
+			"of the first":                            {0, time.Minute, []string{"one", "two"}},
+			"of the successor":                        {time.Hour, time.Hour + time.Minute, []string{"one", "two"}},
+			"of the successor, until after the end":   {time.Hour, 2 * time.Hour, []string{"one", "", "two"}},
+			"of the first, until there is a next one": {0, time.Hour + time.Minute, []string{"two"}},
+		} {
+			t.Run(kind.Name()+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := &watched{plays: map[string]play{"a": func(ctx context.Context, send func(*tokenbrokerv1.WatchTokenResponse) error) error {
+						_ = send(token("one", 90*time.Minute))
+						<-time.After(time.Hour)
+						_ = send(token("two", 12*time.Hour))
+						<-ctx.Done()
+						return ctx.Err()
+					}}}
+					d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now()}
+					m := &mute{w, kind, d.at.Add(c.from), d.at.Add(c.until)}
+					d.in <- []string{"a"}
+					ended := make(chan error, 1)
+					go func() { ended <- secretsOf(m).StreamSecrets(d) }()
+					<-time.After(3 * time.Hour)
+					close(d.in)
+					<-ended
+					if !slices.Equal(d.values(), c.want) {
+						t.Errorf("it had %q, want %q", d.sent, c.want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestAMachineThatSleptTakesAnEndedTokenAway: timers and the monotonic clock stand meanwhile.
+func TestAMachineThatSleptTakesAnEndedTokenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watched{plays: map[string]play{"a": func(ctx context.Context, send func(*tokenbrokerv1.WatchTokenResponse) error) error {
+			_ = send(token("one", 12*time.Hour))
+			<-ctx.Done()
+			return ctx.Err()
+		}}}
+		d := &discovery{ctx: t.Context(), in: make(chan []string, 1), at: time.Now()}
+		m := &mute{w, broker.StoreUnavailable, d.at.Add(time.Second), d.at.Add(24 * time.Hour)}
+		var slept atomic.Int64
+		s := &secrets{broker: m, clock: broker.NewClock(func() (time.Time, time.Duration) {
+			return time.Now().Add(time.Duration(slept.Load())), time.Since(d.at)
+		})}
+		d.in <- []string{"a"}
+		ended := make(chan error, 1)
+		go func() { ended <- s.StreamSecrets(d) }()
+		<-time.After(10 * time.Minute)
+		slept.Store(int64(12 * time.Hour))
+		<-time.After(2 * time.Minute)
+		close(d.in)
+		<-ended
+		if want := []string{"one", ""}; !slices.Equal(d.values(), want) {
+			t.Errorf("it had %q, want %q", d.sent, want)
+		}
+	})
 }
 
 // TestAStreamHasOneSecret: what an Envoy has of the broker is counted by its streams.
@@ -413,7 +509,7 @@ func TestAStreamHasOneSecret(t *testing.T) {
 			for _, names := range all {
 				d.in <- names
 			}
-			if err := (&secrets{broker: w}).StreamSecrets(d); broker.KindOf(err) != broker.RequestInvalid {
+			if err := secretsOf(w).StreamSecrets(d); broker.KindOf(err) != broker.RequestInvalid {
 				t.Errorf("%v: it ended with %v", all, err)
 			}
 			close(d.in)
