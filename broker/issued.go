@@ -51,6 +51,14 @@ func (t *Issued) Shift(d time.Duration) {
 	}
 }
 
+// Told makes its times, which are by the wall clock as it was at an instant, those of the wall clock as it is now: somebody may have set it back since. It returns a copy.
+func (t Issued) Told(at, now Instant) Issued {
+	if back := at.Steady(now).Sub(now.Wall); back > jump {
+		t.Shift(-back)
+	}
+	return t
+}
+
 // ExpirySource says how far a token's expiry can be trusted.
 type ExpirySource int
 

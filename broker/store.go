@@ -203,7 +203,7 @@ func (g Grant) MayBeSpent() bool { return g.Uncertain || !g.Marker.IsZero() }
 
 // An Outcome is what a successful exchange brought.
 type Outcome struct {
-	// Token is nil where only the grant is to be kept.
+	// Token is nil where only the grant is to be kept. Its times are by the wall clock as it is when the outcome is given to the store.
 	Token *Issued
 	// Failure is why there is no token that anybody could use, remembered for the key; nil: nothing is.
 	Failure *Remembered

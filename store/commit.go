@@ -10,16 +10,18 @@ import (
 // Commit implements broker.Lease. Token is true also for a token whose life was over before it could be stored: it would be
 // gone by now.
 func (l *lease) Commit(ctx context.Context, o broker.Outcome) (broker.Committed, error) {
-	stored, shown, _, err := l.commit(ctx, o, false)
+	told := l.s.clock.Now()
+	stored, shown, _, err := l.commit(ctx, o, told, false)
 	if err == nil && (stored.Grant || l.spends && !o.RefreshToken.IsZero() && !l.followed) {
-		l.keepCommit(o, shown, stored.Grant) // a failover may bring back what it spent, also where that was replaced, or deleted, by somebody else
+		l.keepCommit(o, told, shown, stored.Grant) // a failover may bring back what it spent, also where that was replaced, or deleted, by somebody else
 	}
 	return stored, err
 }
 
 // commit is Commit; again: after what it had stored may have been undone. Then it applies only where the grant is still the
-// one that the lease was taken for. shown is the revision of the grant as it is then; made: it was changed now.
-func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (stored broker.Committed, shown Revision, made bool, err error) {
+// one that the lease was taken for. told is when what it stores was told: the token's times are by the wall clock of then. shown is the revision of the grant as it is
+// then; made: it was changed now.
+func (l *lease) commit(ctx context.Context, o broker.Outcome, told broker.Instant, again bool) (stored broker.Committed, shown Revision, made bool, err error) {
 	err = l.end(ctx, again, func(b *changing) (err error) {
 		stored, shown, made = broker.Committed{}, Revision{}, false
 		if b == nil {
@@ -52,7 +54,7 @@ func (l *lease) commit(ctx context.Context, o broker.Outcome, again bool) (store
 				b.failKey(l, *o.Failure)
 			}
 			if o.Token != nil && c.Epoch == l.epoch && (stored.Grant || b.heldBy(l)) {
-				if stored.Token, err = b.commitToken(l, *o.Token); err != nil {
+				if stored.Token, err = b.commitToken(l, o.Token.Told(told, b.s.clock.Now())); err != nil {
 					return err
 				}
 			}

@@ -56,17 +56,18 @@ type keptChange struct {
 	// kept.mu.
 	place    Place
 	revision Revision
-	// commit is the lease of a commit, and outcome what its exchange brought; nil: it is a drop.
+	// commit is the lease of a commit, and outcome what its exchange brought, as was told then; nil: it is a drop.
 	commit  *lease
 	outcome broker.Outcome
+	told    broker.Instant
 	match   broker.Match
 	// unstored: the store did not take it, so that one which it took counts more.
 	unstored bool
 }
 
 // keepCommit keeps a commit of a grant, or what could have been one: where the grant that it replaces is back, it is. shown is the revision of the
-// grant's row; zero: not known.
-func (l *lease) keepCommit(o broker.Outcome, shown Revision, stored bool) {
+// grant's row; zero: not known. told is as for commit.
+func (l *lease) keepCommit(o broker.Outcome, told broker.Instant, shown Revision, stored bool) {
 	if l.s.shared == nil {
 		return
 	}
@@ -78,7 +79,7 @@ func (l *lease) keepCommit(o broker.Outcome, shown Revision, stored bool) {
 	taken.left, o.Attempts = nil, nil
 	l.s.keep(keptChange{
 		name: l.key.Credential, replaced: replacement{kindGrant, l.generation}, before: replacement{kindGrant, before.Predecessor.id()},
-		commit: &taken, outcome: o, unstored: !stored, place: Place{l.s.credentialGroup(l.key.Credential), grantKey(l.key)}, revision: shown,
+		commit: &taken, outcome: o, told: told, unstored: !stored, place: Place{l.s.credentialGroup(l.key.Credential), grantKey(l.key)}, revision: shown,
 	})
 }
 
@@ -186,11 +187,11 @@ func (s *Store) again(ctx context.Context, c *keptChange, replaced replacement) 
 	}
 	l := *c.commit
 	l.generation = replaced.id // or the one before it, which is spent too
-	_, shown, made, err := l.commit(ctx, c.outcome, true)
+	_, shown, made, err := l.commit(ctx, c.outcome, c.told, true)
 	if err != nil || !made {
 		return false, err
 	}
-	l.keepCommit(c.outcome, shown, true)
+	l.keepCommit(c.outcome, c.told, shown, true)
 	return true, nil
 }
 

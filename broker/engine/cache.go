@@ -179,12 +179,12 @@ func (c *cache) fill(s *slot, e *entry) {
 // entryOf makes an entry without caching it.
 func (c *cache) entryOf(l *line, a offer, asOf broker.Moment, moved movedTo) *entry {
 	now := c.clock.Now()
-	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, moved: moved, made: now, serial: serials.Add(1)}
+	e := &entry{offer: a, line: l, count: c.hits(a.facts.Name), asOf: asOf, moved: moved, made: now.At, serial: serials.Add(1)}
 	e.bytes = bytesOf(a)
 	e.defined.Store(a.revision)
 	e.confirmed.Store(int64(asOf))
 	e.tried.Store(int64(broker.Never))
-	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(now.Wall))))
+	e.refreshFrom.Store(int64(now.At.Add(a.issued.RefreshAt.Sub(e.wall(now)))))
 	if a.local { // it is there because the store could not be asked, and another takes its place as soon as it can
 		if k := l.known.Load(); k != nil { // it is relied on for as long as the credential is
 			e.confirmed.Store(k.confirmed.Load())
@@ -268,7 +268,7 @@ func (c *cache) drop(name broker.CredentialName, match func(*entry) bool, change
 // lapsed reports whether nothing that was read of a token can be served, and has this process have nothing of it then. Whoever reads asks that before all
 // else: what is rejected stays so, however old the reading is and whatever fails after it.
 func (c *cache) lapsed(key broker.TokenKey, s seen) bool {
-	if decide(s.view.Token, c.clock.Now().Wall, need{}) != fetch {
+	if decide(s.view.Token, s.wall(c.clock.Now()), need{}) != fetch {
 		return false
 	}
 	c.outdate(key, s)
@@ -290,7 +290,7 @@ func (c *cache) outdate(key broker.TokenKey, s seen) {
 			return false
 		case e.local:
 			return there != nil && there.Rejected && there.ID == e.issued.ID
-		case e.succeeds(s.view.Mark) && s.at <= e.made.At, e.mark.TokenRevision == s.view.Mark.TokenRevision:
+		case e.succeeds(s.view.Mark) && s.at <= e.made, e.mark.TokenRevision == s.view.Mark.TokenRevision:
 			return false
 		}
 		if there != nil && there.Rejected {

@@ -34,7 +34,7 @@ func (p *pursuit) succeeded(ctx context.Context, t target, end *pending, s seen,
 	}
 	b.savesBehind(ctx, t, p.place.LeaveWith(unfit).News)
 	moved := p.l.moves.now() // the commit is decided on what is stored then: only what comes after counts against what it stores
-	done, err := b.commit(ctx, end, o, p.local(o))
+	done, err := b.commit(ctx, end, o, shown.told, p.local(o))
 	p.l.wake(&p.l.ended)
 	switch {
 	case errors.Is(err, errUnstored):

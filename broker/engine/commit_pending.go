@@ -38,9 +38,20 @@ type pending struct {
 // A storing is one try to bring a pending to the store.
 type storing func(context.Context) (broker.Committed, error)
 
-// committing stores what an exchange brought, failing why it brought nothing, and release says that nothing was sent.
-func (p *pending) committing(o broker.Outcome) storing {
-	return traced("commit", func(ctx context.Context) (broker.Committed, error) { return p.lease.Commit(ctx, o) })
+// committing stores what an exchange brought, whose token was issued at an instant, failing why it brought nothing, and release says that nothing was sent.
+func (p *pending) committing(clock *broker.Clock, o broker.Outcome, told broker.Instant) storing {
+	return traced("commit", func(ctx context.Context) (broker.Committed, error) {
+		return p.lease.Commit(ctx, outcomeNow(clock, o, told))
+	})
+}
+
+// outcomeNow is an outcome with its token's times by the wall clock as it is now.
+func outcomeNow(clock *broker.Clock, o broker.Outcome, told broker.Instant) broker.Outcome {
+	if o.Token != nil {
+		t := o.Token.Told(told, clock.Now())
+		o.Token = &t
+	}
+	return o
 }
 
 func (p *pending) failing(r broker.FailureRecord) storing {
@@ -132,12 +143,12 @@ func (b *Broker) behind(ctx context.Context, p *pending, must bool, after time.D
 	})
 }
 
-// commit commits. What hangs on a refresh token goes on until it is stored: nobody is given an access token whose refresh token is not. A flight waits
+// commit commits what an exchange brought, whose token was issued at an instant. What hangs on a refresh token goes on until it is stored: nobody is given an access token whose refresh token is not. A flight waits
 // only a while for what goes on: a token that is still valid must not be hidden by one that is not stored yet. Where local says so, a token that hangs on
 // none is not waited for: errUnstored. Where the store is this broker's own and takes nothing, as on a full disk, whoever asks is told at once: nobody
 // waits for somebody to make room.
-func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, local bool) (broker.Committed, error) {
-	store := p.committing(o)
+func (b *Broker) commit(ctx context.Context, p *pending, o broker.Outcome, told broker.Instant, local bool) (broker.Committed, error) {
+	store := p.committing(b.clock, o, told)
 	done, err := b.once(ctx, p, store)
 	if err == nil {
 		return done, nil
@@ -190,7 +201,7 @@ func (b *Broker) commitBehind(ctx context.Context, o broker.Outcome, e *entry) {
 			o.Token = nil
 		}
 		asked, moved = b.clock.Now().At, e.line.moves.now()
-		return e.pending.lease.Commit(ctx, o)
+		return e.pending.lease.Commit(ctx, outcomeNow(b.clock, o, e.told))
 	})
 	arrived := func(done broker.Committed, err error) { b.cache.arrived(e, done, err, asked, moved) }
 	b.behind(ctx, e.pending, false, storeRetry, store, func(done broker.Committed, err error) {

@@ -19,8 +19,8 @@ type entry struct {
 	asOf broker.Moment
 	// moved is what its line had moved to before that.
 	moved movedTo
-	// made is when the entry was made: the token's times are by the wall clock of then.
-	made broker.Instant
+	// made is when the entry was made.
+	made broker.Moment
 	// astray: it was on its way to the store, and nobody knows whether it has arrived. What the store first says ends it.
 	astray atomic.Bool
 	// defined is the revision of the definitions as of which it is what its own says.
@@ -39,7 +39,7 @@ type entry struct {
 }
 
 // wall is the time of day that the token's times are held against.
-func (e *entry) wall(now broker.Instant) time.Time { return e.made.Steady(now) }
+func (e *entry) wall(now broker.Instant) time.Time { return e.told.Steady(now) }
 
 // ended reports whether the token's life is over.
 func (e *entry) ended(now broker.Instant) bool { return !e.wall(now).Before(e.issued.ExpireAt) }
@@ -52,7 +52,7 @@ func (e *entry) follows(was *entry, better bool) bool {
 	case was.astray.Load(), e.succeeds(was.mark):
 		return true
 	case was.succeeds(e.mark):
-		return was.local && better || !was.local && e.asOf > was.made.At
+		return was.local && better || !was.local && e.asOf > was.made
 	}
 	return e.asOf >= was.asOf
 }

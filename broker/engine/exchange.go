@@ -219,14 +219,15 @@ func (b *Broker) fit(ctx context.Context, t target, a broker.Answer, before *bro
 		}
 	}()
 	id := b.tokenID(t.credential, a.Values["token"])
+	now := b.clock.Now()
 	issued := issue(a, t.facts, t.chosen, id, before, rand.Float64()) //nolint:gosec // jitter needs no secrecy
-	shown, err := b.offer(t, issued, broker.Mark{})
+	shown, err := b.offer(t, issued, now, broker.Mark{})
 	switch {
 	case err != nil:
 		var f *broker.Failure
 		errors.As(err, &f) // it is one
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: f.Detail}
-	case !b.clock.Now().Wall.Before(issued.ExpireAt):
+	case !now.Wall.Before(issued.ExpireAt):
 		return shown, &broker.UpstreamError{Level: broker.LevelResponse, Detail: "the token that it gave has expired already"}
 	}
 	for _, r := range []broker.Secret{a.RefreshToken, presented} {

@@ -65,8 +65,13 @@ type seen struct {
 	ended <-chan struct{}
 	moved movedTo
 	heard uint64
-	at    broker.Moment
+	// at is when that began, and told the same: times that were read are by the wall clock of then.
+	at   broker.Moment
+	told broker.Instant
 }
+
+// wall is the time of day that times which were read are held against.
+func (s seen) wall(now broker.Instant) time.Time { return s.told.Steady(now) }
 
 // round looks once at everything, and does the one thing that is to be done. errAgain: look again. It returns what it has read as well;
 // nil: it did not get to it.
@@ -80,7 +85,8 @@ func (p *pursuit) round(ctx context.Context) (*entry, *seen, error) {
 		return nil, nil, p.recheck(ctx, c, err)
 	}
 	p.want(t)
-	s := seen{ended: p.l.ends(), moved: p.l.moves.now(), heard: p.l.heard.Load(), at: p.b.clock.Now().At}
+	now := p.b.clock.Now()
+	s := seen{ended: p.l.ends(), moved: p.l.moves.now(), heard: p.l.heard.Load(), at: now.At, told: now}
 	s.view, err = p.b.store.Read(ctx, t.token, t.upstream) // it also puts in place again what a failover has undone
 	if err != nil {
 		if broker.KindOf(err) == broker.NotFound {
@@ -142,7 +148,7 @@ func (p *pursuit) unwant() {
 // act does the step that is planned for what a round has read. stored is the entry of that; nil: it cannot be served.
 func (p *pursuit) act(ctx context.Context, t target, s seen, stored *entry) (*entry, error) {
 	b, now := p.b, p.b.clock.Now()
-	good := stored != nil && decide(s.view.Token, now.Wall, p.need) != fetch
+	good := stored != nil && decide(s.view.Token, s.wall(now), p.need) != fetch
 	local := b.cache.peekFor(t)
 	if local != nil && local.local && local.mark == s.view.Mark && !good { // the store has none still
 		b.cache.confirm(local, s.at)
@@ -210,8 +216,8 @@ func (p *pursuit) found(t target, s seen) (*entry, error) {
 	if b.cache.lapsed(t.token, s) {
 		return nil, nil
 	}
-	if a, err := b.offer(t, s.view.Token, s.view.Mark); err == nil {
-		return b.cache.found(p.l, a, s, decide(s.view.Token, b.clock.Now().Wall, p.need) != fetch)
+	if a, err := b.offer(t, s.view.Token, s.told, s.view.Mark); err == nil {
+		return b.cache.found(p.l, a, s, decide(s.view.Token, s.wall(b.clock.Now()), p.need) != fetch)
 	}
 	// The definition presents something that this token does not have: another is needed.
 	b.cache.outdate(t.token, s)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/broker/engine"
+	"github.com/tokenbroker/tokenbroker/store"
+	"github.com/tokenbroker/tokenbroker/store/storetest"
 )
 
 // defaulting gives a selection without scopes those of the credential's defaults.
@@ -66,6 +68,79 @@ func TestNoTokenEndsLaterForAClockThatIsSetBack(t *testing.T) {
 						if again := w.mustGet("main", ask).Token; again.ID == first {
 							t.Errorf("served past its hour, until in %v", again.ExpireTime.Sub(s.now()))
 						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestNoTokenEndsLaterForAClockThatIsSetBackOnItsWay: between the upstream's answer and the store's, a token's end is a time of a day that is no more. Neither who serves it then nor who reads it
+// later gives it more than it was given for.
+func TestNoTokenEndsLaterForAClockThatIsSetBackOnItsWay(t *testing.T) {
+	const life = time.Minute
+	for when, hooks := range map[string]func(once func() bool) storetest.Hooks{
+		"before it is stored": func(once func() bool) storetest.Hooks {
+			return storetest.Hooks{BeforeApply: func(_ context.Context, b store.Batch) error {
+				_ = b.Finish && once()
+				return nil
+			}}
+		},
+		"when it is stored": func(once func() bool) storetest.Hooks {
+			return storetest.Hooks{AfterApply: func(_ context.Context, b store.Batch) error {
+				_ = b.Finish && once()
+				return nil
+			}}
+		},
+		"before it is stored at the second try": func(once func() bool) storetest.Hooks {
+			return storetest.Hooks{BeforeApply: func(_ context.Context, b store.Batch) error {
+				if b.Finish && once() {
+					return store.Unavailable("it takes nothing, once")
+				}
+				return nil
+			}}
+		},
+	} {
+		for where, backend := range map[string]func() store.Backend{
+			"alone":  func() store.Backend { return storetest.NewMemory() },
+			"shared": func() store.Backend { return storetest.NewReplicas(1)[0] },
+		} {
+			t.Run(when+", "+where, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s, up := &sleeper{}, &upstream{answer: issues(life)}
+					up.complete()
+					faults := storetest.NewFaults(backend())
+					kept, err := store.New(faults.Whole(), newKeys(t), store.Options{Clock: s.clock()})
+					if err != nil {
+						t.Fatal(err)
+					}
+					clocked := func(x *engine.Settings) { x.Clock = s.clock() }
+					w, later := &world{t: t, up: up, store: kept}, &world{t: t, up: up, store: kept}
+					w.start(clocked, grace(5*time.Minute))
+					w.create("main", nil)
+					synctest.Wait()
+					var set atomic.Bool
+					faults.Set(hooks(func() bool {
+						if set.Swap(true) {
+							return false
+						}
+						s.slept.Store(int64(-time.Hour))
+						return true
+					}))
+					began := time.Now()
+					_, _ = w.get("main")
+					if !set.Load() {
+						t.Fatal("nothing was stored")
+					}
+					sleep(life / 2)
+					later.start(clocked, grace(5*time.Minute))
+					for range 12 {
+						for who, is := range map[string]*world{"who got it": w, "who reads it": later} {
+							if token := is.mustGet("main").Token; token.AccessToken.Reveal() == "token-1" && time.Since(began) >= life {
+								t.Errorf("%s serves it after %v", who, time.Since(began))
+							}
+						}
+						sleep(life / 4)
 					}
 				})
 			})

@@ -38,6 +38,8 @@ type target struct {
 type offer struct {
 	target
 	issued *broker.Issued
+	// told is when it was issued, or read: its times are by the wall clock of then.
+	told broker.Instant
 	// token is what callers get, and rendering what Settings.Render made of it.
 	token     *broker.Token
 	rendering any
@@ -135,9 +137,9 @@ func (b *Broker) tokenID(c broker.Credential, token broker.Secret) string {
 	return hex.EncodeToString(id[:16])
 }
 
-// offer makes what callers get of a token.
-func (b *Broker) offer(t target, issued *broker.Issued, mark broker.Mark) (offer, error) {
-	a := offer{target: t, issued: issued, mark: mark}
+// offer makes what callers get of a token, whose times are by the wall clock of an instant.
+func (b *Broker) offer(t target, issued *broker.Issued, told broker.Instant, mark broker.Mark) (offer, error) {
+	a := offer{target: t, issued: issued, told: told, mark: mark}
 	why := ""
 	shown, err := t.definition.Present(t.credential, t.chosen, *issued)
 	if err == nil {

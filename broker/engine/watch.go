@@ -251,7 +251,8 @@ func (b *Broker) standing(ctx context.Context, by *broker.Caller, l *line, key l
 		if err != nil {
 			return stored{}
 		}
-		s := seen{at: b.clock.Now().At}
+		now := b.clock.Now()
+		s := seen{at: now.At, told: now}
 		if s.view, err = b.store.Read(bounded, to.token, ""); err != nil {
 			return stored{}
 		}

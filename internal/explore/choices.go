@@ -30,7 +30,7 @@ const (
 //	down D           it answers 503 to all for so long
 //	deaf D           the broker hears nothing of what others change
 //	asleep D         the machine sleeps: as stop, and its monotonic clock stands
-//	ahead D          the broker's wall clock is ahead from now on
+//	ahead D          the broker's wall clock is ahead from now on; -D: it was set back
 //	call OP@B        somebody asks broker B; see callers.go
 var (
 	anywhere = []Action{"after 1", "after 4", "hold 3s", "crash", "stop 3s", "stop 20s", "away 3s", "cut 20s"}
@@ -44,7 +44,7 @@ var (
 	ofChecks  = []Action{"fail", "hold 3s", "stop 3s"}
 
 	// ofClocks are about the machine's clock.
-	ofClocks = []Action{"asleep 40s", "ahead 10m"}
+	ofClocks = []Action{"asleep 40s", "ahead 10m", "ahead -10m", "ahead -20s"}
 
 	// ops are what callers do of which the scenario's own script says nothing, and whether they go to the same broker or another.
 	ops = []string{"reject", "stale", "invalidate", "drop", "delete", "recreate", "rotate", "seed", "impatient", "test", "watch", "term"}

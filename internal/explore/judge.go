@@ -233,7 +233,7 @@ func (w *world) judgeFailure(q question, err error, now time.Time) {
 	switch {
 	case kind == broker.Canceled || kind == broker.ShuttingDown || kind == broker.NotFound && w.exists != yes:
 	case w.mayBeGone: // a deletion that was told to have failed may take effect late
-	case slices.ContainsFunc(w.clocks, func(c clock) bool { return c.ahead > 0 }): // what has ended by one's clock may be replaced for all
+	case slices.ContainsFunc(w.clocks, func(c clock) bool { return c.ahead != 0 }): // what has ended by one's clock may be replaced for all
 	case !w.vendor.issued[h.token].sent.After(w.changed): // what was asked for before a change is not owed after it
 	case !valid || w.refused[h.token] || q.request.RejectedTokenID == w.lastID || w.undone:
 	default:

@@ -76,6 +76,10 @@ var regressions = []struct {
 	{"owned: 1 view#3 = call test@0; 0 acquire#2 = failover 1 0s", markerUndone},
 	// A test that read that a token was replaced dropped it, and kept no other.
 	{"three: 2 view#1 = stop 20s; 2 acquire#1 = call test@0; 2 commit#1 = readonly 6s; 2 read#2 = away 3s", ""},
+	// A token was stored, and served, for longer than it lives, because the clock was set back before it was stored, or stored again.
+	{"outage: 0 answer#1 = stop 20s; 0 commit#1 = ahead -20s", ""},
+	{"three: 0 acquire#2 = failover 1 70s; 0 commit#14 = ahead -10m", ""},
+	{"watch: 0 answer#1 = away 70s; 0 commit#4 = ahead -10m", ""},
 
 	// What looked like a broken promise, and was none.
 	{"rotating: 1 answer#1 = stop 9s; 1 view#5 = stop 20s", ""},
