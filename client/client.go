@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -35,6 +36,8 @@ type Client struct {
 	mu     sync.Mutex
 	closed bool
 	all    sync.WaitGroup
+	// sources are those that somebody has.
+	sources map[kind]weak.Pointer[Source]
 }
 
 // ErrClosed is what a Source of a closed Client says.

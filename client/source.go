@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -101,14 +103,48 @@ func WithOrigin(origin string) SourceOption { return func(s *Source) { s.origin 
 // the first token on. Without it a token that somebody else has invalidated is used until the API refuses it, or it is refreshed.
 func WithWatch() SourceOption { return func(s *Source) { s.watches = true } }
 
-// Source returns a source of a credential's tokens. Make one for each credential and selection, and keep it: what it has in memory is what it saves. It asks for
-// nothing until it is asked.
+// Source returns the source of a credential's tokens, with these options. While one with the same ones is in use it is that one: whoever asks for the same shares a token, and a
+// stream. Keep it, for what nobody has any more forgets its token. It asks for nothing until it is asked.
 func (c *Client) Source(credential string, options ...SourceOption) *Source {
 	s := &Source{c: c, request: &tokenbrokerv1.GetTokenRequest{Credential: credential}}
 	for _, o := range options {
 		o(s)
 	}
+	is := s.is()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if same := c.sources[is].Value(); same != nil {
+		return same
+	}
+	if c.sources == nil {
+		c.sources = map[kind]weak.Pointer[Source]{}
+	}
+	c.sources[is] = weak.Make(s)
+	runtime.AddCleanup(s, c.forget, is)
 	return s
+}
+
+// A kind is what Sources have in common that are one.
+type kind struct {
+	request, origin string
+	watches         bool
+}
+
+func (s *Source) is() kind {
+	request, err := proto.MarshalOptions{Deterministic: true}.Marshal(s.request)
+	if err != nil { // a text is no UTF-8: the broker is not asked, whoever has it
+		request = []byte(err.Error())
+	}
+	return kind{string(request), s.origin, s.watches}
+}
+
+// forget is called when nobody has a Source any more.
+func (c *Client) forget(is kind) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sources[is].Value() == nil { // else there is another one since
+		delete(c.sources, is)
+	}
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -326,6 +327,52 @@ func TestATokenPrintsAsItsID(t *testing.T) {
 	out.Write(data)
 	if strings.Contains(out.String(), "secret-") || !strings.Contains(out.String(), token.ID) {
 		t.Errorf("printed:\n%s", &out)
+	}
+}
+
+// TestSourcesOfTheSameAreOne: who makes one for each request has the token of the last one all the same, as long as somebody has that. Others are others.
+func TestSourcesOfTheSameAreOne(t *testing.T) {
+	b := clienttest.New(t)
+	b.Has("main", clienttest.Bearer("main", ""))
+	c := b.Client(t)
+	kept := c.Source("main", client.WithScopes("a", "b"), client.WithParameter("x", "1"), client.WithParameter("y", "2"))
+	for range 100 {
+		mustToken(t, c.Source("main", client.WithParameter("y", "2"), client.WithParameter("x", "1"), client.WithScopes("a", "b")))
+	}
+	if n := b.Asked("main"); n != 1 {
+		t.Errorf("the broker was asked %d times", n)
+	}
+	for what, other := range map[string]*client.Source{
+		"scopes": c.Source("main", client.WithScopes("a")), "no scopes": c.Source("main"), "an origin": c.Source("main", client.WithOrigin("https://api.example.com")), "a watch": c.Source("main", client.WithWatch()),
+		"another client": b.Client(t).Source("main", client.WithScopes("a", "b"), client.WithParameter("x", "1"), client.WithParameter("y", "2")),
+	} {
+		if other == kept {
+			t.Errorf("%s: it is the same Source", what)
+		}
+	}
+	runtime.KeepAlive(kept)
+}
+
+// TestASourceThatNobodyHasIsForgotten: names that come and go fill no memory.
+func TestASourceThatNobodyHasIsForgotten(t *testing.T) {
+	b := clienttest.New(t)
+	c := b.Client(t)
+	gone := make(chan struct{}, 1)
+	for i := range 1000 {
+		if s := c.Source(fmt.Sprint("name-", i)); i == 0 {
+			runtime.AddCleanup(s, func(chan struct{}) { gone <- struct{}{} }, gone)
+		}
+	}
+	for until := time.Now().Add(time.Minute); ; {
+		runtime.GC()
+		select {
+		case <-gone:
+			return
+		case <-time.After(10 * time.Millisecond):
+			if time.Now().After(until) {
+				t.Fatal("the Client holds a Source that nobody has")
+			}
+		}
 	}
 }
 

@@ -161,7 +161,7 @@ func lastUsed(all []*client.Source, id string) []int64 {
 	return last
 }
 
-// TestManySources: services with many Sources each, in processes of their own. A Source asks once for each of its tokens, and one that watches not even that: what is invalidated none of them
+// TestManySources: services with many Sources each, in processes of their own. Those of one process ask once for each of their tokens, and those that watch not even that: what is invalidated none of them
 // answers any more, and all have the next one. SOURCES is how many each of twenty has (500 make ten thousand), and has the figures printed.
 func TestManySources(t *testing.T) {
 	services, each, rounds := 4, 50, 1
@@ -202,8 +202,8 @@ func TestManySources(t *testing.T) {
 	for range 3 {
 		asked(plain)
 	}
-	if n := r.answered() - before; n != services*each {
-		t.Errorf("%d sources have asked %d times for one token", services*each, n)
+	if n := r.answered() - before; n != services {
+		t.Errorf("%d sources of %d processes have asked %d times for one token", services*each, services, n)
 	}
 
 	watching := start(true)
