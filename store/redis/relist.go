@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -22,11 +24,38 @@ func (k keys) listedKeys() string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`).Replace(k.prefix) + "{*}:" + string(kindListed)
 }
 
+// A key that is moved while all masters are gone over may be at none of them when that is looked at. So they are gone over again until each slot had one master all the while:
+// relistMost times, relistPause apart.
+const (
+	relistMost  = 3
+	relistPause = time.Second
+)
+
+var errSlotsMove = store.Unavailable("slots of the Redis Cluster are being moved, or nobody has them, and a credential there may be missed: try again once `redis-cli --cluster check` finds nothing wrong")
+
 // Relist implements store.Shared. It goes over all keys of all masters. What it could not look at keeps it from nothing else, and it fails afterwards.
 func (db *DB) Relist(ctx context.Context) (int, error) {
+	added := 0
+	for round := range relistMost {
+		if round > 0 {
+			select {
+			case <-time.After(relistPause):
+			case <-ctx.Done():
+				return added, store.Ended(ctx)
+			}
+		}
+		n, all, err := db.relistAll(ctx)
+		if added += n; all || err != nil {
+			return added, err
+		}
+	}
+	return added, errSlotsMove
+}
+
+// relistAll is Relist, once. all: no key can have been missed.
+func (db *DB) relistAll(ctx context.Context) (added int, all bool, err error) {
 	var mu sync.Mutex
 	var unknown error
-	added := 0
 	look := func(ctx context.Context, c redis.Cmdable) error {
 		for cursor := uint64(0); ; {
 			found, next, err := c.Scan(ctx, cursor, db.keys.listedKeys(), scanCount).Result()
@@ -48,19 +77,72 @@ func (db *DB) Relist(ctx context.Context) (int, error) {
 			}
 		}
 	}
-	err := store.Ended(ctx)
+	err, all = store.Ended(ctx), true
 	switch {
 	case err != nil:
 	case db.cluster != nil:
-		err = db.cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return look(ctx, c) })
+		var had slots
+		err = db.cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			before, unsaid := claim(ctx, c)
+			if err := cmp.Or(look(ctx, c), unsaid); err != nil {
+				return err
+			}
+			after, err := claim(ctx, c)
+			if after == before {
+				mu.Lock()
+				defer mu.Unlock()
+				had.add(after)
+			}
+			return err
+		})
+		all = had.once()
 	default:
 		err = look(ctx, db.client)
 	}
 	if err == nil {
-		return added, someUnknown(failed(ctx, unknown))
+		err = someUnknown(failed(ctx, unknown))
 	}
-	return added, failed(ctx, err)
+	return added, all, failed(ctx, err)
 }
+
+// claim is what a master says of itself in CLUSTER NODES: since which change it has slots (its epoch), and which; in brackets those that are on their way.
+func claim(ctx context.Context, c *redis.Client) (string, error) {
+	said, err := c.ClusterNodes(ctx).Result()
+	if refusedBy(err, "NOPERM") {
+		return "", store.Unavailable("Redis does not let this user look which master has which slots (CLUSTER NODES): see docs/redis.md for its ACL")
+	}
+	for line := range strings.Lines(said) {
+		f := strings.Fields(line) // id, address, flags, its master, two times, epoch, link, slots
+		if len(f) >= 8 && slices.Contains(strings.Split(f[2], ","), "myself") {
+			return f[6] + " " + strings.Join(f[8:], " "), nil
+		}
+	}
+	return "", err
+}
+
+// slots are how many masters have each slot.
+type slots [16384]int
+
+// add adds a master's claim. One with a slot that is on its way does not count: its slots are nobody's then.
+func (s *slots) add(claim string) {
+	if strings.Contains(claim, "[") {
+		return
+	}
+	for i, part := range strings.Fields(claim) {
+		from, to, ranged := strings.Cut(part, "-")
+		if !ranged {
+			to = from
+		}
+		first, _ := strconv.Atoi(from)
+		last, err := strconv.Atoi(to)
+		for n := first; i > 0 && err == nil && n <= last && n < len(s); n++ { // the first part is the epoch
+			s[n]++
+		}
+	}
+}
+
+// once reports whether each slot has one master.
+func (s *slots) once() bool { return !slices.ContainsFunc(s[:], func(n int) bool { return n != 1 }) }
 
 // relist adds to the index what the listed rows with these keys say, and it lacks. It does what it can, and fails where something is not known.
 func (db *DB) relist(ctx context.Context, found []string) (int, error) {

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 	"github.com/tokenbroker/tokenbroker/internal/redistest"
@@ -233,6 +236,106 @@ func TestAPartThatIsAwayKeepsNothingElseFromBeingListedAgain(t *testing.T) {
 	}
 	if n, err := db.Relist(t.Context()); n != 0 || broker.KindOf(err) != broker.StoreUnavailable {
 		t.Errorf("relisted %d, %v; want that not all can be looked at", n, err)
+	}
+}
+
+// scanning has a master do something before it is gone over, and after.
+type scanning struct{ before, after func() }
+
+func (h scanning) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h scanning) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (h scanning) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		scan, ok := cmd.(*redis.ScanCmd)
+		if !ok {
+			return next(ctx, cmd)
+		}
+		h.before()
+		err := next(ctx, cmd)
+		if _, cursor := scan.Val(); cursor == 0 {
+			h.after()
+		}
+		return err
+	}
+}
+
+// TestWhatIsMovedMeanwhileIsListedAgain: a slot goes from a master that is gone over last to one that was gone over before, so that neither has its credential then.
+func TestWhatIsMovedMeanwhileIsListedAgain(t *testing.T) {
+	c := redistest.StartCluster(t)
+	db := holding(t, "redis+cluster://"+strings.Join(c.Addrs(), ","), "a", "b", "c", "d", "e", "f")
+	key := db.keys.rows(groupOf("a"))
+	from := c.MasterFor(key).Addr()
+	m := c.Move(key)
+	var others sync.WaitGroup
+	var moves sync.Once
+	err := db.cluster.ForEachMaster(t.Context(), func(_ context.Context, one *redis.Client) error {
+		if one.Options().Addr == from {
+			one.AddHook(scanning{func() {
+				moves.Do(func() {
+					others.Wait()
+					m.Take(m.Keys(1000)...)
+					m.End()
+				})
+			}, func() {}})
+			return nil
+		}
+		others.Add(1)
+		one.AddHook(scanning{func() {}, sync.OnceFunc(others.Done)})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.client.ZRem(t.Context(), db.keys.index(), entry(store.Listing{Name: "a", Incarnation: [16]byte{1}}, groupOf("a"))).Err(); err != nil {
+		t.Fatal(err)
+	}
+	db.wantRelisted(t, 1)
+	db.wantNames(t, "a1", "b1", "c1", "d1", "e1", "f1")
+}
+
+// TestWhileASlotIsOpenItIsNotSaidThatAllAreListed, and what is found is listed all the same.
+func TestWhileASlotIsOpenItIsNotSaidThatAllAreListed(t *testing.T) {
+	c := redistest.StartCluster(t)
+	db := holding(t, "redis+cluster://"+strings.Join(c.Addrs(), ","), "a", "b", "c")
+	m := c.Move(db.keys.rows(groupOf("a")))
+	if err := db.client.Del(t.Context(), db.keys.index()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := db.Relist(t.Context()); broker.KindOf(err) != broker.StoreUnavailable || !strings.Contains(err.Error(), "slots of the Redis Cluster are being moved") {
+		t.Errorf("relisted %d, %v; want that slots are being moved", n, err)
+	}
+	db.wantNames(t, "a1", "b1", "c1")
+	m.Take(m.Keys(1000)...)
+	m.End()
+	db.wantRelisted(t, 0)
+}
+
+// TestNothingIsMissedWhereEachSlotHasOneMaster, and none of them is on its way.
+func TestNothingIsMissedWhereEachSlotHasOneMaster(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		claims []string
+		want   bool
+	}{
+		{"all have one", []string{"1 0-5460", "3 5461 5463-10000", "2 5462 10001-16383", "4 "}, true},
+		{"one has none", []string{"1 0-5460", "2 5462-16383"}, false},
+		{"one has two", []string{"1 0-5461", "2 5461-16383"}, false},
+		{"one has two, and another none", []string{"1 0-5461", "2 5461-16382"}, false},
+		{"one goes", []string{"1 0-5460 [77->-b]", "2 5461-16383"}, false},
+		{"one comes", []string{"1 0-5460", "2 5461-16383 [77-<-a]"}, false},
+		{"nothing is said", nil, false},
+	} {
+		var had slots
+		for _, c := range tt.claims {
+			had.add(c)
+		}
+		if got := had.once(); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
+		}
 	}
 }
 
