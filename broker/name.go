@@ -70,7 +70,7 @@ func checkElement(field, e string) error {
 	if e == "" {
 		return invalid(field, "an empty element; leave it out")
 	}
-	if strings.Contains(e, " ") {
+	if strings.ContainsFunc(e, unicode.IsSpace) {
 		return invalid(field, "an element with a blank in it: give each as an element of its own")
 	}
 	return CheckText(field, e)

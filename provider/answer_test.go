@@ -426,6 +426,19 @@ func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 	}
 }
 
+// TestWhatWasGrantedIsReadWhateverSeparatesIt: a policy is held against each of them.
+func TestWhatWasGrantedIsReadWhateverSeparatesIt(t *testing.T) {
+	for _, join := range []string{" ", ",", ", ", ";"} {
+		for _, granted := range []string{"a.send b.read", "a.send,b.read", "a.send, b.read", "a.send" + join + "b.read", "a.send\u00a0b.read"} {
+			v := newVendor(t, jsonSays(`{"access_token": "t", "scope": "`+granted+`"}`))
+			a, err := v.obtain(v.define(oauth+"\nscopes: {join: '"+join+"'}"), credential(client), broker.Selection{})
+			if want := []string{"a.send", "b.read"}; err != nil || !slices.Equal(a.Scopes, want) {
+				t.Errorf("joined by %q, answered %q: got %q, %v", join, granted, a.Scopes, err)
+			}
+		}
+	}
+}
+
 // TestAScopeThatATerminalObeysIsNone: callers print what they were granted.
 func TestAScopeThatATerminalObeysIsNone(t *testing.T) {
 	v := newVendor(t, jsonSays(`{"access_token": "t", "scope": ["read accounts", "a\u001b[31m", "b\u009b", "c\u202e", "\u0000", "über"]}`))

@@ -49,8 +49,8 @@ func scopesOf(v value, s *set) []string {
 }
 
 func granted(v value, s *set) []string {
+	var out []string
 	if l, ok := v.v.([]any); ok {
-		var out []string
 		for _, x := range l {
 			out = append(out, jsondoc.Text(x))
 		}
@@ -60,7 +60,11 @@ func granted(v value, s *set) []string {
 	if s != nil && s.join != "" {
 		join = s.join
 	}
-	return splitScopes(v.String(), join)
+	// Upstreams answer with blanks (RFC 6749 section 3.3) or commas, however they want to be asked.
+	for x := range strings.SplitSeq(v.String(), join) {
+		out = append(out, strings.FieldsFunc(x, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })...)
+	}
+	return out
 }
 
 // bearerTypes are what upstreams call a token that is shown as RFC 6750 section 2.1 has it, in lower case and without what separates words.

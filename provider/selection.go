@@ -242,10 +242,10 @@ func (s *set) choose(field string, asked, stored broker.Set, v *values) (broker.
 	if asked.Empty() {
 		asked = stored
 	}
-	// What is sent with the separator in it is two: one key for one token.
-	if slices.ContainsFunc(asked.List(), func(e string) bool { return s.join != "" && strings.Contains(e, s.join) }) {
+	// What is sent with the separator in it is two, with blanks around that or without: one key for one token.
+	if by := cmp.Or(strings.TrimSpace(s.join), s.join); by != "" && slices.ContainsFunc(asked.List(), func(e string) bool { return strings.Contains(e, by) }) {
 		var err error
-		if asked, err = broker.ParseSet(field, splitScopes(joinSet(asked, s.join), s.join)); err != nil {
+		if asked, err = broker.ParseSet(field, splitScopes(joinSet(asked, by), by)); err != nil {
 			return broker.Set{}, err
 		}
 	}

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,6 +113,23 @@ func TestScopesInOneTextAreSeveral(t *testing.T) {
 	}
 	if got, err := d.Select(credential(nil), broker.Selection{Scopes: joined}); err != nil || got.Scopes != apart {
 		t.Errorf("got %v %v, want two scopes", got.Scopes, err)
+	}
+}
+
+// TestASeparatorIsOneWithoutItsBlanks: an upstream that reads them generously takes one for two.
+func TestASeparatorIsOneWithoutItsBlanks(t *testing.T) {
+	d := newVendor(t, nil).define("scopes: {join: ', '}\nobtain: {oauth2: https://example.com/t, auth: none}")
+	joined, err := broker.ParseSet("scopes", []string{"b,a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Select(credential(nil), broker.Selection{Scopes: joined}); err != nil || !slices.Equal(got.Scopes.List(), []string{"a", "b"}) {
+		t.Errorf("got %v %v, want two scopes", got.Scopes, err)
+	}
+	for _, blank := range []string{" ", "\u00a0", "\u2003", "\u3000", "\u2028"} {
+		if got, err := broker.ParseSet("scopes", []string{"a" + blank + "b"}); err == nil {
+			t.Errorf("%q is taken for %v", blank, got.List())
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ const (
 	slashes form = "/"
 	dots    form = "."
 	uris    form = "/:"
+	// words are scopes, of which some take two for one that stand behind a comma.
+	words form = " ,"
 )
 
 // A pattern is held against whole texts, byte for byte. `*` is one or more bytes within a segment, `**` at the end one or more last segments.
@@ -57,7 +59,7 @@ func parsePattern(text string, f form) (pattern, error) {
 		return p, nil
 	}
 	body, isRest := strings.CutSuffix(text, "**")
-	if strings.Contains(text, "**") && f == whole {
+	if strings.Contains(text, "**") && (f == whole || f == words) {
 		return p, errFlat
 	}
 	if isRest {
@@ -175,18 +177,34 @@ func (s *segment) matches(text string, f form) bool {
 	return len(text) > len(last) && strings.HasSuffix(text, last)
 }
 
-// astray reports whether a segment of a path is `.` or `..`, also encoded: who reads it goes to another place than is written.
+// astray reports whether a segment of a path is `.` or `..`, also encoded, or has such a one behind what some read as a slash: who reads it goes to another place than is written. What
+// parameters, a query or a fragment follow is a segment as well.
 func astray(segment string, f form) bool {
-	if !f.separates('/') || len(segment) > len("%2e%2e") {
+	if !f.separates('/') {
 		return false
 	}
+	if !strings.ContainsAny(segment, ".%") {
+		return false
+	}
+	for part := range strings.SplitSeq(asSlash.Replace(segment), "/") {
+		if leads(part) {
+			return true
+		}
+	}
+	return false
+}
+
+var asSlash = strings.NewReplacer(`\`, "/", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", ";", "/", "?", "/", "#", "/")
+
+// leads reports whether it is one or two dots.
+func leads(part string) bool {
 	n := 0
-	for rest := segment; rest != ""; n++ {
+	for ; part != ""; n++ {
 		switch {
-		case rest[0] == '.':
-			rest = rest[1:]
-		case len(rest) >= 3 && strings.EqualFold(rest[:3], "%2e"):
-			rest = rest[3:]
+		case part[0] == '.':
+			part = part[1:]
+		case len(part) >= 3 && strings.EqualFold(part[:3], "%2e"):
+			part = part[3:]
 		default:
 			return false
 		}
