@@ -2,9 +2,9 @@ package mesh
 
 import (
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	tokenbrokerv1 "github.com/tokenbroker/tokenbroker/gen/tokenbroker/v1"
 )
@@ -30,19 +30,25 @@ func headersOf(t *tokenbrokerv1.Token, cookies string) (set []field, remove []st
 	return set, remove
 }
 
-// withCookies is a Cookie header (RFC 6265 section 4.2.1) with ours in the place of those of the same names. Cookies of several lines an Envoy writes behind each other with a comma,
-// which some APIs read as that, too, and some decode names. What is no cookie, because it has a control character or half of a pair of quotes, is left out: some would read on into ours.
+// withCookies is a Cookie header (RFC 6265 section 4.2.1) with ours in the place of those that some may take for them. What is no cookie by that section is left out: readers differ in where
+// it ends, and some would read on into ours, or stop before it. Cookies of several lines an Envoy writes behind each other with a comma.
 func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 	named := func(name string) bool {
-		name = strings.TrimSpace(name)
-		plain := unescaped(name)
-		return slices.ContainsFunc(ours, func(o *tokenbrokerv1.Cookie) bool { return o.GetName() == name || o.GetName() == plain })
+		return slices.ContainsFunc(ours, func(o *tokenbrokerv1.Cookie) bool { return alike(name, o.GetName()) })
 	}
 	var out []string
-	for c := range strings.SplitSeq(header, ";") {
-		c = strings.TrimSpace(without(c, ",", named))
-		if c != "" && strings.Count(c, `"`)%2 == 0 && !strings.ContainsFunc(c, unicode.IsControl) {
-			out = append(out, c)
+	for part := range strings.SplitSeq(header, ";") {
+		all := strings.Split(part, ",")
+		for i, c := range all {
+			all[i] = strings.Trim(c, " \t")
+		}
+		if slices.ContainsFunc(all, func(c string) bool { return !isCookie.MatchString(c) }) {
+			continue
+		}
+		for _, c := range all {
+			if name, _, _ := strings.Cut(c, "="); !named(name) {
+				out = append(out, c)
+			}
 		}
 	}
 	for _, o := range ours {
@@ -51,11 +57,17 @@ func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 	return strings.Join(out, "; ")
 }
 
-// withQuery is a path with ours in the place of query parameters of the same names. The others stay as they were written. What some APIs read as a separator is one
-// (HTML 4.01 section B.2.2 has the semicolon).
+// isCookie is RFC 6265 section 4.1.1.
+var isCookie = regexp.MustCompile(`^[!#-'*+.^_` + "`" + `|~0-9A-Za-z-]+=("[!#-+.-:<-\[\]-~-]*"|[!#-+.-:<-\[\]-~-]*)$`)
+
+// withQuery is a path with ours in the place of query parameters that some may take for them. The others stay as they were written. What some APIs read as a separator is one
+// (HTML 4.01 section B.2.2 has the semicolon), and what is no percent-encoding is left out.
 func withQuery(path string, ours []*tokenbrokerv1.QueryParameter) string {
 	path, query, _ := strings.Cut(path, "?")
-	named := func(name string) bool { return means(name, ours) }
+	named := func(name string) bool {
+		_, err := url.QueryUnescape(name)
+		return err != nil || slices.ContainsFunc(ours, func(o *tokenbrokerv1.QueryParameter) bool { return alike(name, o.GetName()) })
+	}
 	var out []string
 	for p := range strings.SplitSeq(query, "&") {
 		if p = without(p, ";", named); p != "" {
@@ -76,16 +88,15 @@ func without(s, separator string, named func(name string) bool) string {
 	}), separator)
 }
 
-// means reports whether the name of a query parameter, as it is written, is that of one of ours.
-func means(written string, ours []*tokenbrokerv1.QueryParameter) bool {
-	name := unescaped(written)
-	return slices.ContainsFunc(ours, func(o *tokenbrokerv1.QueryParameter) bool { return o.GetName() == name })
-}
+// alike reports whether some may take a name, as it is written, for ours: they decode it, fold its case, end it at a bracket or a NUL, or make underscores of dots and blanks.
+func alike(written, ours string) bool { return plain(written) == plain(ours) }
 
-// unescaped is a name as its percent-encoding means it; what is none stays.
-func unescaped(written string) string {
-	if name, err := url.QueryUnescape(written); err == nil {
-		return name
+func plain(name string) string {
+	if s, err := url.QueryUnescape(name); err == nil {
+		name = s
 	}
-	return written
+	if i := strings.IndexAny(name, "[\x00"); i > 0 {
+		name = name[:i]
+	}
+	return strings.NewReplacer(".", "_", " ", "_").Replace(strings.ToLower(strings.TrimSpace(name)))
 }

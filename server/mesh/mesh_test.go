@@ -223,25 +223,30 @@ func TestWhatAClientSendsUnderATokensName(t *testing.T) {
 		"sid=mine":                      "sid=s=1",
 		"a=1; sid=mine; sid=mine; b=2":  "a=1; b=2; sid=s=1",
 		"a=1,sid=mine":                  "a=1; sid=s=1",
-		"a=1, sid=mine, b=2;c=3":        "a=1, b=2; c=3; sid=s=1",
+		"a=1, sid=mine, b=2;c=3":        "a=1; b=2; c=3; sid=s=1",
 		"sid=mine,a=1":                  "a=1; sid=s=1",
 		"sid; sid =mine;\tsid=mine,sid": "sid=s=1",
 		"%73id=mine; a=%73":             "a=%73; sid=s=1",
 		"a=1\tsid=mine; b=2":            "b=2; sid=s=1",
+		"a=b sid=mine; [":               "sid=s=1",
+		`@="\"; a=1`:                    "a=1; sid=s=1",
+		"\u00a0sid=mine; SID=mine":      "sid=s=1",
+		`a=!#-+.:<[]~; b="x y"; c=`:     "a=!#-+.:<[]~; c=; sid=s=1",
 		`a="1; b="2"; c=3`:              `b="2"; c=3; sid=s=1`,
-		"a=1,2,3; aside=4":              "a=1,2,3; aside=4; sid=s=1",
+		"a=1,2,3; aside=4":              "aside=4; sid=s=1",
 	} {
 		if got := withCookies(header, everything().GetCookies()); got != want {
 			t.Errorf("cookies %q: got %q, want %q", header, got, want)
 		}
 	}
 	for path, want := range map[string]string{
-		"/x":                            "/x?key=a+b%26c",
-		"/x?key=1&%6Bey=2&k%65y=3&b=4":  "/x?b=4&key=a+b%26c",
+		"/x":                           "/x?key=a+b%26c",
+		"/x?key=1&%6Bey=2&k%65y=3&b=4": "/x?b=4&key=a+b%26c",
+		"/x?KEY=1&key[]=2&key%00=3&%u006bey=4&keys=5": "/x?keys=5&key=a+b%26c",
 		"/x?x=1;key=mine":               "/x?x=1&key=a+b%26c",
 		"/x?key=mine;x=1;%6Bey=mine&&;": "/x?x=1&;&key=a+b%26c",
 		"/x?key;key&a=1;b=%20;c=+":      "/x?a=1;b=%20;c=+&key=a+b%26c",
-		"/x?x=%zz&monkey=4&k%zzey=5":    "/x?x=%zz&monkey=4&k%zzey=5&key=a+b%26c",
+		"/x?x=%zz&monkey=4&k%zzey=5":    "/x?x=%zz&monkey=4&key=a+b%26c",
 	} {
 		if got := withQuery(path, everything().GetQueryParameters()); got != want {
 			t.Errorf("path %q: got %q, want %q", path, got, want)
