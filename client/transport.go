@@ -123,7 +123,7 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 			base.Path += "/"
 		}
 		u := base.JoinPath(r.URL.EscapedPath())
-		if !strings.HasPrefix(u.Path+"/", base.Path) {
+		if !strings.HasPrefix(u.Path+"/", base.Path) || climbs(u.Path) {
 			return nil, fmt.Errorf("tokenbroker: %.100q is not below %s", r.URL.Path, base)
 		}
 		u.RawQuery, u.Fragment = r.URL.RawQuery, r.URL.Fragment
@@ -135,6 +135,16 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 		return nil, fmt.Errorf("tokenbroker: %s has tokens for %s, and this request is for %s", s.request.Credential, originOf(base), originOf(r.URL))
 	}
 	return out, nil
+}
+
+// climbs reports whether a path has a `..` in it, which some read behind a backslash or before parameters, too.
+func climbs(path string) bool {
+	for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if s, _, _ = strings.Cut(s, ";"); s == ".." || s == "." {
+			return true
+		}
+	}
+	return false
 }
 
 // dressed is a request with a token on.

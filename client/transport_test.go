@@ -307,6 +307,11 @@ func TestARedirectBackBringsNoToken(t *testing.T) {
 		"/here/../x":        {"/v1/x Bearer main-1"},
 		"/../../etc":        nil,
 		"/../v12":           nil,
+		"/%2e%2e/admin":     nil,
+		"/.%2e/admin":       nil,
+		`/..%5cadmin`:       nil,
+		"/..;/admin":        nil,
+		"/x/..y":            {"/v1/x/..y Bearer main-1"},
 	} {
 		for _, base := range []http.RoundTripper{nil, silent{}} {
 			seen = nil

@@ -493,7 +493,7 @@ var rows = []row{
 	{code: doctor.AuditPlain, name: "another host", says: "tcp://syslog.invalid:601 over plain TCP", before: func(p *patient) {
 		p.set("file: DIR/log/audit.jsonl", "file: DIR/log/audit.jsonl, syslog: tcp://syslog.invalid:601")
 	}},
-	{code: doctor.TracesPlain, name: "another host", says: "traces go to http://collector.invalid:4317 without TLS", before: func(p *patient) { p.settings += "traces: {collector: \"http://collector.invalid:4317\"}\n" }},
+	{code: doctor.TracesPlain, name: "another host", says: "traces go to collector.invalid:4317 without TLS", before: func(p *patient) { p.settings += "traces: {collector: \"HTTP://collector.invalid:4317\"}\n" }},
 	{code: doctor.AuditUnconfirmed, name: "a syslog alone", says: "which acknowledges nothing", before: func(p *patient) {
 		p.set("file: DIR/log/audit.jsonl", "syslog: tcp://"+swallower(p.t))
 	}},

@@ -79,6 +79,13 @@ class Answered:
         self.auth, self.token = auth, token
 
     def __call__(self, response, **how):
+        response = self._answered(response, **how)
+        if self.token and self.token.query_parameters:
+            response.headers.pop("location", None)  # where the API may have repeated, in any form, the address it was asked by
+            response.url = response.request.url = without_query(response.request.url, self.token)  # which errors say
+        return response
+
+    def _answered(self, response, **how):
         request = response.request
         if response.status_code == 401 and self.token:
             self.auth.reject(self.token)
@@ -95,10 +102,7 @@ class Answered:
             dress(request, token)
             self.token = token
             response = response.connection.send(request, **how)
-        if self.token and self.token.query_parameters:
-            response.headers.pop("location", None)  # where the API may have repeated, in any form, the address it was asked by
-            response.url = request.url = without_query(request.url, self.token)  # which errors say
-        elif response.is_redirect and self.token:
+        if response.is_redirect and self.token and not self.token.query_parameters:
             if is_in(self.token, response.headers["location"]):  # as where somebody is to come back to
                 del response.headers["location"]
                 return response

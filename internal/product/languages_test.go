@@ -278,6 +278,12 @@ func (r *languageRig) tries() {
 			}
 		}
 	}
+	r.revoke()
+	for _, got := range r.orders(order{URL: r.api.URL + "/members", Method: http.MethodPost, Stream: "once"}) {
+		if got.Status != http.StatusUnauthorized || said(got.Shown) {
+			t.Errorf("a token that is refused: got %+v", got)
+		}
+	}
 	r.seen = nil
 	r.orders(order{URL: r.api.URL + "/moved", Method: http.MethodDelete})
 	for _, q := range r.seen {

@@ -131,8 +131,10 @@ func (r *Report) redis(ctx context.Context, b Broker) {
 
 // upstreams looks at what is sent without TLS.
 func (r *Report) upstreams(ctx context.Context, s *settings.Settings) {
-	if host, plain := strings.CutPrefix(s.TracesCollector, "http://"); plain && !isHere(ctx, host) {
-		r.found(TracesPlain, "traces go to %s without TLS", s.TracesCollector)
+	if s.Collected() {
+		if address, tls, err := s.Collector(); err == nil && tls == nil && !isHere(ctx, address) {
+			r.found(TracesPlain, "traces go to %s without TLS", address)
+		}
 	}
 	for _, host := range s.UpstreamAllowHTTP {
 		if !isHere(ctx, host) {
