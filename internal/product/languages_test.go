@@ -241,7 +241,12 @@ func (r *languageRig) tries() {
 		t.Errorf("the upstream was asked %d times, want 3: once for each token", n)
 	}
 	r.revoke()
-	r.wants("a body that cannot be sent again", 401, order{URL: r.api.URL + "/members", Method: http.MethodPost, Stream: "once"})
+	refused := r.mustGet("officernd-main").GetAccessToken()
+	for _, got := range r.orders(order{URL: r.api.URL + "/members", Method: http.MethodPost, Stream: "once"}) {
+		if got.Status != http.StatusUnauthorized || got.Shown == "" || strings.Contains(got.Shown, refused) || strings.Contains(got.Shown, url.QueryEscape(refused)) {
+			t.Errorf("a body that cannot be sent again: got %+v", got)
+		}
+	}
 	r.seen = nil
 	if r.wants("the request after it", 200, members); len(r.seen) != 1 {
 		t.Errorf("it was sent %d times, want once: the token was rejected before", len(r.seen))
@@ -276,12 +281,6 @@ func (r *languageRig) tries() {
 			if q.URL.Path == "/" {
 				t.Errorf("%s: another origin was asked: %v %v", path, q.URL, q.Header)
 			}
-		}
-	}
-	r.revoke()
-	for _, got := range r.orders(order{URL: r.api.URL + "/members", Method: http.MethodPost, Stream: "once"}) {
-		if got.Status != http.StatusUnauthorized || said(got.Shown) {
-			t.Errorf("a token that is refused: got %+v", got)
 		}
 	}
 	r.seen = nil
