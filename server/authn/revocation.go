@@ -120,7 +120,7 @@ func parseLists(whose, file string, data []byte) (all []*revocationList, err err
 }
 
 var (
-	errRevoked = errors.New("the certificate, or one between it and its root, was revoked")
+	errRevoked = errors.New("the certificate, or an authority above it, was revoked")
 	errUnknown = errors.New("its issuer has no revocation list in crl_file that is signed by it and counts now: whether the certificate was revoked, nobody says")
 )
 
@@ -140,24 +140,38 @@ func unrevoked(chains [][]*x509.Certificate, by []authority, vouches int, now ti
 }
 
 // revoked says why a chain does not count; nil: it does. A list is its issuer's word, whichever trust has it: what one takes back is let in by no other. That there is a list that counts now,
-// of the issuer of each certificate but the root, is asked of the trust that vouches.
+// of the issuer of each certificate but the root, is asked of the trust that vouches. Of the root none is: who has put an authority into ca_file alone need not have the one above it.
 func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Time) error {
-	for i, c := range chain[:len(chain)-1] {
-		known, issuer := by[vouches].CRLFile == "", chain[i+1]
-		for of := range by {
-			for _, l := range by[of].lists {
-				if !l.signed(issuer) {
-					continue
-				}
-				if _, ok := l.serials[string(c.SerialNumber.Bytes())]; ok { // an old list is right about those that it has
-					return errRevoked
-				}
-				known = known || of == vouches && !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate)
-			}
+	root := len(chain) - 1
+	for i, c := range chain[:root] {
+		issuer := chain[i+1]
+		if takenBack(c, issuer, by) {
+			return errRevoked
 		}
-		if !known {
+		if by[vouches].CRLFile != "" && !slices.ContainsFunc(by[vouches].lists, func(l *revocationList) bool {
+			return !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate) && l.signed(issuer)
+		}) {
 			return errUnknown
 		}
 	}
+	for of := range by {
+		for _, issuer := range by[of].certificates {
+			// Its signature is looked at last: a root is seldom in a list, and there may be thousands of connections to be looked at.
+			if c := chain[root]; bytes.Equal(c.RawIssuer, issuer.RawSubject) && takenBack(c, issuer, by) && issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
+				return errRevoked
+			}
+		}
+	}
 	return nil
+}
+
+// takenBack reports whether a list of an issuer's has a certificate. An old one is right about those that it has.
+func takenBack(c, issuer *x509.Certificate, by []authority) bool {
+	serial := string(c.SerialNumber.Bytes())
+	return slices.ContainsFunc(by, func(a authority) bool {
+		return slices.ContainsFunc(a.lists, func(l *revocationList) bool {
+			_, has := l.serials[serial]
+			return has && l.signed(issuer)
+		})
+	})
 }

@@ -127,6 +127,81 @@ func TestRevokedByAnotherTrustsList(t *testing.T) {
 	open(t, staysToo)
 }
 
+// TestAnAuthorityThatIsRevokedIsBelievedNowhere: also where it stands in a ca_file itself, beside its root or without it, and whichever trust has the list. Who has its certificate connects no
+// more, and what is open ends, whether the authority is shown or not. Without a list that has it, it is believed as any other.
+func TestAnAuthorityThatIsRevokedIsBelievedNowhere(t *testing.T) {
+	root := must[*devcerts.Authority](t)(devcerts.NewAuthority("company", "", time.Hour))
+	namesake := must[*devcerts.Authority](t)(devcerts.NewAuthority("company", "", time.Hour))
+	issuing := must[*devcerts.Authority](t)(root.Below("issuing", time.Hour))
+	list := func(by *devcerts.Authority, revoked ...*devcerts.Authority) []byte {
+		var serials []*big.Int
+		for _, a := range revoked {
+			serials = append(serials, a.Certificate.SerialNumber)
+		}
+		return must[[]byte](t)(by.Revoke(time.Hour, nil, serials...))
+	}
+	of := func(all ...*devcerts.Authority) (file []byte) {
+		for _, a := range all {
+			file = append(file, a.PEM()...)
+		}
+		return file
+	}
+	shown := issue(t, issuing, time.Hour, func(c *x509.Certificate) { c.DNSNames = []string{"cart.svc.example"} })
+	alone := shown
+	shown.Certificate = slices.Concat(shown.Certificate, issuing.PEM())
+	direct := issue(t, root, time.Hour, func(c *x509.Certificate) { c.DNSNames = []string{"cart.svc.example"} })
+	for _, x := range []struct {
+		name          string
+		ca, lists     []byte // of the trust of the caller; without lists it has no crl_file
+		others        []byte // authorities of another trust, which has the list that changes
+		pair          devcerts.Pair
+		before, after []byte
+		stays         bool
+	}{
+		{"it is beside its root", of(root, issuing), nil, nil, shown, slices.Concat(list(root), list(issuing)), slices.Concat(list(root, issuing), list(issuing)), false},
+		{"it is beside its root, and not shown", of(root, issuing), nil, nil, alone, slices.Concat(list(root), list(issuing)), slices.Concat(list(root, issuing), list(issuing)), false},
+		{"another trust has its root", of(issuing), nil, of(root), shown, list(root), list(root, issuing), false},
+		{"another trust has its root, and its own has lists", of(issuing), list(issuing), of(root), shown, list(root), list(root, issuing), false},
+		{"another one is revoked", of(root, issuing), nil, nil, shown, slices.Concat(list(root), list(issuing)), slices.Concat(list(root, namesake), list(issuing)), true},
+		{"a namesake of its root takes it back", of(issuing), nil, of(root, namesake), shown, list(root), slices.Concat(list(root), list(namesake, issuing)), true},
+		{"of its root there is no list", of(issuing), nil, nil, shown, list(issuing), slices.Concat(list(issuing), list(namesake)), true},
+		{"a root takes itself back", of(root), nil, nil, direct, list(root), list(root, root), false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			dir := t.TempDir()
+			lists := writeTo(t, dir, "lists.pem", x.before)
+			all := []authn.Trust{{Name: "machines", CAFile: writeTo(t, dir, "ca.pem", x.ca), CRLFile: lists, Kind: broker.DNS, Names: []string{"*.svc.example"}}}
+			if x.others != nil {
+				all[0].CRLFile = ""
+				if x.lists != nil {
+					all[0].CRLFile = writeTo(t, dir, "own.pem", x.lists)
+				}
+				all = append(all, authn.Trust{Name: "people", CAFile: writeTo(t, dir, "others.pem", x.others), CRLFile: lists, Kind: broker.DNS, Names: []string{"*.ops.example"}})
+			}
+			r := newRig(t, all...)
+			watched := watch(t, r.once("services", r.config(&x.pair)))
+			changed := r.auth["services"].Changes()
+			if err := os.Rename(writeTo(t, dir, "next.pem", x.after), lists); err != nil {
+				t.Fatal(err)
+			}
+			within(t, changed, "the list is not read again")
+			want := codes.OK
+			if !x.stays {
+				want = codes.Unavailable
+				if err := within(t, watched, "a watch goes on whose authority was revoked"); status.Code(err) != codes.Unauthenticated {
+					t.Errorf("the watch: got %v", err)
+				}
+			}
+			if err := getToken(t, r.dial("services", r.config(&x.pair))); status.Code(err) != want {
+				t.Errorf("again: got %v, want %s", err, want)
+			}
+			if x.stays {
+				open(t, watched)
+			}
+		})
+	}
+}
+
 // TestListsThatSayLess: a list that is damaged, or says less than all of its issuer, does not count, and the former one does.
 func TestListsThatSayLess(t *testing.T) {
 	r := newRigOf(t, withLists)
