@@ -22,7 +22,7 @@ type revocationList struct {
 	serials map[string]struct{}
 
 	mu sync.Mutex
-	// by has whether an authority has signed it, by the digest of its certificate: to find out, all of the list is read.
+	// by has whether an authority has signed it, by the digest of its key: to find out, all of the list is read.
 	by map[[sha256.Size]byte]bool
 }
 
@@ -35,17 +35,17 @@ const (
 	listsOfOneMost = 16
 )
 
-// signed reports whether an authority has signed it.
+// signed reports whether an authority has signed it: by name and key. One authority may have several certificates, which say different things of what it may sign.
 func (l *revocationList) signed(by *x509.Certificate) bool {
 	if !bytes.Equal(l.RawIssuer, by.RawSubject) {
 		return false
 	}
-	digest := sha256.Sum256(by.Raw)
+	digest := sha256.Sum256(by.RawSubjectPublicKeyInfo)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	is, known := l.by[digest]
 	if !known {
-		is = l.CheckSignatureFrom(by) == nil
+		is = by.CheckSignature(l.SignatureAlgorithm, l.RawTBSRevocationList, l.Signature) == nil
 		if l.by == nil || len(l.by) >= signersMost {
 			l.by = map[[sha256.Size]byte]bool{}
 		}
@@ -148,9 +148,9 @@ func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Ti
 		if takenBack(c, issuer, by) {
 			return errRevoked
 		}
-		if by[vouches].CRLFile != "" && !slices.ContainsFunc(by[vouches].lists, func(l *revocationList) bool {
+		if by[vouches].CRLFile != "" && (!signsLists(issuer) || !slices.ContainsFunc(by[vouches].lists, func(l *revocationList) bool {
 			return !now.Before(l.ThisUpdate) && now.Before(l.NextUpdate) && l.signed(issuer)
-		}) {
+		})) {
 			return errUnknown
 		}
 	}
@@ -163,6 +163,11 @@ func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Ti
 		}
 	}
 	return nil
+}
+
+// signsLists reports whether an authority's certificate has it sign lists (RFC 5280 section 6.3.3 (f)). By another one, no list says that nothing else is revoked.
+func signsLists(issuer *x509.Certificate) bool {
+	return issuer.KeyUsage == 0 || issuer.KeyUsage&x509.KeyUsageCRLSign != 0
 }
 
 // takenBack reports whether a list of an issuer's has a certificate. An old one is right about those that it has.

@@ -143,6 +143,49 @@ func TestAListIsItsIssuersWord(t *testing.T) {
 	}
 }
 
+// TestAnIssuerIsItsNameAndItsKey: what it takes back is taken back by whichever of its certificates a trust believes it, also by one that has it sign no lists. By such a one no list is there
+// that counts.
+func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
+	p256 := elliptic.P256()
+	root := sign(t, p256, listing("root"), nil)
+	plain, renamed := signFor(t, root.key, caNamed("root"), nil), signFor(t, root.key, listing("renamed"), nil)
+	leaf, other := sign(t, p256, hostNamed("shop.corp.example"), root), sign(t, p256, hostNamed("cart.corp.example"), root)
+	issuing := sign(t, p256, listing("issuing"), root)
+	below := sign(t, p256, hostNamed("shop.corp.example"), issuing)
+	named := func(by *signer) authority { return trusting(t, "corp", "*.corp.example", by) }
+	elsewhere := trusting(t, "elsewhere", "*.elsewhere.example", root)
+	for _, x := range []struct {
+		name  string
+		shown []*signer
+		by    []authority
+		want  error
+	}{
+		{"another trust has the list", []*signer{leaf}, []authority{named(plain), listed(t, elsewhere, root, time.Hour, leaf)}, errRevoked},
+		{"another trust has the list, of another one", []*signer{leaf}, []authority{named(plain), listed(t, elsewhere, root, time.Hour, other)}, nil},
+		{"another trust has the list, by another name", []*signer{leaf}, []authority{named(plain), listed(t, elsewhere, renamed, time.Hour, leaf)}, nil},
+		{"its own trust has the list", []*signer{leaf}, []authority{listed(t, named(plain), root, time.Hour, leaf)}, errRevoked},
+		{"its own trust has a list of nobody", []*signer{leaf}, []authority{listed(t, named(plain), root, time.Hour)}, errUnknown},
+		{"its own trust has a list of nobody, and may have it", []*signer{leaf}, []authority{listed(t, named(root), root, time.Hour)}, nil},
+		{"an authority in a file is revoked", []*signer{below}, []authority{named(issuing), listed(t, trusting(t, "elsewhere", "*.elsewhere.example", plain), root, time.Hour, issuing)}, errRevoked},
+	} {
+		before := make([]authority, len(x.by)) // without lists
+		for i, a := range x.by {
+			a.CRLFile, a.lists = "", nil
+			before[i] = a
+		}
+		id, err := identify(shownOf(x.shown...), before, time.Now())
+		if err != nil {
+			t.Fatalf("%s: before: %v", x.name, err)
+		}
+		_, err = identify(shownOf(x.shown...), x.by, time.Now())
+		c := &Certificates{now: time.Now}
+		c.is.Store(believers(x.by...))
+		if still := c.still(stands(id, believers(before...))); !errors.Is(err, x.want) || !errors.Is(still, x.want) {
+			t.Errorf("%s: got %v, let in before: %v, want %v", x.name, err, still, x.want)
+		}
+	}
+}
+
 // TestACertificateIsOfTheTrustsWhoseNamesItHas: two trusts of one authority tell its callers apart by their names. One that has names of both is nobody's.
 func TestACertificateIsOfTheTrustsWhoseNamesItHas(t *testing.T) {
 	p256 := elliptic.P256()
