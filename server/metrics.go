@@ -98,8 +98,8 @@ func NewMetrics() *Metrics {
 		trustStale:  gauge("listener_stale", "1 while something of a listener's certificates as they are now is not used: the former is.", "listener"),
 		began:       gauge("listener_certificate_start_timestamp_seconds", "When the life of the broker's own certificate of a listener began.", "listener"),
 		certificate: gauge("listener_certificate_expiry_timestamp_seconds", "When the broker's own certificate of a listener ends.", "listener"),
-		listed:      gauge("listener_revocation_list_start_timestamp_seconds", "When the life of the first of a listener's revocation lists to end began. Not there without any.", "listener"),
-		lists:       gauge("listener_revocation_list_expiry_timestamp_seconds", "When the first of a listener's revocation lists ends. Not there without any.", "listener"),
+		listed:      gauge("listener_revocation_list_start_timestamp_seconds", "When the life of that revocation list of a listener's began which is to be followed by another first. Not there without any.", "listener"),
+		lists:       gauge("listener_revocation_list_expiry_timestamp_seconds", "When that revocation list ends. Not there without any.", "listener"),
 		credentials: gauge("credentials", "Credentials, as they were when they were last counted, each minute.", "provider", "state"),
 	}
 	build := gauge("build_info", "1, and which version this is.", "version", "go")
@@ -212,7 +212,7 @@ func (m *Metrics) Audit(away bool, lost int64) {
 type Certificates struct {
 	// Began and Ends are the life of the broker's own.
 	Began, Ends time.Time
-	// ListBegan and ListEnds are the life of the revocation list that ends first; zero: there is none.
+	// ListBegan and ListEnds are the life of the revocation list that is to be followed by another first: its issuer's newest, with the least share of its life left. Zero: there is none.
 	ListBegan, ListEnds time.Time
 	// Stale: something of what is there now is not used.
 	Stale bool

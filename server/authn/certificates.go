@@ -181,12 +181,8 @@ func (c *Certificates) Status() server.Certificates {
 	defer c.mu.Unlock()
 	is := c.is.Load()
 	s := server.Certificates{Began: is.own.Leaf.NotBefore, Ends: is.own.Leaf.NotAfter, Stale: c.problem != ""}
-	for _, a := range is.trust {
-		for _, l := range a.lists {
-			if s.ListEnds.IsZero() || l.NextUpdate.Before(s.ListEnds) {
-				s.ListBegan, s.ListEnds = l.ThisUpdate, l.NextUpdate
-			}
-		}
+	if l := soonest(is.trust, c.now()); l != nil {
+		s.ListBegan, s.ListEnds = l.ThisUpdate, l.NextUpdate
 	}
 	return s
 }

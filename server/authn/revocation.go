@@ -119,6 +119,30 @@ func parseLists(whose, file string, data []byte) (all []*revocationList, err err
 	return all, nil
 }
 
+// soonest is the list that is to be followed by another first: of those that are each their issuer's newest in a trust, the one with the least share of its life left. nil: there is none.
+func soonest(by []authority, now time.Time) (first *revocationList) {
+	for _, a := range by {
+		newest := map[string]*revocationList{}
+		for _, l := range a.lists {
+			issuer := string(l.RawIssuer) + string(l.AuthorityKeyId) // authorities of one name have keys of their own
+			if was := newest[issuer]; was == nil || l.ThisUpdate.After(was.ThisUpdate) || l.ThisUpdate.Equal(was.ThisUpdate) && l.NextUpdate.After(was.NextUpdate) {
+				newest[issuer] = l
+			}
+		}
+		for _, l := range newest {
+			if first == nil || l.left(now) < first.left(now) {
+				first = l
+			}
+		}
+	}
+	return first
+}
+
+// left is the share of its life that is left: less than nothing once it has ended.
+func (l *revocationList) left(now time.Time) float64 {
+	return float64(l.NextUpdate.Sub(now)) / float64(max(l.NextUpdate.Sub(l.ThisUpdate), 1))
+}
+
 var (
 	errRevoked = errors.New("the certificate, or an authority above it, was revoked")
 	errUnknown = errors.New("its issuer has no revocation list in crl_file that is signed by it and counts now: whether the certificate was revoked, nobody says")

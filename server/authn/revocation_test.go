@@ -260,6 +260,58 @@ func TestListsThatSayLess(t *testing.T) {
 	}
 }
 
+// TestTheListThatIsToBeFollowedFirst: the status tells of the one with the least share of its life left, among the newest of each issuer in each trust.
+func TestTheListThatIsToBeFollowedFirst(t *testing.T) {
+	r := newRig(t)
+	one, other := must[*devcerts.Authority](t)(devcerts.NewAuthority("one", "", time.Hour)), must[*devcerts.Authority](t)(devcerts.NewAuthority("other", "", time.Hour))
+	namesake := must[*devcerts.Authority](t)(devcerts.NewAuthority("one", "", time.Hour))
+	const day = 24 * time.Hour
+	now := time.Now().UTC().Truncate(time.Second)
+	type list struct {
+		by          *devcerts.Authority
+		began, ends time.Duration // from now
+	}
+	for name, trusts := range map[string][][]list{ // the first list of the first trust is the one
+		"the only one": {{{one, -day, day}}},
+		"one that ends later, and had a longer life":       {{{other, -90 * day, 10 * day}, {one, -day, 6 * day}}},
+		"the same in two trusts":                           {{{other, -90 * day, 10 * day}}, {{one, -day, 6 * day}}},
+		"one that has ended":                               {{{one, -2 * day, -day}, {other, -day, day}}},
+		"one that has ended beside its successor":          {{{one, -day, day}, {one, -3 * day, -2 * day}, {other, -day, 9 * day}}},
+		"one that would count longer than its successor":   {{{one, -day, day}, {one, -2 * day, 90 * day}, {other, -day, 9 * day}}},
+		"one that began when its successor did":            {{{one, -day, day}, {one, -day, -time.Hour}}},
+		"one that has ended, and a namesake's that counts": {{{one, -2 * day, -day}, {namesake, -day, day}}},
+		"one that has ended, and another trust's counts":   {{{one, -2 * day, -day}}, {{one, -day, day}}},
+	} {
+		for _, backwards := range []bool{false, true} {
+			s := authn.Settings{Listener: "services", CertFile: r.dir + "/tls.crt", KeyFile: r.dir + "/tls.key", Now: func() time.Time { return now }}
+			dir := t.TempDir()
+			for i, lists := range trusts {
+				var all [][]byte
+				for _, l := range lists {
+					all = append(all, must[[]byte](t)(l.by.Revoke(0, func(x *x509.RevocationList) { x.ThisUpdate, x.NextUpdate = now.Add(l.began), now.Add(l.ends) })))
+				}
+				if backwards {
+					slices.Reverse(all)
+				}
+				in := "trust-" + string(rune('a'+i))
+				s.Trust = append(s.Trust, authn.Trust{
+					Name: in, CAFile: writeTo(t, dir, in+".pem", slices.Concat(one.PEM(), other.PEM(), namesake.PEM())),
+					CRLFile: writeTo(t, dir, in+".crl", slices.Concat(all...)), Kind: broker.DNS, Names: []string{"*." + in + ".example"},
+				})
+			}
+			if backwards {
+				slices.Reverse(s.Trust)
+			}
+			c := must[*authn.Certificates](t)(authn.New(t.Context(), s))
+			want := trusts[0][0]
+			if is := c.Status(); !is.ListBegan.Equal(now.Add(want.began)) || !is.ListEnds.Equal(now.Add(want.ends)) {
+				t.Errorf("%s: got the list from %s to %s, want %s to %s", name, is.ListBegan.Sub(now), is.ListEnds.Sub(now), want.began, want.ends)
+			}
+			c.Close()
+		}
+	}
+}
+
 // TestWhatIsBrokenOfATrustKeepsNothingElse: authorities and lists of one trust are followed each for itself.
 func TestWhatIsBrokenOfATrustKeepsNothingElse(t *testing.T) {
 	t.Run("an authority is taken away while the list is broken", func(t *testing.T) {

@@ -41,7 +41,7 @@ type Door struct {
 	Own     *x509.Certificate
 	Trusted map[string][]*x509.Certificate
 	Stale   bool
-	// ListBegan and ListEnds are the life of the revocation list that ends first; zero: there is none.
+	// ListBegan and ListEnds are the life of the revocation list that is to be followed by another first; zero: there is none.
 	ListBegan, ListEnds time.Time
 }
 
