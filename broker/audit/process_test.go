@@ -196,17 +196,21 @@ func noRoom(dir string) {
 	check(undone >= 1 && intents == made+1+undone, "%d intents, %d undone, %d acknowledged:\n%s", intents, undone, made+1, text)
 }
 
-// TestADirectoryThatTakesNothingRefusesChanges, once the file is removed: nobody may write there, but for root.
+// TestADirectoryThatTakesNothingRefusesChanges, once the file is gone: nobody may write there, but for root.
 func TestADirectoryThatTakesNothingRefusesChanges(t *testing.T) {
 	if os.Getuid() == 0 {
 		asNobody(t)
 		return
 	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, "audit.log")
-	l := an(t, Settings{File: path})
+	base := t.TempDir()
+	dir, shut := filepath.Join(base, "log"), filepath.Join(base, "shut")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Mkdir(shut, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	l := an(t, Settings{File: filepath.Join(dir, "audit.log")})
 	intends(t, l)
-	if err := errors.Join(os.Remove(path), os.Chmod(dir, 0o500)); err != nil {
+	// At no time in between may the file be made anew: it is looked for now and then.
+	if err := errors.Join(os.Rename(dir, filepath.Join(base, "gone")), os.Rename(shut, dir)); err != nil {
 		t.Fatal(err)
 	}
 	refuses(t, l)
