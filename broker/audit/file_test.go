@@ -471,10 +471,8 @@ func TestWhatHappensToTheFileIsMendedByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	heals(t, l)
-	if err := os.Rename(path, path+".1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil {
+	// At no time in between may the file be made anew: it is looked for now and then.
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir+".next", "audit.log"), 0o700), os.Rename(dir, dir+".former"), os.Rename(dir+".next", dir)); err != nil {
 		t.Fatal(err)
 	}
 	refuses(t, l)
@@ -487,7 +485,7 @@ func TestWhatHappensToTheFileIsMendedByItself(t *testing.T) {
 	heals(t, l)
 	l.Close()
 	var all []told
-	for _, name := range []string{path + ".1", path} {
+	for _, name := range []string{filepath.Join(dir+".former", "audit.log"), path} {
 		all = append(all, readFile(t, name)...)
 	}
 	for i, is := range all[1:] {

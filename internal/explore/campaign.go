@@ -25,8 +25,8 @@ type Campaign struct {
 	// Tell is called with each violation that is found for the first time, Progress now and then with the next seed; may be nil.
 	Tell     func(*Found)
 	Progress func(next uint64)
-	// Most bounds the schedules that Exhaust runs; 0: all.
-	Most int
+	// Most bounds the schedules that Exhaust runs; 0: all. Of those that follow one schedule it takes one of Every; 0: each.
+	Most, Every int
 
 	keys  *seal.Keyring
 	began time.Time
@@ -108,7 +108,11 @@ func (c *Campaign) Exhaust(t *testing.T, cores, depth int, from ...Schedule) {
 			c.note(t, r, 0)
 			c.mu.Lock()
 			if running--; len(r.Violations) == 0 && len(s.Deviations) < depth {
-				todo = append(todo, r.Next()...)
+				for i, next := range r.Next() {
+					if i%max(c.Every, 1) == 0 {
+						todo = append(todo, next)
+					}
+				}
 			}
 			idle.Broadcast()
 			c.mu.Unlock()
