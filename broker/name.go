@@ -70,7 +70,7 @@ func checkElement(field, e string) error {
 	if e == "" {
 		return invalid(field, "an empty element; leave it out")
 	}
-	if strings.ContainsFunc(e, unicode.IsSpace) {
+	if strings.ContainsFunc(e, func(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' }) { // U+FEFF is a blank for JavaScript
 		return invalid(field, "an element with a blank in it: give each as an element of its own")
 	}
 	return CheckText(field, e)

@@ -12,7 +12,7 @@ var (
 	credentialNames = dialect{form: whole, anything: true, check: checkName}
 	labelValues     = dialect{form: whole, anything: true}
 	scopes          = dialect{form: words, anything: true, check: checkElement}
-	audiences       = dialect{form: slashes, anything: true, check: checkAddress}
+	audiences       = dialect{form: several, anything: true, check: checkAddress}
 	resources       = dialect{form: slashes, anything: true, check: checkResource, canonical: lowerHost}
 	parameterValues = dialect{form: whole, anything: true}
 

@@ -3,6 +3,8 @@ package policy
 import (
 	"errors"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A form is what a pattern's texts are made of: the separators of their segments; empty: they are one segment.
@@ -13,6 +15,8 @@ const (
 	slashes form = "/"
 	dots    form = "."
 	uris    form = "/:"
+	// several are addresses, of which some take two for one that stand behind a blank or a comma.
+	several form = "/ ,"
 	// words are scopes, of which some take two for one that stand behind a comma.
 	words form = " ,"
 )
@@ -65,7 +69,7 @@ func parsePattern(text string, f form) (pattern, error) {
 	if isRest {
 		p.least-- // one segment of one byte will do
 		if p.rest = true; body != "" {
-			if p.separator = body[len(body)-1]; !f.separates(p.separator) {
+			if p.separator = body[len(body)-1]; !f.separates(p.separator) || f.parts(p.separator) {
 				return p, errStars
 			}
 			body = body[:len(body)-1]
@@ -90,6 +94,9 @@ func parsePattern(text string, f form) (pattern, error) {
 func hasWildcard(text string) bool { return strings.Contains(text, "*") }
 
 func (f form) separates(c byte) bool { return strings.IndexByte(string(f), c) >= 0 }
+
+// parts reports whether what it separates are several texts, and not segments of one.
+func (f form) parts(c byte) bool { return f.separates(c) && (c == ' ' || c == ',') }
 
 // end is where the first segment of a text ends.
 func (f form) end(text string) int {
@@ -149,6 +156,9 @@ func (p *pattern) matches(text string) bool {
 		if end == len(text) {
 			return true
 		}
+		if p.form.parts(text[end]) {
+			return false
+		}
 		text = text[end+1:]
 	}
 }
@@ -177,14 +187,21 @@ func (s *segment) matches(text string, f form) bool {
 	return len(text) > len(last) && strings.HasSuffix(text, last)
 }
 
-// astray reports whether a segment of a path is `.` or `..`, also encoded, or has such a one behind what some read as a slash: who reads it goes to another place than is written. What
-// parameters, a query or a fragment follow is a segment as well.
+// astray reports whether no wildcard may stand for a segment. Of what may be several that is one with a blank of any alphabet, or with what somebody has put in the place of what cannot be
+// shown. Of a path it is `.` or `..`, also encoded, or with such a one behind what some read as a slash: who reads it goes to another place than is written. What parameters, a query or a
+// fragment follow is a segment as well.
 func astray(segment string, f form) bool {
+	if f.parts(' ') && strings.ContainsFunc(segment, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return true
+	}
 	if !f.separates('/') {
 		return false
 	}
 	if !strings.ContainsAny(segment, ".%") {
 		return false
+	}
+	for range 2 { // some decode again what they have decoded
+		segment = strings.ReplaceAll(segment, "%25", "%")
 	}
 	for part := range strings.SplitSeq(asSlash.Replace(segment), "/") {
 		if leads(part) {
@@ -194,7 +211,7 @@ func astray(segment string, f form) bool {
 	return false
 }
 
-var asSlash = strings.NewReplacer(`\`, "/", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", ";", "/", "?", "/", "#", "/")
+var asSlash = strings.NewReplacer(`\`, "/", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", ";", "/", "?", "/", "#", "/", "%3b", "/", "%3B", "/", "%3f", "/", "%3F", "/", "%23", "/")
 
 // leads reports whether it is one or two dots.
 func leads(part string) bool {

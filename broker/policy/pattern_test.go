@@ -36,6 +36,11 @@ func TestPatterns(t *testing.T) {
 		{words, "*.Read", "Mail.Read", "Mail.Send,Mail.Read a,Mail.Read ,Mail.Read Read"},
 		{words, "Mail.*", "Mail.Read Mail.\u00e9", "Mail.Read,Mail.Send"},
 		{words, "a,b", "a,b", "a b ab"},
+		{several, "https://h/*", "https://h/a https://h/a;b", "https://h/a,admin https://h/a,b https://h/\u200badmin https://h/a\ufffdadmin"},
+		{several, "https://h/**", "https://h/a https://h/a/b", "https://h/a,admin https://h/a/b,admin https://h/a,b/c https://h/,a https://h/a/\ufeffadmin"},
+		{several, "api-*", "api-x", "api-x,admin api-x,api-y"},
+		{several, "**", "a a/b", "a,b a/b,c"},
+		{slashes, "a/**", "a/b%3b a/b%253fc", "a/..%3bx a/..%3Fx a/..%23x a/%252e%252e/x a/..%252fx a/%25252e%25252E/x"},
 		{dots, "*.batch.corp", "a.batch.corp", "batch.corp .batch.corp a.b.batch.corp a.batch.corp. axbatch.corp"},
 		{dots, "a*.corp", "ab.corp", "a.corp a.b.corp"},
 		{dots, "a.**", "a.b a.b.c", "a a. a..b"},
@@ -55,6 +60,26 @@ func TestPatterns(t *testing.T) {
 				}
 				if got := p.matches(s); got != want {
 					t.Errorf("%s of %q: got %v for %q", x.pattern, x.form, got, s)
+				}
+			}
+		}
+	}
+}
+
+// TestNoWildcardStandsForABlank in what may be several, of whichever alphabet. Who writes one down means it.
+func TestNoWildcardStandsForABlank(t *testing.T) {
+	for _, f := range []form{words, several} {
+		for _, blank := range []string{" ", "\t", "\u00a0", "\u2003", "\u3000", "\ufeff", "\u0085", "\u200b"} {
+			for pattern, want := range map[string]bool{"*": false, "*.read": false, "mail*": false, "mail.send*mail.read": false, "mail.send" + blank + "mail.read": true} {
+				p, err := parsePattern(pattern, f)
+				if err != nil {
+					if want && blank < " " { // a control character
+						continue
+					}
+					t.Fatal(pattern, err)
+				}
+				if p.matches("mail.send"+blank+"mail.read") != want {
+					t.Errorf("%q of %q: got %v", pattern, f, !want)
 				}
 			}
 		}
