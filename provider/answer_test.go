@@ -406,11 +406,11 @@ func TestAnAnswerThatIsTooLargeIsItsRequests(t *testing.T) {
 	}
 }
 
-// TestOfScopesWithoutEndTheFirstAreKept: they are stored, and in every answer.
+// TestOfScopesWithoutEndTheFirstAreKept: they are stored, and in every answer. That there are more is said by one that no wildcard of a policy stands for.
 func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 	for granted, want := range map[string]int{
-		strings.Repeat("a ", 999): 999, strings.Repeat("a ", 1000): 1000, strings.Repeat("a ", 19_000): 1000, strings.Repeat("a", 64<<10): 1, strings.Repeat("a", 64<<10+1): 0,
-		strings.Repeat(strings.Repeat("b", 999)+" ", 100): 65,
+		strings.Repeat("a ", 999): 999, strings.Repeat("a ", 1000): 1000, strings.Repeat("a ", 19_000): 1001, strings.Repeat("a", 64<<10): 1, strings.Repeat("a", 64<<10+1): 1,
+		strings.Repeat(strings.Repeat("b", 999)+" ", 100): 66,
 	} {
 		list, err := json.Marshal(strings.Fields(granted))
 		if err != nil {
@@ -419,7 +419,7 @@ func TestOfScopesWithoutEndTheFirstAreKept(t *testing.T) {
 		for _, scope := range []string{`"` + granted + `"`, string(list)} {
 			v := newVendor(t, jsonSays(`{"access_token": "t", "scope": `+scope+`}`))
 			a, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
-			if err != nil || len(a.Scopes) != want {
+			if cut := len(a.Scopes) < len(strings.Fields(granted)) || len(granted) > 64<<10 && !strings.Contains(granted, " "); err != nil || len(a.Scopes) != want || cut != (a.Scopes[len(a.Scopes)-1] == "\ufffd") {
 				t.Errorf("%d bytes: got %d scopes and %v, want %d", len(scope), len(a.Scopes), err, want)
 			}
 		}
@@ -439,11 +439,22 @@ func TestWhatWasGrantedIsReadWhateverSeparatesIt(t *testing.T) {
 	}
 }
 
-// TestAScopeThatATerminalObeysIsNone: callers print what they were granted.
+// TestNothingGrantedIsNothing, and not what was asked.
+func TestNothingGrantedIsNothing(t *testing.T) {
+	for _, granted := range []string{`""`, `" "`, `","`, `[]`} {
+		v := newVendor(t, jsonSays(`{"access_token": "t", "scope": `+granted+`}`))
+		a, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
+		if err != nil || len(a.Scopes) != 0 || (a.Scopes == nil) != (granted == `""`) {
+			t.Errorf("%s: got %#v, %v", granted, a.Scopes, err)
+		}
+	}
+}
+
+// TestAScopeThatATerminalObeysIsNone: callers print what they were granted. That there was one is said.
 func TestAScopeThatATerminalObeysIsNone(t *testing.T) {
 	v := newVendor(t, jsonSays(`{"access_token": "t", "scope": ["read accounts", "a\u001b[31m", "b\u009b", "c\u202e", "\u0000", "über"]}`))
 	a, err := v.obtain(v.define(oauth), credential(client), broker.Selection{})
-	if want := []string{"read accounts", "über"}; err != nil || !slices.Equal(a.Scopes, want) {
+	if want := []string{"read accounts", "über", "\ufffd"}; err != nil || !slices.Equal(a.Scopes, want) {
 		t.Errorf("got %q, %v, want %q", a.Scopes, err, want)
 	}
 }

@@ -30,26 +30,34 @@ const (
 	mostScopesBytes = 64 << 10
 )
 
-// scopesOf splits what was granted. Of too many the first are kept; what a terminal would obey is no scope.
+// leftOut stands for the scopes that are not kept. No wildcard of a policy stands for it: nobody is given a token by a rule for scopes of which some are not known.
+const leftOut = "\ufffd"
+
+// scopesOf splits what was granted. Of too many the first are kept, and none that a terminal would obey.
 func scopesOf(v value, s *set) []string {
 	out, size := granted(v, s), 0
+	all := len(out)
 	out = slices.DeleteFunc(out, func(scope string) bool {
 		return strings.ContainsFunc(scope, func(r rune) bool { return !unicode.IsPrint(r) })
 	})
 	for i, scope := range out {
 		if size += len(scope); i == mostScopes || size > mostScopesBytes {
-			kept := make([]string, i)
+			kept := make([]string, i, i+1)
 			for j := range kept {
 				kept[j] = strings.Clone(out[j]) // or they would keep all of it in memory
 			}
-			return kept
+			out = kept
+			break
 		}
+	}
+	if len(out) < all {
+		out = append(out, leftOut)
 	}
 	return out
 }
 
 func granted(v value, s *set) []string {
-	var out []string
+	out := []string{}
 	if l, ok := v.v.([]any); ok {
 		for _, x := range l {
 			out = append(out, jsondoc.Text(x))
