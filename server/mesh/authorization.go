@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"maps"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -30,7 +31,7 @@ func (a *authorization) Check(ctx context.Context, r *authv3.CheckRequest) (*aut
 	}
 	token := res.GetToken()
 	http := attributes.GetRequest().GetHttp()
-	set, remove := headersOf(token, http.GetHeaders()["cookie"])
+	set, remove := headersOf(token, maps.Keys(http.GetHeaders()), http.GetHeaders()["cookie"])
 	if q := token.GetQueryParameters(); len(q) > 0 { // what Envoy has for query parameters neither reads percent-encoding nor semicolons
 		set = append(set, field{":path", withQuery(http.GetPath(), q)})
 	}

@@ -1,8 +1,8 @@
 package mesh
 
 import (
+	"iter"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -13,8 +13,9 @@ import (
 type field struct{ name, value string }
 
 // headersOf are those that a token puts on a request, in lower case, in the place of those of the same names, and those that it takes off: what the client has sent to prove who
-// they are is never the API's to see. cookies is the header that the client has sent.
-func headersOf(t *tokenbrokerv1.Token, cookies string) (set []field, remove []string) {
+// they are is never the API's to see, nor what a server reads as the same header (CGI makes underscores of hyphens: RFC 3875 section 4.1.18). sent are the names of the client's headers, in
+// lower case, and cookies is the one with its cookies.
+func headersOf(t *tokenbrokerv1.Token, sent iter.Seq[string], cookies string) (set []field, remove []string) {
 	authorized := false
 	for _, h := range t.GetHeaders() {
 		f := field{strings.ToLower(h.GetName()), h.GetValue()}
@@ -27,25 +28,30 @@ func headersOf(t *tokenbrokerv1.Token, cookies string) (set []field, remove []st
 	if !authorized { // Envoy removes after it has set
 		remove = []string{"authorization"}
 	}
+	for name := range sent {
+		if !slices.ContainsFunc(set, func(f field) bool { return f.name == name }) && slices.ContainsFunc(set, func(f field) bool { return hyphened(f.name) == hyphened(name) }) {
+			remove = append(remove, name)
+		}
+	}
 	return set, remove
 }
+
+func hyphened(name string) string { return strings.ReplaceAll(name, "_", "-") }
 
 // withCookies is a Cookie header (RFC 6265 section 4.2.1) with ours in the place of those that some may take for them. What is no cookie by that section is left out: readers differ in where
 // it ends, and some would read on into ours, or stop before it. Cookies of several lines an Envoy writes behind each other with a comma.
 func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
-	named := func(name string) bool {
-		return slices.ContainsFunc(ours, func(o *tokenbrokerv1.Cookie) bool { return alike(name, o.GetName()) })
-	}
+	named := alike(ours)
 	var out []string
 	for part := range strings.SplitSeq(header, ";") {
-		all := strings.Split(part, ",")
-		for i, c := range all {
-			all[i] = strings.Trim(c, " \t")
+		are := strings.Split(part, ",")
+		for i, c := range are {
+			are[i] = strings.Trim(c, " \t")
 		}
-		if slices.ContainsFunc(all, func(c string) bool { return !isCookie.MatchString(c) }) {
+		if !each(are, isCookie) {
 			continue
 		}
-		for _, c := range all {
+		for _, c := range are {
 			if name, _, _ := strings.Cut(c, "="); !named(name) {
 				out = append(out, c)
 			}
@@ -57,17 +63,27 @@ func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 	return strings.Join(out, "; ")
 }
 
-// isCookie is RFC 6265 section 4.1.1.
-var isCookie = regexp.MustCompile(`^[!#-'*+.^_` + "`" + `|~0-9A-Za-z-]+=("[!#-+.-:<-\[\]-~-]*"|[!#-+.-:<-\[\]-~-]*)$`)
+// each reports whether something is true of all.
+func each[T any, A ~[]T](those A, is func(T) bool) bool {
+	return !slices.ContainsFunc(those, func(x T) bool { return !is(x) })
+}
+
+// isCookie reports whether it is one by RFC 6265 section 4.1.1.
+func isCookie(c string) bool {
+	name, value, ok := strings.Cut(c, "=")
+	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
+		value = value[1 : len(value)-1]
+	}
+	const separators = `()<>@,;:\"/[]?={}`
+	return ok && name != "" && each([]byte(name), func(b byte) bool { return b > ' ' && b < 0x7f && strings.IndexByte(separators, b) < 0 }) &&
+		each([]byte(value), func(b byte) bool { return b > ' ' && b < 0x7f && strings.IndexByte(`",;\`, b) < 0 })
+}
 
 // withQuery is a path with ours in the place of query parameters that some may take for them. The others stay as they were written. What some APIs read as a separator is one
 // (HTML 4.01 section B.2.2 has the semicolon), and what is no percent-encoding is left out.
 func withQuery(path string, ours []*tokenbrokerv1.QueryParameter) string {
 	path, query, _ := strings.Cut(path, "?")
-	named := func(name string) bool {
-		_, err := url.QueryUnescape(name)
-		return err != nil || slices.ContainsFunc(ours, func(o *tokenbrokerv1.QueryParameter) bool { return alike(name, o.GetName()) })
-	}
+	named := alike(ours)
 	var out []string
 	for p := range strings.SplitSeq(query, "&") {
 		if p = without(p, ";", named); p != "" {
@@ -88,15 +104,33 @@ func without(s, separator string, named func(name string) bool) string {
 	}), separator)
 }
 
-// alike reports whether some may take a name, as it is written, for ours: they decode it, fold its case, end it at a bracket or a NUL, or make underscores of dots and blanks.
-func alike(written, ours string) bool { return plain(written) == plain(ours) }
+// alike says of a name, as it is written, whether some may take it for one of ours: they decode it, fold its case, take it out of brackets or end it there or at a NUL, or make underscores
+// of dots and blanks. What cannot be decoded is one too: readers differ in what they make of it.
+func alike[N interface{ GetName() string }](ours []N) func(written string) bool {
+	taken := make([]string, len(ours))
+	for i, o := range ours {
+		taken[i], _ = plain(o.GetName())
+	}
+	return func(written string) bool {
+		is, ok := plain(written)
+		return !ok || slices.Contains(taken, is)
+	}
+}
 
-func plain(name string) string {
-	if s, err := url.QueryUnescape(name); err == nil {
+// plain is a name as the most generous reader has it; false: it cannot be decoded.
+func plain(name string) (string, bool) {
+	if strings.ContainsAny(name, "%+") {
+		s, err := url.QueryUnescape(name)
+		if err != nil {
+			return strings.ToLower(name), false
+		}
 		name = s
 	}
-	if i := strings.IndexAny(name, "[\x00"); i > 0 {
+	name = strings.TrimLeft(name, "[ ")
+	if i := strings.IndexAny(name, "[]\x00"); i >= 0 {
 		name = name[:i]
 	}
-	return strings.NewReplacer(".", "_", " ", "_").Replace(strings.ToLower(strings.TrimSpace(name)))
+	return underscores.Replace(strings.ToLower(strings.TrimSpace(name))), true
 }
+
+var underscores = strings.NewReplacer(".", "_", " ", "_")

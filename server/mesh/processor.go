@@ -70,7 +70,7 @@ func (p *processor) Process(stream grpc.BidiStreamingServer[procv3.ProcessingReq
 func (t *try) answer(ctx context.Context, m *procv3.ProcessingRequest) (*procv3.ProcessingResponse, error) {
 	switch is := m.GetRequest().(type) {
 	case *procv3.ProcessingRequest_RequestHeaders:
-		mutation, err := t.dress(ctx, m, headers(is.RequestHeaders))
+		mutation, err := t.dress(ctx, m, is.RequestHeaders)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func (t *try) answer(ctx context.Context, m *procv3.ProcessingRequest) (*procv3.
 }
 
 // dress puts a token on a try.
-func (t *try) dress(ctx context.Context, m *procv3.ProcessingRequest, header func(string) string) (*procv3.HeaderMutation, error) {
+func (t *try) dress(ctx context.Context, m *procv3.ProcessingRequest, sent *procv3.HttpHeaders) (*procv3.HeaderMutation, error) {
 	const where = "metadata " + Namespace
 	words, err := wordsOf(where, m.GetMetadataContext().GetFilterMetadata()[Namespace])
 	if err != nil {
@@ -112,7 +112,15 @@ func (t *try) dress(ctx context.Context, m *procv3.ProcessingRequest, header fun
 		return nil, err
 	}
 	t.request, t.tokenID = request, token.GetTokenId()
-	set, remove := headersOf(token, header("cookie"))
+	header := headers(sent)
+	names := func(yield func(string) bool) {
+		for _, h := range sent.GetHeaders().GetHeaders() {
+			if !yield(h.GetKey()) {
+				return
+			}
+		}
+	}
+	set, remove := headersOf(token, names, header("cookie"))
 	if q := token.GetQueryParameters(); len(q) > 0 {
 		path := header(":path")
 		if path == "" {
