@@ -43,6 +43,8 @@ type authority struct {
 	roots        *x509.CertPool
 	// lists are those of CRLFile.
 	lists []*revocationList
+	// fallen are those of the certificates for which nobody stands any more: withFallen.
+	fallen []*x509.Certificate
 }
 
 // newAuthority checks what is said of a trust.

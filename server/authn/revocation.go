@@ -125,9 +125,18 @@ func soonest(by []authority, now time.Time) (first *revocationList) {
 		newest := map[string]*revocationList{}
 		for _, l := range a.lists {
 			issuer := string(l.RawIssuer) + string(l.AuthorityKeyId) // authorities of one name have keys of their own
-			if was := newest[issuer]; was == nil || l.ThisUpdate.After(was.ThisUpdate) || l.ThisUpdate.Equal(was.ThisUpdate) && l.NextUpdate.After(was.NextUpdate) {
-				newest[issuer] = l
+			was := newest[issuer]
+			switch {
+			case was == nil:
+			case l.ThisUpdate.After(now) != was.ThisUpdate.After(now): // one that does not count yet is nobody's
+				if was.ThisUpdate.After(now) {
+					newest[issuer] = l
+				}
+				continue
+			case l.ThisUpdate.Before(was.ThisUpdate), l.ThisUpdate.Equal(was.ThisUpdate) && !l.NextUpdate.After(was.NextUpdate):
+				continue
 			}
+			newest[issuer] = l
 		}
 		for _, l := range newest {
 			if first == nil || l.left(now) < first.left(now) {
@@ -138,8 +147,11 @@ func soonest(by []authority, now time.Time) (first *revocationList) {
 	return first
 }
 
-// left is the share of its life that is left: less than nothing once it has ended.
+// left is the share of its life that is left: less than nothing once it has ended, and before it counts.
 func (l *revocationList) left(now time.Time) float64 {
+	if now.Before(l.ThisUpdate) {
+		return -1
+	}
 	return float64(l.NextUpdate.Sub(now)) / float64(max(l.NextUpdate.Sub(l.ThisUpdate), 1))
 }
 
@@ -179,14 +191,51 @@ func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Ti
 		}
 	}
 	for of := range by {
-		for _, issuer := range by[of].certificates {
-			// Its signature is looked at last: a root is seldom in a list, and there may be thousands of connections to be looked at.
-			if c := chain[root]; bytes.Equal(c.RawIssuer, issuer.RawSubject) && takenBack(c, issuer, by) && issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
-				return errRevoked
-			}
+		if slices.ContainsFunc(by[of].fallen, chain[root].Equal) {
+			return errRevoked
 		}
 	}
 	return nil
+}
+
+// withFallen finds the authorities that are revoked by one that is in a file too, or stand below none but such ones. What is revoked is a certificate, by its issuer's name and its
+// number: another one of the same key stands, and so does one that has signed itself, whatever others say of its key.
+func withFallen(all []authority) {
+	named := map[string][]*x509.Certificate{}
+	for i := range all {
+		all[i].fallen = nil
+		for _, c := range all[i].certificates {
+			named[string(c.RawSubject)] = append(named[string(c.RawSubject)], c)
+		}
+	}
+	fell := map[string]bool{} // by all of a certificate
+	falls := func(c *x509.Certificate) bool {
+		issuers := named[string(c.RawIssuer)]
+		// Signatures are looked at last: few authorities fall.
+		if slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return takenBack(c, i, all) && signedBy(c, i) }) {
+			return true
+		}
+		if !slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return fell[string(i.Raw)] }) || signedBy(c, c) {
+			return false
+		}
+		above := slices.DeleteFunc(slices.Clone(issuers), func(i *x509.Certificate) bool { return !signedBy(c, i) })
+		return len(above) > 0 && !slices.ContainsFunc(above, func(i *x509.Certificate) bool { return !fell[string(i.Raw)] })
+	}
+	for more := true; more; {
+		more = false
+		for i := range all {
+			for _, c := range all[i].certificates {
+				if !fell[string(c.Raw)] && falls(c) {
+					fell[string(c.Raw)], more = true, true
+					all[i].fallen = append(all[i].fallen, c)
+				}
+			}
+		}
+	}
+}
+
+func signedBy(c, issuer *x509.Certificate) bool {
+	return issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
 // signsLists reports whether an authority's certificate has it sign lists (RFC 5280 section 6.3.3 (f)). By another one, no list says that nothing else is revoked.

@@ -279,6 +279,9 @@ func TestTheListThatIsToBeFollowedFirst(t *testing.T) {
 		"one that has ended beside its successor":          {{{one, -day, day}, {one, -3 * day, -2 * day}, {other, -day, 9 * day}}},
 		"one that would count longer than its successor":   {{{one, -day, day}, {one, -2 * day, 90 * day}, {other, -day, 9 * day}}},
 		"one that began when its successor did":            {{{one, -day, day}, {one, -day, -time.Hour}}},
+		"one whose successor does not count yet":           {{{one, -day, -time.Hour}, {one, day, 9 * day}}},
+		"one that counts, beside its successor":            {{{one, -day, day}, {one, time.Hour, 9 * day}}},
+		"one that does not count yet":                      {{{one, day, 9 * day}, {other, -day, time.Hour}}},
 		"one that has ended, and a namesake's that counts": {{{one, -2 * day, -day}, {namesake, -day, day}}},
 		"one that has ended, and another trust's counts":   {{{one, -2 * day, -day}}, {{one, -day, day}}},
 	} {

@@ -152,6 +152,14 @@ func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
 	leaf, other := sign(t, p256, hostNamed("shop.corp.example"), root), sign(t, p256, hostNamed("cart.corp.example"), root)
 	issuing := sign(t, p256, listing("issuing"), root)
 	below := sign(t, p256, hostNamed("shop.corp.example"), issuing)
+	middle := sign(t, p256, listing("middle"), root)
+	renewed, crossed := signFor(t, middle.key, listing("middle"), root), signFor(t, middle.key, listing("middle"), sign(t, p256, listing("another"), nil))
+	self, last := signFor(t, middle.key, listing("middle"), nil), sign(t, p256, listing("last"), middle)
+	deep := sign(t, p256, hostNamed("shop.corp.example"), last)
+	of := func(all ...*signer) authority { return trusting(t, "corp", "*.corp.example", all...) }
+	beside := func(all ...*signer) authority {
+		return listed(t, trusting(t, "elsewhere", "*.elsewhere.example", all...), root, time.Hour, middle)
+	}
 	named := func(by *signer) authority { return trusting(t, "corp", "*.corp.example", by) }
 	elsewhere := trusting(t, "elsewhere", "*.elsewhere.example", root)
 	for _, x := range []struct {
@@ -166,6 +174,13 @@ func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
 		{"its own trust has the list", []*signer{leaf}, []authority{listed(t, named(plain), root, time.Hour, leaf)}, errRevoked},
 		{"its own trust has a list of nobody", []*signer{leaf}, []authority{listed(t, named(plain), root, time.Hour)}, errUnknown},
 		{"its own trust has a list of nobody, and may have it", []*signer{leaf}, []authority{listed(t, named(root), root, time.Hour)}, nil},
+		{"the authority above one in a file is revoked", []*signer{deep}, []authority{of(last), beside(root, middle)}, errRevoked},
+		{"it is, and is shown", []*signer{deep, last, middle}, []authority{of(last), beside(root, middle)}, errRevoked},
+		{"it is, and all are in one file", []*signer{deep}, []authority{of(root, middle, last), beside(root)}, errRevoked},
+		{"it is, and in no file", []*signer{deep}, []authority{of(last), beside(root)}, nil},
+		{"it was renewed", []*signer{deep}, []authority{of(last), beside(root, middle, renewed)}, nil},
+		{"another authority stands for it", []*signer{deep}, []authority{of(last), beside(root, middle, crossed)}, nil},
+		{"it has signed itself", []*signer{deep}, []authority{of(last), beside(root, middle, self)}, nil},
 		{"an authority in a file is revoked", []*signer{below}, []authority{named(issuing), listed(t, trusting(t, "elsewhere", "*.elsewhere.example", plain), root, time.Hour, issuing)}, errRevoked},
 	} {
 		before := make([]authority, len(x.by)) // without lists
@@ -177,9 +192,10 @@ func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: before: %v", x.name, err)
 		}
-		_, err = identify(shownOf(x.shown...), x.by, time.Now())
+		is := believers(x.by...)
+		_, err = identify(shownOf(x.shown...), is.trust, time.Now())
 		c := &Certificates{now: time.Now}
-		c.is.Store(believers(x.by...))
+		c.is.Store(is)
 		if still := c.still(stands(id, believers(before...))); !errors.Is(err, x.want) || !errors.Is(still, x.want) {
 			t.Errorf("%s: got %v, let in before: %v, want %v", x.name, err, still, x.want)
 		}
