@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // A Transport puts a Source's token on requests, and gets another where the API refuses it. Safe for concurrent use, as its Base is. The zero value is not ready:
@@ -137,12 +138,19 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 	return out, nil
 }
 
-// climbs reports whether a path has a `..` in it, which some read behind a backslash or before parameters, too.
+// climbs reports whether a path has a `..` in it, which some read behind a backslash, before parameters or what looks like a query, or where they decode it again, too.
 func climbs(path string) bool {
-	for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
-		if s, _, _ = strings.Cut(s, ";"); s == ".." || s == "." {
-			return true
+	for range 3 {
+		for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return r < unicode.MaxASCII && strings.IndexByte(`/\;?#`, byte(r)) >= 0 }) {
+			if s == ".." || s == "." {
+				return true
+			}
 		}
+		again, err := url.PathUnescape(path)
+		if err != nil || again == path {
+			return false
+		}
+		path = again
 	}
 	return false
 }

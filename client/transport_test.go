@@ -311,6 +311,11 @@ func TestARedirectBackBringsNoToken(t *testing.T) {
 		"/.%2e/admin":       nil,
 		`/..%5cadmin`:       nil,
 		"/..;/admin":        nil,
+		"/..%3f/admin":      nil,
+		"/..%23/admin":      nil,
+		"/%252e%252e/admin": nil,
+		"/..%252fadmin":     nil,
+		"/100%25/..x":       {"/v1/100%/..x Bearer main-1"},
 		"/x/..y":            {"/v1/x/..y Bearer main-1"},
 	} {
 		for _, base := range []http.RoundTripper{nil, silent{}} {
