@@ -119,6 +119,9 @@ func alike[N interface{ GetName() string }](ours []N) func(written string) bool 
 
 // plain is a name as the most generous reader has it; false: it cannot be decoded.
 func plain(name string) (string, bool) {
+	if each([]byte(name), func(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || b == '_' || b == '-' }) {
+		return name, true // as most are
+	}
 	if strings.ContainsAny(name, "%+") {
 		s, err := url.QueryUnescape(name)
 		if err != nil {
