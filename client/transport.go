@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 )
 
 // A Transport puts a Source's token on requests, and gets another where the API refuses it. Safe for concurrent use, as its Base is. The zero value is not ready:
@@ -141,7 +140,7 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 // climbs reports whether a path has a `..` in it, which some read behind a backslash, before parameters or what looks like a query, or where they decode it again, too.
 func climbs(path string) bool {
 	for range 3 {
-		for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return r < unicode.MaxASCII && strings.IndexByte(`/\;?#`, byte(r)) >= 0 }) {
+		for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return strings.ContainsRune(`/\;?#`, r) }) {
 			if s == ".." || s == "." {
 				return true
 			}
