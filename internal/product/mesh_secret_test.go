@@ -124,6 +124,7 @@ func TestATokenThatWasInvalidatedWhileAnEnvoyWasAway(t *testing.T) {
 // TestAnEnvoysTokenIsGoodUntilItsEnd: an upstream hands out the same token with a new life, and the Envoy has it all the while. When it comes again, to a broker whose definition is gone,
 // it has the token until that ends, and no longer.
 func TestAnEnvoysTokenIsGoodUntilItsEnd(t *testing.T) {
+	t.Parallel()
 	var issued atomic.Int64
 	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		issued.Add(1)
