@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tokenbroker/tokenbroker/internal/dotdot"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -155,23 +156,12 @@ func (u *urlTemplate) parsePath(parts []part) error {
 			return err
 		}
 		plain, _ := url.PathUnescape(withNames(segment, "x")) // what is encoded here can be decoded
-		if leads(plain) {
+		if dotdot.Leads(plain) {
 			return errors.New("a path has no segment . or ..; write the path that it leads to")
 		}
 		u.segments = append(u.segments, segment)
 	}
 	return nil
-}
-
-// leads reports whether a segment leads elsewhere (RFC 3986 section 5.2.4), also at servers that take an encoded slash or a
-// backslash for a slash, or cut off what follows a semicolon.
-func leads(segment string) bool {
-	for _, s := range strings.FieldsFunc(segment, func(r rune) bool { return r == '/' || r == '\\' || r == ';' }) {
-		if s == "." || s == ".." {
-			return true
-		}
-	}
-	return false
 }
 
 // Characters that stand for themselves beside letters and digits (RFC 3986 sections 3.3 and 3.4).

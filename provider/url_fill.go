@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tokenbroker/tokenbroker/internal/dotdot"
 	"github.com/tokenbroker/tokenbroker/provider/transport"
 )
 
@@ -77,7 +78,7 @@ func (u urlTemplate) misfit(name, value string) string {
 		}
 	}
 	for _, s := range u.segments {
-		if len(s) == 1 && s[0].name == name && leads(value) {
+		if len(s) == 1 && s[0].name == name && dotdot.Leads(value) {
 			return "must not lead elsewhere by . or ..: it is in the path of a URL"
 		}
 	}
@@ -147,7 +148,7 @@ func (d *definition) fill(u urlTemplate, v *values) (*url.URL, error) {
 		}
 		out.RawPath += "/" + one
 		plain, _ := url.PathUnescape(one) // what is encoded here can be decoded
-		if out.Path += "/" + plain; leads(plain) {
+		if out.Path += "/" + plain; dotdot.Leads(plain) {
 			return nil, text{parts: s}.bad("%s would lead elsewhere in a path, by . or ..", spoken(s))
 		}
 	}

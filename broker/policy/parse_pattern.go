@@ -3,6 +3,7 @@ package policy
 import (
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tokenbroker/tokenbroker/broker"
 )
@@ -37,6 +38,9 @@ func checkName(s string) string {
 func checkElement(s string) string {
 	if strings.Contains(s, " ") {
 		return "there is no blank in a value; write each as one of its own"
+	}
+	if strings.ContainsRune(s, utf8.RuneError) {
+		return "U+FFFD stands for what is not known of an upstream's answer; leave it out"
 	}
 	return ""
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/tokenbroker/tokenbroker/internal/dotdot"
 )
 
 // A form is what a pattern's texts are made of: the separators of their segments; empty: they are one segment.
@@ -188,45 +190,12 @@ func (s *segment) matches(text string, f form) bool {
 }
 
 // astray reports whether no wildcard may stand for a segment. Of what may be several that is one with a blank of any alphabet, or with what somebody has put in the place of what cannot be
-// shown. Of a path it is `.` or `..`, also encoded, or with such a one behind what some read as a slash: who reads it goes to another place than is written. What parameters, a query or a
-// fragment follow is a segment as well.
+// shown. Of a path it is one that leads elsewhere: who reads it goes to another place than is written.
 func astray(segment string, f form) bool {
 	if f.parts(' ') && strings.ContainsFunc(segment, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == utf8.RuneError }) {
 		return true
 	}
-	if !f.separates('/') {
-		return false
-	}
-	if !strings.ContainsAny(segment, ".%") {
-		return false
-	}
-	for range 2 { // some decode again what they have decoded
-		segment = strings.ReplaceAll(segment, "%25", "%")
-	}
-	for part := range strings.SplitSeq(asSlash.Replace(segment), "/") {
-		if leads(part) {
-			return true
-		}
-	}
-	return false
-}
-
-var asSlash = strings.NewReplacer(`\`, "/", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", ";", "/", "?", "/", "#", "/", "%3b", "/", "%3B", "/", "%3f", "/", "%3F", "/", "%23", "/")
-
-// leads reports whether it is one or two dots.
-func leads(part string) bool {
-	n := 0
-	for ; part != ""; n++ {
-		switch {
-		case part[0] == '.':
-			part = part[1:]
-		case len(part) >= 3 && strings.EqualFold(part[:3], "%2e"):
-			part = part[3:]
-		default:
-			return false
-		}
-	}
-	return n == 1 || n == 2
+	return f.separates('/') && strings.ContainsAny(segment, ".%") && dotdot.Leads(segment)
 }
 
 // patterns are the values of a dimension. The zero value is one that is left out.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/tokenbroker/tokenbroker/broker"
+	"github.com/tokenbroker/tokenbroker/internal/dotdot"
 )
 
 func TestPatterns(t *testing.T) {
@@ -40,7 +41,7 @@ func TestPatterns(t *testing.T) {
 		{several, "https://h/**", "https://h/a https://h/a/b", "https://h/a,admin https://h/a/b,admin https://h/a,b/c https://h/,a https://h/a/\ufeffadmin"},
 		{several, "api-*", "api-x", "api-x,admin api-x,api-y"},
 		{several, "**", "a a/b", "a,b a/b,c"},
-		{slashes, "a/**", "a/b%3b a/b%253fc", "a/..%3bx a/..%3Fx a/..%23x a/%252e%252e/x a/..%252fx a/%25252e%25252E/x"},
+		{slashes, "a/**", "a/b%3b a/b%253fc", "a/..%3bx a/..%3Fx a/..%23x a/%252e%252e/x a/..%252fx a/%25252e%25252E/x a/%25%32%65%25%32%65/x a/..%25%32%66x a/%%32e%%32e/x"},
 		{dots, "*.batch.corp", "a.batch.corp", "batch.corp .batch.corp a.b.batch.corp a.batch.corp. axbatch.corp"},
 		{dots, "a*.corp", "ab.corp", "a.corp a.b.corp"},
 		{dots, "a.**", "a.b a.b.c", "a a. a..b"},
@@ -140,8 +141,6 @@ func expression(text string, f form) *regexp.Regexp {
 	return regexp.MustCompile(`\A(?:` + b.String() + `)\z`)
 }
 
-var segmentsAstray = regexp.MustCompile(`(?i)(^|[/:])(\.|%2e){1,2}($|[/:])`)
-
 // FuzzPattern: a pattern matches what the expression does that says the same, but for segments that lead astray.
 func FuzzPattern(f *testing.F) {
 	for _, s := range []string{"a", "*", "a*b", "a/*", "a/**", "**", "*.b", "a:*/b*", "*a*a*a*b", "a/***", "..", "%2e*"} {
@@ -157,13 +156,13 @@ func FuzzPattern(f *testing.F) {
 			return
 		}
 		got, want := p.matches(text), expression(s, form).MatchString(text)
-		if want && !got && form.separates('/') && hasWildcard(s) && segmentsAstray.MatchString(text) {
+		if want && !got && form.separates('/') && hasWildcard(s) && dotdot.Leads(strings.ReplaceAll(text, ":", "/")) {
 			return
 		}
 		if got != want {
 			t.Fatalf("%q of %q: got %v for %q", s, form, got, text)
 		}
-		if got && strings.HasSuffix(s, "/**") && segmentsAstray.MatchString(strings.TrimPrefix(text, strings.TrimSuffix(s, "**"))) && !hasWildcard(strings.TrimSuffix(s, "**")) {
+		if got && strings.HasSuffix(s, "/**") && dotdot.Leads(strings.TrimPrefix(text, strings.TrimSuffix(s, "**"))) && !hasWildcard(strings.TrimSuffix(s, "**")) {
 			t.Fatalf("%q matches %q, which leads astray", s, text)
 		}
 	})
