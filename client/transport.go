@@ -139,14 +139,14 @@ func (s *Source) placed(r *http.Request, t *Token) (*http.Request, error) {
 
 // climbs reports whether a path has a `..` in it, which some read behind a backslash, before parameters or what looks like a query, or where they decode it again, too.
 func climbs(path string) bool {
-	for range 3 {
+	for range 4 {
 		for s := range strings.FieldsFuncSeq(path, func(r rune) bool { return strings.ContainsRune(`/\;?#`, r) }) {
 			if s == ".." || s == "." {
 				return true
 			}
 		}
-		again, err := url.PathUnescape(path)
-		if err != nil || again == path {
+		again := unescaped(path)
+		if again == path {
 			return false
 		}
 		path = again
