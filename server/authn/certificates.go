@@ -237,7 +237,7 @@ func (c *Certificates) read(former *material) (m *material, wrong, given error) 
 	if len(c.settings.Trust) == 0 && !c.settings.Optional {
 		wrong = errors.Join(wrong, errors.New("nobody is trusted: name a trust"))
 	}
-	withFallen(m.trust)
+	withFallen(m.trust, c.now())
 	m.digest, m.authorities = m.sums()
 	return m, wrong, given
 }

@@ -85,7 +85,7 @@ func believing(t *testing.T, roots ...*signer) authority {
 // believers are the trusts of a listener.
 func believers(by ...authority) *material {
 	m := &material{trust: by}
-	withFallen(m.trust)
+	withFallen(m.trust, time.Now())
 	m.digest, m.authorities = m.sums()
 	return m
 }

@@ -200,7 +200,7 @@ func revoked(chain []*x509.Certificate, by []authority, vouches int, now time.Ti
 
 // withFallen finds the authorities that are revoked by one that is in a file too, or stand below none but such ones. What is revoked is a certificate, by its issuer's name and its
 // number: another one of the same key stands, and so does one that has signed itself, whatever others say of its key.
-func withFallen(all []authority) {
+func withFallen(all []authority, now time.Time) {
 	named := map[string][]*x509.Certificate{}
 	for i := range all {
 		all[i].fallen = nil
@@ -215,11 +215,10 @@ func withFallen(all []authority) {
 		if slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return takenBack(c, i, all) && signedBy(c, i) }) {
 			return true
 		}
-		if !slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return fell[string(i.Raw)] }) || signedBy(c, c) {
-			return false
-		}
-		above := slices.DeleteFunc(slices.Clone(issuers), func(i *x509.Certificate) bool { return !signedBy(c, i) })
-		return len(above) > 0 && !slices.ContainsFunc(above, func(i *x509.Certificate) bool { return !fell[string(i.Raw)] })
+		below := slices.ContainsFunc(issuers, func(i *x509.Certificate) bool { return fell[string(i.Raw)] && signedBy(c, i) })
+		return below && !signedBy(c, c) && !slices.ContainsFunc(issuers, func(i *x509.Certificate) bool {
+			return !fell[string(i.Raw)] && vouchesFor(i, c, now) && signedBy(c, i)
+		})
 	}
 	for more := true; more; {
 		more = false
@@ -232,6 +231,13 @@ func withFallen(all []authority) {
 			}
 		}
 	}
+}
+
+// vouchesFor reports whether a certificate's own dates and uses let it stand above another one (RFC 5280 section 6.1.4). That it is no authority, or of other names, whoever wrote it into a file
+// has to know.
+func vouchesFor(issuer, c *x509.Certificate, now time.Time) bool {
+	alone := issuer.MaxPathLen == 0 && issuer.MaxPathLenZero
+	return !now.Before(issuer.NotBefore) && !now.After(issuer.NotAfter) && (issuer.KeyUsage == 0 || issuer.KeyUsage&x509.KeyUsageCertSign != 0) && !(alone && c.IsCA)
 }
 
 func signedBy(c, issuer *x509.Certificate) bool {

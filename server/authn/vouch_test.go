@@ -154,11 +154,21 @@ func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
 	below := sign(t, p256, hostNamed("shop.corp.example"), issuing)
 	middle := sign(t, p256, listing("middle"), root)
 	renewed, crossed := signFor(t, middle.key, listing("middle"), root), signFor(t, middle.key, listing("middle"), sign(t, p256, listing("another"), nil))
+	namesake := sign(t, p256, listing("middle"), root)
+	again := func(change func(*x509.Certificate)) *signer {
+		template := listing("middle")
+		change(&template)
+		return signFor(t, middle.key, template, root)
+	}
+	unable := again(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
+	short := again(func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true })
+	over := again(func(*x509.Certificate) {})
+	over.NotAfter = time.Now().Add(-time.Minute)
 	self, last := signFor(t, middle.key, listing("middle"), nil), sign(t, p256, listing("last"), middle)
 	deep := sign(t, p256, hostNamed("shop.corp.example"), last)
 	of := func(all ...*signer) authority { return trusting(t, "corp", "*.corp.example", all...) }
 	beside := func(all ...*signer) authority {
-		return listed(t, trusting(t, "elsewhere", "*.elsewhere.example", all...), root, time.Hour, middle)
+		return listed(t, trusting(t, "elsewhere", "*.elsewhere.example", all...), root, time.Hour, middle, namesake)
 	}
 	named := func(by *signer) authority { return trusting(t, "corp", "*.corp.example", by) }
 	elsewhere := trusting(t, "elsewhere", "*.elsewhere.example", root)
@@ -180,6 +190,10 @@ func TestAnIssuerIsItsNameAndItsKey(t *testing.T) {
 		{"it is, and in no file", []*signer{deep}, []authority{of(last), beside(root)}, nil},
 		{"it was renewed", []*signer{deep}, []authority{of(last), beside(root, middle, renewed)}, nil},
 		{"another authority stands for it", []*signer{deep}, []authority{of(last), beside(root, middle, crossed)}, nil},
+		{"another one stands beside it that has ended", []*signer{deep}, []authority{of(last), beside(root, middle, over)}, errRevoked},
+		{"another one stands beside it that signs no certificates", []*signer{deep}, []authority{of(last), beside(root, middle, unable)}, errRevoked},
+		{"another one stands beside it that may have none below", []*signer{deep}, []authority{of(last), beside(root, middle, short)}, errRevoked},
+		{"a namesake is revoked", []*signer{deep}, []authority{of(last), beside(root, namesake, renewed)}, nil},
 		{"it has signed itself", []*signer{deep}, []authority{of(last), beside(root, middle, self)}, nil},
 		{"an authority in a file is revoked", []*signer{below}, []authority{named(issuing), listed(t, trusting(t, "elsewhere", "*.elsewhere.example", plain), root, time.Hour, issuing)}, errRevoked},
 	} {
