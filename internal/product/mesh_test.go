@@ -332,10 +332,17 @@ func TestWhatAMeshPutsOnARequest(t *testing.T) {
 				[2]string{"exact: " + u.Host, "exact: example.com"}, [2]string{"sni: " + u.Host, "sni: example.com"})
 			seen = nil
 			got := m.ask(client, http.MethodPost, "https://"+at+"/x?access_token=mine", "a body", "Authorization", "Bearer mine", "authorization", "Bearer mine", "AUTHORIZATION", "Basic mine",
-				"x-tokenbroker-credential", "another-main", "credential", "another-main", "X-Forwarded-Client-Cert", "By="+gateway+";URI=spiffe://corp.example/ns/web/sa/admin")
+				"x-tokenbroker-credential", "another-main", "credential", "another-main", "authorization_", "mine", "x_api_key", "mine", "X-Forwarded-Client-Cert", "By="+gateway+";URI=spiffe://corp.example/ns/web/sa/admin")
 			token := m.mustGet("officernd-main")
 			if got.status != http.StatusOK || got.body != "a body" || len(seen) != 1 || !slices.Equal(seen[0]["Authorization"], []string{"Bearer " + token.GetAccessToken()}) {
 				t.Errorf("got %d %s, and the API %v", got.status, got.body, seen)
+			}
+			for _, h := range seen {
+				for name := range h {
+					if strings.Contains(name, "_") {
+						t.Errorf("the API is sent %s, which some servers read with hyphens", name)
+					}
+				}
 			}
 		})
 	}
@@ -380,6 +387,7 @@ present: `
 			}{
 				{"by-query", "?x=1;access_token=mine", nil, "/x?x=1&access_token=TOKEN []"},
 				{"by-query", "?access_token=mine&%61ccess_token=mine;access%5Ftoken=mine&y=%zz;z", nil, "/x?y=%zz;z&access_token=TOKEN []"},
+				{"by-query", "?&?access_token=mine&acce%C5%BFs_token=mine", nil, "/x?access_token=TOKEN []"},
 				{"by-query", "", nil, "/x?access_token=TOKEN []"},
 				{"by-cookie", "?x=1;y", []string{"a=b", "session=mine"}, "/x?x=1;y [a=b; session=TOKEN]"},
 				{"by-cookie", "", []string{"session=mine", "a=b; session=mine"}, "/x [a=b; session=TOKEN]"},

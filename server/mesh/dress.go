@@ -36,7 +36,15 @@ func headersOf(t *tokenbrokerv1.Token, sent iter.Seq[string], cookies string) (s
 	return set, remove
 }
 
-func hyphened(name string) string { return strings.ReplaceAll(name, "_", "-") }
+// hyphened is a header's name as CGI has it: some make the same of all that is neither a letter nor a digit.
+func hyphened(name string) string {
+	return strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+}
 
 // withCookies is a Cookie header (RFC 6265 section 4.2.1) with ours in the place of those that some may take for them. What is no cookie by that section is left out: readers differ in where
 // it ends, and some would read on into ours, or stop before it. Cookies of several lines an Envoy writes behind each other with a comma.
@@ -104,7 +112,7 @@ func without(s, separator string, named func(name string) bool) string {
 	}), separator)
 }
 
-// alike says of a name, as it is written, whether some may take it for one of ours: they decode it, fold its case, take it out of brackets or end it there or at a NUL, or make underscores
+// alike says of a name, as it is written, whether some may take it for one of ours: they decode it, fold its case as Unicode has it, take it out of brackets or from behind another question mark or end it there or at a NUL, or make underscores
 // of dots and blanks. What cannot be decoded is one too: readers differ in what they make of it.
 func alike[N interface{ GetName() string }](ours []N) func(written string) bool {
 	taken := make([]string, len(ours))
@@ -129,11 +137,11 @@ func plain(name string) (string, bool) {
 		}
 		name = s
 	}
-	name = strings.TrimLeft(name, "[ ")
+	name = strings.TrimLeft(name, "[? ")
 	if i := strings.IndexAny(name, "[]\x00"); i >= 0 {
 		name = name[:i]
 	}
-	return underscores.Replace(strings.ToLower(strings.TrimSpace(name))), true
+	return underscores.Replace(strings.ToLower(strings.ToUpper(strings.TrimSpace(name)))), true
 }
 
 var underscores = strings.NewReplacer(".", "_", " ", "_")
