@@ -109,7 +109,7 @@ func TestWithTLSAndAnACLUser(t *testing.T) {
 	}
 	storetest.Run(t, storetest.Config{
 		RealTime: true, Resolution: 50 * time.Millisecond,
-		Open: func(t *testing.T) store.Backend { return open(t, address, config) },
+		Open: func(t *testing.T) store.Backend { return open(t, address, config, patient) },
 	})
 	for name, wrong := range map[string]func(*redis.Options){
 		"an unknown authority": func(o *redis.Options) { config(o); o.TLS = &tls.Config{MinVersion: tls.VersionTLS12} },

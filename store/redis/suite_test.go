@@ -45,11 +45,14 @@ func open(t testing.TB, address string, more ...func(*redis.Options)) *redis.DB 
 	return db
 }
 
+// patient waits for a turn as long as it takes: hundreds ask at once in the suite, on a machine that has other things to do.
+func patient(o *redis.Options) { o.Timeout = 20 * time.Second }
+
 // suite runs what every backend has to pass.
 func suite(t *testing.T, address string) {
 	storetest.Run(t, storetest.Config{
 		RealTime: true, Resolution: 50 * time.Millisecond,
-		Open: func(t *testing.T) store.Backend { return open(t, address) },
+		Open: func(t *testing.T) store.Backend { return open(t, address, patient) },
 	})
 }
 
