@@ -112,8 +112,8 @@ func without(s, separator string, named func(name string) bool) string {
 	}), separator)
 }
 
-// alike says of a name, as it is written, whether some may take it for one of ours: they decode it, fold its case as Unicode has it, take it out of brackets or from behind another question mark or end it there or at a NUL, or make underscores
-// of dots and blanks. What cannot be decoded is one too: readers differ in what they make of it.
+// alike says of a name, as it is written, whether some may take it for one of ours: they decode it, fold its case as Unicode has it, take it out of brackets or from behind another
+// question mark, end it at a bracket or a NUL, or make underscores of dots and blanks. What cannot be decoded is one too: readers differ in what they make of it.
 func alike[N interface{ GetName() string }](ours []N) func(written string) bool {
 	taken := make([]string, len(ours))
 	for i, o := range ours {
