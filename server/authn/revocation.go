@@ -2,6 +2,7 @@ package authn
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -125,18 +126,9 @@ func soonest(by []authority, now time.Time) (first *revocationList) {
 		newest := map[string]*revocationList{}
 		for _, l := range a.lists {
 			issuer := string(l.RawIssuer) + string(l.AuthorityKeyId) // authorities of one name have keys of their own
-			was := newest[issuer]
-			switch {
-			case was == nil:
-			case l.ThisUpdate.After(now) != was.ThisUpdate.After(now): // one that does not count yet is nobody's
-				if was.ThisUpdate.After(now) {
-					newest[issuer] = l
-				}
-				continue
-			case l.ThisUpdate.Before(was.ThisUpdate), l.ThisUpdate.Equal(was.ThisUpdate) && !l.NextUpdate.After(was.NextUpdate):
-				continue
+			if was := newest[issuer]; was == nil || l.follows(was, now) {
+				newest[issuer] = l
 			}
-			newest[issuer] = l
 		}
 		for _, l := range newest {
 			if first == nil || l.left(now) < first.left(now) {
@@ -145,6 +137,14 @@ func soonest(by []authority, now time.Time) (first *revocationList) {
 		}
 	}
 	return first
+}
+
+// follows reports whether it takes the place of another one of its issuer's: the later one does, but for one that does not count yet.
+func (l *revocationList) follows(was *revocationList, now time.Time) bool {
+	if young, before := now.Before(l.ThisUpdate), now.Before(was.ThisUpdate); young != before {
+		return before
+	}
+	return cmp.Or(l.ThisUpdate.Compare(was.ThisUpdate), l.NextUpdate.Compare(was.NextUpdate)) > 0
 }
 
 // left is the share of its life that is left: less than nothing once it has ended, and before it counts.
