@@ -56,7 +56,7 @@ func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 		for i, c := range are {
 			are[i] = strings.Trim(c, " \t")
 		}
-		if !each(are, isCookie) {
+		if slices.ContainsFunc(are, func(c string) bool { return !isCookie(c) }) {
 			continue
 		}
 		for _, c := range are {
@@ -71,20 +71,18 @@ func withCookies(header string, ours []*tokenbrokerv1.Cookie) string {
 	return strings.Join(out, "; ")
 }
 
-// each reports whether something is true of all.
-func each[T any, A ~[]T](those A, is func(T) bool) bool {
-	return !slices.ContainsFunc(those, func(x T) bool { return !is(x) })
-}
-
 // isCookie reports whether it is one by RFC 6265 section 4.1.1.
 func isCookie(c string) bool {
 	name, value, ok := strings.Cut(c, "=")
 	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
 	}
-	const separators = `()<>@,;:\"/[]?={}`
-	return ok && name != "" && each([]byte(name), func(b byte) bool { return b > ' ' && b < 0x7f && strings.IndexByte(separators, b) < 0 }) &&
-		each([]byte(value), func(b byte) bool { return b > ' ' && b < 0x7f && strings.IndexByte(`",;\`, b) < 0 })
+	return ok && name != "" && visible(name, `()<>@,;:\"/[]?={}`) && visible(value, `",;\`)
+}
+
+// visible reports whether a text is of visible ASCII, but for some.
+func visible(s, except string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(except, r) })
 }
 
 // withQuery is a path with ours in the place of query parameters that some may take for them. The others stay as they were written. What some APIs read as a separator is one
@@ -127,7 +125,7 @@ func alike[N interface{ GetName() string }](ours []N) func(written string) bool 
 
 // plain is a name as the most generous reader has it; false: it cannot be decoded.
 func plain(name string) (string, bool) {
-	if each([]byte(name), func(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || b == '_' || b == '-' }) {
+	if !strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_' && r != '-' }) {
 		return name, true // as most are
 	}
 	if strings.ContainsAny(name, "%+") {
