@@ -152,6 +152,7 @@ func TestWhatIsWrongIsSaidWithItsPlace(t *testing.T) {
 		{`names: ["*"]`, `names: [a, a]`, `17:30: warning: rules[1].credentials.names: "a" is there twice`},
 		{`names: ["*"]`, `names: [""]`, `17:27: rules[1].credentials.names: "": there is nothing in it; leave it out`},
 		{"credentials: {names: [\"*\"]}", "credentials: {names: [\"*\"]}\n    scopes: [a]", "18:5: rules[1].scopes: none of its operations is about a token, so that nothing is selected; leave it out"},
+		{"scopes: [products.read]", "scopes: [\"\ufffd\"]", "12:14: rules[0].scopes: \"\ufffd\": U+FFFD stands for what is not known of an upstream's answer; leave it out"},
 		{"scopes: [products.read]", "scopes: [\"products.read products.write\"]", `12:14: rules[0].scopes: "products.read products.write": there is no blank in a value; write each as one of its own`},
 		{"scopes: [products.read]", "scopes: [\"a\\x01\"]", `12:14: rules[0].scopes: "a\x01": it has a control character in it; leave that out`},
 		{"scopes: [products.read]", "scopes: products.read", `12:13: rules[0].scopes: a list is wanted, not a text; write [value, value]`},

@@ -257,7 +257,8 @@ type Token struct {
 	RefreshTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
 	// Opaque, safe to log; for Invalidate and rejected_token_id. Not guessable, and of no use without permission.
 	TokenId string `protobuf:"bytes,5,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// Granted; may be fewer than asked for.
+	// Granted; may be fewer than asked for. U+FFFD at the end stands for those that are not kept: beyond 1,000 or 64 KiB of
+	// them, and with a character that cannot be printed.
 	Scopes []string `protobuf:"bytes,6,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	// Complete: a client that sets these, the cookies and the query parameters, and no other credential, is authenticated.
 	// Visible ASCII; never Host, Cookie, Content-Length, hop-by-hop, `x-forwarded-*`, `x-envoy-*` or a pseudo-header.
