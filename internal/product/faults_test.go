@@ -41,7 +41,7 @@ type faultCase struct {
 // timeout is of the exchange: what hangs ends by that. 0: the default.
 func (c faultCase) timeout() time.Duration {
 	if k := c.fault.Kind; k == upstreamsim.FaultHang || k == upstreamsim.FaultSlowBody {
-		return 2 * time.Second
+		return 5 * time.Second
 	}
 	return 0
 }
@@ -198,7 +198,7 @@ func TestWhileATokenIsValidAFailingUpstreamIsNotTheCallersProblem(t *testing.T) 
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.OfficeRnD)
 	r.create("main", a)
-	if err := r.sim.SetLifetime(a.ID, 8*time.Second); err != nil {
+	if err := r.sim.SetLifetime(a.ID, shortLife); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := r.tokens.WatchToken(testContext(t), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})

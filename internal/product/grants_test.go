@@ -119,8 +119,7 @@ func TestAWatchIsGivenEachSuccessorInTime(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.RefreshToken)
-	const life = 6 * time.Second
-	if err := r.sim.SetLifetime(a.ID, life); err != nil {
+	if err := r.sim.SetLifetime(a.ID, shortLife); err != nil {
 		t.Fatal(err)
 	}
 	r.create("main", a)
@@ -133,7 +132,7 @@ func TestAWatchIsGivenEachSuccessorInTime(t *testing.T) {
 		t.Fatalf("got %v, want a successor", next.GetTokenId())
 	}
 	// The broker asked before the old one ended, so the new one ends less than a whole lifetime later.
-	if gap := next.GetExpireTime().AsTime().Sub(first.GetExpireTime().AsTime()); gap >= life {
+	if gap := next.GetExpireTime().AsTime().Sub(first.GetExpireTime().AsTime()); gap >= shortLife {
 		t.Errorf("the successor ends %v later, want less than a lifetime", gap)
 	}
 	if n := r.wantNewestPresented(a); n < 2 {
@@ -167,7 +166,7 @@ func TestASeededUncertainRefreshTokenWaitsForTheExpiryOfTheOldAccessToken(t *tes
 	t.Parallel()
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.RefreshToken)
-	if err := r.sim.SetLifetime(a.ID, 8*time.Second); err != nil {
+	if err := r.sim.SetLifetime(a.ID, shortLife); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.sim.SetGrantPolicy(a.ID, upstreamsim.GrantPolicy{Grace: time.Minute}); err != nil {

@@ -78,7 +78,6 @@ func TestTenThousandCallersOnAHundredConnectionsCostOneExchange(t *testing.T) {
 }
 
 func TestAFailureIsSharedWithReasonAndRetryInfo(t *testing.T) {
-	t.Parallel()
 	r := newRig(t, rigOptions{})
 	a := r.account(upstreamsim.OfficeRnD)
 	r.create("main", a)
