@@ -35,7 +35,7 @@ func (r *rig) herd(callers int, ask func(ctx context.Context, c tokenbrokerv1.To
 }
 
 func TestTenThousandCallersOnAHundredConnectionsCostOneExchange(t *testing.T) {
-	r := newRig(t, rigOptions{})
+	r := newRig(t, rigOptions{timeout: time.Minute}) // of the exchange that waits for all of them
 	a := r.account(upstreamsim.OfficeRnD)
 	r.create("main", a)
 	gate := r.sim.Hold(upstreamsim.OfficeRnD)
