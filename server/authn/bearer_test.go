@@ -213,7 +213,7 @@ func (m *minter) watchBy(token string) <-chan error {
 func TestATokenThatCountsNoMore(t *testing.T) {
 	m := newBearers(t)
 	stays := m.watchBy(m.mint(jose.RS256, m.keys["two"], "two", claims(map[string]any{"sub": "stays"})))
-	ends := m.watchBy(m.good(map[string]any{"exp": time.Now().Add(3 * time.Second).Unix()}))
+	ends := m.watchBy(m.good(map[string]any{"exp": time.Now().Add(soon).Unix()}))
 	if err := within(t, ends, "a watch goes on whose token has ended"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("its end: got %v", err)
 	}
@@ -238,17 +238,17 @@ func TestATokenThatCountsNoMore(t *testing.T) {
 // TestWhoWaitsIsLookedAtAgain: a call that waits for an exchange, and whose token ends meanwhile, is not answered with one.
 func TestWhoWaitsIsLookedAtAgain(t *testing.T) {
 	m := newBearers(t)
-	began := make(chan struct{})
+	began, ends := make(chan struct{}), time.Now().Add(soon)
 	m.r.rules.set(func(broker.Access) bool {
 		select {
 		case <-began:
 		default:
 			close(began)
-			<-time.After(2500 * time.Millisecond) // the decision is what takes so long, in the place of an upstream
+			<-time.After(time.Until(ends)) // the decision is what takes so long, in the place of an upstream
 		}
 		return true
 	})
-	token := m.good(map[string]any{"exp": time.Now().Add(2 * time.Second).Unix()})
+	token := m.good(map[string]any{"exp": ends.Unix()})
 	_, err := tokenbrokerv1.NewTokenBrokerServiceClient(m.r.dial("services", m.r.config(nil))).GetToken(bearing(t, "Bearer "+token), &tokenbrokerv1.GetTokenRequest{Credential: "main"})
 	if status.Code(err) != codes.Unauthenticated {
 		t.Errorf("got %v", err)

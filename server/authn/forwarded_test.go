@@ -231,8 +231,7 @@ func TestCallersOfOneProxyAreToldApart(t *testing.T) {
 // TestAForwardedWatchEndsWithItsProxy: what a proxy vouched for ends when its certificate counts no more.
 func TestAForwardedWatchEndsWithItsProxy(t *testing.T) {
 	r := newRig(t)
-	life := 2 * time.Second
-	pair := r.svid(gateway, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(life) })
+	pair := r.svid(gateway, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(soon) })
 	stream, err := tokenbrokerv1.NewTokenBrokerServiceClient(r.dial("services", r.config(&pair))).WatchToken(forwarded(t.Context(), "By="+gateway+";URI="+web), &tokenbrokerv1.WatchTokenRequest{Credential: "main"})
 	for err == nil {
 		_, err = stream.Recv()
