@@ -167,10 +167,10 @@ func TestWhatLooksForACredentialHasNotFailed(t *testing.T) {
 // TestATokenWhoseRefreshFailsIsShownWithItsEnd: that is what somebody is to be called for.
 func TestATokenWhoseRefreshFailsIsShownWithItsEnd(t *testing.T) {
 	s := newStand(t)
-	s.upstream.life.Store(int64(2 * time.Second)) // past its refresh time soon
+	s.upstream.life.Store(int64(10 * time.Second)) // past its refresh time soon, and a busy machine has two seconds from then on
 	s.get()
 	s.upstream.fail.Store(true)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
 		if _, err := s.tokens.GetToken(t.Context(), &get{Credential: "main"}); err != nil {
 			t.Fatalf("got %v before the failing refresh was seen", err)
 		}
